@@ -1,0 +1,97 @@
+"""The hyperparameters of Table S1: their names, what they mean and the values they may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tpbench.engine.errors import UsageError, unknown
+
+Configuration = Mapping[str, float]
+"""The hyperparameters of one run, by name."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter: valid values ``lower <= value < upper`` (``lower < value`` where ``open``)."""
+
+    name: str
+    meaning: str
+    lower: float = 0.0
+    upper: float = math.inf
+    open: bool = True
+    whole: bool = False
+
+    def check(self, value: object, where: str) -> float:
+        """The value as a number, or a :class:`UsageError` that says what is allowed."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UsageError(f"{where}: {self.name} must be a number, got {value!r}")
+        # A whole number beyond the range of a float must not become an OverflowError.
+        number = float(value) if abs(value) < 1e300 else math.inf
+        below = number <= self.lower if self.open else number < self.lower
+        if not math.isfinite(number) or below or number >= self.upper:
+            bound = f"{'>' if self.open else '>='} {self.lower:g}"
+            above = f" and < {self.upper:g}" if math.isfinite(self.upper) else ""
+            raise UsageError(f"{where}: {self.name} must be finite, {bound}{above}, got {value!r}")
+        if self.whole and number != int(number):
+            raise UsageError(f"{where}: {self.name} must be a whole number, got {value!r}")
+        return int(number) if self.whole else number
+
+
+HYPERPARAMETERS = {
+    h.name: h
+    for h in (
+        Hyperparameter("lr", "learning rate of the forward Adam optimizer"),
+        Hyperparameter("lr_eta", "product of the forward learning rate and the output target stepsize eta"),
+        Hyperparameter("eta", "output target stepsize"),
+        Hyperparameter("beta1", "beta1 of the forward Adam optimizer", upper=1.0, open=False),
+        Hyperparameter("beta2", "beta2 of the forward Adam optimizer", upper=1.0, open=False),
+        Hyperparameter("epsilon", "epsilon of the forward Adam optimizer"),
+        Hyperparameter("lr_fb", "learning rate of the feedback Adam optimizer"),
+        Hyperparameter("beta1_fb", "beta1 of the feedback Adam optimizer", upper=1.0, open=False),
+        Hyperparameter("beta2_fb", "beta2 of the feedback Adam optimizer", upper=1.0, open=False),
+        Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer"),
+        Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss"),
+        Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False),
+        Hyperparameter("damping", "Tikhonov damping of the Gauss-Newton targets", open=False),
+        Hyperparameter(
+            "fb_pretrain_epochs", "epochs of pure feedback training before the first joint epoch",
+            open=False, upper=10_000, whole=True,
+        ),
+        Hyperparameter(
+            "fb_epochs_between", "epochs of pure feedback training between joint epochs",
+            open=False, upper=10_000, whole=True,
+        ),
+    )
+}  # fmt: skip
+
+SCHEDULE = ("fb_pretrain_epochs", "fb_epochs_between")
+"""The part of a configuration that says how many epochs train the feedback alone (section B.1)."""
+
+
+def check_configuration(
+    given: Mapping[str, object], names: Iterable[str], optional: Iterable[str] = (), where: str = "configuration"
+) -> dict[str, float]:
+    """Check every hyperparameter of a configuration.
+
+    Args:
+        given: what somebody wrote.
+        names: the hyperparameters it must have.
+        optional: those it may have besides.
+        where: what the error names as its place.
+
+    Returns:
+        The configuration, in the order of ``names``.
+
+    Raises:
+        UsageError: a name that the method does not have, one that is missing, or a value out of range.
+    """
+    required, allowed = list(names), [*names, *optional]
+    for name in given:
+        if name not in allowed:
+            raise UsageError(f"{where}: {unknown('hyperparameter', str(name), allowed)}")
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise UsageError(f"{where}: missing hyperparameter{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    return {name: HYPERPARAMETERS[name].check(given[name], where) for name in allowed if name in given}

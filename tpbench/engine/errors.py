@@ -1,0 +1,28 @@
+"""Errors that are somebody's to mend: the command line prints their message alone, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TpbenchError(Exception):
+    """Work that failed; exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(TpbenchError):
+    """Something asked for that does not exist or makes no sense; exit code 2."""
+
+    exit_code = 2
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or the list of what there is when nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), names, n=1) or difflib.get_close_matches(
+        str(name), names, n=1
+    )
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
+    return UsageError(f"unknown {what} '{name}': {hint}")

@@ -1,0 +1,59 @@
+"""Gauss-Newton targets (GNT), damped and not (section 3.4, Conditions 2 and S3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tpbench.engine.network import Parameters
+
+
+def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth: int) -> list[Tensor]:
+    """``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1.
+
+    Args:
+        forward_parameters: ``W{i}`` of the pack.
+        slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer, each (P, B, n_i).
+        depth: L.
+
+    Returns:
+        Entry i - 1 is J_i, (P, B, n_L, n_i): one batched product per layer, all samples and outputs at once.
+    """
+    members, batch, _ = slopes[1].shape
+    last = forward_parameters[f"W{depth}"]
+    jacobian = last.unsqueeze(1).expand(-1, batch, -1, -1)
+    jacobians = [jacobian]
+    for i in range(depth - 1, 1, -1):
+        weight = forward_parameters[f"W{i}"]
+        scaled = (jacobian * slopes[i].unsqueeze(2)).reshape(members, -1, weight.shape[1])
+        jacobian = torch.bmm(scaled, weight).view(members, batch, last.shape[1], weight.shape[2])
+        jacobians.insert(0, jacobian)
+    return jacobians
+
+
+def gauss_newton_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
+    """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where damping is 0 (equation 12).
+
+    The small systems are solved in float64 whatever the precision of the pack: J J^T squares the condition number of J.
+
+    Args:
+        jacobian: J_i, (P, B, n_L, n_i).
+        output_gradient: ``dL/dh_L``, (P, B, n_L).
+        damping: Tikhonov damping of every member, (P,), not negative.
+
+    Returns:
+        ``hhat_i - h_i``, (P, B, n_i).
+    """
+    change = torch.empty_like(jacobian[:, :, 0])
+    undamped = (damping == 0).tolist()
+    for damped in {not zero for zero in undamped}:
+        members = [p for p, zero in enumerate(undamped) if zero != damped]
+        j, e = jacobian[members].double(), output_gradient[members].double().unsqueeze(-1)
+        if damped:
+            identity = torch.eye(j.shape[2], dtype=j.dtype, device=j.device)
+            system = j @ j.mT + damping[members].double().view(-1, 1, 1, 1) * identity
+            solution = j.mT @ torch.linalg.solve(system, e)
+        else:
+            solution = torch.linalg.pinv(j) @ e
+        change[members] = -solution.squeeze(-1).to(change)
+    return change

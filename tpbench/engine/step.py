@@ -1,0 +1,207 @@
+"""One training step of a pack: forward, targets, local gradients, feedback gradients, two Adam steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tpbench.engine.adam import Adam, AdamSettings
+from tpbench.engine.configuration import Configuration
+from tpbench.engine.feedback import FeedbackState
+from tpbench.engine.methods import Method, Minibatch
+from tpbench.engine.network import Architecture, Parameters, forward, initialise
+from tpbench.engine.numerics import Loss, cross_entropy
+from tpbench.engine.reconstruction import feedback_gradients
+
+
+def forward_adam(configuration: Configuration) -> AdamSettings:
+    """The forward optimiser of a configuration: its learning rate is lr, or lr_eta / eta (section B.1)."""
+    lr = configuration["lr"] if "lr" in configuration else configuration["lr_eta"] / configuration["eta"]
+    return AdamSettings(lr, configuration["beta1"], configuration["beta2"], configuration["epsilon"])
+
+
+def feedback_adam(configuration: Configuration) -> AdamSettings:
+    """The feedback optimiser of a configuration, with weight decay as L2 in the gradient."""
+    names = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "wd_fb")
+    return AdamSettings(*(configuration[name] for name in names))
+
+
+@dataclass
+class StepRecord:
+    """What one step computed, for the fixtures and for logging; all tensors lead with the member dimension."""
+
+    losses: Tensor
+    wrong: Tensor
+    activities: list[Tensor]
+    targets: list[Tensor] = field(default_factory=list)
+    """Differences hhat_i - h_i of the layers 1 .. L."""
+    reconstruction_losses: Tensor | None = None
+
+
+class PackState:
+    """Parameters, gradients and optimisers of a pack, and the step that trains them.
+
+    Args:
+        method: the learning rule.
+        architecture: the network.
+        configurations: one per member, with every hyperparameter of the method.
+        seeds: one per member; they set the initial weights.
+        trained: layers whose forward parameters train, a run of consecutive layers.
+        loss: the output loss.
+        dtype, device: of all tensors.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        architecture: Architecture,
+        configurations: Sequence[Configuration],
+        seeds: Sequence[int],
+        *,
+        trained: Sequence[int] | None = None,
+        loss: Loss = cross_entropy,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.method, self.architecture, self.loss = method, architecture, loss
+        self.configurations, self.seeds = list(configurations), list(seeds)
+        self.trained = tuple(trained or architecture.layers)
+        self.dtype, self.device = dtype, torch.device(device)
+        members = len(self.seeds)
+        self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
+        initialise(self.forward, self.seeds, "forward weights")
+        self.feedback: Parameters | None = None
+        self.fixed: dict[str, Tensor] = {}
+        if method.feedback:
+            self.feedback = Parameters(method.feedback.shapes(architecture), members, dtype=dtype, device=device)
+            initialise(self.feedback, self.seeds, "feedback weights")
+            fixed = method.feedback.fixed_arrays(architecture, self.seeds)
+            self.fixed = {name: values.to(self.forward.flat) for name, values in fixed.items()}
+        self._build_optimisers()
+
+    def _build_optimisers(self) -> None:
+        self.forward_gradients = self.forward.like()
+        names = [f"{kind}{i}" for i in self.trained for kind in "Wb"]
+        self.forward_adam = Adam(
+            self.forward.span(names), self.forward_gradients.span(names), [forward_adam(c) for c in self.configurations]
+        )
+        self.feedback_gradients: Parameters | None = None
+        self.feedback_adam: Adam | None = None
+        if self.feedback and self.method.trains_feedback:
+            self.feedback_gradients = self.feedback.like()
+            self.feedback_adam = Adam(
+                self.feedback.flat, self.feedback_gradients.flat, [feedback_adam(c) for c in self.configurations]
+            )
+        self.hyperparameters = {
+            name: torch.tensor([c[name] for c in self.configurations], dtype=self.dtype, device=self.device)
+            for name in self.method.hyperparameters
+        }
+
+    @property
+    def members(self) -> int:
+        return len(self.seeds)
+
+    def select(self, members: list[int]) -> PackState:
+        """A pack of the named members only, with their parameters and optimiser states."""
+        chosen = PackState.__new__(PackState)
+        chosen.__dict__.update(self.__dict__)
+        chosen.configurations = [self.configurations[p] for p in members]
+        chosen.seeds = [self.seeds[p] for p in members]
+        chosen.forward = self.forward.select(members)
+        chosen.feedback = self.feedback.select(members) if self.feedback else None
+        chosen.fixed = {name: values[members] for name, values in self.fixed.items()}
+        chosen._build_optimisers()
+        chosen.forward_adam.restore(self.forward_adam.state(), members)
+        if chosen.feedback_adam and self.feedback_adam:
+            chosen.feedback_adam.restore(self.feedback_adam.state(), members)
+        return chosen
+
+    def propagate(self, x: Tensor) -> list[Tensor]:
+        """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L."""
+        sizes = self.architecture.sizes
+        activities = [x, *(x.new_empty(x.shape[0], x.shape[1], n) for n in sizes[1:])]
+        forward(self.forward, activities, self.architecture.depth)
+        return activities
+
+    def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
+        """``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
+        return [activities[0], *(1 - activities[i].square() for i in self.architecture.hidden)]
+
+    def joint_step(self, x: Tensor, y: Tensor, noise: list[Tensor] | None) -> StepRecord:
+        """One minibatch of Algorithms 1-5: both kinds of parameters are trained.
+
+        Args:
+            x: inputs (P, B, n_0).
+            y: labels (P, B).
+            noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i); None if no feedback is trained.
+        """
+        activities = self.propagate(x)
+        losses, wrong, output_gradient = self.loss(activities[-1], y)
+        slopes = self._slopes(activities)
+        state = self._feedback_state(activities)
+        batch = Minibatch(
+            self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state
+        )
+        targets = self.method.targets(batch)
+        self._local_gradients(activities, slopes, targets)
+        record = StepRecord(losses, wrong, activities, targets)
+        if state and noise is not None:
+            record.reconstruction_losses = self._train_feedback(state, slopes, noise)
+        self.forward_adam.step()
+        return record
+
+    def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
+        """One minibatch of pure feedback training (section B.1); returns the reconstruction losses (P, L-1)."""
+        activities = self.propagate(x)
+        state = self._feedback_state(activities)
+        if state is None:
+            raise ValueError(f"{self.method.title} has no feedback parameters to train")
+        return self._train_feedback(state, self._slopes(activities), noise)
+
+    def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
+        if not (self.feedback and self.method.feedback):
+            return None
+        return FeedbackState(self.method.feedback, self.architecture, self.feedback, self.fixed, activities)
+
+    def _train_feedback(self, state: FeedbackState, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
+        loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
+        if not (loss and into and adam):
+            raise ValueError(f"{self.method.title} does not train its feedback parameters")
+        sigma = self.hyperparameters["sigma"]
+        losses = feedback_gradients(loss, state, self.forward, slopes, noise, sigma, into)
+        adam.step()
+        return losses
+
+    def _local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
+        """Gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed (Algorithm 1)."""
+        for i in self.trained:
+            error = targets[i - 1] * (-2 / targets[i - 1].shape[1])
+            if i < self.architecture.depth:
+                error *= slopes[i]
+            torch.bmm(error.mT, activities[i - 1], out=self.forward_gradients[f"W{i}"])
+            torch.sum(error, dim=1, out=self.forward_gradients[f"b{i}"])
+
+    def finite(self) -> list[bool]:
+        """Whether all parameters of each member are finite."""
+        ok = self.forward.flat.isfinite().all(dim=1)
+        if self.feedback:
+            ok &= self.feedback.flat.isfinite().all(dim=1)
+        return list(ok.tolist())
+
+    def state(self) -> dict[str, object]:
+        """Everything that changes in training, for a checkpoint."""
+        state: dict[str, object] = {"forward": self.forward.flat, "forward_adam": self.forward_adam.state()}
+        if self.feedback and self.feedback_adam:
+            state |= {"feedback": self.feedback.flat, "feedback_adam": self.feedback_adam.state()}
+        return state
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take over a state of :meth:`state`."""
+        self.forward.flat.copy_(state["forward"])  # type: ignore[arg-type]
+        self.forward_adam.restore(state["forward_adam"])  # type: ignore[arg-type]
+        if self.feedback and self.feedback_adam:
+            self.feedback.flat.copy_(state["feedback"])  # type: ignore[arg-type]
+            self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]

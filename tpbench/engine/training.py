@@ -1,0 +1,315 @@
+"""The protocol: which epochs a run trains, what is measured after each, which epoch is selected, and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tpbench.engine.configuration import SCHEDULE, Configuration
+from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.methods import Method
+from tpbench.engine.network import stream
+from tpbench.engine.problem import Problem
+from tpbench.engine.step import PackState
+
+PROTOCOL_VERSION = 1
+"""Changes whenever the same definition of a run would give other numbers; part of what names a run."""
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+CURVES = (
+    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error", "reconstruction_loss",
+)  # fmt: skip
+"""What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
+curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
+is the mean over the epoch's minibatches and the hidden layers."""
+
+# Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
+_EVALUATION_CHUNK = 1000
+
+Status = Literal["training", "finished", "diverged", "pruned"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One epoch of the schedule: joint training or feedback training alone. ``epoch`` counts the joint epochs before it."""
+
+    kind: Literal["joint", "feedback"]
+    epoch: int
+
+
+def schedule(epochs: int, pretrain: int, between: int) -> list[Phase]:
+    """The epochs of section B.1: feedback pretraining, then joint epochs with pure feedback epochs between them."""
+    phases = [Phase("feedback", 0)] * pretrain
+    for epoch in range(epochs):
+        phases.append(Phase("joint", epoch))
+        if epoch + 1 < epochs:
+            phases += [Phase("feedback", epoch + 1)] * between
+    return phases
+
+
+@dataclass
+class MemberHistory:
+    """The curves of one member and how it stands."""
+
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    status: Status = "training"
+
+    @property
+    def epochs(self) -> int:
+        """Joint epochs that were finished with finite numbers."""
+        return len(self.curves["validation_error"])
+
+    @property
+    def selected_epoch(self) -> int | None:
+        """The first epoch (from 0) with the lowest validation error; None before any is finished."""
+        errors = self.curves["validation_error"]
+        return errors.index(min(errors)) if errors else None
+
+    def at_selected(self, curve: str) -> float | None:
+        """The value of a curve at the selected epoch."""
+        return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a caller hears after each epoch of a pack."""
+
+    phase: Phase
+    done: int
+    """Epochs of any kind done so far."""
+    total: int
+    alive: int
+    """Members still training."""
+    best_validation_error: float | None
+
+
+class Trainer:
+    """Trains one pack from its seeds to the end of its schedule, an epoch at a time.
+
+    Args:
+        method: the learning rule.
+        problem: data, network and protocol numbers.
+        configurations: one per member: every hyperparameter of the method, and the schedule where it trains feedback.
+        seeds: one per member.
+        epochs: joint epochs.
+        precision: ``float32`` or ``float64``.
+        device: torch device.
+        prune: drop members that learn nothing: ``(epoch, training error)`` above which a member is stopped (the
+            authors' rule for searches); None: never.
+
+    Raises:
+        UsageError: members that do not share one schedule.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        problem: Problem,
+        configurations: Sequence[Configuration],
+        seeds: Sequence[int],
+        *,
+        epochs: int,
+        precision: str = "float32",
+        device: torch.device | str = "cpu",
+        prune: tuple[int, float] | None = None,
+    ) -> None:
+        if not seeds or len(configurations) != len(seeds):
+            raise UsageError(f"a pack needs one configuration per seed, got {len(configurations)} and {len(seeds)}")
+        schedules = {tuple(int(c.get(name, 0)) for name in SCHEDULE) for c in configurations}
+        if len(schedules) > 1:
+            raise UsageError(f"members of one pack must share their feedback schedule, got {sorted(schedules)}")
+        pretrain, between = schedules.pop() if method.trains_feedback else (0, 0)
+        self.method, self.problem = method, problem.to(device)
+        self.phases = schedule(epochs, pretrain, between)
+        self.epochs, self.prune = epochs, prune
+        self.dtype, self.device = PRECISIONS[precision], torch.device(device)
+        self.position = 0
+        self.histories = [MemberHistory() for _ in seeds]
+        self.alive = list(range(len(seeds)))
+        self.pack = PackState(
+            method, problem.architecture, configurations, seeds, trained=problem.trained, loss=problem.loss,
+            dtype=self.dtype, device=device,
+        )  # fmt: skip
+        self._splits = [problem.split(seed) for seed in seeds]
+
+    @property
+    def done(self) -> bool:
+        return self.position == len(self.phases) or not self.alive
+
+    def advance(self) -> EpochReport:
+        """Train the next epoch of the schedule."""
+        phase = self.phases[self.position]
+        if phase.kind == "joint":
+            self._joint_epoch()
+        else:
+            self._feedback_epoch()
+        self.position += 1
+        if self.done:
+            for p in self.alive:
+                self.histories[p].status = "finished"
+        best = [h.at_selected("validation_error") for h in self.histories]
+        known = [error for error in best if error is not None]
+        return EpochReport(phase, self.position, len(self.phases), len(self.alive), min(known, default=None))
+
+    def _minibatches(self) -> Sequence[Tensor]:
+        """Sample numbers (P, b) of this epoch's minibatches; each member has its own split and its own order."""
+        orders = []
+        for p in self.alive:
+            training = self._splits[p][0]
+            order = torch.randperm(len(training), generator=self._stream(p, "order"))
+            orders.append(training[order])
+        return torch.stack(orders).to(self.device).split(self.problem.batch_size, dim=1)
+
+    def _stream(self, member: int, purpose: str) -> torch.Generator:
+        return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
+
+    def _noise_source(self) -> Callable[[int], list[Tensor]] | None:
+        """A function of the batch size that draws every hidden layer's noise, each member from its own stream."""
+        if not self.method.trains_feedback:
+            return None
+        sizes = [self.problem.architecture.sizes[i] for i in self.problem.architecture.hidden]
+        generators = [self._stream(p, "noise") for p in self.alive]
+        if self.device.type != "cpu":
+            generators = [torch.Generator(self.device).manual_seed(g.initial_seed()) for g in generators]
+
+        def draw(batch: int) -> list[Tensor]:
+            # Always drawn in float32, so that both precisions see the same noise.
+            values = torch.empty(len(generators), batch * sum(sizes), device=self.device)
+            for row, generator in zip(values, generators, strict=True):
+                row.normal_(generator=generator)
+            values = values.to(self.dtype)
+            parts = values.split([batch * n for n in sizes], dim=1)
+            return [part.view(-1, batch, n) for part, n in zip(parts, sizes, strict=True)]
+
+        return draw
+
+    def _joint_epoch(self) -> None:
+        loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
+        wrong, reconstruction = torch.zeros_like(loss), torch.zeros_like(loss)
+        batches, draw = self._minibatches(), self._noise_source()
+        for samples in batches:
+            x, y = self.problem.batch(samples, self.dtype)
+            record = self.pack.joint_step(x, y, draw(samples.shape[1]) if draw else None)
+            loss += record.losses.sum(1, dtype=torch.float64)
+            wrong += record.wrong.sum(1, dtype=torch.float64)
+            if record.reconstruction_losses is not None:
+                reconstruction += record.reconstruction_losses.mean(1)
+        size = self.problem.training_size
+        measured = {"train_loss": loss / size, "train_error": wrong / size}
+        measured["reconstruction_loss"] = reconstruction / len(batches)
+        measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
+        measured["test_loss"], measured["test_error"] = self._evaluate_test()
+        self._record({name: values.tolist() for name, values in measured.items()})
+
+    def _feedback_epoch(self) -> None:
+        draw = self._noise_source()
+        total = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
+        for samples in self._minibatches():
+            x, _ = self.problem.batch(samples, self.dtype)
+            if draw:
+                total += self.pack.feedback_step(x, draw(samples.shape[1])).mean(1)
+        ok = [math.isfinite(t) and finite for t, finite in zip(total.tolist(), self.pack.finite(), strict=True)]
+        self._drop({p: "diverged" for p, fine in zip(self.alive, ok, strict=True) if not fine})
+
+    def _record(self, measured: dict[str, list[float]]) -> None:
+        """Append an epoch to the curves; members with non-finite numbers are marked and leave the pack."""
+        finite = self.pack.finite()
+        leaving: dict[int, Status] = {}
+        for row, p in enumerate(self.alive):
+            values = {name: column[row] for name, column in measured.items()}
+            history = self.histories[p]
+            if not (finite[row] and all(math.isfinite(v) for v in values.values())):
+                leaving[p] = "diverged"
+                continue
+            for name, value in values.items():
+                history.curves[name].append(value)
+            if self.prune and history.epochs == self.prune[0] and values["train_error"] > self.prune[1]:
+                leaving[p] = "pruned"
+        self._drop(leaving)
+
+    def _drop(self, leaving: Mapping[int, Status]) -> None:
+        if not leaving:
+            return
+        for p, status in leaving.items():
+            self.histories[p].status = status
+        rows = [row for row, p in enumerate(self.alive) if p not in leaving]
+        self.alive = [self.alive[row] for row in rows]
+        if rows:
+            self.pack = self.pack.select(rows)
+
+    def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
+        samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
+        chunks = samples.split(_EVALUATION_CHUNK, dim=1)
+        return self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
+
+    def _evaluate_test(self) -> tuple[Tensor, Tensor]:
+        members, problem = len(self.alive), self.problem
+
+        def chunks() -> Any:
+            for start in range(0, len(problem.x_test), _EVALUATION_CHUNK):
+                x = problem.inputs(problem.x_test[start : start + _EVALUATION_CHUNK], self.dtype)
+                y = problem.y_test[start : start + _EVALUATION_CHUNK]
+                yield x.expand(members, *x.shape), y.expand(members, *y.shape)
+
+        return self._evaluate(chunks(), len(problem.x_test))
+
+    def _evaluate(self, chunks: Any, samples: int) -> tuple[Tensor, Tensor]:
+        """Mean loss and error of every alive member over all samples of the chunks, each (P,)."""
+        loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
+        wrong = torch.zeros_like(loss)
+        for x, y in chunks:
+            losses, errors, _ = self.problem.loss(self.pack.propagate(x)[-1], y)
+            loss += losses.sum(1, dtype=torch.float64)
+            wrong += errors.sum(1, dtype=torch.float64)
+        return loss / samples, wrong / samples
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything needed to continue: plain tensors, lists and numbers, so that it loads with ``weights_only``."""
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "position": self.position,
+            "alive": list(self.alive),
+            "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
+            "pack": self.pack.state(),
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint of a trainer that was made with the same arguments.
+
+        Raises:
+            TpbenchError: the checkpoint belongs to another protocol version or another pack.
+        """
+        if checkpoint["protocol"] != PROTOCOL_VERSION or len(checkpoint["histories"]) != len(self.histories):
+            raise TpbenchError("the checkpoint belongs to another protocol version or another pack")
+        self.position = checkpoint["position"]
+        self.histories = [MemberHistory(h["curves"], h["status"]) for h in checkpoint["histories"]]
+        self.alive = list(checkpoint["alive"])
+        self.pack = self.pack.select(self.alive)
+        self.pack.restore(checkpoint["pack"])
+
+
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint so that a crash leaves either the old one or the new one, never half of one."""
+    part = path.with_name(path.name + ".part")
+    torch.save(trainer.checkpoint(), part)
+    part.replace(path)
+
+
+def load_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Continue from a file written by :func:`save_checkpoint`.
+
+    Raises:
+        TpbenchError: the file is damaged or belongs to something else.
+    """
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location=trainer.device)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TpbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
+    trainer.restore(checkpoint)
