@@ -131,6 +131,8 @@ class Trainer:
         self.epochs, self.prune = epochs, prune
         self.dtype, self.device = PRECISIONS[precision], torch.device(device)
         self.position = 0
+        self.elapsed = 0.0
+        """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
         self.histories = [MemberHistory() for _ in seeds]
         self.alive = list(range(len(seeds)))
         self.pack = PackState(
@@ -203,7 +205,8 @@ class Trainer:
                 reconstruction += record.reconstruction_losses.mean(1)
         size = self.problem.training_size
         measured = {"train_loss": loss / size, "train_error": wrong / size}
-        measured["reconstruction_loss"] = reconstruction / len(batches)
+        if self.method.trains_feedback:
+            measured["reconstruction_loss"] = reconstruction / len(batches)
         measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
         measured["test_loss"], measured["test_error"] = self._evaluate_test()
         self._record({name: values.tolist() for name, values in measured.items()})
@@ -275,6 +278,7 @@ class Trainer:
         return {
             "protocol": PROTOCOL_VERSION,
             "position": self.position,
+            "elapsed": self.elapsed,
             "alive": list(self.alive),
             "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
             "pack": self.pack.state(),
@@ -288,7 +292,7 @@ class Trainer:
         """
         if checkpoint["protocol"] != PROTOCOL_VERSION or len(checkpoint["histories"]) != len(self.histories):
             raise TpbenchError("the checkpoint belongs to another protocol version or another pack")
-        self.position = checkpoint["position"]
+        self.position, self.elapsed = checkpoint["position"], checkpoint["elapsed"]
         self.histories = [MemberHistory(h["curves"], h["status"]) for h in checkpoint["histories"]]
         self.alive = list(checkpoint["alive"])
         self.pack = self.pack.select(self.alive)

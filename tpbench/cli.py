@@ -1,0 +1,272 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tpbench import __version__
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, all_methods, get_method, unknown
+from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard, write_leaderboard
+from tpbench.results.tables import FORMATS, draw
+from tpbench.workloads import DATASETS, WORKLOADS, default_folder, download, get_workload, import_file
+
+app = typer.Typer(
+    name="tpbench",
+    help="Is this learning rule really better than that one? Sweeps, runs and tables of target-propagation methods.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets: download, import, list.", no_args_is_help=True)
+verify_app = typer.Typer(help="Check the engine against numbers made elsewhere.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(verify_app, name="verify")
+
+WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The run store.", file_okay=False)]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the data sets [default: $TPBENCH_DATA or the cache].", file_okay=False),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Joint epochs [default: the workload's, 100 in the paper].")]
+Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
+
+RESULTS = Path("results")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tpbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def _settings(results: Path, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
+    from tpbench.sweeps.packs import PackSettings, choose_device
+
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    command = shlex.join(["tpbench", *sys.argv[1:]])
+    return PackSettings(str(results), str(data) if data else None, precision, choose_device(device), checkpoint_every, command)
+
+
+def _print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
+    import pandas as pd
+
+    errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
+    diverged = sum(o.status == "diverged" for o in outcomes)
+    spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
+    known = f"{errors.mean():.2f}{spread} %" if len(errors) else "unknown"
+    note = f" ({diverged} diverged)" if diverged else ""
+    print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")
+
+
+@app.command()
+def sweep(
+    workload: WorkloadName,
+    method: MethodName,
+    trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Configurations that the search tries.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds of the final runs.")] = 10,
+    epochs: Epochs = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="A search space [default: the paper's].")] = None,
+    results: Results = RESULTS,
+    data: Data = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use [default: all].")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
+    pack: Annotated[int, typer.Option(min=1, max=10_000, help="Configurations trained together in one trial.")] = 1,
+    search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
+    precision: Precision = "float32",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
+    from tpbench.sweeps.commands import CellChoice, SweepOptions, machine_cpus, run_sweep
+    from tpbench.sweeps.driver import Resources
+
+    cell = CellChoice.of(workload, method)
+    available = torch.cuda.device_count()
+    if gpus and gpus > available:
+        raise UsageError(f"--gpus {gpus}: torch sees {available} here")
+    resources = Resources(cpus or machine_cpus(), available if gpus is None else gpus)
+    settings = _settings(results, data, precision, "cuda" if resources.gpus else "cpu", checkpoint_every)
+    result = run_sweep(cell, SweepOptions(trials, seeds, epochs, space, search_seed, pack, resources), settings)
+    print("best configuration:")
+    for name, value in result.configuration.items():
+        print(f"  {name}: {value:g}")
+    _print_outcomes(result.outcomes, method, workload)
+
+
+@app.command()
+def run(
+    workload: WorkloadName,
+    method: MethodName,
+    config: Annotated[str, typer.Option(metavar="published|best|FILE", help="The hyperparameters.")] = "published",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="0-9, or a list of seeds and ranges.")] = "0-9",
+    epochs: Epochs = None,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Train one configuration over seeds as one pack, without Ray."""
+    from tpbench.sweeps.commands import CellChoice, find_configuration, run_seeds
+    from tpbench.sweeps.packs import parse_seeds
+
+    cell = CellChoice.of(workload, method)
+    settings = _settings(results, data, precision, device, checkpoint_every)
+    configuration = find_configuration(cell, config, results)
+    outcomes = run_seeds(cell, configuration, parse_seeds(seeds), epochs, settings)
+    _print_outcomes(outcomes, method, workload)
+
+
+def _warn_damaged(store: RunStore) -> None:
+    for message in store.damaged:
+        typer.echo(f"warning: {message}", err=True)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(metavar="1|s6", help="Which of the paper's tables.")],
+    form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "text",
+    results: Results = RESULTS,
+) -> None:
+    """A table of the paper, computed from the store, beside the paper's numbers."""
+    store = RunStore(results)
+    text = render(paper_table(store, name.lower()), form)
+    _warn_damaged(store)
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
+@app.command("leaderboard")
+def show_leaderboard(
+    workload: Annotated[str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """All methods of the store, best first; also written to leaderboard.csv in the store's folder."""
+    if workload:
+        get_workload(workload)
+    store = RunStore(results)
+    board = leaderboard(store, workload)
+    if board.empty:
+        where = f"of {workload} " if workload else ""
+        raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+    print(render_leaderboard(board), end="")
+    print(f"written: {write_leaderboard(store)}")
+    _warn_damaged(store)
+
+
+@app.command()
+def methods() -> None:
+    """The learning rules there are."""
+    listing = Table("method", "paper's name", "what it is", "hyperparameters")
+    for name, method in all_methods().items():
+        listing.add_row(name, method.title, method.summary, ", ".join(method.hyperparameters))
+    print(draw(listing), end="")
+
+
+@app.command()
+def workloads() -> None:
+    """The workloads there are."""
+    listing = Table("workload", "data set", "network", "trained layers", "epochs", "batch", "validation samples")
+    for w in WORKLOADS.values():
+        layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
+        network = "-".join(map(str, w.architecture.sizes))
+        listing.add_row(w.name, w.dataset, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size))
+    print(draw(listing), end="")
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = None) -> None:
+    """Download a data set through torchvision into the cache."""
+    _say_dataset(download(name, data), data)
+
+
+@data_app.command("import")
+def data_import(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A Keras-style file.")],
+    data: Data = None,
+    label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
+) -> None:
+    """Take a Keras-style .npz file into the cache."""
+    _say_dataset(import_file(name, file, data, label), data)
+
+
+@data_app.command("list")
+def data_list(data: Data = None) -> None:
+    """Which data sets are in the cache."""
+    from tpbench.workloads import load
+
+    listing = Table("data set", "state")
+    listing.add_row("digits", "ships with scikit-learn")
+    for name in DATASETS:
+        try:
+            dataset = load(name, data)
+            listing.add_row(name, f"ready ({dataset.label or 'exact'}), SHA-256 {dataset.fingerprint[:16]}")
+        except TpbenchError as error:
+            listing.add_row(name, str(error))
+    print(draw(listing), end="")
+
+
+def _say_dataset(dataset: Any, data: Path | None) -> None:
+    label = f" ({dataset.label})" if dataset.label else ""
+    print(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")
+
+
+@verify_app.command("fixtures")
+def verify_fixtures(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.")],
+    precision: Precision = "float64",
+    pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
+) -> None:
+    """Run the engine on golden files and print the largest relative errors."""
+    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
+    listing = Table("file", "method", *QUANTITIES, "verdict", title=f"Largest relative errors, {precision}")
+    for report in reports:
+        errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]
+        listing.add_row(report.file, report.method, *errors, "ok" if report.passed else "FAILED")
+    print(draw(listing), end="")
+    failed = [r for r in reports if not r.passed]
+    for report in failed:
+        for quantity, bound in report.bounds.items():
+            if not report.errors.get(quantity, 0.0) <= bound:
+                typer.echo(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: errors that are somebody's to mend are one line, without a traceback."""
+    try:
+        app()
+    except TpbenchError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what was finished is in the store; the same command continues", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a run is: its definition, which names it, and its record, which is one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from tpbench import __version__
+from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
+
+FORMAT = 1
+ID_PATTERN = re.compile(r"[0-9a-f]{24}")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling only, so that equal values have equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunDefinition:
+    """Everything that decides a run's numbers (to the precision of the arithmetic)."""
+
+    workload: str
+    fingerprint: str
+    """SHA-256 of the data."""
+    method: str
+    configuration: Mapping[str, float]
+    seed: int
+    epochs: int
+    protocol: int = PROTOCOL_VERSION
+
+    @property
+    def id(self) -> str:
+        """The name of the run: equal definitions have equal ids on every machine."""
+        # 1 and 1.0 are the same hyperparameter, and must be the same run.
+        configuration = {name: float(value) for name, value in self.configuration.items()}
+        return digest({**asdict(self), "configuration": configuration})[:24]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run as the store holds it. Errors are fractions (0.02 is 2 %), times seconds."""
+
+    definition: RunDefinition
+    data_label: str
+    """Empty for the exact data set, otherwise what kind of copy it was trained on."""
+    status: str
+    """``finished``, or ``diverged``: its numbers became non-finite after the epochs that the curves show."""
+    curves: Mapping[str, list[float]]
+    wall_time_s: float
+    """The member's share of the time its pack took."""
+    pack_members: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def history(self) -> MemberHistory:
+        return MemberHistory(dict(self.curves), self.status)  # type: ignore[arg-type]
+
+    @property
+    def test_error(self) -> float | None:
+        """Test error at the selected epoch; None if no epoch was finished."""
+        return self.history.at_selected("test_error")
+
+    @property
+    def validation_error(self) -> float | None:
+        """The lowest validation error."""
+        return self.history.at_selected("validation_error")
+
+    def to_json(self) -> str:
+        """The contents of the run's file: readable JSON, closed by a checksum of everything before it."""
+        body = {
+            "format": FORMAT,
+            "id": self.definition.id,
+            "definition": asdict(self.definition),
+            "data_label": self.data_label,
+            "status": self.status,
+            "selected_epoch": self.history.selected_epoch,
+            "validation_error": self.validation_error,
+            "test_error": self.test_error,
+            "curves": dict(self.curves),
+            "wall_time_s": self.wall_time_s,
+            "pack_members": self.pack_members,
+            "provenance": dict(self.provenance),
+        }
+        body["checksum"] = digest(body)
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> RunRecord:
+        """Read a run's file back.
+
+        Raises:
+            TpbenchError: it is truncated, altered, or not a run.
+        """
+        try:
+            body = json.loads(text)
+            checksum = body.pop("checksum")
+            if digest(body) != checksum:
+                raise ValueError("its contents do not match its checksum")
+            if body["format"] != FORMAT:
+                raise ValueError(f"it has format {body['format']!r}, this version reads {FORMAT}")
+            record = cls(
+                RunDefinition(**body["definition"]),
+                **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
+                curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
+            )
+            if record.definition.id != body["id"] or not set(record.curves) <= set(CURVES):
+                raise ValueError("its id or curves are not those of its definition")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise TpbenchError(f"{where}: not a valid run file ({error})") from error
+        return record
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str | None:
+    """The commit tpbench runs from, with ``+`` if the tree was changed; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(folder)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(folder)],
+            capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
+    """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host name."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "tpbench": __version__,
+        "commit": _commit(),
+        "command": command,
+        "device": device.split(":")[0],
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def percent(fraction: float | None) -> float:
+    """A fraction in per cent, not a number if there is none."""
+    return math.nan if fraction is None else 100 * fraction

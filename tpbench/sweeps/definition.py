@@ -1,0 +1,81 @@
+"""What a sweep is, and the folder that holds its state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tpbench.engine import TpbenchError
+from tpbench.results.runs import digest
+from tpbench.results.store import write_atomically
+from tpbench.sweeps.journal import Journal
+
+
+@dataclass(frozen=True)
+class SweepDefinition:
+    """A search and the final runs of its best configuration."""
+
+    workload: str
+    method: str
+    fingerprint: str
+    """SHA-256 of the data."""
+    space: Mapping[str, list[Any]]
+    """The search space as plain data."""
+    trials: int
+    epochs: int
+    seeds: tuple[int, ...]
+    """Seeds of the final runs; the search trains the first."""
+    search_seed: int
+    pack: int
+    """Members per pack of the search."""
+    lag: int
+    """Packs in flight (see :class:`tpbench.sweeps.search.PackedSearch`)."""
+
+    @property
+    def id(self) -> str:
+        """Names the sweep. Pack and lag are left out: where it runs, they are chosen once and then kept."""
+        what = {k: v for k, v in asdict(self).items() if k not in ("pack", "lag")}
+        return f"{self.workload}-{self.method}-{digest(what)[:8]}"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``."""
+
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Ray's own output."""
+        return self.folder / "ray.log"
+
+    @property
+    def ray(self) -> Path:
+        """Ray Tune's own files; they go when the sweep is done."""
+        return self.folder / "ray"
+
+    def begin(self, wanted: SweepDefinition) -> tuple[SweepDefinition, Journal]:
+        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept."""
+        path = self.folder / "sweep.json"
+        definition = self.read() if path.exists() else wanted
+        if definition.id != wanted.id:
+            raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
+        if not path.exists():
+            write_atomically(path, json.dumps(asdict(wanted), indent=1) + "\n")
+        return definition, Journal.open(self.folder / "journal.jsonl")
+
+    def read(self) -> SweepDefinition:
+        """The definition that is written there.
+
+        Raises:
+            TpbenchError: it is damaged.
+        """
+        path = self.folder / "sweep.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error

@@ -1,0 +1,202 @@
+"""The sweep: a packed TPE search on Ray Tune, then the best configuration over all seeds as one pack."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tpbench.engine import TpbenchError, get_method
+from tpbench.sweeps.definition import SweepDefinition, SweepFolder
+from tpbench.sweeps.journal import Journal
+from tpbench.sweeps.packs import Outcome, PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.sweeps.progress import View
+from tpbench.sweeps.spaces import SearchSpace
+from tpbench.workloads import get_workload
+
+# Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
+_RAY_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+# How often Ray restarts a pack whose process died; it continues from the pack's checkpoint.
+_RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a sweep may use of the machine."""
+
+    cpus: int
+    gpus: float = 0
+
+    @property
+    def concurrent(self) -> int:
+        """Packs that train at once: one per GPU, or one per core."""
+        return max(1, int(self.gpus)) if self.gpus else self.cpus
+
+    def per_pack(self, concurrent: int) -> dict[str, float]:
+        """Ray resources of one pack when so many train at once."""
+        share: dict[str, float] = {"cpu": max(1, self.cpus // concurrent)}
+        if self.gpus:
+            share["gpu"] = self.gpus / concurrent
+        return share
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a finished sweep found."""
+
+    configuration: dict[str, float]
+    validation_error: float
+    """Of the best configuration in the search."""
+    outcomes: list[Outcome]
+    """The final runs, one per seed."""
+
+
+class Sweep:
+    """One sweep from its definition to its final runs.
+
+    Args:
+        definition, space: what is searched.
+        folder: where its state is.
+        journal: what has been done.
+        settings: how packs are trained.
+        resources: what it may use.
+        view: where progress is shown.
+    """
+
+    def __init__(
+        self, definition: SweepDefinition, space: SearchSpace, folder: SweepFolder, journal: Journal,
+        settings: PackSettings, resources: Resources, view: View,
+    ) -> None:  # fmt: skip
+        self.definition, self.space, self.folder, self.journal = definition, space, folder, journal
+        self.settings, self.resources, self.view = settings, resources, view
+        self.constants = {
+            **space.constants, **get_workload(definition.workload).feedback_schedule(get_method(definition.method)),
+        }  # fmt: skip
+
+    def run(self) -> SweepResult:
+        """Search what is left to search, then train the final runs.
+
+        Raises:
+            TpbenchError: no configuration learnt anything, or packs failed.
+        """
+        if self.journal.final is None:
+            with _ray(self.resources):
+                self._search()
+                self._final()
+            shutil.rmtree(self.folder.ray, ignore_errors=True)
+        best = self.journal.best()
+        if best is None or self.journal.final is None:
+            raise TpbenchError(f"the sweep {self.definition.id} ended without a result; see {self.folder.log}")
+        return SweepResult({**best[0], **self.constants}, best[1].validation_error, self.journal.final)
+
+    def _plan(self, **changes: Any) -> PackPlan:
+        d = self.definition
+        return replace(PackPlan(d.workload, d.method, (), d.seeds[:1], d.epochs, prune=True), **changes)
+
+    def _search(self) -> None:
+        from ray.tune.search.hyperopt import HyperOptSearch
+
+        from tpbench.sweeps.search import METRIC, PackedSearch
+
+        d = self.definition
+
+        def inner() -> HyperOptSearch:
+            return HyperOptSearch(
+                self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=d.search_seed
+            )
+
+        done = self.journal.ended_count
+        self.view.start("search", d.trials, done)
+        if done < d.trials:
+            search = PackedSearch(inner, self.journal, trials=d.trials, pack=d.pack, lag=d.lag)
+            errors = self._tune(search, self._plan(), d.lag, "search")
+            if errors and all(not pack.outcomes for pack in self.journal.packs):
+                raise TpbenchError(f"every pack of the search failed: {errors[0]}; see {self.folder.log}")
+        self.view.end("search")
+
+    def _final(self) -> None:
+        best, d = self.journal.best(), self.definition
+        if best is None:
+            raise TpbenchError(
+                f"none of the {d.trials} configurations learnt anything (all diverged, failed or were stopped early); "
+                f"search more with --trials, or more than {d.epochs} epochs"
+            )
+        self.view.say(f"best configuration of the search: validation error {100 * best[1].validation_error:.2f} %")
+        configuration = {**best[0], **self.constants}
+        job = PackJob(plan_seeds(d.workload, d.method, configuration, d.seeds, d.epochs), self.settings)
+        if job.missing:
+            config = {"pack": "final", "suggestions": [best[0]] * len(d.seeds)}
+            self.view.start("final runs", d.epochs)
+            errors = self._tune(config, self._plan(seeds=d.seeds, prune=False), 1, "final runs")
+            self.view.end("final runs")
+            if errors:
+                raise TpbenchError(f"the final runs failed: {errors[0]}; see {self.folder.log}")
+            job = PackJob(job.plan, self.settings)
+        self.journal.finished(job.run())
+
+    def _steps(self, task: str) -> int:
+        """What progress counts: configurations of a search, epochs of the final runs."""
+        return self.definition.trials if task == "search" else self.definition.epochs
+
+    def _tune(self, search: Any, plan: PackPlan, concurrent: int, task: str) -> list[str]:
+        """Run Ray Tune over a searcher, or one trial of a fixed configuration; returns what went wrong."""
+        from ray import tune
+
+        from tpbench.sweeps.callback import TrialProgress
+        from tpbench.sweeps.trainable import train_pack
+
+        share = self.resources.per_pack(concurrent)
+        trainable = tune.with_parameters(
+            train_pack, plan=plan, settings=self.settings, constants=self.constants, threads=int(share["cpu"])
+        )
+        fixed = search if isinstance(search, dict) else None
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, share),
+            param_space=fixed,
+            tune_config=tune.TuneConfig(
+                search_alg=None if fixed else search, num_samples=1 if fixed else -1, reuse_actors=True,
+                trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=task.replace(" ", "-"), storage_path=str(self.folder.ray.resolve()), verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+                callbacks=[TrialProgress(self.view, task, self._steps(task), None if fixed else self.journal)],
+            ),
+        )  # fmt: skip
+        return [_last_line(str(error)) for error in tuner.fit().errors]
+
+
+def _trial_name(trial: Any) -> str:
+    return f"pack-{trial.config.get('pack')}-{trial.trial_id}"
+
+
+def _last_line(traceback: str) -> str:
+    """The message of an exception that Ray hands on as text."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
+    return lines[-1].split(": ", 1)[-1] if lines else "unknown error"
+
+
+@contextmanager
+def _ray(resources: Resources) -> Iterator[None]:
+    """A local Ray for the length of a sweep; its token authentication stays as Ray sets it up."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
+    import ray
+
+    gpus = resources.gpus or 0
+    try:
+        ray.init(num_cpus=resources.cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
+    except Exception as error:
+        raise TpbenchError(f"Ray could not be started: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,120 @@
+"""A sweep's journal: every suggestion and every result, one JSON line each, written before anything else happens.
+
+HyperOpt's state is a function of its seed and of the order in which it was asked and told. The journal holds that order,
+so an interrupted search is continued by replaying it: no suggestion is handed out twice and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tpbench.engine import TpbenchError
+from tpbench.sweeps.packs import Outcome
+
+
+@dataclass
+class PackEntry:
+    """One pack of the search: what HyperOpt suggested, and how each member ended once it has."""
+
+    number: int
+    suggestions: list[dict[str, float]]
+    outcomes: list[Outcome] | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pack ended without results."""
+        return self.outcomes == []
+
+
+@dataclass
+class Journal:
+    """The journal of one sweep, in memory and on disk."""
+
+    path: Path
+    packs: list[PackEntry] = field(default_factory=list)
+    final: list[Outcome] | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Read a journal, or begin one. A last line that a crash cut short is dropped.
+
+        Raises:
+            TpbenchError: a line before the last is damaged.
+        """
+        journal = cls(path)
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise TpbenchError(f"{path}: could not be read ({error}); start another sweep with --fresh") from error
+        complete, newline, torn = text.rpartition("\n")
+        for number, line in enumerate(complete.splitlines(), start=1):
+            try:
+                journal._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise TpbenchError(f"{path}:{number}: damaged ({error}); start another sweep with --fresh") from error
+        if torn:
+            with path.open("r+", encoding="utf-8") as file:
+                file.truncate(len((complete + newline).encode()))
+        return journal
+
+    def _apply(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "suggested":
+            if event["pack"] != len(self.packs):
+                raise ValueError(f"pack {event['pack']} does not follow pack {len(self.packs) - 1}")
+            self.packs.append(PackEntry(event["pack"], [dict(s) for s in event["suggestions"]]))
+        elif event["event"] == "ended":
+            self.packs[event["pack"]].outcomes = [Outcome(**outcome) for outcome in event["outcomes"]]
+        elif event["event"] == "final":
+            self.final = [Outcome(**outcome) for outcome in event["outcomes"]]
+        else:
+            raise ValueError(f"unknown event {event['event']!r}")
+
+    def _write(self, event: dict[str, Any]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise TpbenchError(f"{self.path}: could not be written ({error.strerror or error})") from error
+        self._apply(event)
+
+    def suggested(self, suggestions: list[dict[str, float]]) -> PackEntry:
+        """Note a new pack."""
+        self._write({"event": "suggested", "pack": len(self.packs), "suggestions": suggestions})
+        return self.packs[-1]
+
+    def ended(self, pack: int, outcomes: list[Outcome]) -> None:
+        """Note how a pack ended; no outcomes: it failed."""
+        self._write({"event": "ended", "pack": pack, "outcomes": [asdict(o) for o in outcomes]})
+
+    def finished(self, outcomes: list[Outcome]) -> None:
+        """Note that the final runs are in the store."""
+        self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
+
+    @property
+    def suggested_count(self) -> int:
+        return sum(len(pack.suggestions) for pack in self.packs)
+
+    @property
+    def ended_count(self) -> int:
+        return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes is not None)
+
+    def best(self) -> tuple[dict[str, float], Outcome] | None:
+        """The suggestion with the lowest objective, the first of equals; None before any result.
+
+        A pruned run is no candidate: it was stopped because it learnt nothing.
+        """
+        candidates = [
+            (suggestion, outcome)
+            for pack in self.packs
+            for suggestion, outcome in zip(pack.suggestions, pack.outcomes or [], strict=False)
+            if outcome.status == "finished"
+        ]
+        return min(candidates, key=lambda pair: pair[1].objective, default=None)

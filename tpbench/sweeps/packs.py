@@ -1,0 +1,203 @@
+"""Train one pack and publish its runs: the code that ``tpbench run`` and every Ray trial share. Needs no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tpbench.engine import (
+    EpochReport,
+    MemberHistory,
+    TpbenchError,
+    Trainer,
+    UsageError,
+    get_method,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
+from tpbench.results.runs import digest
+from tpbench.workloads import get_workload, load_problem
+
+WORST_ERROR = 1.0
+"""What a search is told of a run whose numbers became non-finite."""
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """What to train together, in plain data so that it travels to any process.
+
+    ``configurations`` are complete (:meth:`Workload.complete`); there is one per seed.
+    """
+
+    workload: str
+    method: str
+    configurations: tuple[Mapping[str, float], ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    prune: bool = False
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How and where to train it: nothing here changes what a run is."""
+
+    results: str
+    data: str | None = None
+    precision: str = "float32"
+    device: str = "cpu"
+    checkpoint_every: int = 5
+    command: str = "tpbench"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one member ended."""
+
+    run: str
+    """The run's id; it is in the store unless ``status`` is ``pruned``."""
+    status: str
+    validation_error: float
+    test_error: float | None
+
+    @property
+    def objective(self) -> float:
+        """What the search minimises: the best validation error, the worst one there is if the run diverged."""
+        return WORST_ERROR if self.status == "diverged" else self.validation_error
+
+
+def choose_device(wanted: str) -> str:
+    """``auto`` is the GPU if there is one.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda") from None
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device '{wanted}' was asked for, but torch sees no GPU here; use --device cpu")
+    return wanted
+
+
+def _outcome(run_id: str, history: MemberHistory) -> Outcome:
+    error = history.at_selected("validation_error")
+    return Outcome(run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"))
+
+
+class PackJob:
+    """One pack from its plan to the published runs.
+
+    Runs that the store has are not trained again. A checkpoint is written every few epochs and removed at the end; the
+    same plan started again continues from it.
+
+    Raises:
+        UsageError, TpbenchError: the data set is missing, or the store cannot be written.
+    """
+
+    def __init__(self, plan: PackPlan, settings: PackSettings) -> None:
+        self.plan, self.settings = plan, settings
+        self.store = RunStore(Path(settings.results))
+        self.workload = get_workload(plan.workload)
+        self.problem, self.dataset = load_problem(self.workload, Path(settings.data) if settings.data else None)
+        self.definitions = [
+            RunDefinition(plan.workload, self.dataset.fingerprint, plan.method, dict(c), seed, plan.epochs)
+            for c, seed in zip(plan.configurations, plan.seeds, strict=True)
+        ]
+        known = {d.id: self.store.read(d.id) for d in self.definitions}
+        self.finished = {run_id: record for run_id, record in known.items() if record}
+        # Equal definitions in one pack are trained once.
+        self.missing = list({d.id: d for d in self.definitions if d.id not in self.finished}.values())
+
+    @property
+    def checkpoint_path(self) -> Path:
+        name = digest([[d.id for d in self.missing], self.plan.prune, self.settings.precision])[:24]
+        return self.store.folder / "checkpoints" / f"{name}.pt"
+
+    def _trainer(self) -> Trainer:
+        return Trainer(
+            get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
+            [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
+            device=self.settings.device, prune=self.workload.prune if self.plan.prune else None,
+        )  # fmt: skip
+
+    def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
+        """Train what is missing; one outcome per member of the plan, in its order."""
+        outcomes = {run_id: _outcome(run_id, record.history) for run_id, record in self.finished.items()}
+        if self.missing:
+            for definition, history in zip(self.missing, self._train(on_epoch), strict=True):
+                outcomes[definition.id] = _outcome(definition.id, history)
+        return [outcomes[d.id] for d in self.definitions]
+
+    def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+        trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
+        started = time.perf_counter()
+        if path.exists():
+            try:
+                load_checkpoint(trainer, path)
+            except TpbenchError:
+                # A damaged checkpoint costs its epochs, not the sweep.
+                path.unlink(missing_ok=True)
+                trainer = self._trainer()
+            started -= trainer.elapsed
+        while not trainer.done:
+            report = trainer.advance()
+            trainer.elapsed = time.perf_counter() - started
+            if not trainer.done and trainer.position % every == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_checkpoint(trainer, path)
+            if on_epoch:
+                on_epoch(report)
+        self._publish(trainer)
+        path.unlink(missing_ok=True)
+        return trainer.histories
+
+    def _publish(self, trainer: Trainer) -> None:
+        members = len(self.missing)
+        origin = provenance(self.settings.device, self.settings.precision, self.settings.command)
+        for definition, history in zip(self.missing, trainer.histories, strict=True):
+            # A pruned run is not a finished one: the sweep's journal keeps what it reached, the store does not.
+            if history.status in ("finished", "diverged"):
+                curves = {name: values for name, values in history.curves.items() if values}
+                self.store.publish(
+                    RunRecord(
+                        definition, self.dataset.label, history.status, curves,
+                        wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
+                    )
+                )  # fmt: skip
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0-9``, ``3`` or ``0,2,5-7`` as seeds.
+
+    Raises:
+        UsageError: it is none of these, or a seed is not below 2^32.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        bounds = [first, last if dash else first]
+        # Python limits how many digits int() takes; nobody means a seed of more than ten.
+        if not all(b.isascii() and b.isdigit() and len(b) <= 10 for b in bounds):
+            raise UsageError(f"seeds '{text}': write a seed, a range or a list of them: 0-9 or 0,2,5-7")
+        low, high = int(bounds[0]), int(bounds[1])
+        if low > high or high >= 2**32 or high - low >= 10_000:
+            raise UsageError(f"seeds '{text}': a range goes from a smaller to a larger seed below 2^32, at most 10,000 long")
+        seeds += range(low, high + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def plan_seeds(
+    workload: str, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int
+) -> PackPlan:
+    """One configuration over several seeds."""
+    return PackPlan(workload, method, (dict(configuration),) * len(seeds), tuple(seeds), epochs)

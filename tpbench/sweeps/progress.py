@@ -1,0 +1,113 @@
+"""What a person sees while something trains: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def spell_error(error: float | None) -> str:
+    """A validation error as a person reads it."""
+    return "-" if error is None else f"{100 * error:.2f} %"
+
+
+def spell_seconds(seconds: float) -> str:
+    """``45 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class View(Protocol):
+    """Shows how far several tasks are."""
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        """A task begins; ``done`` of its ``total`` steps lie behind it."""
+
+    def update(self, name: str, done: float, total: int, best: float | None) -> None:
+        """A task got on; ``done`` may be a fraction of a step."""
+
+    def end(self, name: str) -> None:
+        """A task is over."""
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+
+
+class LiveView:
+    """rich's live progress bars."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("best validation error {task.fields[best]}"), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=console,
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.tasks[name] = self.progress.add_task(name, total=total, completed=done, best="-")
+
+    def update(self, name: str, done: float, total: int, best: float | None) -> None:
+        if name in self.tasks:
+            self.progress.update(self.tasks[name], completed=int(done), total=total, best=spell_error(best))
+
+    def end(self, name: str) -> None:
+        task = self.tasks.pop(name, None)
+        if task is not None:
+            self.progress.stop_task(task)
+
+    def say(self, message: str) -> None:
+        self.progress.console.print(message, markup=False, highlight=False)
+
+
+class PlainView:
+    """One line per finished step, at most one every ``interval`` seconds, for logs and pipes."""
+
+    def __init__(self, console: Console, interval: float = 1.0) -> None:
+        self.console, self.interval = console, interval
+        self.started: dict[str, tuple[float, float]] = {}
+        self.last: dict[str, tuple[int, float]] = {}
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.started[name] = time.monotonic(), done
+        self.say(f"{name}: {done}/{total}")
+
+    def update(self, name: str, done: float, total: int, best: float | None) -> None:
+        now, whole = time.monotonic(), int(done)
+        shown, when = self.last.get(name, (-1, 0.0))
+        if whole == shown or (now - when < self.interval and whole < total):
+            return
+        self.last[name] = whole, now
+        begun, offset = self.started.get(name, (now, 0.0))
+        left = (now - begun) / (done - offset) * (total - done) if done > offset else None
+        remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
+        self.say(f"{name}: {whole}/{total}, best validation error {spell_error(best)}{remaining}")
+
+    def end(self, name: str) -> None:
+        self.started.pop(name, None)
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class Display:
+    """A view for the length of a ``with`` block, on the given stream."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.console = Console(file=stream)
+        self.live = LiveView(self.console) if self.console.is_terminal else None
+
+    def __enter__(self) -> View:
+        if self.live is None:
+            return PlainView(self.console)
+        self.live.progress.start()
+        return self.live
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.progress.stop()

@@ -1,0 +1,300 @@
+"""Search spaces: YAML files that a person can read, checked when loaded, converted to HyperOpt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tpbench.engine import HYPERPARAMETERS, UsageError, get_method, unknown
+from tpbench.workloads import Workload
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Uniform in the logarithm between two positive numbers."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform between two numbers."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, equally likely."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Not searched."""
+
+    value: float
+
+
+Range = LogUniform | Uniform | Choice | Constant
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched for some methods: a range for every hyperparameter."""
+
+    path: Path
+    table: str
+    """The paper's table it stands for."""
+    methods: tuple[str, ...]
+    ranges: Mapping[str, Range]
+
+    @property
+    def constants(self) -> dict[str, float]:
+        return {name: r.value for name, r in self.ranges.items() if isinstance(r, Constant)}
+
+    def to_hyperopt(self) -> dict[str, Any]:
+        """The searched hyperparameters as HyperOpt expressions.
+
+        Raises:
+            UsageError: nothing is searched, which HyperOpt cannot do.
+        """
+        from hyperopt import hp
+
+        space: dict[str, Any] = {}
+        for name, r in self.ranges.items():
+            if isinstance(r, LogUniform):
+                space[name] = hp.loguniform(name, math.log(r.lower), math.log(r.upper))
+            elif isinstance(r, Uniform):
+                space[name] = hp.uniform(name, r.lower, r.upper)
+            elif isinstance(r, Choice):
+                space[name] = hp.choice(name, list(r.values))
+        if not space:
+            raise UsageError(f"{self.path}: every hyperparameter is constant, there is nothing to search")
+        return space
+
+    def describe(self) -> dict[str, list[Any]]:
+        """The ranges as plain data, for hashing and display."""
+        kinds = {LogUniform: "log_uniform", Uniform: "uniform"}
+        described: dict[str, list[Any]] = {}
+        for name, r in self.ranges.items():
+            if isinstance(r, (LogUniform, Uniform)):
+                described[name] = [kinds[type(r)], r.lower, r.upper]
+            else:
+                described[name] = ["choice", *r.values] if isinstance(r, Choice) else ["constant", r.value]
+        return described
+
+
+def folder() -> Path:
+    """Where the search spaces lie: inside an installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "search_spaces"
+    return installed if installed.is_dir() else package.parent / "search_spaces"
+
+
+class _Reader:
+    """Reads a YAML mapping node by node, so that every error names its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def compose(self) -> yaml.Node:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UsageError(f"{self.path}: could not be read ({reason})") from error
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise UsageError(f"{self.path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        if node is None:
+            raise UsageError(f"{self.path}: the file is empty")
+        return node
+
+    def fail(self, node: yaml.Node, message: str) -> UsageError:
+        return UsageError(f"{self.path}:{node.start_mark.line + 1}: {message}")
+
+    def mapping(self, node: yaml.Node, what: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """A mapping as name -> (key node, value node)."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self.fail(node, f"{what} must be a mapping")
+        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.fail(key, f"a name in {what} must be plain text")
+            if key.value in found:
+                raise self.fail(key, f"'{key.value}' stands twice in {what}")
+            found[key.value] = key, value
+        return found
+
+    def number(self, node: yaml.Node, what: str) -> float:
+        """A finite number; YAML 1.1 reads ``1e-6`` as text, people mean a number."""
+        text = node.value if isinstance(node, yaml.ScalarNode) and node.style is None else None
+        try:
+            value = float(str(text)) if text is not None and text.lower() not in ("true", "false") else math.nan
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.fail(node, f"{what} must be a finite number, got '{text if text is not None else node.tag}'")
+        return value
+
+    def numbers(self, node: yaml.Node, what: str) -> list[float]:
+        if not isinstance(node, yaml.SequenceNode):
+            raise self.fail(node, f"{what} must be a list of numbers")
+        return [self.number(item, what) for item in node.value]
+
+    def words(self, node: yaml.Node, what: str) -> list[tuple[str, yaml.Node]]:
+        if not isinstance(node, yaml.SequenceNode) or not all(isinstance(n, yaml.ScalarNode) for n in node.value):
+            raise self.fail(node, f"{what} must be a list of names")
+        return [(item.value, item) for item in node.value]
+
+
+def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
+    """``{log_uniform: [lower, upper]}``, ``{uniform: ...}``, ``{choice: [...]}`` or ``{constant: value}``."""
+    kinds = reader.mapping(node, f"the range of {name}")
+    if len(kinds) != 1:
+        raise reader.fail(node, f"{name} needs exactly one of log_uniform, uniform, choice, constant")
+    kind, (key, value) = next(iter(kinds.items()))
+    if kind == "constant":
+        chosen: Range = Constant(reader.number(value, name))
+        values = [reader.number(value, name)]
+    elif kind == "choice":
+        values = reader.numbers(value, name)
+        if not values:
+            raise reader.fail(value, f"{name}: a choice needs at least one value")
+        chosen = Choice(tuple(values))
+    elif kind in ("log_uniform", "uniform"):
+        values = reader.numbers(value, name)
+        if len(values) != 2:
+            raise reader.fail(value, f"{name}: {kind} needs a lower and an upper bound")
+        if kind == "log_uniform" and min(values) <= 0:
+            raise reader.fail(value, f"{name}: the logarithm of {min(values):g} does not exist; bounds must be positive")
+        if values[0] >= values[1]:
+            raise reader.fail(value, f"{name}: the lower bound {values[0]:g} is not below the upper bound {values[1]:g}")
+        chosen = LogUniform(*values) if kind == "log_uniform" else Uniform(*values)
+    else:
+        raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))
+    for number in values:
+        try:
+            HYPERPARAMETERS[name].check(number, name)
+        except UsageError as error:
+            raise reader.fail(value, str(error)) from None
+    return chosen
+
+
+def load_space(path: Path) -> SearchSpace:
+    """Read and check a search space.
+
+    Raises:
+        UsageError: with file and line: an unknown name, lower >= upper, the logarithm of a non-positive number, ...
+    """
+    reader = _Reader(path)
+    root = reader.compose()
+    parts = reader.mapping(root, "a search space")
+    for name, (key, _) in parts.items():
+        if name not in ("table", "methods", "hyperparameters"):
+            raise reader.fail(key, str(unknown("entry", name, ("table", "methods", "hyperparameters"))))
+    for name in ("methods", "hyperparameters"):
+        if name not in parts:
+            raise reader.fail(root, f"the entry '{name}' is missing")
+    ranges: dict[str, Range] = {}
+    for name, (key, node) in reader.mapping(parts["hyperparameters"][1], "hyperparameters").items():
+        if name not in HYPERPARAMETERS:
+            raise reader.fail(key, str(unknown("hyperparameter", name, HYPERPARAMETERS)))
+        ranges[name] = _read_range(reader, name, node)
+    methods = reader.words(parts["methods"][1], "methods")
+    for method, node in methods:
+        _check_method(reader, method, node, ranges)
+    table = parts["table"][1].value if "table" in parts else ""
+    return SearchSpace(path, str(table), tuple(method for method, _ in methods), ranges)
+
+
+def _check_method(reader: _Reader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:
+    """A space must have exactly the hyperparameters of each of its methods."""
+    try:
+        names = get_method(method).hyperparameters
+    except UsageError as error:
+        raise reader.fail(node, str(error)) from None
+    missing, extra = [n for n in names if n not in ranges], [n for n in ranges if n not in names]
+    if missing:
+        raise reader.fail(node, f"{method} also needs {', '.join(missing)}")
+    if extra:
+        raise reader.fail(node, f"{method} has no {', '.join(extra)}")
+
+
+def space_for(method: str, path: Path | None = None) -> SearchSpace:
+    """The search space of a method: of the given file, or the paper's.
+
+    Raises:
+        UsageError: no space covers the method.
+    """
+    paths: Sequence[Path] = [path] if path else sorted(folder().glob("*.yaml"))
+    for candidate in paths:
+        if candidate.name == "published.yaml" and path is None:
+            continue
+        space = load_space(candidate)
+        if method in space.methods:
+            return space
+    where = str(path) if path else str(folder())
+    raise UsageError(f"{where}: no search space covers the method '{method}'; give one with --space FILE")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping."""
+    reader = _Reader(path)
+    node = reader.compose()
+    reader.mapping(node, "a configuration")
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{path}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    return dict(loaded)
+
+
+def _as_number(value: object) -> object:
+    """YAML 1.1 reads ``1e-6`` as text; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, float]:
+    """A configuration from a YAML or JSON file, checked and completed with the workload's schedule.
+
+    Raises:
+        UsageError: the file or one of its values is wrong.
+    """
+    given = {str(name): _as_number(value) for name, value in _read_mapping(path).items() if name != "departs"}
+    return workload.complete(get_method(method), given, str(path))
+
+
+def published_configuration(workload: Workload, method: str) -> dict[str, float]:
+    """The authors' own configuration of a cell, with their schedule.
+
+    Raises:
+        UsageError: they published none.
+    """
+    path = folder() / "published.yaml"
+    published = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rule = get_method(method)
+    if method not in published.get(workload.name, {}):
+        raise UsageError(
+            f"no published configuration of {method} on {workload.name}: search one with "
+            f"'tpbench sweep {workload.name} {method}', or give --config FILE"
+        )
+    given = {name: value for name, value in published[workload.name][method].items() if name != "departs"}
+    return workload.complete(rule, given, f"{path.name}, {workload.name}, {method}")

@@ -1,0 +1,39 @@
+"""What a Ray trial does: train one pack and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from ray import tune
+
+from tpbench.engine import EpochReport
+from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
+
+
+def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSettings, constants: Mapping[str, float],
+               threads: int) -> None:  # fmt: skip
+    """Train the suggestions of a trial as one pack.
+
+    Args:
+        config: ``suggestions``, one set of hyperparameters per member of the pack.
+        plan: workload, method, epochs and seeds; its seeds are cycled over the suggestions.
+        settings: where and how.
+        constants: hyperparameters that are not searched, and the schedule.
+        threads: CPU threads of this trial.
+    """
+    torch.set_num_threads(threads)
+    configurations = tuple({**s, **constants} for s in config["suggestions"])
+    seeds = tuple(plan.seeds[k % len(plan.seeds)] for k in range(len(configurations)))
+    job = PackJob(replace(plan, configurations=configurations, seeds=seeds), settings)
+
+    def report(epoch: EpochReport) -> None:
+        # Not "done": that word is Tune's, and would end the trial.
+        share = epoch.done / epoch.total
+        tune.report({"share": share, "best": epoch.best_validation_error, "alive": epoch.alive})
+
+    outcomes = job.run(report)
+    best = min(outcome.objective for outcome in outcomes)
+    tune.report({"share": 1.0, "best": best, "outcomes": [asdict(outcome) for outcome in outcomes]})

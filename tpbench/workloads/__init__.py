@@ -1,0 +1,50 @@
+"""Workloads: data sets, their download, import and cache, preprocessing and splits. They know nothing of sweeps."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from tpbench.engine import Problem
+from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load
+from tpbench.workloads.catalogue import WORKLOADS, Workload, get_workload
+from tpbench.workloads.datasets import DATASETS
+
+__all__ = [
+    "DATASETS",
+    "WORKLOADS",
+    "Dataset",
+    "Workload",
+    "default_folder",
+    "download",
+    "get_workload",
+    "import_file",
+    "load",
+    "load_problem",
+]
+
+
+@lru_cache(maxsize=2)
+def _load_cached(name: str, folder: Path | None) -> Dataset:
+    return load(name, folder)
+
+
+def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Problem, Dataset]:
+    """A workload's problem for the engine, and the data set it was made from; a process reads each data set once."""
+    dataset = _load_cached(workload.dataset, folder)
+    images = {split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1) for split in ("train", "test")}
+    problem = Problem(
+        workload.architecture,
+        x_train=torch.from_numpy(images["train"]),
+        y_train=torch.from_numpy(dataset.arrays["y_train"]).long(),
+        x_test=torch.from_numpy(images["test"]),
+        y_test=torch.from_numpy(dataset.arrays["y_test"]).long(),
+        validation_size=workload.validation_size,
+        batch_size=workload.batch_size,
+        scale=workload.scale,
+        shift=workload.shift,
+        trained_layers=workload.trained_layers,
+    )
+    return problem, dataset

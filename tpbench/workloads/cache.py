@@ -1,0 +1,188 @@
+"""The data cache: one checked ``.npz`` per data set, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.workloads.datasets import (
+    ARRAY_NAMES,
+    Arrays,
+    DatasetSpec,
+    check_arrays,
+    content_digest,
+    digits_arrays,
+    fingerprint,
+    get_dataset,
+    read_torchvision,
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory, and what results made with it must say about it."""
+
+    name: str
+    arrays: Arrays
+    fingerprint: str
+    label: str
+    """Empty for the exact data set; otherwise what kind of copy it is, such as ``JPEG copy``."""
+    source: str
+
+
+def default_folder() -> Path:
+    """``$TPBENCH_DATA``, or ``tpbench/data`` in the user's cache folder."""
+    chosen = os.environ.get("TPBENCH_DATA")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench" / "data"
+
+
+def _mend(spec: DatasetSpec) -> str:
+    return (
+        f"download it with 'tpbench data get {spec.name}', or import a Keras-style file with "
+        f"'tpbench data import {spec.name} FILE.npz'"
+    )
+
+
+def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """The arrays of a Keras-style file, and what tpbench wrote beside them if it is a cache file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one bare array, not an .npz archive")
+            arrays = {name: file[name] for name in ARRAY_NAMES if name in file.files}
+            meta = json.loads(str(file["tpbench"])) if "tpbench" in file.files else {}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise TpbenchError(f"{path}: damaged or not an .npz file ({error})") from error
+    if not isinstance(meta, dict):
+        raise TpbenchError(f"{path}: damaged: its description is not a mapping")
+    return arrays, {str(k): str(v) for k, v in meta.items()}
+
+
+def _label(arrays: Arrays, spec: DatasetSpec, source: str) -> str:
+    """How results made with these arrays are labelled: empty only if they are known to be the exact data set."""
+    digest = content_digest(arrays)
+    for known, label in spec.known_copies:
+        if digest == known:
+            return label
+    if digest == spec.content or (spec.content is None and source == "torchvision"):
+        return ""
+    return "unverified copy"
+
+
+def find(spec: DatasetSpec, folder: Path) -> Path | None:
+    """The data set's file in a folder: a cache file, or a Keras-style file of that name (``-`` or ``_``)."""
+    for stem in (spec.name, spec.name.replace("-", "_")):
+        if (folder / f"{stem}.npz").is_file():
+            return folder / f"{stem}.npz"
+    return None
+
+
+def load(name: str, folder: Path | None = None) -> Dataset:
+    """A data set, read from the cache and checked.
+
+    Args:
+        name: ``digits`` (ships with scikit-learn), ``mnist``, ``fashion-mnist`` or ``cifar10``.
+        folder: the cache; None: :func:`default_folder`.
+
+    Raises:
+        UsageError: there is no such data set.
+        TpbenchError: it is not in the cache, or its file is damaged; the message names the file and the remedy.
+    """
+    if name == "digits":
+        arrays = digits_arrays()
+        return Dataset(name, arrays, fingerprint(arrays), "", "scikit-learn")
+    spec, folder = get_dataset(name), folder or default_folder()
+    path = find(spec, folder)
+    if path is None:
+        raise TpbenchError(f"data set '{name}' is not in {folder}: {_mend(spec)}")
+    try:
+        arrays, meta = _read_npz(path)
+        check_arrays(arrays, spec, str(path))
+        found = fingerprint(arrays)
+        if meta and meta.get("fingerprint") != found:
+            raise TpbenchError(f"{path}: damaged: its contents do not match its fingerprint")
+    except TpbenchError as error:
+        raise TpbenchError(f"{error}; to mend it, {_mend(spec)}") from error
+    source = meta.get("source", "file")
+    return Dataset(name, arrays, found, meta["label"] if "label" in meta else _label(arrays, spec, source), source)
+
+
+def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | None = None) -> Dataset:
+    """Check arrays and publish them as the cache file of a data set, atomically.
+
+    Args:
+        name: the data set.
+        arrays: its four arrays.
+        folder: the cache.
+        source: where they came from, for the record.
+        label: what kind of copy it is; None: found out from the contents.
+    """
+    spec = get_dataset(name)
+    check_arrays(arrays, spec, source)
+    label = _label(arrays, spec, source) if label is None else label
+    dataset = Dataset(name, arrays, fingerprint(arrays), label, source)
+    meta = json.dumps({"fingerprint": dataset.fingerprint, "label": label, "source": source})
+    target = folder / f"{name}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(dir=folder, prefix=f".{name}-", suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                np.savez(file, tpbench=np.array(meta), **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    except OSError as error:
+        raise TpbenchError(f"{target}: could not be written ({error.strerror or error})") from error
+    return dataset
+
+
+def import_file(name: str, path: Path, folder: Path | None = None, label: str | None = None) -> Dataset:
+    """Take a Keras-style ``.npz`` into the cache.
+
+    Raises:
+        UsageError: there is no such file or data set.
+        TpbenchError: the file is damaged or is not that data set; the cache is left as it was.
+    """
+    get_dataset(name)
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    arrays, _ = _read_npz(path)
+    return store(name, _flat_labels(arrays), folder or default_folder(), str(path), label)
+
+
+def _flat_labels(arrays: Arrays) -> Arrays:
+    """Keras gives CIFAR-10's labels as a column; the cache holds them flat."""
+    return {
+        name: array[:, 0] if name.startswith("y_") and array.ndim == 2 and array.shape[1] == 1 else array
+        for name, array in arrays.items()
+    }
+
+
+def download(name: str, folder: Path | None = None) -> Dataset:
+    """Download a data set through torchvision into the cache.
+
+    Raises:
+        TpbenchError: the download failed; the cache is left as it was.
+    """
+    if name == "digits":
+        return load(name)
+    spec, folder = get_dataset(name), folder or default_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as root:
+            return store(name, read_torchvision(spec, Path(root)), folder, "torchvision")
+    except OSError as error:
+        raise TpbenchError(f"{folder}: could not be written ({error.strerror or error})") from error

@@ -1,0 +1,151 @@
+"""What each data set must look like, and where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpbench.engine import TpbenchError, unknown
+
+Arrays = dict[str, NDArray[np.uint8]]
+"""``x_train``, ``y_train``, ``x_test``, ``y_test``, all uint8: the layout that Keras made common."""
+
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The published shape of a data set; a file that departs from it is not that data set."""
+
+    name: str
+    image_shape: tuple[int, ...]
+    train_counts: tuple[int, ...]
+    """Training samples of each class."""
+    test_counts: tuple[int, ...]
+    torchvision_name: str | None = None
+    content: str | None = None
+    """:func:`content_digest` of the exact data set, where it is known."""
+    known_copies: tuple[tuple[str, str], ...] = ()
+    """Content digests of inexact copies, and what results made with them are labelled."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.train_counts)
+
+
+DATASETS = {
+    d.name: d
+    for d in (
+        DatasetSpec(
+            "mnist", (28, 28),
+            (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+            (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+            "MNIST", "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
+        ),
+        DatasetSpec(
+            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST",
+            "4de292442a22996b5d72c79883ebd803d1eb19709f86b3eb7c24b5f4c7be93a1",
+        ),
+        DatasetSpec(
+            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10",
+            known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
+        ),
+    )
+}  # fmt: skip
+
+
+def get_dataset(name: str) -> DatasetSpec:
+    """The data set of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def check_arrays(arrays: Arrays, spec: DatasetSpec, where: str) -> None:
+    """Check names, types, shapes, labels and class counts.
+
+    Raises:
+        TpbenchError: the first thing that is wrong, with the place ``where``.
+    """
+    for name in ARRAY_NAMES:
+        if name not in arrays:
+            raise TpbenchError(f"{where}: the array '{name}' is missing; a Keras-style file has {', '.join(ARRAY_NAMES)}")
+        if arrays[name].dtype != np.uint8:
+            raise TpbenchError(f"{where}: '{name}' must be uint8, got {arrays[name].dtype}")
+    for split, counts in (("train", spec.train_counts), ("test", spec.test_counts)):
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        expected = (sum(counts), *spec.image_shape)
+        if images.shape != expected:
+            raise TpbenchError(f"{where}: 'x_{split}' must have the shape {expected}, got {images.shape}")
+        if labels.shape != expected[:1]:
+            raise TpbenchError(f"{where}: 'y_{split}' must have the shape {expected[:1]}, got {labels.shape}")
+        if labels.max() >= spec.classes:
+            raise TpbenchError(f"{where}: 'y_{split}' holds the label {labels.max()}; there are {spec.classes} classes")
+        found = tuple(np.bincount(labels, minlength=spec.classes).tolist())
+        if found != counts:
+            raise TpbenchError(f"{where}: 'y_{split}' has {found} samples per class, {spec.name} has {counts}")
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """SHA-256 over names, types, shapes and bytes of the four arrays: what data a run was trained on."""
+    digest = hashlib.sha256()
+    for name in ARRAY_NAMES:
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def content_digest(arrays: Arrays) -> str:
+    """SHA-256 of the set of labelled images of each split, whatever their order."""
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        images = arrays[f"x_{split}"].reshape(len(arrays[f"x_{split}"]), -1)
+        rows = np.concatenate([images, arrays[f"y_{split}"][:, None]], axis=1)
+        for sample in sorted(hashlib.sha256(row.data).digest() for row in rows):
+            digest.update(sample)
+    return digest.hexdigest()
+
+
+def read_torchvision(spec: DatasetSpec, root: Path, *, download: bool = True) -> Arrays:
+    """The data set through torchvision, downloaded into ``root`` and checked by torchvision against its checksums.
+
+    Raises:
+        TpbenchError: it could not be downloaded, or what lies in ``root`` is damaged.
+    """
+    import torchvision.datasets
+
+    loader: Callable[..., torchvision.datasets.VisionDataset] = getattr(torchvision.datasets, str(spec.torchvision_name))
+    arrays: Arrays = {}
+    try:
+        for split, train in (("train", True), ("test", False)):
+            dataset = loader(str(root), train=train, download=download)
+            arrays[f"x_{split}"] = np.ascontiguousarray(np.asarray(dataset.data, dtype=np.uint8))
+            arrays[f"y_{split}"] = np.asarray(dataset.targets, dtype=np.uint8)
+    except Exception as error:  # urllib, hashing and unpacking each raise their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TpbenchError(
+            f"torchvision could not provide {spec.name}: {reason}. Without a network, import a Keras-style file: "
+            f"tpbench data import {spec.name} FILE.npz"
+        ) from error
+    return arrays
+
+
+def digits_arrays() -> Arrays:
+    """scikit-learn's 1,797 images of 8 x 8 pixels in 0..16; a fixed fifth of them is the test set."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, labels = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(images))
+    test, train = order[:360], order[360:]
+    return {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}
