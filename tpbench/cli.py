@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tpbench import __version__
-from tpbench.engine import PRECISIONS, TpbenchError, UsageError, all_methods, get_method, unknown
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, all_methods, unknown
 from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard, write_leaderboard
 from tpbench.results.tables import FORMATS, draw
 from tpbench.workloads import DATASETS, WORKLOADS, default_folder, download, get_workload, import_file
@@ -35,9 +34,13 @@ MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The run store.", file_okay=False)]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder of the data sets [default: $TPBENCH_DATA or the cache].", file_okay=False),
+    typer.Option(
+        "--data", metavar="DIR", help="Folder of the data sets [default: $TPBENCH_DATA or the cache].", file_okay=False
+    ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Joint epochs [default: the workload's, 100 in the paper].")]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, max=1_000_000, help="Joint epochs [default: the workload's, 100 in the paper].")
+]
 Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
@@ -53,7 +56,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -64,7 +69,9 @@ def _settings(results: Path, data: Path | None, precision: str, device: str, che
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     command = shlex.join(["tpbench", *sys.argv[1:]])
-    return PackSettings(str(results), str(data) if data else None, precision, choose_device(device), checkpoint_every, command)
+    return PackSettings(
+        str(results), str(data) if data else None, precision, choose_device(device), checkpoint_every, command
+    )
 
 
 def _print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:

@@ -64,7 +64,7 @@ class Feedback:
         return architecture.sizes[-1] if self.direct else architecture.sizes[i + 1]
 
     def fixed_arrays(self, architecture: Architecture, seeds: list[int]) -> dict[str, Tensor]:
-        """``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) of every seed, uniform as torch's default Linear initialisation."""
+        """``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) of every seed, as torch initialises Linear."""
         if not self.random_hidden:
             return {}
         if not architecture.random_hidden:
@@ -87,7 +87,7 @@ DIRECT_RECURRENT = Feedback(direct=True, squash=True, random_hidden=True, recurr
 
 
 def stacked_product(stack: Tensor, weight: Tensor) -> Tensor:
-    """``stack`` (P, m, B, n) times ``weight`` (P, k, n) transposed: all m changes of a layer in one product, (P, m, B, k)."""
+    """``stack`` (P, m, B, n) times ``weight`` (P, k, n) transposed, (P, m, B, k): one product for all m changes."""
     members, changes, batch, width = stack.shape
     product = torch.bmm(stack.reshape(members, changes * batch, width), weight.mT)
     return product.view(members, changes, batch, weight.shape[1])

@@ -32,7 +32,7 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
 
 
 def gauss_newton_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
-    """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where damping is 0 (equation 12).
+    """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where it is 0 (equation 12).
 
     The small systems are solved in float64 whatever the precision of the pack: J J^T squares the condition number of J.
 

@@ -1,7 +1,7 @@
 """The forward parameters of a pack, the forward pass and the initialisation.
 
-Every array has a leading member dimension P. The parameters of one kind (forward or feedback) of a whole pack lie in one
-flat (P, N) buffer with a named view per array, so that the optimiser is one pass over memory per member.
+Every array has a leading member dimension P. The parameters of one kind (forward or feedback) of a whole pack lie in
+one flat (P, N) buffer with a named view per array, so that the optimiser is one pass over memory per member.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Parameters:
 def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """The random stream of one seed for one purpose (and one epoch).
 
-    Streams are made anew from (seed, purpose, index), never carried along: what a seed draws does not depend on the pack
-    it runs in, nor on whether training was interrupted.
+    Streams are made anew from (seed, purpose, index), never carried along: what a seed draws does not depend on the
+    pack it runs in, nor on whether training was interrupted.
     """
     words = [seed & 0xFFFFFFFF, seed >> 32, index, *purpose.encode()]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)

@@ -28,7 +28,7 @@ def tanh_difference(h: Tensor, slope: Tensor, d: Tensor, out: Tensor | None = No
         The change of the activity, shaped like ``d``.
     """
     t = torch.tanh(d, out=out)
-    # A saturated float32 unit has h = +-1 exactly and the opposite t makes 1 + h t zero: 0 / tiny is the right answer, 0.
+    # A saturated unit has h = +-1 and slope 0; the opposite t makes 1 + h t zero too. 0 / tiny is 0, as it should.
     denominator = torch.mul(h, t).add_(1.0).clamp_min_(torch.finfo(d.dtype).tiny)
     return t.mul_(slope).div_(denominator)
 

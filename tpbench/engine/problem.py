@@ -53,7 +53,7 @@ class Problem:
         return Problem(**{**self.__dict__, **moved})
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Training and validation sample numbers of a seed (section B.1): a random split that depends on the seed alone."""
+        """Training and validation sample numbers of a seed (section B.1); nothing but the seed decides."""
         order = torch.randperm(len(self.x_train), generator=stream(seed, "split"))
         return order[self.validation_size :], order[: self.validation_size]
 

@@ -30,7 +30,9 @@ class Reconstruction:
     """Scale of the loss as a function of sigma (P,)."""
 
 
-LAYERWISE = Reconstruction(through_output=False, corrected=False, scale=lambda sigma: 1 / sigma.clamp_min(0.02).square())
+LAYERWISE = Reconstruction(
+    through_output=False, corrected=False, scale=lambda sigma: 1 / sigma.clamp_min(0.02).square()
+)
 """DTP's loss (equation 4, Algorithm 1); the authors' code bounds the scale at sigma = 0.02."""
 DIFFERENCE = Reconstruction(through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square())
 """The difference reconstruction loss (equation 9, Algorithms 2-4), its regulariser replaced by weight decay."""
@@ -39,7 +41,11 @@ CONTROL = Reconstruction(through_output=True, corrected=False, scale=torch.ones_
 
 
 def corrupted_changes(
-    forward_parameters: Parameters, activities: list[Tensor], slopes: list[Tensor], corruptions: list[Tensor], depth: int
+    forward_parameters: Parameters,
+    activities: list[Tensor],
+    slopes: list[Tensor],
+    corruptions: list[Tensor],
+    depth: int,
 ) -> tuple[list[Tensor], Tensor]:
     """Send the corruption of every hidden layer forward.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.problem import Problem
@@ -24,7 +25,8 @@ PROTOCOL_VERSION = 1
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 CURVES = (
-    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error", "reconstruction_loss",
+    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",
+    "reconstruction_loss",
 )  # fmt: skip
 """What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
 curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
@@ -38,7 +40,7 @@ Status = Literal["training", "finished", "diverged", "pruned"]
 
 @dataclass(frozen=True)
 class Phase:
-    """One epoch of the schedule: joint training or feedback training alone. ``epoch`` counts the joint epochs before it."""
+    """One epoch of the schedule: joint training, or feedback alone. ``epoch`` counts the joint epochs before it."""
 
     kind: Literal["joint", "feedback"]
     epoch: int
@@ -167,7 +169,7 @@ class Trainer:
             training = self._splits[p][0]
             order = torch.randperm(len(training), generator=self._stream(p, "order"))
             orders.append(training[order])
-        return torch.stack(orders).to(self.device).split(self.problem.batch_size, dim=1)
+        return torch.split(torch.stack(orders).to(self.device), self.problem.batch_size, dim=1)
 
     def _stream(self, member: int, purpose: str) -> torch.Generator:
         return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
@@ -187,7 +189,7 @@ class Trainer:
             for row, generator in zip(values, generators, strict=True):
                 row.normal_(generator=generator)
             values = values.to(self.dtype)
-            parts = values.split([batch * n for n in sizes], dim=1)
+            parts = torch.split(values, [batch * n for n in sizes], dim=1)
             return [part.view(-1, batch, n) for part, n in zip(parts, sizes, strict=True)]
 
         return draw
@@ -249,7 +251,7 @@ class Trainer:
 
     def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
-        chunks = samples.split(_EVALUATION_CHUNK, dim=1)
+        chunks = torch.split(samples, _EVALUATION_CHUNK, dim=1)
         return self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
 
     def _evaluate_test(self) -> tuple[Tensor, Tensor]:
@@ -301,9 +303,8 @@ class Trainer:
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write a checkpoint so that a crash leaves either the old one or the new one, never half of one."""
-    part = path.with_name(path.name + ".part")
-    torch.save(trainer.checkpoint(), part)
-    part.replace(path)
+    with atomic_write(path) as file:
+        torch.save(trainer.checkpoint(), file)
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:

@@ -36,7 +36,7 @@ class Cell:
         return sum(run.status == "diverged" for run in self.runs)
 
     def errors(self, curve: str = "test_error") -> pd.Series[float]:
-        """A curve of every run at its selected epoch in per cent, by seed; runs without a finished epoch are missing."""
+        """A curve at each run's selected epoch in per cent, by seed; missing where no epoch was finished."""
         values = {run.definition.seed: percent(run.history.at_selected(curve)) for run in self.runs}
         return pd.Series(values, dtype=float).sort_index()
 
@@ -54,9 +54,9 @@ class Cell:
 def choose_cells(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], Cell]:
     """The cell of every (workload, data label, method) in a store.
 
-    A store may hold several configurations of a method: the runs of a search have one seed each, the final ones ten. The
-    configuration with most seeds stands for the method; then the one trained for more epochs; then the one with the lower
-    mean *validation* error, so that no choice looks at the test set.
+    A store may hold several configurations of a method: the runs of a search have one seed each, the final ones ten.
+    The configuration with most seeds stands for the method; then the one trained for more epochs; then the one with
+    the lower mean *validation* error, so that no choice looks at the test set.
     """
     groups: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.files import atomic_write
 from tpbench.results.runs import RunRecord
 
 
@@ -77,45 +76,16 @@ class RunStore:
             TpbenchError: the store cannot be written; nothing half-written stays behind.
         """
         target = self.path(record.definition.id)
-        try:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            descriptor, part = tempfile.mkstemp(dir=self.runs, prefix=".", suffix=".part")
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(record.to_json())
-                    file.flush()
-                    os.fsync(file.fileno())
-                _publish_once(part, target)
-            finally:
-                Path(part).unlink(missing_ok=True)
-        except OSError as error:
-            raise TpbenchError(f"{target}: the run could not be stored ({error.strerror or error})") from error
+        with atomic_write(target, replace=False) as file:
+            file.write(record.to_json().encode())
         return target
 
 
-def _publish_once(part: str, target: Path) -> None:
-    """Give a finished file its name without replacing one that is there."""
-    os.chmod(part, 0o644)
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        pass
-    except OSError:
-        # File systems without hard links: the contents are determined by the name, so replacing is harmless.
-        os.replace(part, target)
-
-
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file whole or not at all.
+    """Write a small text file whole or not at all.
 
     Raises:
         TpbenchError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    with atomic_write(path) as file:
+        file.write(text.encode())

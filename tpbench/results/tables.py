@@ -156,9 +156,9 @@ def _entry_lines(entry: Entry, plus_minus: str) -> tuple[str, str]:
 
 
 FOOTNOTE = (
-    "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation error; "
-    "the difference to the paper in brackets. Bold: best except BP. [n seeds], [n epochs]: fewer than the protocol's "
-    "10 seeds or its full number of epochs."
+    "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
+    "error; the difference to the paper in brackets. Bold: best except BP. [n seeds], [n epochs]: fewer than the "
+    "protocol's 10 seeds or its full number of epochs."
 )
 
 
@@ -173,7 +173,9 @@ def render_text(table: ErrorTable) -> str:
         for column in table.columns:
             measured, paper = _entry_lines(table.entries[method, column], PLUS_MINUS)
             measured = measured.replace("[", "\\[")
-            cells.append(f"[bold]{measured}[/bold]\n{paper}" if table.entries[method, column].best else f"{measured}\n{paper}")
+            cells.append(
+                f"[bold]{measured}[/bold]\n{paper}" if table.entries[method, column].best else f"{measured}\n{paper}"
+            )
         drawn.add_row(table.method_title(method), *cells)
     return draw(drawn)
 

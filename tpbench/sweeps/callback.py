@@ -29,7 +29,9 @@ class TrialProgress(tune.Callback):
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journal instead."""
         return {}
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
+    ) -> None:
         weight = len(trial.config["suggestions"]) if self.journal else self.total
         self.running[trial.trial_id] = (weight * min(result["share"], 0.999), result.get("best"))
         self._show()

@@ -35,7 +35,9 @@ class CellChoice:
         found = get_workload(workload)
         get_method(method)
         if method in found.excluded_methods:
-            raise UsageError(f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)")
+            raise UsageError(
+                f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)"
+            )
         return cls(found, method)
 
 
@@ -60,7 +62,11 @@ def find_configuration(cell: CellChoice, config: str, results: Path) -> dict[str
 
 
 def run_seeds(
-    cell: CellChoice, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int | None, settings: PackSettings
+    cell: CellChoice,
+    configuration: Mapping[str, float],
+    seeds: tuple[int, ...],
+    epochs: int | None,
+    settings: PackSettings,
 ) -> list[Outcome]:
     """Train one configuration over seeds as one pack, without Ray; shows the epochs."""
     epochs = epochs or cell.workload.epochs
@@ -105,7 +111,9 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     data = Path(settings.data) if settings.data else None
     _, dataset = load_problem(cell.workload, data)
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
-    settings = replace(settings, results=str(Path(settings.results).resolve()), data=str(data.resolve()) if data else None)
+    settings = replace(
+        settings, results=str(Path(settings.results).resolve()), data=str(data.resolve()) if data else None
+    )
     wanted = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack,

@@ -110,9 +110,7 @@ class Sweep:
         d = self.definition
 
         def inner() -> HyperOptSearch:
-            return HyperOptSearch(
-                self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=d.search_seed
-            )
+            return HyperOptSearch(self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=d.search_seed)
 
         done = self.journal.ended_count
         self.view.start("search", d.trials, done)

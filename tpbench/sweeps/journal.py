@@ -1,7 +1,7 @@
 """A sweep's journal: every suggestion and every result, one JSON line each, written before anything else happens.
 
-HyperOpt's state is a function of its seed and of the order in which it was asked and told. The journal holds that order,
-so an interrupted search is continued by replaying it: no suggestion is handed out twice and nothing is unpickled.
+HyperOpt's state is a function of its seed and of the order in which it was asked and told. The journal holds that
+order, so an interrupted search is continued by replaying it: no suggestion is handed out twice, nothing is unpickled.
 """
 
 from __future__ import annotations

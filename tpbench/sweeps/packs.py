@@ -153,7 +153,6 @@ class PackJob:
             report = trainer.advance()
             trainer.elapsed = time.perf_counter() - started
             if not trainer.done and trainer.position % every == 0:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 save_checkpoint(trainer, path)
             if on_epoch:
                 on_epoch(report)
@@ -191,7 +190,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise UsageError(f"seeds '{text}': write a seed, a range or a list of them: 0-9 or 0,2,5-7")
         low, high = int(bounds[0]), int(bounds[1])
         if low > high or high >= 2**32 or high - low >= 10_000:
-            raise UsageError(f"seeds '{text}': a range goes from a smaller to a larger seed below 2^32, at most 10,000 long")
+            raise UsageError(
+                f"seeds '{text}': a range goes from a smaller to a larger seed below 2^32, at most 10,000 long"
+            )
         seeds += range(low, high + 1)
     return tuple(dict.fromkeys(seeds))
 

@@ -68,7 +68,7 @@ class PackedSearch(Searcher):
             suggestions.append({name: float(value) for name, value in suggestion.items()})
         return suggestions
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack; None while it must wait for a result; FINISHED when all trials are handed out."""
         if self._waiting:
             entry = self._waiting.pop(0)

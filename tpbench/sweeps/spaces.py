@@ -179,9 +179,13 @@ def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
         if len(values) != 2:
             raise reader.fail(value, f"{name}: {kind} needs a lower and an upper bound")
         if kind == "log_uniform" and min(values) <= 0:
-            raise reader.fail(value, f"{name}: the logarithm of {min(values):g} does not exist; bounds must be positive")
+            raise reader.fail(
+                value, f"{name}: the logarithm of {min(values):g} does not exist; bounds must be positive"
+            )
         if values[0] >= values[1]:
-            raise reader.fail(value, f"{name}: the lower bound {values[0]:g} is not below the upper bound {values[1]:g}")
+            raise reader.fail(
+                value, f"{name}: the lower bound {values[0]:g} is not below the upper bound {values[1]:g}"
+            )
         chosen = LogUniform(*values) if kind == "log_uniform" else Uniform(*values)
     else:
         raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))

@@ -34,7 +34,10 @@ def _load_cached(name: str, folder: Path | None) -> Dataset:
 def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Problem, Dataset]:
     """A workload's problem for the engine, and the data set it was made from; a process reads each data set once."""
     dataset = _load_cached(workload.dataset, folder)
-    images = {split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1) for split in ("train", "test")}
+    images = {
+        split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)
+        for split in ("train", "test")
+    }
     problem = Problem(
         workload.architecture,
         x_train=torch.from_numpy(images["train"]),
@@ -43,8 +46,8 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
         y_test=torch.from_numpy(dataset.arrays["y_test"]).long(),
         validation_size=workload.validation_size,
         batch_size=workload.batch_size,
-        scale=workload.scale,
-        shift=workload.shift,
+        scale=workload.affine[0],
+        shift=workload.affine[1],
         trained_layers=workload.trained_layers,
     )
     return problem, dataset

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine.files import atomic_write
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -132,20 +133,8 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
     label = _label(arrays, spec, source) if label is None else label
     dataset = Dataset(name, arrays, fingerprint(arrays), label, source)
     meta = json.dumps({"fingerprint": dataset.fingerprint, "label": label, "source": source})
-    target = folder / f"{name}.npz"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=folder, prefix=f".{name}-", suffix=".part")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, tpbench=np.array(meta), **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        finally:
-            Path(part).unlink(missing_ok=True)
-    except OSError as error:
-        raise TpbenchError(f"{target}: could not be written ({error.strerror or error})") from error
+    with atomic_write(folder / f"{name}.npz") as file:
+        np.savez(file, tpbench=np.array(meta), **arrays)  # type: ignore[arg-type]
     return dataset
 
 

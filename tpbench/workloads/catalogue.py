@@ -20,9 +20,8 @@ class Workload:
     architecture: Architecture
     schedules: dict[str, tuple[int, int]]
     """For each kind of schedule: epochs of feedback pretraining, and of pure feedback training between joint epochs."""
-    scale: float
-    shift: float
-    """Stored pixels become ``pixel * scale + shift``."""
+    affine: tuple[float, float]
+    """Scale and shift: stored pixels become ``pixel * scale + shift``."""
     epochs: int = 100
     batch_size: int = 128
     validation_size: int = 5000
@@ -33,7 +32,7 @@ class Workload:
     """Methods that make no sense here (DFA needs all forward parameters to align, section 4)."""
 
     def feedback_schedule(self, method: Method) -> dict[str, int]:
-        """The part of the configuration that B.1 fixes: epochs that train the feedback alone; empty if none is trained."""
+        """What B.1 fixes of a configuration: epochs that train the feedback alone; empty if none is trained."""
         if not method.trains_feedback:
             return {}
         pretrain, between = self.schedules[method.schedule]
@@ -50,9 +49,9 @@ class Workload:
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
 
-def _standardised(mean: float, deviation: float) -> dict[str, float]:
+def _standardised(mean: float, deviation: float) -> tuple[float, float]:
     """Pixels in 0..255 to ``(pixel / 255 - mean) / deviation``."""
-    return {"scale": 1 / 255 / deviation, "shift": -mean / deviation}
+    return 1 / 255 / deviation, -mean / deviation
 
 
 _MNIST_NETWORK = Architecture((784, 256, 256, 256, 256, 256, 10), random_hidden=1024)
@@ -64,23 +63,23 @@ WORKLOADS = {
         # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn.
         Workload(
             "digits", "Digits", "digits", Architecture((64, 64, 64, 10), random_hidden=128),
-            {JOINT: (0, 0), SLEEP: (2, 1), EXTRA: (4, 2)}, scale=1 / 16, shift=0.0, epochs=30, batch_size=32,
+            {JOINT: (0, 0), SLEEP: (2, 1), EXTRA: (4, 2)}, (1 / 16, 0.0), epochs=30, batch_size=32,
             validation_size=240,
         ),
         Workload(
-            "mnist", "MNIST", "mnist", _MNIST_NETWORK, _MNIST_SCHEDULES, **_standardised(0.1307, 0.3081),
+            "mnist", "MNIST", "mnist", _MNIST_NETWORK, _MNIST_SCHEDULES, _standardised(0.1307, 0.3081),
         ),
         Workload(
             "mnist-frozen", "MNIST (frozen)", "mnist", _MNIST_NETWORK, {JOINT: (0, 0), SLEEP: (10, 0), EXTRA: (10, 4)},
-            **_standardised(0.1307, 0.3081), trained_layers=(1,), excluded_methods=("dfa",),
+            _standardised(0.1307, 0.3081), trained_layers=(1,), excluded_methods=("dfa",),
         ),
         Workload(
             "fashion-mnist", "Fashion-MNIST", "fashion-mnist", _MNIST_NETWORK, _MNIST_SCHEDULES,
-            **_standardised(0.0, 1.0),
+            _standardised(0.0, 1.0),
         ),
         Workload(
             "cifar10", "CIFAR10", "cifar10", Architecture((3072, 1024, 1024, 1024, 10), random_hidden=2048),
-            {JOINT: (0, 0), SLEEP: (10, 2), EXTRA: (10, 4)}, **_standardised(0.5, 0.5), prune=(6, 0.75),
+            {JOINT: (0, 0), SLEEP: (10, 2), EXTRA: (10, 4)}, _standardised(0.5, 0.5), prune=(6, 0.75),
         ),
     )
 }  # fmt: skip

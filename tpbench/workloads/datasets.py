@@ -78,7 +78,9 @@ def check_arrays(arrays: Arrays, spec: DatasetSpec, where: str) -> None:
     """
     for name in ARRAY_NAMES:
         if name not in arrays:
-            raise TpbenchError(f"{where}: the array '{name}' is missing; a Keras-style file has {', '.join(ARRAY_NAMES)}")
+            raise TpbenchError(
+                f"{where}: the array '{name}' is missing; a Keras-style file has {', '.join(ARRAY_NAMES)}"
+            )
         if arrays[name].dtype != np.uint8:
             raise TpbenchError(f"{where}: '{name}' must be uint8, got {arrays[name].dtype}")
     for split, counts in (("train", spec.train_counts), ("test", spec.test_counts)):
@@ -124,7 +126,9 @@ def read_torchvision(spec: DatasetSpec, root: Path, *, download: bool = True) ->
     """
     import torchvision.datasets
 
-    loader: Callable[..., torchvision.datasets.VisionDataset] = getattr(torchvision.datasets, str(spec.torchvision_name))
+    loader: Callable[..., torchvision.datasets.VisionDataset] = getattr(
+        torchvision.datasets, str(spec.torchvision_name)
+    )
     arrays: Arrays = {}
     try:
         for split, train in (("train", True), ("test", False)):

@@ -1,0 +1,64 @@
+"""What all tests share: the data folder beside the checkout, small problems and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tpbench.engine import Architecture, Problem
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data sets and golden files; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture
+def small_problem() -> Problem:
+    """A classification problem that a few epochs can learn: 300 + 60 points in 6 dimensions, 3 classes."""
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(3, 6, generator=generator) * 2
+    y = torch.arange(360) % 3
+    x = centres[y] + 0.5 * torch.randn(360, 6, generator=generator)
+    return Problem(
+        Architecture((6, 8, 7, 3), random_hidden=12),
+        x[:300],
+        y[:300],
+        x[300:],
+        y[300:],
+        validation_size=60,
+        batch_size=32,
+    )
+
+
+CONFIGURATION = {
+    "lr": 1e-2, "lr_eta": 3e-4, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-3,
+    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
+}  # fmt: skip
+
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def tpbench(tmp_path: Path) -> CommandLine:
+    """The real command line in a folder of its own."""
+
+    def call(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tpbench.cli", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False,
+            env={**os.environ, "COLUMNS": "200", "TPBENCH_DATA": str(tmp_path / "data")},
+        )  # fmt: skip
+
+    return call

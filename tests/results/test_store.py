@@ -1,0 +1,92 @@
+"""The run store: names, atomic publication, damage."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.results.records import record
+from tpbench.engine import TpbenchError
+from tpbench.results import RunDefinition, RunRecord, RunStore
+
+fractions = st.lists(st.floats(0, 1), min_size=1, max_size=5)
+
+
+@given(fractions, st.integers(0, 2**32 - 1), st.floats(1e-9, 1e3), st.text(max_size=20))
+def test_a_record_survives_its_file(errors: list[float], seed: int, lr: float, label: str) -> None:
+    original = record("bp", seed, errors, lr=lr, label=label)
+    assert RunRecord.from_json(original.to_json(), "x") == original
+
+
+def test_the_id_depends_on_what_defines_a_run_and_on_nothing_else() -> None:
+    base = RunDefinition("mnist", "f", "bp", {"lr": 1, "beta1": 0.9}, 3, 100)
+    assert base.id == RunDefinition("mnist", "f", "bp", {"beta1": 0.9, "lr": 1.0}, 3, 100).id
+    others = [
+        RunDefinition("mnist-frozen", "f", "bp", {"lr": 1, "beta1": 0.9}, 3, 100),
+        RunDefinition("mnist", "g", "bp", {"lr": 1, "beta1": 0.9}, 3, 100),
+        RunDefinition("mnist", "f", "dfa", {"lr": 1, "beta1": 0.9}, 3, 100),
+        RunDefinition("mnist", "f", "bp", {"lr": 1, "beta1": 0.99}, 3, 100),
+        RunDefinition("mnist", "f", "bp", {"lr": 1, "beta1": 0.9}, 4, 100),
+        RunDefinition("mnist", "f", "bp", {"lr": 1, "beta1": 0.9}, 3, 99),
+        RunDefinition("mnist", "f", "bp", {"lr": 1, "beta1": 0.9}, 3, 100, protocol=2),
+    ]
+    assert len({base.id, *(o.id for o in others)}) == 8
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    path = store.publish(record(errors=[0.3]))
+    before = path.read_bytes()
+    store.publish(record(errors=[0.1]))  # the same definition, other numbers
+    assert path.read_bytes() == before
+    assert [p.name for p in store.runs.iterdir()] == [path.name]
+
+
+def test_concurrent_publication_leaves_whole_files(tmp_path: Path) -> None:
+    records = [record(seed=s % 5, errors=[0.1] * 200) for s in range(20)]
+    threads = [threading.Thread(target=RunStore(tmp_path).publish, args=(r,)) for r in records]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    store = RunStore(tmp_path)
+    assert sorted(r.definition.seed for r in store.records()) == [0, 1, 2, 3, 4]
+    assert not store.damaged
+    assert len(list(store.runs.iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "binary", "other id", "list"])
+def test_a_damaged_run_is_set_aside_and_can_be_trained_again(tmp_path: Path, damage: str) -> None:
+    store, original = RunStore(tmp_path), record()
+    path = store.publish(original)
+    text = path.read_text()
+    damaged = {
+        "truncate": text[:-20].encode(), "flip": text.replace("0.02", "0.01", 1).encode(), "empty": b"",
+        "binary": b"\xff\xfe\x00", "other id": record(seed=9).to_json().encode(), "list": b"[]",
+    }[damage]  # fmt: skip
+    path.write_bytes(damaged)
+    assert original.definition.id not in store
+    assert path.name in store.damaged[0]
+    assert path.with_suffix(".damaged").read_bytes() == damaged
+    store.publish(original)
+    assert store.read(original.definition.id) == original
+
+
+def test_a_store_that_cannot_be_written_is_an_error_and_stays_whole(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file is in the way")
+    with pytest.raises(TpbenchError, match="could not be written"):
+        RunStore(tmp_path).publish(record())
+
+
+def test_the_file_is_readable_json_with_the_selected_numbers(tmp_path: Path) -> None:
+    path = RunStore(tmp_path).publish(record(errors=[0.4, 0.2, 0.3, 0.2]))
+    body = json.loads(path.read_text())
+    assert body["selected_epoch"] == 1
+    assert body["validation_error"] == 0.2
+    assert body["test_error"] == pytest.approx(0.21)
+    assert path.stem == body["id"]

@@ -1,0 +1,124 @@
+"""Cells, tables and leaderboards from made-up stores."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.results.records import record
+from tpbench.engine import UsageError
+from tpbench.results import RunStore, choose_cells, leaderboard, paper_table, render, write_leaderboard
+from tpbench.results.paper import paper_cell
+from tpbench.results.tables import FORMATS, Column
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    """bp and ddtp-linear in full, dfa with 3 seeds and 5 epochs, dtp on the JPEG copy with one diverged run."""
+    store = RunStore(tmp_path)
+    for seed in range(10):
+        store.publish(record("bp", seed, [0.5, 0.010 + seed / 1000]))
+        store.publish(record("ddtp-linear", seed, [0.5, 0.011 + seed / 1000]))
+    for seed in range(3):
+        store.publish(record("dfa", seed, [0.4, 0.3], epochs=5))
+    for seed in range(10):
+        status = "diverged" if seed == 4 else "finished"
+        store.publish(record("dtp", seed, [0.5], workload="cifar10", label="JPEG copy", status=status))
+    return store
+
+
+def test_means_and_sample_deviations(store: RunStore) -> None:
+    cell = choose_cells(store.records())["mnist", "", "bp"]
+    errors = [100 * (0.020 + seed / 1000) for seed in range(10)]
+    assert cell.mean == pytest.approx(np.mean(errors))
+    assert cell.std == pytest.approx(np.std(errors, ddof=1))
+
+
+def test_the_configuration_with_most_seeds_stands_for_the_method(store: RunStore) -> None:
+    for lr in (1e-2, 1e-4):
+        store.publish(record("bp", 0, [0.001], lr=lr))  # runs of a search, better by chance
+    cell = choose_cells(store.records())["mnist", "", "bp"]
+    assert cell.seeds == 10
+
+
+def test_ties_are_decided_by_validation_never_by_test(tmp_path: Path) -> None:
+    records = []
+    for lr, validation, test in ((1e-2, 0.10, 0.05), (1e-3, 0.09, 0.20)):
+        made = record("bp", 0, [validation], lr=lr)
+        made.curves["test_error"][0] = test
+        records.append(made)
+    cell = choose_cells(records)["mnist", "", "bp"]
+    assert cell.runs[0].definition.configuration["lr"] == 1e-3
+
+
+def test_table_entries(store: RunStore) -> None:
+    table = paper_table(store, "s6")
+    mnist = Column("mnist", "")
+    assert table.entries["bp", mnist].difference == pytest.approx(2.45 - 1.98)
+    assert not table.entries["bp", mnist].best
+    assert table.entries["ddtp-linear", mnist].best
+    assert table.entries["dfa", mnist].marks == ["3 seeds", "5 epochs"]
+    assert table.entries["dtpdrl", mnist].cell is None
+    jpeg = Column("cifar10", "JPEG copy")
+    assert table.entries["dtp", jpeg].marks == ["1 diverged"]
+    assert Column("cifar10", "") not in table.columns
+    assert table.entries["dfa", Column("mnist-frozen", "")].paper is None
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_says_what_matters(store: RunStore, form: str) -> None:
+    text = render(paper_table(store, "1"), form)
+    for needle in ("2.45" if form != "csv" else "2.45", "1.98", "JPEG copy"):
+        assert needle in text
+    if form != "csv":
+        assert "3 seeds, 5 epochs" in text
+        assert "missing" in text
+        assert "CIFAR10 (JPEG copy)" in text
+
+
+def test_bold_is_the_best_except_bp(store: RunStore) -> None:
+    table = paper_table(store, "1")
+    assert "**2.55 ± 0.30**" in render(table, "md")
+    assert "**2.45" not in render(table, "md")
+    assert r"\textbf{2.55 $\pm$ 0.30}" in render(table, "latex")
+
+
+def test_csv_reads_back(store: RunStore) -> None:
+    frame = pd.read_csv(io.StringIO(render(paper_table(store, "s6"), "csv")))
+    assert len(frame) == 40
+    row = frame[(frame.workload == "mnist") & (frame.method == "bp")].iloc[0]
+    assert (row.seeds, row.epochs) == (10, 100)
+    assert row.test_error_mean == pytest.approx(2.45)
+    assert row.difference == pytest.approx(0.47)
+
+
+def test_leaderboard_is_best_first_with_its_columns(store: RunStore) -> None:
+    board = leaderboard(store)
+    assert list(board.columns[:7]) == [
+        "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std",
+    ]  # fmt: skip
+    assert board[board.workload == "mnist"].method.tolist() == ["bp", "ddtp-linear", "dfa"]
+    assert leaderboard(store, "cifar10").method.tolist() == ["dtp"]
+    frame = pd.read_csv(write_leaderboard(store))
+    assert frame.test_error_mean.tolist() == pytest.approx(board.test_error_mean.tolist(), abs=1e-4)
+
+
+def test_an_empty_store_gives_a_table_of_missing_cells(tmp_path: Path) -> None:
+    assert render(paper_table(RunStore(tmp_path), "1"), "md").count("missing") == 32
+    with pytest.raises(UsageError, match="unknown table"):
+        paper_table(RunStore(tmp_path), "s9")
+    with pytest.raises(UsageError, match="unknown format"):
+        render(paper_table(RunStore(tmp_path), "1"), "pdf")
+
+
+@pytest.mark.data
+def test_the_papers_numbers_are_the_shared_ones(shared_data: Path) -> None:
+    shared = yaml.safe_load((shared_data / "paper_tables.yaml").read_text())["table_s6"]
+    for method, cells in shared.items():
+        for workload, printed in cells.items():
+            assert paper_cell(workload, method) == (tuple(printed) if printed else None)

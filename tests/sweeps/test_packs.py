@@ -1,0 +1,116 @@
+"""Training a pack to published runs, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONFIGURATION
+from tpbench.engine import METHODS, EpochReport, UsageError
+from tpbench.results import RunStore
+from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings, choose_device, parse_seeds, plan_seeds
+from tpbench.workloads import WORKLOADS
+
+
+def digits_plan(method: str = "ddtp-linear", seeds: tuple[int, ...] = (0, 1), epochs: int = 3) -> PackPlan:
+    given = {k: CONFIGURATION[k] for k in METHODS[method].hyperparameters}
+    configuration = WORKLOADS["digits"].complete(METHODS[method], given)
+    return plan_seeds("digits", method, configuration, seeds, epochs)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_runs_are_published_with_curves_and_provenance(tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    settings = PackSettings(str(tmp_path), command="tpbench run digits ddtp-linear")
+    outcomes = PackJob(digits_plan(), settings).run(reports.append)
+    records = {r.definition.id: r for r in RunStore(tmp_path).records()}
+    assert [o.run for o in outcomes] == [d.id for d in PackJob(digits_plan(), settings).definitions]
+    for outcome in outcomes:
+        record = records[outcome.run]
+        assert record.status == outcome.status == "finished"
+        assert {len(values) for values in record.curves.values()} == {3}
+        assert record.test_error == outcome.test_error
+        assert record.provenance["command"] == "tpbench run digits ddtp-linear"
+        assert record.provenance["precision"] == "float32"
+        assert record.pack_members == 2
+        assert record.wall_time_s > 0
+    # 2 pretraining epochs, 3 joint ones, 1 feedback epoch between each.
+    assert [r.phase.kind for r in reports] == ["feedback"] * 2 + ["joint", "feedback", "joint", "feedback", "joint"]
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    settings = PackSettings(str(tmp_path))
+    first = PackJob(digits_plan(seeds=(0, 1)), settings).run()
+    job = PackJob(digits_plan(seeds=(1, 2)), settings)
+    assert [d.seed for d in job.missing] == [2]
+    assert job.run()[0] == first[1]
+    again = PackJob(digits_plan(seeds=(0, 1, 2)), settings)
+    assert again.missing == []
+    assert again.run()[:2] == first
+
+
+def test_an_interrupted_pack_continues_from_its_checkpoint_to_the_same_runs(tmp_path: Path) -> None:
+    plan = digits_plan(method="ddtp-rhl")
+    undisturbed = PackJob(plan, PackSettings(str(tmp_path / "a"))).run()
+
+    def stop(report: EpochReport) -> None:
+        if report.done == 4:
+            raise Interrupted
+
+    settings = PackSettings(str(tmp_path / "b"), checkpoint_every=3)
+    with pytest.raises(Interrupted):
+        PackJob(plan, settings).run(stop)
+    assert len(list((tmp_path / "b" / "checkpoints").glob("*.pt"))) == 1
+    done: list[int] = []
+    assert PackJob(plan, settings).run(lambda report: done.append(report.done)) == undisturbed
+    assert done[0] == 4  # epochs 1-3 are in the checkpoint
+    for store in ("a", "b"):
+        curves = [r.curves for r in RunStore(tmp_path / store).records()]
+        assert curves == [r.curves for r in RunStore(tmp_path / "a").records()]
+
+
+def test_a_damaged_checkpoint_costs_its_epochs_only(tmp_path: Path) -> None:
+    settings = PackSettings(str(tmp_path), checkpoint_every=1)
+    job = PackJob(digits_plan(), settings)
+    job.checkpoint_path.parent.mkdir()
+    job.checkpoint_path.write_bytes(b"not a checkpoint")
+    assert [o.status for o in job.run()] == ["finished", "finished"]
+
+
+def test_equal_members_are_trained_once(tmp_path: Path) -> None:
+    outcomes = PackJob(digits_plan(seeds=(5, 5)), PackSettings(str(tmp_path))).run()
+    assert outcomes[0] == outcomes[1]
+    assert len(list(RunStore(tmp_path).records())) == 1
+
+
+def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:
+    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
+    plan = PackPlan("digits", "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
+    outcomes = PackJob(plan, PackSettings(str(tmp_path))).run()
+    assert [o.status for o in outcomes] == ["pruned", "finished"]
+    assert [r.definition.id for r in RunStore(tmp_path).records()] == [outcomes[1].run]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-9", range(10)), ("3", [3]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("1,1-2", [1, 2])]
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == tuple(seeds)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "9-0", "a", "1,,2", "4294967296", "1-2-3", "0-99999", "٣", "9" * 5000])
+def test_wrong_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="seeds"):
+        parse_seeds(text)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    for wrong in ("gpu", "cuda:x", "meta"):
+        with pytest.raises(UsageError, match="unknown device"):
+            choose_device(wrong)

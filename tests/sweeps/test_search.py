@@ -1,0 +1,141 @@
+"""Packed search: order, packing, replay after an interruption, failures. No Ray cluster is needed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.search import Searcher
+from ray.tune.search.hyperopt import HyperOptSearch
+
+from tpbench.engine import TpbenchError
+from tpbench.sweeps.journal import Journal
+from tpbench.sweeps.packs import Outcome
+from tpbench.sweeps.search import METRIC, PackedSearch
+from tpbench.sweeps.spaces import space_for
+
+
+def hyperopt() -> HyperOptSearch:
+    return HyperOptSearch(
+        space_for("bp").to_hyperopt(), metric=METRIC, mode="min", random_state_seed=7, n_initial_points=4
+    )
+
+
+def outcome(suggestion: dict[str, float], status: str = "finished") -> dict[str, Any]:
+    """A made-up objective that depends on the suggestion alone."""
+    error = min(1.0, abs(suggestion["lr"] - 1e-3) * 50 + suggestion["beta1"] / 10)
+    return {"run": f"{suggestion['lr']:.17g}", "status": status, "validation_error": error, "test_error": error}
+
+
+def play(search: PackedSearch, workers: int, seed: int, stop_after: int = 10**9) -> None:
+    """Train packs on so many workers that finish in a random order; stop dead after some packs."""
+    generator, running, number = random.Random(seed), {}, 0
+    finished = False
+    while not finished or running:
+        while not finished and len(running) < workers:
+            suggestion = search.suggest(f"t{number}")
+            if suggestion is None:
+                break
+            if suggestion == Searcher.FINISHED:
+                finished = True
+                break
+            running[f"t{number}"] = suggestion
+            number += 1
+        if not running:
+            continue
+        trial = generator.choice(sorted(running))
+        pack = running.pop(trial)
+        search.on_trial_complete(trial, {"outcomes": [outcome(s) for s in pack["suggestions"]]})
+        stop_after -= 1
+        if stop_after == 0:
+            return
+
+
+def new_search(path: Path, trials: int = 12, pack: int = 3, lag: int = 2) -> PackedSearch:
+    return PackedSearch(hyperopt, Journal.open(path), trials=trials, pack=pack, lag=lag)
+
+
+def suggestions(journal: Journal) -> list[dict[str, float]]:
+    return [s for pack in journal.packs for s in pack.suggestions]
+
+
+def test_the_order_of_results_does_not_matter(tmp_path: Path) -> None:
+    found = []
+    for seed in range(4):
+        search = new_search(tmp_path / f"{seed}.jsonl")
+        play(search, workers=2, seed=seed)
+        assert search.journal.ended_count == 12
+        found.append(suggestions(search.journal))
+    assert all(f == found[0] for f in found)
+
+
+def test_packs_suggest_what_single_trials_suggest_first(tmp_path: Path) -> None:
+    packed, single = new_search(tmp_path / "p.jsonl", pack=4, lag=1), new_search(tmp_path / "s.jsonl", pack=1, lag=1)
+    play(packed, 1, 0)
+    play(single, 1, 0)
+    assert suggestions(packed.journal)[:4] == suggestions(single.journal)[:4]
+    # Afterwards TPE has seen other results: the searches part.
+    assert suggestions(packed.journal) != suggestions(single.journal)
+
+
+@settings(max_examples=20, deadline=None)
+@given(stop=st.integers(1, 5), again=st.integers(1, 3), seed=st.integers(0, 99))
+def test_an_interrupted_search_continues_as_if_it_had_not_been(
+    tmp_path_factory: pytest.TempPathFactory, stop: int, again: int, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("search")
+    undisturbed = new_search(folder / "u.jsonl", trials=14)
+    play(undisturbed, 2, seed)
+    for pause in (stop, again):
+        play(new_search(folder / "i.jsonl", trials=14), 2, seed + pause, stop_after=pause)
+    last = new_search(folder / "i.jsonl", trials=14)
+    play(last, 2, seed)
+    assert suggestions(last.journal) == suggestions(undisturbed.journal)
+    assert len({tuple(s.items()) for s in suggestions(last.journal)}) == 14
+    assert last.journal.best() == undisturbed.journal.best()
+
+
+def test_the_last_pack_is_cut_to_the_number_of_trials(tmp_path: Path) -> None:
+    search = new_search(tmp_path / "j.jsonl", trials=7, pack=3)
+    play(search, 2, 0)
+    assert [len(p.suggestions) for p in search.journal.packs] == [3, 3, 1]
+
+
+def test_a_lost_trial_fails_all_its_suggestions_once(tmp_path: Path) -> None:
+    search = new_search(tmp_path / "j.jsonl", lag=1)
+    assert isinstance(search.suggest("a"), dict)
+    assert search.suggest("b") is None
+    search.on_trial_complete("a", error=True)
+    search.on_trial_complete("a", error=True)
+    assert search.journal.packs[0].failed
+    assert isinstance(search.suggest("b"), dict)
+    assert len(search.journal.path.read_text().splitlines()) == 3
+    states = [t["state"] for t in search.inner._hpopt_trials._dynamic_trials[:3]]
+    assert states == [3, 3, 3]  # hyperopt's JOB_STATE_ERROR
+
+
+def test_a_diverged_member_reports_the_worst_error(tmp_path: Path) -> None:
+    diverged = Outcome("r", "diverged", 0.1, 0.1)
+    assert diverged.objective == 1.0
+    search = new_search(tmp_path / "j.jsonl", pack=1, lag=1)
+    search.suggest("a")
+    search.on_trial_complete("a", {"outcomes": [vars(diverged)]})
+    search.suggest("b")
+    assert search.inner._hpopt_trials.trials[0]["result"]["loss"] == 1.0
+    assert search.journal.best() is None
+
+
+def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    play(new_search(path), 2, 0)
+    whole = path.read_text()
+    path.write_text(whole + '{"event": "sugg')
+    assert suggestions(Journal.open(path)) == suggestions(new_search(path).journal)
+    assert path.read_text() == whole
+    path.write_text(whole.replace('"ended"', '"bended"', 1))
+    with pytest.raises(TpbenchError, match=r"j\.jsonl:\d+: damaged"):
+        Journal.open(path)

@@ -1,0 +1,118 @@
+"""The command line: listings, typos, wrong input, and runs without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import CONFIGURATION, SHARED, CommandLine
+from tpbench.engine import METHODS
+from tpbench.workloads import WORKLOADS
+
+
+def write_configuration(folder: Path, method: str) -> str:
+    path = folder / f"{method}.yaml"
+    path.write_text(yaml.safe_dump({k: CONFIGURATION[k] for k in METHODS[method].hyperparameters}))
+    return str(path)
+
+
+def test_listings(tpbench: CommandLine) -> None:
+    methods, workloads = tpbench("methods").stdout, tpbench("workloads").stdout
+    assert all(name in methods for name in METHODS)
+    assert all(name in workloads for name in WORKLOADS)
+    assert tpbench("--version").stdout.startswith("tpbench ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "mnist", "ddtp_rhl"], "unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?"),
+        (["sweep", "minst", "bp"], "unknown workload 'minst': did you mean 'mnist'?"),
+        (["sweep", "mnist-frozen", "dfa"], "dfa cannot be trained on mnist-frozen"),
+        (["sweep", "digits", "bp", "--trials", "0"], "--trials"),
+        (["sweep", "digits", "bp", "--epochs", "-3"], "--epochs"),
+        (["sweep", "digits", "bp", "--space", "absent.yaml"], "absent.yaml: could not be read"),
+        (["run", "digits", "bp"], "no published configuration of bp on digits"),
+        (["run", "digits", "bp", "--config", "absent.yaml"], "neither 'published', 'best' nor a file"),
+        (["run", "digits", "bp", "--config", "best"], "holds no run of bp on digits"),
+        (["run", "mnist", "bp", "--seeds", "-1"], "seeds '-1'"),
+        (["run", "mnist", "bp", "--precision", "float16"], "unknown precision 'float16'"),
+        (["run", "mnist", "bp", "--device", "tpu"], "unknown device 'tpu'"),
+        (["table", "s9"], "unknown table 's9'"),
+        (["table", "1", "--format", "pdf"], "unknown format 'pdf'"),
+        (["leaderboard", "digit"], "did you mean 'digits'"),
+        (["data", "get", "../etc"], "unknown data set '../etc'"),
+        (["data", "import", "mnist", "absent.npz"], "absent.npz: there is no such file"),
+        (["swep"], "swep"),
+    ],
+)
+def test_bad_usage_is_one_clear_error_and_exit_code_2(tpbench: CommandLine, arguments: list[str], message: str) -> None:
+    result = tpbench(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "mnist", "bp"], "tpbench data get mnist"),
+        (["sweep", "cifar10", "ddtp-rhl"], "tpbench data import cifar10 FILE.npz"),
+        (["leaderboard"], "holds no run yet"),
+        (["data", "import", "mnist", "bad.npz"], "bad.npz: damaged"),
+    ],
+)
+def test_failed_work_is_one_clear_error_and_exit_code_1(
+    tpbench: CommandLine, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    result = tpbench(*arguments)
+    assert result.returncode == 1, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_run_then_table_and_leaderboard(tpbench: CommandLine, tmp_path: Path) -> None:
+    configuration = write_configuration(tmp_path, "ddtp-linear")
+    first = tpbench("run", "digits", "ddtp-linear", "--config", configuration, "--seeds", "0-2", "--epochs", "2")
+    assert first.returncode == 0, first.stderr
+    assert "over 3 seeds" in first.stdout
+    again = tpbench("run", "digits", "ddtp-linear", "--config", "best", "--seeds", "0-3", "--epochs", "2")
+    assert "3 of 4 runs are in results already" in again.stdout
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 4
+    board = tpbench("leaderboard")
+    assert "DDTP-linear" in board.stdout
+    frame = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
+    row = frame.iloc[0]
+    assert (row.workload, row.method, row.seeds, row.epochs) == ("digits", "ddtp-linear", 4, 2)
+    bodies = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
+    errors = [100 * body["test_error"] for body in bodies]
+    assert row.test_error_mean == pytest.approx(np.mean(errors), abs=1e-3)
+    assert row.test_error_std == pytest.approx(np.std(errors, ddof=1), abs=1e-3)
+    table = tpbench("table", "s6", "--format", "md").stdout
+    assert "4 seeds, 2 epochs" in table
+    assert "Digits" in table
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_data: Path, tmp_path: Path) -> None:
+    imported = tpbench("data", "import", "mnist", str(shared_data / "mnist.npz"))
+    assert imported.returncode == 0, imported.stderr
+    result = tpbench("run", "mnist", "bp", "--seeds", "0-1", "--epochs", "1")
+    assert result.returncode == 0, result.stderr
+    (body, _) = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
+    assert body["data_label"] == ""
+    assert body["test_error"] < 0.08
+    assert "2 seeds, 1 epoch" in tpbench("table", "1").stdout
+
+
+@pytest.mark.data
+def test_a_folder_of_keras_files_is_a_data_folder(tpbench: CommandLine, shared_data: Path) -> None:
+    listing = tpbench("data", "list", "--data", str(SHARED)).stdout
+    assert listing.count("ready (exact)") == 2

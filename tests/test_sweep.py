@@ -1,0 +1,59 @@
+"""Real sweeps: the command line, Ray Tune and HyperOpt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import CommandLine
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:
+    arguments = ("sweep", "digits", "ddtp-rhl", "--trials", "5", "--pack", "2", "--seeds", "3", "--epochs", "4")
+    result = tpbench(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "over 3 seeds" in result.stdout
+    assert "Ray's log:" in result.stdout
+    for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
+        assert noise not in result.stdout + result.stderr
+    runs = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
+    # Five of the search with seed 0, two more seeds of the best.
+    assert sorted(r["definition"]["seed"] for r in runs) == [0] * 5 + [1, 2]
+    best = min((r for r in runs if r["definition"]["seed"] == 0), key=lambda r: r["validation_error"])
+    for run in runs:
+        if run["definition"]["seed"]:
+            assert run["definition"]["configuration"] == best["definition"]["configuration"]
+        assert run["provenance"]["command"] == "tpbench " + " ".join(arguments)
+    tpbench("leaderboard")
+    row = pd.read_csv(tmp_path / "results" / "leaderboard.csv").iloc[0]
+    assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
+    again = tpbench(*arguments)
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 7
+
+
+def test_the_same_seed_gives_the_same_sweep(tpbench: CommandLine, tmp_path: Path) -> None:
+    stores = []
+    for name in ("a", "b"):
+        result = tpbench("sweep", "digits", "bp", "--trials", "4", "--seeds", "2", "--epochs", "2", "--results", name)
+        assert result.returncode == 0, result.stderr
+        stores.append({p.name: json.loads(p.read_text())["curves"] for p in (tmp_path / name / "runs").glob("*.json")})
+    assert stores[0] == stores[1]
+
+
+def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Path) -> None:
+    space = tmp_path / "hopeless.yaml"
+    space.write_text(
+        "methods: [bp]\nhyperparameters:\n  lr: {log_uniform: [1.0e-12, 1.0e-11]}\n  beta1: {constant: 0.9}\n"
+        "  beta2: {constant: 0.99}\n  epsilon: {constant: 1.0e-8}\n"
+    )
+    result = tpbench("sweep", "digits", "bp", "--trials", "2", "--seeds", "2", "--epochs", "7", "--space", str(space))
+    assert result.returncode == 1
+    assert "none of the 2 configurations learnt anything" in result.stderr
+    assert "Traceback" not in result.stderr

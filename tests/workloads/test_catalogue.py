@@ -1,0 +1,65 @@
+"""Workloads: networks, preprocessing and schedules of section B.1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tpbench.engine import METHODS, UsageError
+from tpbench.workloads import WORKLOADS, get_workload, load_problem
+
+# Section B.1, "Training details": (pretraining, between) for the new methods and for extra FB.
+SCHEDULES = {
+    "mnist": ((6, 1), (10, 4)),
+    "fashion-mnist": ((6, 1), (10, 4)),
+    "mnist-frozen": ((10, 0), (10, 4)),
+    "cifar10": ((10, 2), (10, 4)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_the_papers(name: str) -> None:
+    workload = WORKLOADS[name]
+
+    def of(method: str) -> tuple[int, ...]:
+        return tuple(workload.feedback_schedule(METHODS[method]).values())
+
+    sleep, extra = SCHEDULES[name]
+    assert {of(m) for m in ("dtp-pretrained", "dtpdrl", "ddtp-linear", "ddtp-rhl", "ddtp-control")} == {sleep}
+    assert {of(m) for m in ("ddtp-rhl-extra-fb", "ddtp-rhl-rec-extra-fb")} == {extra}
+    assert of("dtp") == (0, 0)
+    assert of("bp") == of("dfa") == of("gnt") == ()
+
+
+def test_networks_are_the_papers() -> None:
+    for name in ("mnist", "mnist-frozen", "fashion-mnist"):
+        assert WORKLOADS[name].architecture.sizes == (784, *[256] * 5, 10)
+        assert WORKLOADS[name].architecture.random_hidden == 1024
+    assert WORKLOADS["cifar10"].architecture.sizes == (3072, 1024, 1024, 1024, 10)
+    assert WORKLOADS["cifar10"].architecture.random_hidden == 2048
+    assert [w.name for w in WORKLOADS.values() if w.trained_layers == (1,)] == ["mnist-frozen"]
+    assert {w.batch_size for w in WORKLOADS.values() if w.name != "digits"} == {128}
+    assert {w.validation_size for w in WORKLOADS.values() if w.name != "digits"} == {5000}
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel", "value"),
+    [("mnist", 0, -0.1307 / 0.3081), ("mnist", 255, (1 - 0.1307) / 0.3081), ("fashion-mnist", 255, 1.0),
+     ("fashion-mnist", 0, 0.0), ("cifar10", 0, -1.0), ("cifar10", 255, 1.0), ("digits", 16, 1.0)],
+)  # fmt: skip
+def test_preprocessing(name: str, pixel: int, value: float) -> None:
+    scale, shift = WORKLOADS[name].affine
+    assert pixel * scale + shift == pytest.approx(value, abs=1e-12)
+
+
+def test_batches_are_preprocessed_rows() -> None:
+    problem, dataset = load_problem(WORKLOADS["digits"])
+    x, y = problem.batch(torch.tensor([[0, 5], [7, 7]]), torch.float64)
+    assert x.shape == (2, 2, 64)
+    assert torch.equal(x[0, 1] * 16, torch.from_numpy(dataset.arrays["x_train"][5]).double())
+    assert y.tolist() == [[int(dataset.arrays["y_train"][i]) for i in row] for row in ([0, 5], [7, 7])]
+
+
+def test_unknown_workload() -> None:
+    with pytest.raises(UsageError, match="unknown workload 'cifar': did you mean 'cifar10'"):
+        get_workload("cifar")

@@ -1,0 +1,54 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from tpbench.engine.errors import TpbenchError
+
+
+@contextmanager
+def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that gets its name only when everything is on the disk.
+
+    Args:
+        path: the name; missing folders are made.
+        replace: whether a file of that name is replaced; otherwise the old one stays.
+
+    Raises:
+        TpbenchError: it cannot be written (no permission, disk full, ...); nothing half-written stays behind.
+    """
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+        part = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        if replace:
+            part.replace(path)
+        else:
+            _name_once(part, path)
+    except OSError as error:
+        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
+
+
+def _name_once(part: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        pass
+    except OSError:
+        # A file system without hard links. Who asks for this writes what the name determines: replacing is harmless.
+        part.replace(path)
