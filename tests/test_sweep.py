@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -57,3 +61,28 @@ def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Pat
     assert result.returncode == 1
     assert "none of the 2 configurations learnt anything" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = [
+        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--seeds", "2", "--epochs", "60",
+    ]  # fmt: skip
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/runs/*.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To continue: tpbench sweep digits bp --trials 6" in stderr
+    assert "Traceback" not in stderr
+    kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
+    again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "over 2 seeds" in again.stdout
+    now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
+    assert {name: now[name] for name in kept} == kept
+    assert len(now) == 7

@@ -270,9 +270,6 @@ def main() -> None:
     except TpbenchError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what was finished is in the store; the same command continues", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

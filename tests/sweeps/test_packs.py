@@ -19,7 +19,7 @@ def digits_plan(method: str = "ddtp-linear", seeds: tuple[int, ...] = (0, 1), ep
     return plan_seeds("digits", method, configuration, seeds, epochs)
 
 
-class Interrupted(Exception):
+class InterruptedTrainingError(Exception):
     pass
 
 
@@ -60,10 +60,10 @@ def test_an_interrupted_pack_continues_from_its_checkpoint_to_the_same_runs(tmp_
 
     def stop(report: EpochReport) -> None:
         if report.done == 4:
-            raise Interrupted
+            raise InterruptedTrainingError
 
     settings = PackSettings(str(tmp_path / "b"), checkpoint_every=3)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         PackJob(plan, settings).run(stop)
     assert len(list((tmp_path / "b" / "checkpoints").glob("*.pt"))) == 1
     done: list[int] = []

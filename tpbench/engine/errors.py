@@ -18,6 +18,12 @@ class UsageError(TpbenchError):
     exit_code = 2
 
 
+class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error of anybody's)
+    """Stopped from outside; what was finished is kept. Exit code 130, as after Ctrl-C."""
+
+    exit_code = 130
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or the list of what there is when nothing is near."""
     names = sorted(known)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpbench.engine import UsageError, get_method
+from tpbench.engine.errors import InterruptedWork
 from tpbench.results import RunStore, choose_cells
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Resources, Sweep, SweepResult
@@ -16,6 +19,22 @@ from tpbench.sweeps.progress import Display
 from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.spaces import load_configuration, published_configuration, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
+
+
+@contextmanager
+def interruptible(command: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM (which SLURM sends before its limit) end the work with the command that continues it.
+
+    Raises:
+        InterruptedWork: one of the two came.
+    """
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedWork(f"interrupted; what was finished is stored. To continue: {command}") from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ def run_seeds(
     """Train one configuration over seeds as one pack, without Ray; shows the epochs."""
     epochs = epochs or cell.workload.epochs
     job = PackJob(plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs), settings)
-    with Display() as view:
+    with interruptible(settings.command), Display() as view:
         skipped = len(seeds) - len(job.missing)
         if skipped:
             view.say(f"{skipped} of {len(seeds)} runs are in {settings.results} already")
@@ -121,7 +140,7 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     )  # fmt: skip
     folder = SweepFolder(Path(settings.results) / "sweeps" / wanted.id)
     definition, journal = folder.begin(wanted)
-    with noise_to(folder.log) as stream, Display(stream) as view:
+    with interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:
         view.say(f"sweep {definition.id}: {definition.trials} configurations, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")
         return Sweep(definition, space, folder, journal, settings, options.resources, view).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -194,6 +195,8 @@ def _ray(resources: Resources) -> Iterator[None]:
         ray.init(num_cpus=resources.cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
     except Exception as error:
         raise TpbenchError(f"Ray could not be started: {error}") from error
+    # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -54,6 +54,8 @@ class LiveView:
             TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("best validation error {task.fields[best]}"), TimeElapsedColumn(), TextColumn("left"),
             TimeRemainingColumn(), console=console,
+            # Ray's output has its own file; rich would take it from there.
+            redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
 
@@ -62,7 +64,7 @@ class LiveView:
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         if name in self.tasks:
-            self.progress.update(self.tasks[name], completed=int(done), total=total, best=spell_error(best))
+            self.progress.update(self.tasks[name], completed=done, total=total, best=spell_error(best))
 
     def end(self, name: str) -> None:
         task = self.tasks.pop(name, None)
@@ -92,7 +94,9 @@ class PlainView:
             return
         self.last[name] = whole, now
         begun, offset = self.started.get(name, (now, 0.0))
-        left = (now - begun) / (done - offset) * (total - done) if done > offset else None
+        # Start-up distorts the first estimates.
+        known = done - offset > 0.05 * total
+        left = (now - begun) / (done - offset) * (total - done) if known else None
         remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
         self.say(f"{name}: {whole}/{total}, best validation error {spell_error(best)}{remaining}")
 
