@@ -171,3 +171,16 @@ def test_gauss_newton_targets(architecture: Architecture, seed: int, damping: fl
                 expected = -torch.linalg.pinv(jacobian) @ gradient[b]
             torch.testing.assert_close(record.targets[i - 1][0, b], expected, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(record.targets[-1][0], -gradient / (1 + damping))
+
+
+def test_gauss_newton_targets_behind_a_bottleneck_are_the_same_in_float32() -> None:
+    architecture = Architecture((6, 8, 2, 7, 5))  # J_1 has rank 2 of 5
+    configuration = {k: CONFIGURATION[k] for k in METHODS["gnt"].hyperparameters} | {"damping": 0.0}
+    x = torch.randn(1, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([[0, 1, 2, 3]])
+    targets = []
+    for dtype in (torch.float64, torch.float32):
+        pack = PackState(METHODS["gnt"], architecture, [configuration], [0], dtype=dtype)
+        targets.append(pack.joint_step(x.to(dtype), y, None).targets)
+    for exact, mine in zip(*targets, strict=True):
+        assert float((mine.double() - exact).norm() / exact.norm()) < 1e-4

@@ -9,7 +9,10 @@ from tpbench.engine.network import Parameters
 
 
 def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth: int) -> list[Tensor]:
-    """``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1.
+    """``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1, in float64.
+
+    Whatever the precision of the pack: behind a bottleneck J has exact zeros among its singular values, which float32
+    products would turn into small numbers that a pseudo-inverse then blows up.
 
     Args:
         forward_parameters: ``W{i}`` of the pack.
@@ -20,11 +23,11 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
         Entry i - 1 is J_i, (P, B, n_L, n_i): one batched product per layer, all samples and outputs at once.
     """
     members, batch, _ = slopes[1].shape
-    last = forward_parameters[f"W{depth}"]
+    last = forward_parameters[f"W{depth}"].double()
     jacobian = last.unsqueeze(1).expand(-1, batch, -1, -1)
     jacobians = [jacobian]
     for i in range(depth - 1, 1, -1):
-        weight = forward_parameters[f"W{i}"]
+        weight = forward_parameters[f"W{i}"].double()
         scaled = (jacobian * slopes[i].unsqueeze(2)).reshape(members, -1, weight.shape[1])
         jacobian = torch.bmm(scaled, weight).view(members, batch, last.shape[1], weight.shape[2])
         jacobians.insert(0, jacobian)
@@ -34,21 +37,21 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
 def gauss_newton_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
     """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where it is 0 (equation 12).
 
-    The small systems are solved in float64 whatever the precision of the pack: J J^T squares the condition number of J.
+    The small systems are solved in float64: J J^T squares the condition number of J.
 
     Args:
-        jacobian: J_i, (P, B, n_L, n_i).
+        jacobian: J_i, (P, B, n_L, n_i), float64.
         output_gradient: ``dL/dh_L``, (P, B, n_L).
         damping: Tikhonov damping of every member, (P,), not negative.
 
     Returns:
-        ``hhat_i - h_i``, (P, B, n_i).
+        ``hhat_i - h_i``, (P, B, n_i), in the precision of ``output_gradient``.
     """
-    change = torch.empty_like(jacobian[:, :, 0])
+    change = output_gradient.new_empty(*jacobian.shape[:2], jacobian.shape[3])
     undamped = (damping == 0).tolist()
     for damped in {not zero for zero in undamped}:
         members = [p for p, zero in enumerate(undamped) if zero != damped]
-        j, e = jacobian[members].double(), output_gradient[members].double().unsqueeze(-1)
+        j, e = jacobian[members], output_gradient[members].double().unsqueeze(-1)
         if damped:
             identity = torch.eye(j.shape[2], dtype=j.dtype, device=j.device)
             system = j @ j.mT + damping[members].double().view(-1, 1, 1, 1) * identity
