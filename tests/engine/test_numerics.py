@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import Architecture, get_method
-from tpbench.engine.numerics import cross_entropy, squared_error, tanh_difference
+from tpbench.engine.numerics import cross_entropy, squared_error, tanh_difference_
 from tpbench.engine.step import PackState
 
 
 def difference(a: float, d: float, dtype: torch.dtype) -> float:
     h = torch.tanh(torch.tensor([a], dtype=dtype))
-    return float(tanh_difference(h, 1 - h.square(), torch.tensor([d], dtype=dtype)))
+    return float(tanh_difference_(h, 1 - h.square(), torch.tensor([d], dtype=dtype)))
 
 
 @given(st.floats(-2, 2), st.floats(-1, 1))
@@ -37,7 +37,7 @@ def test_float32_keeps_its_relative_precision_however_small_the_change(a: float,
 @given(st.sampled_from([-1.0, 1.0]), st.floats(-50, 50))
 def test_a_saturated_unit_gives_a_finite_change(sign: float, d: float) -> None:
     h = torch.tensor([sign])
-    assert tanh_difference(h, 1 - h.square(), torch.tensor([d])).isfinite().all()
+    assert tanh_difference_(h, 1 - h.square(), torch.tensor([d])).isfinite().all()
 
 
 @given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 10_000))

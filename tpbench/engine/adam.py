@@ -37,15 +37,16 @@ class Adam:
         self.second_moment = torch.zeros_like(self.first_moment)
         # One counter per member on the parameters' device, as the fused kernel wants it.
         self.steps = torch.zeros(len(self.settings), dtype=torch.float32, device=parameters.device)
+        everything = (parameters, gradients, self.first_moment, self.second_moment, self.steps)
+        self._rows = [tuple([values[p]] for values in everything) for p in range(len(self.settings))]
 
     def step(self) -> None:
         """One update of every member."""
         self.steps += 1
-        for p, s in enumerate(self.settings):
+        for (parameters, gradients, first, second, steps), s in zip(self._rows, self.settings, strict=True):
             torch._fused_adam_(
-                [self.parameters[p]], [self.gradients[p]], [self.first_moment[p]], [self.second_moment[p]], [],
-                [self.steps[p]], lr=s.lr, beta1=s.beta1, beta2=s.beta2, weight_decay=s.weight_decay, eps=s.epsilon,
-                amsgrad=False, maximize=False,
+                parameters, gradients, first, second, [], steps, lr=s.lr, beta1=s.beta1, beta2=s.beta2,
+                weight_decay=s.weight_decay, eps=s.epsilon, amsgrad=False, maximize=False,
             )  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.network import Architecture, Parameters, stream
-from tpbench.engine.numerics import tanh_difference
+from tpbench.engine.numerics import tanh_, tanh_difference_, tanh_slope
+from tpbench.engine.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,16 @@ DIRECT_RANDOM_HIDDEN = Feedback(direct=True, squash=True, random_hidden=True)
 DIRECT_RECURRENT = Feedback(direct=True, squash=True, random_hidden=True, recurrent=True)
 
 
-def stacked_product(stack: Tensor, weight: Tensor) -> Tensor:
-    """``stack`` (P, m, B, n) times ``weight`` (P, k, n) transposed, (P, m, B, k): one product for all m changes."""
+def stacked_product(stack: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """``stack`` (P, m, B, n) times ``weight`` (P, k, n) transposed into ``out`` (P, m, B, k), all m changes at once."""
     members, changes, batch, width = stack.shape
-    product = torch.bmm(stack.reshape(members, changes * batch, width), weight.mT)
-    return product.view(members, changes, batch, weight.shape[1])
+    # Slices of a wider stack keep their rows together, so these are views.
+    torch.bmm(
+        stack.view(members, changes * batch, width),
+        weight.mT,
+        out=out.view(members, changes * batch, weight.shape[1]),
+    )
+    return out
 
 
 class FeedbackState:
@@ -102,6 +108,7 @@ class FeedbackState:
         parameters: ``Q{i}``, ``c{i}``, ``S{i}`` of the pack.
         fixed: ``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) where the map has them.
         activities: ``h_0 .. h_L``, each (P, B, n_i).
+        scratch: working memory; what the methods below return lies in it and lasts until they are called again.
     """
 
     def __init__(
@@ -111,17 +118,23 @@ class FeedbackState:
         parameters: Parameters,
         fixed: Mapping[str, Tensor],
         activities: list[Tensor],
+        scratch: Scratch,
     ) -> None:
         self.feedback, self.architecture = feedback, architecture
         self.parameters, self.fixed, self.activities = parameters, fixed, activities
-        self._values: dict[int, tuple[Tensor, Tensor]] = {}
+        self.scratch = scratch
+        self._values: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._random: tuple[Tensor, Tensor] | None = None
 
     def random_layer(self) -> tuple[Tensor, Tensor]:
         """``u = tanh(R h_L + d)`` (P, B, n_rhl) and ``1 - u^2``, shared by all maps."""
         if self._random is None:
-            u = torch.baddbmm(self.fixed["d"].unsqueeze(1), self.activities[-1], self.fixed["R"].mT).tanh_()
-            self._random = u, 1 - u.square()
+            members, batch, _ = self.activities[-1].shape
+            shape = (members, batch, self.architecture.random_hidden)
+            u = self.scratch("random layer", *shape)
+            torch.baddbmm(self.fixed["d"].unsqueeze(1), self.activities[-1], self.fixed["R"].mT, out=u)
+            tanh_(u)
+            self._random = u, tanh_slope(u, out=self.scratch("random layer slope", *shape))
         return self._random
 
     def source(self, i: int) -> Tensor:
@@ -130,34 +143,38 @@ class FeedbackState:
             return self.random_layer()[0]
         return self.activities[-1] if self.feedback.direct else self.activities[i + 1]
 
-    def value(self, i: int) -> tuple[Tensor, Tensor]:
-        """g_i at the activities (P, B, n_i) and the slope of its outer nonlinearity there."""
+    def value(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """g_i at the activities (P, B, n_i), and the slope of its tanh there if it has one."""
         if i not in self._values:
+            g = self.scratch(f"g{i}", *self.activities[i].shape)
             bias = self.parameters[f"c{i}"].unsqueeze(1)
-            g = torch.baddbmm(bias, self.source(i), self.parameters[f"Q{i}"].mT)
+            torch.baddbmm(bias, self.source(i), self.parameters[f"Q{i}"].mT, out=g)
             if self.feedback.has_recurrence(i, self.architecture):
                 g.baddbmm_(self.activities[i], self.parameters[f"S{i}"].mT)
+            slope = None
             if self.feedback.squash:
-                g.tanh_()
-                self._values[i] = g, 1 - g.square()
-            else:
-                self._values[i] = g, g.new_ones(())
+                slope = tanh_slope(tanh_(g), out=self.scratch(f"g{i} slope", *g.shape))
+            self._values[i] = g, slope
         return self._values[i]
 
-    def source_change(self, i: int, change: Tensor) -> Tensor:
-        """The change of phi when s changes by ``change`` (P, m, B, n_s)."""
+    def source_change(self, i: int, change: Tensor, name: str) -> Tensor:
+        """The change of phi when s changes by ``change`` (P, m, B, n_s); ``name`` names its memory."""
         if not self.feedback.through_random(i, self.architecture):
             return change
         u, slope = self.random_layer()
-        through = stacked_product(change, self.fixed["R"])
-        return tanh_difference(u.unsqueeze(1), slope.unsqueeze(1), through, out=through)
+        shape = (*change.shape[:-1], self.architecture.random_hidden)
+        through = stacked_product(change, self.fixed["R"], self.scratch(f"{name} random change", *shape))
+        workspace = self.scratch("workspace", *shape)
+        return tanh_difference_(u.unsqueeze(1), slope.unsqueeze(1), through, workspace)
 
-    def output_change(self, i: int, source_change: Tensor) -> Tensor:
+    def output_change(self, i: int, source_change: Tensor, name: str) -> Tensor:
         """The change of g_i (P, m, B, n_i) when phi changes by ``source_change`` (P, m, B, n_source)."""
-        change = stacked_product(source_change, self.parameters[f"Q{i}"])
+        shape = (*source_change.shape[:-1], self.architecture.sizes[i])
+        change = stacked_product(source_change, self.parameters[f"Q{i}"], self.scratch(f"{name} change {i}", *shape))
         if self.feedback.squash:
             g, slope = self.value(i)
-            tanh_difference(g.unsqueeze(1), slope.unsqueeze(1), change, out=change)
+            assert slope is not None
+            tanh_difference_(g.unsqueeze(1), slope.unsqueeze(1), change, self.scratch("workspace", *shape))
         return change
 
     def targets(self, output_change: Tensor) -> list[Tensor]:
@@ -174,19 +191,25 @@ class FeedbackState:
         change = output_change.unsqueeze(1)
         shared: Tensor | None = None
         for i in reversed(self.architecture.hidden):
-            if not self.feedback.direct:
-                change = self.output_change(i, change)
-                differences[i - 1] = change.squeeze(1)
-                continue
+            source = change
             if self.feedback.through_random(i, self.architecture):
-                shared = self.source_change(i, change) if shared is None else shared
-                differences[i - 1] = self.output_change(i, shared).squeeze(1)
-            else:
-                differences[i - 1] = self.output_change(i, change).squeeze(1)
+                shared = self.source_change(i, change, "target") if shared is None else shared
+                source = shared
+            below = self.output_change(i, source, "target")
+            differences[i - 1] = below.squeeze(1)
+            change = change if self.feedback.direct else below
         return differences[:-1]
 
-    def gradient(self, i: int, residual: Tensor, source_change: Tensor, output_change: Tensor, *, corrected: bool,
-                 into: Parameters) -> None:  # fmt: skip
+    def gradient(
+        self,
+        i: int,
+        residual: Tensor,
+        source_change: Tensor,
+        output_change: Tensor,
+        *,
+        corrected: bool,
+        into: Parameters,
+    ) -> None:
         """Gradient of ``sum(residual * (change of g_i))`` with respect to g_i's own parameters, written to ``into``.
 
         With ``corrected`` the reconstruction is ``g_i(s~) + h_i - g_i(s)`` and both terms count; without it only
@@ -204,17 +227,20 @@ class FeedbackState:
         at_change, at_rest = residual, None
         if self.feedback.squash:
             g, slope = self.value(i)
-            slope_change = output_change * torch.add(output_change, g, alpha=2)
-            at_change = residual * (slope - slope_change)
-            at_rest = residual.mul(slope_change).neg_()
+            assert slope is not None
+            slope_change = torch.add(output_change, g, alpha=2, out=self.scratch("slope change", *g.shape))
+            slope_change.mul_(output_change)
+            at_change = torch.sub(slope, slope_change, out=self.scratch("at change", *g.shape)).mul_(residual)
+            at_rest = slope_change.mul_(residual).neg_()
         weight_gradient = into[f"Q{i}"]
-        if not corrected:
-            torch.bmm(at_change.mT, source + source_change, out=weight_gradient)
-            at_rest = at_change
-        else:
+        if corrected:
             torch.bmm(at_change.mT, source_change, out=weight_gradient)
             if at_rest is not None:
                 weight_gradient.baddbmm_(at_rest.mT, source)
+        else:
+            moved = torch.add(source, source_change, out=self.scratch("moved source", *source.shape))
+            torch.bmm(at_change.mT, moved, out=weight_gradient)
+            at_rest = at_change
         if at_rest is None:
             into[f"c{i}"].zero_()
             return

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tpbench.engine.numerics import tanh_
+
 # Offsets of the arrays in a flat buffer are multiples of this many elements, so that vector loads stay aligned.
 _ALIGNMENT = 16
 
@@ -148,4 +150,4 @@ def forward(parameters: Parameters, activities: list[Tensor], depth: int) -> Non
         bias, weight = parameters[f"b{i}"].unsqueeze(1), parameters[f"W{i}"]
         torch.baddbmm(bias, activities[i - 1], weight.mT, out=activities[i])
         if i < depth:
-            activities[i].tanh_()
+            tanh_(activities[i])

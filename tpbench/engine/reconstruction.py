@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpbench.engine.feedback import FeedbackState, stacked_product
 from tpbench.engine.network import Parameters
-from tpbench.engine.numerics import tanh_difference
+from tpbench.engine.numerics import tanh_difference_
 
 
 @dataclass(frozen=True)
@@ -40,39 +40,61 @@ CONTROL = Reconstruction(through_output=True, corrected=False, scale=torch.ones_
 """DDTP-control's loss (Algorithm 5): a loop through the output, no difference correction."""
 
 
-def corrupted_changes(
-    forward_parameters: Parameters,
-    activities: list[Tensor],
-    slopes: list[Tensor],
-    corruptions: list[Tensor],
-    depth: int,
-) -> tuple[list[Tensor], Tensor]:
-    """Send the corruption of every hidden layer forward.
+def next_layer_changes(
+    forward_parameters: Parameters, state: FeedbackState, slopes: list[Tensor], corruptions: list[Tensor]
+) -> list[Tensor]:
+    """The change of layer i+1 due to corrupting layer i (entry i - 1), (P, 1, B, n_{i+1}); see ``output_changes``."""
+    changes = []
+    for i in state.architecture.hidden:
+        batch = state.activities[i].shape[:2]
+        shape = (batch[0], 1, batch[1], state.architecture.sizes[i + 1])
+        change = state.scratch(f"next change {i}", *shape)
+        stacked_product(corruptions[i - 1].unsqueeze(1), forward_parameters[f"W{i + 1}"], change)
+        if i + 1 < state.architecture.depth:
+            h, slope = state.activities[i + 1].unsqueeze(1), slopes[i + 1].unsqueeze(1)
+            tanh_difference_(h, slope, change, state.scratch("workspace", *shape))
+        changes.append(change)
+    return changes
+
+
+def change_stacks(state: FeedbackState) -> list[Tensor]:
+    """Memory for what :func:`output_changes` moves: entry k - 1 holds the changes of layer k, (P, m, B, n_k).
+
+    At hidden layer k they are those due to corrupting the layers 1 .. k, its own last; at the output those of all
+    hidden layers.
+    """
+    architecture, (members, batch, _) = state.architecture, state.activities[0].shape
+    return [
+        state.scratch(f"stack {k}", members, min(k, architecture.depth - 1), batch, architecture.sizes[k])
+        for k in architecture.layers
+    ]
+
+
+def output_changes(
+    forward_parameters: Parameters, state: FeedbackState, slopes: list[Tensor], stacks: list[Tensor]
+) -> Tensor:
+    """Send the corruption of every hidden layer to the output, all that pass a layer in one product.
 
     Args:
         forward_parameters: ``W{i}`` of the pack.
-        activities: ``h_0 .. h_L``, each (P, B, n_i).
-        slopes: ``1 - h_i^2`` of the hidden layers, indexed like ``activities``.
-        corruptions: ``sigma * noise`` of hidden layer i at index i - 1, (P, B, n_i).
-        depth: L.
+        state: the minibatch.
+        slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer.
+        stacks: of :func:`change_stacks`, with ``sigma * noise`` of hidden layer k as the last change of entry k - 1.
 
     Returns:
-        The change of layer i+1 due to corrupting layer i (entry i - 1, (P, B, n_{i+1})), and the change of the output
-        due to corrupting each hidden layer, (P, L-1, B, n_L).
+        The change of the output due to corrupting each hidden layer, (P, L-1, B, n_L).
     """
-    next_changes: list[Tensor] = []
-    stack = corruptions[0].unsqueeze(1)
+    depth = state.architecture.depth
     for k in range(2, depth + 1):
-        stack = stacked_product(stack, forward_parameters[f"W{k}"])
+        arriving = stacks[k - 1][:, : k - 1]
+        stacked_product(stacks[k - 2], forward_parameters[f"W{k}"], arriving)
         if k < depth:
-            tanh_difference(activities[k].unsqueeze(1), slopes[k].unsqueeze(1), stack, out=stack)
-        next_changes.append(stack[:, -1])
-        if k < depth:
-            stack = torch.cat([stack, corruptions[k - 1].unsqueeze(1)], dim=1)
-    return next_changes, stack
+            h, slope = state.activities[k].unsqueeze(1), slopes[k].unsqueeze(1)
+            tanh_difference_(h, slope, arriving, state.scratch("workspace", *arriving.shape))
+    return stacks[-1]
 
 
-def source_changes(state: FeedbackState, output_changes: Tensor) -> list[tuple[Tensor, Tensor]]:
+def source_changes(state: FeedbackState, changes: Tensor) -> list[tuple[Tensor, Tensor]]:
     """What reaches each g_i when the corrupted outputs are sent back, and what g_i makes of it.
 
     Layer-wise maps get it through the difference-corrected maps above them (Algorithm 2), direct maps at once
@@ -80,26 +102,26 @@ def source_changes(state: FeedbackState, output_changes: Tensor) -> list[tuple[T
 
     Args:
         state: the feedback maps at the minibatch.
-        output_changes: entry i - 1 along dimension 1 is the change of h_L due to corrupting layer i, (P, L-1, B, n_L).
+        changes: entry i - 1 along dimension 1 is the change of h_L due to corrupting layer i, (P, L-1, B, n_L).
 
     Returns:
         For each hidden layer i (entry i - 1) the change of phi (P, B, n_source) and of g_i (P, B, n_i).
     """
     hidden = state.architecture.hidden
-    changes: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     if state.feedback.direct:
         through_random = sum(state.feedback.through_random(i, state.architecture) for i in hidden)
-        shared = state.source_change(1, output_changes[:, :through_random]) if through_random else output_changes
+        shared = state.source_change(1, changes[:, :through_random], "rebuilt") if through_random else changes
         for i in hidden:
-            change = (shared if i <= through_random else output_changes)[:, i - 1 : i]
-            changes.append((change[:, 0], state.output_change(i, change)[:, 0]))
-        return changes
-    stack = output_changes
+            change = (shared if i <= through_random else changes)[:, i - 1 : i]
+            found.append((change[:, 0], state.output_change(i, change, "rebuilt")[:, 0]))
+        return found
+    stack = changes
     for i in reversed(hidden):
-        below = state.output_change(i, stack[:, :i])
-        changes.insert(0, (stack[:, i - 1], below[:, i - 1]))
+        below = state.output_change(i, stack[:, :i], "rebuilt")
+        found.insert(0, (stack[:, i - 1], below[:, i - 1]))
         stack = below
-    return changes
+    return found
 
 
 def feedback_gradients(
@@ -125,27 +147,29 @@ def feedback_gradients(
     Returns:
         The losses, (P, L-1).
     """
-    activities = state.activities
-    corruptions = [sigma.view(-1, 1, 1) * draws for draws in noise]
-    next_changes, output_changes = corrupted_changes(
-        forward_parameters, activities, slopes, corruptions, state.architecture.depth
-    )
+    stacks = change_stacks(state)
+    corruptions = [stack[:, -1] for stack in stacks[:-1]]
+    for draws, corruption in zip(noise, corruptions, strict=True):
+        torch.mul(draws, sigma.view(-1, 1, 1), out=corruption)
     if loss.through_output:
-        changes = source_changes(state, output_changes)
+        changes = source_changes(state, output_changes(forward_parameters, state, slopes, stacks))
     else:
+        arriving = next_layer_changes(forward_parameters, state, slopes, corruptions)
         changes = [
-            (next_changes[i - 1], state.output_change(i, next_changes[i - 1].unsqueeze(1)).squeeze(1))
-            for i in state.architecture.hidden
+            (change[:, 0], state.output_change(i, change, "rebuilt")[:, 0])
+            for i, change in zip(state.architecture.hidden, arriving, strict=True)
         ]
     scale = loss.scale(sigma)
-    losses = []
+    losses = sigma.new_empty(len(sigma), len(corruptions))
     for i in state.architecture.hidden:
         source_change, output_change = changes[i - 1]
-        residual = output_change - corruptions[i - 1]
+        residual = torch.sub(
+            output_change, corruptions[i - 1], out=state.scratch("residual", *corruptions[i - 1].shape)
+        )
         if not loss.corrected:
-            residual += state.value(i)[0] - activities[i]
+            residual.add_(state.value(i)[0]).sub_(state.activities[i])
         weight = scale / residual[0].numel()
-        losses.append(residual.square().sum(dim=(1, 2)) * weight)
+        torch.mul(residual.flatten(1).norm(dim=1).square_(), weight, out=losses[:, i - 1])
         residual *= (2 * weight).view(-1, 1, 1)
         state.gradient(i, residual, source_change, output_change, corrected=loss.corrected, into=into)
-    return torch.stack(losses, dim=1)
+    return losses

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.adam import Adam, AdamSettings
+from tpbench.engine.clock import Clock
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.methods import Method, Minibatch
 from tpbench.engine.network import Architecture, Parameters, forward, initialise
-from tpbench.engine.numerics import Loss, cross_entropy
+from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
 from tpbench.engine.reconstruction import feedback_gradients
+from tpbench.engine.scratch import Scratch
 
 
 def forward_adam(configuration: Configuration) -> AdamSettings:
@@ -70,6 +72,7 @@ class PackState:
         self.configurations, self.seeds = list(configurations), list(seeds)
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
+        self.scratch, self.clock = Scratch(dtype, device), Clock()
         members = len(self.seeds)
         self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
         initialise(self.forward, self.seeds, "forward weights")
@@ -108,6 +111,7 @@ class PackState:
         """A pack of the named members only, with their parameters and optimiser states."""
         chosen = PackState.__new__(PackState)
         chosen.__dict__.update(self.__dict__)
+        chosen.scratch = Scratch(self.dtype, self.device)
         chosen.configurations = [self.configurations[p] for p in members]
         chosen.seeds = [self.seeds[p] for p in members]
         chosen.forward = self.forward.select(members)
@@ -120,15 +124,19 @@ class PackState:
         return chosen
 
     def propagate(self, x: Tensor) -> list[Tensor]:
-        """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L."""
+        """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L, in memory that the next pass uses again."""
         sizes = self.architecture.sizes
-        activities = [x, *(x.new_empty(x.shape[0], x.shape[1], n) for n in sizes[1:])]
+        activities = [x, *(self.scratch(f"h{i}", *x.shape[:2], sizes[i]) for i in self.architecture.layers)]
         forward(self.forward, activities, self.architecture.depth)
         return activities
 
     def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
         """``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
-        return [activities[0], *(1 - activities[i].square() for i in self.architecture.hidden)]
+        slopes = [
+            tanh_slope(activities[i], out=self.scratch(f"slope {i}", *activities[i].shape))
+            for i in self.architecture.hidden
+        ]
+        return [activities[0], *slopes]
 
     def joint_step(self, x: Tensor, y: Tensor, noise: list[Tensor] | None) -> StepRecord:
         """One minibatch of Algorithms 1-5: both kinds of parameters are trained.
@@ -138,47 +146,58 @@ class PackState:
             y: labels (P, B).
             noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i); None if no feedback is trained.
         """
-        activities = self.propagate(x)
-        losses, wrong, output_gradient = self.loss(activities[-1], y)
-        slopes = self._slopes(activities)
-        state = self._feedback_state(activities)
-        batch = Minibatch(
-            self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state
-        )
-        targets = self.method.targets(batch)
-        self._local_gradients(activities, slopes, targets)
+        with self.clock("forward"):
+            activities = self.propagate(x)
+            losses, wrong, output_gradient = self.loss(activities[-1], y)
+            slopes = self._slopes(activities)
+        with self.clock("targets"):
+            state = self._feedback_state(activities)
+            batch = Minibatch(
+                self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state
+            )
+            targets = self.method.targets(batch)
+        with self.clock("gradients"):
+            self._local_gradients(activities, slopes, targets)
         record = StepRecord(losses, wrong, activities, targets)
         if state and noise is not None:
             record.reconstruction_losses = self._train_feedback(state, slopes, noise)
-        self.forward_adam.step()
+        with self.clock("adam"):
+            self.forward_adam.step()
         return record
 
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
         """One minibatch of pure feedback training (section B.1); returns the reconstruction losses (P, L-1)."""
-        activities = self.propagate(x)
+        with self.clock("forward"):
+            activities = self.propagate(x)
+            slopes = self._slopes(activities)
         state = self._feedback_state(activities)
         if state is None:
             raise ValueError(f"{self.method.title} has no feedback parameters to train")
-        return self._train_feedback(state, self._slopes(activities), noise)
+        return self._train_feedback(state, slopes, noise)
 
     def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
         if not (self.feedback and self.method.feedback):
             return None
-        return FeedbackState(self.method.feedback, self.architecture, self.feedback, self.fixed, activities)
+        return FeedbackState(
+            self.method.feedback, self.architecture, self.feedback, self.fixed, activities, self.scratch
+        )
 
     def _train_feedback(self, state: FeedbackState, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
         loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
         if not (loss and into and adam):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
         sigma = self.hyperparameters["sigma"]
-        losses = feedback_gradients(loss, state, self.forward, slopes, noise, sigma, into)
-        adam.step()
+        with self.clock("feedback"):
+            losses = feedback_gradients(loss, state, self.forward, slopes, noise, sigma, into)
+        with self.clock("adam"):
+            adam.step()
         return losses
 
     def _local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
         """Gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed (Algorithm 1)."""
         for i in self.trained:
-            error = targets[i - 1] * (-2 / targets[i - 1].shape[1])
+            scale = -2 / targets[i - 1].shape[1]
+            error = torch.mul(targets[i - 1], scale, out=self.scratch("local error", *targets[i - 1].shape))
             if i < self.architecture.depth:
                 error *= slopes[i]
             torch.bmm(error.mT, activities[i - 1], out=self.forward_gradients[f"W{i}"])

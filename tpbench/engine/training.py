@@ -16,7 +16,9 @@ from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
+from tpbench.engine.numerics import in_parallel
 from tpbench.engine.problem import Problem
+from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
 PROTOCOL_VERSION = 1
@@ -183,11 +185,17 @@ class Trainer:
         if self.device.type != "cpu":
             generators = [torch.Generator(self.device).manual_seed(g.initial_seed()) for g in generators]
 
+        # Always drawn in float32, so that both precisions see the same noise.
+        memory = Scratch(torch.float32, self.device)
+
         def draw(batch: int) -> list[Tensor]:
-            # Always drawn in float32, so that both precisions see the same noise.
-            values = torch.empty(len(generators), batch * sum(sizes), device=self.device)
-            for row, generator in zip(values, generators, strict=True):
-                row.normal_(generator=generator)
+            values = memory("noise", len(generators), batch * sum(sizes))
+
+            def fill(first: int, last: int) -> None:
+                for row, generator in zip(values[first:last], generators[first:last], strict=True):
+                    row.normal_(generator=generator)
+
+            in_parallel(fill, len(generators), values.numel())
             values = values.to(self.dtype)
             parts = torch.split(values, [batch * n for n in sizes], dim=1)
             return [part.view(-1, batch, n) for part, n in zip(parts, sizes, strict=True)]
@@ -199,8 +207,10 @@ class Trainer:
         wrong, reconstruction = torch.zeros_like(loss), torch.zeros_like(loss)
         batches, draw = self._minibatches(), self._noise_source()
         for samples in batches:
-            x, y = self.problem.batch(samples, self.dtype)
-            record = self.pack.joint_step(x, y, draw(samples.shape[1]) if draw else None)
+            with self.pack.clock("batches"):
+                x, y = self.problem.batch(samples, self.dtype)
+                noise = draw(samples.shape[1]) if draw else None
+            record = self.pack.joint_step(x, y, noise)
             loss += record.losses.sum(1, dtype=torch.float64)
             wrong += record.wrong.sum(1, dtype=torch.float64)
             if record.reconstruction_losses is not None:

@@ -1,0 +1,97 @@
+"""How many floating-point operations and bytes a step needs, counting what the method asks for and nothing else."""
+
+from __future__ import annotations
+
+from tpbench.engine.feedback import Feedback
+from tpbench.engine.methods import Method, gauss_newton_targets, gradient_targets
+from tpbench.engine.network import Architecture
+
+
+def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:
+    """Floating-point operations of the matrix products of one joint step of one member.
+
+    A product of (a, b) and (b, c) counts 2abc. Element-wise work, the optimiser and random numbers count nothing, so
+    the achieved rate is a lower bound of what the machine does.
+    """
+    sizes, depth = architecture.sizes, architecture.depth
+    count = sum(sizes[i] * sizes[i - 1] for i in architecture.layers)
+    count += sum(sizes[i] * sizes[i - 1] for i in trained)
+    count += _target_operations(method, architecture)
+    if method.reconstruction and method.feedback:
+        loss, feedback = method.reconstruction, method.feedback
+        if loss.through_output:
+            # At layer k the corruptions of the layers 1 .. k travel together.
+            count += sum(k * sizes[k] * sizes[k + 1] for k in range(1, depth))
+        else:
+            count += sum(sizes[k] * sizes[k + 1] for k in range(1, depth))
+        count += _back_operations(feedback, architecture, stacked=loss.through_output)
+        count += _gradient_operations(feedback, architecture, corrected=loss.corrected)
+        if not (loss.corrected or feedback.squash):
+            # The loss needs g_i itself, which a linear map's targets do not.
+            count += _map_operations(feedback, architecture)
+    return 2 * batch * count
+
+
+def _target_operations(method: Method, architecture: Architecture) -> int:
+    sizes = architecture.sizes
+    if method.targets is gradient_targets:
+        return sum(sizes[i] * sizes[i - 1] for i in range(2, architecture.depth + 1))
+    if method.targets is gauss_newton_targets:
+        # The Jacobians' products; the solves are counted as the J J^T products they are made of.
+        products = sum(sizes[-1] * sizes[i] * sizes[i - 1] for i in range(2, architecture.depth))
+        return products + sum(sizes[-1] ** 2 * sizes[i] for i in architecture.hidden)
+    if not method.feedback:
+        return 0
+    # A tanh map is evaluated and then carries the change; a linear one carries the change alone.
+    passes = 2 if method.feedback.squash else 1
+    return passes * _map_operations(method.feedback, architecture) + _recurrence(method.feedback, architecture)
+
+
+def _recurrence(feedback: Feedback, architecture: Architecture) -> int:
+    """S_i h_i, once per evaluation of g_i, or once for its gradient."""
+    return sum(architecture.sizes[i] ** 2 for i in architecture.hidden if feedback.has_recurrence(i, architecture))
+
+
+def _map_operations(feedback: Feedback, architecture: Architecture) -> int:
+    """One pass through all g_i from one source: R once, then every Q_i."""
+    count = sum(architecture.sizes[i] * feedback.source_size(i, architecture) for i in architecture.hidden)
+    if any(feedback.through_random(i, architecture) for i in architecture.hidden):
+        count += architecture.random_hidden * architecture.sizes[-1]
+    return count
+
+
+def _back_operations(feedback: Feedback, architecture: Architecture, *, stacked: bool) -> int:
+    """Sending every layer's corrupted activity back to it."""
+    sizes = architecture.sizes
+    if not feedback.direct:
+        return sum((k if stacked else 1) * sizes[k] * sizes[k + 1] for k in architecture.hidden)
+    count = 0
+    for i in architecture.hidden:
+        count += sizes[i] * feedback.source_size(i, architecture)
+        if feedback.through_random(i, architecture):
+            count += architecture.random_hidden * sizes[-1]
+    return count
+
+
+def _gradient_operations(feedback: Feedback, architecture: Architecture, *, corrected: bool) -> int:
+    """dQ_i (twice where g_i is tanh and both g_i(s~) and g_i(s) count) and dS_i."""
+    products = 2 if corrected and feedback.squash else 1
+    count = sum(products * architecture.sizes[i] * feedback.source_size(i, architecture) for i in architecture.hidden)
+    return count + _recurrence(feedback, architecture)
+
+
+def step_bytes(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...], element: int) -> int:
+    """Bytes a joint step of one member moves at the least: each parameter's value, gradient and two moments through
+    Adam (4 reads, 3 writes), the weights read once per pass, and every activity written and read once.
+
+    Args:
+        element: bytes of a number.
+    """
+    forward = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in trained)
+    total = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in architecture.layers)
+    feedback = 0
+    if method.feedback and method.trains_feedback:
+        shapes = method.feedback.shapes(architecture).values()
+        feedback = sum(shape[0] * shape[1] if len(shape) == 2 else shape[0] for shape in shapes)
+    activities = 2 * batch * sum(architecture.sizes)
+    return element * (7 * (forward + feedback) + total + feedback + activities)
