@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tpbench.engine.network import Parameters
+
 
 @dataclass(frozen=True)
 class AdamSettings:
@@ -21,39 +23,60 @@ class AdamSettings:
 
 
 class Adam:
-    """Adam on the rows of a flat buffer.
+    """Adam on the arrays of a pack.
 
     torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments.
 
     Args:
-        parameters: (P, N), updated in place; a slice of a wider buffer will do.
-        gradients: (P, N).
+        parameters: updated in place.
+        gradients: of the same layout.
         settings: the hyperparameters of every member.
+        names: the arrays that train; None: all.
     """
 
-    def __init__(self, parameters: Tensor, gradients: Tensor, settings: Sequence[AdamSettings]) -> None:
-        self.parameters, self.gradients, self.settings = parameters, gradients, list(settings)
-        self.first_moment = torch.zeros_like(parameters, memory_format=torch.contiguous_format)
-        self.second_moment = torch.zeros_like(self.first_moment)
+    def __init__(
+        self,
+        parameters: Parameters,
+        gradients: Parameters,
+        settings: Sequence[AdamSettings],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.settings = list(settings)
+        self.first_moment, self.second_moment = parameters.like(names), parameters.like(names)
         # One counter per member on the parameters' device, as the fused kernel wants it.
-        self.steps = torch.zeros(len(self.settings), dtype=torch.float32, device=parameters.device)
-        everything = (parameters, gradients, self.first_moment, self.second_moment, self.steps)
-        self._rows = [tuple([values[p]] for values in everything) for p in range(len(self.settings))]
+        self.steps = torch.zeros(len(self.settings), dtype=torch.float32, device=parameters.flat.device)
+        trained = list(self.first_moment)
+        buffers = (parameters, gradients, self.first_moment, self.second_moment)
+        self._lists = [
+            (*([buffer[name][p] for name in trained] for buffer in buffers), [self.steps[p]] * len(trained))
+            for p in range(len(self.settings))
+        ]
 
     def step(self) -> None:
         """One update of every member."""
         self.steps += 1
-        for (parameters, gradients, first, second, steps), s in zip(self._rows, self.settings, strict=True):
+        for (parameters, gradients, first, second, steps), s in zip(self._lists, self.settings, strict=True):
             torch._fused_adam_(
                 parameters, gradients, first, second, [], steps, lr=s.lr, beta1=s.beta1, beta2=s.beta2,
                 weight_decay=s.weight_decay, eps=s.epsilon, amsgrad=False, maximize=False,
             )  # fmt: skip
 
+    def select(self, other: Adam, members: list[int]) -> None:
+        """Take over the moments and step counts of some members of another pack's optimiser."""
+        for name in self.first_moment:
+            self.first_moment[name].copy_(other.first_moment[name][members])
+            self.second_moment[name].copy_(other.second_moment[name][members])
+        self.steps.copy_(other.steps[members])
+
     def state(self) -> dict[str, Tensor]:
         """The moments and step counts, for a checkpoint."""
-        return {"first_moment": self.first_moment, "second_moment": self.second_moment, "steps": self.steps}
+        return {
+            "first_moment": self.first_moment.flat,
+            "second_moment": self.second_moment.flat,
+            "steps": self.steps,
+        }
 
-    def restore(self, state: Mapping[str, Tensor], members: Sequence[int] | None = None) -> None:
-        """Take over a state of :meth:`state`, or its named members only."""
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state of :meth:`state`."""
         for name, mine in self.state().items():
-            mine.copy_(state[name] if members is None else state[name][list(members)])
+            mine.copy_(state[name])

@@ -89,14 +89,14 @@ class PackState:
         self.forward_gradients = self.forward.like()
         names = [f"{kind}{i}" for i in self.trained for kind in "Wb"]
         self.forward_adam = Adam(
-            self.forward.span(names), self.forward_gradients.span(names), [forward_adam(c) for c in self.configurations]
+            self.forward, self.forward_gradients, [forward_adam(c) for c in self.configurations], names
         )
         self.feedback_gradients: Parameters | None = None
         self.feedback_adam: Adam | None = None
         if self.feedback and self.method.trains_feedback:
             self.feedback_gradients = self.feedback.like()
             self.feedback_adam = Adam(
-                self.feedback.flat, self.feedback_gradients.flat, [feedback_adam(c) for c in self.configurations]
+                self.feedback, self.feedback_gradients, [feedback_adam(c) for c in self.configurations]
             )
         self.hyperparameters = {
             name: torch.tensor([c[name] for c in self.configurations], dtype=self.dtype, device=self.device)
@@ -118,9 +118,9 @@ class PackState:
         chosen.feedback = self.feedback.select(members) if self.feedback else None
         chosen.fixed = {name: values[members] for name, values in self.fixed.items()}
         chosen._build_optimisers()
-        chosen.forward_adam.restore(self.forward_adam.state(), members)
+        chosen.forward_adam.select(self.forward_adam, members)
         if chosen.feedback_adam and self.feedback_adam:
-            chosen.feedback_adam.restore(self.feedback_adam.state(), members)
+            chosen.feedback_adam.select(self.feedback_adam, members)
         return chosen
 
     def propagate(self, x: Tensor) -> list[Tensor]:
@@ -205,10 +205,8 @@ class PackState:
 
     def finite(self) -> list[bool]:
         """Whether all parameters of each member are finite."""
-        ok = self.forward.flat.isfinite().all(dim=1)
-        if self.feedback:
-            ok &= self.feedback.flat.isfinite().all(dim=1)
-        return list(ok.tolist())
+        largest = [parameters.largest() for parameters in (self.forward, self.feedback) if parameters]
+        return list(torch.stack(largest).isfinite().all(dim=0).tolist())
 
     def state(self) -> dict[str, object]:
         """Everything that changes in training, for a checkpoint."""
