@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,9 @@ def test_listings(tpbench: CommandLine) -> None:
         (["sweep", "digits", "bp", "--trials", "0"], "--trials"),
         (["sweep", "digits", "bp", "--epochs", "-3"], "--epochs"),
         (["sweep", "digits", "bp", "--space", "absent.yaml"], "absent.yaml: could not be read"),
+        (["sweep", "digits", "bp", "--pack", "many"], "--pack 'many'"),
+        (["bench", "--methods", "pb"], "unknown method 'pb': did you mean 'bp'?"),
+        (["bench", "--precision", "tf32", "--device", "cpu", "--workloads", "digits"], "on a GPU only"),
         (["run", "digits", "bp"], "no published configuration of bp on digits"),
         (["run", "digits", "bp", "--config", "absent.yaml"], "neither 'published', 'best' nor a file"),
         (["run", "digits", "bp", "--config", "best"], "holds no run of bp on digits"),
@@ -116,3 +121,33 @@ def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_dat
 def test_a_folder_of_keras_files_is_a_data_folder(tpbench: CommandLine, shared_data: Path) -> None:
     listing = tpbench("data", "list", "--data", str(SHARED)).stdout
     assert listing.count("ready (exact)") == 2
+
+
+def test_bench_prints_rows_and_draws(tpbench: CommandLine, tmp_path: Path) -> None:
+    arguments = ("bench", "--workloads", "digits", "--methods", "bp,ddtp-rhl", "--pack", "1,3", "--seconds", "0.05")
+    result = tpbench(*arguments, "--json", "--plot", "scaling.png")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [(r["method"], r["pack"]) for r in rows] == [("bp", 1), ("bp", 3), ("ddtp-rhl", 1), ("ddtp-rhl", 3)]
+    for row in rows:
+        assert row["member_epochs_per_second"] == pytest.approx(row["pack"] / (row["step_seconds"] * 38))
+        assert sum(row["phases"].values()) == pytest.approx(1)
+        assert row["fraction"] == pytest.approx(row["rate"] / row["product_rate"])
+    assert (tmp_path / "scaling.png").stat().st_size > 5000
+
+
+def test_runs_and_benchmarks_need_no_ray(tmp_path: Path) -> None:
+    """The GPU machine has neither ray nor hyperopt."""
+    code = (
+        "import sys; sys.modules['ray'] = sys.modules['hyperopt'] = None; sys.argv = ['tpbench', *sys.argv[1:]]\n"
+        "from tpbench.cli import main; main()"
+    )
+    configuration = write_configuration(tmp_path, "bp")
+    for arguments in (
+        ["run", "digits", "bp", "--config", configuration, "--seeds", "0", "--epochs", "1"],
+        ["bench", "--workloads", "digits", "--methods", "bp", "--seconds", "0.01"],
+        ["leaderboard"],
+    ):
+        command = [sys.executable, "-c", code, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert result.returncode == 0, result.stderr

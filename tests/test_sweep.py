@@ -45,7 +45,9 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
 def test_the_same_seed_gives_the_same_sweep(tpbench: CommandLine, tmp_path: Path) -> None:
     stores = []
     for name in ("a", "b"):
-        result = tpbench("sweep", "digits", "bp", "--trials", "4", "--seeds", "2", "--epochs", "2", "--results", name)
+        result = tpbench(
+            "sweep", "digits", "bp", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "2", "--results", name
+        )
         assert result.returncode == 0, result.stderr
         stores.append({p.name: json.loads(p.read_text())["curves"] for p in (tmp_path / name / "runs").glob("*.json")})
     assert stores[0] == stores[1]
@@ -66,7 +68,7 @@ def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Pat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [
-        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--seeds", "2", "--epochs", "60",
+        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2", "--epochs", "60",
     ]  # fmt: skip
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +99,7 @@ def sweep(
     data: Data = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use [default: all].")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
-    pack: Annotated[int, typer.Option(min=1, max=10_000, help="Configurations trained together in one trial.")] = 1,
+    pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
     search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
@@ -105,6 +107,7 @@ def sweep(
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
     from tpbench.sweeps.commands import CellChoice, SweepOptions, machine_cpus, run_sweep
     from tpbench.sweeps.driver import Resources
+    from tpbench.sweeps.sizing import parse_pack
 
     cell = CellChoice.of(workload, method)
     available = torch.cuda.device_count()
@@ -112,7 +115,9 @@ def sweep(
         raise UsageError(f"--gpus {gpus}: torch sees {available} here")
     resources = Resources(cpus or machine_cpus(), available if gpus is None else gpus)
     settings = _settings(results, data, precision, "cuda" if resources.gpus else "cpu", checkpoint_every)
-    result = run_sweep(cell, SweepOptions(trials, seeds, epochs, space, search_seed, pack, resources), settings)
+    result = run_sweep(
+        cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources), settings
+    )
     print("best configuration:")
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
@@ -196,6 +201,63 @@ def workloads() -> None:
         layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
         network = "-".join(map(str, w.architecture.sizes))
         listing.add_row(w.name, w.dataset, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size))
+    print(draw(listing), end="")
+
+
+def _names(text: str | None, known: Iterable[str], what: str) -> list[str]:
+    """A comma-separated list of names; all where none is given."""
+    names = [name.strip() for name in text.split(",")] if text else list(known)
+    for name in names:
+        if name not in known:
+            raise unknown(what, name, known)
+    return names
+
+
+def _sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 5 and int(part) for part in parts):
+        raise UsageError(f"--pack '{text}': write pack sizes from 1 to 9999 with commas between them")
+    return [int(part) for part in parts]
+
+
+@app.command()
+def bench(
+    workloads: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them.")] = "mnist,cifar10",
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above; all by default.")] = None,
+    pack: Annotated[str, typer.Option(metavar="SIZES", help="Members per pack, with commas between them.")] = "10",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Time per measurement.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows with every number.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
+) -> None:
+    """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
+    from dataclasses import asdict
+
+    from tpbench.engine.clock import PHASES
+    from tpbench.reports.scaling import plot_scaling
+    from tpbench.sweeps.packs import choose_device
+    from tpbench.workloads.benchmark import measure_all
+
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    chosen = [WORKLOADS[name] for name in _names(workloads, WORKLOADS, "workload")]
+    rules = _names(methods, all_methods(), "method")
+    rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
+    if plot:
+        plot_scaling(rows, plot)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    columns = ("workload", "method", "pack", "ms/step", "member epochs/s", "GFLOP/s", "of product rate")
+    listing = Table(*columns, *PHASES, "peak MiB")
+    for row in rows:
+        listing.add_row(
+            row.workload, row.method, str(row.pack), f"{1000 * row.step_seconds:.1f}",
+            f"{row.member_epochs_per_second:.3f}", f"{row.rate / 1e9:.0f}", f"{100 * row.fraction:.0f} %",
+            *(f"{100 * row.phases[name]:.0f} %" for name in PHASES),
+            f"{row.peak_memory / 2**20:.0f}" if row.peak_memory else "?",
+        )  # fmt: skip
     print(draw(listing), end="")
 
 

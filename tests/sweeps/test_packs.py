@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import CONFIGURATION
-from tpbench.engine import METHODS, EpochReport, UsageError
+from tpbench.engine import METHODS, EpochReport, Trainer, UsageError
 from tpbench.results import RunStore
 from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings, choose_device, parse_seeds, plan_seeds
 from tpbench.workloads import WORKLOADS
@@ -86,6 +87,24 @@ def test_equal_members_are_trained_once(tmp_path: Path) -> None:
     outcomes = PackJob(digits_plan(seeds=(5, 5)), PackSettings(str(tmp_path))).run()
     assert outcomes[0] == outcomes[1]
     assert len(list(RunStore(tmp_path).records())) == 1
+
+
+def test_a_pack_that_does_not_fit_is_trained_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = digits_plan(seeds=(0, 1, 2))
+    expected = [o.run for o in PackJob(plan, PackSettings(str(tmp_path / "a"))).run()]
+    advance = Trainer.advance
+
+    def limited(trainer: Trainer) -> EpochReport:
+        if len(trainer.alive) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", limited)
+    assert [o.run for o in PackJob(plan, PackSettings(str(tmp_path / "b"))).run()] == expected
+    assert "out of memory with 3 members" in caplog.text
+    assert {r.pack_members for r in RunStore(tmp_path / "b").records()} == {1}
 
 
 def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ class Method:
     feedback: Feedback | None = None
     reconstruction: Reconstruction | None = None
     schedule: str = JOINT
+    capturable: bool = True
+    """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host."""
 
     def __post_init__(self) -> None:
         if self.reconstruction and not self.feedback:
@@ -151,7 +153,8 @@ METHODS: dict[str, Method] = {
         "DDTP-control", "DDTP-linear without the difference correction in its loss", DIRECT_LINEAR, CONTROL
     ),
     "gnt": Method(
-        "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping")
+        "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping"),
+        capturable=False,
     ),
 }  # fmt: skip
 

@@ -17,12 +17,16 @@ class Scratch:
     def __init__(self, dtype: torch.dtype, device: torch.device | str) -> None:
         self.dtype, self.device = dtype, device
         self._buffers: dict[str, Tensor] = {}
+        # A captured CUDA graph goes on using the memory it has seen, so a buffer that grows must not be freed.
+        self._outgrown: list[Tensor] = []
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """A contiguous tensor of that shape with arbitrary contents."""
         size = prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
+            if buffer is not None and buffer.is_cuda:
+                self._outgrown.append(buffer)
             buffer = torch.empty(size, dtype=self.dtype, device=self.device)
             self._buffers[name] = buffer
         return buffer[:size].view(shape)

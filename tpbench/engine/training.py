@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tpbench.engine.capture import CapturedStep
 from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
@@ -24,7 +25,8 @@ from tpbench.engine.step import PackState
 PROTOCOL_VERSION = 1
 """Changes whenever the same definition of a run would give other numbers; part of what names a run."""
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
+"""``tf32``: float32 whose products on a GPU keep 10 bits of the mantissa; never used unless asked for."""
 
 CURVES = (
     "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",
@@ -36,6 +38,9 @@ is the mean over the epoch's minibatches and the hidden layers."""
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
+
+Step = Callable[[Tensor, list[Tensor]], None]
+"""Trains the minibatch of these sample numbers (P, B) with this noise."""
 
 Status = Literal["training", "finished", "diverged", "pruned"]
 
@@ -103,7 +108,7 @@ class Trainer:
         configurations: one per member: every hyperparameter of the method, and the schedule where it trains feedback.
         seeds: one per member.
         epochs: joint epochs.
-        precision: ``float32`` or ``float64``.
+        precision: one of :data:`PRECISIONS`.
         device: torch device.
         prune: drop members that learn nothing: ``(epoch, training error)`` above which a member is stopped (the
             authors' rule for searches); None: never.
@@ -134,15 +139,19 @@ class Trainer:
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
         self.dtype, self.device = PRECISIONS[precision], torch.device(device)
+        if precision == "tf32" and self.device.type != "cuda":
+            raise UsageError("precision tf32 exists on a GPU only; use float32")
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
         self.histories = [MemberHistory() for _ in seeds]
         self.alive = list(range(len(seeds)))
-        self.pack = PackState(
+        pack = PackState(
             method, problem.architecture, configurations, seeds, trained=problem.trained, loss=problem.loss,
             dtype=self.dtype, device=device,
         )  # fmt: skip
+        self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
 
     @property
@@ -202,35 +211,57 @@ class Trainer:
 
         return draw
 
-    def _joint_epoch(self) -> None:
-        loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
-        wrong, reconstruction = torch.zeros_like(loss), torch.zeros_like(loss)
+    def _train_joint(self, samples: Tensor, noise: list[Tensor]) -> None:
+        """One joint minibatch; what it measures is added to the epoch's totals, on the device."""
+        with self.pack.clock("batches"):
+            x, y = self.problem.batch(samples, self.dtype)
+        record = self.pack.joint_step(x, y, noise or None)
+        self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
+        self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
+        if record.reconstruction_losses is not None:
+            self._totals["reconstruction"] += record.reconstruction_losses.mean(1)
+
+    def _train_feedback(self, samples: Tensor, noise: list[Tensor]) -> None:
+        """One minibatch of pure feedback training."""
+        x, _ = self.problem.batch(samples, self.dtype)
+        self._totals["reconstruction"] += self.pack.feedback_step(x, noise).mean(1)
+
+    def _train_epoch(self, kind: Literal["joint", "feedback"]) -> int:
+        """All minibatches of an epoch; returns how many. Nothing is read back from the device before the end."""
+        for total in self._totals.values():
+            total.zero_()
+        step = self._train_joint if kind == "joint" else self._train_feedback
         batches, draw = self._minibatches(), self._noise_source()
         for samples in batches:
             with self.pack.clock("batches"):
-                x, y = self.problem.batch(samples, self.dtype)
-                noise = draw(samples.shape[1]) if draw else None
-            record = self.pack.joint_step(x, y, noise)
-            loss += record.losses.sum(1, dtype=torch.float64)
-            wrong += record.wrong.sum(1, dtype=torch.float64)
-            if record.reconstruction_losses is not None:
-                reconstruction += record.reconstruction_losses.mean(1)
-        size = self.problem.training_size
-        measured = {"train_loss": loss / size, "train_error": wrong / size}
+                noise = draw(samples.shape[1]) if draw else []
+            runner = self._captured(kind, step, samples, noise) if samples.shape[1] == self.problem.batch_size else step
+            runner(samples, noise)
+        return len(batches)
+
+    def _captured(self, kind: str, step: Step, samples: Tensor, noise: list[Tensor]) -> Step:
+        """The step as a CUDA graph where that can be: on a GPU, for rules that allow it, with nothing being timed."""
+        if self.device.type != "cuda" or not self.method.capturable or self.pack.clock.device:
+            return step
+        if kind not in self._graphs:
+            shapes = [tuple(draws.shape) for draws in noise]
+            size = (samples.shape[0], samples.shape[1])
+            self._graphs[kind] = CapturedStep(step, size, shapes, self.dtype, self.device)
+        return self._graphs[kind]
+
+    def _joint_epoch(self) -> None:
+        batches, size = self._train_epoch("joint"), self.problem.training_size
+        measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
         if self.method.trains_feedback:
-            measured["reconstruction_loss"] = reconstruction / len(batches)
+            measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
         measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
         measured["test_loss"], measured["test_error"] = self._evaluate_test()
         self._record({name: values.tolist() for name, values in measured.items()})
 
     def _feedback_epoch(self) -> None:
-        draw = self._noise_source()
-        total = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
-        for samples in self._minibatches():
-            x, _ = self.problem.batch(samples, self.dtype)
-            if draw:
-                total += self.pack.feedback_step(x, draw(samples.shape[1])).mean(1)
-        ok = [math.isfinite(t) and finite for t, finite in zip(total.tolist(), self.pack.finite(), strict=True)]
+        self._train_epoch("feedback")
+        totals = self._totals["reconstruction"].tolist()
+        ok = [math.isfinite(t) and finite for t, finite in zip(totals, self.pack.finite(), strict=True)]
         self._drop({p: "diverged" for p, fine in zip(self.alive, ok, strict=True) if not fine})
 
     def _record(self, measured: dict[str, list[float]]) -> None:
@@ -257,7 +288,14 @@ class Trainer:
         rows = [row for row, p in enumerate(self.alive) if p not in leaving]
         self.alive = [self.alive[row] for row in rows]
         if rows:
-            self.pack = self.pack.select(rows)
+            self._use(self.pack.select(rows))
+
+    def _use(self, pack: PackState) -> None:
+        """Train this pack from now on; what was captured or counted of another goes."""
+        self.pack = pack
+        self._graphs: dict[str, CapturedStep] = {}
+        names = ("loss", "wrong", "reconstruction")
+        self._totals = {n: torch.zeros(pack.members, dtype=torch.float64, device=self.device) for n in names}
 
     def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
@@ -307,7 +345,7 @@ class Trainer:
         self.position, self.elapsed = checkpoint["position"], checkpoint["elapsed"]
         self.histories = [MemberHistory(h["curves"], h["status"]) for h in checkpoint["histories"]]
         self.alive = list(checkpoint["alive"])
-        self.pack = self.pack.select(self.alive)
+        self._use(self.pack.select(self.alive))
         self.pack.restore(checkpoint["pack"])
 
 

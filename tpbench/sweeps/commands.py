@@ -17,6 +17,7 @@ from tpbench.sweeps.driver import Resources, Sweep, SweepResult
 from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, plan_seeds
 from tpbench.sweeps.progress import Display
 from tpbench.sweeps.quiet import noise_to
+from tpbench.sweeps.sizing import choose_pack
 from tpbench.sweeps.spaces import load_configuration, published_configuration, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
 
@@ -110,13 +111,23 @@ class SweepOptions:
     epochs: int | None
     space: Path | None
     search_seed: int
-    pack: int
+    pack: int | None
+    """Members per pack; None: measured."""
     resources: Resources
 
 
 def machine_cpus() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _measured_pack(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> int:
+    concurrent = options.resources.concurrent
+    return choose_pack(
+        cell.workload, cell.method, trials=options.trials, concurrent=concurrent,
+        threads=int(options.resources.per_pack(concurrent)["cpu"]), device=settings.device,
+        precision=settings.precision,
+    )  # fmt: skip
 
 
 def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> SweepResult:
@@ -135,12 +146,15 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     )
     wanted = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
-        options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack,
+        options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
         options.resources.concurrent,
     )  # fmt: skip
     folder = SweepFolder(Path(settings.results) / "sweeps" / wanted.id)
+    if options.pack is None and not folder.exists:
+        wanted = replace(wanted, pack=_measured_pack(cell, options, settings))
     definition, journal = folder.begin(wanted)
     with interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:
-        view.say(f"sweep {definition.id}: {definition.trials} configurations, then {len(definition.seeds)} seeds")
+        trials = f"{definition.trials} configurations in packs of {definition.pack}"
+        view.say(f"sweep {definition.id}: {trials}, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")
         return Sweep(definition, space, folder, journal, settings, options.resources, view).run()

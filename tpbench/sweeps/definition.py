@@ -57,13 +57,18 @@ class SweepFolder:
         """Ray Tune's own files; they go when the sweep is done."""
         return self.folder / "ray"
 
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep was begun here."""
+        return (self.folder / "sweep.json").exists()
+
     def begin(self, wanted: SweepDefinition) -> tuple[SweepDefinition, Journal]:
         """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept."""
         path = self.folder / "sweep.json"
-        definition = self.read() if path.exists() else wanted
+        definition = self.read() if self.exists else wanted
         if definition.id != wanted.id:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
-        if not path.exists():
+        if not self.exists:
             write_atomically(path, json.dumps(asdict(wanted), indent=1) + "\n")
         return definition, Journal.open(self.folder / "journal.jsonl")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -89,6 +90,11 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def _outcome(run_id: str, history: MemberHistory) -> Outcome:
     error = history.at_selected("validation_error")
     return Outcome(run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"))
@@ -134,9 +140,29 @@ class PackJob:
         """Train what is missing; one outcome per member of the plan, in its order."""
         outcomes = {run_id: _outcome(run_id, record.history) for run_id, record in self.finished.items()}
         if self.missing:
-            for definition, history in zip(self.missing, self._train(on_epoch), strict=True):
-                outcomes[definition.id] = _outcome(definition.id, history)
+            outcomes |= self._train_or_split(on_epoch)
         return [outcomes[d.id] for d in self.definitions]
+
+    def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, Outcome]:
+        """Train what is missing as one pack, or as two halves where the memory does not suffice."""
+        ids, half = [d.id for d in self.missing], len(self.missing) // 2
+        try:
+            return {i: _outcome(i, history) for i, history in zip(ids, self._train(on_epoch), strict=True)}
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if not half:
+                raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
+        logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
+        if self.settings.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        outcomes: dict[str, Outcome] = {}
+        for part in (self.missing[:half], self.missing[half:]):
+            plan = replace(
+                self.plan, configurations=tuple(d.configuration for d in part), seeds=tuple(d.seed for d in part)
+            )
+            outcomes |= dict(zip([d.id for d in part], PackJob(plan, self.settings).run(on_epoch), strict=True))
+        return outcomes
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every

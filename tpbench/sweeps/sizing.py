@@ -1,0 +1,68 @@
+"""How many configurations a pack of a search should have: measured on this machine, not guessed."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tpbench.engine import UsageError
+from tpbench.workloads import Workload
+from tpbench.workloads.benchmark import measure
+
+_SIZES = (1, 2, 4, 8, 16)
+# A larger pack must train a member this much faster, because it also makes the search blinder.
+_WORTH = 0.95
+# Share of the memory that packs may take; the data set and the system need the rest.
+_MEMORY_SHARE = 0.6
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def choose_pack(
+    workload: Workload, method: str, *, trials: int, concurrent: int, threads: int, device: str, precision: str
+) -> int:
+    """The smallest pack size beyond which members do not get noticeably cheaper.
+
+    Limited so that the search has at least four packs for every worker (all of them have work, and TPE learns from
+    results while there is something left to suggest), and by memory.
+
+    Args:
+        trials: configurations of the search.
+        concurrent: packs that train at once.
+        threads: CPU threads of each.
+    """
+    limit = max(1, trials // (4 * concurrent))
+    before, chosen, cost = torch.get_num_threads(), 1, float("inf")
+    torch.set_num_threads(threads)
+    try:
+        memory = free_memory(device) * _MEMORY_SHARE / concurrent
+        for size in _SIZES:
+            if size > limit:
+                break
+            row = measure(workload, method, size, device, precision, seconds=0.2)
+            per_member = 1 / row.member_epochs_per_second
+            if per_member > _WORTH * cost or (row.peak_memory or 0) > memory:
+                break
+            chosen, cost = size, per_member
+    finally:
+        torch.set_num_threads(before)
+    return chosen
+
+
+def parse_pack(text: str) -> int | None:
+    """``auto`` (None) or a number.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and int(text)):
+        raise UsageError(f"--pack '{text}': write 'auto' or a number from 1 to 9999")
+    return int(text)

@@ -1,0 +1,155 @@
+"""How fast packs train: on made-up data of a workload's shape, so that no data set is needed."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tpbench.engine import PRECISIONS, Problem, Trainer, get_method
+from tpbench.engine.clock import PHASES, Clock
+from tpbench.engine.operations import joint_operations, step_bytes
+from tpbench.workloads.catalogue import Workload
+
+# Any valid numbers will do: the time of a step does not depend on them.
+_HYPERPARAMETERS = {
+    "lr": 1e-3, "lr_eta": 3e-5, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-4,
+    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
+}  # fmt: skip
+
+# Samples of the paper's training split, which decide how many steps an epoch has.
+_TRAINING_SIZES = {"digits": 1197, "cifar10": 45_000}
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One measurement. Times are seconds, rates operations per second, memory bytes."""
+
+    workload: str
+    method: str
+    pack: int
+    device: str
+    precision: str
+    step_seconds: float
+    member_epochs_per_second: float
+    """Joint epochs of one member, evaluation not counted."""
+    operations_per_member_step: int
+    bytes_per_member_step: int
+    rate: float
+    product_rate: float
+    """What a 2048 x 2048 product reaches in the same process."""
+    fraction: float
+    """rate / product_rate"""
+    phases: dict[str, float]
+    """Share of each phase."""
+    peak_memory: int | None
+
+
+def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
+    """Operations per second of a square matrix product: the median of several, as for the steps."""
+    a = torch.randn(size, size, dtype=PRECISIONS[precision], device=device)
+    b = torch.randn_like(a)
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        torch.mm(a, b)
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / median(times)
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _problem(workload: Workload, steps: int) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    count = workload.batch_size * (steps + 1)
+    sizes = workload.architecture.sizes
+    x = torch.randint(0, 256, (count, sizes[0]), dtype=torch.uint8, generator=generator)
+    y = torch.randint(0, sizes[-1], (count,), generator=generator)
+    few = slice(0, workload.batch_size)
+    return Problem(
+        workload.architecture, x, y, x[few], y[few], workload.batch_size, workload.batch_size, *workload.affine,
+        trained_layers=workload.trained_layers,
+    )  # fmt: skip
+
+
+def _reset_peak(device: str) -> bool:
+    """Start measuring peak memory anew; False where the system cannot."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak(device: str) -> int | None:
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else None
+
+
+def measure(
+    workload: Workload, method: str, pack: int, device: str, precision: str, *, seconds: float = 2.0
+) -> BenchmarkRow:
+    """Joint training of one pack: the median step of several short epochs, and the share of each phase."""
+    on_gpu = device.startswith("cuda")
+    rule, steps = get_method(method), 100 if on_gpu else 5
+    configuration = {name: _HYPERPARAMETERS[name] for name in rule.hyperparameters}
+    resettable = _reset_peak(device)
+    trainer = Trainer(
+        rule, _problem(workload, steps), [configuration] * pack, list(range(pack)), epochs=10**6, precision=precision,
+        device=device,
+    )  # fmt: skip
+    trainer.advance()
+    clock = Clock(torch.device(device))
+    if not on_gpu:
+        trainer.pack.clock = clock
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        before, started = sum(clock.seconds.values()), time.perf_counter()
+        trainer.advance()
+        # Timing phases keeps a GPU from replaying its graph: there the whole epoch counts, its small evaluation too.
+        spent = time.perf_counter() - started if on_gpu else sum(clock.seconds.values()) - before
+        times.append(spent / steps)
+    step = median(times)
+    if on_gpu:
+        trainer.pack.clock = clock
+        trainer.advance()
+    total = sum(clock.seconds.values())
+    trained = trainer.problem.trained
+    operations = joint_operations(rule, workload.architecture, workload.batch_size, trained)
+    element = PRECISIONS[precision].itemsize
+    steps_per_epoch = math.ceil(_TRAINING_SIZES.get(workload.dataset, 55_000) / workload.batch_size)
+    peak = product_rate(precision, device)
+    return BenchmarkRow(
+        workload.name, method, pack, device, precision, step, pack / (step * steps_per_epoch), operations,
+        step_bytes(rule, workload.architecture, workload.batch_size, trained, element), operations * pack / step, peak,
+        operations * pack / step / peak, {name: clock.seconds[name] / total for name in PHASES},
+        _peak(device) if resettable else None,
+    )  # fmt: skip
+
+
+def measure_all(
+    workloads: list[Workload], methods: list[str], packs: list[int], device: str, precision: str, seconds: float
+) -> Iterator[BenchmarkRow]:
+    """Every combination that makes sense, as it is measured."""
+    for workload in workloads:
+        for method in methods:
+            if method not in workload.excluded_methods:
+                for pack in packs:
+                    yield measure(workload, method, pack, device, precision, seconds=seconds)
