@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,41 @@ CONFIGURATION = {
     "lr": 1e-2, "lr_eta": 3e-4, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-3,
     "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
 }  # fmt: skip
+
+
+@dataclass
+class Ended:
+    """How a command ended, named as in ``subprocess.CompletedProcess``."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Inside = Callable[..., Ended]
+
+
+@pytest.fixture
+def tpbench_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    """The command line's entry point in this process, which saves the two seconds that torch takes to import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> Ended:
+        from tpbench.cli import main
+
+        monkeypatch.setattr("sys.argv", ["tpbench", *arguments])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return Ended(code if isinstance(code, int) else 1, captured.out, captured.err)
+
+    return call
+
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 

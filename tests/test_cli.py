@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import CONFIGURATION, SHARED, CommandLine
+from tests.conftest import CONFIGURATION, SHARED, CommandLine, Inside
 from tpbench.engine import METHODS
 from tpbench.workloads import WORKLOADS
 
@@ -23,11 +23,11 @@ def write_configuration(folder: Path, method: str) -> str:
     return str(path)
 
 
-def test_listings(tpbench: CommandLine) -> None:
-    methods, workloads = tpbench("methods").stdout, tpbench("workloads").stdout
+def test_listings(tpbench_inside: Inside) -> None:
+    methods, workloads = tpbench_inside("methods").stdout, tpbench_inside("workloads").stdout
     assert all(name in methods for name in METHODS)
     assert all(name in workloads for name in WORKLOADS)
-    assert tpbench("--version").stdout.startswith("tpbench ")
+    assert tpbench_inside("--version").stdout.startswith("tpbench ")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_listings(tpbench: CommandLine) -> None:
         (["sweep", "digits", "bp", "--epochs", "-3"], "--epochs"),
         (["sweep", "digits", "bp", "--space", "absent.yaml"], "absent.yaml: could not be read"),
         (["sweep", "digits", "bp", "--pack", "many"], "--pack 'many'"),
-        (["bench", "--methods", "pb"], "unknown method 'pb': did you mean 'bp'?"),
+        (["bench", "--methods", "bpp"], "unknown method 'bpp': did you mean 'bp'?"),
         (["bench", "--precision", "tf32", "--device", "cpu", "--workloads", "digits"], "on a GPU only"),
         (["run", "digits", "bp"], "no published configuration of bp on digits"),
         (["run", "digits", "bp", "--config", "absent.yaml"], "neither 'published', 'best' nor a file"),
@@ -56,8 +56,10 @@ def test_listings(tpbench: CommandLine) -> None:
         (["swep"], "swep"),
     ],
 )
-def test_bad_usage_is_one_clear_error_and_exit_code_2(tpbench: CommandLine, arguments: list[str], message: str) -> None:
-    result = tpbench(*arguments)
+def test_bad_usage_is_one_clear_error_and_exit_code_2(
+    tpbench_inside: Inside, arguments: list[str], message: str
+) -> None:
+    result = tpbench_inside(*arguments)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -73,10 +75,10 @@ def test_bad_usage_is_one_clear_error_and_exit_code_2(tpbench: CommandLine, argu
     ],
 )
 def test_failed_work_is_one_clear_error_and_exit_code_1(
-    tpbench: CommandLine, tmp_path: Path, arguments: list[str], message: str
+    tpbench_inside: Inside, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "bad.npz").write_bytes(b"PK")
-    result = tpbench(*arguments)
+    result = tpbench_inside(*arguments)
     assert result.returncode == 1, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr

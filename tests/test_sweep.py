@@ -68,7 +68,8 @@ def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Pat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [
-        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2", "--epochs", "60",
+        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2",
+        "--epochs", "60",
     ]  # fmt: skip
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
