@@ -153,3 +153,19 @@ def test_runs_and_benchmarks_need_no_ray(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, *arguments]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert result.returncode == 0, result.stderr
+
+
+def test_doctor_names_what_is_missing_and_the_remedy(
+    tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = tpbench_inside("doctor")
+    assert healthy.returncode == 0
+    assert "tpbench data get cifar10" in " ".join(healthy.stdout.split())
+    assert "0 damaged files" in healthy.stdout
+    runs = tmp_path / "results" / "runs"
+    runs.mkdir(parents=True)
+    (runs / f"{'0' * 24}.json").write_text("{}")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    sick = tpbench_inside("doctor").stdout
+    assert "1 damaged files" in sick
+    assert "unset RAY_AUTH_MODE" in sick

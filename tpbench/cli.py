@@ -28,7 +28,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets: download, import, list.", no_args_is_help=True)
 verify_app = typer.Typer(help="Check the engine against numbers made elsewhere.", no_args_is_help=True)
+results_app = typer.Typer(help="Look after run stores: check, merge, export.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(results_app, name="results")
 app.add_typer(verify_app, name="verify")
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
@@ -101,6 +103,7 @@ def sweep(
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
     pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
     search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
@@ -116,12 +119,25 @@ def sweep(
     resources = Resources(cpus or machine_cpus(), available if gpus is None else gpus)
     settings = _settings(results, data, precision, "cuda" if resources.gpus else "cpu", checkpoint_every)
     result = run_sweep(
-        cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources), settings
+        cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh), settings
     )
     print("best configuration:")
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
     _print_outcomes(result.outcomes, method, workload)
+
+
+@app.command()
+def sweeps(results: Results = RESULTS) -> None:
+    """The sweeps of a results folder: state, progress and the command that continues each."""
+    from tpbench.sweeps.listing import all_sweeps
+
+    listing = Table("sweep", "state", "searched", "best validation error", "continue with")
+    for status in all_sweeps(results):
+        best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
+        command = status.command if status.state in ("interrupted", "damaged") else ""
+        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
+    print(draw(listing), end="")
 
 
 @app.command()
@@ -182,6 +198,61 @@ def show_leaderboard(
     print(render_leaderboard(board), end="")
     print(f"written: {write_leaderboard(store)}")
     _warn_damaged(store)
+
+
+@results_app.command("check")
+def results_check(results: Results = RESULTS) -> None:
+    """Verify the checksum of every run file."""
+    from tpbench.results.maintenance import check_store
+
+    whole, wrong = check_store(RunStore(results))
+    print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
+    for message in wrong:
+        typer.echo(message, err=True)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@results_app.command("merge")
+def results_merge(
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="The store whose runs are copied.")],
+    target: Annotated[Path, typer.Argument(metavar="INTO", help="The store they are added to.")],
+) -> None:
+    """Copy the runs of one store into another."""
+    from tpbench.results.maintenance import merge_stores
+
+    store = RunStore(source)
+    new, known = merge_stores(store, RunStore(target))
+    print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
+    _warn_damaged(store)
+
+
+@results_app.command("export")
+def results_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
+    results: Results = RESULTS,
+) -> None:
+    """Write one row per run to a file."""
+    from tpbench.results.maintenance import export_runs
+
+    store = RunStore(results)
+    print(f"{export_runs(store, file, form)} runs written to {file}")
+    _warn_damaged(store)
+
+
+@app.command()
+def doctor(results: Results = RESULTS, data: Data = None) -> None:
+    """What this installation is made of, what is wrong with it and how to mend it; exit code 1 if sweeps cannot work."""
+    from tpbench.sweeps.doctor import examine
+
+    findings = list(examine(results, data))
+    listing = Table("what", "state", "how to mend it")
+    for finding in findings:
+        listing.add_row(finding.subject, finding.state, finding.remedy)
+    print(draw(listing), end="")
+    if any(f.state == "not installed" or "cannot be written" in f.remedy for f in findings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -114,6 +114,8 @@ class SweepOptions:
     pack: int | None
     """Members per pack; None: measured."""
     resources: Resources
+    fresh: bool = False
+    """Start another sweep though there is one."""
 
 
 def machine_cpus() -> int:
@@ -149,11 +151,11 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
         options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
         options.resources.concurrent,
     )  # fmt: skip
-    folder = SweepFolder(Path(settings.results) / "sweeps" / wanted.id)
+    folder = SweepFolder.latest(Path(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
     if options.pack is None and not folder.exists:
         wanted = replace(wanted, pack=_measured_pack(cell, options, settings))
-    definition, journal = folder.begin(wanted)
-    with interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:
+    with folder.lock(), interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:
+        definition, journal = folder.begin(wanted, settings.command)
         trials = f"{definition.trials} configurations in packs of {definition.pack}"
         view.say(f"sweep {definition.id}: {trials}, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,52 @@ class SweepFolder:
         """Whether a sweep was begun here."""
         return (self.folder / "sweep.json").exists()
 
-    def begin(self, wanted: SweepDefinition) -> tuple[SweepDefinition, Journal]:
+    @property
+    def journal_path(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def command(self) -> str:
+        """The command that began or last continued the sweep."""
+        try:
+            return (self.folder / "command").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process is at work on the sweep."""
+        try:
+            with (self.folder / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes off the sweep. The system lets go when the process ends, however it ends.
+
+        Raises:
+            TpbenchError: another process is at work on it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / "lock").open("wb")
+        except OSError as error:
+            raise TpbenchError(f"{self.folder}: could not be written ({error.strerror or error})") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TpbenchError(
+                    f"the sweep {self.folder.name} is running already: see 'tpbench sweeps'; --fresh starts another"
+                ) from None
+            yield
+
+    def begin(self, wanted: SweepDefinition, command: str) -> tuple[SweepDefinition, Journal]:
         """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept."""
         path = self.folder / "sweep.json"
         definition = self.read() if self.exists else wanted
@@ -70,7 +117,19 @@ class SweepFolder:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
         if not self.exists:
             write_atomically(path, json.dumps(asdict(wanted), indent=1) + "\n")
-        return definition, Journal.open(self.folder / "journal.jsonl")
+        write_atomically(self.folder / "command", command + "\n")
+        return definition, Journal.open(self.journal_path)
+
+    @classmethod
+    def latest(cls, sweeps: Path, sweep_id: str, *, fresh: bool) -> SweepFolder:
+        """The folder of the newest sweep of that id; with ``fresh``, of one after it (``-2``, ``-3``, ...)."""
+        folder, number = cls(sweeps / sweep_id), 2
+        while folder.exists:
+            following = cls(sweeps / f"{sweep_id}-{number}")
+            if not (following.exists or fresh):
+                break
+            folder, number = following, number + 1
+        return folder
 
     def read(self) -> SweepDefinition:
         """The definition that is written there.

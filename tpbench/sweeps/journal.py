@@ -41,7 +41,21 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Read a journal, or begin one. A last line that a crash cut short is dropped.
+        """Read a journal to go on with it, or begin one. A last line that a crash cut short is cut off.
+
+        Raises:
+            TpbenchError: a line before the last is damaged.
+        """
+        journal = cls.read(path)
+        if path.exists():
+            whole = path.read_bytes().rfind(b"\n") + 1
+            with path.open("rb+") as file:
+                file.truncate(whole)
+        return journal
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """Read a journal without touching it; a last line that a crash cut short is passed over.
 
         Raises:
             TpbenchError: a line before the last is damaged.
@@ -51,15 +65,12 @@ class Journal:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise TpbenchError(f"{path}: could not be read ({error}); start another sweep with --fresh") from error
-        complete, newline, torn = text.rpartition("\n")
+        complete = text.rpartition("\n")[0]
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
                 journal._apply(json.loads(line))
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise TpbenchError(f"{path}:{number}: damaged ({error}); start another sweep with --fresh") from error
-        if torn:
-            with path.open("r+", encoding="utf-8") as file:
-                file.truncate(len((complete + newline).encode()))
         return journal
 
     def _apply(self, event: Mapping[str, Any]) -> None:

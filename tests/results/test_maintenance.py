@@ -1,0 +1,59 @@
+"""Checking, merging and exporting stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Inside
+from tests.results.records import record
+from tpbench.results import RunStore
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[RunStore, RunStore]:
+    """a has the seeds 0-2, b the seeds 2-4."""
+    a, b = RunStore(tmp_path / "a"), RunStore(tmp_path / "b")
+    for seed in range(3):
+        a.publish(record(seed=seed))
+        b.publish(record(seed=seed + 2))
+    return a, b
+
+
+def test_merge_copies_what_is_new(stores: tuple[RunStore, RunStore], tpbench_inside: Inside) -> None:
+    _, b = stores
+    before = {p.name: p.read_bytes() for p in b.runs.iterdir()}
+    assert "2 runs copied, 1 there already" in tpbench_inside("results", "merge", "a", "b").stdout
+    assert sorted(r.definition.seed for r in b.records()) == [0, 1, 2, 3, 4]
+    assert {name: (b.runs / name).read_bytes() for name in before} == before
+    assert "0 runs copied, 3 there already" in tpbench_inside("results", "merge", "a", "b").stdout
+    assert tpbench_inside("results", "merge", "absent", "b").returncode == 2
+
+
+def test_check_names_what_is_damaged_and_touches_nothing(
+    stores: tuple[RunStore, RunStore], tpbench_inside: Inside
+) -> None:
+    a, _ = stores
+    assert "3 runs whole, 0 damaged" in tpbench_inside("results", "check", "--results", "a").stdout
+    path = a.publish(record(seed=7))
+    path.write_text(path.read_text()[:-9])
+    result = tpbench_inside("results", "check", "--results", "a")
+    assert result.returncode == 1
+    assert path.name in result.stderr
+    assert path.exists()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_export_has_a_row_per_run(
+    stores: tuple[RunStore, RunStore], tmp_path: Path, tpbench_inside: Inside, form: str
+) -> None:
+    name = f"runs.{form}"
+    result = tpbench_inside("results", "export", name, "--format", form, "--results", "a")
+    assert result.returncode == 0, result.stderr
+    frame = pd.read_csv(tmp_path / name) if form == "csv" else pd.read_parquet(tmp_path / name)
+    assert sorted(frame.seed) == [0, 1, 2]
+    assert frame.test_error.tolist() == pytest.approx([3.0] * 3)
+    assert frame.hp_lr.tolist() == [1e-3] * 3
+    assert tpbench_inside("results", "export", name, "--format", "xml").returncode == 2

@@ -1,0 +1,111 @@
+"""Sweeps that are killed, and continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CommandLine
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = (
+    "sweep", "digits", "ddtp-linear", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "25",
+    "--checkpoint-every", "2",
+)  # fmt: skip
+
+
+def store(folder: Path) -> dict[str, Any]:
+    """Every run's definition and numbers, without what differs from one execution to the next."""
+    runs = [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
+    return {run["id"]: (run["definition"], run["curves"], run["status"]) for run in runs}
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    with (folder / "output").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tpbench.cli", *ARGUMENTS], cwd=folder, stdout=output, stderr=output
+        )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the sweep ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def journal(folder: Path) -> str:
+    paths = list(folder.glob("results/sweeps/*/journal.jsonl"))
+    return paths[0].read_text() if paths else ""
+
+
+def trainers() -> set[int]:
+    """Ray's processes that train a pack."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"ray::" in path.read_bytes():
+                found.add(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert start(folder).wait(timeout=240) == 0, (folder / "output").read_text()
+    return store(folder)
+
+
+def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
+    undisturbed: dict[str, Any], tmp_path: Path, tpbench: CommandLine
+) -> None:
+    process = start(tmp_path)
+    wait_for(lambda: '"ended"' in journal(tmp_path), process)
+    second = tpbench(*ARGUMENTS)
+    assert second.returncode == 1
+    assert "is running already" in second.stderr
+    assert "running" in tpbench("sweeps").stdout
+    process.kill()
+    process.wait()
+    kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
+    listing = tpbench("sweeps").stdout
+    assert "interrupted" in listing
+    assert "tpbench " + " ".join(ARGUMENTS) in " ".join(listing.split())
+
+    process = start(tmp_path)
+    wait_for(lambda: b"final runs" in (tmp_path / "output").read_bytes(), process)
+    process.kill()
+    process.wait()
+    assert journal(tmp_path).count('"suggested"') == 3
+
+    assert start(tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    assert store(tmp_path) == undisturbed
+    assert journal(tmp_path).count('"suggested"') == 3  # no suggestion was asked for twice
+    now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
+    assert {name: now[name] for name in kept} == kept  # no finished run was trained again
+    assert "done" in tpbench("sweeps").stdout
+
+
+def test_killing_a_process_that_trains_costs_epochs_only(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    before = trainers()
+    process = start(tmp_path)
+    wait_for(lambda: bool(list(tmp_path.glob("results/checkpoints/*.pt"))), process)
+    victims = trainers() - before
+    assert victims
+    os.kill(victims.pop(), signal.SIGKILL)
+    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    assert store(tmp_path) == undisturbed

@@ -1,0 +1,78 @@
+"""``tpbench doctor``: what this installation is made of, what is wrong with it and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from tpbench.engine import TpbenchError
+from tpbench.results import RunStore
+from tpbench.results.maintenance import check_store
+from tpbench.sweeps.sizing import free_memory
+from tpbench.workloads import DATASETS, default_folder, load
+
+PACKAGES = ("tpbench", "torch", "torchvision", "ray", "hyperopt", "numpy", "pandas", "scikit-learn")
+# Without these, sweeps do not work, but runs and tables do.
+_FOR_SWEEPS = ("ray", "hyperopt")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``remedy`` is empty where nothing is wrong."""
+
+    subject: str
+    state: str
+    remedy: str = ""
+
+
+def examine(results: Path, data: Path | None) -> Iterator[Finding]:
+    """Look at versions, devices, memory, the data cache, the store and Ray's authentication."""
+    yield Finding("python", platform.python_version())
+    yield from _packages()
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    yield Finding("GPUs", ", ".join(names) or "none: packs train on the CPU")
+    yield Finding("CPU threads", str(torch.get_num_threads()))
+    free = free_memory("cpu")
+    low = "a cifar10 ddtp-rhl pack of 10 needs about 3 GiB: choose a smaller --pack" if free < 3 * 2**30 else ""
+    yield Finding("free memory", f"{free / 2**30:.1f} GiB", low)
+    yield from _datasets(data)
+    yield from _store(results)
+    disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
+    yield Finding(
+        "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "left to Ray (token)",
+        "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
+    )  # fmt: skip
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding(name, version(name))
+        except PackageNotFoundError:
+            what = "; 'tpbench sweep' needs it" if name in _FOR_SWEEPS else ""
+            yield Finding(name, "not installed", f"pip install {name}{what}")
+
+
+def _datasets(data: Path | None) -> Iterator[Finding]:
+    yield Finding("data folder", str(data or default_folder()))
+    for name in DATASETS:
+        try:
+            yield Finding(f"data set {name}", load(name, data).label or "exact")
+        except TpbenchError as error:
+            yield Finding(f"data set {name}", "not usable", str(error))
+
+
+def _store(results: Path) -> Iterator[Finding]:
+    store = RunStore(results)
+    whole, wrong = check_store(store)
+    remedy = f"'tpbench results check --results {results}' names the files; train them again" if wrong else ""
+    existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        remedy = f"{existing} cannot be written: choose another folder with --results"
+    yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy)

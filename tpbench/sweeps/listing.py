@@ -1,0 +1,45 @@
+"""Which sweeps a results folder holds, and how far each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpbench.engine import TpbenchError
+from tpbench.sweeps.definition import SweepFolder
+from tpbench.sweeps.journal import Journal
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """One sweep as a person asks about it."""
+
+    name: str
+    state: str
+    """running, interrupted, done or damaged"""
+    searched: int
+    trials: int
+    best: float | None
+    """Lowest validation error of the search so far, a fraction."""
+    command: str
+    """Continues it, or says what is wrong."""
+
+
+def sweep_status(folder: SweepFolder) -> SweepStatus:
+    """Read a sweep's folder; a damaged one is reported, not raised."""
+    name = folder.folder.name
+    try:
+        definition, journal = folder.read(), Journal.read(folder.journal_path)
+    except TpbenchError as error:
+        return SweepStatus(name, "damaged", 0, 0, None, str(error))
+    best = journal.best()
+    state = "done" if journal.final is not None else "running" if folder.locked else "interrupted"
+    return SweepStatus(
+        name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None, folder.command
+    )
+
+
+def all_sweeps(results: Path) -> list[SweepStatus]:
+    """Every sweep below a results folder, by name."""
+    folders = sorted(path for path in (results / "sweeps").glob("*") if path.is_dir())
+    return [sweep_status(SweepFolder(path)) for path in folders]
