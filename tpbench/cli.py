@@ -243,7 +243,7 @@ def results_export(
 
 @app.command()
 def doctor(results: Results = RESULTS, data: Data = None) -> None:
-    """What this installation is made of, what is wrong with it and how to mend it; exit code 1 if sweeps cannot work."""
+    """What this installation is made of, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
     from tpbench.sweeps.doctor import examine
 
     findings = list(examine(results, data))
