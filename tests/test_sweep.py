@@ -42,17 +42,6 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 7
 
 
-def test_the_same_seed_gives_the_same_sweep(tpbench: CommandLine, tmp_path: Path) -> None:
-    stores = []
-    for name in ("a", "b"):
-        result = tpbench(
-            "sweep", "digits", "bp", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "2", "--results", name
-        )
-        assert result.returncode == 0, result.stderr
-        stores.append({p.name: json.loads(p.read_text())["curves"] for p in (tmp_path / name / "runs").glob("*.json")})
-    assert stores[0] == stores[1]
-
-
 def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Path) -> None:
     space = tmp_path / "hopeless.yaml"
     space.write_text(

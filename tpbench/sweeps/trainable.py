@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,6 +12,9 @@ from ray import tune
 
 from tpbench.engine import EpochReport
 from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
+
+# Seconds between a trial's reports.
+_REPORT_INTERVAL = 1.0
 
 
 def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSettings, constants: Mapping[str, float],
@@ -29,7 +33,14 @@ def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSetti
     seeds = tuple(plan.seeds[k % len(plan.seeds)] for k in range(len(configurations)))
     job = PackJob(replace(plan, configurations=configurations, seeds=seeds), settings)
 
+    last = time.monotonic()
+
     def report(epoch: EpochReport) -> None:
+        # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
+        nonlocal last
+        if time.monotonic() - last < _REPORT_INTERVAL:
+            return
+        last = time.monotonic()
         # Not "done": that word is Tune's, and would end the trial.
         share = epoch.done / epoch.total
         tune.report({"share": share, "best": epoch.best_validation_error, "alive": epoch.alive})
