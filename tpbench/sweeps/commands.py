@@ -149,7 +149,8 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     wanted = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
-        options.resources.concurrent,
+        # One more than train at once: a worker that gets done finds its next pack waiting, and Tune keeps its process.
+        options.resources.concurrent + 1,
     )  # fmt: skip
     folder = SweepFolder.latest(Path(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
     if options.pack is None and not folder.exists:

@@ -34,7 +34,7 @@ class SweepDefinition:
     pack: int
     """Members per pack of the search."""
     lag: int
-    """Packs in flight (see :class:`tpbench.sweeps.search.PackedSearch`)."""
+    """Packs in flight or waiting (see :class:`tpbench.sweeps.search.PackedSearch`)."""
 
     @property
     def id(self) -> str:

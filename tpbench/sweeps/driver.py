@@ -117,7 +117,7 @@ class Sweep:
         self.view.start("search", d.trials, done)
         if done < d.trials:
             search = PackedSearch(inner, self.journal, trials=d.trials, pack=d.pack, lag=d.lag)
-            errors = self._tune(search, self._plan(), d.lag, "search")
+            errors = self._tune(search, self._plan(), self.resources.concurrent, "search")
             if errors and all(not pack.outcomes for pack in self.journal.packs):
                 raise TpbenchError(f"every pack of the search failed: {errors[0]}; see {self.folder.log}")
         self.view.end("search")

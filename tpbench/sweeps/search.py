@@ -17,15 +17,15 @@ class PackedSearch(Searcher):
     """Hands out packs of suggestions of an inner searcher, in an order that does not depend on timing.
 
     Pack n is suggested when, and only when, the inner searcher has been told the results of the packs up to n - lag, in
-    their order. With ``lag`` the number of packs that train at once, all workers are busy while packs take about the
-    same time, and the same seed gives the same search on every machine and after every interruption.
+    their order. With ``lag`` one more than the packs that train at once, all workers are busy while packs take about
+    the same time, and the same seed gives the same search on every machine and after every interruption.
 
     Args:
         inner: makes the inner searcher, anew from its seed.
         journal: what was suggested and how it ended; entries that are there already are replayed.
         trials: suggestions in all.
         pack: members per pack.
-        lag: packs in flight.
+        lag: packs in flight or waiting.
     """
 
     def __init__(self, inner: Callable[[], Searcher], journal: Journal, *, trials: int, pack: int, lag: int) -> None:
