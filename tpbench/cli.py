@@ -67,11 +67,15 @@ def _main(
     pass
 
 
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+
+
 def _settings(results: Path, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
     from tpbench.sweeps.packs import PackSettings, choose_device
 
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    _check_precision(precision)
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
         str(results), str(data) if data else None, precision, choose_device(device), checkpoint_every, command
@@ -310,8 +314,7 @@ def bench(
     from tpbench.sweeps.packs import choose_device
     from tpbench.workloads.benchmark import measure_all
 
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    _check_precision(precision)
     chosen = [WORKLOADS[name] for name in _names(workloads, WORKLOADS, "workload")]
     rules = _names(methods, all_methods(), "method")
     rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
@@ -379,8 +382,7 @@ def verify_fixtures(
     """Run the engine on golden files and print the largest relative errors."""
     from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
 
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    _check_precision(precision)
     reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
     listing = Table("file", "method", *QUANTITIES, "verdict", title=f"Largest relative errors, {precision}")
     for report in reports:

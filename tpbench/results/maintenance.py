@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.results.runs import RunRecord, percent
-from tpbench.results.store import RunStore
+from tpbench.results.runs import percent
+from tpbench.results.store import RunStore, read_run
 
 EXPORT_FORMATS = ("csv", "parquet")
 
@@ -18,13 +18,11 @@ def check_store(store: RunStore) -> tuple[int, list[str]]:
     whole, wrong = 0, []
     for path in sorted(store.runs.glob("*.json")):
         try:
-            record = RunRecord.from_json(path.read_text(encoding="utf-8"), str(path))
-            if record.definition.id != path.stem:
-                raise TpbenchError(f"{path}: holds the run {record.definition.id}")
+            read_run(path)
             whole += 1
         except TpbenchError as error:
             wrong.append(str(error))
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             wrong.append(f"{path}: could not be read ({error})")
     wrong += [f"{path}: set aside as damaged earlier" for path in sorted(store.runs.glob("*.damaged"))]
     return whole, wrong

@@ -11,6 +11,19 @@ from tpbench.engine.files import atomic_write
 from tpbench.results.runs import RunRecord
 
 
+def read_run(path: Path) -> RunRecord:
+    """Read and check one run file; changes nothing.
+
+    Raises:
+        OSError: it cannot be read.
+        TpbenchError: it is damaged, or holds another run than its name says.
+    """
+    record = RunRecord.from_json(path.read_bytes().decode("utf-8", errors="replace"), str(path))
+    if record.definition.id != path.stem:
+        raise TpbenchError(f"{path}: holds the run {record.definition.id}")
+    return record
+
+
 @dataclass
 class RunStore:
     """The runs below ``folder/runs``.
@@ -36,21 +49,14 @@ class RunStore:
         """The run of that id, or None if it is not there; a damaged file is set aside and counts as not there."""
         path = self.path(run_id)
         try:
-            text = path.read_text(encoding="utf-8")
+            return read_run(path)
         except FileNotFoundError:
             return None
-        except UnicodeDecodeError:
-            text = ""
         except OSError as error:
             raise TpbenchError(f"{path}: could not be read ({error.strerror or error})") from error
-        try:
-            record = RunRecord.from_json(text, str(path))
-            if record.definition.id != run_id:
-                raise TpbenchError(f"{path}: holds the run {record.definition.id}")
         except TpbenchError as error:
             self._set_aside(path, str(error))
             return None
-        return record
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = path.with_suffix(".damaged")
