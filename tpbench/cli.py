@@ -17,6 +17,7 @@ from rich.table import Table
 from tpbench import __version__
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, all_methods, unknown
 from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard, write_leaderboard
+from tpbench.results.location import location
 from tpbench.results.tables import FORMATS, draw
 from tpbench.workloads import DATASETS, WORKLOADS, default_folder, download, get_workload, import_file
 
@@ -35,7 +36,7 @@ app.add_typer(verify_app, name="verify")
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The run store.", file_okay=False)]
+Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -49,7 +50,7 @@ Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
 
-RESULTS = Path("results")
+RESULTS = "results"
 
 
 def _version(wanted: bool) -> None:
@@ -72,13 +73,22 @@ def _check_precision(precision: str) -> None:
         raise unknown("precision", precision, PRECISIONS)
 
 
-def _settings(results: Path, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
+def _store(results: str) -> RunStore:
+    """The store of a folder or URL; a file of that name is a slip of the user's."""
+    folder = location(results)
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--results '{results}': this is a file, a folder is needed")
+    return RunStore(folder)
+
+
+def _settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
     from tpbench.sweeps.packs import PackSettings, choose_device
 
     _check_precision(precision)
+    _store(results)
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
-        str(results), str(data) if data else None, precision, choose_device(device), checkpoint_every, command
+        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command
     )
 
 
@@ -137,7 +147,7 @@ def sweeps(results: Results = RESULTS) -> None:
     from tpbench.sweeps.listing import all_sweeps
 
     listing = Table("sweep", "state", "searched", "best validation error", "continue with")
-    for status in all_sweeps(results):
+    for status in all_sweeps(location(results)):
         best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
         command = status.command if status.state in ("interrupted", "damaged") else ""
         listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
@@ -180,7 +190,7 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """A table of the paper, computed from the store, beside the paper's numbers."""
-    store = RunStore(results)
+    store = _store(results)
     text = render(paper_table(store, name.lower()), form)
     _warn_damaged(store)
     print(text, end="" if text.endswith("\n") else "\n")
@@ -194,7 +204,7 @@ def show_leaderboard(
     """All methods of the store, best first; also written to leaderboard.csv in the store's folder."""
     if workload:
         get_workload(workload)
-    store = RunStore(results)
+    store = _store(results)
     board = leaderboard(store, workload)
     if board.empty:
         where = f"of {workload} " if workload else ""
@@ -209,7 +219,7 @@ def results_check(results: Results = RESULTS) -> None:
     """Verify the checksum of every run file."""
     from tpbench.results.maintenance import check_store
 
-    whole, wrong = check_store(RunStore(results))
+    whole, wrong = check_store(_store(results))
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
     for message in wrong:
         typer.echo(message, err=True)
@@ -219,14 +229,14 @@ def results_check(results: Results = RESULTS) -> None:
 
 @results_app.command("merge")
 def results_merge(
-    source: Annotated[Path, typer.Argument(metavar="FROM", help="The store whose runs are copied.")],
-    target: Annotated[Path, typer.Argument(metavar="INTO", help="The store they are added to.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The store whose runs are copied.")],
+    target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
     """Copy the runs of one store into another."""
     from tpbench.results.maintenance import merge_stores
 
-    store = RunStore(source)
-    new, known = merge_stores(store, RunStore(target))
+    store = _store(source)
+    new, known = merge_stores(store, _store(target))
     print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
     _warn_damaged(store)
 
@@ -240,7 +250,7 @@ def results_export(
     """Write one row per run to a file."""
     from tpbench.results.maintenance import export_runs
 
-    store = RunStore(results)
+    store = _store(results)
     print(f"{export_runs(store, file, form)} runs written to {file}")
     _warn_damaged(store)
 
@@ -250,7 +260,7 @@ def doctor(results: Results = RESULTS, data: Data = None) -> None:
     """What this installation is made of, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
     from tpbench.sweeps.doctor import examine
 
-    findings = list(examine(results, data))
+    findings = list(examine(location(results), data))
     listing = Table("what", "state", "how to mend it")
     for finding in findings:
         listing.add_row(finding.subject, finding.state, finding.remedy)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tpbench.engine.errors import TpbenchError
 
 
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that gets its name only when everything is on the disk.
+    """Open a file that gets its name only when everything is on the disk, or in the object store of a URL.
 
     Args:
         path: the name; missing folders are made.
@@ -23,6 +24,9 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     Raises:
         TpbenchError: it cannot be written (no permission, disk full, ...); nothing half-written stays behind.
     """
+    if not isinstance(path, Path):
+        yield from _put(path, replace)
+        return
     part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,3 +56,14 @@ def _name_once(part: Path, path: Path) -> None:
     except OSError:
         # A file system without hard links. Who asks for this writes what the name determines: replacing is harmless.
         part.replace(path)
+
+
+def _put(path: Any, replace: bool) -> Iterator[BinaryIO]:
+    """Write to a URL's path: object stores make an object visible whole, when its last byte has arrived."""
+    buffer = io.BytesIO()
+    yield buffer
+    try:
+        if replace or not path.exists():
+            path.write_bytes(buffer.getvalue())
+    except Exception as error:  # every file system has exceptions of its own
+        raise TpbenchError(f"{path}: could not be written ({error})") from error

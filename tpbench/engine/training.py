@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -362,7 +363,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
         TpbenchError: the file is damaged or belongs to something else.
     """
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location=trainer.device)
+        checkpoint = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location=trainer.device)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise TpbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
     trainer.restore(checkpoint)

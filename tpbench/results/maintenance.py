@@ -22,7 +22,7 @@ def check_store(store: RunStore) -> tuple[int, list[str]]:
             whole += 1
         except TpbenchError as error:
             wrong.append(str(error))
-        except OSError as error:
+        except Exception as error:  # a URL's file system has exceptions of its own
             wrong.append(f"{path}: could not be read ({error})")
     wrong += [f"{path}: set aside as damaged earlier" for path in sorted(store.runs.glob("*.damaged"))]
     return whole, wrong

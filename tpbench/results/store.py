@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,16 +53,17 @@ class RunStore:
             return read_run(path)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise TpbenchError(f"{path}: could not be read ({error.strerror or error})") from error
         except TpbenchError as error:
             self._set_aside(path, str(error))
             return None
+        except Exception as error:  # a URL's file system has exceptions of its own
+            reason = getattr(error, "strerror", None) or error
+            raise TpbenchError(f"{path}: could not be read ({reason})") from error
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = path.with_suffix(".damaged")
         try:
-            path.replace(aside)
+            path.rename(aside)
             self.damaged.append(f"{reason}; it was set aside as {aside.name} and counts as not trained")
         except OSError:
             self.damaged.append(f"{reason}; it counts as not trained")
@@ -95,3 +97,24 @@ def write_atomically(path: Path, text: str) -> None:
     """
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a small text file; it is on the disk when this returns.
+
+    Object stores cannot append, so there the whole object is written again.
+
+    Raises:
+        TpbenchError: it cannot be written.
+    """
+    if not isinstance(path, Path):
+        write_atomically(path, (path.read_text() if path.exists() else "") + line + "\n")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error

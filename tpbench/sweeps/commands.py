@@ -12,6 +12,7 @@ from pathlib import Path
 from tpbench.engine import UsageError, get_method
 from tpbench.engine.errors import InterruptedWork
 from tpbench.results import RunStore, choose_cells
+from tpbench.results.location import absolute, location
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Resources, Sweep, SweepResult
 from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, plan_seeds
@@ -61,7 +62,7 @@ class CellChoice:
         return cls(found, method)
 
 
-def find_configuration(cell: CellChoice, config: str, results: Path) -> dict[str, float]:
+def find_configuration(cell: CellChoice, config: str, results: str) -> dict[str, float]:
     """``published``, ``best`` (of the store) or a file.
 
     Raises:
@@ -70,7 +71,7 @@ def find_configuration(cell: CellChoice, config: str, results: Path) -> dict[str
     if config == "published":
         return published_configuration(cell.workload, cell.method)
     if config == "best":
-        cells = choose_cells(RunStore(results).records())
+        cells = choose_cells(RunStore(location(results)).records())
         found = [c for (w, _, m), c in cells.items() if (w, m) == (cell.workload.name, cell.method)]
         if not found:
             raise UsageError(f"{results} holds no run of {cell.method} on {cell.workload.name} to take the best from")
@@ -143,16 +144,14 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     data = Path(settings.data) if settings.data else None
     _, dataset = load_problem(cell.workload, data)
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
-    settings = replace(
-        settings, results=str(Path(settings.results).resolve()), data=str(data.resolve()) if data else None
-    )
+    settings = replace(settings, results=absolute(settings.results), data=str(data.resolve()) if data else None)
     wanted = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
         # One more than train at once: a worker that gets done finds its next pack waiting, and Tune keeps its process.
         options.resources.concurrent + 1,
     )  # fmt: skip
-    folder = SweepFolder.latest(Path(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
+    folder = SweepFolder.latest(location(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
     if options.pack is None and not folder.exists:
         wanted = replace(wanted, pack=_measured_pack(cell, options, settings))
     with folder.lock(), interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:

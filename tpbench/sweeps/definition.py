@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -50,14 +51,22 @@ class SweepFolder:
     folder: Path
 
     @property
+    def local(self) -> Path:
+        """Where this machine keeps the lock, Ray's log and Ray's files: the folder itself unless that is a URL."""
+        if isinstance(self.folder, Path):
+            return self.folder
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "tpbench" / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
+
+    @property
     def log(self) -> Path:
         """Ray's own output."""
-        return self.folder / "ray.log"
+        return self.local / "ray.log"
 
     @property
     def ray(self) -> Path:
         """Ray Tune's own files; they go when the sweep is done."""
-        return self.folder / "ray"
+        return self.local / "ray"
 
     @property
     def exists(self) -> bool:
@@ -80,7 +89,7 @@ class SweepFolder:
     def locked(self) -> bool:
         """Whether a process is at work on the sweep."""
         try:
-            with (self.folder / "lock").open("rb") as file:
+            with (self.local / "lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -92,14 +101,16 @@ class SweepFolder:
     def lock(self) -> Iterator[None]:
         """Keep other processes off the sweep. The system lets go when the process ends, however it ends.
 
+        Of a sweep at a URL, only other processes of this machine are kept off.
+
         Raises:
             TpbenchError: another process is at work on it, or the folder cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("wb")
+            self.local.mkdir(parents=True, exist_ok=True)
+            file = (self.local / "lock").open("wb")
         except OSError as error:
-            raise TpbenchError(f"{self.folder}: could not be written ({error.strerror or error})") from error
+            raise TpbenchError(f"{self.local}: could not be written ({error.strerror or error})") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

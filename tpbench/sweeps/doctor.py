@@ -72,7 +72,8 @@ def _store(results: Path) -> Iterator[Finding]:
     store = RunStore(results)
     whole, wrong = check_store(store)
     remedy = f"'tpbench results check --results {results}' names the files; train them again" if wrong else ""
-    existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        remedy = f"{existing} cannot be written: choose another folder with --results"
+    if isinstance(results, Path):
+        existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
+        if not os.access(existing, os.W_OK):
+            remedy = f"{existing} cannot be written: choose another folder with --results"
     yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy)

@@ -7,13 +7,13 @@ order, so an interrupted search is continued by replaying it: no suggestion is h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
+from tpbench.results.store import append_line
 from tpbench.sweeps.packs import Outcome
 
 
@@ -47,7 +47,7 @@ class Journal:
             TpbenchError: a line before the last is damaged.
         """
         journal = cls.read(path)
-        if path.exists():
+        if isinstance(path, Path) and path.exists():
             whole = path.read_bytes().rfind(b"\n") + 1
             with path.open("rb+") as file:
                 file.truncate(whole)
@@ -86,14 +86,7 @@ class Journal:
             raise ValueError(f"unknown event {event['event']!r}")
 
     def _write(self, event: dict[str, Any]) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise TpbenchError(f"{self.path}: could not be written ({error.strerror or error})") from error
+        append_line(self.path, json.dumps(event, allow_nan=False))
         self._apply(event)
 
     def suggested(self, suggestions: list[dict[str, float]]) -> PackEntry:

@@ -21,6 +21,7 @@ from tpbench.engine import (
     save_checkpoint,
 )
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
+from tpbench.results.location import location
 from tpbench.results.runs import digest
 from tpbench.workloads import get_workload, load_problem
 
@@ -112,7 +113,7 @@ class PackJob:
 
     def __init__(self, plan: PackPlan, settings: PackSettings) -> None:
         self.plan, self.settings = plan, settings
-        self.store = RunStore(Path(settings.results))
+        self.store = RunStore(location(settings.results))
         self.workload = get_workload(plan.workload)
         self.problem, self.dataset = load_problem(self.workload, Path(settings.data) if settings.data else None)
         self.definitions = [

@@ -1,0 +1,146 @@
+"""Stores at URLs: fsspec's memory, and a local S3 server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CommandLine, Inside
+from tests.results.records import record
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results import RunStore
+from tpbench.results.location import absolute, location
+from tpbench.results.maintenance import check_store, merge_stores
+from tpbench.sweeps.journal import Journal
+
+
+@pytest.fixture
+def memory() -> Path:
+    return location(f"memory://{uuid.uuid4().hex}/store")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memmory://x", "unknown kind of URL 'memmory': did you mean 'memory'?"),
+        ("s3://", "a bucket or folder must follow"),
+        ("", "must be a path or a URL"),
+        ("a\0b", "must be a path or a URL"),
+    ],
+)
+def test_a_wrong_location_is_named(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        location(text)
+    assert message in str(error.value)
+
+
+def test_paths_become_absolute_and_urls_stay() -> None:
+    assert absolute("results") == str(Path("results").resolve())
+    assert absolute("memory://a/b") == "memory://a/b"
+    assert location("file:///tmp/x") == Path("/tmp/x")
+
+
+def test_a_store_in_memory_publishes_once_and_sets_damage_aside(memory: Path) -> None:
+    store = RunStore(memory)
+    path = store.publish(record(errors=[0.3]))
+    before = path.read_bytes()
+    store.publish(record(errors=[0.1]))
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-30])
+    assert list(store.records()) == []
+    assert "set aside" in store.damaged[0]
+    assert [p.name for p in store.runs.iterdir()] == [path.with_suffix(".damaged").name]
+    store.publish(record(errors=[0.3]))
+    assert check_store(store)[0] == 1
+
+
+def test_stores_merge_across_kinds(memory: Path, tmp_path: Path) -> None:
+    local, remote = RunStore(tmp_path), RunStore(memory)
+    for seed in range(3):
+        local.publish(record(seed=seed))
+    assert merge_stores(local, remote) == (3, 0)
+    assert merge_stores(remote, RunStore(tmp_path / "back")) == (3, 0)
+    assert list(RunStore(tmp_path / "back").records()) == list(local.records())
+
+
+def test_a_journal_in_memory_is_read_back(memory: Path) -> None:
+    journal = Journal.open(memory / "journal.jsonl")
+    journal.suggested([{"lr": 0.1}])
+    journal.ended(0, [])
+    again = Journal.open(memory / "journal.jsonl")
+    assert [pack.outcomes for pack in again.packs] == [[]]
+
+
+def test_runs_are_trained_into_memory(tpbench_inside: Inside, tmp_path: Path, memory: Path) -> None:
+    (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    arguments = ("run", "digits", "bp", "--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--results", str(memory))
+    first = tpbench_inside(*arguments, "--checkpoint-every", "1")
+    assert first.returncode == 0, first.stderr
+    assert len(list((memory / "runs").glob("*.json"))) == 2
+    assert not list((memory / "checkpoints").glob("*"))  # removed at the end
+    assert "2 of 2 runs are in" in tpbench_inside(*arguments).stdout
+    assert "BP" in tpbench_inside("leaderboard", "--results", str(memory)).stdout
+    assert "2 runs whole" in tpbench_inside("results", "check", "--results", str(memory)).stdout
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on this machine."""
+    moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    import boto3
+    import s3fs
+
+    # Both remember the server of an earlier test.
+    s3fs.S3FileSystem.clear_instance_cache()
+    location.cache_clear()
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="papers")
+    yield "s3://papers/tp"
+    server.stop()
+
+
+def test_a_missing_bucket_is_one_line(s3: str, tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    result = tpbench_inside(
+        "run", "digits", "bp", "--config", "bp.yaml", "--seeds", "0", "--epochs", "1", "--results", "s3://absent/x"
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "s3://absent/x/runs" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_into_s3_continues_and_loses_nothing(s3: str, tpbench: CommandLine, tmp_path: Path) -> None:
+    arguments = (
+        "sweep", "digits", "bp", "--trials", "4", "--pack", "2", "--seeds", "2", "--epochs", "3", "--results", s3,
+    )  # fmt: skip
+    first = tpbench(*arguments)
+    assert first.returncode == 0, first.stderr
+    runs = {p.name: json.loads(p.read_text()) for p in (location(s3) / "runs").glob("*.json")}
+    assert len(runs) == 5
+    assert "done" in tpbench("sweeps", "--results", s3).stdout
+    again = tpbench(*arguments)
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert {p.name for p in (location(s3) / "runs").glob("*.json")} == set(runs)
+    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (5, 0)
+
+
+def test_a_url_that_refuses_writing_is_an_error(monkeypatch: pytest.MonkeyPatch, memory: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(type(memory), "write_bytes", refuse)
+    with pytest.raises(TpbenchError, match="Access Denied"):
+        RunStore(memory).publish(record())
