@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -115,6 +114,9 @@ def sweep(
     data: Data = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use [default: all].")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="auto|HOST:PORT|ray://..", help="A running Ray cluster [default: none].")
+    ] = None,
     pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
     search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
@@ -122,16 +124,13 @@ def sweep(
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
-    from tpbench.sweeps.commands import CellChoice, SweepOptions, machine_cpus, run_sweep
-    from tpbench.sweeps.driver import Resources
+    from tpbench.sweeps.cluster import choose_resources
+    from tpbench.sweeps.commands import CellChoice, SweepOptions, run_sweep
     from tpbench.sweeps.sizing import parse_pack
 
     cell = CellChoice.of(workload, method)
-    available = torch.cuda.device_count()
-    if gpus and gpus > available:
-        raise UsageError(f"--gpus {gpus}: torch sees {available} here")
-    resources = Resources(cpus or machine_cpus(), available if gpus is None else gpus)
-    settings = _settings(results, data, precision, "cuda" if resources.gpus else "cpu", checkpoint_every)
+    resources = choose_resources(cpus, gpus, address)
+    settings = _settings(results, data, precision, "cpu", checkpoint_every)
     result = run_sweep(
         cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh), settings
     )
@@ -139,6 +138,54 @@ def sweep(
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
     _print_outcomes(result.outcomes, method, workload)
+
+
+JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def submit(context: typer.Context, workload: WorkloadName, method: MethodName, address: JobsAddress) -> None:
+    """Start a sweep as a job of a Ray cluster. Takes the options of 'tpbench sweep'; --results must be shared."""
+    from tpbench.sweeps import jobs
+    from tpbench.sweeps.commands import CellChoice
+
+    CellChoice.of(workload, method)
+    jobs.check_jobs_address(address)
+    arguments = [workload, method, *context.args]
+    # Read here as the cluster will read them, so that a slip shows now.
+    command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
+    results = command.make_context("sweep", list(arguments)).params["results"]
+    name = jobs.submit(address, jobs.job_command(arguments, results))
+    print(f"submitted: {name}")
+    print(f"tpbench status --address {address}")
+    print(f"tpbench logs {name} --address {address}")
+
+
+@app.command()
+def status(address: JobsAddress) -> None:
+    """The sweeps that were submitted to a cluster."""
+    from tpbench.sweeps.jobs import jobs
+
+    listing = Table("job", "state", "started (UTC)", "command")
+    for job in jobs(address):
+        listing.add_row(job.name, job.state, job.started, job.command)
+    print(draw(listing), end="")
+
+
+@app.command()
+def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
+    """What a submitted sweep printed so far."""
+    from tpbench.sweeps.jobs import logs
+
+    print(logs(address, job), end="")
+
+
+@app.command()
+def stop(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
+    """Stop a submitted sweep; what it finished is kept, and submitting it again continues it."""
+    from tpbench.sweeps.jobs import stop
+
+    print(f"{job}: {'stopping' if stop(address, job) else 'had ended already'}")
 
 
 @app.command()

@@ -77,7 +77,19 @@ def test_a_journal_in_memory_is_read_back(memory: Path) -> None:
 
 def test_runs_are_trained_into_memory(tpbench_inside: Inside, tmp_path: Path, memory: Path) -> None:
     (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
-    arguments = ("run", "digits", "bp", "--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--results", str(memory))
+    arguments = (
+        "run",
+        "digits",
+        "bp",
+        "--config",
+        "bp.yaml",
+        "--seeds",
+        "0-1",
+        "--epochs",
+        "3",
+        "--results",
+        str(memory),
+    )
     first = tpbench_inside(*arguments, "--checkpoint-every", "1")
     assert first.returncode == 0, first.stderr
     assert len(list((memory / "runs").glob("*.json"))) == 2

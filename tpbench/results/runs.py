@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import subprocess
@@ -130,8 +131,14 @@ class RunRecord:
 
 
 @lru_cache(maxsize=1)
-def _commit() -> str | None:
-    """The commit tpbench runs from, with ``+`` if the tree was changed; None outside a checkout."""
+def commit() -> str | None:
+    """The commit tpbench runs from, with ``+`` if the tree was changed; None outside a checkout.
+
+    Code that was sent to a cluster knows it from ``TPBENCH_COMMIT``.
+    """
+    told = os.environ.get("TPBENCH_COMMIT", "")
+    if re.fullmatch(r"[0-9a-f]{40}\+?", told):
+        return told
     folder = Path(__file__).parent
     try:
         git = ["git", "-C", str(folder)]
@@ -159,7 +166,7 @@ def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "tpbench": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "command": command,
         "device": device.split(":")[0],
         "device_name": name,

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tpbench.engine import UsageError, get_method
+from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.engine.errors import InterruptedWork
 from tpbench.results import RunStore, choose_cells
 from tpbench.results.location import absolute, location
+from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running, require_cluster_path
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
-from tpbench.sweeps.driver import Resources, Sweep, SweepResult
+from tpbench.sweeps.driver import Sweep, SweepResult
 from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, plan_seeds
-from tpbench.sweeps.progress import Display
+from tpbench.sweeps.progress import Display, View
 from tpbench.sweeps.quiet import noise_to
-from tpbench.sweeps.sizing import choose_pack
-from tpbench.sweeps.spaces import load_configuration, published_configuration, space_for
+from tpbench.sweeps.sizing import Sizing, choose_sizes
+from tpbench.sweeps.spaces import SearchSpace, load_configuration, published_configuration, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
 
 
@@ -119,17 +120,29 @@ class SweepOptions:
     """Start another sweep though there is one."""
 
 
-def machine_cpus() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> Sizing:
+    """Measured here, or on a node of the cluster that trains."""
+    resources = options.resources
+    share = resources.per_pack(resources.concurrent)
+    arguments: dict[str, Any] = {
+        "trials": options.trials, "pack": options.pack, "cpus": resources.cpus, "gpus": resources.gpus,
+        "threads": int(share["cpu"]), "device": settings.device, "precision": settings.precision,
+    }  # fmt: skip
+    if not resources.address:
+        return choose_sizes(cell.workload.name, cell.method, **arguments)
+    import ray
+
+    task = ray.remote(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
+    found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
+    return found
 
 
-def _measured_pack(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> int:
-    concurrent = options.resources.concurrent
-    return choose_pack(
-        cell.workload, cell.method, trials=options.trials, concurrent=concurrent,
-        threads=int(options.resources.per_pack(concurrent)["cpu"]), device=settings.device,
-        precision=settings.precision,
+def _definition(cell: CellChoice, options: SweepOptions, space: SearchSpace, data: Path | None) -> SweepDefinition:
+    _, dataset = load_problem(cell.workload, data)
+    return SweepDefinition(
+        cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
+        options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
+        lag=1,
     )  # fmt: skip
 
 
@@ -137,26 +150,72 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     """Search, then train the final runs; Ray's own output goes to a log file whose path is printed.
 
     Raises:
-        UsageError: the search space is wrong.
+        UsageError: the search space is wrong, or the nodes of the cluster do not share the results folder.
         TpbenchError: the data set is missing, or the sweep failed.
     """
+    if (options.resources.address or "").startswith("ray://"):
+        return _run_through_client(cell, options, settings)
     space = space_for(cell.method, options.space)
     data = Path(settings.data) if settings.data else None
-    _, dataset = load_problem(cell.workload, data)
+    wanted = _definition(cell, options, space, data)
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     settings = replace(settings, results=absolute(settings.results), data=str(data.resolve()) if data else None)
-    wanted = SweepDefinition(
-        cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
-        options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
-        # One more than train at once: a worker that gets done finds its next pack waiting, and Tune keeps its process.
-        options.resources.concurrent + 1,
-    )  # fmt: skip
     folder = SweepFolder.latest(location(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
-    if options.pack is None and not folder.exists:
-        wanted = replace(wanted, pack=_measured_pack(cell, options, settings))
-    with folder.lock(), interruptible(settings.command), noise_to(folder.log) as stream, Display(stream) as view:
+    with ExitStack() as stack:
+        stack.enter_context(folder.lock())
+        stack.enter_context(interruptible(settings.command))
+        stream = stack.enter_context(noise_to(folder.log))
+        view = stack.enter_context(Display(stream))
+        return _run_locked(cell, options, replace(settings, sweep=folder.folder.name), space, folder, wanted, view)
+
+
+def _run_through_client(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> SweepResult:
+    """Ray's client connects from outside: the sweep itself runs as a task of the cluster, and sees its folders.
+
+    Raises:
+        UsageError: the results folder could not be meant for the cluster.
+    """
+    require_cluster_path(settings.results)
+    inside = replace(options, resources=replace(options.resources, address="auto"))
+    with interruptible(settings.command), ray_running(options.resources):
+        import ray
+
+        task = ray.remote(run_sweep).options(num_cpus=0, max_retries=0).remote(cell, inside, settings)
+        try:
+            result: SweepResult = ray.get(task)
+        except KeyboardInterrupt:
+            ray.cancel(task)
+            raise
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, TpbenchError):
+                raise error.cause from None
+            raise
+        return result
+
+
+def _run_locked(
+    cell: CellChoice, options: SweepOptions, settings: PackSettings, space: SearchSpace, folder: SweepFolder,
+    wanted: SweepDefinition, view: View,
+) -> SweepResult:  # fmt: skip
+    address = options.resources.address
+    with ray_running(options.resources) if address else nullcontext():
+        if address:
+            view.say(f"cluster {address}: {len(nodes())} nodes")
+            check_shared(settings.results)
+            options = replace(options, resources=cluster_resources(options.resources))
+        if options.resources.gpus:
+            settings = replace(settings, device="cuda")
+        if not folder.exists or options.resources.gpus:
+            sizes = _sizes(cell, options, settings)
+            resources = replace(options.resources, packs_per_gpu=sizes.packs_per_gpu)
+            # One more than train at once: a worker that gets done finds its next pack waiting, and Tune keeps its
+            # process.
+            wanted = replace(wanted, pack=sizes.pack, lag=resources.concurrent + 1)
+            options = replace(options, resources=resources)
         definition, journal = folder.begin(wanted, settings.command)
         trials = f"{definition.trials} configurations in packs of {definition.pack}"
         view.say(f"sweep {definition.id}: {trials}, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")
-        return Sweep(definition, space, folder, journal, settings, options.resources, view).run()
+        sweep = Sweep(definition, space, folder, journal, settings, options.resources, view)
+        with ray_running(options.resources) if not (address or sweep.done) else nullcontext():
+            return sweep.run()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
+from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.journal import Journal
 from tpbench.sweeps.packs import Outcome, PackJob, PackPlan, PackSettings, plan_seeds
@@ -18,36 +15,9 @@ from tpbench.sweeps.progress import View
 from tpbench.sweeps.spaces import SearchSpace
 from tpbench.workloads import get_workload
 
-# Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
-_RAY_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
-
-# How often Ray restarts a pack whose process died; it continues from the pack's checkpoint.
-_RESTARTS = 2
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a sweep may use of the machine."""
-
-    cpus: int
-    gpus: float = 0
-
-    @property
-    def concurrent(self) -> int:
-        """Packs that train at once: one per GPU, or one per core."""
-        return max(1, int(self.gpus)) if self.gpus else self.cpus
-
-    def per_pack(self, concurrent: int) -> dict[str, float]:
-        """Ray resources of one pack when so many train at once."""
-        share: dict[str, float] = {"cpu": max(1, self.cpus // concurrent)}
-        if self.gpus:
-            share["gpu"] = self.gpus / concurrent
-        return share
+# How often Ray restarts a pack whose process died; it continues from the pack's checkpoint. Nodes of a cluster come and
+# go (spot instances), which is no fault of the pack's; errors that would come again are not raised, but reported.
+_RESTARTS, _RESTARTS_ON_A_CLUSTER = 2, 50
 
 
 @dataclass(frozen=True)
@@ -83,16 +53,20 @@ class Sweep:
             **space.constants, **get_workload(definition.workload).feedback_schedule(get_method(definition.method)),
         }  # fmt: skip
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do; then no Ray is needed."""
+        return self.journal.final is not None
+
     def run(self) -> SweepResult:
-        """Search what is left to search, then train the final runs.
+        """Search what is left to search, then train the final runs; Ray must be connected.
 
         Raises:
             TpbenchError: no configuration learnt anything, or packs failed.
         """
-        if self.journal.final is None:
-            with _ray(self.resources):
-                self._search()
-                self._final()
+        if not self.done:
+            self._search()
+            self._final()
             shutil.rmtree(self.folder.ray, ignore_errors=True)
         best = self.journal.best()
         if best is None or self.journal.final is None:
@@ -158,6 +132,7 @@ class Sweep:
             train_pack, plan=plan, settings=self.settings, constants=self.constants, threads=int(share["cpu"])
         )
         fixed = search if isinstance(search, dict) else None
+        restarts = _RESTARTS_ON_A_CLUSTER if self.resources.address else _RESTARTS
         tuner = tune.Tuner(
             tune.with_resources(trainable, share),
             param_space=fixed,
@@ -167,11 +142,13 @@ class Sweep:
             ),
             run_config=tune.RunConfig(
                 name=task.replace(" ", "-"), storage_path=str(self.folder.ray.resolve()), verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+                failure_config=tune.FailureConfig(max_failures=restarts),
                 callbacks=[TrialProgress(self.view, task, self._steps(task), None if fixed else self.journal)],
             ),
         )  # fmt: skip
-        return [_last_line(str(error)) for error in tuner.fit().errors]
+        results = tuner.fit()
+        reported = [result.metrics["failed"] for result in results if result.metrics and "failed" in result.metrics]
+        return [*reported, *(_last_line(str(error)) for error in results.errors)]
 
 
 def _trial_name(trial: Any) -> str:
@@ -182,22 +159,3 @@ def _last_line(traceback: str) -> str:
     """The message of an exception that Ray hands on as text."""
     lines = [line.strip() for line in traceback.splitlines() if line.strip()]
     return lines[-1].split(": ", 1)[-1] if lines else "unknown error"
-
-
-@contextmanager
-def _ray(resources: Resources) -> Iterator[None]:
-    """A local Ray for the length of a sweep; its token authentication stays as Ray sets it up."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
-    import ray
-
-    gpus = resources.gpus or 0
-    try:
-        ray.init(num_cpus=resources.cpus, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
-    except Exception as error:
-        raise TpbenchError(f"Ray could not be started: {error}") from error
-    # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()

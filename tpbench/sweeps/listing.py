@@ -41,5 +41,5 @@ def sweep_status(folder: SweepFolder) -> SweepStatus:
 
 def all_sweeps(results: Path) -> list[SweepStatus]:
     """Every sweep below a results folder, by name."""
-    folders = sorted(path for path in (results / "sweeps").glob("*") if path.is_dir())
+    folders = sorted(path for path in (results / "sweeps").glob("*") if (path / "sweep.json").exists())
     return [sweep_status(SweepFolder(path)) for path in folders]

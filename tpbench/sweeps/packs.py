@@ -54,6 +54,8 @@ class PackSettings:
     device: str = "cpu"
     checkpoint_every: int = 5
     command: str = "tpbench"
+    sweep: str | None = None
+    """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
 
 
 @dataclass(frozen=True)

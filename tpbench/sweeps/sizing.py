@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
 from tpbench.engine import UsageError
-from tpbench.workloads import Workload
+from tpbench.workloads import Workload, get_workload
 from tpbench.workloads.benchmark import measure
 
 _SIZES = (1, 2, 4, 8, 16)
 # A larger pack must train a member this much faster, because it also makes the search blinder.
 _WORTH = 0.95
+# More processes on one GPU wait for each other's launches.
+_MOST_PER_GPU = 4
 # Share of the memory that packs may take; the data set and the system need the rest.
 _MEMORY_SHARE = 0.6
 
@@ -53,6 +56,44 @@ def choose_pack(
     finally:
         torch.set_num_threads(before)
     return chosen
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How the members of a search are spread over the machine."""
+
+    pack: int
+    packs_per_gpu: int = 1
+
+
+def share_gpu(peak: int | None, free: int, *, trials: int, pack: int, gpus: int) -> int:
+    """How many packs of a size may share a GPU: as many as its memory holds and the search has work for.
+
+    Args:
+        peak: bytes that one pack needs; None if it could not be measured.
+        free: bytes that are free on the GPU.
+    """
+    if not peak:
+        return 1
+    by_memory = int(free * _MEMORY_SHARE / peak)
+    by_work = trials // (4 * pack * gpus)
+    return max(1, min(_MOST_PER_GPU, by_memory, by_work))
+
+
+def choose_sizes(
+    workload: str, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
+    precision: str,
+) -> Sizing:  # fmt: skip
+    """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU."""
+    found, concurrent = get_workload(workload), gpus or cpus
+    if pack is None:
+        pack = choose_pack(
+            found, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision
+        )
+    if not gpus:
+        return Sizing(pack)
+    peak = measure(found, method, pack, device, precision, seconds=0.2).peak_memory
+    return Sizing(pack, share_gpu(peak, free_memory(device), trials=trials, pack=pack, gpus=gpus))
 
 
 def parse_pack(text: str) -> int | None:

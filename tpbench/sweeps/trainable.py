@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from ray import tune
 
-from tpbench.engine import EpochReport
+from tpbench.engine import EpochReport, TpbenchError
+from tpbench.results.location import location
 from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
 
 # Seconds between a trial's reports.
@@ -31,7 +32,7 @@ def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSetti
     torch.set_num_threads(threads)
     configurations = tuple({**s, **constants} for s in config["suggestions"])
     seeds = tuple(plan.seeds[k % len(plan.seeds)] for k in range(len(configurations)))
-    job = PackJob(replace(plan, configurations=configurations, seeds=seeds), settings)
+    plan = replace(plan, configurations=configurations, seeds=seeds)
 
     last = time.monotonic()
 
@@ -45,6 +46,24 @@ def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSetti
         share = epoch.done / epoch.total
         tune.report({"share": share, "best": epoch.best_validation_error, "alive": epoch.alive})
 
-    outcomes = job.run(report)
+    try:
+        _check_folder(settings)
+        outcomes = PackJob(plan, settings).run(report)
+    except TpbenchError as error:
+        tune.report({"share": 1.0, "best": None, "failed": str(error)})
+        return
     best = min(outcome.objective for outcome in outcomes)
     tune.report({"share": 1.0, "best": best, "outcomes": [asdict(outcome) for outcome in outcomes]})
+
+
+def _check_folder(settings: PackSettings) -> None:
+    """Nodes join a cluster while a sweep runs: each must see the sweep's folder before it trains into another one.
+
+    Raises:
+        TpbenchError: it does not.
+    """
+    if settings.sweep and not (location(settings.results) / "sweeps" / settings.sweep / "sweep.json").exists():
+        raise TpbenchError(
+            f"a node of the cluster does not see the results folder {settings.results}: choose a folder that all nodes "
+            "mount, or a URL such as s3://bucket/folder"
+        )

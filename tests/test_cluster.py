@@ -1,0 +1,191 @@
+"""Sweeps on a Ray cluster of several nodes on this machine, with token authentication."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CommandLine
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "30")
+# Jobs and 'ray start' run the python of the environment that the cluster was started in.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Host:
+    """A running cluster."""
+
+    process: subprocess.Popen[str]
+    address: str
+    dashboard: str
+    client: str
+
+    def do(self, command: str) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(command, file=self.process.stdin, flush=True)
+        while self.process.stdout.readline().strip() != "done":
+            assert self.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def token() -> Iterator[str]:
+    """Ray's clients and nodes find the token in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        value = secrets.token_hex(32)
+        patch.setenv("RAY_AUTH_TOKEN", value)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        yield value
+
+
+@pytest.fixture(scope="module")
+def host(token: str) -> Iterator[Host]:
+    dashboard, client = free_port(), free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster_host", str(dashboard), str(client)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        cwd=Path(__file__).parents[1], env={**os.environ, "PATH": PATH},
+    )  # fmt: skip
+    assert process.stdout
+    line = ""
+    while ":" not in line or line.startswith("["):
+        line = process.stdout.readline().strip()
+        assert process.poll() is None
+    yield Host(process, line.split()[0], f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}")
+    process.stdin.close()  # type: ignore[union-attr]
+    try:
+        process.wait(timeout=30)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def store(folder: Path) -> dict[str, tuple[dict[str, list[float]], str]]:
+    runs = [json.loads(path.read_text()) for path in (folder / "runs").glob("*.json")]
+    return {run["id"]: (run["curves"], run["status"]) for run in runs}
+
+
+def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench: CommandLine, token: str) -> None:
+    host.do("start")
+    command = [sys.executable, "-m", "tpbench.cli", "sweep", *ARGUMENTS, "--checkpoint-every", "2"]
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen([*command, "--address", host.address], cwd=tmp_path, stdout=output, stderr=output)
+    checkpoints = tmp_path / "results" / "checkpoints"
+    wait_for(lambda: len(list(checkpoints.glob("*.pt"))) > 1 or process.poll() is not None)
+    host.do("kill")
+    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    text = (tmp_path / "output").read_text()
+    assert "2 nodes" in text
+    assert "over 2 seeds" in text
+    # On this machine alone, with two workers too: the same suggestions, the same runs.
+    assert tpbench("sweep", *ARGUMENTS, "--cpus", "2", "--results", "alone").returncode == 0
+    there, here = store(tmp_path / "results"), store(tmp_path / "alone")
+    assert there.keys() == here.keys()
+    for name, (curves, status) in there.items():
+        # A node with one core adds up in another order than two threads do.
+        assert curves["train_loss"] == pytest.approx(here[name][0]["train_loss"], rel=0.01)
+        assert status == here[name][1] == "finished"
+    assert all(token.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
+    host: Host, tmp_path: Path, tpbench: CommandLine
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    script = 'mount -t tmpfs none "$1" && exec ray start --address="$2" --num-cpus=1 --block'
+    node = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(results), host.address],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "PATH": PATH},
+    )  # fmt: skip
+    try:
+        # The node joins within seconds; until then, the sweep would simply run.
+        time.sleep(8)
+        assert node.poll() is None
+        result = tpbench("sweep", *ARGUMENTS, "--address", host.address)
+    finally:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+    assert result.returncode == 2, result.stdout
+    assert f"the results folder {results} is not shared: node" in result.stderr
+    assert "does not see what this machine wrote there" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((results / "checks").iterdir())
+
+
+def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, tpbench: CommandLine) -> None:
+    at = ("--address", host.dashboard)
+    shared = ("--results", str(tmp_path / "shared"))
+    slip = tpbench("submit", "digits", "bp", "--trails", "2", *shared, *at)
+    assert slip.returncode == 2
+    assert "--trails" in slip.stderr
+    assert "absolute path" in tpbench("submit", "digits", "bp", "--results", "here", *at).stderr
+
+    small = ("--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2")
+    submitted = tpbench("submit", "digits", "bp", *small, *shared, *at)
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.split()[1]
+    wait_for(lambda: not any(state in tpbench("status", *at).stdout for state in ("pending", "running")))
+    assert "succeeded" in tpbench("status", *at).stdout, tpbench("logs", job, *at).stdout
+    printed = tpbench("logs", job, *at).stdout
+    assert "digits bp: test error" in printed
+    runs = list((tmp_path / "shared" / "runs").glob("*.json"))
+    assert len(runs) == 3
+    assert len(json.loads(runs[0].read_text())["provenance"]["commit"] or "x" * 40) >= 40
+
+    long = tpbench("submit", "digits", "bp", *small[:-1], "5000", *shared, *at).stdout.split()[1]
+    wait_for(lambda: "search: 0" in tpbench("logs", long, *at).stdout)
+    assert "stopping" in tpbench("stop", long, *at).stdout
+    wait_for(lambda: "stopped" in tpbench("status", *at).stdout)
+    unknown = tpbench("logs", job + "x", *at)
+    assert unknown.returncode == 2
+    assert "did you mean" in unknown.stderr
+
+
+def test_a_sweep_through_rays_client(host: Host, tmp_path: Path, tpbench: CommandLine) -> None:
+    small = ("sweep", "digits", "bp", "--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2")
+    at = ("--address", host.client)
+    assert "absolute path" in tpbench(*small, *at).stderr
+    result = tpbench(*small, "--results", str(tmp_path / "shared"), *at)
+    assert result.returncode == 0, result.stderr
+    assert "digits bp: test error" in result.stdout
+    assert len(list((tmp_path / "shared" / "runs").glob("*.json"))) == 3
+
+
+def test_no_token_no_access(host: Host, monkeypatch: pytest.MonkeyPatch, tpbench: CommandLine) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    refused = tpbench("status", "--address", host.dashboard)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "Traceback" not in refused.stderr
+    assert os.environ["RAY_AUTH_TOKEN"] not in refused.stderr + refused.stdout

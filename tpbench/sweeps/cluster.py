@@ -1,0 +1,241 @@
+"""Ray as a sweep uses it: started on this machine, or a cluster that is there; and what must be true of its nodes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results.location import absolute, is_url, location
+from tpbench.results.store import write_atomically
+
+# Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
+_RAY_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Ray chooses this by itself where it starts a cluster, but not where it joins one.
+    "RAY_AUTH_MODE": "token",
+}
+
+# Seconds that one node may take to look at the results folder.
+_CHECK_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a sweep may use, of this machine or of a cluster."""
+
+    cpus: int
+    gpus: int = 0
+    packs_per_gpu: int = 1
+    """Packs that share one GPU; chosen from the memory that a pack needs."""
+    address: str | None = None
+    """Of a running cluster; None: Ray is started on this machine for the length of the sweep."""
+    node_cpus: int | None = None
+    """CPU cores of the largest node of a cluster: no process can have more."""
+
+    @property
+    def concurrent(self) -> int:
+        """Packs that train at once: some per GPU, or one per core."""
+        return max(1, self.gpus * self.packs_per_gpu) if self.gpus else self.cpus
+
+    def per_pack(self, concurrent: int) -> dict[str, float]:
+        """Ray resources of one pack when so many train at once; never more than one GPU."""
+        cpus = max(1, min(self.cpus // concurrent, self.node_cpus or self.cpus))
+        if not self.gpus:
+            return {"cpu": cpus}
+        # The nodes with the GPUs may be those with few cores; a pack on a GPU hardly needs them.
+        return {"cpu": 1 if self.address else cpus, "gpu": min(1.0, self.gpus / concurrent)}
+
+
+def check_address(address: str | None) -> str | None:
+    """An address as ``--address`` takes it: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if address is None or address == "auto":
+        return address
+    found = re.fullmatch(r"(?:ray://)?([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})", address)
+    if not found or not 0 < int(found.group(2)) < 65536:
+        hint = "; 'tpbench submit' takes such addresses" if address.startswith("http") else ""
+        raise UsageError(f"--address '{address}': write 'auto', HOST:PORT or ray://HOST:PORT{hint}")
+    return address
+
+
+def machine_cpus() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_resources(cpus: int | None, gpus: int | None, address: str | None) -> Resources:
+    """What the command line asked for; what it left open is all of this machine, or found out at the cluster.
+
+    Raises:
+        UsageError: there are fewer GPUs here, or the address is none.
+    """
+    if check_address(address):
+        return Resources(cpus or 0, -1 if gpus is None else gpus, address=address)
+    available = torch.cuda.device_count()
+    if gpus and gpus > available:
+        raise UsageError(f"--gpus {gpus}: torch sees {available} here")
+    return Resources(cpus or machine_cpus(), available if gpus is None else gpus)
+
+
+def require_cluster_path(results: str) -> None:
+    """A results folder for a sweep whose driver runs on the cluster.
+
+    Raises:
+        UsageError: it depends on the folder of this process.
+    """
+    if not (is_url(results) or Path(results).is_absolute()):
+        raise UsageError(
+            f"--results '{results}': the sweep runs on the cluster, in a folder of its own; give an absolute path that "
+            "all its nodes share, or a URL such as s3://bucket/folder"
+        )
+
+
+def prepare_environment() -> None:
+    """Settings that Ray reads when it is imported; what the user has set stays."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
+
+
+@contextmanager
+def ray_running(resources: Resources) -> Iterator[None]:
+    """Ray for the length of a sweep; its token authentication stays as Ray sets it up.
+
+    Raises:
+        TpbenchError: it cannot be started, or the cluster cannot be reached.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():  # inside a task of the cluster
+        yield
+        return
+    try:
+        if resources.address:
+            ray.init(address=resources.address, log_to_driver=resources.address.startswith("ray://"))
+        else:
+            # "local": a cluster that happens to run on this machine is not ours to use.
+            ray.init(
+                "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False, log_to_driver=False
+            )  # fmt: skip
+    except Exception as error:
+        # Ray's messages about tokens are whole paragraphs.
+        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
+        if not resources.address:
+            raise TpbenchError(f"Ray did not start: {reason}") from error
+        raise TpbenchError(
+            f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
+            "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
+        ) from error
+    # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_resources(wanted: Resources) -> Resources:
+    """What the connected cluster has, where ``wanted`` leaves it open (0 CPUs, -1 GPUs).
+
+    A cluster that grows on demand has few nodes at first: there, ``--cpus`` and ``--gpus`` say what to plan for.
+    """
+    import ray
+
+    has = ray.cluster_resources()
+    cpus = wanted.cpus or int(has.get("CPU", 0))
+    gpus = int(has.get("GPU", 0)) if wanted.gpus < 0 else wanted.gpus
+    if not cpus:
+        raise TpbenchError("the cluster has no CPUs yet; if it grows on demand, say how many to plan for with --cpus")
+    largest = max((int(node["Resources"].get("CPU", 0)) for node in nodes()), default=0)
+    return replace(wanted, cpus=cpus, gpus=gpus, node_cpus=largest or None)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster that are alive, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function on every node; what it returned, or the exception, by node id."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    calls = {}
+    for node in nodes():
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(function).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
+        calls[node["NodeID"]] = task.remote(*arguments)
+    ray.wait(list(calls.values()), num_returns=len(calls), timeout=_CHECK_TIMEOUT)
+    found: dict[str, Any] = {}
+    for node_id, call in calls.items():
+        try:
+            found[node_id] = ray.get(call, timeout=0)
+        except Exception as error:  # a node that went, a package that it lacks, or no answer
+            found[node_id] = error
+    return found
+
+
+def _read_and_write(results: str, token: str) -> str:
+    """Runs on a node: see what the driver wrote, and leave an answer. Returns the answer's name, or why not."""
+    folder = location(results) / "checks"
+    try:
+        if (folder / token).read_text() != token:
+            return "error: it reads something else than was written"
+    except Exception:
+        return "error: it does not see what this machine wrote there"
+    name = f"{token}-{secrets.token_hex(4)}"
+    try:
+        write_atomically(folder / name, name)
+    except TpbenchError as error:
+        return f"error: it cannot write there ({error})"
+    return name
+
+
+def check_shared(results: str) -> None:
+    """Every node of the connected cluster must see the results folder: write there and read it, both ways.
+
+    Raises:
+        UsageError: a node has another folder at that place, or cannot use it.
+        TpbenchError: this machine cannot write there.
+    """
+    results, token = absolute(results), secrets.token_hex(16)
+    folder = location(results) / "checks"
+    write_atomically(folder / token, token)
+    written = [token]
+    try:
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes()}
+        for node_id, answer in on_every_node(_read_and_write, results, token).items():
+            where = f"node {addresses.get(node_id, '?')} ({node_id[:8]})"
+            if isinstance(answer, Exception):
+                reason = str(answer).strip().splitlines()[-1] if str(answer).strip() else type(answer).__name__
+                raise TpbenchError(f"{where} could not check the results folder: {reason}")
+            problem = answer.removeprefix("error: ") if answer.startswith("error: ") else None
+            if not problem:
+                written.append(answer)
+                if not (folder / answer).exists():
+                    problem = "this machine does not see what it wrote there"
+            if problem:
+                raise UsageError(
+                    f"the results folder {results} is not shared: {where}: {problem}; choose a folder that all nodes "
+                    "mount, or a URL such as s3://bucket/folder"
+                )
+    finally:
+        for name in written:
+            (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""Sweeps as jobs of a Ray cluster, through Ray's Jobs API: submit, status, logs, stop."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tpbench
+from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.results.runs import commit
+from tpbench.sweeps.cluster import prepare_environment, require_cluster_path
+
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(:[0-9]{1,5})?/?")
+
+
+def check_jobs_address(address: str) -> str:
+    """The address of a cluster's dashboard.
+
+    Raises:
+        UsageError: it is no http address.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"--address '{address}': write the address of the cluster's dashboard, http://HEAD:8265")
+    return address
+
+
+@contextmanager
+def _errors(address: str) -> Iterator[None]:
+    """Ray's exceptions as one line. They may quote a request; the token travels in its headers and is not quoted."""
+    try:
+        yield
+    except TpbenchError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Ray's messages about tokens are whole paragraphs.
+        reason = lines[0].split(". ")[0] if lines else type(error).__name__
+        raise TpbenchError(f"{address}: {reason}") from error
+
+
+def _client(address: str) -> Any:
+    check_jobs_address(address)
+    prepare_environment()
+    from ray.job_submission import JobSubmissionClient
+
+    with _errors(address):
+        return JobSubmissionClient(address)
+
+
+@contextmanager
+def _code() -> Iterator[Path]:
+    """A folder with this installation's code alone, which the cluster's nodes get: the jobs run what runs here."""
+    package = Path(tpbench.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="tpbench-code-") as name:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, Path(name) / "tpbench", ignore=ignore)
+        spaces = package.parent / "search_spaces"
+        if spaces.is_dir():
+            shutil.copytree(spaces, Path(name) / "search_spaces", ignore=ignore)
+        yield Path(name)
+
+
+def job_command(arguments: Sequence[str], results: str) -> str:
+    """The command line that the cluster runs.
+
+    Args:
+        arguments: of ``tpbench sweep``, without ``--address``.
+        results: their ``--results``.
+
+    Raises:
+        UsageError: the results would be written to the job's own folder, which goes with it.
+    """
+    require_cluster_path(results)
+    return shlex.join(["python", "-m", "tpbench.cli", "sweep", *arguments, "--address", "auto"])
+
+
+def submit(address: str, command: str) -> str:
+    """Start a job; returns its id."""
+    client = _client(address)
+    with _code() as code, _errors(address):
+        environment = {"working_dir": str(code), "env_vars": {"TPBENCH_COMMIT": commit() or ""}}
+        # The driver itself only hands out work.
+        return str(client.submit_job(entrypoint=command, runtime_env=environment, metadata={"tpbench": "sweep"}))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as a person asks about it."""
+
+    name: str
+    state: str
+    started: str
+    command: str
+
+
+def jobs(address: str) -> list[Job]:
+    """The sweeps that were submitted to a cluster, oldest first."""
+    client = _client(address)
+    with _errors(address):
+        found = [job for job in client.list_jobs() if (job.metadata or {}).get("tpbench") == "sweep"]
+    found.sort(key=lambda job: job.start_time or 0)
+    return [
+        Job(
+            str(job.submission_id), str(getattr(job.status, "value", job.status)).lower(),
+            datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds"), job.entrypoint,
+        )
+        for job in found
+    ]  # fmt: skip
+
+
+def _known(address: str, name: str) -> str:
+    names = [job.name for job in jobs(address)]
+    if name not in names:
+        raise unknown("job", name, names) if names else UsageError(f"{address} has no sweeps of tpbench")
+    return name
+
+
+def logs(address: str, name: str) -> str:
+    """What a job printed."""
+    _known(address, name)
+    with _errors(address):
+        return str(_client(address).get_job_logs(name))
+
+
+def stop(address: str, name: str) -> bool:
+    """Ask a job to stop, as Ctrl-C does; False if it had ended."""
+    _known(address, name)
+    with _errors(address):
+        return bool(_client(address).stop_job(name))
