@@ -303,16 +303,23 @@ def results_export(
 
 
 @app.command()
-def doctor(results: Results = RESULTS, data: Data = None) -> None:
+def doctor(
+    results: Results = RESULTS,
+    data: Data = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")
+    ] = None,
+) -> None:
     """What this installation is made of, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
     from tpbench.sweeps.doctor import examine
 
-    findings = list(examine(location(results), data))
+    findings = list(examine(location(results), data, address))
     listing = Table("what", "state", "how to mend it")
     for finding in findings:
         listing.add_row(finding.subject, finding.state, finding.remedy)
     print(draw(listing), end="")
-    if any(f.state == "not installed" or "cannot be written" in f.remedy for f in findings):
+    insecure = any("without token" in f.state or f.state == "cannot be reached" for f in findings)
+    if insecure or any(f.state == "not installed" or "cannot be written" in f.remedy for f in findings):
         raise typer.Exit(1)
 
 
@@ -455,12 +462,19 @@ def verify_fixtures(
         raise typer.Exit(1)
 
 
+def _one_line(text: str) -> str:
+    """Names from files and arguments may hold anything: what would break the line or the terminal is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def main() -> None:
     """Entry point: errors that are somebody's to mend are one line, without a traceback."""
     try:
         app()
     except TpbenchError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"error: {_one_line(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(error.exit_code)
 
 

@@ -19,7 +19,7 @@ class Hyperparameter:
     name: str
     meaning: str
     lower: float = 0.0
-    upper: float = math.inf
+    upper: float = 1e6
     open: bool = True
     whole: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,17 @@ class RunStore:
             record = self.read(path.stem)
             if record:
                 yield record
+
+    def require_writable(self) -> None:
+        """Find out before the work, not after it.
+
+        Raises:
+            TpbenchError: nothing can be written to the store.
+        """
+        probe = self.runs / f".probe-{secrets.token_hex(8)}"
+        with atomic_write(probe) as file:
+            file.write(b"probe")
+        probe.unlink(missing_ok=True)
 
     def publish(self, record: RunRecord) -> Path:
         """Add a finished run; if it is there already, the old one stays.

@@ -98,6 +98,7 @@ def run_seeds(
         if skipped:
             view.say(f"{skipped} of {len(seeds)} runs are in {settings.results} already")
         if job.missing:
+            job.store.require_writable()
             view.start("epochs", epochs)
         outcomes = job.run(lambda r: view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error))
         view.end("epochs")

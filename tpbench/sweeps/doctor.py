@@ -14,6 +14,7 @@ import torch
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
+from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.sizing import free_memory
 from tpbench.workloads import DATASETS, default_folder, load
 
@@ -31,8 +32,8 @@ class Finding:
     remedy: str = ""
 
 
-def examine(results: Path, data: Path | None) -> Iterator[Finding]:
-    """Look at versions, devices, memory, the data cache, the store and Ray's authentication."""
+def examine(results: Path, data: Path | None, address: str | None = None) -> Iterator[Finding]:
+    """Look at versions, devices, memory, the data cache, the store, Ray's authentication and a cluster."""
     yield Finding("python", platform.python_version())
     yield from _packages()
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
@@ -45,9 +46,11 @@ def examine(results: Path, data: Path | None) -> Iterator[Finding]:
     yield from _store(results)
     disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
     yield Finding(
-        "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "left to Ray (token)",
+        "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "token",
         "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
     )  # fmt: skip
+    if address:
+        yield from _cluster(address)
 
 
 def _packages() -> Iterator[Finding]:
@@ -77,3 +80,36 @@ def _store(results: Path) -> Iterator[Finding]:
         if not os.access(existing, os.W_OK):
             remedy = f"{existing} cannot be written: choose another folder with --results"
     yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy)
+
+
+def _cluster(address: str) -> Iterator[Finding]:
+    """A cluster through its dashboard: does it let strangers in, is it open to the network, what does it run?"""
+    from urllib.parse import urlsplit
+
+    import requests
+
+    check_jobs_address(address)
+    try:
+        # Without the token on purpose.
+        stranger = requests.get(f"{address.rstrip('/')}/api/jobs/", timeout=10, allow_redirects=False)
+    except requests.RequestException as error:
+        yield Finding(f"cluster {address}", "cannot be reached", f"is it up? ({type(error).__name__})")
+        return
+    open_to_all = stranger.status_code not in (401, 403)
+    yield Finding(
+        f"cluster {address}", "runs without token authentication" if open_to_all else "asks for its token",
+        "start its nodes with RAY_AUTH_MODE=token: whoever reaches its ports can run code on it" if open_to_all else "",
+    )  # fmt: skip
+    host = urlsplit(address).hostname or ""
+    loopback = host == "localhost" or host.startswith("127.") or host == "::1"
+    yield Finding(
+        "its dashboard", "loopback" if loopback else f"reached at {host}",
+        "" if loopback else "bind it to loopback (Ray's default) and reach it through 'ssh -L 8265:127.0.0.1:8265'",
+    )  # fmt: skip
+    try:
+        theirs = cluster_version(address)
+    except TpbenchError as error:
+        yield Finding("its Ray", "unknown", str(error))
+        return
+    ours = version("ray")
+    yield Finding("its Ray", theirs, "" if theirs == ours else f"this machine has {ours}: use the same on both")

@@ -91,6 +91,15 @@ def submit(address: str, command: str) -> str:
         return str(client.submit_job(entrypoint=command, runtime_env=environment, metadata={"tpbench": "sweep"}))
 
 
+def cluster_version(address: str) -> str:
+    """The version of Ray that a cluster runs."""
+    client = _client(address)
+    with _errors(address):
+        response = client._do_request("GET", "/api/version")
+        response.raise_for_status()
+        return str(response.json()["ray_version"])
+
+
 @dataclass(frozen=True)
 class Job:
     """One job as a person asks about it."""

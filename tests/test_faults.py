@@ -1,0 +1,80 @@
+"""Faults of the store: disk full, read-only, and two sweeps at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+
+RUN = ("run", "digits", "bp", "--config", "bp.yaml", "--seeds", "0-9", "--epochs", "30", "--checkpoint-every", "100")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 44 KiB: room for some of ten runs."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=44k", "none", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def configuration(tmp_path: Path) -> None:
+    (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+
+
+def test_a_full_disk_loses_no_published_run(small_disk: Path, tpbench_inside: Inside) -> None:
+    result = tpbench_inside(*RUN)
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+    kept = {path.name: path.read_bytes() for path in (small_disk / "runs").iterdir()}
+    assert 0 < len(kept) < 10
+    assert all(name.endswith(".json") for name in kept)  # nothing half-written
+    assert f"{len(kept)} runs whole, 0 damaged" in tpbench_inside("results", "check").stdout
+
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    again = tpbench_inside(*RUN)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(kept)} of 10 runs are in results already" in again.stdout
+    now = {path.name: path.read_bytes() for path in (small_disk / "runs").iterdir()}
+    assert len(now) == 10
+    assert {name: now[name] for name in kept} == kept
+
+
+@pytest.mark.parametrize("command", [RUN, ("sweep", "digits", "bp", "--trials", "2")])
+def test_a_read_only_store_is_found_before_the_work(
+    small_disk: Path, tpbench_inside: Inside, command: tuple[str, ...]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    result = tpbench_inside(*command)
+    assert result.returncode == 1
+    assert "could not be written (Read-only file system)" in result.stderr
+    assert "epochs:" not in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_store_at_once(tmp_path: Path) -> None:
+    options = ["--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2", "--cpus", "1"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tpbench.cli", "sweep", "digits", method, *options],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for method in ("bp", "dfa")
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("*.json")]
+    assert sorted(run["definition"]["method"] for run in runs) == ["bp"] * 3 + ["dfa"] * 3
