@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
+
+# A busy machine is no failure.
+settings.register_profile("tpbench", deadline=None)
+settings.load_profile("tpbench")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

