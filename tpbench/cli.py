@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -92,8 +93,6 @@ def _settings(results: str, data: Path | None, precision: str, device: str, chec
 
 
 def _print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
-    import pandas as pd
-
     errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
     diverged = sum(o.status == "diverged" for o in outcomes)
     spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
@@ -258,6 +257,44 @@ def show_leaderboard(
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
     print(render_leaderboard(board), end="")
     print(f"written: {write_leaderboard(store)}")
+    _warn_damaged(store)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="METHOD_A")],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B")],
+    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Only this one.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Two methods of the store, paired by seed: difference, p, and how many seeds would show it."""
+    from tpbench.engine import get_method
+    from tpbench.results.comparison import compare_methods
+    from tpbench.results.tables import spell
+
+    for method in (first, second):
+        get_method(method)
+    if workload:
+        get_workload(workload)
+    store = _store(results)
+    frame = compare_methods(store, first, second, workload)
+    if frame.empty:
+        where = f" on {workload}" if workload else ""
+        raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}")
+    listing = Table(
+        "workload", first, second, "shared seeds", "difference", "p", "seeds needed", "verdict",
+        title="Test error (%); paired t-test over shared seeds; seeds needed for power 0.8",
+    )  # fmt: skip
+    for row in frame.to_dict("records"):
+        label = "" if row["data"] == "exact" else f" ({row['data']})"
+        note = "" if row["same_epochs"] else " (trained for different numbers of epochs)"
+        needed = "-" if pd.isna(row["seeds_needed"]) else str(int(row["seeds_needed"]))
+        listing.add_row(
+            row["workload"] + label, spell(row["first_mean"], row["first_std"]),
+            spell(row["second_mean"], row["second_std"]), str(row["shared_seeds"]), f"{row['difference']:+.2f}",
+            "-" if pd.isna(row["p"]) else f"{row['p']:.2g}", needed, row["verdict"] + note,
+        )  # fmt: skip
+    print(draw(listing), end="")
     _warn_damaged(store)
 
 

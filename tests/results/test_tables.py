@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table, render, write_leaderboard
@@ -122,3 +124,36 @@ def test_the_papers_numbers_are_the_shared_ones(shared_data: Path) -> None:
     for method, cells in shared.items():
         for workload, printed in cells.items():
             assert paper_cell(workload, method) == (tuple(printed) if printed else None)
+
+
+def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    noise = [0.0, 0.001, -0.001, 0.0005, -0.0004, 0.0002]
+    for seed, shift in enumerate(noise):
+        store.publish(record("ddtp-linear", seed, [0.0104 + shift]))
+        store.publish(record("dtp", seed, [0.0112 + shift * (-1) ** seed]))
+        store.publish(record("dfa", seed, [0.02 + shift]))
+    table = paper_table(store, "1")
+    column = next(c for c in table.columns if c.workload == "mnist")
+    linear, dtp, dfa = (table.entries[m, column] for m in ("ddtp-linear", "dtp", "dfa"))
+    assert (linear.best, dtp.tied, dfa.tied) == (True, True, False)
+    assert linear.p_paper > 0.05 > dfa.p_paper
+    text = render(table, "md")
+    assert re.search(r"\| 2\.0\d ± 0\.\d+ = \[6 seeds", text)
+    assert re.search(r"paper: 2\.17 ± 0\.14 \(\+0\.8\d\) \*", text)
+    board = leaderboard(store)
+    assert board.set_index("method").p_best["dtp"] > 0.05 > board.set_index("method").p_best["dfa"]
+    assert (board.ci_low <= board.test_error_mean).all()
+
+
+def test_two_methods_are_compared_by_seed(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = RunStore(tmp_path / "results")
+    for seed in range(5):
+        store.publish(record("dtp", seed, [0.03 + 0.001 * seed]))
+        store.publish(record("dfa", seed, [0.02 + 0.001 * seed + 0.0001 * (seed % 2)]))
+    result = tpbench_inside("compare", "dtp", "dfa")
+    assert result.returncode == 0
+    assert "dfa is better" in result.stdout
+    assert "+1.00" in result.stdout
+    assert "did you mean 'dtp'" in tpbench_inside("compare", "dpt", "dfa").stderr
+    assert tpbench_inside("compare", "dtp", "bp").returncode == 1

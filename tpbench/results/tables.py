@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table as RichTable
 from tpbench.engine import METHODS, UsageError, all_methods
 from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells
 from tpbench.results.paper import paper_cell, table_methods
+from tpbench.results.statistics import LEVEL, against_best, bootstrap_interval, compare_with_printed
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.workloads import WORKLOADS
 
@@ -30,6 +32,20 @@ class Entry:
     cell: Cell | None
     paper: tuple[float, float] | None
     best: bool = False
+    p_best: float = math.nan
+    """Holm-adjusted p of the paired test against the column's best method except BP; not a number if none was made."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the runs do not tell the method from the best."""
+        return self.p_best >= LEVEL
+
+    @property
+    def p_paper(self) -> float:
+        """p of Welch's test against the paper's cell."""
+        if self.cell is None or self.paper is None:
+            return math.nan
+        return compare_with_printed(self.cell.errors(), self.paper)
 
     @property
     def marks(self) -> list[str]:
@@ -101,9 +117,12 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
     for column in columns:
         found = {method: cells.get((column.workload, column.data_label, method)) for method in rows}
         best = _best(found)
+        p = _against_best(found, best)
         for method in rows:
             # A copy of the data is compared with the paper too, but its column says that it is a copy.
-            entries[method, column] = Entry(found[method], paper_cell(column.workload, method), method == best)
+            entries[method, column] = Entry(
+                found[method], paper_cell(column.workload, method), method == best, p.get(method, math.nan)
+            )
     return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries)
 
 
@@ -124,6 +143,13 @@ def _best(found: Mapping[str, Cell | None]) -> str | None:
     return min(means, key=lambda method: means[method]) if means else None
 
 
+def _against_best(found: Mapping[str, Cell | None], best: str | None) -> dict[str, float]:
+    """Holm-adjusted p of every method but BP against the best one."""
+    if best is None:
+        return {}
+    return against_best({m: c.errors() for m, c in found.items() if c and m != "bp"}, best)
+
+
 def table_rows(table: ErrorTable) -> pd.DataFrame:
     """One row per entry with plain numbers: what ``--format csv`` writes."""
     rows = []
@@ -138,7 +164,8 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "test_error_mean": cell.mean if cell else None, "test_error_std": cell.std if cell else None,
                     "diverged": cell.diverged if cell else None,
                     "paper_mean": paper[0] if paper else None, "paper_std": paper[1] if paper else None,
-                    "difference": entry.difference, "best": entry.best,
+                    "difference": entry.difference, "p_paper": entry.p_paper, "best": entry.best,
+                    "p_best": entry.p_best,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
@@ -147,18 +174,23 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
 def _entry_lines(entry: Entry, plus_minus: str) -> tuple[str, str]:
     """An entry in two lines: the measured value, and the paper's with the difference."""
     measured = spell(entry.cell.mean, entry.cell.std, plus_minus) if entry.cell else "missing"
+    if entry.tied:
+        measured += " ="
     if entry.marks:
         measured += f" [{', '.join(entry.marks)}]"
     if entry.paper is None:
         return measured, "paper: /"
     difference = "" if entry.difference is None or math.isnan(entry.difference) else f" ({entry.difference:+.2f})"
-    return measured, f"paper: {spell(*entry.paper, plus_minus)}{difference}"
+    differs = " *" if entry.p_paper < LEVEL else ""
+    return measured, f"paper: {spell(*entry.paper, plus_minus)}{difference}{differs}"
 
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; the difference to the paper in brackets. Bold: best except BP. [n seeds], [n epochs]: fewer than the "
-    "protocol's 10 seeds or its full number of epochs."
+    "error; the difference to the paper in brackets. Bold: best except BP. =: statistically tied with the best (paired "
+    "t-test over shared seeds, Holm-corrected, p >= 0.05). *: differs from the paper's cell (Welch's test from its "
+    "printed mean, deviation and n = 10, p < 0.05, not corrected for the number of cells). [n seeds], [n epochs]: "
+    "fewer than the protocol's 10 seeds or its full number of epochs."
 )
 
 
@@ -243,32 +275,54 @@ def render(table: ErrorTable, form: str) -> str:
 def leaderboard(store: RunStore, workload: str | None = None) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
-    Columns: workload, data, method, seeds, epochs, test_error_mean, test_error_std, validation_error_mean, diverged,
-    paper_mean, paper_std.
+    ``ci_low`` and ``ci_high`` are the bootstrap interval of the mean; ``p_best`` is the Holm-adjusted p of the paired
+    test against the best method of the workload, ``p_paper`` that of Welch's test against the paper's cell.
     """
     rows = []
-    for cell in choose_cells(store.records()).values():
-        if workload and cell.workload != workload:
-            continue
+    cells = [c for c in choose_cells(store.records()).values() if not workload or c.workload == workload]
+    p_best = _p_best(cells)
+    for cell in cells:
+        low, high = bootstrap_interval(cell.errors())
+        printed = paper_cell(cell.workload, cell.method)
         paper = paper_cell(cell.workload, cell.method) or (math.nan, math.nan)
         rows.append(
             {
                 "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
                 "seeds": cell.seeds, "epochs": cell.epochs,
                 "test_error_mean": cell.mean, "test_error_std": cell.std,
+                "ci_low": low, "ci_high": high, "p_best": p_best.get(_key(cell), math.nan),
                 "validation_error_mean": float(cell.errors("validation_error").mean()),
                 "diverged": cell.diverged, "paper_mean": paper[0], "paper_std": paper[1],
+                "p_paper": compare_with_printed(cell.errors(), printed) if printed else math.nan,
             }
         )  # fmt: skip
     columns = [
-        "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "validation_error_mean",
-        "diverged", "paper_mean", "paper_std",
+        "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
+        "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper",
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=columns)
     order = {name: n for n, name in enumerate([*PAPER_WORKLOADS, *WORKLOADS])}
     frame["order"] = frame["workload"].map(lambda name: order.get(name, len(order)))
     frame = frame.sort_values(["order", "workload", "data", "test_error_mean", "method"], na_position="last")
     return frame.drop(columns="order").reset_index(drop=True)
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.workload, cell.data_label, cell.method
+
+
+def _p_best(cells: Sequence[Cell]) -> dict[tuple[str, str, str], float]:
+    """Holm-adjusted p of every cell against the best of its workload, on the same data."""
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if not math.isnan(cell.mean):
+            groups[cell.workload, cell.data_label].append(cell)
+    found: dict[tuple[str, str, str], float] = {}
+    for (workload, label), group in groups.items():
+        best = min(group, key=lambda cell: (cell.mean, cell.method)).method
+        p = against_best({cell.method: cell.errors() for cell in group}, best)
+        found |= {(workload, label, method): value for method, value in p.items()}
+    return found
 
 
 def write_leaderboard(store: RunStore) -> Path:
@@ -278,10 +332,16 @@ def write_leaderboard(store: RunStore) -> Path:
     return path
 
 
+BOARD_NOTE = (
+    "=: statistically tied with the best (paired t-test over shared seeds, Holm-corrected, p >= 0.05). "
+    "Interval: bootstrap (BCa) of the mean."
+)
+
+
 def render_leaderboard(frame: pd.DataFrame) -> str:
     """The leaderboard for the terminal."""
-    drawn = RichTable(title="Leaderboard: test error (%), best first")
-    for name in ("workload", "method", "seeds", "epochs", "test error", "paper"):
+    drawn = RichTable(title="Leaderboard: test error (%), best first", caption=BOARD_NOTE, caption_justify="left")
+    for name in ("workload", "method", "seeds", "epochs", "test error", "95 % interval", "paper"):
         drawn.add_column(name)
     for row in frame.to_dict("records"):
         label = "" if row["data"] == "exact" else f" ({row['data']})"
@@ -289,6 +349,8 @@ def render_leaderboard(frame: pd.DataFrame) -> str:
         diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
         drawn.add_row(
             f"{row['workload']}{label}", title, str(row["seeds"]), str(row["epochs"]),
-            spell(row["test_error_mean"], row["test_error_std"]) + diverged, spell(row["paper_mean"], row["paper_std"]),
+            spell(row["test_error_mean"], row["test_error_std"]) + (" =" if row["p_best"] >= LEVEL else "") + diverged,
+            "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}",
+            spell(row["paper_mean"], row["paper_std"]),
         )  # fmt: skip
     return draw(drawn)

@@ -208,6 +208,13 @@ def _read_and_write(results: str, token: str) -> str:
     return name
 
 
+def _gone(error: Exception) -> bool:
+    """Whether a node left while it was asked. Nodes come and go; should it return, its packs look for the folder."""
+    import ray.exceptions as known
+
+    return isinstance(error, known.RayError) and not isinstance(error, (known.RayTaskError, known.GetTimeoutError))
+
+
 def check_shared(results: str) -> None:
     """Every node of the connected cluster must see the results folder: write there and read it, both ways.
 
@@ -223,6 +230,8 @@ def check_shared(results: str) -> None:
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes()}
         for node_id, answer in on_every_node(_read_and_write, results, token).items():
             where = f"node {addresses.get(node_id, '?')} ({node_id[:8]})"
+            if isinstance(answer, Exception) and _gone(answer):
+                continue
             if isinstance(answer, Exception):
                 reason = str(answer).strip().splitlines()[-1] if str(answer).strip() else type(answer).__name__
                 raise TpbenchError(f"{where} could not check the results folder: {reason}")
