@@ -224,6 +224,61 @@ def run(
     _print_outcomes(outcomes, method, workload)
 
 
+@app.command()
+def align(
+    workload: WorkloadName,
+    method: MethodName,
+    config: Annotated[str, typer.Option(metavar="published|best|FILE", help="The hyperparameters.")] = "published",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="0-9, or a list of seeds and ranges.")] = "0",
+    epochs: Epochs = None,
+    every: Annotated[int, typer.Option(min=1, help="Minibatches between measurements.")] = 50,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+) -> None:
+    """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
+    from tpbench.sweeps.aligning import record_alignment
+    from tpbench.sweeps.commands import CellChoice, find_configuration, interruptible
+    from tpbench.sweeps.packs import parse_seeds
+
+    cell = CellChoice.of(workload, method)
+    settings = _settings(results, data, precision, device, 1)
+    configuration = find_configuration(cell, config, results)
+    with interruptible(settings.command):
+        path = record_alignment(
+            workload, method, configuration, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
+        )
+    print(f"written: {path}")
+
+
+@app.command("figure")
+def draw_figure(
+    name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5", help="Which of the paper's figures.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: figure_NAME.png]")] = None,
+    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """A figure of the paper: 2 and s2 are made at once, the others from the records of 'tpbench align'."""
+    from tpbench.reports.figures import NAMES, make_figure, save
+
+    if name.lower() not in NAMES:
+        raise unknown("figure", name, NAMES)
+    if workload:
+        get_workload(workload)
+    path = output or Path(f"figure_{name.lower()}.png")
+    save(make_figure(name.lower(), results, workload), path)
+    print(f"written: {path}")
+
+
+def _table_s7(results: str, form: str) -> str:
+    from tpbench.reports.figures import damping_rows
+    from tpbench.results.paper import paper_dampings
+    from tpbench.results.tables import damping_table
+
+    return damping_table([(m, d, paper_dampings(m)) for m, d in damping_rows(results)], form)
+
+
 def _warn_damaged(store: RunStore) -> None:
     for message in store.damaged:
         typer.echo(f"warning: {message}", err=True)
@@ -231,11 +286,14 @@ def _warn_damaged(store: RunStore) -> None:
 
 @app.command()
 def table(
-    name: Annotated[str, typer.Argument(metavar="1|s6", help="Which of the paper's tables.")],
+    name: Annotated[str, typer.Argument(metavar="1|s6|s7", help="Which of the paper's tables.")],
     form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "text",
     results: Results = RESULTS,
 ) -> None:
     """A table of the paper, computed from the store, beside the paper's numbers."""
+    if name.lower() == "s7":
+        print(_table_s7(results, form), end="")
+        return
     store = _store(results)
     text = render(paper_table(store, name.lower()), form)
     _warn_damaged(store)

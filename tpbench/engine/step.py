@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,6 +43,10 @@ class StepRecord:
     reconstruction_losses: Tensor | None = None
 
 
+Observer = Callable[[Minibatch, Parameters], None]
+"""Sees a joint step's minibatch and its local gradients, before any parameter changes."""
+
+
 class PackState:
     """Parameters, gradients and optimisers of a pack, and the step that trains them.
 
@@ -73,6 +77,7 @@ class PackState:
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
         self.scratch, self.clock = Scratch(dtype, device), Clock()
+        self.observer: Observer | None = None
         members = len(self.seeds)
         self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
         initialise(self.forward, self.seeds, "forward weights")
@@ -158,6 +163,8 @@ class PackState:
             targets = self.method.targets(batch)
         with self.clock("gradients"):
             self.local_gradients(activities, slopes, targets)
+        if self.observer:
+            self.observer(batch, self.forward_gradients)
         record = StepRecord(losses, wrong, activities, targets)
         if state and noise is not None:
             record.reconstruction_losses = self._train_feedback(state, slopes, noise)

@@ -244,6 +244,8 @@ class Trainer:
         """The step as a CUDA graph where that can be: on a GPU, for rules that allow it, with nothing being timed."""
         if self.device.type != "cuda" or not self.method.capturable or self.pack.clock.device:
             return step
+        if self.pack.observer:
+            return step
         if kind not in self._graphs:
             shapes = [tuple(draws.shape) for draws in noise]
             size = (samples.shape[0], samples.shape[1])

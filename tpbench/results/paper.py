@@ -19,6 +19,12 @@ def table_methods(table: str) -> list[str]:
     return list(_tables()["table_1"] if table == "1" else _tables()["table_s6"])
 
 
+def paper_dampings(method: str) -> list[float] | None:
+    """The damping of every hidden layer that the paper selects on Fashion-MNIST (Table S7)."""
+    printed = _tables()["table_s7"].get(method)
+    return [float(v) for v in printed] if printed else None
+
+
 def paper_cell(workload: str, method: str) -> tuple[float, float] | None:
     """Mean and standard deviation of the test error in per cent over 10 seeds (Table S6); None where it prints none."""
     printed = _tables()["table_s6"].get(method, {}).get(workload)

@@ -354,3 +354,40 @@ def render_leaderboard(frame: pd.DataFrame) -> str:
             spell(row["paper_mean"], row["paper_std"]),
         )  # fmt: skip
     return draw(drawn)
+
+
+def damping_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float] | None]], form: str) -> str:
+    """Table S7 in one of :data:`FORMATS`: the chosen damping per method and hidden layer, the paper's in brackets.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format '{form}': there are {', '.join(FORMATS)}")
+    layers = max(len(found) for _, found, _ in rows)
+    frame = pd.DataFrame(
+        [
+            {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
+            for method, found, printed in rows
+            for k, value in enumerate(found)
+        ]
+    )
+    if form == "csv":
+        return frame.to_csv(index=False, lineterminator="\n")
+    titles = {name: method.title for name, method in all_methods().items()}
+    header = ["method", *(f"layer {k + 1}" for k in range(layers))]
+    body = []
+    for method, found, printed in rows:
+        beside = [f" ({p:g})" for p in printed] if printed and len(printed) == len(found) else [""] * len(found)
+        body.append([titles.get(method, method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
+    if form == "md":
+        rule = ["---"] * len(header)
+        return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body)) + "\n"
+    if form == "latex":
+        lines = [rf"\begin{{tabular}}{{l{'l' * layers}}}", r"\toprule"]
+        lines += [" & ".join(header) + r" \\", r"\midrule", *(" & ".join(map(_latex, b)) + r" \\" for b in body)]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    drawn = RichTable(*header, title="Table S7: best damping (the paper's in brackets)")
+    for line in body:
+        drawn.add_row(*line)
+    return draw(drawn)

@@ -1,0 +1,35 @@
+"""How long an interrupted search takes to replay its journal: python benchmarks/replay.py [TRIALS]"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ray.tune.search.hyperopt import HyperOptSearch
+
+from tpbench.sweeps.journal import Journal
+from tpbench.sweeps.packs import Outcome
+from tpbench.sweeps.search import METRIC, PackedSearch
+from tpbench.sweeps.spaces import space_for
+
+trials = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+
+
+def inner() -> HyperOptSearch:
+    space = space_for("ddtp-linear", None).to_hyperopt()
+    return HyperOptSearch(space, metric=METRIC, mode="min", random_state_seed=0)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "journal.jsonl"
+    search = PackedSearch(inner, Journal.open(path), trials=trials, pack=1, lag=3)
+    for n in range(trials):
+        suggestion = search.suggest(str(n))
+        error = abs(suggestion["suggestions"][0]["eta"] - 0.1)
+        outcome = Outcome("0" * 24, "finished", error, error)
+        search.on_trial_complete(str(n), {"outcomes": [outcome.__dict__]})
+    started = time.perf_counter()
+    PackedSearch(inner, Journal.open(path), trials=trials, pack=1, lag=3)
+    print(f"{trials} suggestions replayed in {time.perf_counter() - started:.1f} s")

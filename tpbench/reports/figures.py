@@ -1,0 +1,207 @@
+"""The paper's figures that hold data, drawn from what a results folder holds (4, S3 to S5) or made at once (2, S2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tpbench.engine import TpbenchError, all_methods
+from tpbench.engine.alignment import DAMPINGS, choose_damping
+from tpbench.reports.toy import null_space_experiment, output_space_experiment
+from tpbench.results.location import location
+from tpbench.sweeps.aligning import AlignmentRecord, read_alignments
+
+ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist", "s5": "cifar10"}
+"""Which workload the paper draws each figure on."""
+TOY = ("2", "s2")
+NAMES = (*TOY, *ALIGNMENT_WORKLOADS)
+
+# Colour-blind safe, and one colour per method in all figures.
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#BCBD22",
+)  # fmt: skip
+_WINDOW = 10
+
+
+def colour(method: str) -> str:
+    """The colour of a method."""
+    return _COLOURS[list(all_methods()).index(method) % len(_COLOURS)]
+
+
+def title(method: str) -> str:
+    """The paper's name of a method."""
+    return all_methods()[method].title
+
+
+def find_records(results: str, workload: str) -> list[AlignmentRecord]:
+    """The records of a workload, the longest of each method, in the order of the table of methods.
+
+    Raises:
+        TpbenchError: there are none.
+    """
+    best: dict[str, AlignmentRecord] = {}
+    for record in read_alignments(location(results)):
+        if record.workload == workload and record.method in all_methods():
+            known = best.get(record.method)
+            if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
+                best[record.method] = record
+    if not best:
+        raise TpbenchError(
+            f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
+        )
+    return [best[m] for m in all_methods() if m in best]
+
+
+def chosen_dampings(record: AlignmentRecord) -> list[float]:
+    """The damping of every hidden layer that aligns best in the third epoch (the last one of shorter records)."""
+    epoch = min(2, record.epochs - 1)
+    first, last = epoch * record.steps_per_epoch, (epoch + 1) * record.steps_per_epoch
+    rows = [k for k, step in enumerate(record.steps) if first <= step < last]
+    if not rows:
+        raise TpbenchError(
+            f"{record.method} on {record.workload}: nothing was measured in epoch {epoch + 1}; use a smaller --every"
+        )
+    return choose_damping(record.tensors()[1][rows].nanmean(1), tuple(record.dampings))
+
+
+def window(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Window average and deviation along the first dimension."""
+    size = min(_WINDOW, len(values))
+    windows = values.unfold(0, size, 1)
+    return windows.nanmean(-1), windows.std(-1, correction=0)
+
+
+def _curve(axes, record: AlignmentRecord, angles: Tensor) -> None:  # type: ignore[no-untyped-def]
+    """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
+    mean, deviation = window(angles.nanmean(1))
+    epochs = torch.tensor(record.steps[len(record.steps) - len(mean) :], dtype=torch.float64) / record.steps_per_epoch
+    axes.plot(epochs, mean, color=colour(record.method), label=title(record.method), linewidth=1.2)
+    axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
+
+
+def _note(records: Sequence[AlignmentRecord]) -> str:
+    seeds, epochs = {len(r.seeds) for r in records}, {r.epochs for r in records}
+    labels = {r.data_label for r in records if r.data_label}
+    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{seeds.pop()} seed(s)"]
+    parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
+    return ", ".join([*parts, *labels])
+
+
+def alignment_figure(results: str, name: str, workload: str | None = None) -> Figure:
+    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping)."""
+    chosen = workload or ALIGNMENT_WORKLOADS[name]
+    records = find_records(results, chosen)
+    layers = len(records[0].loss_angles[0][0])
+    shown = [layers - 1] if name == "4" else list(range(layers))
+    figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for row, layer in zip(grid, shown, strict=True):
+        for record in records:
+            by_loss, by_target = record.tensors()
+            damping = 0.0 if name == "4" else chosen_dampings(record)[layer]
+            _curve(row[0], record, by_loss[:, :, layer])
+            _curve(row[1], record, by_target[:, :, record.dampings.index(damping), layer])
+        row[0].set(ylabel=f"layer {layer + 1}: angle (degrees)")
+        for axes in row:
+            axes.axhline(90, color="0.6", linewidth=0.8, linestyle=":")
+            axes.set_ylim(0, None)
+    condition = "GNT updates (Condition 2)" if name == "4" else "damped GNT updates (Condition S3)"
+    grid[0][0].set_title("(a) with the loss gradient")
+    grid[0][1].set_title(f"(b) with the {condition}")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"Angles of the weight updates on {chosen} ({_note(records)})", fontsize="medium")
+    return figure
+
+
+def damping_rows(results: str, workload: str = "fashion-mnist") -> list[tuple[str, list[float]]]:
+    """Table S7: the chosen damping of every hidden layer, per method."""
+    return [(record.method, chosen_dampings(record)) for record in find_records(results, workload)]
+
+
+def null_space_figure() -> Figure:
+    """Fig. 2."""
+    summary = null_space_experiment().summary()
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    for k, (name, (mean, deviation)) in enumerate(summary.items()):
+        axes.bar(k, mean, yerr=deviation, color=colour(name), capsize=6, width=0.6)
+        axes.annotate(f"{mean:.2f}", (k, mean), xytext=(18, 3), textcoords="offset points")
+    axes.set_xticks(range(len(summary)), [title(name) for name in summary])
+    axes.set(ylabel="null-space share of $\\Delta W_2$", ylim=(0, 1))
+    axes.set_title("10 students 6-6-6-2, 100 updates each", fontsize="medium")
+    return figure
+
+
+def output_space_figure() -> Figure:
+    """Fig. S2: one panel per sample; rings are contours of the squared error."""
+    found = output_space_experiment()
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    panels = figure.subplots(3, 4).flatten()
+    for k, axes in enumerate(panels):
+        output, label = found.outputs[k], found.labels[k]
+        radius = float((label - output).norm())
+        for share in (0.4, 0.7, 1.0, 1.3):
+            axes.add_patch(_circle(label, share * radius))
+        axes.plot(*label, marker="x", color="0.3")
+        for name in ("gnt", "bp"):
+            direction = found.directions[name][k] * radius * 0.6
+            axes.annotate(
+                "", output + direction, output, arrowprops={"arrowstyle": "->", "color": _ARROWS[name], "linewidth": 2}
+            )
+        axes.set_aspect("equal")
+        axes.set(xlim=_limits(label[0], radius), ylim=_limits(label[1], radius), xticks=[], yticks=[])
+    cosines = found.cosines()
+    figure.suptitle(
+        "Movement of the output by the hidden layers of a 4-4-4-2 student: GNT (blue), BP (red);\n"
+        "crosses: labels, rings: loss contours; "
+        f"mean cosine with the downhill direction: GNT {cosines['gnt'][0]:.3f}, BP {cosines['bp'][0]:.3f}",
+        fontsize="medium",
+    )
+    return figure
+
+
+_ARROWS = {"gnt": "#0072B2", "bp": "#C00000"}
+
+
+def _circle(centre: Tensor, radius: float):  # type: ignore[no-untyped-def]
+    from matplotlib.patches import Circle
+
+    return Circle((float(centre[0]), float(centre[1])), radius, fill=False, color="0.75", linewidth=0.8)
+
+
+def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
+    return float(centre) - 1.5 * radius, float(centre) + 1.5 * radius
+
+
+def make_figure(name: str, results: str, workload: str | None = None) -> Figure:
+    """The figure of that name.
+
+    Raises:
+        TpbenchError: what it is drawn from is missing.
+    """
+    if name == "2":
+        return null_space_figure()
+    return output_space_figure() if name == "s2" else alignment_figure(results, name, workload)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the ending decides the format.
+
+    Raises:
+        TpbenchError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise TpbenchError(f"{path}: could not be written ({error})") from error
+
+
+__all__ = ["DAMPINGS", "NAMES", "alignment_figure", "damping_rows", "make_figure", "save"]

@@ -1,0 +1,158 @@
+"""The toy experiments of section B.3: Fig. 2 (null-space share) and Fig. S2 (directions in output space)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tpbench.engine import Architecture, get_method
+from tpbench.engine.alignment import null_space_share
+from tpbench.engine.gauss_newton import output_jacobians
+from tpbench.engine.methods import Minibatch
+from tpbench.engine.network import Parameters, stream
+from tpbench.engine.numerics import squared_error
+from tpbench.engine.step import PackState
+from tpbench.workloads.teacher import teacher_problem
+
+# Section B.3 gives no hyperparameters for these networks: a feedback learning rate with which the reconstruction losses
+# settle well before the end, and the paper's usual sigma.
+_FEEDBACK = {
+    "lr_eta": 0.0, "eta": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "lr_fb": 5e-3, "beta1_fb": 0.9,
+    "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 0.0,
+}  # fmt: skip
+_FEEDBACK_BATCH = 32
+
+
+@dataclass(frozen=True)
+class NullSpaceShares:
+    """Fig. 2: the share of ``dW_2`` that cannot change the output, (networks, samples) per method."""
+
+    shares: dict[str, Tensor]
+
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over networks and samples."""
+        return {name: (float(values.mean()), float(values.std())) for name, values in self.shares.items()}
+
+
+def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, samples: int = 100) -> NullSpaceShares:
+    """Toy experiment 1: 6-6-6-2 students with frozen forward weights; the feedback is trained until it settles.
+
+    Args:
+        networks: students, each from its own seed.
+        feedback_steps: minibatches of 32 that train the feedback.
+        samples: updates of one sample each that are measured.
+    """
+    architecture = Architecture((6, 6, 6, 2))
+    problem = teacher_problem(architecture)
+    shares = {}
+    for name in ("dtp-pretrained", "ddtp-linear"):
+        method = get_method(name)
+        configuration = {h: _FEEDBACK[h] for h in method.hyperparameters}
+        pack = PackState(
+            method, architecture, [configuration] * networks, list(range(networks)), loss=squared_error,
+            dtype=torch.float64,
+        )  # fmt: skip
+        generator = stream(0, "null space")
+        for step in range(feedback_steps):
+            if step == feedback_steps // 2:
+                _scale_feedback_rate(pack, 0.1)
+            x = _sample(problem.x_train, networks, _FEEDBACK_BATCH, generator)
+            pack.feedback_step(x, _noise(architecture, networks, _FEEDBACK_BATCH, generator))
+        _scale_feedback_rate(pack, 0.0)
+        observer = _Shares(layer=2)
+        pack.observer = observer
+        for _ in range(samples):
+            index = torch.randint(len(problem.x_train), (networks, 1), generator=generator)
+            noise = _noise(architecture, networks, 1, generator)
+            pack.joint_step(problem.x_train[index], problem.y_train[index], noise)
+        shares[name] = torch.stack(observer.found, 1)
+    return NullSpaceShares(shares)
+
+
+def _scale_feedback_rate(pack: PackState, factor: float) -> None:
+    assert pack.feedback_adam
+    pack.feedback_adam.settings = [replace(s, lr=s.lr * factor) for s in pack.feedback_adam.settings]
+
+
+class _Shares:
+    """Watches the steps and keeps the null-space share of one layer's update."""
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+        self.found: list[Tensor] = []
+
+    def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
+        jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
+        gradient = gradients[f"W{self.layer}"]
+        self.found.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
+
+
+def _sample(x: Tensor, members: int, batch: int, generator: torch.Generator) -> Tensor:
+    return x[torch.randint(len(x), (members, batch), generator=generator)]
+
+
+def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:
+    sizes = [architecture.sizes[i] for i in architecture.hidden]
+    return [torch.randn(members, batch, n, generator=generator, dtype=torch.float64) for n in sizes]
+
+
+@dataclass(frozen=True)
+class OutputDirections:
+    """Fig. S2 for several samples: outputs, labels and unit directions in output space, each (samples, 2)."""
+
+    outputs: Tensor
+    labels: Tensor
+    directions: dict[str, Tensor]
+
+    def cosines(self) -> dict[str, tuple[float, float]]:
+        """Mean and deviation of the cosine between each direction and ``-e_L``."""
+        downhill = torch.nn.functional.normalize(self.labels - self.outputs, dim=1)
+        found = {name: (d * downhill).sum(1) for name, d in self.directions.items()}
+        return {name: (float(c.mean()), float(c.std())) for name, c in found.items()}
+
+
+def output_space_experiment(samples: int = 12, training_steps: int = 500, step: float = 1e-4) -> OutputDirections:
+    """Toy experiment 2: where the updates of GNT and BP push the output of a 4-4-4-2 student.
+
+    The student is trained with GNT first; both methods' updates are then taken at the same parameters, so that only the
+    update differs. The hidden layers alone are moved: the output layer's update is the same for both methods, follows
+    -e_L exactly and would hide what they differ in.
+
+    Args:
+        samples: minibatches of one sample that are looked at.
+        training_steps: of one sample each.
+        step: learning rate of the small update.
+    """
+    architecture = Architecture((4, 4, 4, 2))
+    problem = teacher_problem(architecture)
+    configuration = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "damping": 0.0}
+    packs = {}
+    for name in ("gnt", "bp"):
+        method = get_method(name)
+        chosen = {h: configuration[h] for h in method.hyperparameters}
+        packs[name] = PackState(method, architecture, [chosen], [0], loss=squared_error, dtype=torch.float64)
+    generator = stream(0, "output space")
+    for _ in range(training_steps):
+        index = torch.randint(len(problem.x_train), (1, 1), generator=generator)
+        packs["gnt"].joint_step(problem.x_train[index], problem.y_train[index], None)
+    index = torch.randint(len(problem.x_test), (samples, 1, 1), generator=generator)
+    xs, ys = problem.x_test[index[:, 0]], problem.y_test[index[:, 0]]
+    start = packs["gnt"].forward.flat.clone()
+    outputs, directions = [], {}
+    for name, pack in packs.items():
+        moves = []
+        for x, y in zip(xs.unsqueeze(1), ys.unsqueeze(1), strict=True):
+            pack.forward.flat.copy_(start)
+            before = pack.propagate(x)[-1].clone()
+            pack.joint_step(x, y, None)
+            pack.forward.flat.copy_(start)
+            for i in architecture.hidden:
+                for array in (f"W{i}", f"b{i}"):
+                    pack.forward[array].sub_(pack.forward_gradients[array], alpha=step)
+            moves.append((pack.propagate(x)[-1] - before).flatten())
+            if name == "gnt":
+                outputs.append(before.flatten())
+        directions[name] = torch.nn.functional.normalize(torch.stack(moves), dim=1)
+    return OutputDirections(torch.stack(outputs), ys[:, 0], directions)
