@@ -225,6 +225,50 @@ def run(
 
 
 @app.command()
+def reproduce(
+    table_name: Annotated[str, typer.Option("--table", metavar="1|s6", help="Whose cells.")] = "s6",
+    workloads: Annotated[str | None, typer.Option(metavar="NAMES", help="With commas between them.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds per cell.")] = 10,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="2h, 90m: begin no cell that takes longer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
+    from tpbench.sweeps.progress import spell_seconds
+    from tpbench.sweeps.reproduction import parse_budget, plan
+    from tpbench.sweeps.reproduction import reproduce as train
+
+    settings = _settings(results, data, precision, device, checkpoint_every)
+    limit = parse_budget(budget) if budget else None
+    names = _names(workloads, WORKLOADS, "workload") if workloads else None
+    rules = _names(methods, all_methods(), "method") if methods else None
+    cells, left = plan(table_name.lower(), names, rules, seeds, settings)
+    listing = Table("cell", "missing seeds", "estimated time", title="Plan, cheapest first (measured on this machine)")
+    for cell in cells:
+        listing.add_row(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds))
+    print(draw(listing), end="")
+    print(f"{len(cells)} cells, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    for line in left:
+        typer.echo(f"left out: {line}", err=True)
+    if dry_run:
+        return
+    for done in train(cells, limit, settings):
+        if done.seconds is None:
+            print(f"{done.planned.name}: left, it does not fit into the budget")
+        else:
+            print(
+                f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
+            )
+
+
+@app.command()
 def align(
     workload: WorkloadName,
     method: MethodName,
@@ -260,7 +304,8 @@ def draw_figure(
     results: Results = RESULTS,
 ) -> None:
     """A figure of the paper: 2 and s2 are made at once, the others from the records of 'tpbench align'."""
-    from tpbench.reports.figures import NAMES, make_figure, save
+    from tpbench.reports.figures import NAMES, make_figure
+    from tpbench.reports.style import save
 
     if name.lower() not in NAMES:
         raise unknown("figure", name, NAMES)
@@ -269,6 +314,48 @@ def draw_figure(
     path = output or Path(f"figure_{name.lower()}.png")
     save(make_figure(name.lower(), results, workload), path)
     print(f"written: {path}")
+
+
+PLOTS = ("curves", "cost", "search")
+
+
+@app.command()
+def plot(
+    kind: Annotated[str, typer.Argument(metavar="curves|cost|search")],
+    what: Annotated[str, typer.Argument(metavar="WORKLOAD|SWEEP", help="A workload; for search, a sweep's name.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: KIND_WHAT.png]")] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Learning curves or cost of a workload's methods, or what a sweep's search saw."""
+    from tpbench.reports.curves import cost_plot, learning_curves
+    from tpbench.reports.searches import search_figure
+    from tpbench.reports.style import save
+
+    if kind not in PLOTS:
+        raise unknown("plot", kind, PLOTS)
+    store = _store(results)
+    if kind == "search":
+        figure = search_figure(results, what)
+    else:
+        get_workload(what)
+        figure = learning_curves(store, what) if kind == "curves" else cost_plot(store, what)
+    path = output or Path(f"{kind}_{what}.png")
+    save(figure, path)
+    print(f"written: {path}")
+    _warn_damaged(store)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(metavar="FILE")] = Path("report.html"), results: Results = RESULTS
+) -> None:
+    """Everything the store holds as one self-contained HTML page."""
+    from tpbench.reports.page import render_report
+    from tpbench.results.store import write_atomically
+
+    text = render_report(results, shlex.join(["tpbench", *sys.argv[1:]]))
+    write_atomically(output, text)
+    print(f"written: {output} ({len(text) / 1e6:.1f} MB)")
 
 
 def _table_s7(results: str, form: str) -> str:
@@ -371,15 +458,28 @@ def results_check(results: Results = RESULTS) -> None:
 
 @results_app.command("merge")
 def results_merge(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The store whose runs are copied.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, whose runs are copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
     """Copy the runs of one store into another."""
-    from tpbench.results.maintenance import merge_stores
+    from tpbench.results.maintenance import merge_stores, open_source
 
-    store = _store(source)
-    new, known = merge_stores(store, _store(target))
-    print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
+    with open_source(source) as store:
+        new, known = merge_stores(store, _store(target))
+        print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
+        _warn_damaged(store)
+
+
+@results_app.command("pack")
+def results_pack(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
+    results: Results = RESULTS,
+) -> None:
+    """Write the runs of a store into one compressed archive."""
+    from tpbench.results.maintenance import pack_store
+
+    store = _store(results)
+    print(f"{pack_store(store, file)} runs written to {file}")
     _warn_damaged(store)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -57,3 +58,33 @@ def test_export_has_a_row_per_run(
     assert frame.test_error.tolist() == pytest.approx([3.0] * 3)
     assert frame.hp_lr.tolist() == [1e-3] * 3
     assert tpbench_inside("results", "export", name, "--format", "xml").returncode == 2
+
+
+def test_an_archive_holds_the_runs_and_comes_back(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = RunStore(tmp_path / "results")
+    for seed in range(3):
+        store.publish(record(seed=seed))
+    assert "3 runs written" in tpbench_inside("results", "pack", "runs.zip").stdout
+    first = (tmp_path / "runs.zip").read_bytes()
+    tpbench_inside("results", "pack", "runs.zip")
+    assert (tmp_path / "runs.zip").read_bytes() == first  # the same runs, the same bytes
+    assert "3 runs copied" in tpbench_inside("results", "merge", "runs.zip", "back").stdout
+    assert list(RunStore(tmp_path / "back").records()) == list(store.records())
+
+
+@pytest.mark.parametrize("name", ["../../evil.json", "runs/../../evil.json", "/etc/evil.json", "runs/x.json"])
+def test_an_archive_with_other_names_is_refused(tmp_path: Path, tpbench_inside: Inside, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "runs.zip", "w") as archive:
+        archive.writestr(name, "{}")
+    result = tpbench_inside("results", "merge", "runs.zip", "into")
+    assert result.returncode == 2
+    assert "which is no run file" in result.stderr
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"\x00" * 200])
+def test_a_broken_archive_is_one_line(tmp_path: Path, tpbench_inside: Inside, content: bytes) -> None:
+    (tmp_path / "runs.zip").write_bytes(content)
+    result = tpbench_inside("results", "merge", "runs.zip", "into")
+    assert result.returncode == 2
+    assert "not a readable archive" in result.stderr

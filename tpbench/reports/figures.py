@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from tpbench.engine import TpbenchError, all_methods
-from tpbench.engine.alignment import DAMPINGS, choose_damping
+from tpbench.engine.alignment import choose_damping
+from tpbench.reports.style import colour, title
 from tpbench.reports.toy import null_space_experiment, output_space_experiment
 from tpbench.results.location import location
 from tpbench.sweeps.aligning import AlignmentRecord, read_alignments
@@ -20,21 +20,7 @@ ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist
 TOY = ("2", "s2")
 NAMES = (*TOY, *ALIGNMENT_WORKLOADS)
 
-# Colour-blind safe, and one colour per method in all figures.
-_COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#BCBD22",
-)  # fmt: skip
 _WINDOW = 10
-
-
-def colour(method: str) -> str:
-    """The colour of a method."""
-    return _COLOURS[list(all_methods()).index(method) % len(_COLOURS)]
-
-
-def title(method: str) -> str:
-    """The paper's name of a method."""
-    return all_methods()[method].title
 
 
 def find_records(results: str, workload: str) -> list[AlignmentRecord]:
@@ -86,7 +72,7 @@ def _curve(axes, record: AlignmentRecord, angles: Tensor) -> None:  # type: igno
 def _note(records: Sequence[AlignmentRecord]) -> str:
     seeds, epochs = {len(r.seeds) for r in records}, {r.epochs for r in records}
     labels = {r.data_label for r in records if r.data_label}
-    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{seeds.pop()} seed(s)"]
+    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seed{'s' * (min(seeds) > 1)}"]
     parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
     return ", ".join([*parts, *labels])
 
@@ -189,19 +175,3 @@ def make_figure(name: str, results: str, workload: str | None = None) -> Figure:
     if name == "2":
         return null_space_figure()
     return output_space_figure() if name == "s2" else alignment_figure(results, name, workload)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the ending decides the format.
-
-    Raises:
-        TpbenchError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise TpbenchError(f"{path}: could not be written ({error})") from error
-
-
-__all__ = ["DAMPINGS", "NAMES", "alignment_figure", "damping_rows", "make_figure", "save"]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import lzma
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.results.runs import percent
+from tpbench.engine.files import atomic_write
+from tpbench.results.location import location
+from tpbench.results.runs import ID_PATTERN, percent
 from tpbench.results.store import RunStore, read_run
+
+# Bytes; the longest real run files have a fiftieth of it.
+_LARGEST_RUN = 4_000_000
 
 EXPORT_FORMATS = ("csv", "parquet")
 
@@ -26,6 +36,50 @@ def check_store(store: RunStore) -> tuple[int, list[str]]:
             wrong.append(f"{path}: could not be read ({error})")
     wrong += [f"{path}: set aside as damaged earlier" for path in sorted(store.runs.glob("*.damaged"))]
     return whole, wrong
+
+
+def pack_store(store: RunStore, path: Path) -> int:
+    """Write the whole runs of a store into one compressed archive, the same bytes for the same runs; returns how many.
+
+    Raises:
+        TpbenchError: the file cannot be written.
+    """
+    count = 0
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        for record in store.records():
+            # A fixed date: what is in the archive, and nothing else, decides its bytes.
+            entry = zipfile.ZipInfo(f"runs/{record.definition.id}.json", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_LZMA
+            archive.writestr(entry, record.to_json())
+            count += 1
+    return count
+
+
+@contextmanager
+def open_source(text: str) -> Iterator[RunStore]:
+    """A store to read: a folder, a URL, or an archive of :func:`pack_store`.
+
+    Raises:
+        UsageError: the archive is none, or holds files that are no runs.
+    """
+    folder = location(text)
+    if not (isinstance(folder, Path) and folder.is_file()):
+        yield RunStore(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="tpbench-runs-") as name:
+        store = RunStore(Path(name))
+        store.runs.mkdir()
+        try:
+            with zipfile.ZipFile(folder) as archive:
+                for entry in archive.infolist():
+                    run_id = entry.filename.removeprefix("runs/").removesuffix(".json")
+                    # Names in archives may point anywhere: only those of runs are taken.
+                    if not ID_PATTERN.fullmatch(run_id) or entry.file_size > _LARGEST_RUN:
+                        raise UsageError(f"{text}: holds '{entry.filename}', which is no run file")
+                    store.path(run_id).write_bytes(archive.read(entry))
+        except (zipfile.BadZipFile, OSError, NotImplementedError, lzma.LZMAError, EOFError) as error:
+            raise UsageError(f"{text}: not a readable archive of runs ({error})") from error
+        yield store
 
 
 def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:

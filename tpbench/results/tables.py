@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from tpbench.engine import METHODS, UsageError, all_methods
+from tpbench.engine import UsageError, all_methods
 from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.statistics import LEVEL, against_best, bootstrap_interval, compare_with_printed
@@ -171,7 +171,7 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
 
 
-def _entry_lines(entry: Entry, plus_minus: str) -> tuple[str, str]:
+def entry_lines(entry: Entry, plus_minus: str = PLUS_MINUS) -> tuple[str, str]:
     """An entry in two lines: the measured value, and the paper's with the difference."""
     measured = spell(entry.cell.mean, entry.cell.std, plus_minus) if entry.cell else "missing"
     if entry.tied:
@@ -203,7 +203,7 @@ def render_text(table: ErrorTable) -> str:
     for method in table.rows:
         cells = []
         for column in table.columns:
-            measured, paper = _entry_lines(table.entries[method, column], PLUS_MINUS)
+            measured, paper = entry_lines(table.entries[method, column])
             measured = measured.replace("[", "\\[")
             cells.append(
                 f"[bold]{measured}[/bold]\n{paper}" if table.entries[method, column].best else f"{measured}\n{paper}"
@@ -232,7 +232,7 @@ def render_markdown(table: ErrorTable) -> str:
         cells = []
         for column in table.columns:
             entry = table.entries[method, column]
-            measured, paper = _entry_lines(entry, PLUS_MINUS)
+            measured, paper = entry_lines(entry)
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
         lines.append(f"| {table.method_title(method)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", FOOTNOTE, ""])
@@ -251,7 +251,7 @@ def render_latex(table: ErrorTable) -> str:
         upper, lower = [_latex(table.method_title(method))], [""]
         for column in table.columns:
             entry = table.entries[method, column]
-            measured, paper = (_latex(line) for line in _entry_lines(entry, r"$\pm$"))
+            measured, paper = (_latex(line) for line in entry_lines(entry, r"$\pm$"))
             upper.append(rf"\textbf{{{measured}}}" if entry.best else measured)
             lower.append(rf"{{\footnotesize {paper}}}")
         lines += [" & ".join(upper) + r" \\", " & ".join(lower) + r" \\"]
@@ -343,9 +343,10 @@ def render_leaderboard(frame: pd.DataFrame) -> str:
     drawn = RichTable(title="Leaderboard: test error (%), best first", caption=BOARD_NOTE, caption_justify="left")
     for name in ("workload", "method", "seeds", "epochs", "test error", "95 % interval", "paper"):
         drawn.add_column(name)
+    titles = {name: method.title for name, method in all_methods().items()}
     for row in frame.to_dict("records"):
         label = "" if row["data"] == "exact" else f" ({row['data']})"
-        title = METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
+        title = titles.get(row["method"], row["method"])
         diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
         drawn.add_row(
             f"{row['workload']}{label}", title, str(row["seeds"]), str(row["epochs"]),

@@ -1,0 +1,76 @@
+"""``tpbench reproduce``: the plan, the budget, and a real cell of a shrunken workload."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tpbench.engine import UsageError
+from tpbench.sweeps import reproduction
+from tpbench.sweeps.reproduction import parse_budget
+from tpbench.workloads import WORKLOADS
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1.5h", 5400), ("300s", 300), ("1d", 86400)]
+)
+def test_a_budget_is_read(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "-1h", "0h", "2 hours", "1e9h", "nan", "", "٣h"])
+def test_a_wrong_budget_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match="write a time such as 2h"):
+        parse_budget(text)
+
+
+@pytest.fixture
+def tiny_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MNIST's name and published configurations on the built-in digits, for 2 epochs."""
+    monkeypatch.setitem(WORKLOADS, "mnist", replace(WORKLOADS["digits"], name="mnist", title="MNIST", epochs=2))
+
+
+def test_the_plan_names_what_is_missing_and_is_carried_out(
+    tiny_mnist: None, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--seeds", "2")
+    dry = tpbench_inside(*arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "mnist bp" in dry.stdout
+    assert "2 cells" in dry.stdout
+    assert not (tmp_path / "results" / "runs").exists()
+
+    monkeypatch.setattr(reproduction, "estimate", lambda *_: 1.0)  # measured once is enough
+    done = tpbench_inside(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 4
+    assert "MNIST" in (tmp_path / "results" / "table_1.md").read_text()
+    assert (tmp_path / "results" / "table_s6.md").exists()
+    assert (tmp_path / "results" / "leaderboard.csv").exists()
+
+    more = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--seeds", "3", "--dry-run")
+    assert "1 cells" in more.stdout
+    nothing = tpbench_inside(*arguments)
+    assert "0 cells" in nothing.stdout
+
+
+def test_a_cell_that_does_not_fit_is_left(
+    tiny_mnist: None, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduction, "estimate", lambda cell, *a: 50.0 if cell.method == "bp" else 9000.0)
+    result = tpbench_inside(
+        "reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--seeds", "1", "--budget", "1h"
+    )
+    assert result.returncode == 0
+    assert "mnist dfa: left, it does not fit into the budget" in result.stdout
+    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
+
+
+def test_missing_data_is_said_per_cell(tpbench_inside: Inside) -> None:
+    result = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--dry-run")
+    assert result.returncode == 0
+    assert "left out: mnist bp:" in result.stderr
+    assert tpbench_inside("reproduce", "--table", "2").returncode == 2

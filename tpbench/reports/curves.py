@@ -1,0 +1,72 @@
+"""Learning curves and cost of a workload's methods, drawn from the store."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tpbench.engine import TpbenchError, all_methods
+from tpbench.reports.style import colour, title
+from tpbench.results import Cell, RunStore, choose_cells
+
+
+def cells_of(store: RunStore, workload: str) -> list[Cell]:
+    """The cells of a workload, in the order of the table of methods.
+
+    Raises:
+        TpbenchError: there are none.
+    """
+    cells = [c for c in choose_cells(store.records()).values() if c.workload == workload]
+    if not cells:
+        raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
+    order = list(all_methods())
+    return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.data_label))
+
+
+def name_of(cell: Cell) -> str:
+    """Method, and what kind of data copy it was trained on."""
+    return f"{title(cell.method)} ({cell.data_label})" if cell.data_label else title(cell.method)
+
+
+def learning_curves(store: RunStore, workload: str) -> Figure:
+    """Mean training loss and validation error over epochs, with the standard deviation over seeds as a band."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    cells = cells_of(store, workload)
+    for axes, curve, scale, label in (
+        (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
+    ):  # fmt: skip
+        for cell in cells:
+            runs = [r.curves[curve] for r in cell.runs if len(r.curves.get(curve, ())) == cell.epochs]
+            if not runs:
+                continue
+            values = scale * np.array(runs)
+            epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+            axes.plot(epochs, mean, color=colour(cell.method), label=name_of(cell), linewidth=1.2)
+            if len(runs) > 1:
+                deviation = values.std(0, ddof=1)
+                axes.fill_between(
+                    epochs, mean - deviation, mean + deviation, color=colour(cell.method), alpha=0.2, linewidth=0
+                )
+        axes.set(xlabel="epoch", ylabel=label, yscale="log")
+        axes.grid(alpha=0.3)
+    handles, names = panels[1].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"{workload}: mean and standard deviation over seeds", fontsize="medium")
+    return figure
+
+
+def cost_plot(store: RunStore, workload: str) -> Figure:
+    """Test error against the wall time of a run (its share of its pack's), one point per method."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for cell in cells_of(store, workload):
+        seconds = float(np.mean([run.wall_time_s for run in cell.runs]))
+        error = None if np.isnan(cell.std) else cell.std
+        axes.errorbar(seconds, cell.mean, yerr=error, marker="o", color=colour(cell.method), capsize=3)
+        axes.annotate(name_of(cell), (seconds, cell.mean), xytext=(6, 4), textcoords="offset points", fontsize="small")
+    axes.set(xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=workload)
+    axes.margins(x=0.3)
+    axes.grid(alpha=0.3)
+    return figure

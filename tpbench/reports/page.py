@@ -1,0 +1,221 @@
+"""``tpbench report``: one self-contained HTML page of everything a store holds."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from tpbench import __version__
+from tpbench.engine import TpbenchError
+from tpbench.reports.curves import cost_plot, learning_curves
+from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
+from tpbench.reports.searches import search_figure
+from tpbench.reports.style import title
+from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
+from tpbench.results.location import location
+from tpbench.results.tables import BOARD_NOTE, FOOTNOTE, ErrorTable, entry_lines, spell
+from tpbench.sweeps.listing import all_sweeps
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table: what is shown, and the number to sort by where that is not it."""
+
+    text: str
+    key: float | None = None
+    long: bool = False
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class PageTable:
+    caption: str
+    columns: list[str]
+    rows: list[list[Entry]]
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    svg: str
+    alt: str
+    caption: str
+    command: str
+
+
+@dataclass
+class Section:
+    id: str
+    title: str
+    text: str = ""
+    tables: list[PageTable] = field(default_factory=list)
+    figures: list[PageFigure] = field(default_factory=list)
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as inline SVG; ids are made unique to it, because all figures share one page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _number(value: float, form: str = ".2f") -> Entry:
+    missing = pd.isna(value)
+    return Entry("-" if missing else f"{value:{form}}", None if missing else float(value))
+
+
+def leaderboard_section(store: RunStore) -> Section:
+    """All cells, best first."""
+    board = leaderboard(store)
+    rows = []
+    for row in board.to_dict("records"):
+        label = "" if row["data"] == "exact" else f" ({row['data']})"
+        tied = " =" if row["p_best"] >= 0.05 else ""
+        interval = "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+        rows.append(
+            [
+                Entry(row["workload"] + label), Entry(title(row["method"])), _number(row["seeds"], ".0f"),
+                _number(row["epochs"], ".0f"),
+                Entry(spell(row["test_error_mean"], row["test_error_std"]) + tied, row["test_error_mean"]),
+                Entry(interval, None if math.isnan(row["ci_low"]) else row["ci_low"]), _number(row["p_best"], ".2g"),
+                Entry(spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None),
+                _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
+            ]
+        )  # fmt: skip
+    columns = [
+        "workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "p against best", "paper",
+        "p against paper", "diverged",
+    ]  # fmt: skip
+    note = "p against paper: Welch's test from the printed mean, deviation and n = 10."
+    return Section(
+        "leaderboard", "Leaderboard", f"{BOARD_NOTE} {note}", [PageTable("Test error, best first", columns, rows)]
+    )
+
+
+def _paper_table(table: ErrorTable) -> PageTable:
+    rows = []
+    for method in table.rows:
+        entries = [table.entries[method, column] for column in table.columns]
+        spelled = [
+            Entry(
+                " / ".join(entry_lines(e)), e.cell.mean if e.cell and not math.isnan(e.cell.mean) else None, best=e.best
+            )
+            for e in entries
+        ]
+        rows.append([Entry(table.method_title(method)), *spelled])
+    return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
+
+
+def paper_section(store: RunStore) -> Section:
+    """Tables 1 and S6 beside the paper's numbers."""
+    return Section("tables", "The paper's tables", FOOTNOTE, [_paper_table(paper_table(store, n)) for n in ("1", "s6")])
+
+
+def provenance_section(store: RunStore) -> Section:
+    """Where the cells of the tables come from: one row per cell and command."""
+    rows = []
+    for cell in choose_cells(store.records()).values():
+        groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+        for run in cell.runs:
+            p = run.provenance
+            names = ("command", "commit", "device_name", "precision", "torch")
+            groups[tuple(str(p.get(name) or "-") for name in names)].append(run)
+        for (command, commit, device, precision, torch), runs in groups.items():
+            seconds = sum(run.wall_time_s for run in runs)
+            seeds = ", ".join(str(run.definition.seed) for run in runs)
+            configuration = ", ".join(f"{k} {v:.4g}" for k, v in runs[0].definition.configuration.items())
+            rows.append(
+                [
+                    Entry(cell.workload), Entry(title(cell.method)), Entry(seeds), _number(seconds, ".0f"),
+                    Entry(command, long=True), Entry(commit[:12]), Entry(device), Entry(precision), Entry(torch),
+                    Entry(configuration, long=True),
+                ]
+            )  # fmt: skip
+    columns = [
+        "workload", "method", "seeds", "seconds", "command", "commit", "processor", "precision", "torch",
+        "configuration",
+    ]  # fmt: skip
+    return Section("provenance", "Provenance", "What made each cell.", [PageTable("Origin of the runs", columns, rows)])
+
+
+def _try(make: Callable[[], Figure]) -> Figure | None:
+    """A figure, or None where the store lacks what it shows."""
+    try:
+        return make()
+    except TpbenchError:
+        return None
+
+
+def curve_sections(store: RunStore, workloads: Iterable[str]) -> Section:
+    """Learning curves and cost of every workload."""
+    section = Section("curves", "Learning curves and cost")
+    for workload in workloads:
+        for kind, make, alt in (
+            ("curves", learning_curves, "training loss and validation error over epochs"),
+            ("cost", cost_plot, "test error against seconds per run"),
+        ):
+            figure = _try(lambda make=make, workload=workload: make(store, workload))  # type: ignore[misc]
+            if figure:
+                command = f"tpbench plot {kind} {workload}"
+                section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
+    return section
+
+
+def alignment_section(results: str) -> Section:
+    """Figures 4 and S3 to S5, where alignment was recorded."""
+    section = Section("alignment", "Alignment of the updates")
+    for name, workload in ALIGNMENT_WORKLOADS.items():
+        figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
+        if figure:
+            caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
+            alt = f"{workload}: angles of weight updates over epochs"
+            section.figures.append(PageFigure(_svg(figure), alt, caption, f"tpbench figure {name}"))
+    return section
+
+
+def search_section(results: str) -> Section:
+    """What every sweep searched."""
+    section = Section("searches", "Searches")
+    for status in all_sweeps(location(results)):
+        figure = _try(lambda name=status.name: search_figure(results, name))  # type: ignore[misc]
+        if figure:
+            caption = f"{status.name} ({status.state}): error over trials, importance, parallel coordinates."
+            section.figures.append(
+                PageFigure(_svg(figure), f"search of {status.name}", caption, f"tpbench plot search {status.name}")
+            )
+    return section
+
+
+def render_report(results: str, command: str) -> str:
+    """The whole page.
+
+    Raises:
+        TpbenchError: the store is empty.
+    """
+    store = RunStore(location(results))
+    runs = sum(1 for _ in store.records())
+    if not runs:
+        raise TpbenchError(f"{results} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
+    workloads = dict.fromkeys(leaderboard(store)["workload"])
+    sections = [
+        leaderboard_section(store), paper_section(store), curve_sections(store, workloads), alignment_section(results),
+        search_section(results), provenance_section(store),
+    ]  # fmt: skip
+    template = files("tpbench.reports").joinpath("templates/report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    return page.render(
+        title="tpbench: is this learning rule really better than that one?",
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=runs, store=results,
+        command=command, warnings=list(dict.fromkeys(store.damaged)),
+        sections=[s for s in sections if s.tables or s.figures],
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""What a search saw: error over trials, parallel coordinates, and which hyperparameters mattered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.results.location import location
+from tpbench.sweeps.definition import SweepFolder
+from tpbench.sweeps.journal import Journal
+
+# With fewer trials a forest says nothing.
+_FEWEST = 8
+
+
+def search_frame(results: str, sweep: str) -> pd.DataFrame:
+    """One row per configuration of a sweep's search: its hyperparameters and ``error`` (per cent), in order.
+
+    Raises:
+        UsageError: there is no such sweep.
+        TpbenchError: its search has no results yet, or is damaged.
+    """
+    folder = location(results) / "sweeps"
+    names = sorted(path.name for path in folder.glob("*") if (path / "sweep.json").exists())
+    if sweep not in names:
+        raise unknown("sweep", sweep, names) if names else UsageError(f"{results} holds no sweeps")
+    journal = Journal.read(SweepFolder(folder / sweep).journal_path)
+    rows = [
+        {**suggestion, "error": 100 * outcome.objective}
+        for pack in journal.packs
+        for suggestion, outcome in zip(pack.suggestions, pack.outcomes or [], strict=False)
+    ]
+    if not rows:
+        raise TpbenchError(f"the sweep {sweep} has no results yet")
+    return pd.DataFrame(rows)
+
+
+def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
+    """Share of each hyperparameter in what a random forest uses to predict the error; None with too few trials.
+
+    Permutation importance, negative values as 0, scaled to a sum of 1. It speaks of the configurations that TPE chose,
+    which crowd where the error is low.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    inputs = frame.drop(columns="error")
+    inputs = inputs.loc[:, inputs.nunique() > 1]
+    if len(frame) < _FEWEST or inputs.empty or frame["error"].nunique() < 2:
+        return None
+    forest = RandomForestRegressor(200, random_state=0, min_samples_leaf=2).fit(inputs, frame["error"])
+    found = permutation_importance(forest, inputs, frame["error"], n_repeats=20, random_state=0)
+    shares = pd.Series(found["importances_mean"], index=inputs.columns).clip(lower=0)
+    return (shares / shares.sum() if shares.sum() else shares).sort_values()
+
+
+def _position(values: pd.Series[float]) -> np.ndarray:
+    """Values as heights from 0 to 1, logarithmic where they span more than two decades."""
+    numbers = values.to_numpy(dtype=float)
+    if numbers.min() > 0 and numbers.max() / numbers.min() > 100:
+        numbers = np.log(numbers)
+    span = np.ptp(numbers)
+    return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)
+
+
+def search_figure(results: str, sweep: str) -> Figure:
+    """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
+    frame = search_frame(results, sweep)
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
+    history, shares = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    trials = np.arange(1, len(frame) + 1)
+    history.plot(trials, frame["error"], "o", color="#56B4E9", markersize=4, label="configuration")
+    history.plot(trials, frame["error"].cummin(), color="#0072B2", label="best so far")
+    history.set(xlabel="trial", ylabel="best validation error (%)")
+    history.legend(fontsize="small")
+    found = importance(frame)
+    if found is None:
+        shares.text(
+            0.5, 0.5, f"importance needs {_FEWEST} trials", ha="center", va="center", transform=shares.transAxes
+        )
+        shares.set_axis_off()
+    else:
+        shares.barh(list(found.index), list(found), color="#009E73")
+        shares.set(xlabel="importance (forest, permutation)")
+    parallel = figure.add_subplot(grid[1, :])
+    columns = [*frame.columns.drop("error"), "error"]
+    heights = np.stack([_position(frame[c]) for c in columns], 1)
+    ranks = frame["error"].rank(pct=True)
+    for row, rank in sorted(zip(heights, ranks, strict=True), key=lambda pair: -pair[1]):
+        parallel.plot(row, color="#0072B2", alpha=float(1 - 0.9 * rank), linewidth=1)
+    names = [f"{c}\n{frame[c].min():.3g} to {frame[c].max():.3g}" for c in columns]
+    parallel.set_xticks(range(len(columns)), names, fontsize="small")
+    parallel.set(yticks=[], title="parallel coordinates, each from its lowest to its highest value; dark: low error")
+    figure.suptitle(f"{sweep}: {len(frame)} configurations")
+    return figure

@@ -1,0 +1,39 @@
+"""What all figures share: one colour and one name per method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tpbench.engine import TpbenchError, all_methods
+
+# Colour-blind safe.
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#BCBD22",
+)  # fmt: skip
+
+
+def colour(method: str) -> str:
+    """The colour of a method."""
+    names = list(all_methods())
+    return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
+
+
+def title(method: str) -> str:
+    """The paper's name of a method."""
+    methods = all_methods()
+    return methods[method].title if method in methods else method
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the ending decides the format.
+
+    Raises:
+        TpbenchError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise TpbenchError(f"{path}: could not be written ({error})") from error

@@ -1,0 +1,142 @@
+"""``tpbench reproduce``: the paper's cells that a store lacks, cheapest first, with the published configurations."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.results import RunDefinition, RunStore, paper_table, render, write_leaderboard
+from tpbench.results.location import location
+from tpbench.results.paper import table_methods
+from tpbench.results.store import write_atomically
+from tpbench.results.tables import PAPER_WORKLOADS
+from tpbench.sweeps.commands import CellChoice, run_seeds
+from tpbench.sweeps.packs import PackSettings
+from tpbench.sweeps.spaces import published_configuration
+from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads.benchmark import measure
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_budget(text: str) -> float:
+    """``2h``, ``90m``, ``1.5h`` or ``300s`` in seconds.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", text.strip())
+    if not found or float(found[1]) == 0:
+        raise UsageError(f"--budget '{text}': write a time such as 2h, 90m or 300s")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell that a store lacks, in part or whole."""
+
+    cell: CellChoice
+    configuration: dict[str, float]
+    seeds: tuple[int, ...]
+    """Those that are missing."""
+    seconds: float
+    """What they will take together on this machine."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.workload.name} {self.cell.method}"
+
+
+def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
+    """Seconds of a whole training of a pack, from a short measurement of its joint step.
+
+    A feedback epoch is what a joint one spends on batches, forward pass and feedback, with half of Adam; an evaluation
+    is forward passes over the validation and test samples.
+    """
+    row = measure(cell.workload, cell.method, members, settings.device, settings.precision, seconds=0.3)
+    joint = members / row.member_epochs_per_second
+    share = row.phases["batches"] + row.phases["forward"] + row.phases["feedback"] + row.phases["adam"] / 2
+    epochs = cell.workload.epochs
+    pretrain, between = (int(configuration.get(n, 0)) for n in ("fb_pretrain_epochs", "fb_epochs_between"))
+    feedback = (pretrain + between * (epochs - 1)) * share if get_method(cell.method).trains_feedback else 0.0
+    evaluation = epochs * row.phases["forward"] * 0.3
+    return joint * (epochs + feedback + evaluation)
+
+
+def missing_seeds(cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings,
+                  store: RunStore) -> tuple[int, ...]:  # fmt: skip
+    """The seeds whose run is not in the store."""
+    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
+    epochs = cell.workload.epochs
+
+    def known(seed: int) -> bool:
+        definition = RunDefinition(
+            cell.workload.name, dataset.fingerprint, cell.method, configuration, seed, epochs
+        )  # fmt: skip
+        return definition.id in store
+
+    return tuple(seed for seed in seeds if not known(seed))
+
+
+def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int,
+         settings: PackSettings) -> tuple[list[PlannedCell], list[str]]:  # fmt: skip
+    """The cells to train, cheapest first, and a line for each that cannot be trained here.
+
+    Raises:
+        UsageError: there is no such table, workload or method.
+    """
+    if table not in ("1", "s6"):
+        raise UsageError(f"unknown table '{table}': there are 1, s6")
+    store, planned, left = RunStore(location(settings.results)), [], []
+    for name in workloads or PAPER_WORKLOADS:
+        for method in methods or table_methods(table):
+            if method in get_workload(name).excluded_methods:
+                continue
+            cell = CellChoice.of(name, method)
+            try:
+                configuration = published_configuration(cell.workload, method)
+                missing = missing_seeds(cell, configuration, range(seeds), settings, store)
+            except TpbenchError as error:
+                left.append(f"{name} {method}: {error}")
+                continue
+            if missing:
+                seconds = estimate(cell, configuration, len(missing), settings)
+                planned.append(PlannedCell(cell, configuration, missing, seconds))
+    return sorted(planned, key=lambda c: c.seconds), left
+
+
+@dataclass(frozen=True)
+class TrainedCell:
+    """A cell that was trained, or left because the budget did not suffice."""
+
+    planned: PlannedCell
+    seconds: float | None
+    """None: left."""
+
+
+def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings) -> Iterator[TrainedCell]:
+    """Train cells in their order while the budget lasts; tables are written anew after each.
+
+    A cell is begun only if its estimate fits into what is left.
+    """
+    started = time.monotonic()
+    for cell in cells:
+        left = None if budget is None else budget - (time.monotonic() - started)
+        if left is not None and cell.seconds > left:
+            yield TrainedCell(cell, None)
+            continue
+        begun = time.monotonic()
+        run_seeds(cell.cell, cell.configuration, cell.seeds, None, settings)
+        write_tables(RunStore(location(settings.results)))
+        yield TrainedCell(cell, time.monotonic() - begun)
+
+
+def write_tables(store: RunStore) -> None:
+    """``leaderboard.csv``, ``table_1.md`` and ``table_s6.md`` of a store, in its folder."""
+    write_leaderboard(store)
+    for table in ("1", "s6"):
+        write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))
