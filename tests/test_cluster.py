@@ -167,6 +167,9 @@ def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, 
     wait_for(lambda: "search: 0" in tpbench("logs", long, *at).stdout)
     assert "stopping" in tpbench("stop", long, *at).stdout
     wait_for(lambda: "stopped" in tpbench("status", *at).stdout)
+    doctor = tpbench("doctor", *at)
+    assert "asks for its token" in doctor.stdout
+    assert os.environ["RAY_AUTH_TOKEN"] not in doctor.stdout + doctor.stderr
     unknown = tpbench("logs", job + "x", *at)
     assert unknown.returncode == 2
     assert "did you mean" in unknown.stderr

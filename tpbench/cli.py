@@ -298,12 +298,12 @@ def align(
 
 @app.command("figure")
 def draw_figure(
-    name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5", help="Which of the paper's figures.")],
+    name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5|s6", help="Which of the paper's figures.")],
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: figure_NAME.png]")] = None,
     workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.")] = None,
     results: Results = RESULTS,
 ) -> None:
-    """A figure of the paper: 2 and s2 are made at once, the others from the records of 'tpbench align'."""
+    """A figure of the paper: 2, s2 and s6 are made at once, the others from the records of 'tpbench align'."""
     from tpbench.reports.figures import NAMES, make_figure
     from tpbench.reports.style import save
 

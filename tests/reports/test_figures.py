@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from tests.conftest import CONFIGURATION, Inside
@@ -100,3 +101,11 @@ def test_importance_finds_what_matters() -> None:
     assert shares is not None
     assert shares["lr"] > 0.7
     assert importance(frame[:3]) is None
+
+
+def test_the_gauss_newton_step_is_the_least_squares_slope() -> None:
+    found = toy.gauss_newton_step()
+    slope = float(found.sensitivities @ -found.residuals / found.sensitivities.square().sum())
+    assert found.update == pytest.approx(slope)
+    after = torch.tanh((found.beta + found.update) * found.x) - found.labels
+    assert after.square().sum() < found.residuals.square().sum()

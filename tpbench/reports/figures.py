@@ -11,13 +11,13 @@ from torch import Tensor
 from tpbench.engine import TpbenchError, all_methods
 from tpbench.engine.alignment import choose_damping
 from tpbench.reports.style import colour, title
-from tpbench.reports.toy import null_space_experiment, output_space_experiment
+from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.location import location
 from tpbench.sweeps.aligning import AlignmentRecord, read_alignments
 
 ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist", "s5": "cifar10"}
 """Which workload the paper draws each figure on."""
-TOY = ("2", "s2")
+TOY = ("2", "s2", "s6")
 NAMES = (*TOY, *ALIGNMENT_WORKLOADS)
 
 _WINDOW = 10
@@ -166,12 +166,35 @@ def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
     return float(centre) - 1.5 * radius, float(centre) + 1.5 * radius
 
 
+def gauss_newton_figure() -> Figure:
+    """Fig. S6."""
+    found = gauss_newton_step()
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    curve, fit = figure.subplots(1, 2)
+    line = torch.linspace(-2, 2, 200, dtype=torch.float64)
+    curve.plot(found.x, found.labels, "o", color="0.4", markersize=4, label="data")
+    for beta, name, shade in (
+        (found.beta, "current", "#0072B2"),
+        (found.beta + found.update, "after the step", "#D55E00"),
+    ):
+        curve.plot(line, torch.tanh(beta * line), color=shade, label=f"{name}: $\\beta$ = {beta:.2f}")
+    curve.set(xlabel="x", ylabel="y", title="(a) $y = \\tanh(\\beta x)$")
+    curve.legend(fontsize="small")
+    fit.plot(found.sensitivities, -found.residuals, "o", color="0.4", markersize=4)
+    ends = torch.tensor([float(found.sensitivities.min()), float(found.sensitivities.max())])
+    fit.plot(ends, found.update * ends, color="#0072B2", label=f"slope $\\Delta\\beta$ = {found.update:.2f}")
+    fit.axhline(0, color="0.7", linewidth=0.8)
+    fit.axvline(0, color="0.7", linewidth=0.8)
+    fit.set(xlabel="sensitivity $J$ of the output to $\\beta$", ylabel="residual $-e$", title="(b) least squares")
+    fit.legend(fontsize="small")
+    return figure
+
+
 def make_figure(name: str, results: str, workload: str | None = None) -> Figure:
     """The figure of that name.
 
     Raises:
         TpbenchError: what it is drawn from is missing.
     """
-    if name == "2":
-        return null_space_figure()
-    return output_space_figure() if name == "s2" else alignment_figure(results, name, workload)
+    toys = {"2": null_space_figure, "s2": output_space_figure, "s6": gauss_newton_figure}
+    return toys[name]() if name in toys else alignment_figure(results, name, workload)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tpbench.engine import Architecture, get_method
 from tpbench.engine.alignment import null_space_share
-from tpbench.engine.gauss_newton import output_jacobians
+from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.numerics import squared_error
@@ -96,6 +96,42 @@ def _sample(x: Tensor, members: int, batch: int, generator: torch.Generator) -> 
 def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:
     sizes = [architecture.sizes[i] for i in architecture.hidden]
     return [torch.randn(members, batch, n, generator=generator, dtype=torch.float64) for n in sizes]
+
+
+@dataclass(frozen=True)
+class GaussNewtonStep:
+    """Fig. S6: one Gauss-Newton step on ``y = tanh(beta x)``; equations 167 to 174."""
+
+    x: Tensor
+    labels: Tensor
+    beta: float
+    sensitivities: Tensor
+    """``J``, the derivative of every output with respect to beta."""
+    residuals: Tensor
+    """``e = y - l``."""
+    update: float
+    """``dbeta = -J^+ e``, from the engine's Gauss-Newton change."""
+
+
+def gauss_newton_step(beta: float = 0.6, samples: int = 25) -> GaussNewtonStep:
+    """The toy problem of Fig. S6: a curve with one parameter through noisy points.
+
+    The paper does not say which curve it drew; this one is ``tanh(beta x)`` with points around beta = 1.5.
+
+    Args:
+        beta: the current parameter.
+        samples: data points.
+    """
+    generator = stream(0, "gauss-newton step")
+    x = 4 * torch.rand(samples, generator=generator, dtype=torch.float64) - 2
+    labels = torch.tanh(1.5 * x) + 0.1 * torch.randn(samples, generator=generator, dtype=torch.float64)
+    outputs = torch.tanh(beta * x)
+    sensitivities, residuals = x * (1 - outputs.square()), outputs - labels
+    # All samples are the outputs of one "layer" of one unit: J is (samples, 1).
+    change = gauss_newton_change(
+        sensitivities.view(1, 1, -1, 1), residuals.view(1, 1, -1), torch.zeros(1, dtype=torch.float64)
+    )
+    return GaussNewtonStep(x, labels, beta, sensitivities, residuals, float(change))
 
 
 @dataclass(frozen=True)

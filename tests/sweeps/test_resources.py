@@ -1,0 +1,93 @@
+"""What a sweep may use: shares of cores and GPUs, addresses, and how packs share a GPU."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpbench.engine import UsageError
+from tpbench.sweeps import sizing
+from tpbench.sweeps.cluster import Resources, check_address, choose_resources, require_cluster_path
+from tpbench.sweeps.jobs import check_jobs_address, job_command
+from tpbench.sweeps.sizing import choose_sizes, share_gpu
+
+
+@given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.integers(1, 80), st.booleans())
+def test_shares_fit_the_machine(cpus: int, gpus: int, per_gpu: int, concurrent: int, cluster: bool) -> None:
+    resources = Resources(cpus, gpus, per_gpu, "auto" if cluster else None, node_cpus=8 if cluster else None)
+    share = resources.per_pack(concurrent)
+    assert share["cpu"] >= 1
+    assert share["cpu"] * concurrent <= max(cpus, concurrent)
+    if cluster:
+        assert share["cpu"] <= 8
+    if gpus:
+        assert 0 < share["gpu"] <= 1
+        assert share["gpu"] * min(concurrent, resources.concurrent) <= gpus + 1e-9
+    else:
+        assert "gpu" not in share
+
+
+def test_packs_share_a_gpu_by_memory_and_by_work() -> None:
+    gib = 2**30
+    assert share_gpu(2 * gib, 80 * gib, trials=1000, pack=4, gpus=1) == 4  # never more than four
+    assert share_gpu(20 * gib, 80 * gib, trials=1000, pack=4, gpus=1) == 2  # 60 % of the memory holds two
+    assert share_gpu(60 * gib, 80 * gib, trials=1000, pack=4, gpus=1) == 1
+    assert share_gpu(2 * gib, 80 * gib, trials=16, pack=4, gpus=1) == 1  # nothing for a second one to do
+    assert share_gpu(None, 80 * gib, trials=1000, pack=4, gpus=1) == 1
+    assert Resources(8, 2, 3).concurrent == 6
+    assert Resources(8, 2, 3).per_pack(6)["gpu"] == pytest.approx(1 / 3)
+
+
+def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
+        asked.append(pack)
+        return type("Row", (), {"peak_memory": 2**30, "member_epochs_per_second": 1.0})()
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
+    options = {"trials": 400, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
+    found = choose_sizes("mnist", "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
+    assert (found.pack, found.packs_per_gpu) == (7, 4)
+    assert asked == [7]
+    assert choose_sizes("mnist", "bp", pack=7, gpus=0, **options).packs_per_gpu == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", [None, "auto", "head:6379", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"])
+def test_addresses(address: str | None) -> None:
+    assert check_address(address) == address
+
+
+@pytest.mark.parametrize(
+    "address", ["head", "head:0", "head:99999", "http://head:8265", "ray://", ":6379", "a b:1", ""]
+)
+def test_wrong_addresses_are_named(address: str) -> None:
+    with pytest.raises(UsageError, match="write 'auto', HOST:PORT or ray://HOST:PORT"):
+        check_address(address)
+
+
+def test_what_a_cluster_has_is_found_out_there() -> None:
+    assert choose_resources(None, None, "auto") == Resources(0, -1, address="auto")
+    assert choose_resources(4, 2, "auto") == Resources(4, 2, address="auto")
+    with pytest.raises(UsageError, match="torch sees"):
+        choose_resources(None, 99, None)
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "https://head", "http://127.0.0.1:8265/"])
+def test_dashboards(address: str) -> None:
+    assert check_jobs_address(address) == address
+
+
+@pytest.mark.parametrize("address", ["head:8265", "ftp://head", "http://", "http://a/b/c", "http://user:secret@head"])
+def test_wrong_dashboards_are_named(address: str) -> None:
+    with pytest.raises(UsageError, match="the address of the cluster's dashboard"):
+        check_jobs_address(address)
+
+
+def test_a_job_needs_results_that_outlive_it() -> None:
+    assert "--address auto" in job_command(["digits", "bp", "--results", "s3://a/b"], "s3://a/b")
+    assert "--results '/a b' --address" in job_command(["digits", "bp", "--results", "/a b"], "/a b")
+    with pytest.raises(UsageError, match="absolute path"):
+        require_cluster_path("results")
