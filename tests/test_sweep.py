@@ -42,23 +42,11 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 7
 
 
-def test_a_search_that_finds_nothing_says_so(tpbench: CommandLine, tmp_path: Path) -> None:
-    space = tmp_path / "hopeless.yaml"
-    space.write_text(
-        "methods: [bp]\nhyperparameters:\n  lr: {log_uniform: [1.0e-12, 1.0e-11]}\n  beta1: {constant: 0.9}\n"
-        "  beta2: {constant: 0.99}\n  epsilon: {constant: 1.0e-8}\n"
-    )
-    result = tpbench("sweep", "digits", "bp", "--trials", "2", "--seeds", "2", "--epochs", "7", "--space", str(space))
-    assert result.returncode == 1
-    assert "none of the 2 configurations learnt anything" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [
         sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2",
-        "--epochs", "40",
+        "--epochs", "25",
     ]  # fmt: skip
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -54,7 +54,8 @@ def test_the_first_epoch_with_the_lowest_validation_error_is_selected() -> None:
 def test_every_method_learns(small_problem: Problem, name: str) -> None:
     history = finish(trainer(small_problem, name, [0, 1], epochs=20)).histories[0]
     assert history.status == "finished"
-    assert min(history.curves["test_error"]) < 0.2
+    # Plain target propagation "fails to propagate useful learning signals" in such networks (section 3.2).
+    assert min(history.curves["test_error"]) < (0.7 if name == "tp" else 0.2)
     assert len(history.curves["reconstruction_loss"]) == (20 if METHODS[name].trains_feedback else 0)
 
 

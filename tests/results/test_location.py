@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandLine, Inside
+from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
@@ -133,20 +132,19 @@ def test_a_missing_bucket_is_one_line(s3: str, tpbench_inside: Inside, tmp_path:
     assert "s3://absent/x/runs" in result.stderr
 
 
-@pytest.mark.slow
-def test_a_sweep_into_s3_continues_and_loses_nothing(s3: str, tpbench: CommandLine, tmp_path: Path) -> None:
-    arguments = (
-        "sweep", "digits", "bp", "--trials", "4", "--pack", "2", "--seeds", "2", "--epochs", "3", "--results", s3,
-    )  # fmt: skip
-    first = tpbench(*arguments)
+def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    options = ("--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--checkpoint-every", "1", "--results", s3)
+    first = tpbench_inside("run", "digits", "bp", *options)
     assert first.returncode == 0, first.stderr
-    runs = {p.name: json.loads(p.read_text()) for p in (location(s3) / "runs").glob("*.json")}
-    assert len(runs) == 5
-    assert "done" in tpbench("sweeps", "--results", s3).stdout
-    again = tpbench(*arguments)
-    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
-    assert {p.name for p in (location(s3) / "runs").glob("*.json")} == set(runs)
-    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (5, 0)
+    assert "2 of 2 runs are in" in tpbench_inside("run", "digits", "bp", *options).stdout
+    assert not list((location(s3) / "checkpoints").glob("*"))
+    # A sweep's journal too: object stores cannot append.
+    journal = Journal.open(location(s3) / "sweeps" / "x" / "journal.jsonl")
+    journal.suggested([{"lr": 0.1}])
+    journal.ended(0, [])
+    assert [pack.outcomes for pack in Journal.open(journal.path).packs] == [[]]
+    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, 0)
 
 
 def test_a_url_that_refuses_writing_is_an_error(monkeypatch: pytest.MonkeyPatch, memory: Path) -> None:

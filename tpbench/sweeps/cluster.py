@@ -225,7 +225,6 @@ def check_shared(results: str) -> None:
     results, token = absolute(results), secrets.token_hex(16)
     folder = location(results) / "checks"
     write_atomically(folder / token, token)
-    written = [token]
     try:
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes()}
         for node_id, answer in on_every_node(_read_and_write, results, token).items():
@@ -236,15 +235,13 @@ def check_shared(results: str) -> None:
                 reason = str(answer).strip().splitlines()[-1] if str(answer).strip() else type(answer).__name__
                 raise TpbenchError(f"{where} could not check the results folder: {reason}")
             problem = answer.removeprefix("error: ") if answer.startswith("error: ") else None
-            if not problem:
-                written.append(answer)
-                if not (folder / answer).exists():
-                    problem = "this machine does not see what it wrote there"
+            if not problem and not (folder / answer).exists():
+                problem = "this machine does not see what it wrote there"
             if problem:
                 raise UsageError(
                     f"the results folder {results} is not shared: {where}: {problem}; choose a folder that all nodes "
                     "mount, or a URL such as s3://bucket/folder"
                 )
     finally:
-        for name in written:
-            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(f"{token}*"):
+            path.unlink(missing_ok=True)
