@@ -16,7 +16,8 @@ from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.paper import paper_cell
-from tpbench.results.tables import FORMATS, Column
+from tpbench.results.rendering import FORMATS
+from tpbench.results.tables import Column
 
 
 @pytest.fixture

@@ -22,8 +22,10 @@ from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
 from tpbench.reports.searches import search_figure
 from tpbench.reports.style import title
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
+from tpbench.results.leaderboards import BOARD_NOTE
 from tpbench.results.location import location
-from tpbench.results.tables import BOARD_NOTE, FOOTNOTE, ErrorTable, entry_lines, spell
+from tpbench.results.rendering import FOOTNOTE, entry_lines, spell
+from tpbench.results.tables import ErrorTable
 from tpbench.sweeps.listing import all_sweeps
 
 

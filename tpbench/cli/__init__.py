@@ -1,0 +1,32 @@
+"""The command line: parse, call, print. The modules here register their commands with the application."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+# Imported in the order in which --help lists their commands.
+# isort: off
+from tpbench.cli import training, showing, measuring, upkeep, jobs
+from tpbench.cli.app import app
+
+# isort: on
+from tpbench.engine import TpbenchError
+
+__all__ = ["app", "jobs", "main", "measuring", "showing", "training", "upkeep"]
+
+
+def _one_line(text: str) -> str:
+    """Names from files and arguments may hold anything: what would break the line or the terminal is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def main() -> None:
+    """Entry point: errors that are somebody's to mend are one line, without a traceback."""
+    try:
+        app()
+    except TpbenchError as error:
+        message = f"error: {_one_line(str(error))}"
+        Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,5 @@
+"""``python -m tpbench.cli``."""
+
+from tpbench.cli import main
+
+main()

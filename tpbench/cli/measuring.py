@@ -1,0 +1,142 @@
+"""Commands that measure and check: bench, verify, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tpbench.cli.app import app, verify_app
+from tpbench.cli.options import (
+    RESULTS,
+    Data,
+    Device,
+    Precision,
+    Results,
+    check_precision,
+    parse_names,
+)
+from tpbench.engine import PRECISIONS, UsageError, all_methods
+from tpbench.results.location import location
+from tpbench.results.rendering import draw
+from tpbench.workloads import WORKLOADS
+
+
+def _sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 5 and int(part) for part in parts):
+        raise UsageError(f"--pack '{text}': write pack sizes from 1 to 9999 with commas between them")
+    return [int(part) for part in parts]
+
+
+@app.command()
+def bench(
+    workloads: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them.")] = "mnist,cifar10",
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above; all by default.")] = None,
+    pack: Annotated[str, typer.Option(metavar="SIZES", help="Members per pack, with commas between them.")] = "10",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Time per measurement.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows with every number.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
+) -> None:
+    """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
+    from dataclasses import asdict
+
+    from tpbench.engine.clock import PHASES
+    from tpbench.reports.scaling import plot_scaling
+    from tpbench.sweeps.packs import choose_device
+    from tpbench.workloads.benchmark import measure_all
+
+    check_precision(precision)
+    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
+    rules = parse_names(methods, all_methods(), "method")
+    rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
+    if plot:
+        plot_scaling(rows, plot)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    columns = ("workload", "method", "pack", "ms/step", "member epochs/s", "GFLOP/s", "of product rate")
+    listing = Table(*columns, *PHASES, "peak MiB")
+    for row in rows:
+        listing.add_row(
+            row.workload, row.method, str(row.pack), f"{1000 * row.step_seconds:.1f}",
+            f"{row.member_epochs_per_second:.3f}", f"{row.rate / 1e9:.0f}", f"{100 * row.fraction:.0f} %",
+            *(f"{100 * row.phases[name]:.0f} %" for name in PHASES),
+            f"{row.peak_memory / 2**20:.0f}" if row.peak_memory else "?",
+        )  # fmt: skip
+    print(draw(listing), end="")
+
+
+@verify_app.command("fixtures")
+def verify_fixtures(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.")],
+    precision: Precision = "float64",
+    pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
+) -> None:
+    """Run the engine on golden files and print the largest relative errors."""
+    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+
+    check_precision(precision)
+    reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
+    listing = Table("file", "method", *QUANTITIES, "verdict", title=f"Largest relative errors, {precision}")
+    for report in reports:
+        errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]
+        listing.add_row(report.file, report.method, *errors, "ok" if report.passed else "FAILED")
+    print(draw(listing), end="")
+    failed = [r for r in reports if not r.passed]
+    for report in failed:
+        for quantity, bound in report.bounds.items():
+            if not report.errors.get(quantity, 0.0) <= bound:
+                typer.echo(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@verify_app.command("theory")
+def verify_theory_command(
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
+) -> None:
+    """Check the paper's theorems on small networks with the engine's own functions; exit code 1 if one fails."""
+    from dataclasses import asdict
+
+    from tpbench.engine.theory import verify_theory
+
+    checks = list(verify_theory())
+    if as_json:
+        rows = [{**asdict(c), "criterion": c.criterion, "passed": c.passed} for c in checks]
+        # Unbounded sides are spelled by the criterion; JSON has no infinity.
+        print(json.dumps([{k: v for k, v in row.items() if k not in ("lower", "upper")} for row in rows], indent=1))
+    else:
+        listing = Table("source", "statement", "setting", "measured", "criterion", "verdict")
+        for c in checks:
+            verdict = "ok" if c.passed else "FAILED"
+            listing.add_row(c.name, c.statement, c.setting, f"{c.value:.3g}", c.criterion, verdict)
+        print(draw(listing), end="")
+    if not all(c.passed for c in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    results: Results = RESULTS,
+    data: Data = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")
+    ] = None,
+) -> None:
+    """What this installation is made of, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
+    from tpbench.sweeps.doctor import examine
+
+    findings = list(examine(location(results), data, address))
+    listing = Table("what", "state", "how to mend it")
+    for finding in findings:
+        listing.add_row(finding.subject, finding.state, finding.remedy)
+    print(draw(listing), end="")
+    insecure = any("without token" in f.state or f.state == "cannot be reached" for f in findings)
+    if insecure or any(f.state == "not installed" or "cannot be written" in f.remedy for f in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,90 @@
+"""What several commands share: options, and what they become."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from tpbench.engine import PRECISIONS, UsageError, unknown
+from tpbench.results import RunStore
+from tpbench.results.location import location
+
+WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
+
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+
+Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Folder of the data sets [default: $TPBENCH_DATA or the cache].", file_okay=False
+    ),
+]
+
+Epochs = Annotated[
+    int | None, typer.Option(min=1, max=1_000_000, help="Joint epochs [default: the workload's, 100 in the paper].")
+]
+
+Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
+
+JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
+
+RESULTS = "results"
+
+
+def check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+
+
+def open_store(results: str) -> RunStore:
+    """The store of a folder or URL; a file of that name is a slip of the user's."""
+    folder = location(results)
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--results '{results}': this is a file, a folder is needed")
+    return RunStore(folder)
+
+
+def make_settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
+    from tpbench.sweeps.packs import PackSettings, choose_device
+
+    check_precision(precision)
+    open_store(results)
+    command = shlex.join(["tpbench", *sys.argv[1:]])
+    return PackSettings(
+        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command
+    )
+
+
+def warn_damaged(store: RunStore) -> None:
+    for message in store.damaged:
+        typer.echo(f"warning: {message}", err=True)
+
+
+def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
+    """A comma-separated list of names; all where none is given."""
+    names = [name.strip() for name in text.split(",")] if text else list(known)
+    for name in names:
+        if name not in known:
+            raise unknown(what, name, known)
+    return names
+
+
+def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
+    errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
+    diverged = sum(o.status == "diverged" for o in outcomes)
+    spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
+    known = f"{errors.mean():.2f}{spread} %" if len(errors) else "unknown"
+    note = f" ({diverged} diverged)" if diverged else ""
+    print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")

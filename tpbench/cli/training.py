@@ -1,0 +1,176 @@
+"""Commands that train: sweep, run, reproduce, align."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tpbench.cli.app import app
+from tpbench.cli.options import (
+    RESULTS,
+    CheckpointEvery,
+    Data,
+    Device,
+    Epochs,
+    MethodName,
+    Precision,
+    Results,
+    WorkloadName,
+    make_settings,
+    parse_names,
+    print_outcomes,
+)
+from tpbench.engine import all_methods
+from tpbench.results.location import location
+from tpbench.results.rendering import draw
+from tpbench.workloads import WORKLOADS
+
+
+@app.command()
+def sweep(
+    workload: WorkloadName,
+    method: MethodName,
+    trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Configurations that the search tries.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds of the final runs.")] = 10,
+    epochs: Epochs = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="A search space [default: the paper's].")] = None,
+    results: Results = RESULTS,
+    data: Data = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use [default: all].")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="auto|HOST:PORT|ray://..", help="A running Ray cluster [default: none].")
+    ] = None,
+    pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
+    search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
+    precision: Precision = "float32",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
+    from tpbench.sweeps.cluster import choose_resources
+    from tpbench.sweeps.commands import CellChoice, SweepOptions, run_sweep
+    from tpbench.sweeps.sizing import parse_pack
+
+    cell = CellChoice.of(workload, method)
+    resources = choose_resources(cpus, gpus, address)
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
+    result = run_sweep(
+        cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh), settings
+    )
+    print("best configuration:")
+    for name, value in result.configuration.items():
+        print(f"  {name}: {value:g}")
+    print_outcomes(result.outcomes, method, workload)
+
+
+@app.command()
+def sweeps(results: Results = RESULTS) -> None:
+    """The sweeps of a results folder: state, progress and the command that continues each."""
+    from tpbench.sweeps.listing import all_sweeps
+
+    listing = Table("sweep", "state", "searched", "best validation error", "continue with")
+    for status in all_sweeps(location(results)):
+        best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
+        command = status.command if status.state in ("interrupted", "damaged") else ""
+        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
+    print(draw(listing), end="")
+
+
+@app.command()
+def run(
+    workload: WorkloadName,
+    method: MethodName,
+    config: Annotated[str, typer.Option(metavar="published|best|FILE", help="The hyperparameters.")] = "published",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="0-9, or a list of seeds and ranges.")] = "0-9",
+    epochs: Epochs = None,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Train one configuration over seeds as one pack, without Ray."""
+    from tpbench.sweeps.commands import CellChoice, find_configuration, run_seeds
+    from tpbench.sweeps.packs import parse_seeds
+
+    cell = CellChoice.of(workload, method)
+    settings = make_settings(results, data, precision, device, checkpoint_every)
+    configuration = find_configuration(cell, config, results)
+    outcomes = run_seeds(cell, configuration, parse_seeds(seeds), epochs, settings)
+    print_outcomes(outcomes, method, workload)
+
+
+@app.command()
+def reproduce(
+    table_name: Annotated[str, typer.Option("--table", metavar="1|s6", help="Whose cells.")] = "s6",
+    workloads: Annotated[str | None, typer.Option(metavar="NAMES", help="With commas between them.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds per cell.")] = 10,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="2h, 90m: begin no cell that takes longer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 5,
+) -> None:
+    """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
+    from tpbench.sweeps.progress import spell_seconds
+    from tpbench.sweeps.reproduction import parse_budget, plan
+    from tpbench.sweeps.reproduction import reproduce as train
+
+    settings = make_settings(results, data, precision, device, checkpoint_every)
+    limit = parse_budget(budget) if budget else None
+    names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
+    rules = parse_names(methods, all_methods(), "method") if methods else None
+    cells, left = plan(table_name.lower(), names, rules, seeds, settings)
+    listing = Table("cell", "missing seeds", "estimated time", title="Plan, cheapest first (measured on this machine)")
+    for cell in cells:
+        listing.add_row(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds))
+    print(draw(listing), end="")
+    print(f"{len(cells)} cells, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    for line in left:
+        typer.echo(f"left out: {line}", err=True)
+    if dry_run:
+        return
+    for done in train(cells, limit, settings):
+        if done.seconds is None:
+            print(f"{done.planned.name}: left, it does not fit into the budget")
+        else:
+            print(
+                f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
+            )
+
+
+@app.command()
+def align(
+    workload: WorkloadName,
+    method: MethodName,
+    config: Annotated[str, typer.Option(metavar="published|best|FILE", help="The hyperparameters.")] = "published",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="0-9, or a list of seeds and ranges.")] = "0",
+    epochs: Epochs = None,
+    every: Annotated[int, typer.Option(min=1, help="Minibatches between measurements.")] = 50,
+    results: Results = RESULTS,
+    data: Data = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
+) -> None:
+    """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
+    from tpbench.sweeps.aligning import record_alignment
+    from tpbench.sweeps.commands import CellChoice, find_configuration, interruptible
+    from tpbench.sweeps.packs import parse_seeds
+
+    cell = CellChoice.of(workload, method)
+    settings = make_settings(results, data, precision, device, 1)
+    configuration = find_configuration(cell, config, results)
+    with interruptible(settings.command):
+        path = record_alignment(
+            workload, method, configuration, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
+        )
+    print(f"written: {path}")
