@@ -19,7 +19,7 @@ from tests.conftest import CommandLine
 pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
-    "sweep", "digits", "ddtp-linear", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "25",
+    "sweep", "digits", "ddtp-linear", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "18",
     "--checkpoint-every", "2",
 )  # fmt: skip
 
