@@ -35,7 +35,7 @@ class Check:
         if self.lower == -float("inf"):
             return f"<= {self.upper:g}"
         if self.upper == float("inf"):
-            return f">= {self.lower:g}"
+            return f">= {self.lower:.10g}"
         return f"{self.lower:g} to {self.upper:g}"
 
 
