@@ -36,6 +36,10 @@ Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
+Config = Annotated[str, typer.Option("--config", metavar="published|best|FILE", help="The hyperparameters.")]
+
+Seeds = Annotated[str, typer.Option("--seeds", metavar="SEEDS", help="0-9, or a list of seeds and ranges.")]
+
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]

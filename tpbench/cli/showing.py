@@ -96,6 +96,7 @@ def compare(
     """Two methods of the store, paired by seed: difference, p, and how many seeds would show it."""
     from tpbench.engine import get_method
     from tpbench.results.comparison import compare_methods
+    from tpbench.results.leaderboards import workload_words
     from tpbench.results.rendering import spell
 
     for method in (first, second):
@@ -112,11 +113,10 @@ def compare(
         title="Test error (%); paired t-test over shared seeds; seeds needed for power 0.8",
     )  # fmt: skip
     for row in frame.to_dict("records"):
-        label = "" if row["data"] == "exact" else f" ({row['data']})"
         note = "" if row["same_epochs"] else " (trained for different numbers of epochs)"
         needed = "-" if pd.isna(row["seeds_needed"]) else str(int(row["seeds_needed"]))
         listing.add_row(
-            row["workload"] + label, spell(row["first_mean"], row["first_std"]),
+            workload_words(row), spell(row["first_mean"], row["first_std"]),
             spell(row["second_mean"], row["second_std"]), str(row["shared_seeds"]), f"{row['difference']:+.2f}",
             "-" if pd.isna(row["p"]) else f"{row['p']:.2g}", needed, row["verdict"] + note,
         )  # fmt: skip

@@ -215,6 +215,12 @@ def all_methods() -> dict[str, Method]:
     return methods
 
 
+def method_title(name: str) -> str:
+    """The paper's name of a method; of one that is not installed here, the name itself."""
+    methods = all_methods()
+    return methods[name].title if name in methods else name
+
+
 def get_method(name: str) -> Method:
     """The method of that name.
 

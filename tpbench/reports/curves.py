@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from tpbench.engine import TpbenchError, all_methods
-from tpbench.reports.style import colour, title
+from tpbench.engine import TpbenchError, all_methods, method_title
+from tpbench.reports.style import colour
 from tpbench.results import Cell, RunStore, choose_cells
 
 
@@ -25,7 +25,7 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
 
 def name_of(cell: Cell) -> str:
     """Method, and what kind of data copy it was trained on."""
-    return f"{title(cell.method)} ({cell.data_label})" if cell.data_label else title(cell.method)
+    return f"{method_title(cell.method)} ({cell.data_label})" if cell.data_label else method_title(cell.method)
 
 
 def learning_curves(store: RunStore, workload: str) -> Figure:

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tpbench.engine import TpbenchError, all_methods
+from tpbench.engine import TpbenchError, all_methods, method_title
 from tpbench.engine.alignment import choose_damping
-from tpbench.reports.style import colour, title
+from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.location import location
 from tpbench.sweeps.aligning import AlignmentRecord, read_alignments
@@ -65,7 +65,7 @@ def _curve(axes, record: AlignmentRecord, angles: Tensor) -> None:  # type: igno
     """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
     mean, deviation = window(angles.nanmean(1))
     epochs = torch.tensor(record.steps[len(record.steps) - len(mean) :], dtype=torch.float64) / record.steps_per_epoch
-    axes.plot(epochs, mean, color=colour(record.method), label=title(record.method), linewidth=1.2)
+    axes.plot(epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2)
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
 
 
@@ -85,12 +85,13 @@ def alignment_figure(results: str, name: str, workload: str | None = None) -> Fi
     shown = [layers - 1] if name == "4" else list(range(layers))
     figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
-    for row, layer in zip(grid, shown, strict=True):
-        for record in records:
-            by_loss, by_target = record.tensors()
-            damping = 0.0 if name == "4" else chosen_dampings(record)[layer]
+    for record in records:
+        by_loss, by_target = record.tensors()
+        dampings = [0.0] * layers if name == "4" else chosen_dampings(record)
+        for row, layer in zip(grid, shown, strict=True):
             _curve(row[0], record, by_loss[:, :, layer])
-            _curve(row[1], record, by_target[:, :, record.dampings.index(damping), layer])
+            _curve(row[1], record, by_target[:, :, record.dampings.index(dampings[layer]), layer])
+    for row, layer in zip(grid, shown, strict=True):
         row[0].set(ylabel=f"layer {layer + 1}: angle (degrees)")
         for axes in row:
             axes.axhline(90, color="0.6", linewidth=0.8, linestyle=":")
@@ -119,7 +120,7 @@ def null_space_figure() -> Figure:
     for k, (name, (mean, deviation)) in enumerate(summary.items()):
         axes.bar(k, mean, yerr=deviation, color=colour(name), capsize=6, width=0.6)
         axes.annotate(f"{mean:.2f}", (k, mean), xytext=(18, 3), textcoords="offset points")
-    axes.set_xticks(range(len(summary)), [title(name) for name in summary])
+    axes.set_xticks(range(len(summary)), [method_title(name) for name in summary])
     axes.set(ylabel="null-space share of $\\Delta W_2$", ylim=(0, 1))
     axes.set_title("10 students 6-6-6-2, 100 updates each", fontsize="medium")
     return figure

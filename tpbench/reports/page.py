@@ -16,13 +16,12 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from tpbench import __version__
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, method_title
 from tpbench.reports.curves import cost_plot, learning_curves
 from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
 from tpbench.reports.searches import search_figure
-from tpbench.reports.style import title
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
-from tpbench.results.leaderboards import BOARD_NOTE
+from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, workload_words
 from tpbench.results.location import location
 from tpbench.results.rendering import FOOTNOTE, entry_lines, spell
 from tpbench.results.tables import ErrorTable
@@ -76,20 +75,17 @@ def _number(value: float, form: str = ".2f") -> Entry:
     return Entry("-" if missing else f"{value:{form}}", None if missing else float(value))
 
 
-def leaderboard_section(store: RunStore) -> Section:
+def leaderboard_section(board: pd.DataFrame) -> Section:
     """All cells, best first."""
-    board = leaderboard(store)
     rows = []
     for row in board.to_dict("records"):
-        label = "" if row["data"] == "exact" else f" ({row['data']})"
-        tied = " =" if row["p_best"] >= 0.05 else ""
-        interval = "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
         rows.append(
             [
-                Entry(row["workload"] + label), Entry(title(row["method"])), _number(row["seeds"], ".0f"),
+                Entry(workload_words(row)), Entry(method_title(row["method"])), _number(row["seeds"], ".0f"),
                 _number(row["epochs"], ".0f"),
-                Entry(spell(row["test_error_mean"], row["test_error_std"]) + tied, row["test_error_mean"]),
-                Entry(interval, None if math.isnan(row["ci_low"]) else row["ci_low"]), _number(row["p_best"], ".2g"),
+                Entry(error_words(row), row["test_error_mean"]),
+                Entry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
+                _number(row["p_best"], ".2g"),
                 Entry(spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None),
                 _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
             ]
@@ -114,7 +110,7 @@ def _paper_table(table: ErrorTable) -> PageTable:
             )
             for e in entries
         ]
-        rows.append([Entry(table.method_title(method)), *spelled])
+        rows.append([Entry(method_title(method)), *spelled])
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
 
@@ -138,7 +134,7 @@ def provenance_section(store: RunStore) -> Section:
             configuration = ", ".join(f"{k} {v:.4g}" for k, v in runs[0].definition.configuration.items())
             rows.append(
                 [
-                    Entry(cell.workload), Entry(title(cell.method)), Entry(seeds), _number(seconds, ".0f"),
+                    Entry(cell.workload), Entry(method_title(cell.method)), Entry(seeds), _number(seconds, ".0f"),
                     Entry(command, long=True), Entry(commit[:12]), Entry(device), Entry(precision), Entry(torch),
                     Entry(configuration, long=True),
                 ]
@@ -208,9 +204,10 @@ def render_report(results: str, command: str) -> str:
     runs = sum(1 for _ in store.records())
     if not runs:
         raise TpbenchError(f"{results} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
-    workloads = dict.fromkeys(leaderboard(store)["workload"])
+    board = leaderboard(store)
     sections = [
-        leaderboard_section(store), paper_section(store), curve_sections(store, workloads), alignment_section(results),
+        leaderboard_section(board), paper_section(store),
+        curve_sections(store, dict.fromkeys(board["workload"])), alignment_section(results),
         search_section(results), provenance_section(store),
     ]  # fmt: skip
     template = files("tpbench.reports").joinpath("templates/report.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What all figures share: one colour and one name per method."""
+"""What all figures share: one colour per method."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ def colour(method: str) -> str:
     """The colour of a method."""
     names = list(all_methods())
     return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
-
-
-def title(method: str) -> str:
-    """The paper's name of a method."""
-    methods = all_methods()
-    return methods[method].title if method in methods else method
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.table import Table as RichTable
 
-from tpbench.engine import all_methods
+from tpbench.engine import method_title
 from tpbench.results.cells import Cell, choose_cells
 from tpbench.results.paper import paper_cell
 from tpbench.results.rendering import draw, spell
@@ -86,20 +87,31 @@ BOARD_NOTE = (
 )
 
 
+def workload_words(row: Mapping[Hashable, Any]) -> str:
+    """The workload of a row of a leaderboard or comparison, and what kind of data copy it was trained on."""
+    label = "" if row["data"] == "exact" else f" ({row['data']})"
+    return f"{row['workload']}{label}"
+
+
+def error_words(row: Mapping[Hashable, Any]) -> str:
+    """The test error of a leaderboard's row, marked where it is tied with the best."""
+    return spell(row["test_error_mean"], row["test_error_std"]) + (" =" if row["p_best"] >= LEVEL else "")
+
+
+def interval_words(row: Mapping[Hashable, Any]) -> str:
+    """The bootstrap interval of a leaderboard's row."""
+    return "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+
+
 def render_leaderboard(frame: pd.DataFrame) -> str:
     """The leaderboard for the terminal."""
     drawn = RichTable(title="Leaderboard: test error (%), best first", caption=BOARD_NOTE, caption_justify="left")
     for name in ("workload", "method", "seeds", "epochs", "test error", "95 % interval", "paper"):
         drawn.add_column(name)
-    titles = {name: method.title for name, method in all_methods().items()}
     for row in frame.to_dict("records"):
-        label = "" if row["data"] == "exact" else f" ({row['data']})"
-        title = titles.get(row["method"], row["method"])
         diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
         drawn.add_row(
-            f"{row['workload']}{label}", title, str(row["seeds"]), str(row["epochs"]),
-            spell(row["test_error_mean"], row["test_error_std"]) + (" =" if row["p_best"] >= LEVEL else "") + diverged,
-            "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}",
-            spell(row["paper_mean"], row["paper_std"]),
+            workload_words(row), method_title(row["method"]), str(row["seeds"]), str(row["epochs"]),
+            error_words(row) + diverged, interval_words(row), spell(row["paper_mean"], row["paper_std"]),
         )  # fmt: skip
     return draw(drawn)

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from tpbench.engine import UsageError
+
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
@@ -15,7 +17,13 @@ def _tables() -> dict[str, Any]:
 
 
 def table_methods(table: str) -> list[str]:
-    """The methods of Table ``1`` or ``s6``, in the paper's order."""
+    """The methods of Table ``1`` or ``s6``, in the paper's order.
+
+    Raises:
+        UsageError: there is no such table.
+    """
+    if table not in ("1", "s6"):
+        raise UsageError(f"unknown table '{table}': there are 1, s6")
     return list(_tables()["table_1"] if table == "1" else _tables()["table_s6"])
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from tpbench.engine import UsageError, all_methods
+from tpbench.engine import UsageError, method_title
 from tpbench.results.statistics import LEVEL
 from tpbench.results.tables import Entry, ErrorTable, table_rows
 
@@ -76,7 +76,7 @@ def render_text(table: ErrorTable) -> str:
             cells.append(
                 f"[bold]{measured}[/bold]\n{paper}" if table.entries[method, column].best else f"{measured}\n{paper}"
             )
-        drawn.add_row(table.method_title(method), *cells)
+        drawn.add_row(method_title(method), *cells)
     return draw(drawn)
 
 
@@ -90,7 +90,7 @@ def render_markdown(table: ErrorTable) -> str:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
-        lines.append(f"| {table.method_title(method)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {method_title(method)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", FOOTNOTE, ""])
 
 
@@ -104,7 +104,7 @@ def render_latex(table: ErrorTable) -> str:
     lines.append(" & ".join(["Method", *(_latex(c.title) for c in table.columns)]) + r" \\")
     lines.append(r"\midrule")
     for method in table.rows:
-        upper, lower = [_latex(table.method_title(method))], [""]
+        upper, lower = [_latex(method_title(method))], [""]
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = (_latex(line) for line in entry_lines(entry, r"$\pm$"))
@@ -146,12 +146,11 @@ def damping_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float] | N
     )
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    titles = {name: method.title for name, method in all_methods().items()}
     header = ["method", *(f"layer {k + 1}" for k in range(layers))]
     body = []
     for method, found, printed in rows:
         beside = [f" ({p:g})" for p in printed] if printed and len(printed) == len(found) else [""] * len(found)
-        body.append([titles.get(method, method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
+        body.append([method_title(method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
     if form == "md":
         rule = ["---"] * len(header)
         return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body)) + "\n"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.engine import UsageError, all_methods
 from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.statistics import LEVEL, against_best, compare_with_printed
@@ -83,10 +82,6 @@ class ErrorTable:
     columns: list[Column]
     entries: Mapping[tuple[str, Column], Entry]
 
-    def method_title(self, method: str) -> str:
-        methods = all_methods()
-        return methods[method].title if method in methods else method
-
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
     """Table ``1`` or ``s6`` with what the store holds.
@@ -94,10 +89,8 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
     Raises:
         UsageError: there is no such table.
     """
-    if table not in ("1", "s6"):
-        raise UsageError(f"unknown table '{table}': there are 1, s6")
-    cells = choose_cells(store.records())
     rows = table_methods(table)
+    cells = choose_cells(store.records())
     columns = _columns(cells, rows)
     entries: dict[tuple[str, Column], Entry] = {}
     for column in columns:

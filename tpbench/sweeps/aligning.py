@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,10 +48,9 @@ class AlignmentRecord:
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Both kinds of angles as tensors; not a number where an update was zero."""
-        return tuple(  # type: ignore[return-value]
-            torch.tensor(json.loads(json.dumps(v).replace("null", "NaN")), dtype=torch.float64)
-            for v in (self.loss_angles, self.target_angles)
-        )
+        # As floats, numpy reads None as not a number.
+        loss, target = (torch.from_numpy(np.array(v, dtype=float)) for v in (self.loss_angles, self.target_angles))
+        return loss, target
 
 
 def _plain(values: Tensor) -> Any:

@@ -106,6 +106,12 @@ def require_cluster_path(results: str) -> None:
         )
 
 
+def first_sentence(error: Exception) -> str:
+    """What an exception of Ray's says first: its messages about tokens are whole paragraphs."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].strip() if lines else type(error).__name__
+
+
 def prepare_environment() -> None:
     """Settings that Ray reads when it is imported; what the user has set stays."""
     os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
@@ -133,8 +139,7 @@ def ray_running(resources: Resources) -> Iterator[None]:
                 "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False, log_to_driver=False
             )  # fmt: skip
     except Exception as error:
-        # Ray's messages about tokens are whole paragraphs.
-        reason = str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_sentence(error)
         if not resources.address:
             raise TpbenchError(f"Ray did not start: {reason}") from error
         raise TpbenchError(

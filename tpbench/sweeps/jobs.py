@@ -16,7 +16,7 @@ from typing import Any
 import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.runs import commit
-from tpbench.sweeps.cluster import prepare_environment, require_cluster_path
+from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_cluster_path
 
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(:[0-9]{1,5})?/?")
 
@@ -40,10 +40,7 @@ def _errors(address: str) -> Iterator[None]:
     except TpbenchError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # Ray's messages about tokens are whole paragraphs.
-        reason = lines[0].split(". ")[0] if lines else type(error).__name__
-        raise TpbenchError(f"{address}: {reason}") from error
+        raise TpbenchError(f"{address}: {first_sentence(error)}") from error
 
 
 def _client(address: str) -> Any:

@@ -6,18 +6,17 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError, get_method
-from tpbench.results import RunDefinition, RunStore, paper_table, render, write_leaderboard
+from tpbench.results import RunStore, paper_table, render, write_leaderboard
 from tpbench.results.location import location
 from tpbench.results.paper import table_methods
 from tpbench.results.store import write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.sweeps.commands import CellChoice, run_seeds
-from tpbench.sweeps.packs import PackSettings
+from tpbench.sweeps.packs import PackJob, PackSettings, plan_seeds
 from tpbench.sweeps.spaces import published_configuration
-from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads import get_workload
 from tpbench.workloads.benchmark import measure
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -67,19 +66,12 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
     return joint * (epochs + feedback + evaluation)
 
 
-def missing_seeds(cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings,
-                  store: RunStore) -> tuple[int, ...]:  # fmt: skip
+def missing_seeds(
+    cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings
+) -> tuple[int, ...]:
     """The seeds whose run is not in the store."""
-    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
-    epochs = cell.workload.epochs
-
-    def known(seed: int) -> bool:
-        definition = RunDefinition(
-            cell.workload.name, dataset.fingerprint, cell.method, configuration, seed, epochs
-        )  # fmt: skip
-        return definition.id in store
-
-    return tuple(seed for seed in seeds if not known(seed))
+    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, cell.workload.epochs)
+    return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
 
 def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int,
@@ -89,17 +81,15 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
     Raises:
         UsageError: there is no such table, workload or method.
     """
-    if table not in ("1", "s6"):
-        raise UsageError(f"unknown table '{table}': there are 1, s6")
-    store, planned, left = RunStore(location(settings.results)), [], []
+    known, planned, left = table_methods(table), [], []
     for name in workloads or PAPER_WORKLOADS:
-        for method in methods or table_methods(table):
+        for method in methods or known:
             if method in get_workload(name).excluded_methods:
                 continue
             cell = CellChoice.of(name, method)
             try:
                 configuration = published_configuration(cell.workload, method)
-                missing = missing_seeds(cell, configuration, range(seeds), settings, store)
+                missing = missing_seeds(cell, configuration, range(seeds), settings)
             except TpbenchError as error:
                 left.append(f"{name} {method}: {error}")
                 continue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tpbench.engine.alignment import angles
 from tpbench.engine.network import Architecture, Parameters, stream
 
 DTYPE = torch.float64
@@ -62,7 +62,7 @@ def relative(mine: Tensor, expected: Tensor) -> float:
 
 def degrees(one: Tensor, other: Tensor) -> float:
     """The angle between two tensors taken as vectors."""
-    return math.degrees(math.acos(max(-1.0, min(1.0, cosine(one, other)))))
+    return float(angles(one.unsqueeze(0), other.unsqueeze(0)))
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
