@@ -80,11 +80,11 @@ class PlainView:
 
     def __init__(self, console: Console, interval: float = 1.0) -> None:
         self.console, self.interval = console, interval
-        self.started: dict[str, tuple[float, float]] = {}
+        self.begun: dict[str, tuple[float, float]] = {}
         self.last: dict[str, tuple[int, float]] = {}
 
     def start(self, name: str, total: int, done: int = 0) -> None:
-        self.started[name] = time.monotonic(), done
+        self.begun.pop(name, None)
         self.say(f"{name}: {done}/{total}")
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
@@ -93,15 +93,15 @@ class PlainView:
         if whole == shown or (now - when < self.interval and whole < total):
             return
         self.last[name] = whole, now
-        begun, offset = self.started.get(name, (now, 0.0))
-        # Start-up distorts the first estimates.
+        # Counted from the first step seen: neither start-up nor what a checkpoint brought along took this time.
+        begun, offset = self.begun.setdefault(name, (now, done))
         known = done - offset > 0.05 * total
         left = (now - begun) / (done - offset) * (total - done) if known else None
         remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
         self.say(f"{name}: {whole}/{total}, best validation error {spell_error(best)}{remaining}")
 
     def end(self, name: str) -> None:
-        self.started.pop(name, None)
+        self.begun.pop(name, None)
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
