@@ -24,12 +24,17 @@ Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The 
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="DIR", help="Folder of the data sets [default: $TPBENCH_DATA or the cache].", file_okay=False
+        "--data",
+        metavar="DIR",
+        help="Folder of the data sets.",
+        show_default="$TPBENCH_DATA or the cache",
+        file_okay=False,
     ),
 ]
 
 Epochs = Annotated[
-    int | None, typer.Option(min=1, max=1_000_000, help="Joint epochs [default: the workload's, 100 in the paper].")
+    int | None,
+    typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
 
 Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]

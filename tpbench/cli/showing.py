@@ -127,7 +127,9 @@ def compare(
 @app.command("figure")
 def draw_figure(
     name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5|s6", help="Which of the paper's figures.")],
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: figure_NAME.png]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png")
+    ] = None,
     workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.")] = None,
     results: Results = RESULTS,
 ) -> None:
@@ -151,7 +153,9 @@ PLOTS = ("curves", "cost", "search")
 def plot(
     kind: Annotated[str, typer.Argument(metavar="curves|cost|search")],
     what: Annotated[str, typer.Argument(metavar="WORKLOAD|SWEEP", help="A workload; for search, a sweep's name.")],
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: KIND_WHAT.png]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png")
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Learning curves or cost of a workload's methods, or what a sweep's search saw."""

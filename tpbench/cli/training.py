@@ -38,13 +38,15 @@ def sweep(
     trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Configurations that the search tries.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds of the final runs.")] = 10,
     epochs: Epochs = None,
-    space: Annotated[Path | None, typer.Option(metavar="FILE", help="A search space [default: the paper's].")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A search space.", show_default="the paper's")
+    ] = None,
     results: Results = RESULTS,
     data: Data = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use [default: all].")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use [default: all].")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use.", show_default="all")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use.", show_default="all")] = None,
     address: Annotated[
-        str | None, typer.Option(metavar="auto|HOST:PORT|ray://..", help="A running Ray cluster [default: none].")
+        str | None, typer.Option(metavar="auto|HOST:PORT|ray://..", help="A running Ray cluster.", show_default="none")
     ] = None,
     pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
     search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
