@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ def test_table_entries(store: RunStore) -> None:
     table = paper_table(store, "s6")
     mnist = Column("mnist", "")
     assert table.entries["bp", mnist].difference == pytest.approx(2.45 - 1.98)
+    assert table.entries["bp", mnist].deviations == pytest.approx((2.45 - 1.98) / 0.14)
     assert not table.entries["bp", mnist].best
     assert table.entries["ddtp-linear", mnist].best
     assert table.entries["dfa", mnist].marks == ["3 seeds", "5 epochs"]
@@ -82,6 +84,19 @@ def test_every_format_says_what_matters(store: RunStore, form: str) -> None:
         assert "3 seeds, 5 epochs" in text
         assert "missing" in text
         assert "CIFAR10 (JPEG copy)" in text
+
+
+def test_markdown_says_what_made_the_cells(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for seed in range(4):
+        made = record("dtp", seed, [0.02], workload="cifar10", label="JPEG copy")
+        provenance = {"command": f"tpbench `run`|{seed // 3}", "device": "cpu", "device_name": "A cpu", "threads": 1}
+        store.publish(replace(made, wall_time_s=60.0, provenance=provenance))
+    lines = render(paper_table(store, "1"), "md").splitlines()[-2:]
+    assert lines == [
+        f"| cifar10 (JPEG copy) dtp | {n} | 100 | {n} min | A cpu, 1 thread | - | - | `tpbench 'run'\\|{k}` |"
+        for n, k in ((3, 0), (1, 1))
+    ]
 
 
 def test_bold_is_the_best_except_bp(store: RunStore) -> None:
@@ -141,7 +156,7 @@ def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: P
     assert linear.p_paper > 0.05 > dfa.p_paper
     text = render(table, "md")
     assert re.search(r"\| 2\.0\d ± 0\.\d+ = \[6 seeds", text)
-    assert re.search(r"paper: 2\.17 ± 0\.14 \(\+0\.8\d\) \*", text)
+    assert re.search(r"paper: 2\.17 ± 0\.14 \(\+0\.8\d, \+6\.0 sd\) \*", text)
     board = leaderboard(store)
     assert board.set_index("method").p_best["dtp"] > 0.05 > board.set_index("method").p_best["dfa"]
     assert (board.ci_low <= board.test_error_mean).all()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment
@@ -23,6 +21,7 @@ from tpbench.reports.searches import search_figure
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
 from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, workload_words
 from tpbench.results.location import location
+from tpbench.results.origins import origins_of
 from tpbench.results.rendering import FOOTNOTE, entry_lines, spell
 from tpbench.results.tables import ErrorTable
 from tpbench.sweeps.listing import all_sweeps
@@ -123,20 +122,14 @@ def provenance_section(store: RunStore) -> Section:
     """Where the cells of the tables come from: one row per cell and command."""
     rows = []
     for cell in choose_cells(store.records()).values():
-        groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-        for run in cell.runs:
-            p = run.provenance
-            names = ("command", "commit", "device_name", "precision", "torch")
-            groups[tuple(str(p.get(name) or "-") for name in names)].append(run)
-        for (command, commit, device, precision, torch), runs in groups.items():
-            seconds = sum(run.wall_time_s for run in runs)
-            seeds = ", ".join(str(run.definition.seed) for run in runs)
-            configuration = ", ".join(f"{k} {v:.4g}" for k, v in runs[0].definition.configuration.items())
+        configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
+        for origin in origins_of(cell):
             rows.append(
                 [
-                    Entry(cell.workload), Entry(method_title(cell.method)), Entry(seeds), _number(seconds, ".0f"),
-                    Entry(command, long=True), Entry(commit[:12]), Entry(device), Entry(precision), Entry(torch),
-                    Entry(configuration, long=True),
+                    Entry(cell.workload_title), Entry(method_title(cell.method)), Entry(origin.seeds),
+                    _number(origin.seconds, ".0f"), Entry(origin.said("command"), long=True),
+                    Entry(origin.said("commit")[:12]), Entry(origin.hardware), Entry(origin.said("precision")),
+                    Entry(origin.said("torch")), Entry(configuration, long=True),
                 ]
             )  # fmt: skip
     columns = [

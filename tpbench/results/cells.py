@@ -23,6 +23,11 @@ class Cell:
     runs: tuple[RunRecord, ...]
 
     @property
+    def workload_title(self) -> str:
+        """The workload's name, and what kind of data copy it was trained on."""
+        return f"{self.workload} ({self.data_label})" if self.data_label else self.workload
+
+    @property
     def seeds(self) -> int:
         return len(self.runs)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from tpbench.engine import UsageError, method_title
+from tpbench.results.origins import origins_of
 from tpbench.results.statistics import LEVEL
 from tpbench.results.tables import Entry, ErrorTable, table_rows
 
@@ -36,17 +37,22 @@ def entry_lines(entry: Entry, plus_minus: str = PLUS_MINUS) -> tuple[str, str]:
         measured += f" [{', '.join(entry.marks)}]"
     if entry.paper is None:
         return measured, "paper: /"
-    difference = "" if entry.difference is None or math.isnan(entry.difference) else f" ({entry.difference:+.2f})"
     differs = " *" if entry.p_paper < LEVEL else ""
-    return measured, f"paper: {spell(*entry.paper, plus_minus)}{difference}{differs}"
+    return measured, f"paper: {spell(*entry.paper, plus_minus)}{_difference(entry)}{differs}"
+
+
+def _difference(entry: Entry) -> str:
+    if entry.difference is None or entry.deviations is None or math.isnan(entry.difference):
+        return ""
+    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd)"
 
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; the difference to the paper in brackets. Bold: best except BP. =: statistically tied with the best (paired "
-    "t-test over shared seeds, Holm-corrected, p >= 0.05). *: differs from the paper's cell (Welch's test from its "
-    "printed mean, deviation and n = 10, p < 0.05, not corrected for the number of cells). [n seeds], [n epochs]: "
-    "fewer than the protocol's 10 seeds or its full number of epochs."
+    "error; in brackets the difference to the paper, also in standard deviations (sd) of the paper's cell. Bold: best "
+    "except BP. =: statistically tied with the best (paired t-test over shared seeds, Holm-corrected, p >= 0.05). *: "
+    "differs from the paper's cell (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not corrected "
+    "for the number of cells). [n seeds], [n epochs]: fewer than the protocol's 10 seeds or its full number of epochs."
 )
 
 
@@ -81,7 +87,7 @@ def render_text(table: ErrorTable) -> str:
 
 
 def render_markdown(table: ErrorTable) -> str:
-    """A table in GitHub's Markdown."""
+    """A table in GitHub's Markdown, and what made its cells."""
     lines = [f"**{table.title}**", "", "| method | " + " | ".join(c.title for c in table.columns) + " |"]
     lines.append("|---" * (1 + len(table.columns)) + "|")
     for method in table.rows:
@@ -91,7 +97,22 @@ def render_markdown(table: ErrorTable) -> str:
             measured, paper = entry_lines(entry)
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
         lines.append(f"| {method_title(method)} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", FOOTNOTE, ""])
+    return "\n".join([*lines, "", FOOTNOTE, "", *_origin_lines(table), ""])
+
+
+def _origin_lines(table: ErrorTable) -> list[str]:
+    """What made the cells: usually one row per cell, more where several commands or machines did."""
+    lines = ["| cell | n | epochs | time | hardware | torch | commit | command |", "|---" * 8 + "|"]
+    found = [table.entries[method, column].cell for column in table.columns for method in table.rows]
+    for origin in (origin for cell in found if cell for origin in origins_of(cell)):
+        command = origin.said("command").replace("`", "'").replace("|", "\\|")
+        values = (
+            f"{origin.cell.workload_title} {origin.cell.method}", len(origin.runs), origin.cell.epochs,
+            f"{origin.seconds / 60:.0f} min", origin.hardware, origin.said("torch"), origin.said("commit")[:12],
+            f"`{command}`",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(map(str, values)) + " |")
+    return lines if any(found) else []
 
 
 def _latex(text: str) -> str:

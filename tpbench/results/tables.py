@@ -59,6 +59,11 @@ class Entry:
         """Measured mean minus the paper's, in percentage points."""
         return None if self.cell is None or self.paper is None else self.cell.mean - self.paper[0]
 
+    @property
+    def deviations(self) -> float | None:
+        """The difference in standard deviations of the paper's cell."""
+        return None if self.difference is None or not self.paper else self.difference / self.paper[1]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -143,8 +148,8 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "test_error_mean": cell.mean if cell else None, "test_error_std": cell.std if cell else None,
                     "diverged": cell.diverged if cell else None,
                     "paper_mean": paper[0] if paper else None, "paper_std": paper[1] if paper else None,
-                    "difference": entry.difference, "p_paper": entry.p_paper, "best": entry.best,
-                    "p_best": entry.p_best,
+                    "difference": entry.difference, "difference_in_deviations": entry.deviations,
+                    "p_paper": entry.p_paper, "best": entry.best, "p_best": entry.p_best,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
