@@ -77,12 +77,13 @@ def show_leaderboard(
     if workload:
         get_workload(workload)
     store = open_store(results)
-    board = leaderboard(store, workload)
-    if board.empty:
+    board = leaderboard(store)
+    shown = board[board["workload"] == workload] if workload else board
+    if shown.empty:
         where = f"of {workload} " if workload else ""
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
-    print(render_leaderboard(board), end="")
-    print(f"written: {write_leaderboard(store)}")
+    print(render_leaderboard(shown), end="")
+    print(f"written: {write_leaderboard(board, store)}")
     warn_damaged(store)
 
 

@@ -21,14 +21,14 @@ from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.workloads import WORKLOADS
 
 
-def leaderboard(store: RunStore, workload: str | None = None) -> pd.DataFrame:
+def leaderboard(store: RunStore) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
     ``ci_low`` and ``ci_high`` are the bootstrap interval of the mean; ``p_best`` is the Holm-adjusted p of the paired
     test against the best method of the workload, ``p_paper`` that of Welch's test against the paper's cell.
     """
     rows = []
-    cells = [c for c in choose_cells(store.records()).values() if not workload or c.workload == workload]
+    cells = list(choose_cells(store.records()).values())
     p_best = _p_best(cells)
     for cell in cells:
         low, high = bootstrap_interval(cell.errors())
@@ -74,10 +74,10 @@ def _p_best(cells: Sequence[Cell]) -> dict[tuple[str, str, str], float]:
     return found
 
 
-def write_leaderboard(store: RunStore) -> Path:
-    """Write ``leaderboard.csv`` of the whole store into its folder; returns its path."""
+def write_leaderboard(board: pd.DataFrame, store: RunStore) -> Path:
+    """Write ``leaderboard.csv`` into a store's folder; returns its path."""
     path = store.folder / "leaderboard.csv"
-    write_atomically(path, leaderboard(store).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    write_atomically(path, board.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     return path
 
 

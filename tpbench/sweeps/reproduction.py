@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError, UsageError, get_method
-from tpbench.results import RunStore, paper_table, render, write_leaderboard
+from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.location import location
 from tpbench.results.paper import table_methods
 from tpbench.results.store import write_atomically
@@ -127,6 +127,6 @@ def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: Pack
 
 def write_tables(store: RunStore) -> None:
     """``leaderboard.csv``, ``table_1.md`` and ``table_s6.md`` of a store, in its folder."""
-    write_leaderboard(store)
+    write_leaderboard(leaderboard(store), store)
     for table in ("1", "s6"):
         write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))
