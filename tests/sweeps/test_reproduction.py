@@ -52,7 +52,7 @@ def test_the_plan_names_what_is_missing_and_is_carried_out(
     assert (tmp_path / "results" / "leaderboard.csv").exists()
 
     more = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--seeds", "3", "--dry-run")
-    assert "1 cells" in more.stdout
+    assert "1 cell, " in more.stdout
     nothing = tpbench_inside(*arguments)
     assert "0 cells" in nothing.stdout
 

@@ -180,7 +180,8 @@ def plot(
 
 @app.command()
 def report(
-    output: Annotated[Path, typer.Option(metavar="FILE")] = Path("report.html"), results: Results = RESULTS
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path("report.html"),
+    results: Results = RESULTS,
 ) -> None:
     """Everything the store holds as one self-contained HTML page."""
     from tpbench.reports.page import render_report

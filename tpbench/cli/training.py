@@ -111,11 +111,15 @@ def run(
 @app.command()
 def reproduce(
     table_name: Annotated[str, typer.Option("--table", metavar="1|s6", help="Whose cells.")] = "s6",
-    workloads: Annotated[str | None, typer.Option(metavar="NAMES", help="With commas between them.")] = None,
-    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above.")] = None,
+    workloads: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="the table's")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="the table's")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds per cell.")] = 10,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="2h, 90m: begin no cell that takes longer.")
+        str | None, typer.Option(metavar="TIME", help="2h, 90m: begin no cell that takes longer.", show_default="none")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     results: Results = RESULTS,
@@ -138,7 +142,7 @@ def reproduce(
     for cell in cells:
         listing.add_row(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds))
     print(draw(listing), end="")
-    print(f"{len(cells)} cells, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         typer.echo(f"left out: {line}", err=True)
     if dry_run:
