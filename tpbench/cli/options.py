@@ -14,6 +14,7 @@ import typer
 from tpbench.engine import PRECISIONS, UsageError, unknown
 from tpbench.results import RunStore
 from tpbench.results.location import location
+from tpbench.results.rendering import spell
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
@@ -93,7 +94,6 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
 def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
     errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
     diverged = sum(o.status == "diverged" for o in outcomes)
-    spread = f" +- {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
-    known = f"{errors.mean():.2f}{spread} %" if len(errors) else "unknown"
+    known = f"{spell(errors.mean(), errors.std(ddof=1))} %" if len(errors) else "unknown"
     note = f" ({diverged} diverged)" if diverged else ""
     print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")
