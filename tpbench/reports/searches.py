@@ -57,9 +57,9 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
 
 
 def _position(values: pd.Series[float]) -> np.ndarray:
-    """Values as heights from 0 to 1, logarithmic where they span more than two decades."""
+    """Values as heights from 0 to 1, logarithmic where they span more than a factor of 5."""
     numbers = values.to_numpy(dtype=float)
-    if numbers.min() > 0 and numbers.max() / numbers.min() > 100:
+    if numbers.min() > 0 and numbers.max() / numbers.min() > 5:
         numbers = np.log(numbers)
     span = np.ptp(numbers)
     return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)
@@ -91,8 +91,9 @@ def search_figure(results: str, sweep: str) -> Figure:
     ranks = frame["error"].rank(pct=True)
     for row, rank in sorted(zip(heights, ranks, strict=True), key=lambda pair: -pair[1]):
         parallel.plot(row, color="#0072B2", alpha=float(1 - 0.9 * rank), linewidth=1)
-    names = [f"{c}\n{frame[c].min():.3g} to {frame[c].max():.3g}" for c in columns]
+    names = [f"{c}\n{frame[c].min():.3g}\nto {frame[c].max():.3g}" for c in columns]
     parallel.set_xticks(range(len(columns)), names, fontsize="small")
-    parallel.set(yticks=[], title="parallel coordinates, each from its lowest to its highest value; dark: low error")
+    scale = "each from its lowest to its highest value (logarithmic beyond a factor of 5)"
+    parallel.set(yticks=[], title=f"parallel coordinates, {scale}; dark: low error")
     figure.suptitle(f"{sweep}: {len(frame)} configurations")
     return figure
