@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -23,6 +23,7 @@ errors = st.lists(st.floats(0, 100), min_size=3, max_size=12).map(lambda v: pd.S
 
 
 @given(errors)
+@example(pd.Series([0.0, 0.0, 5e-223]))
 def test_the_interval_holds_the_mean(values: pd.Series[float]) -> None:
     low, high = bootstrap_interval(values)
     assert low <= values.mean() + 1e-9

@@ -15,6 +15,8 @@ LEVEL = 0.05
 """Below this (after Holm's correction where several are tested) a difference counts as one."""
 # Fewer pairs than this say nothing about a deviation.
 _FEWEST = 3
+# Per cent. A run's error is a count over its samples, so smaller differences are rounding.
+_SAME = 1e-9
 
 
 def bootstrap_interval(errors: pd.Series[float], level: float = 0.95) -> tuple[float, float]:
@@ -26,7 +28,8 @@ def bootstrap_interval(errors: pd.Series[float], level: float = 0.95) -> tuple[f
     values = errors.dropna().to_numpy(dtype=float)
     if len(values) < _FEWEST:
         return math.nan, math.nan
-    if np.ptp(values) == 0:
+    # The spread of errors that differ by rounding alone underflows in BCa's acceleration.
+    if np.ptp(values) < _SAME:
         return float(values[0]), float(values[0])
     generator = np.random.default_rng(0)
     found = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=10_000, rng=generator)
