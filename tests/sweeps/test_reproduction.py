@@ -69,8 +69,8 @@ def test_a_cell_that_does_not_fit_is_left(
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
 
 
-def test_missing_data_is_said_per_cell(tpbench_inside: Inside) -> None:
-    result = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--dry-run")
+def test_missing_data_is_said_once_per_workload(tpbench_inside: Inside) -> None:
+    result = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--dry-run")
     assert result.returncode == 0
-    assert "left out: mnist bp:" in result.stderr
+    assert "left out: mnist bp, dfa:" in result.stderr
     assert tpbench_inside("reproduce", "--table", "2").returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,12 +77,13 @@ def missing_seeds(
 
 def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int,
          settings: PackSettings) -> tuple[list[PlannedCell], list[str]]:  # fmt: skip
-    """The cells to train, cheapest first, and a line for each that cannot be trained here.
+    """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
     Raises:
         UsageError: there is no such table, workload or method.
     """
-    known, planned, left = table_methods(table), [], []
+    known, planned = table_methods(table), []
+    left: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in workloads or PAPER_WORKLOADS:
         for method in methods or known:
             if method in get_workload(name).excluded_methods:
@@ -91,12 +93,13 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
                 configuration = published_configuration(cell.workload, method)
                 missing = missing_seeds(cell, configuration, range(seeds), settings)
             except TpbenchError as error:
-                left.append(f"{name} {method}: {error}")
+                left[name, str(error)].append(method)
                 continue
             if missing:
                 seconds = estimate(cell, configuration, len(missing), settings)
                 planned.append(PlannedCell(cell, configuration, missing, seconds))
-    return sorted(planned, key=lambda c: c.seconds), left
+    lines = [f"{name} {', '.join(without)}: {reason}" for (name, reason), without in left.items()]
+    return sorted(planned, key=lambda c: c.seconds), lines
 
 
 @dataclass(frozen=True)
