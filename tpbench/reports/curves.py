@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from tpbench.engine import TpbenchError, all_methods, method_title
 from tpbench.reports.style import colour
 from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results.cells import labelled
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
@@ -25,7 +26,7 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
 
 def name_of(cell: Cell) -> str:
     """Method, and what kind of data copy it was trained on."""
-    return f"{method_title(cell.method)} ({cell.data_label})" if cell.data_label else method_title(cell.method)
+    return labelled(method_title(cell.method), cell.data_label)
 
 
 def learning_curves(store: RunStore, workload: str) -> Figure:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.location import location
-from tpbench.sweeps.definition import SweepFolder
 from tpbench.sweeps.journal import Journal
+from tpbench.sweeps.listing import sweep_folders
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8
@@ -22,11 +22,10 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
-    folder = location(results) / "sweeps"
-    names = sorted(path.name for path in folder.glob("*") if (path / "sweep.json").exists())
-    if sweep not in names:
-        raise unknown("sweep", sweep, names) if names else UsageError(f"{results} holds no sweeps")
-    journal = Journal.read(SweepFolder(folder / sweep).journal_path)
+    found = {folder.folder.name: folder for folder in sweep_folders(location(results))}
+    if sweep not in found:
+        raise unknown("sweep", sweep, found) if found else UsageError(f"{results} holds no sweeps")
+    journal = Journal.read(found[sweep].journal_path)
     rows = [
         {**suggestion, "error": 100 * outcome.objective}
         for pack in journal.packs

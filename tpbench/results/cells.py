@@ -13,6 +13,11 @@ from tpbench.results.runs import RunRecord, canonical_json, percent
 FULL_SEEDS = 10
 
 
+def labelled(name: str, data_label: str) -> str:
+    """A name, and in brackets what kind of data copy it stands for; the exact data set has no label."""
+    return f"{name} ({data_label})" if data_label else name
+
+
 @dataclass(frozen=True)
 class Cell:
     """The runs that stand for one entry: one configuration, one number of epochs, several seeds."""
@@ -25,7 +30,7 @@ class Cell:
     @property
     def workload_title(self) -> str:
         """The workload's name, and what kind of data copy it was trained on."""
-        return f"{self.workload} ({self.data_label})" if self.data_label else self.workload
+        return labelled(self.workload, self.data_label)
 
     @property
     def seeds(self) -> int:

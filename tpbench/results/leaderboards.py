@@ -12,7 +12,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell, choose_cells
+from tpbench.results.cells import Cell, choose_cells, labelled
 from tpbench.results.paper import paper_cell
 from tpbench.results.rendering import draw, spell
 from tpbench.results.statistics import LEVEL, against_best, bootstrap_interval, compare_with_printed
@@ -33,7 +33,7 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
     for cell in cells:
         low, high = bootstrap_interval(cell.errors())
         printed = paper_cell(cell.workload, cell.method)
-        paper = paper_cell(cell.workload, cell.method) or (math.nan, math.nan)
+        paper = printed or (math.nan, math.nan)
         rows.append(
             {
                 "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
@@ -89,8 +89,7 @@ BOARD_NOTE = (
 
 def workload_words(row: Mapping[Hashable, Any]) -> str:
     """The workload of a row of a leaderboard or comparison, and what kind of data copy it was trained on."""
-    label = "" if row["data"] == "exact" else f" ({row['data']})"
-    return f"{row['workload']}{label}"
+    return labelled(row["workload"], "" if row["data"] == "exact" else row["data"])
 
 
 def error_words(row: Mapping[Hashable, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells
+from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells, labelled
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.statistics import LEVEL, against_best, compare_with_printed
 from tpbench.results.store import RunStore
@@ -75,7 +75,7 @@ class Column:
     @property
     def title(self) -> str:
         title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return f"{title} ({self.data_label})" if self.data_label else title
+        return labelled(title, self.data_label)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,12 @@ def sweep_status(folder: SweepFolder) -> SweepStatus:
     )
 
 
+def sweep_folders(results: Path) -> list[SweepFolder]:
+    """The folders of all sweeps below a results folder, by name."""
+    folders = (SweepFolder(path) for path in sorted((results / "sweeps").glob("*")))
+    return [folder for folder in folders if folder.exists]
+
+
 def all_sweeps(results: Path) -> list[SweepStatus]:
     """Every sweep below a results folder, by name."""
-    folders = sorted(path for path in (results / "sweeps").glob("*") if (path / "sweep.json").exists())
-    return [sweep_status(SweepFolder(path)) for path in folders]
+    return [sweep_status(folder) for folder in sweep_folders(results)]

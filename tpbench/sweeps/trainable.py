@@ -12,6 +12,7 @@ from ray import tune
 
 from tpbench.engine import EpochReport, TpbenchError
 from tpbench.results.location import location
+from tpbench.sweeps.definition import SweepFolder
 from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
 
 # Seconds between a trial's reports.
@@ -62,7 +63,7 @@ def _check_folder(settings: PackSettings) -> None:
     Raises:
         TpbenchError: it does not.
     """
-    if settings.sweep and not (location(settings.results) / "sweeps" / settings.sweep / "sweep.json").exists():
+    if settings.sweep and not SweepFolder(location(settings.results) / "sweeps" / settings.sweep).exists:
         raise TpbenchError(
             f"a node of the cluster does not see the results folder {settings.results}: choose a folder that all nodes "
             "mount, or a URL such as s3://bucket/folder"
