@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from tpbench import __version__
 from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
 
 FORMAT = 1
+DEFAULT_PRECISION = "float32"
+FULL_SEEDS = 10
+"""Seeds of the paper's protocol."""
 ID_PATTERN = re.compile(r"[0-9a-f]{24}")
 
 
@@ -37,7 +40,7 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class RunDefinition:
-    """Everything that decides a run's numbers (to the precision of the arithmetic)."""
+    """Everything that decides a run's numbers."""
 
     workload: str
     fingerprint: str
@@ -47,13 +50,28 @@ class RunDefinition:
     seed: int
     epochs: int
     protocol: int = PROTOCOL_VERSION
+    precision: str = DEFAULT_PRECISION
+    method_source: str = ""
+    """Of a rule from an installed package: distribution, version and digest of its source; empty for built-in ones."""
+    workload_source: str = ""
+    """Of a workload from a user's file: the digest of its content; empty for built-in ones."""
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
+        return {
+            name: value for name, value in asdict(self).items()
+            if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
+        }  # fmt: skip
 
     @property
     def id(self) -> str:
         """The name of the run: equal definitions have equal ids on every machine."""
         # 1 and 1.0 are the same hyperparameter, and must be the same run.
         configuration = {name: float(value) for name, value in self.configuration.items()}
-        return digest({**asdict(self), "configuration": configuration})[:24]
+        return digest({**self.plain(), "configuration": configuration})[:24]
+
+
+_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": ""}
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,18 @@ class RunRecord:
     """The member's share of the time its pack took."""
     pack_members: int
     provenance: Mapping[str, Any]
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """How its configuration was found (:mod:`tpbench.results.budgets`); empty in the files of older versions."""
+
+    @property
+    def precision(self) -> str:
+        """Of the arithmetic. Older versions named runs of every precision alike: there, the provenance tells."""
+        return str(self.provenance.get("precision") or self.definition.precision)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its numbers became non-finite."""
+        return self.status == "diverged"
 
     @property
     def history(self) -> MemberHistory:
@@ -90,7 +120,7 @@ class RunRecord:
         body = {
             "format": FORMAT,
             "id": self.definition.id,
-            "definition": asdict(self.definition),
+            "definition": self.definition.plain(),
             "data_label": self.data_label,
             "status": self.status,
             "selected_epoch": self.history.selected_epoch,
@@ -100,6 +130,7 @@ class RunRecord:
             "wall_time_s": self.wall_time_s,
             "pack_members": self.pack_members,
             "provenance": dict(self.provenance),
+            **({"found": dict(self.found)} if self.found else {}),
         }
         body["checksum"] = digest(body)
         return json.dumps(body, indent=1, allow_nan=False) + "\n"
@@ -122,6 +153,7 @@ class RunRecord:
                 RunDefinition(**body["definition"]),
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
+                found=dict(body.get("found", {})),
             )
             if record.definition.id != body["id"] or not set(record.curves) <= set(CURVES):
                 raise ValueError("its id or curves are not those of its definition")
