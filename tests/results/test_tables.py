@@ -16,8 +16,9 @@ from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table, render, write_leaderboard
+from tpbench.results.formats import FORMATS
 from tpbench.results.paper import paper_cell
-from tpbench.results.rendering import FORMATS
+from tpbench.results.standings import Verdict
 from tpbench.results.tables import Column
 
 
@@ -94,7 +95,7 @@ def test_markdown_says_what_made_the_cells(tmp_path: Path) -> None:
         store.publish(replace(made, wall_time_s=60.0, provenance=provenance))
     lines = render(paper_table(store, "1"), "md").splitlines()[-2:]
     assert lines == [
-        f"| cifar10 (JPEG copy) dtp | {n} | 100 | {n} min | A cpu, 1 thread | - | - | `tpbench 'run'\\|{k}` |"
+        f"| cifar10 (JPEG copy) dtp | {n} | 100 | {n} min | A cpu, 1 thread | - | - | unknown | `tpbench 'run'\\|{k}` |"
         for n, k in ((3, 0), (1, 1))
     ]
 
@@ -144,7 +145,7 @@ def test_the_papers_numbers_are_the_shared_ones(shared_data: Path) -> None:
 
 def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    noise = [0.0, 0.001, -0.001, 0.0005, -0.0004, 0.0002]
+    noise = [0.0, 0.001, -0.001, 0.0005, -0.0004, 0.0002, 0.0007, -0.0003]
     for seed, shift in enumerate(noise):
         store.publish(record("ddtp-linear", seed, [0.0104 + shift]))
         store.publish(record("dtp", seed, [0.0112 + shift * (-1) ** seed]))
@@ -152,10 +153,11 @@ def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: P
     table = paper_table(store, "1")
     column = next(c for c in table.columns if c.workload == "mnist")
     linear, dtp, dfa = (table.entries[m, column] for m in ("ddtp-linear", "dtp", "dfa"))
-    assert (linear.best, dtp.tied, dfa.tied) == (True, True, False)
+    assert linear.best
+    assert (dtp.verdict, dfa.verdict) == (Verdict.NOT_TOLD_APART, Verdict.HIGHER)
     assert linear.p_paper > 0.05 > dfa.p_paper
     text = render(table, "md")
-    assert re.search(r"\| 2\.0\d ± 0\.\d+ = \[6 seeds", text)
+    assert re.search(r"\| 2\.0\d ± 0\.\d+ = \(0\.\d\d\) \[8 seeds", text)
     assert re.search(r"paper: 2\.17 ± 0\.14 \(\+0\.8\d, \+6\.0 sd\) \*", text)
     board = leaderboard(store)
     assert board.set_index("method").p_best["dtp"] > 0.05 > board.set_index("method").p_best["dfa"]
@@ -164,7 +166,7 @@ def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: P
 
 def test_two_methods_are_compared_by_seed(tmp_path: Path, tpbench_inside: Inside) -> None:
     store = RunStore(tmp_path / "results")
-    for seed in range(5):
+    for seed in range(6):
         store.publish(record("dtp", seed, [0.03 + 0.001 * seed]))
         store.publish(record("dfa", seed, [0.02 + 0.001 * seed + 0.0001 * (seed % 2)]))
     result = tpbench_inside("compare", "dtp", "dfa")

@@ -20,8 +20,8 @@ from tpbench.cli.options import (
     parse_names,
 )
 from tpbench.engine import PRECISIONS, UsageError, all_methods
+from tpbench.results.formats import draw
 from tpbench.results.location import location
-from tpbench.results.rendering import draw
 from tpbench.workloads import WORKLOADS
 
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from typer.core import TyperCommand
 
 from tpbench.engine import PRECISIONS, UsageError, unknown
 from tpbench.results import RunStore
+from tpbench.results.formats import FORMATS, spell
 from tpbench.results.location import location
-from tpbench.results.rendering import spell
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
@@ -50,7 +51,22 @@ CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkp
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
+Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS))]
+
 RESULTS = "results"
+
+
+class OptionalFile(TyperCommand):
+    """A command whose ``--write`` may stand without its file, which typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        # Only a name that ends in .csv is the file: what else follows is an argument of its own.
+        spelled = [
+            "--write=" if word == "--write" and not after.endswith(".csv") else word
+            for word, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, spelled)
 
 
 def check_precision(precision: str) -> None:

@@ -7,20 +7,22 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.table import Table
 
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     RESULTS,
+    Format,
+    OptionalFile,
     Results,
     open_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, all_methods, unknown
 from tpbench.results import leaderboard, paper_table, render, render_leaderboard, write_leaderboard
-from tpbench.results.rendering import FORMATS, draw
+from tpbench.results.comparison import render_comparison
+from tpbench.results.formats import check_format, draw
 from tpbench.workloads import WORKLOADS, get_workload
 
 
@@ -47,7 +49,7 @@ def workloads() -> None:
 @app.command()
 def table(
     name: Annotated[str, typer.Argument(metavar="1|s6|s7", help="Which of the paper's tables.")],
-    form: Annotated[str, typer.Option("--format", help=", ".join(FORMATS))] = "text",
+    form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
     """A table of the paper, computed from the store, beside the paper's numbers."""
@@ -68,12 +70,21 @@ def _table_s7(results: str, form: str) -> str:
     return damping_table([(m, d, paper_dampings(m)) for m, d in damping_rows(results)], form)
 
 
-@app.command("leaderboard")
+@app.command("leaderboard", cls=OptionalFile)
 def show_leaderboard(
     workload: Annotated[str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.")] = None,
+    form: Format = "text",
+    write: Annotated[
+        str | None,
+        typer.Option(
+            "--write", metavar="[FILE.csv]", show_default="not written",
+            help="Write it as CSV too: into FILE.csv, or all workloads into leaderboard.csv in the store's folder.",
+        ),
+    ] = None,
     results: Results = RESULTS,
-) -> None:
-    """All methods of the store, best first; also written to leaderboard.csv in the store's folder."""
+) -> None:  # fmt: skip
+    """All methods of the store, best first, and how each stands to the best."""
+    check_format(form)
     if workload:
         get_workload(workload)
     store = open_store(results)
@@ -82,8 +93,10 @@ def show_leaderboard(
     if shown.empty:
         where = f"of {workload} " if workload else ""
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
-    print(render_leaderboard(shown), end="")
-    print(f"written: {write_leaderboard(board, store)}")
+    print(render_leaderboard(shown, form), end="")
+    if write is not None:
+        path = write_leaderboard(shown, store, Path(write)) if write else write_leaderboard(board, store)
+        typer.echo(f"written: {path}", err=True)
     warn_damaged(store)
 
 
@@ -92,36 +105,26 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="METHOD_A")],
     second: Annotated[str, typer.Argument(metavar="METHOD_B")],
     workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Only this one.")] = None,
+    detect: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
-    """Two methods of the store, paired by seed: difference, p, and how many seeds would show it."""
+    """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
     from tpbench.engine import get_method
     from tpbench.results.comparison import compare_methods
-    from tpbench.results.leaderboards import workload_words
-    from tpbench.results.rendering import spell
 
     for method in (first, second):
         get_method(method)
     if workload:
         get_workload(workload)
     store = open_store(results)
-    frame = compare_methods(store, first, second, workload)
+    frame = compare_methods(store, first, second, workload, detect)
     if frame.empty:
         where = f" on {workload}" if workload else ""
         raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}")
-    listing = Table(
-        "workload", first, second, "shared seeds", "difference", "p", "seeds needed", "verdict",
-        title="Test error (%); paired t-test over shared seeds; seeds needed for power 0.8",
-    )  # fmt: skip
-    for row in frame.to_dict("records"):
-        note = "" if row["same_epochs"] else " (trained for different numbers of epochs)"
-        needed = "-" if pd.isna(row["seeds_needed"]) else str(int(row["seeds_needed"]))
-        listing.add_row(
-            workload_words(row), spell(row["first_mean"], row["first_std"]),
-            spell(row["second_mean"], row["second_std"]), str(row["shared_seeds"]), f"{row['difference']:+.2f}",
-            "-" if pd.isna(row["p"]) else f"{row['p']:.2g}", needed, row["verdict"] + note,
-        )  # fmt: skip
-    print(draw(listing), end="")
+    print(render_comparison(frame, first, second, detect), end="")
     warn_damaged(store)
 
 

@@ -25,8 +25,9 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
 
 
 def name_of(cell: Cell) -> str:
-    """Method, and what kind of data copy it was trained on."""
-    return labelled(method_title(cell.method), cell.data_label)
+    """Method, what kind of data copy it was trained on, and how many of its seeds are not in the picture."""
+    gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
+    return labelled(method_title(cell.method), cell.data_label) + gone
 
 
 def learning_curves(store: RunStore, workload: str) -> Figure:
@@ -38,7 +39,9 @@ def learning_curves(store: RunStore, workload: str) -> Figure:
         (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
     ):  # fmt: skip
         for cell in cells:
-            runs = [r.curves[curve] for r in cell.runs if len(r.curves.get(curve, ())) == cell.epochs]
+            runs = [
+                r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs
+            ]
             if not runs:
                 continue
             values = scale * np.array(runs)

@@ -19,10 +19,11 @@ from tpbench.reports.curves import cost_plot, learning_curves
 from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
 from tpbench.reports.searches import search_figure
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
+from tpbench.results.formats import spell
 from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, workload_words
 from tpbench.results.location import location
 from tpbench.results.origins import origins_of
-from tpbench.results.rendering import FOOTNOTE, entry_lines, spell
+from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
 from tpbench.results.tables import ErrorTable
 from tpbench.sweeps.listing import all_sweeps
 
@@ -56,7 +57,7 @@ class PageFigure:
 class Section:
     id: str
     title: str
-    text: str = ""
+    paragraphs: list[str] = field(default_factory=list)
     tables: list[PageTable] = field(default_factory=list)
     figures: list[PageFigure] = field(default_factory=list)
 
@@ -82,20 +83,21 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
             [
                 Entry(workload_words(row)), Entry(method_title(row["method"])), _number(row["seeds"], ".0f"),
                 _number(row["epochs"], ".0f"),
-                Entry(error_words(row), row["test_error_mean"]),
+                Entry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
                 Entry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
-                _number(row["p_best"], ".2g"),
+                Entry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
+                Entry(row["budget"]),
                 Entry(spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None),
                 _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
             ]
         )  # fmt: skip
     columns = [
-        "workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "p against best", "paper",
-        "p against paper", "diverged",
+        "workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "against the best",
+        "configuration from", "paper", "p against paper", "diverged",
     ]  # fmt: skip
     note = "p against paper: Welch's test from the printed mean, deviation and n = 10."
     return Section(
-        "leaderboard", "Leaderboard", f"{BOARD_NOTE} {note}", [PageTable("Test error, best first", columns, rows)]
+        "leaderboard", "Leaderboard", [f"{BOARD_NOTE} {note}"], [PageTable("Test error, best first", columns, rows)]
     )
 
 
@@ -115,7 +117,9 @@ def _paper_table(table: ErrorTable) -> PageTable:
 
 def paper_section(store: RunStore) -> Section:
     """Tables 1 and S6 beside the paper's numbers."""
-    return Section("tables", "The paper's tables", FOOTNOTE, [_paper_table(paper_table(store, n)) for n in ("1", "s6")])
+    tables = [paper_table(store, name) for name in ("1", "s6")]
+    said = dict.fromkeys(note for table in tables for note in notes(table))
+    return Section("tables", "The paper's tables", [FOOTNOTE, *said], [_paper_table(table) for table in tables])
 
 
 def provenance_section(store: RunStore) -> Section:
@@ -136,7 +140,9 @@ def provenance_section(store: RunStore) -> Section:
         "workload", "method", "seeds", "seconds", "command", "commit", "processor", "precision", "torch",
         "configuration",
     ]  # fmt: skip
-    return Section("provenance", "Provenance", "What made each cell.", [PageTable("Origin of the runs", columns, rows)])
+    return Section(
+        "provenance", "Provenance", ["What made each cell."], [PageTable("Origin of the runs", columns, rows)]
+    )
 
 
 def _try(make: Callable[[], Figure]) -> Figure | None:

@@ -11,7 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+DEFAULT_OBJECTIVE = "validation_error"
 
 PUBLISHED: Mapping[str, Any] = {"by": "published"}
 FROM_FILE: Mapping[str, Any] = {"by": "file"}
@@ -24,7 +27,7 @@ def by_search(
     space: str,
     role: str,
     seeds: Sequence[int],
-    objective: str = "validation_error",
+    objective: str = DEFAULT_OBJECTIVE,
 ) -> dict[str, Any]:
     """``found`` of a run that a sweep trained.
 
@@ -39,3 +42,52 @@ def by_search(
         "by": "search", "role": role, "sweep": sweep, "trials": trials, "epochs": epochs, "objective": objective,
         "space": space, "seeds": list(seeds),
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What finding a configuration cost, as far as comparing methods fairly needs it."""
+
+    by: str
+    """``published``, ``file``, ``search`` or ``unknown``."""
+    trials: int = 0
+    epochs: int = 0
+    objective: str = ""
+    halving: int = 0
+    """The factor of a search with halving; 0: none."""
+
+    def __str__(self) -> str:
+        if self.by != "search":
+            return self.by
+        objective = "" if self.objective == DEFAULT_OBJECTIVE else f", {self.objective}"
+        halving = f", halving {self.halving}" if self.halving else ""
+        return f"search {self.trials} x {self.epochs} epochs{halving}{objective}"
+
+
+UNKNOWN = Budget("unknown")
+
+
+def budget_of(found: Mapping[str, Any]) -> Budget:
+    """The budget that ``found`` of a run tells."""
+    by = found.get("by")
+    if by == "search":
+        return Budget(
+            by, int(found.get("trials", 0)), int(found.get("epochs", 0)), str(found.get("objective", "")),
+            int(found.get("halving", 0)),
+        )  # fmt: skip
+    return Budget(str(by)) if by in ("published", "file") else UNKNOWN
+
+
+def from_search(found: Mapping[str, Any], role: str) -> bool:
+    """Whether a sweep trained the run in this role."""
+    return found.get("by") == "search" and found.get("role") == role
+
+
+def same_budget(first: Budget, second: Budget) -> bool | None:
+    """Whether two configurations were found at the same cost; None where that is not known of both.
+
+    Nobody knows what finding a configuration in a user's file cost.
+    """
+    if not {first.by, second.by} <= {"published", "search"}:
+        return None
+    return first == second

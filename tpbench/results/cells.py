@@ -1,16 +1,26 @@
-"""From runs to cells: which runs stand for a workload x method entry, and their statistics."""
+"""From runs to cells: which runs stand for a workload x method entry, and their statistics (docs/protocol.md)."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
-from tpbench.results.runs import RunRecord, canonical_json, percent
+from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
+from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, canonical_json, percent
+from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired
+from tpbench.workloads import DATASETS, WORKLOADS
 
-FULL_SEEDS = 10
+CellKey = tuple[str, str, str]
+"""Workload, data label and method."""
+
+_KNOWN_COPIES = frozenset(label for spec in DATASETS.values() for _, label in spec.known_copies)
+_SAYS_ITS_CONTENT = re.compile(r".* [0-9a-f]{8}")
 
 
 def labelled(name: str, data_label: str) -> str:
@@ -18,14 +28,31 @@ def labelled(name: str, data_label: str) -> str:
     return f"{name} ({data_label})" if data_label else name
 
 
+def column_label(record: RunRecord) -> str:
+    """What kind of data copy a run was trained on; copies of unknown kind are told apart by their content."""
+    label = record.data_label
+    if not label or label in _KNOWN_COPIES or _SAYS_ITS_CONTENT.fullmatch(label):
+        return label
+    return f"{label} {record.definition.fingerprint[:8]}"
+
+
+def protocol_epochs(workload: str) -> int | None:
+    """The joint epochs of a workload's protocol; None of a workload that is not known here."""
+    return WORKLOADS[workload].epochs if workload in WORKLOADS else None
+
+
 @dataclass(frozen=True)
 class Cell:
-    """The runs that stand for one entry: one configuration, one number of epochs, several seeds."""
+    """The runs that stand for one entry: one configuration, epochs, precision and data; one run per seed."""
 
     workload: str
     method: str
     data_label: str
     runs: tuple[RunRecord, ...]
+
+    @property
+    def key(self) -> CellKey:
+        return self.workload, self.data_label, self.method
 
     @property
     def workload_title(self) -> str:
@@ -41,18 +68,53 @@ class Cell:
         return self.runs[0].definition.epochs
 
     @property
+    def precision(self) -> str:
+        return self.runs[0].precision
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return self.runs[0].definition.fingerprint
+
+    @property
     def diverged(self) -> int:
         """Runs whose numbers became non-finite."""
-        return sum(run.status == "diverged" for run in self.runs)
+        return sum(run.diverged for run in self.runs)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether enough seeds finished to say something; other cells are shown below and take part in no test."""
+        return self.seeds - self.diverged >= FEWEST
+
+    @property
+    def can_be_best(self) -> bool:
+        """A cell with diverged seeds is never the best nor told to be as good: its mean is that of survivors."""
+        return self.ranked and not self.diverged
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What finding the configuration cost; unknown where its runs do not agree."""
+        known = {budget_of(run.found) for run in self.runs if run.found}
+        return known.pop() if len(known) == 1 else UNKNOWN
 
     def errors(self, curve: str = "test_error") -> pd.Series[float]:
-        """A curve at each run's selected epoch in per cent, by seed; missing where no epoch was finished."""
-        values = {run.definition.seed: percent(run.history.at_selected(curve)) for run in self.runs}
-        return pd.Series(values, dtype=float).sort_index()
+        """A curve at each run's selected epoch in per cent, by seed; missing where the run diverged."""
+        return self._errors[curve]
+
+    @cached_property
+    def _errors(self) -> Mapping[str, pd.Series[float]]:
+        found = {}
+        for curve in ("test_error", "validation_error"):
+            values = {
+                run.definition.seed: percent(None if run.diverged else run.history.at_selected(curve))
+                for run in self.runs
+            }
+            found[curve] = pd.Series(values, dtype=float).sort_index()
+        return found
 
     @property
     def mean(self) -> float:
-        """Mean test error in per cent."""
+        """Mean test error in per cent over the seeds that did not diverge."""
         return float(self.errors().mean())
 
     @property
@@ -60,31 +122,87 @@ class Cell:
         """Sample standard deviation of the test error in per cent; not a number for a single seed."""
         return float(self.errors().std(ddof=1))
 
+    @property
+    def validation(self) -> float:
+        """Mean validation error in per cent at the selected epochs."""
+        return float(self.errors("validation_error").mean())
 
-def choose_cells(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], Cell]:
-    """The cell of every (workload, data label, method) in a store.
+    @property
+    def marks(self) -> list[str]:
+        """How the cell departs from the protocol: fewer seeds, other epochs, another precision, diverged runs."""
+        marks = []
+        if self.seeds < FULL_SEEDS:
+            marks.append(f"{self.seeds} seed{'s' * (self.seeds != 1)}")
+        if self.epochs != (protocol_epochs(self.workload) or self.epochs):
+            marks.append(f"{self.epochs} epoch{'s' * (self.epochs != 1)}")
+        if self.precision != DEFAULT_PRECISION:
+            marks.append(self.precision)
+        if self.diverged:
+            marks.append(f"{self.diverged} diverged")
+        return marks
 
-    A store may hold several configurations of a method: the runs of a search have one seed each, the final ones ten.
-    The configuration with most seeds stands for the method; then the one trained for more epochs; then the one with
-    the lower mean *validation* error, so that no choice looks at the test set.
-    """
-    groups: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+
+def _variant(record: RunRecord) -> str:
+    """What the runs of one candidate share."""
+    d = record.definition
+    configuration = {name: float(value) for name, value in d.configuration.items()}
+    same: list[Any] = [configuration, d.epochs, d.fingerprint, d.protocol, record.precision]
+    return canonical_json([*same, d.method_source, d.workload_source])
+
+
+def _final(runs: list[RunRecord]) -> list[RunRecord]:
+    """Without the search's own run where its seed is none of the final ones (``--final-seeds 1-10``)."""
+    finals = [set(run.found.get("seeds", ())) for run in runs if from_search(run.found, "final")]
+    if not finals:
+        return runs
+    kept = set().union(*finals)
+    return [run for run in runs if not from_search(run.found, "search") or run.definition.seed in kept]
+
+
+def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
+    """Every configuration, number of epochs, precision and data that a method was trained with, best choice first."""
+    groups: dict[CellKey, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         d = record.definition
-        variant = canonical_json([dict(d.configuration), d.epochs, d.fingerprint, d.protocol])
-        groups[d.workload, record.data_label, d.method][variant].append(record)
-    cells = {}
+        groups[d.workload, column_label(record), d.method][_variant(record)].append(record)
+    found = {}
     for (workload, label, method), variants in groups.items():
-        candidates = [
-            Cell(workload, method, label, tuple(sorted(runs, key=lambda run: run.definition.seed)))
+        cells = [
+            Cell(workload, method, label, tuple(sorted(_final(runs), key=lambda run: run.definition.seed)))
             for runs in variants.values()
         ]
-        cells[workload, label, method] = min(candidates, key=_preference)
-    return cells
+        found[workload, label, method] = sorted(cells, key=_preference)
+    return found
 
 
-def _preference(cell: Cell) -> tuple[int, int, float, str]:
-    validation = float(cell.errors("validation_error").mean())
-    # Not-a-number sorts nowhere: a cell without any finished epoch comes last.
-    known = validation if validation == validation else float("inf")
-    return -cell.seeds, -cell.epochs, known, cell.runs[0].definition.id
+def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
+    """The cell of every (workload, data label, method) in a store: the candidate that holds most of the protocol.
+
+    Epochs decide first (the workload's own, then the nearest below, then those above), then seeds (up to the
+    protocol's 10), then fewer diverged seeds, then the lower mean *validation* error, so that no choice looks at the
+    test set. Runs of a search stand for a method only where nothing else does.
+    """
+    return {key: cells[0] for key, cells in candidates(records).items()}
+
+
+def _preference(cell: Cell) -> tuple[bool, int, int, int, int, float, str]:
+    full = protocol_epochs(cell.workload) or cell.epochs
+    kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
+    searched = all(from_search(run.found, "search") for run in cell.runs)
+    # Not-a-number sorts nowhere: a cell without any finished seed comes last.
+    known = cell.validation if cell.validation == cell.validation else float("inf")
+    distance = abs(cell.epochs - full)
+    seeds = -min(cell.seeds, FULL_SEEDS)
+    return searched, kind, distance, seeds, cell.diverged, known, cell.runs[0].definition.id
+
+
+def compare_cells(first: Cell, second: Cell) -> Comparison:
+    """Test two cells: paired by seed where they share data and three seeds, otherwise by Welch's test.
+
+    A seed means the same split and order of samples only on the same data.
+    """
+    if first.fingerprint == second.fingerprint:
+        paired = compare_paired(first.errors(), second.errors())
+        if paired.tested:
+            return paired
+    return compare_unpaired(first.errors(), second.errors())

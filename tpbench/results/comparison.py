@@ -1,45 +1,114 @@
-"""``tpbench compare``: two methods of a store, paired by seed, on every workload that both were trained on."""
+"""``tpbench compare``: two methods of a store on every workload that both were trained on."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
-from tpbench.results.cells import choose_cells
-from tpbench.results.statistics import LEVEL, compare_paired
+from tpbench.engine import UsageError
+from tpbench.results.budgets import same_budget
+from tpbench.results.cells import Cell, choose_cells, compare_cells, labelled
+from tpbench.results.formats import spell, spell_table
+from tpbench.results.statistics import Comparison, corrected
 from tpbench.results.store import RunStore
 
-
-def verdict(difference: float, p: float, first: str, second: str) -> str:
-    """One line for a person."""
-    if math.isnan(p):
-        return "too few shared seeds to tell"
-    if p >= LEVEL:
-        return "no difference shown"
-    return f"{first if difference < 0 else second} is better"
+_BUDGETS = {True: "same", False: "differ", None: "unknown"}
 
 
-def compare_methods(store: RunStore, first: str, second: str, workload: str | None = None) -> pd.DataFrame:
+def verdict(first: Cell, second: Cell, found: Comparison) -> str:
+    """One line for a person; ``found`` is corrected for the number of workloads."""
+    gone = [f"{c.diverged} of {c.seeds} seeds of {c.method} diverged" for c in (first, second) if c.diverged]
+    if gone:
+        return f"not decided: {', '.join(gone)}"
+    if not found.tested:
+        return "too few seeds to test"
+    if not found.shown:
+        return "not told apart"
+    return f"{first.method if found.difference < 0 else second.method} is better"
+
+
+def compare_methods(
+    store: RunStore, first: str, second: str, workload: str | None = None, detect: float | None = None
+) -> pd.DataFrame:
     """One row per workload (and kind of data) with both methods; errors in per cent.
 
-    ``difference`` is the first method minus the second over shared seeds, ``p`` that of the paired t-test, and
-    ``seeds_needed`` how many seeds would show a difference of this size (power 0.8, two-sided 5 %).
+    ``difference`` is the first method minus the second; ``test`` says which test gave ``p``, ``p_holm`` corrects it for
+    the number of workloads. ``detectable`` is the smallest difference that the test would have shown with power 0.8,
+    ``seeds_for`` the shared seeds with which a difference of ``detect`` points would show (None without ``detect``).
+
+    Raises:
+        UsageError: both are the same method.
     """
+    if first == second:
+        raise UsageError(f"'{first}' stands twice: name two methods to compare")
     cells = choose_cells(store.records())
-    rows = []
-    for (name, label, method), cell in sorted(cells.items()):
-        other = cells.get((name, label, second))
-        if method != first or other is None or (workload and name != workload):
-            continue
-        found = compare_paired(cell.errors(), other.errors())
-        rows.append(
-            {
-                "workload": name, "data": label or "exact", "first_mean": cell.mean, "first_std": cell.std,
-                "second_mean": other.mean, "second_std": other.std, "shared_seeds": found.seeds,
-                "difference": found.difference, "p": found.p, "seeds_needed": found.seeds_needed,
-                "same_epochs": cell.epochs == other.epochs,
-                "verdict": verdict(found.difference, found.p, first, second),
-            }
-        )  # fmt: skip
+    pairs = {
+        (name, label): (cell, cells[name, label, second])
+        for (name, label, method), cell in sorted(cells.items())
+        if method == first and (name, label, second) in cells and workload in (None, name)
+    }
+    tests = {" ".join(key): compare_cells(*pair) for key, pair in pairs.items()}
+    adjusted = corrected(tests)
+    rows = [
+        _row(*pair, tests[" ".join(key)], adjusted[" ".join(key)], detect) for key, pair in pairs.items()
+    ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, detect: float | None) -> dict[str, Any]:
+    return {
+        "workload": first.workload, "data": first.data_label or "exact",
+        "first_mean": first.mean, "first_std": first.std, "first_seeds": first.seeds, "first_diverged": first.diverged,
+        "second_mean": second.mean, "second_std": second.std, "second_seeds": second.seeds,
+        "second_diverged": second.diverged, "shared_seeds": found.seeds, "difference": found.difference,
+        "test": found.test, "p": found.p, "p_holm": adjusted.p, "detectable": found.detectable,
+        "seeds_for": found.seeds_for(detect) if detect else None, "same_epochs": first.epochs == second.epochs,
+        "budgets": _BUDGETS[same_budget(first.budget, second.budget)],
+        "first_budget": str(first.budget), "second_budget": str(second.budget),
+        "verdict": verdict(first, second, adjusted),
+    }  # fmt: skip
+
+
+def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: float | None) -> str:
+    """What :func:`compare_methods` found, for the terminal."""
+    several = len(frame) > 1
+    header = ["workload", first, second, "shared seeds", "difference", "test", "p", *(["p (Holm)"] if several else [])]
+    header += ["would show", *([f"seeds for {detect:g}"] if detect else []), "verdict"]
+    rows = []
+    for row in frame.to_dict("records"):
+        line = [
+            labelled(row["workload"], "" if row["data"] == "exact" else row["data"]),
+            _side(row, "first"), _side(row, "second"), str(row["shared_seeds"]), _number(row["difference"], "+.2f"),
+            row["test"] or "-", _number(row["p"], ".2g"), *([_number(row["p_holm"], ".2g")] if several else []),
+            "none" if math.isinf(row["detectable"]) else _number(row["detectable"], ".2f"),
+        ]  # fmt: skip
+        if detect:
+            line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
+        rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])
+    note = (
+        f"Test error (%). difference: {first} - {second}. would show: the smallest difference that this test finds "
+        "with power 0.8."
+    )
+    if several:
+        note += " The verdict corrects for the number of workloads (Holm)."
+    return spell_table(f"{first} against {second}", header, rows, "text", note)
+
+
+def _side(row: Mapping[Hashable, Any], which: str) -> str:
+    gone = f" [{row[f'{which}_diverged']} diverged]" if row[f"{which}_diverged"] else ""
+    return spell(row[f"{which}_mean"], row[f"{which}_std"]) + gone
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"
+
+
+def _reservations(row: Mapping[Hashable, Any]) -> list[str]:
+    """What makes a pair less than fair."""
+    said = [] if row["same_epochs"] else ["trained for different numbers of epochs"]
+    if row["budgets"] == _BUDGETS[False]:
+        said.append(f"search budgets differ ({row['first_budget']}; {row['second_budget']})")
+    return said

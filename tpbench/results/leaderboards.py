@@ -3,87 +3,92 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table as RichTable
 
 from tpbench.engine import method_title
 from tpbench.results.cells import Cell, choose_cells, labelled
+from tpbench.results.formats import spell, spell_table
 from tpbench.results.paper import paper_cell
-from tpbench.results.rendering import draw, spell
-from tpbench.results.statistics import LEVEL, against_best, bootstrap_interval, compare_with_printed
+from tpbench.results.standings import Standing, all_standings
+from tpbench.results.statistics import compare_with_printed, mean_interval
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.workloads import WORKLOADS
+
+COLUMNS = (
+    "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
+    "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper",
+)  # fmt: skip
+"""Of ``leaderboard.csv``."""
 
 
 def leaderboard(store: RunStore) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
-    ``ci_low`` and ``ci_high`` are the bootstrap interval of the mean; ``p_best`` is the Holm-adjusted p of the paired
-    test against the best method of the workload, ``p_paper`` that of Welch's test against the paper's cell.
+    ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is the Holm-adjusted p of the test against the
+    best method of the workload (chosen by validation error), ``p_paper`` that of Welch's test against the paper's cell.
+    Beyond :data:`COLUMNS`, ``verdict`` and ``against_best`` say in a mark and in words what the test against the best
+    said, ``test`` and ``detectable`` which it was and what it would have shown, ``budget`` how the configuration was
+    found and ``unequal_budget`` whether the best's was at another cost.
+
+    Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
     """
-    rows = []
-    cells = list(choose_cells(store.records()).values())
-    p_best = _p_best(cells)
-    for cell in cells:
-        low, high = bootstrap_interval(cell.errors())
-        printed = paper_cell(cell.workload, cell.method)
-        paper = printed or (math.nan, math.nan)
-        rows.append(
-            {
-                "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
-                "seeds": cell.seeds, "epochs": cell.epochs,
-                "test_error_mean": cell.mean, "test_error_std": cell.std,
-                "ci_low": low, "ci_high": high, "p_best": p_best.get(_key(cell), math.nan),
-                "validation_error_mean": float(cell.errors("validation_error").mean()),
-                "diverged": cell.diverged, "paper_mean": paper[0], "paper_std": paper[1],
-                "p_paper": compare_with_printed(cell.errors(), printed) if printed else math.nan,
-            }
-        )  # fmt: skip
-    columns = [
-        "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
-        "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper",
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=columns)
+    cells = choose_cells(store.records())
+    found = all_standings(cells)
+    frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
     order = {name: n for n, name in enumerate([*PAPER_WORKLOADS, *WORKLOADS])}
     frame["order"] = frame["workload"].map(lambda name: order.get(name, len(order)))
-    frame = frame.sort_values(["order", "workload", "data", "test_error_mean", "method"], na_position="last")
-    return frame.drop(columns="order").reset_index(drop=True)
+    keys = ["order", "workload", "data", "tier", "test_error_mean", "method"]
+    return frame.sort_values(keys, na_position="last").drop(columns=["order", "tier"]).reset_index(drop=True)
 
 
-def _key(cell: Cell) -> tuple[str, str, str]:
-    return cell.workload, cell.data_label, cell.method
+_FURTHER = (
+    "verdict", "against_best", "test", "detectable", "budget", "unequal_budget", "marks", "ranked", "tier",
+)  # fmt: skip
 
 
-def _p_best(cells: Sequence[Cell]) -> dict[tuple[str, str, str], float]:
-    """Holm-adjusted p of every cell against the best of its workload, on the same data."""
-    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        if not math.isnan(cell.mean):
-            groups[cell.workload, cell.data_label].append(cell)
-    found: dict[tuple[str, str, str], float] = {}
-    for (workload, label), group in groups.items():
-        best = min(group, key=lambda cell: (cell.mean, cell.method)).method
-        p = against_best({cell.method: cell.errors() for cell in group}, best)
-        found |= {(workload, label, method): value for method, value in p.items()}
-    return found
+def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
+    low, high = mean_interval(cell.errors()) if cell.ranked else (math.nan, math.nan)
+    printed = paper_cell(cell.workload, cell.method)
+    paper, comparison = printed or (math.nan, math.nan), standing.comparison
+    testable = printed and cell.can_be_best
+    return {
+        "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
+        "seeds": cell.seeds, "epochs": cell.epochs, "test_error_mean": cell.mean, "test_error_std": cell.std,
+        "ci_low": low, "ci_high": high, "p_best": standing.p, "validation_error_mean": cell.validation,
+        "diverged": cell.diverged, "paper_mean": paper[0], "paper_std": paper[1],
+        "p_paper": compare_with_printed(cell.errors(), paper) if testable else math.nan,
+        "verdict": standing.verdict.value, "against_best": standing.words,
+        "test": comparison.test if comparison else "", "detectable": comparison.detectable if comparison else math.nan,
+        "budget": str(cell.budget), "unequal_budget": standing.unequal_budget, "marks": ", ".join(cell.marks),
+        "ranked": cell.ranked, "tier": 0 if cell.can_be_best else 1 if cell.ranked else 2,
+    }  # fmt: skip
 
 
-def write_leaderboard(board: pd.DataFrame, store: RunStore) -> Path:
-    """Write ``leaderboard.csv`` into a store's folder; returns its path."""
-    path = store.folder / "leaderboard.csv"
-    write_atomically(path, board.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+def board_csv(board: pd.DataFrame) -> str:
+    """A leaderboard as the text of ``leaderboard.csv``."""
+    return board[list(COLUMNS)].to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+
+def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = None) -> Path:
+    """Write a leaderboard into a file, ``leaderboard.csv`` in the store's folder by default; returns its path."""
+    path = path or store.folder / "leaderboard.csv"
+    write_atomically(path, board_csv(board))
     return path
 
 
 BOARD_NOTE = (
-    "=: statistically tied with the best (paired t-test over shared seeds, Holm-corrected, p >= 0.05). "
-    "Interval: bootstrap (BCa) of the mean."
+    "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
+    "validation error. =: not told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be "
+    "tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, "
+    "paired t-test above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the smallest "
+    "difference found with power 0.8. #: configuration found with another search budget than the best's. Diverged "
+    "seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds last. "
+    "Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
 )
 
 
@@ -93,24 +98,36 @@ def workload_words(row: Mapping[Hashable, Any]) -> str:
 
 
 def error_words(row: Mapping[Hashable, Any]) -> str:
-    """The test error of a leaderboard's row, marked where it is tied with the best."""
-    return spell(row["test_error_mean"], row["test_error_std"]) + (" =" if row["p_best"] >= LEVEL else "")
+    """The test error of a leaderboard's row with its marks."""
+    verdict = f" {row['verdict']}" if row["verdict"] else ""
+    unequal = " #" if row["unequal_budget"] else ""
+    marks = f" [{row['marks']}]" if row["marks"] else ""
+    return spell(row["test_error_mean"], row["test_error_std"]) + verdict + unequal + marks
 
 
 def interval_words(row: Mapping[Hashable, Any]) -> str:
-    """The bootstrap interval of a leaderboard's row."""
+    """The interval of a leaderboard's row."""
     return "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
 
 
-def render_leaderboard(frame: pd.DataFrame) -> str:
-    """The leaderboard for the terminal."""
-    drawn = RichTable(title="Leaderboard: test error (%), best first", caption=BOARD_NOTE, caption_justify="left")
-    for name in ("workload", "method", "seeds", "epochs", "test error", "95 % interval", "paper"):
-        drawn.add_column(name)
-    for row in frame.to_dict("records"):
-        diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        drawn.add_row(
+_SHOWN = ("workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "against the best",
+          "configuration from", "paper")  # fmt: skip
+
+
+def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
+    """A leaderboard in one of :data:`tpbench.results.rendering.FORMATS`.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if form == "csv":
+        return board_csv(frame)
+    rows = [
+        [
             workload_words(row), method_title(row["method"]), str(row["seeds"]), str(row["epochs"]),
-            error_words(row) + diverged, interval_words(row), spell(row["paper_mean"], row["paper_std"]),
-        )  # fmt: skip
-    return draw(drawn)
+            error_words(row), interval_words(row), row["against_best"], row["budget"],
+            spell(row["paper_mean"], row["paper_std"]),
+        ]
+        for row in frame.to_dict("records")
+    ]  # fmt: skip
+    return spell_table("Leaderboard: test error (%), best first", _SHOWN, rows, form, BOARD_NOTE)

@@ -1,185 +1,186 @@
-"""Tables in every format: text, Markdown, CSV and LaTeX."""
+"""The paper's tables in every format: text, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table as RichTable
+from rich.text import Text
 
-from tpbench.engine import UsageError, method_title
+from tpbench.engine import method_title
+from tpbench.results.formats import (
+    check_format,
+    draw,
+    latex,
+    latex_table,
+    markdown_rows,
+    plain_table,
+    spell,
+    spell_table,
+)
 from tpbench.results.origins import origins_of
+from tpbench.results.standings import Verdict
 from tpbench.results.statistics import LEVEL
-from tpbench.results.tables import Entry, ErrorTable, table_rows
-
-FORMATS = ("text", "md", "csv", "latex")
+from tpbench.results.tables import Column, Entry, ErrorTable, table_rows
 
 
-PLUS_MINUS = "±"
-
-
-def spell(mean: float, std: float, plus_minus: str = PLUS_MINUS) -> str:
-    """``2.04 ± 0.08``; without a deviation where there is but one seed, ``-`` where there is no number."""
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} {plus_minus} {std:.2f}"
-
-
-def entry_lines(entry: Entry, plus_minus: str = PLUS_MINUS) -> tuple[str, str]:
+def entry_lines(entry: Entry) -> tuple[str, str]:
     """An entry in two lines: the measured value, and the paper's with the difference."""
-    measured = spell(entry.cell.mean, entry.cell.std, plus_minus) if entry.cell else "missing"
-    if entry.tied:
-        measured += " ="
-    if entry.marks:
-        measured += f" [{', '.join(entry.marks)}]"
+    measured = _measured(entry)
     if entry.paper is None:
         return measured, "paper: /"
-    differs = " *" if entry.p_paper < LEVEL else ""
-    return measured, f"paper: {spell(*entry.paper, plus_minus)}{_difference(entry)}{differs}"
+    return measured, f"paper: {spell(*entry.paper)}{_difference(entry)}"
+
+
+def _measured(entry: Entry) -> str:
+    if entry.cell is None or entry.standing is None:
+        return "missing"
+    words = spell(entry.cell.mean, entry.cell.std)
+    if entry.standing.verdict.value:
+        words += f" {entry.standing.verdict.value}"
+    comparison = entry.standing.comparison
+    if comparison and entry.standing.verdict is Verdict.NOT_TOLD_APART:
+        words += " (-)" if math.isinf(comparison.detectable) else f" ({comparison.detectable:.2f})"
+    if entry.standing.unequal_budget:
+        words += " #"
+    return words + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
 
 
 def _difference(entry: Entry) -> str:
     if entry.difference is None or entry.deviations is None or math.isnan(entry.difference):
         return ""
-    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd)"
+    said = "?" if math.isnan(entry.p_paper) else "*" if entry.p_paper < LEVEL else "~"
+    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd) {said}"
 
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; in brackets the difference to the paper, also in standard deviations (sd) of the paper's cell. Bold: best "
-    "except BP. =: statistically tied with the best (paired t-test over shared seeds, Holm-corrected, p >= 0.05). *: "
-    "differs from the paper's cell (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not corrected "
-    "for the number of cells). [n seeds], [n epochs]: fewer than the protocol's 10 seeds or its full number of epochs."
+    "error; diverged seeds do not enter it. Bold: best, the lowest mean validation error of all but BP. Against "
+    "the best: = (d) not told apart, where d is the smallest difference that the test would have shown with power "
+    "0.8 (-: none, with so few seeds); >, < higher, lower error (p < 0.05); ? could not be tested (fewer than "
+    "three seeds, diverged seeds). Tests: exact sign-flip permutation over shared seeds (paired t-test beyond "
+    "12), Welch's where fewer than three are shared, Holm-corrected. #: its configuration was found with another "
+    "search budget than the best's. Below: the paper's value, the difference, also in standard deviations (sd) of "
+    "the paper's cell; * differs from it (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not "
+    "corrected for the number of cells), ~ does not, ? could not be tested. [n seeds], [n epochs], [n diverged]: "
+    "departs from the protocol's 10 seeds and its number of epochs. The rules: docs/protocol.md."
 )
 
 
-def draw(renderable: RichTable) -> str:
-    """A rich table as text; coloured only where the terminal is."""
-    console = Console()
-    if console.is_terminal:
-        with console.capture() as capture:
-            console.print(renderable)
-        return capture.get()
-    buffer = io.StringIO()
-    Console(file=buffer, width=200, no_color=True).print(renderable)
-    return buffer.getvalue()
+def notes(table: ErrorTable) -> list[str]:
+    """What must be said of the whole table: the cells against the paper's together, and unequal search budgets."""
+    found, lines = table.overall, []
+    if found.tested:
+        lines.append(
+            f"Against the paper: {found.differing} of {found.tested} cells differ (p < 0.05; {found.expected:.1f} "
+            f"expected by chance alone); {found.above} lie above it; all together p = {found.p:.2g} (Stouffer)."
+        )
+    return lines + [line for column in table.columns if (line := _budgets(table, column))]
+
+
+def _budgets(table: ErrorTable, column: Column) -> str:
+    """How the configurations of a column were found, where that was at different costs."""
+    entries = table.column(column)
+    if not any(e.standing and e.standing.unequal_budget for e in entries.values()):
+        return ""
+    found = [f"{method_title(method)}: {entry.cell.budget}" for method, entry in entries.items() if entry.cell]
+    return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: " + (
+        "; ".join(found) + "."
+    )
 
 
 def render_text(table: ErrorTable) -> str:
     """A table for the terminal."""
-    drawn = RichTable(title=table.title, caption=FOOTNOTE, caption_justify="left", show_lines=True)
-    drawn.add_column("method")
-    for column in table.columns:
-        drawn.add_column(column.title)
+    header = ["method", *(column.title for column in table.columns)]
+    drawn = plain_table(table.title, header, "\n".join([FOOTNOTE, *notes(table)]), lines=True)
     for method in table.rows:
         cells = []
         for column in table.columns:
-            measured, paper = entry_lines(table.entries[method, column])
-            measured = measured.replace("[", "\\[")
-            cells.append(
-                f"[bold]{measured}[/bold]\n{paper}" if table.entries[method, column].best else f"{measured}\n{paper}"
-            )
-        drawn.add_row(method_title(method), *cells)
+            entry = table.entries[method, column]
+            measured, paper = entry_lines(entry)
+            cells.append(Text.assemble((measured, "bold" if entry.best else ""), "\n", paper))
+        drawn.add_row(Text(method_title(method)), *cells)
     return draw(drawn)
 
 
 def render_markdown(table: ErrorTable) -> str:
     """A table in GitHub's Markdown, and what made its cells."""
-    lines = [f"**{table.title}**", "", "| method | " + " | ".join(c.title for c in table.columns) + " |"]
-    lines.append("|---" * (1 + len(table.columns)) + "|")
+    rows = []
     for method in table.rows:
         cells = []
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
-        lines.append(f"| {method_title(method)} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", FOOTNOTE, "", *_origin_lines(table), ""])
+        rows.append([method_title(method), *cells])
+    lines = markdown_rows(["method", *(column.title for column in table.columns)], rows)
+    said = [part for note in (FOOTNOTE, *notes(table)) for part in ("", note)]
+    return "\n".join([f"**{table.title}**", "", *lines, *said, "", *_origin_lines(table), ""])
+
+
+_ORIGIN = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
 
 
 def _origin_lines(table: ErrorTable) -> list[str]:
     """What made the cells: usually one row per cell, more where several commands or machines did."""
-    lines = ["| cell | n | epochs | time | hardware | torch | commit | command |", "|---" * 8 + "|"]
     found = [table.entries[method, column].cell for column in table.columns for method in table.rows]
+    rows = []
     for origin in (origin for cell in found if cell for origin in origins_of(cell)):
-        command = origin.said("command").replace("`", "'").replace("|", "\\|")
+        command = origin.said("command").replace("`", "'")
         values = (
             f"{origin.cell.workload_title} {origin.cell.method}", len(origin.runs), origin.cell.epochs,
             f"{origin.seconds / 60:.0f} min", origin.hardware, origin.said("torch"), origin.said("commit")[:12],
-            f"`{command}`",
+            origin.cell.budget, f"`{command}`",
         )  # fmt: skip
-        lines.append("| " + " | ".join(map(str, values)) + " |")
-    return lines if any(found) else []
-
-
-def _latex(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+        rows.append([str(value) for value in values])
+    return markdown_rows(_ORIGIN, rows) if rows else []
 
 
 def render_latex(table: ErrorTable) -> str:
     """A table for a paper (needs the package booktabs): measured values with the paper's below."""
-    lines = [rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}", r"\toprule"]
-    lines.append(" & ".join(["Method", *(_latex(c.title) for c in table.columns)]) + r" \\")
-    lines.append(r"\midrule")
+    body = []
     for method in table.rows:
-        upper, lower = [_latex(method_title(method))], [""]
+        upper, lower = [latex(method_title(method))], [""]
         for column in table.columns:
             entry = table.entries[method, column]
-            measured, paper = (_latex(line) for line in entry_lines(entry, r"$\pm$"))
+            measured, paper = map(latex, entry_lines(entry))
             upper.append(rf"\textbf{{{measured}}}" if entry.best else measured)
             lower.append(rf"{{\footnotesize {paper}}}")
-        lines += [" & ".join(upper) + r" \\", " & ".join(lower) + r" \\"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {FOOTNOTE}", ""])
+        body += [" & ".join(upper) + r" \\", " & ".join(lower) + r" \\"]
+    return latex_table(["Method", *(c.title for c in table.columns)], body, "\n".join([FOOTNOTE, *notes(table)]))
 
 
 def render(table: ErrorTable, form: str) -> str:
-    """A table in one of :data:`FORMATS`.
+    """A table in one of :data:`tpbench.results.formats.FORMATS`.
 
     Raises:
         UsageError: there is no such format.
     """
-    if form == "csv":
+    if check_format(form) == "csv":
         return table_rows(table).to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    spellings = {"text": render_text, "md": render_markdown, "latex": render_latex}
-    if form not in spellings:
-        raise UsageError(f"unknown format '{form}': there are {', '.join(FORMATS)}")
-    return spellings[form](table)
+    return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)
 
 
 def damping_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float] | None]], form: str) -> str:
-    """Table S7 in one of :data:`FORMATS`: the chosen damping per method and hidden layer, the paper's in brackets.
+    """Table S7 in one of the formats: the chosen damping per method and hidden layer, the paper's in brackets.
 
     Raises:
         UsageError: there is no such format.
     """
-    if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}': there are {', '.join(FORMATS)}")
-    layers = max(len(found) for _, found, _ in rows)
-    frame = pd.DataFrame(
-        [
-            {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
-            for method, found, printed in rows
-            for k, value in enumerate(found)
-        ]
-    )
-    if form == "csv":
+    if check_format(form) == "csv":
+        frame = pd.DataFrame(
+            [
+                {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
+                for method, found, printed in rows
+                for k, value in enumerate(found)
+            ]
+        )
         return frame.to_csv(index=False, lineterminator="\n")
+    layers = max(len(found) for _, found, _ in rows)
     header = ["method", *(f"layer {k + 1}" for k in range(layers))]
     body = []
     for method, found, printed in rows:
         beside = [f" ({p:g})" for p in printed] if printed and len(printed) == len(found) else [""] * len(found)
         body.append([method_title(method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
-    if form == "md":
-        rule = ["---"] * len(header)
-        return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body)) + "\n"
-    if form == "latex":
-        lines = [rf"\begin{{tabular}}{{l{'l' * layers}}}", r"\toprule"]
-        lines += [" & ".join(header) + r" \\", r"\midrule", *(" & ".join(map(_latex, b)) + r" \\" for b in body)]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-    drawn = RichTable(*header, title="Table S7: best damping (the paper's in brackets)")
-    for line in body:
-        drawn.add_row(*line)
-    return draw(drawn)
+    return spell_table("Table S7: best damping (the paper's in brackets)", header, body, form)

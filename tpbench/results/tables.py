@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.results.cells import FULL_SEEDS, Cell, choose_cells, labelled
+from tpbench.results.cells import Cell, CellKey, choose_cells, labelled
 from tpbench.results.paper import paper_cell, table_methods
-from tpbench.results.statistics import LEVEL, against_best, compare_with_printed
+from tpbench.results.standings import Standing, Verdict, all_standings
+from tpbench.results.statistics import Overall, compare_with_printed, overall
 from tpbench.results.store import RunStore
 from tpbench.workloads import WORKLOADS
 
@@ -23,36 +24,29 @@ class Entry:
 
     cell: Cell | None
     paper: tuple[float, float] | None
-    best: bool = False
-    p_best: float = math.nan
-    """Holm-adjusted p of the paired test against the column's best method except BP; not a number if none was made."""
+    standing: Standing | None = None
+    """To the best of the column; None where there is no cell."""
 
     @property
-    def tied(self) -> bool:
-        """Whether the runs do not tell the method from the best."""
-        return self.p_best >= LEVEL
+    def best(self) -> bool:
+        return self.standing is not None and self.standing.best
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the test against the best said; None where there is no cell."""
+        return self.standing.verdict if self.standing else None
 
     @property
     def p_paper(self) -> float:
-        """p of Welch's test against the paper's cell."""
-        if self.cell is None or self.paper is None:
+        """p of Welch's test against the paper's cell; not a number where seeds are few or diverged."""
+        if self.cell is None or self.paper is None or not self.cell.can_be_best:
             return math.nan
         return compare_with_printed(self.cell.errors(), self.paper)
 
     @property
     def marks(self) -> list[str]:
-        """What the entry lacks of the paper's protocol: fewer seeds or epochs, diverged runs."""
-        if self.cell is None:
-            return []
-        marks = []
-        if self.cell.seeds < FULL_SEEDS:
-            marks.append(f"{self.cell.seeds} seed{'s' * (self.cell.seeds > 1)}")
-        full = WORKLOADS[self.cell.workload].epochs if self.cell.workload in WORKLOADS else self.cell.epochs
-        if self.cell.epochs < full:
-            marks.append(f"{self.cell.epochs} epoch{'s' * (self.cell.epochs > 1)}")
-        if self.cell.diverged:
-            marks.append(f"{self.cell.diverged} diverged")
-        return marks
+        """How the entry departs from the paper's protocol."""
+        return self.cell.marks if self.cell else []
 
     @property
     def difference(self) -> float | None:
@@ -87,6 +81,17 @@ class ErrorTable:
     columns: list[Column]
     entries: Mapping[tuple[str, Column], Entry]
 
+    def column(self, column: Column) -> dict[str, Entry]:
+        """The entries of a column that have a cell, by method."""
+        found = {method: self.entries[method, column] for method in self.rows}
+        return {method: entry for method, entry in found.items() if entry.cell}
+
+    @property
+    def overall(self) -> Overall:
+        """All cells of the exact data sets against the paper's at once."""
+        entries = [e for (_, column), e in self.entries.items() if not column.data_label]
+        return overall((e.difference, e.p_paper) for e in entries if e.difference is not None)
+
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
     """Table ``1`` or ``s6`` with what the store holds.
@@ -95,43 +100,27 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
         UsageError: there is no such table.
     """
     rows = table_methods(table)
-    cells = choose_cells(store.records())
-    columns = _columns(cells, rows)
+    cells = {key: cell for key, cell in choose_cells(store.records()).items() if cell.method in rows}
+    found = all_standings(cells)
+    columns = _columns(cells)
     entries: dict[tuple[str, Column], Entry] = {}
     for column in columns:
-        found = {method: cells.get((column.workload, column.data_label, method)) for method in rows}
-        best = _best(found)
-        p = _against_best(found, best)
         for method in rows:
+            key = (column.workload, column.data_label, method)
             # A copy of the data is compared with the paper too, but its column says that it is a copy.
-            entries[method, column] = Entry(
-                found[method], paper_cell(column.workload, method), method == best, p.get(method, math.nan)
-            )
+            entries[method, column] = Entry(cells.get(key), paper_cell(column.workload, method), found.get(key))
     return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries)
 
 
-def _columns(cells: Mapping[tuple[str, str, str], Cell], rows: Sequence[str]) -> list[Column]:
+def _columns(cells: Mapping[CellKey, Cell]) -> list[Column]:
     """The paper's workloads, each followed by the copies of its data that were used; then workloads of our own."""
-    used = {Column(workload, label) for workload, label, method in cells if method in rows}
+    used = {Column(workload, label) for workload, label, _ in cells}
     columns = []
     for workload in PAPER_WORKLOADS:
         copies = sorted((c for c in used if c.workload == workload and c.data_label), key=lambda c: c.data_label)
         exact = Column(workload, "")
         columns += [exact, *copies] if exact in used or not copies else copies
     return columns + sorted((c for c in used if c.workload not in PAPER_WORKLOADS), key=lambda c: c.title)
-
-
-def _best(found: Mapping[str, Cell | None]) -> str | None:
-    """The method with the lowest mean test error, BP aside, as the paper marks it."""
-    means = {m: c.mean for m, c in found.items() if c and m != "bp" and not math.isnan(c.mean)}
-    return min(means, key=lambda method: means[method]) if means else None
-
-
-def _against_best(found: Mapping[str, Cell | None], best: str | None) -> dict[str, float]:
-    """Holm-adjusted p of every method but BP against the best one."""
-    if best is None:
-        return {}
-    return against_best({m: c.errors() for m, c in found.items() if c and m != "bp"}, best)
 
 
 def table_rows(table: ErrorTable) -> pd.DataFrame:
@@ -149,7 +138,22 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "diverged": cell.diverged if cell else None,
                     "paper_mean": paper[0] if paper else None, "paper_std": paper[1] if paper else None,
                     "difference": entry.difference, "difference_in_deviations": entry.deviations,
-                    "p_paper": entry.p_paper, "best": entry.best, "p_best": entry.p_best,
+                    "p_paper": entry.p_paper, "best": entry.best,
+                    "p_best": entry.standing.p if entry.standing else None,
+                    **_test_columns(entry), "precision": cell.precision if cell else None,
+                    "configuration_from": str(cell.budget) if cell else None,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
+
+
+def _test_columns(entry: Entry) -> dict[str, object]:
+    """Against the best: what the test said, which it was, and what it would have shown."""
+    standing = entry.standing
+    comparison = standing.comparison if standing else None
+    return {
+        "against_best": standing.verdict.name.lower() if standing else None,
+        "test": comparison.test if comparison else None,
+        "detectable": comparison.detectable if comparison else None,
+        "unequal_budget": standing.unequal_budget if standing else None,
+    }

@@ -1,0 +1,285 @@
+"""The rules of docs/protocol.md on made-up stores: which runs stand for a method, and what may be said of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tests.results.records import record
+from tpbench.results import RunRecord, RunStore, choose_cells, leaderboard, paper_table, render
+from tpbench.results.budgets import FROM_FILE, PUBLISHED, budget_of, by_search, same_budget
+from tpbench.results.cells import Cell, candidates
+from tpbench.results.comparison import compare_methods
+from tpbench.results.rendering import notes
+from tpbench.results.standings import Verdict, best_of, standings
+from tpbench.results.tables import Column
+
+MNIST = Column("mnist", "")
+
+
+def runs(method: str = "bp", seeds: Iterable[int] = range(10), error: float = 0.02, **more: object) -> list[RunRecord]:
+    """Runs whose errors vary a little with the seed."""
+    return [record(method, s, [error + 0.0003 * ((s * 7) % 5)], **more) for s in seeds]  # type: ignore[arg-type]
+
+
+def store_of(folder: Path, *groups: list[RunRecord]) -> RunStore:
+    store = RunStore(folder)
+    for group in groups:
+        for run in group:
+            store.publish(run)
+    return store
+
+
+def chosen(*groups: list[RunRecord], method: str = "bp") -> Cell:
+    return choose_cells(run for group in groups for run in group)["mnist", "", method]
+
+
+# Which runs stand for a method
+
+
+def test_epochs_come_before_seeds() -> None:
+    """3 seeds of more epochs are more of the protocol than 4 seeds of fewer."""
+    assert chosen(runs(seeds=range(4), epochs=1, lr=1e-2), runs(seeds=range(3), epochs=2)).epochs == 2
+
+
+def test_the_protocols_epochs_come_first_then_those_below_then_those_above() -> None:
+    full, below, fewer, above = (runs(epochs=n, lr=n / 1e4) for n in (100, 90, 10, 300))
+    assert chosen(above, full, below).epochs == 100
+    assert chosen(above, fewer, below).epochs == 90
+    assert chosen(above, fewer).epochs == 10
+    assert chosen(above).epochs == 300
+
+
+def test_more_epochs_than_the_protocol_are_marked_like_fewer() -> None:
+    assert chosen(runs(epochs=300)).marks == ["300 epochs"]
+    assert chosen(runs(epochs=90, seeds=range(3))).marks == ["3 seeds", "90 epochs"]
+    assert chosen(runs()).marks == []
+
+
+def test_seeds_beyond_the_protocols_count_no_more() -> None:
+    assert chosen(runs(seeds=range(20), lr=1e-2, error=0.03), runs(error=0.02)).seeds == 10
+    assert chosen(runs(seeds=range(4), lr=1e-2), runs(seeds=range(3), error=0.001)).seeds == 4
+
+
+def test_fewer_diverged_seeds_come_before_a_lower_validation_error() -> None:
+    survivors = [*runs(seeds=range(1), lr=1e-2, error=0.001), *runs(seeds=range(1, 10), lr=1e-2, status="diverged")]
+    assert chosen(survivors, runs(error=0.05)).diverged == 0
+
+
+def test_the_validation_error_decides_between_equals_and_never_the_test_error() -> None:
+    worse, better = runs(lr=1e-2, error=0.03), runs(lr=1e-3, error=0.02)
+    for run in worse:
+        run.curves["test_error"][0] = 0.0001
+    assert chosen(worse, better).runs[0].definition.configuration["lr"] == 1e-3
+
+
+def test_runs_of_a_search_stand_for_a_method_only_where_nothing_else_does() -> None:
+    found = by_search("s", 40, 100, "d", "search", range(10))
+    searched = [record("bp", 0, [0.001], lr=lr, found=found) for lr in (1e-2, 1e-4)]
+    assert chosen(searched, runs(epochs=50)).epochs == 50
+    alone = chosen(searched)
+    assert (alone.seeds, alone.ranked) == (1, False)
+
+
+def test_the_run_that_the_search_selected_on_is_no_final_run_unless_it_was_asked_for() -> None:
+    def both(seeds: range) -> list[RunRecord]:
+        final, search = (by_search("s", 40, 100, "d", role, list(seeds)) for role in ("final", "search"))
+        return [*runs(seeds=[s for s in seeds if s], found=final), *runs(seeds=[0], found=search)]
+
+    assert chosen(both(range(10))).seeds == 10
+    assert [run.definition.seed for run in chosen(both(range(1, 11))).runs] == list(range(1, 11))
+
+
+def test_precisions_are_different_candidates_and_marked() -> None:
+    found = candidates([*runs(), *runs(precision="float64")])["mnist", "", "bp"]
+    assert len(found) == 2
+    assert chosen(runs(precision="float64")).marks == ["float64"]
+
+
+def test_copies_of_unknown_content_are_columns_of_their_own() -> None:
+    copies = [runs(label="unverified copy", fingerprint=digit * 64) for digit in "ab"]
+    found = choose_cells(run for group in copies for run in group)
+    assert {label for _, label, _ in found} == {"unverified copy aaaaaaaa", "unverified copy bbbbbbbb"}
+    assert {label for _, label, _ in choose_cells(runs(label="JPEG copy"))} == {"JPEG copy"}
+    assert {label for _, label, _ in choose_cells(runs(label="noisy 1234abcd"))} == {"noisy 1234abcd"}
+
+
+# What may be said of them
+
+
+def test_a_diverged_seed_does_not_enter_the_mean_and_is_counted() -> None:
+    cell = chosen([*runs(seeds=range(9), error=0.02), record("bp", 9, [0.5, 0.4], status="diverged")])
+    assert cell.mean == pytest.approx(chosen(runs(seeds=range(9), error=0.02)).mean)
+    assert (cell.seeds, cell.diverged, cell.marks) == (10, 1, ["1 diverged"])
+
+
+def test_a_cell_with_diverged_seeds_is_never_best_or_tied_and_comes_after_those_without(tmp_path: Path) -> None:
+    survivors = [*runs("dtp", range(9), 0.001), record("dtp", 9, [0.5], status="diverged")]
+    store = store_of(tmp_path, survivors, runs("dfa", error=0.05), runs("ddtp-linear", error=0.06))
+    board = leaderboard(store)
+    assert board.method.tolist() == ["dfa", "ddtp-linear", "dtp"]
+    assert board.against_best.tolist()[::2] == ["best", "could not be tested"]
+    entry = paper_table(store, "1").entries["dtp", MNIST]
+    assert (entry.best, entry.verdict) == (False, Verdict.NOT_TESTED)
+    assert math.isnan(entry.p_paper)
+    assert "[1 diverged]" in render(paper_table(store, "1"), "md")
+    found = compare_methods(store, "dtp", "dfa").iloc[0]
+    assert found.verdict == "not decided: 1 of 10 seeds of dtp diverged"
+    assert found.shared_seeds == 9
+
+
+def test_a_cell_of_fewer_than_three_seeds_is_shown_below_and_takes_part_in_no_test(tmp_path: Path) -> None:
+    store = store_of(tmp_path, runs("dtp", range(2), 0.001), runs("dfa", error=0.05), runs("ddtp-linear", error=0.06))
+    board = leaderboard(store)
+    assert board.method.tolist() == ["dfa", "ddtp-linear", "dtp"]
+    assert board.iloc[2].against_best == "could not be tested"
+    assert math.isnan(board.iloc[2].ci_low)
+    table = paper_table(store, "1")
+    assert table.entries["dfa", MNIST].best
+    assert "? [2 seeds]" in render(table, "md")
+    assert compare_methods(store, "dtp", "dfa").iloc[0].verdict == "too few seeds to test"
+
+
+def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_path: Path) -> None:
+    noisy = [record("dfa", s, [0.0208 + 0.004 * (-1) ** s]) for s in range(10)]
+    store = store_of(
+        tmp_path, runs("ddtp-linear"), noisy, runs("dtp", error=0.04), runs("dtpdrl", range(2)), runs("bp", error=0.001)
+    )  # fmt: skip
+    entries = paper_table(store, "s6").column(MNIST)
+    assert {method: entry.verdict for method, entry in entries.items()} == {
+        "ddtp-linear": Verdict.BEST, "dfa": Verdict.NOT_TOLD_APART, "dtp": Verdict.HIGHER,
+        "dtpdrl": Verdict.NOT_TESTED, "bp": Verdict.LOWER,
+    }  # fmt: skip
+    board = leaderboard(store).set_index("method")
+    assert {method: entry.verdict.value for method, entry in entries.items() if entry.verdict} == {
+        method: board.verdict[method] for method in entries
+    }
+    assert board.against_best["dfa"].startswith("not told apart (10 seeds; 0.")
+    assert board.detectable["dfa"] == pytest.approx(board.detectable["dfa"])
+    text = render(paper_table(store, "s6"), "md")
+    assert "= (0.3" in text or "= (0.4" in text
+    assert "tied" not in text
+
+
+def test_three_seeds_cannot_tell_and_say_so(tmp_path: Path) -> None:
+    """Equal differences of one test image each: a t-test would say p = 0."""
+    store = store_of(
+        tmp_path, [record("dtp", s, [0.02 + 0.001 * s]) for s in range(3)],
+        [record("dfa", s, [0.0201 + 0.001 * s]) for s in range(3)],
+    )  # fmt: skip
+    found = compare_methods(store, "dtp", "dfa").iloc[0]
+    assert (found.test, found.p, found.verdict) == ("sign-flip", 0.25, "not told apart")
+    words = leaderboard(store).set_index("method").against_best["dfa"]
+    assert words == "not told apart (3 seeds; no difference would show)"
+    assert "= (-) [3 seeds]" in render(paper_table(store, "1"), "text")
+
+
+def test_the_best_is_chosen_by_validation_and_bp_is_the_yardstick_everywhere(tmp_path: Path) -> None:
+    lucky = runs("dtp", error=0.03)
+    for run in lucky:
+        run.curves["test_error"][0] = 0.001
+    store = store_of(tmp_path, lucky, runs("dfa", error=0.02), runs("bp", error=0.0001))
+    cells = list(choose_cells(store.records()).values())
+    best = best_of(cells)
+    assert best is not None
+    assert best.method == "dfa"
+    found = standings(cells)
+    assert found["bp"].verdict is found["dtp"].verdict is Verdict.LOWER
+    board = leaderboard(store)
+    assert board.method.tolist() == ["dtp", "bp", "dfa"]
+    assert board.set_index("method").against_best["dfa"] == "best"
+    assert paper_table(store, "1").entries["dfa", MNIST].best
+    assert best_of([c for c in cells if c.method == "bp"]) is None
+
+
+def test_the_same_seeds_on_differently_ordered_data_are_no_pairs(tmp_path: Path) -> None:
+    store = store_of(tmp_path, runs("dtp"), runs("dfa", error=0.03, fingerprint="e" * 64))
+    assert compare_methods(store, "dtp", "dfa").iloc[0].test == "Welch"
+    other = store_of(tmp_path / "b", runs("dtp"), runs("dfa", range(20, 30), error=0.03))
+    assert compare_methods(other, "dtp", "dfa").iloc[0].test == "Welch"
+
+
+def test_comparisons_over_workloads_are_corrected(tmp_path: Path, tpbench_inside: Inside) -> None:
+    groups = [
+        runs(method, range(6), error, workload=workload)
+        for workload in ("mnist", "cifar10")
+        for method, error in (("dtp", 0.05), ("dfa", 0.02))
+    ]
+    frame = compare_methods(store_of(tmp_path / "results", *groups), "dtp", "dfa", detect=0.2)
+    assert frame.p.tolist() == [2 / 64] * 2
+    assert frame.p_holm.tolist() == [4 / 64] * 2
+    assert set(frame.verdict) == {"not told apart"}
+    shown = tpbench_inside("compare", "dtp", "dfa", "--detect", "0.2")
+    assert shown.returncode == 0, shown.stderr
+    assert "p (Holm)" in shown.stdout
+    assert "seeds for 0.2" in shown.stdout
+    one = tpbench_inside("compare", "dtp", "dfa", "--workload", "mnist")
+    assert "dfa is better" in one.stdout
+    assert tpbench_inside("compare", "dtp", "dtp").returncode == 2
+
+
+def test_the_cells_are_judged_against_the_paper_together(tmp_path: Path) -> None:
+    store = store_of(tmp_path, runs("bp", error=0.0098), runs("dtp", error=0.0139), runs("dfa", error=0.05))
+    table = paper_table(store, "1")
+    assert (table.overall.tested, table.overall.differing) == (3, 1)
+    line = notes(table)[0]
+    assert line.startswith("Against the paper: 1 of 3 cells differ (p < 0.05; 0.2 expected by chance alone); 3 lie")
+    for form in ("text", "md", "latex"):
+        assert "Stouffer" in render(table, form)
+    copy = paper_table(store_of(tmp_path / "copy", runs(label="JPEG copy", workload="cifar10")), "1")
+    assert copy.overall.tested == 0  # a copy of the data is not the paper's
+
+
+def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
+    found = by_search("s", 40, 10, "d", "final", range(10))
+    store = store_of(
+        tmp_path, runs("ddtp-linear", found=PUBLISHED), runs("dtp", error=0.04, found=found),
+        runs("dfa", error=0.05, found=PUBLISHED), runs("bp", error=0.05),
+    )  # fmt: skip
+    table = paper_table(store, "1")
+    unequal = {method for method, e in table.column(MNIST).items() if e.standing and e.standing.unequal_budget}
+    assert unequal == {"dtp"}
+    text = render(table, "md")
+    assert "> #" in text
+    assert "Search budgets differ on MNIST" in text
+    assert "DTP: search 40 x 10 epochs" in text
+    board = leaderboard(store).set_index("method")
+    assert board.budget.to_dict() == {
+        "ddtp-linear": "published", "dtp": "search 40 x 10 epochs", "dfa": "published", "bp": "unknown",
+    }  # fmt: skip
+    assert compare_methods(store, "dtp", "ddtp-linear").iloc[0].budgets == "differ"
+    assert compare_methods(store, "dfa", "ddtp-linear").iloc[0].budgets == "same"
+    assert compare_methods(store, "bp", "ddtp-linear").iloc[0].budgets == "unknown"
+
+
+def test_nobody_knows_what_a_users_file_cost() -> None:
+    assert same_budget(budget_of(FROM_FILE), budget_of(FROM_FILE)) is None
+    assert same_budget(budget_of({}), budget_of(PUBLISHED)) is None
+    one, other = (budget_of(by_search("s", n, 10, "d", "final", [0])) for n in (40, 41))
+    assert same_budget(one, one) is True
+    assert same_budget(one, other) is False
+
+
+def test_the_leaderboard_prints_every_format_and_writes_only_when_asked(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store_of(tmp_path / "results", runs("dtp"), runs("dfa", error=0.04), runs("dfa", workload="digits", epochs=30))
+    folder = tmp_path / "results"
+    shown = {form: tpbench_inside("leaderboard", "--format", form) for form in ("text", "md", "csv", "latex")}
+    assert all(result.returncode == 0 for result in shown.values())
+    assert not (folder / "leaderboard.csv").exists()
+    header = shown["csv"].stdout.splitlines()[0]
+    assert header == (
+        "workload,data,method,seeds,epochs,test_error_mean,test_error_std,ci_low,ci_high,p_best,validation_error_mean,"
+        "diverged,paper_mean,paper_std,p_paper"
+    )
+    folder.chmod(0o500)
+    assert tpbench_inside("leaderboard", "mnist").returncode == 0
+    folder.chmod(0o700)
+    assert "written" in tpbench_inside("leaderboard", "--write", "mnist").stderr
+    assert (folder / "leaderboard.csv").read_text() == shown["csv"].stdout
+    assert tpbench_inside("leaderboard", "digits", "--write", "mine.csv").returncode == 0
+    assert (tmp_path / "mine.csv").read_text().count("\n") == 2
+    assert tpbench_inside("leaderboard", "--format", "pdf").returncode == 2
