@@ -29,6 +29,10 @@ FULL_SEEDS = 10
 ID_PATTERN = re.compile(r"[0-9a-f]{24}")
 
 
+class NewerFormat(TpbenchError):  # noqa: N818 (nothing is wrong with the file)
+    """A whole run file of a newer version: this one must neither read nor replace it."""
+
+
 def canonical_json(value: Any) -> str:
     """JSON with one spelling only, so that equal values have equal hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -141,6 +145,7 @@ class RunRecord:
         """Read a run's file back.
 
         Raises:
+            NewerFormat: it is whole, but a newer version wrote it.
             TpbenchError: it is truncated, altered, or not a run.
         """
         try:
@@ -148,6 +153,11 @@ class RunRecord:
             checksum = body.pop("checksum")
             if digest(body) != checksum:
                 raise ValueError("its contents do not match its checksum")
+            if type(body["format"]) is int and body["format"] > FORMAT:
+                raise NewerFormat(
+                    f"{where}: written by a newer tpbench (format {body['format']}, this one reads {FORMAT}): "
+                    "update this tpbench"
+                )
             if body["format"] != FORMAT:
                 raise ValueError(f"it has format {body['format']!r}, this version reads {FORMAT}")
             record = cls(
