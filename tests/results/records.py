@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 from tpbench.results import RunDefinition, RunRecord
+from tpbench.results.runs import FORMAT, digest
 
 
 def record(
@@ -18,3 +22,21 @@ def record(
     curves = {"validation_error": errors, "test_error": [e + 0.01 for e in errors]}
     definition = RunDefinition(workload, fingerprint, method, {"lr": lr}, seed, epochs, precision=precision)
     return RunRecord(definition, label, status, curves, 1.5, 10, {"torch": "x"}, found or {})
+
+
+def of_newer_format(run: RunRecord) -> str:
+    """The file that a newer version would write: whole, with fields of its own."""
+    body = {**json.loads(run.to_json()), "format": FORMAT + 1, "energy_j": 1.0}
+    del body["checksum"]
+    return json.dumps({**body, "checksum": digest(body)})
+
+
+def archive_of(*runs: RunRecord, others: Mapping[str, bytes | str] | None = None) -> bytes:
+    """An archive of runs, and of other entries."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        for run in runs:
+            archive.writestr(f"runs/{run.definition.id}.json", run.to_json())
+        for name, content in (others or {}).items():
+            archive.writestr(name, content)
+    return file.getvalue()

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import absolute, location
 from tpbench.results.maintenance import check_store, merge_stores
+from tpbench.results.runs import NewerFormat
 from tpbench.sweeps.journal import Journal
 
 
@@ -43,18 +44,41 @@ def test_paths_become_absolute_and_urls_stay() -> None:
     assert location("file:///tmp/x") == Path("/tmp/x")
 
 
-def test_a_store_in_memory_publishes_once_and_sets_damage_aside(memory: Path) -> None:
-    store = RunStore(memory)
+def damage_and_archives(store: RunStore) -> None:
+    """What a store does with damage, newer files and archives, whatever its kind."""
     path = store.publish(record(errors=[0.3]))
     before = path.read_bytes()
     store.publish(record(errors=[0.1]))
     assert path.read_bytes() == before
-    path.write_bytes(before[:-30])
-    assert list(store.records()) == []
-    assert "set aside" in store.damaged[0]
-    assert [p.name for p in store.runs.iterdir()] == [path.with_suffix(".damaged").name]
-    store.publish(record(errors=[0.3]))
+    for number in (1, 2):
+        path.write_bytes(before[:-30])
+        assert list(store.records()) == []
+        assert "reading it changed nothing" in store.damaged[0]
+        assert len(list(store.runs.glob("*.damaged"))) == number - 1
+        store.publish(record(errors=[0.3]))
+        assert len(list(store.runs.glob("*.damaged"))) == number
     assert check_store(store)[0] == 1
+    newer = of_newer_format(record())
+    path.write_bytes(newer.encode())
+    store.publish(record())
+    assert path.read_text() == newer
+    with pytest.raises(NewerFormat):
+        store.read(path.stem)
+    path.unlink()
+    (store.folder / "runs.zip").write_bytes(archive_of(record(seed=4)))
+    again = RunStore(store.folder)
+    assert record(seed=4).definition.id in again
+    assert [r.definition.seed for r in again.records()] == [4]
+
+
+def test_a_store_in_memory_is_like_one_in_a_folder(memory: Path, tmp_path: Path) -> None:
+    damage_and_archives(RunStore(tmp_path / "store"))
+    damage_and_archives(RunStore(memory))
+
+
+def test_a_store_in_s3_is_like_one_in_a_folder(s3: str) -> None:
+    damage_and_archives(RunStore(location(s3) / "other"))
+    assert not RunStore(location(s3) / "absent").exists
 
 
 def test_stores_merge_across_kinds(memory: Path, tmp_path: Path) -> None:

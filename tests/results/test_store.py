@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.results.records import record
+from tests.results.records import of_newer_format, record
 from tpbench.engine import TpbenchError
 from tpbench.results import RunDefinition, RunRecord, RunStore
+from tpbench.results.runs import NewerFormat
 
 fractions = st.lists(st.floats(0, 1), min_size=1, max_size=5)
 
@@ -60,21 +61,94 @@ def test_concurrent_publication_leaves_whole_files(tmp_path: Path) -> None:
     assert len(list(store.runs.iterdir())) == 5
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "binary", "other id", "list"])
-def test_a_damaged_run_is_set_aside_and_can_be_trained_again(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "binary", "other id", "list", "older format"])
+def test_reading_damage_changes_nothing_and_publishing_keeps_it_aside(tmp_path: Path, damage: str) -> None:
     store, original = RunStore(tmp_path), record()
     path = store.publish(original)
     text = path.read_text()
     damaged = {
         "truncate": text[:-20].encode(), "flip": text.replace("0.02", "0.01", 1).encode(), "empty": b"",
         "binary": b"\xff\xfe\x00", "other id": record(seed=9).to_json().encode(), "list": b"[]",
+        "older format": text.replace('"format": 1', '"format": 0').encode(),
     }[damage]  # fmt: skip
     path.write_bytes(damaged)
     assert original.definition.id not in store
+    assert list(store.records()) == []
+    assert len(store.damaged) == 1
     assert path.name in store.damaged[0]
+    assert "counts as not trained (it may still be being copied; reading it changed nothing)" in store.damaged[0]
+    assert [(p.name, p.read_bytes()) for p in store.runs.iterdir()] == [(path.name, damaged)]
+    store.publish(original)
+    assert "set aside" in store.damaged[1]
+    assert store.read(original.definition.id) == original
     assert path.with_suffix(".damaged").read_bytes() == damaged
+
+
+def test_a_file_whose_copy_ends_is_a_run(tmp_path: Path) -> None:
+    store, original = RunStore(tmp_path), record()
+    path = store.publish(original)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert store.read(original.definition.id) is None
+    path.write_bytes(whole)
+    assert store.read(original.definition.id) == original
+
+
+def test_what_was_set_aside_is_never_overwritten(tmp_path: Path) -> None:
+    store, original = RunStore(tmp_path), record()
+    path = store.path(original.definition.id)
+    path.parent.mkdir()
+    for content in ("first", "second", "third"):
+        path.write_text(content)
+        store.publish(original)
+    aside = {p.name.removeprefix(path.stem): p.read_text() for p in store.runs.glob("*.damaged")}
+    assert aside == {".damaged": "first", "-2.damaged": "second", "-3.damaged": "third"}
+
+
+def _no_links(*_: object) -> None:
+    raise PermissionError("no hard links here")
+
+
+def test_without_hard_links_the_same_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    store, original = RunStore(tmp_path), record(errors=[0.3])
+    path = store.publish(original)
+    store.publish(record(errors=[0.1]))
+    assert store.read(original.definition.id) == original
+    path.write_text("damaged")
     store.publish(original)
     assert store.read(original.definition.id) == original
+    assert path.with_suffix(".damaged").read_text() == "damaged"
+
+
+def test_concurrent_publication_over_damage_ends_whole_and_keeps_the_damage(tmp_path: Path) -> None:
+    original = record(errors=[0.1] * 200)
+    path = RunStore(tmp_path).path(original.definition.id)
+    path.parent.mkdir()
+    path.write_text("damaged")
+    threads = [threading.Thread(target=RunStore(tmp_path).publish, args=(original,)) for _ in range(20)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert RunStore(tmp_path).read(original.definition.id) == original
+    assert "damaged" in [p.read_text() for p in path.parent.glob("*.damaged")]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_newer_format_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    store, run = RunStore(tmp_path), record()
+    newer = of_newer_format(run)
+    path = store.path(run.definition.id)
+    path.parent.mkdir()
+    path.write_text(newer)
+    for use in (lambda: store.read(run.definition.id), lambda: list(store.records())):
+        with pytest.raises(NewerFormat, match=rf"{path.name}: written by a newer tpbench .*: update this tpbench"):
+            use()
+    store.publish(run)
+    assert [(p.name, p.read_text()) for p in store.runs.iterdir()] == [(path.name, newer)]
 
 
 def test_a_store_that_cannot_be_written_is_an_error_and_stays_whole(tmp_path: Path) -> None:

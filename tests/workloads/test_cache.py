@@ -106,18 +106,28 @@ def test_a_failed_download_names_the_import(small_specs: None, tmp_path: Path) -
 def test_import_then_load(small_specs: None, tmp_path: Path) -> None:
     np.savez(tmp_path / "keras.npz", **small_arrays())
     stored = cache.import_file("mnist", tmp_path / "keras.npz", tmp_path / "cache")
-    assert stored.label == "unverified copy"
+    mark = datasets.content_digest(small_arrays())[:8]
+    assert stored.label == f"unverified copy {mark}"
     assert cache.load("mnist", tmp_path / "cache").fingerprint == stored.fingerprint
-    assert cache.import_file("mnist", tmp_path / "keras.npz", tmp_path / "cache", "my copy").label == "my copy"
+    assert cache.load("mnist", tmp_path / "cache").label == stored.label
+    named = cache.import_file("mnist", tmp_path / "keras.npz", tmp_path / "cache", "my copy")
+    again = cache.import_file("mnist", tmp_path / "keras.npz", tmp_path / "cache", named.label)
+    assert named.label == again.label == cache.load("mnist", tmp_path / "cache").label == f"my copy {mark}"
 
 
-def test_keras_label_columns_are_taken(small_specs: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["int64", "uint8", ">i4"])
+@pytest.mark.parametrize("column", [True, False])
+def test_labels_of_any_integer_type_are_taken(small_specs: None, tmp_path: Path, kind: str, column: bool) -> None:
     arrays = small_arrays()
-    np.savez(
-        tmp_path / "k.npz", **{**arrays, "y_train": arrays["y_train"][:, None], "y_test": arrays["y_test"][:, None]}
-    )
-    stored = cache.import_file("mnist", tmp_path / "k.npz", tmp_path / "cache")
-    assert stored.fingerprint == datasets.fingerprint(arrays)
+    labels = {name: arrays[name].astype(kind) for name in ("y_train", "y_test")}
+    keras = {**arrays, **{name: array[:, None] if column else array for name, array in labels.items()}}
+    (tmp_path / "by-hand").mkdir()
+    np.savez(tmp_path / "by-hand" / "mnist.npz", **keras)
+    imported = cache.import_file("mnist", tmp_path / "by-hand" / "mnist.npz", tmp_path / "cache")
+    by_hand = cache.load("mnist", tmp_path / "by-hand")
+    assert imported.fingerprint == by_hand.fingerprint == datasets.fingerprint(arrays)
+    assert imported.label == by_hand.label
+    np.testing.assert_array_equal(by_hand.arrays["y_test"], arrays["y_test"])
 
 
 def wrong(name: str, array: np.ndarray | None) -> Arrays:
@@ -131,6 +141,11 @@ WRONG = {
     "wrong shape": (wrong("x_train", np.zeros((30, 27, 28), np.uint8)), r"must have the shape \(30, 28, 28\)"),
     "too few": (wrong("y_train", np.zeros(29, np.uint8)), r"must have the shape \(30,\)"),
     "label out of range": (wrong("y_test", np.full(10, 11, np.uint8)), "holds the label 11; there are 10 classes"),
+    "label too large": (wrong("y_test", np.full(10, 256)), "'y_test' holds the label 256, which no class has"),
+    "label negative": (wrong("y_train", np.full((30, 1), -1)), "'y_train' holds the label -1, which no class has"),
+    "labels no integers": (wrong("y_test", np.zeros(10)), "'y_test' must hold integers, got float64"),
+    "labels no numbers": (wrong("y_test", np.full(10, "a")), "'y_test' must hold integers, got <U1"),
+    "labels one number": (wrong("y_test", np.array(3)), r"'y_test' must have the shape \(10,\)"),
     "class counts": (wrong("y_train", np.zeros(30, np.uint8)), "samples per class"),
 }
 

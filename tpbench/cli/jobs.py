@@ -13,7 +13,7 @@ from tpbench.cli.options import (
     MethodName,
     WorkloadName,
 )
-from tpbench.results.rendering import draw
+from tpbench.results.formats import draw
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -26,8 +26,8 @@ from tpbench.cli.options import (
     print_outcomes,
 )
 from tpbench.engine import all_methods
+from tpbench.results.formats import draw
 from tpbench.results.location import location
-from tpbench.results.rendering import draw
 from tpbench.workloads import WORKLOADS
 
 

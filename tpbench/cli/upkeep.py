@@ -17,13 +17,13 @@ from tpbench.cli.options import (
     warn_damaged,
 )
 from tpbench.engine import TpbenchError
-from tpbench.results.rendering import draw
+from tpbench.results.formats import draw
 from tpbench.workloads import DATASETS, default_folder, download, import_file
 
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
-    """Verify the checksum of every run file."""
+    """Verify the checksum of every run, in files and in archives."""
     from tpbench.results.maintenance import check_store
 
     whole, wrong = check_store(open_store(results))
@@ -42,10 +42,11 @@ def results_merge(
     """Copy the runs of one store into another."""
     from tpbench.results.maintenance import merge_stores, open_source
 
-    with open_source(source) as store:
-        new, known = merge_stores(store, open_store(target))
-        print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
-        warn_damaged(store)
+    store, into = open_source(source), open_store(target)
+    new, known = merge_stores(store, into)
+    print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
+    warn_damaged(store)
+    warn_damaged(into)
 
 
 @results_app.command("pack")

@@ -54,8 +54,42 @@ def _name_once(part: Path, path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:
-        # A file system without hard links. Who asks for this writes what the name determines: replacing is harmless.
-        part.replace(path)
+        # A file system without hard links. Who asks for this writes what the name determines, so that it is harmless
+        # if another process gives the name at the same moment.
+        if not path.exists():
+            part.replace(path)
+
+
+def move_aside(path: Path, suffix: str) -> Path:
+    """Give a file another suffix, with a number before it while that name is taken; returns the name it has now.
+
+    Raises:
+        OSError: it could not be renamed, or is not there any more; file systems of URLs have errors of their own.
+    """
+    number = 1
+    while True:
+        aside = path.with_name(path.stem + (f"-{number}" if number > 1 else "") + suffix)
+        if not aside.exists() and _rename_once(path, aside):
+            return aside
+        number += 1
+
+
+def _rename_once(path: Path, target: Path) -> bool:
+    """Rename a file unless the name is taken, also by another process at the same moment where links can tell."""
+    if isinstance(path, Path):
+        try:
+            target.hardlink_to(path)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            raise
+        except OSError:
+            pass  # a file system without hard links
+        else:
+            path.unlink(missing_ok=True)
+            return True
+    path.rename(target)
+    return True
 
 
 def _put(path: Any, replace: bool) -> Iterator[BinaryIO]:

@@ -2,84 +2,88 @@
 
 from __future__ import annotations
 
-import lzma
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
+from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.location import location
-from tpbench.results.runs import ID_PATTERN, percent
+from tpbench.results.runs import percent
 from tpbench.results.store import RunStore, read_run
-
-# Bytes; the longest real run files have a fiftieth of it.
-_LARGEST_RUN = 4_000_000
 
 EXPORT_FORMATS = ("csv", "parquet")
 
 
 def check_store(store: RunStore) -> tuple[int, list[str]]:
-    """Read every run file; returns how many are whole and what is wrong with the others. Changes nothing."""
-    whole, wrong = 0, []
-    for path in sorted(store.runs.glob("*.json")):
-        try:
-            read_run(path)
-            whole += 1
-        except TpbenchError as error:
-            wrong.append(str(error))
-        except Exception as error:  # a URL's file system has exceptions of its own
-            wrong.append(f"{path}: could not be read ({error})")
+    """Read every run file and archive; returns how many runs are whole, and what is wrong. Changes nothing."""
+    whole: set[str] = set()
+    wrong: list[str] = []
+    with store.archived.opened() as read_archived:
+        readers = [(path.stem, partial(read_run, path)) for path in sorted(store.runs.glob("*.json"))]
+        for run_id, archives in sorted(store.archived.holders.items()):
+            readers += [(run_id, partial(read_archived, archive, run_id)) for archive in archives]
+        for run_id, reader in readers:
+            try:
+                reader()
+                whole.add(run_id)
+            except TpbenchError as error:
+                wrong.append(str(error))
+            except Exception as error:  # a URL's file system has exceptions of its own
+                wrong.append(f"{store.path(run_id)}: could not be read ({error})")
+    wrong += store.archived.broken
     wrong += [f"{path}: set aside as damaged earlier" for path in sorted(store.runs.glob("*.damaged"))]
-    return whole, wrong
+    return len(whole), wrong
 
 
 def pack_store(store: RunStore, path: Path) -> int:
     """Write the whole runs of a store into one compressed archive, the same bytes for the same runs; returns how many.
 
     Raises:
+        UsageError: the file is an archive of the store's own of which something would be lost.
         TpbenchError: the file cannot be written.
     """
+    _require_replaceable(store, path)
     count = 0
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
         for record in store.records():
             # A fixed date: what is in the archive, and nothing else, decides its bytes.
-            entry = zipfile.ZipInfo(f"runs/{record.definition.id}.json", (1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(entry_name(record.definition.id), (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_LZMA
             archive.writestr(entry, record.to_json())
             count += 1
     return count
 
 
-@contextmanager
-def open_source(text: str) -> Iterator[RunStore]:
+def _require_replaceable(store: RunStore, path: Path) -> None:
+    """An archive in the store's folder is written anew from what could be read of it: that must be everything."""
+    inside = isinstance(store.folder, Path) and path.resolve().parent == store.folder.resolve()
+    if not (inside and path.is_file()):
+        return
+    archived = runs_of_archive(path)
+    with archived.opened() as read_archived:
+        for run_id in archived.holders:
+            try:
+                read_archived(path, run_id)
+            except TpbenchError as error:
+                raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
+
+
+def open_source(text: str) -> RunStore:
     """A store to read: a folder, a URL, or an archive of :func:`pack_store`.
 
     Raises:
         UsageError: the archive is none, or holds files that are no runs.
     """
     folder = location(text)
-    if not (isinstance(folder, Path) and folder.is_file()):
-        yield RunStore(folder)
-        return
-    with tempfile.TemporaryDirectory(prefix="tpbench-runs-") as name:
-        store = RunStore(Path(name))
-        store.runs.mkdir()
-        try:
-            with zipfile.ZipFile(folder) as archive:
-                for entry in archive.infolist():
-                    run_id = entry.filename.removeprefix("runs/").removesuffix(".json")
-                    # Names in archives may point anywhere: only those of runs are taken.
-                    if not ID_PATTERN.fullmatch(run_id) or entry.file_size > _LARGEST_RUN:
-                        raise UsageError(f"{text}: holds '{entry.filename}', which is no run file")
-                    store.path(run_id).write_bytes(archive.read(entry))
-        except (zipfile.BadZipFile, OSError, NotImplementedError, lzma.LZMAError, EOFError) as error:
-            raise UsageError(f"{text}: not a readable archive of runs ({error})") from error
-        yield store
+    store = RunStore(folder)
+    if isinstance(folder, Path) and folder.is_file():
+        # A store without a folder of its own, whose only layer is the archive.
+        store.archived = runs_of_archive(folder)
+    return store
 
 
 def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
@@ -89,8 +93,8 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
         UsageError: the source is no store.
         TpbenchError: the target cannot be written.
     """
-    if not source.runs.is_dir():
-        raise UsageError(f"{source.folder} is no run store: it has no folder 'runs'")
+    if not source.exists:
+        raise UsageError(f"{source.folder} is no run store: it has no folder 'runs' and no archive of runs")
     new = known = 0
     for record in source.records():
         if record.definition.id in target:

@@ -20,12 +20,17 @@ import torch
 
 from tpbench import __version__
 from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
+from tpbench.results.commands import recorded_command
 
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
 """Seeds of the paper's protocol."""
 ID_PATTERN = re.compile(r"[0-9a-f]{24}")
+
+
+class NewerFormat(TpbenchError):  # noqa: N818 (nothing is wrong with the file)
+    """A whole run file of a newer version: this one must neither read nor replace it."""
 
 
 def canonical_json(value: Any) -> str:
@@ -140,6 +145,7 @@ class RunRecord:
         """Read a run's file back.
 
         Raises:
+            NewerFormat: it is whole, but a newer version wrote it.
             TpbenchError: it is truncated, altered, or not a run.
         """
         try:
@@ -147,6 +153,11 @@ class RunRecord:
             checksum = body.pop("checksum")
             if digest(body) != checksum:
                 raise ValueError("its contents do not match its checksum")
+            if type(body["format"]) is int and body["format"] > FORMAT:
+                raise NewerFormat(
+                    f"{where}: written by a newer tpbench (format {body['format']}, this one reads {FORMAT}): "
+                    "update this tpbench"
+                )
             if body["format"] != FORMAT:
                 raise ValueError(f"it has format {body['format']!r}, this version reads {FORMAT}")
             record = cls(
@@ -169,19 +180,25 @@ def commit() -> str | None:
     Code that was sent to a cluster knows it from ``TPBENCH_COMMIT``.
     """
     told = os.environ.get("TPBENCH_COMMIT", "")
-    if re.fullmatch(r"[0-9a-f]{40}\+?", told):
-        return told
-    folder = Path(__file__).parent
+    return told if re.fullmatch(r"[0-9a-f]{40}\+?", told) else commit_of(Path(__file__).parents[1])
+
+
+def commit_of(package: Path) -> str | None:
+    """The commit of a package's folder, with ``+`` if its files were changed.
+
+    None if git does not track them: a repository around the installation, of whatever, says nothing about the code.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        git = ["git", "-C", str(folder)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", str(folder)],
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return head + ("+" if changed else "")
 
 
 def _processor() -> str:
@@ -194,12 +211,12 @@ def _processor() -> str:
 
 
 def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
-    """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host name."""
+    """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host, no path."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "tpbench": __version__,
         "commit": commit(),
-        "command": command,
+        "command": recorded_command(command),
         "device": device.split(":")[0],
         "device_name": name,
         "threads": torch.get_num_threads(),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import atomic_write
-from tpbench.results.runs import RunRecord
+from tpbench.engine.files import atomic_write, move_aside
+from tpbench.results.archives import ArchivedRuns, archives_in
+from tpbench.results.runs import NewerFormat, RunRecord
 
 
 def read_run(path: Path) -> RunRecord:
@@ -18,6 +20,7 @@ def read_run(path: Path) -> RunRecord:
 
     Raises:
         OSError: it cannot be read.
+        NewerFormat: a newer version wrote it.
         TpbenchError: it is damaged, or holds another run than its name says.
     """
     record = RunRecord.from_json(path.read_bytes().decode("utf-8", errors="replace"), str(path))
@@ -28,14 +31,15 @@ def read_run(path: Path) -> RunRecord:
 
 @dataclass
 class RunStore:
-    """The runs below ``folder/runs``.
+    """The runs below ``folder/runs``, and those of the archives (``*.zip``) in the folder.
 
-    Stores of several machines merge by copying files: a run's name is the hash of its definition.
+    Stores of several machines merge by copying files: a run's name is the hash of its definition. Reading changes
+    nothing, whatever it finds: what looks damaged may still be on its way.
     """
 
     folder: Path
     damaged: list[str] = field(default_factory=list)
-    """What :meth:`records` could not read, as messages."""
+    """What could not be read and therefore counts as not there, as messages."""
 
     @property
     def runs(self) -> Path:
@@ -44,39 +48,76 @@ class RunStore:
     def path(self, run_id: str) -> Path:
         return self.runs / f"{run_id}.json"
 
+    @cached_property
+    def archived(self) -> ArchivedRuns:
+        """The archives' runs, a layer below the files; what the archives hold is looked up once."""
+        try:
+            found = ArchivedRuns.of(archives_in(self.folder))
+        except Exception as error:  # a URL's file system has exceptions of its own
+            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
+        for message in found.broken:
+            self._note(message, "its runs count as not trained")
+        return found
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store: a folder of runs, or an archive."""
+        return self.runs.is_dir() or bool(self.archived.holders)
+
     def __contains__(self, run_id: str) -> bool:
         return self.read(run_id) is not None
 
     def read(self, run_id: str) -> RunRecord | None:
-        """The run of that id, or None if it is not there; a damaged file is set aside and counts as not there."""
-        path = self.path(run_id)
-        try:
-            return read_run(path)
-        except FileNotFoundError:
-            return None
-        except TpbenchError as error:
-            self._set_aside(path, str(error))
-            return None
-        except Exception as error:  # a URL's file system has exceptions of its own
-            reason = getattr(error, "strerror", None) or error
-            raise TpbenchError(f"{path}: could not be read ({reason})") from error
+        """The run of that id, or None if it is not there; a damaged file counts as not there.
 
-    def _set_aside(self, path: Path, reason: str) -> None:
-        aside = path.with_suffix(".damaged")
-        try:
-            path.rename(aside)
-            self.damaged.append(f"{reason}; it was set aside as {aside.name} and counts as not trained")
-        except OSError:
-            self.damaged.append(f"{reason}; it counts as not trained")
+        Raises:
+            NewerFormat: a newer version wrote its file.
+            TpbenchError: it cannot be read.
+        """
+        with self.archived.opened() as read_archived:
+            return self._read(run_id, read_archived)
 
     def records(self) -> Iterator[RunRecord]:
-        """All readable runs, in the order of their ids; what is damaged is set aside and named in ``damaged``."""
-        if not self.runs.is_dir():
-            return
-        for path in sorted(self.runs.glob("*.json")):
-            record = self.read(path.stem)
-            if record:
-                yield record
+        """All readable runs, in the order of their ids; what is damaged is named in ``damaged``.
+
+        Raises:
+            NewerFormat: a newer version wrote one of them.
+            TpbenchError: one cannot be read.
+        """
+        ids = set(self.archived.holders)
+        if self.runs.is_dir():
+            ids |= {path.stem for path in self.runs.glob("*.json")}
+        with self.archived.opened() as read_archived:
+            for run_id in sorted(ids):
+                record = self._read(run_id, read_archived)
+                if record:
+                    yield record
+
+    def _read(self, run_id: str, read_archived: Callable[[Path, str], RunRecord]) -> RunRecord | None:
+        """The run's file, or the first whole copy in the archives below it."""
+        path = self.path(run_id)
+        readers = [partial(read_run, path)]
+        readers += [partial(read_archived, archive, run_id) for archive in self.archived.holders.get(run_id, [])]
+        found, problems = None, []
+        while readers and not found:
+            try:
+                found = readers.pop(0)()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except NewerFormat:
+                raise
+            except TpbenchError as error:
+                problems.append(str(error))
+            except Exception as error:  # a URL's file system has exceptions of its own
+                raise TpbenchError(f"{path}: could not be read ({_reason(error)})") from error
+        for problem in problems:
+            self._note(problem, "an archive's copy counts instead" if found else "it counts as not trained")
+        return found
+
+    def _note(self, problem: str, meaning: str) -> None:
+        message = f"{problem}; {meaning} (it may still be being copied; reading it changed nothing)"
+        if message not in self.damaged:
+            self.damaged.append(message)
 
     def require_writable(self) -> None:
         """Find out before the work, not after it.
@@ -90,15 +131,43 @@ class RunStore:
         probe.unlink(missing_ok=True)
 
     def publish(self, record: RunRecord) -> Path:
-        """Add a finished run; if it is there already, the old one stays.
+        """Add a finished run; if it is there already, the old one stays. A damaged file of its name is kept aside.
 
         Raises:
             TpbenchError: the store cannot be written; nothing half-written stays behind.
         """
         target = self.path(record.definition.id)
+        if problem := _damage(target):
+            self._set_aside(target, problem)
         with atomic_write(target, replace=False) as file:
             file.write(record.to_json().encode())
         return target
+
+    def _set_aside(self, path: Path, problem: str) -> None:
+        try:
+            aside = move_aside(path, ".damaged")
+        except FileNotFoundError:
+            return  # another process did it
+        except Exception as error:  # a URL's file system has exceptions of its own
+            raise TpbenchError(f"{problem}; it could not be set aside ({_reason(error)})") from error
+        self.damaged.append(f"{problem}; it was set aside as {aside.name}, and the run published anew")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the contents of a run file that is there, or nothing."""
+    try:
+        read_run(path)
+    except NewerFormat:
+        return ""
+    except TpbenchError as error:
+        return str(error)
+    except Exception:  # it is not there; or it cannot be read, and writing will tell why
+        return ""
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -23,8 +23,10 @@ from tpbench.workloads.datasets import (
     digits_arrays,
     fingerprint,
     get_dataset,
+    plain_labels,
     read_torchvision,
 )
+from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Dataset:
     arrays: Arrays
     fingerprint: str
     label: str
-    """Empty for the exact data set; otherwise what kind of copy it is, such as ``JPEG copy``."""
+    """Empty for the exact data set; otherwise what kind of copy it is, such as ``JPEG copy``. Copies of unknown content
+    are told apart by its digest."""
     source: str
 
 
@@ -60,24 +63,13 @@ def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one bare array, not an .npz archive")
-            arrays = {name: file[name] for name in ARRAY_NAMES if name in file.files}
+            found = {name: file[name] for name in ARRAY_NAMES if name in file.files}
             meta = json.loads(str(file["tpbench"])) if "tpbench" in file.files else {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise TpbenchError(f"{path}: damaged or not an .npz file ({error})") from error
     if not isinstance(meta, dict):
         raise TpbenchError(f"{path}: damaged: its description is not a mapping")
-    return arrays, {str(k): str(v) for k, v in meta.items()}
-
-
-def _label(arrays: Arrays, spec: DatasetSpec, source: str) -> str:
-    """How results made with these arrays are labelled: empty only if they are known to be the exact data set."""
-    digest = content_digest(arrays)
-    for known, label in spec.known_copies:
-        if digest == known:
-            return label
-    if digest == spec.content or (spec.content is None and source == "torchvision"):
-        return ""
-    return "unverified copy"
+    return plain_labels(found, str(path)), {str(k): str(v) for k, v in meta.items()}
 
 
 def find(spec: DatasetSpec, folder: Path) -> Path | None:
@@ -115,7 +107,9 @@ def load(name: str, folder: Path | None = None) -> Dataset:
     except TpbenchError as error:
         raise TpbenchError(f"{error}; to mend it, {_mend(spec)}") from error
     source = meta.get("source", "file")
-    return Dataset(name, arrays, found, meta["label"] if "label" in meta else _label(arrays, spec, source), source)
+    # What is written there is no proof: anybody can write it.
+    label = read_label(spec, content_digest(arrays), source, meta.get("label", ""))
+    return Dataset(name, arrays, found, label, source)
 
 
 def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | None = None) -> Dataset:
@@ -127,10 +121,14 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
         folder: the cache.
         source: where they came from, for the record.
         label: what kind of copy it is; None: found out from the contents.
+
+    Raises:
+        UsageError: the contents do not bear that label.
+        TpbenchError: the arrays are not that data set, or the cache cannot be written.
     """
     spec = get_dataset(name)
     check_arrays(arrays, spec, source)
-    label = _label(arrays, spec, source) if label is None else label
+    label = chosen_label(spec, content_digest(arrays), source, label)
     dataset = Dataset(name, arrays, fingerprint(arrays), label, source)
     meta = json.dumps({"fingerprint": dataset.fingerprint, "label": label, "source": source})
     with atomic_write(folder / f"{name}.npz") as file:
@@ -142,22 +140,16 @@ def import_file(name: str, path: Path, folder: Path | None = None, label: str | 
     """Take a Keras-style ``.npz`` into the cache.
 
     Raises:
-        UsageError: there is no such file or data set.
+        UsageError: there is no such file or data set, or its contents do not bear the label.
         TpbenchError: the file is damaged or is not that data set; the cache is left as it was.
     """
     get_dataset(name)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
     arrays, _ = _read_npz(path)
-    return store(name, _flat_labels(arrays), folder or default_folder(), str(path), label)
-
-
-def _flat_labels(arrays: Arrays) -> Arrays:
-    """Keras gives CIFAR-10's labels as a column; the cache holds them flat."""
-    return {
-        name: array[:, 0] if name.startswith("y_") and array.ndim == 2 and array.shape[1] == 1 else array
-        for name, array in arrays.items()
-    }
+    check_arrays(arrays, get_dataset(name), str(path))
+    # A source that no file's name can make another one.
+    return store(name, arrays, folder or default_folder(), f"file {path.name}", label)
 
 
 def download(name: str, folder: Path | None = None) -> Dataset:
@@ -172,6 +164,6 @@ def download(name: str, folder: Path | None = None) -> Dataset:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as root:
-            return store(name, read_torchvision(spec, Path(root)), folder, "torchvision")
+            return store(name, read_torchvision(spec, Path(root)), folder, DOWNLOADED)
     except OSError as error:
         raise TpbenchError(f"{folder}: could not be written ({error.strerror or error})") from error

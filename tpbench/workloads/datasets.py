@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,24 @@ def get_dataset(name: str) -> DatasetSpec:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
+    """Labels of any integer type, flat or as a column (Keras writes both), as flat uint8; images stay as they are.
+
+    Raises:
+        TpbenchError: labels are no integers, or out of range.
+    """
+    plain = dict(arrays)
+    for name in plain.keys() & {"y_train", "y_test"}:
+        labels = plain[name]
+        if labels.dtype.kind not in "iu":
+            raise TpbenchError(f"{where}: '{name}' must hold integers, got {labels.dtype}")
+        for outlier in labels[(labels < 0) | (labels > 255)].flat[:1]:
+            raise TpbenchError(f"{where}: '{name}' holds the label {outlier}, which no class has")
+        column = labels.ndim == 2 and labels.shape[1] == 1
+        plain[name] = (labels[:, 0] if column else labels).astype(np.uint8)
+    return plain
 
 
 def check_arrays(arrays: Arrays, spec: DatasetSpec, where: str) -> None:

@@ -1,0 +1,122 @@
+"""Archives of runs, as ``tpbench results pack`` writes them: read without unpacking, never changed."""
+
+from __future__ import annotations
+
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results.runs import ID_PATTERN, RunRecord
+
+_ENTRY = re.compile(rf"runs/({ID_PATTERN.pattern})\.json")
+# Bytes; the longest real run files have a fiftieth of it.
+_LARGEST_RUN = 4_000_000
+
+
+def entry_name(run_id: str) -> str:
+    """The name of a run's file inside an archive."""
+    return f"runs/{run_id}.json"
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """The files of a store's folder that may be archives of runs, by name."""
+    return sorted(path for path in folder.glob("*.zip") if path.is_file())
+
+
+@dataclass
+class ArchivedRuns:
+    """The runs of some archives as one layer, of which only the lists of contents are held in memory."""
+
+    holders: dict[str, list[Path]] = field(default_factory=dict)
+    """The archives that hold a run, by its id, the first by name first."""
+    broken: list[str] = field(default_factory=list)
+    """Archives that cannot be read, as messages."""
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> ArchivedRuns:
+        """Look at archives. What is in them beside runs, and archives of other things, are left alone."""
+        found = cls()
+        for path in paths:
+            try:
+                for name in _names(path):
+                    if entry := _ENTRY.fullmatch(name):
+                        found.holders.setdefault(entry.group(1), []).append(path)
+            except TpbenchError as error:
+                found.broken.append(str(error))
+        return found
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Path, str], RunRecord]]:
+        """A function that reads the run of an archive and an id; each archive is opened once.
+
+        The function raises TpbenchError: the entry is damaged or written by a newer tpbench. The message names both.
+        """
+        with ExitStack() as stack:
+            zips: dict[Path, zipfile.ZipFile] = {}
+
+            def read(path: Path, run_id: str) -> RunRecord:
+                with _readable(path):
+                    if path not in zips:
+                        zips[path] = stack.enter_context(_open(path))
+                    text = _entry_text(zips[path], path, entry_name(run_id))
+                record = RunRecord.from_json(text, f"{path}: {entry_name(run_id)}")
+                if record.definition.id != run_id:
+                    raise TpbenchError(f"{path}: {entry_name(run_id)}: holds the run {record.definition.id}")
+                return record
+
+            yield read
+
+
+def runs_of_archive(path: Path) -> ArchivedRuns:
+    """The runs of an archive that holds nothing else.
+
+    Raises:
+        UsageError: it cannot be read, or holds other files.
+    """
+    try:
+        names = _names(path)
+    except TpbenchError as error:
+        raise UsageError(str(error)) from error
+    for name in names:
+        if not _ENTRY.fullmatch(name):
+            raise UsageError(f"{path}: holds '{name}', which is no run file")
+    return ArchivedRuns.of([path])
+
+
+def _names(path: Path) -> list[str]:
+    with _readable(path), _open(path) as archive:
+        return archive.namelist()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip at a path or URL; of the latter, only the parts that are asked for are fetched."""
+    with path.open("rb") as file, zipfile.ZipFile(cast(Any, file)) as archive:
+        yield archive
+
+
+def _entry_text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
+    entry = archive.getinfo(name)
+    if entry.file_size > _LARGEST_RUN:
+        raise TpbenchError(f"{path}: {name}: larger than a run can be")
+    try:
+        return archive.read(entry).decode("utf-8", errors="replace")
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise TpbenchError(f"{path}: {name}: damaged ({error})") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except TpbenchError:
+        raise
+    except Exception as error:  # zipfile has many for a damaged file, and a URL's file system its own
+        raise TpbenchError(f"{path}: not a readable archive of runs ({error})") from error

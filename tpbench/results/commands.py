@@ -1,0 +1,48 @@
+"""Commands as runs record them: what was trained and how, without the places of one machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+_OF_ONE_MACHINE = ("--results", "--data", "--address", "--output")
+"""Options that say where things lie or run; they change no number."""
+_SEPARATORS = re.compile(r"[/\\]+")
+
+
+def recorded_command(command: str) -> str:
+    """A command without the places of the machine that it ran on.
+
+    Args:
+        command: as a shell would read it; of one that no shell reads (a quote is missing), what stands before the
+            first quote is kept.
+    """
+    try:
+        tokens = shlex.split(command)
+    except ValueError:
+        # Where a path ends cannot be told any more.
+        tokens = re.split(r"[\"'\\]", command, maxsplit=1)[0].split()
+    # What is left of a path may look like an option, so that one pass is not always enough.
+    while (cleaned := _without_places(tokens)) != tokens:
+        tokens = cleaned
+    return shlex.join(tokens)
+
+
+def _without_places(tokens: list[str]) -> list[str]:
+    kept: list[str] = []
+    remaining = iter(tokens)
+    for token in remaining:
+        name, equals, value = token.partition("=")
+        if name in _OF_ONE_MACHINE:
+            if not equals:
+                next(remaining, None)
+        elif equals and name.startswith("-") and not _SEPARATORS.search(name):
+            kept.append(f"{name}={_last_component(value)}")
+        elif shortened := _last_component(token):
+            kept.append(shortened)
+    return kept
+
+
+def _last_component(text: str) -> str:
+    """``bp.yaml`` of ``/home/me/bp.yaml``."""
+    return next((part for part in reversed(_SEPARATORS.split(text)) if part), "")
