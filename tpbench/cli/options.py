@@ -60,11 +60,10 @@ class OptionalFile(TyperCommand):
     """A command whose ``--write`` may stand without its file, which typer does not know."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
         # Only a name that ends in .csv is the file: what else follows is an argument of its own.
         spelled = [
-            "--write=" if word == "--write" and not after.endswith(".csv") else word
-            for word, after in zip(args, following, strict=True)
+            "--write=" if word == "--write" and not "".join(args[place + 1 : place + 2]).endswith(".csv") else word
+            for place, word in enumerate(args)
         ]
         return super().parse_args(ctx, spelled)
 
