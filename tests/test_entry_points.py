@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,9 @@ def test_the_documented_example_installs_trains_and_ranks(
     (tmp_path / "c.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
     run = tpbench_inside("run", "digits", "sign-dfa", "--config", "c.yaml", "--seeds", "0-2", "--epochs", "8")
     assert run.returncode == 0, run.stderr
+    bodies = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("*.json")]
+    (source,) = {body["definition"]["method_source"] for body in bodies}
+    assert re.fullmatch(r"tpbench-example-method 1\.0 [0-9a-f]{16}", source)
     board = tpbench_inside("leaderboard", "digits").stdout
     assert "Sign-DFA" in board
     assert "did you mean 'sign-dfa'" in tpbench_inside("run", "digits", "sign_dfa").stderr

@@ -33,11 +33,15 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
         if run["definition"]["seed"]:
             assert run["definition"]["configuration"] == best["definition"]["configuration"]
         assert run["provenance"]["command"] == "tpbench " + " ".join(arguments)
-    tpbench("leaderboard")
+        assert run["found"]["role"] == ("final" if run["definition"]["seed"] else "search")
+        assert (run["found"]["trials"], run["found"]["epochs"], run["found"]["seeds"]) == (5, 4, [0, 1, 2])
     row = pd.read_csv(tmp_path / "results" / "leaderboard.csv").iloc[0]
     assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
+    # A final run that was deleted is trained again, and to the same numbers.
+    lost = next(r for r in runs if r["definition"]["seed"] == 1)
+    (tmp_path / "results" / "runs" / f"{lost['id']}.json").unlink()
     again = tpbench(*arguments)
-    assert again.returncode == 0
+    assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 7
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import CONFIGURATION
-from tpbench.engine import METHODS, EpochReport, Trainer, UsageError
+from tests.results.records import record
+from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer, UsageError
 from tpbench.results import RunStore
-from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings, choose_device, parse_seeds, plan_seeds
+from tpbench.results.budgets import PUBLISHED
+from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings, choose_device, find_run, parse_seeds, plan_seeds
 from tpbench.workloads import WORKLOADS
 
 
 def digits_plan(method: str = "ddtp-linear", seeds: tuple[int, ...] = (0, 1), epochs: int = 3) -> PackPlan:
     given = {k: CONFIGURATION[k] for k in METHODS[method].hyperparameters}
     configuration = WORKLOADS["digits"].complete(METHODS[method], given)
-    return plan_seeds("digits", method, configuration, seeds, epochs)
+    return plan_seeds("digits", method, configuration, seeds, epochs, PUBLISHED)
 
 
 class InterruptedTrainingError(Exception):
@@ -38,6 +41,7 @@ def test_runs_are_published_with_curves_and_provenance(tmp_path: Path) -> None:
         assert record.provenance["command"] == "tpbench run digits ddtp-linear"
         assert record.provenance["precision"] == "float32"
         assert record.pack_members == 2
+        assert record.found == PUBLISHED
         assert record.wall_time_s > 0
     # 2 pretraining epochs, 3 joint ones, 1 feedback epoch between each.
     assert [r.phase.kind for r in reports] == ["feedback"] * 2 + ["joint", "feedback", "joint", "feedback", "joint"]
@@ -113,6 +117,48 @@ def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:
     outcomes = PackJob(plan, PackSettings(str(tmp_path))).run()
     assert [o.status for o in outcomes] == ["pruned", "finished"]
     assert [r.definition.id for r in RunStore(tmp_path).records()] == [outcomes[1].run]
+
+
+def test_a_run_that_diverges_in_its_first_epoch_is_published_as_such(tmp_path: Path) -> None:
+    plan = digits_plan(seeds=(0,), epochs=1)
+    (configuration,) = plan.configurations
+    wild = {**configuration, "lr_fb": 9e30, "sigma": 1e30, "lr_eta": 1e30}
+    plan = replace(plan, configurations=(wild, configuration), seeds=(0, 0))
+    settings = PackSettings(str(tmp_path))
+    outcomes = PackJob(plan, settings).run()
+    assert [o.status for o in outcomes] == ["diverged", "finished"]
+    record = RunStore(tmp_path).read(outcomes[0].run)
+    assert record
+    assert (dict(record.curves), record.test_error) == ({}, None)
+    assert PackJob(plan, settings).run() == outcomes
+
+
+def test_a_run_of_another_precision_is_no_answer(tmp_path: Path) -> None:
+    plan = digits_plan("bp", seeds=(0,), epochs=1)
+    first = PackJob(plan, PackSettings(str(tmp_path))).run()
+    double = PackJob(plan, PackSettings(str(tmp_path), precision="float64"))
+    assert len(double.missing) == 1
+    assert double.run() != first
+    assert len(list(RunStore(tmp_path).records())) == 2
+    assert not PackJob(plan, PackSettings(str(tmp_path), precision="float64")).missing
+
+
+def test_how_a_configuration_was_found_names_no_run(tmp_path: Path) -> None:
+    plan, settings = digits_plan(), PackSettings(str(tmp_path))
+    ids = [d.id for d in PackJob(plan, settings).definitions]
+    assert ids == [d.id for d in PackJob(replace(plan, found={}), settings).definitions]
+
+
+def test_runs_of_older_versions_answer_to_the_precision_they_were_made_in(tmp_path: Path) -> None:
+    """Older versions left the precision out of a run's name; its provenance has it."""
+    store, plain = RunStore(tmp_path), record()
+    older = replace(plain, provenance={"precision": "float64"})
+    store.publish(older)
+    assert find_run(store, replace(plain.definition, precision="float64")) == older
+    assert find_run(store, replace(plain.definition, precision="tf32")) is None
+    with pytest.raises(TpbenchError, match=r"a run of precision float64 made by an older version.*--results"):
+        find_run(store, plain.definition)
+    assert find_run(store, replace(plain.definition, seed=1)) is None
 
 
 @pytest.mark.parametrize(

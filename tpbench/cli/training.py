@@ -36,7 +36,13 @@ def sweep(
     workload: WorkloadName,
     method: MethodName,
     trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Configurations that the search tries.")] = 100,
-    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds of the final runs.")] = 10,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Number of final runs, seeds from 0 on.", show_default="10")
+    ] = None,
+    final_seeds: Annotated[
+        str | None,
+        typer.Option(metavar="SEEDS", help="Seeds of the final runs; the search trains seed 0.", show_default="0-9"),
+    ] = None,
     epochs: Epochs = None,
     space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A search space.", show_default="the paper's")
@@ -56,19 +62,21 @@ def sweep(
 ) -> None:
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
     from tpbench.sweeps.cluster import choose_resources
-    from tpbench.sweeps.commands import CellChoice, SweepOptions, run_sweep
+    from tpbench.sweeps.commands import CellChoice, SweepOptions, choose_final_seeds, run_sweep
     from tpbench.sweeps.sizing import parse_pack
 
     cell = CellChoice.of(workload, method)
+    chosen_seeds = choose_final_seeds(seeds, final_seeds)
     resources = choose_resources(cpus, gpus, address)
     settings = make_settings(results, data, precision, "cpu", checkpoint_every)
-    result = run_sweep(
-        cell, SweepOptions(trials, seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh), settings
-    )
+    options = SweepOptions(trials, chosen_seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh)
+    result = run_sweep(cell, options, settings)
     print("best configuration:")
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
     print_outcomes(result.outcomes, method, workload)
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()
@@ -98,13 +106,16 @@ def run(
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
-    from tpbench.sweeps.commands import CellChoice, find_configuration, run_seeds
+    from tpbench.sweeps.commands import CellChoice, run_seeds
+    from tpbench.sweeps.configurations import find_configuration
     from tpbench.sweeps.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every)
-    configuration = find_configuration(cell, config, results)
-    outcomes = run_seeds(cell, configuration, parse_seeds(seeds), epochs, settings)
+    chosen = find_configuration(cell, config, results, data)
+    if chosen.note:
+        print(chosen.note)
+    outcomes = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
     print_outcomes(outcomes, method, workload)
 
 
@@ -171,14 +182,17 @@ def align(
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
     from tpbench.sweeps.aligning import record_alignment
-    from tpbench.sweeps.commands import CellChoice, find_configuration, interruptible
+    from tpbench.sweeps.commands import CellChoice, interruptible
+    from tpbench.sweeps.configurations import find_configuration
     from tpbench.sweeps.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, 1)
-    configuration = find_configuration(cell, config, results)
+    chosen = find_configuration(cell, config, results, data)
+    if chosen.note:
+        print(chosen.note)
     with interruptible(settings.command):
         path = record_alignment(
-            workload, method, configuration, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
+            workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
         )
     print(f"written: {path}")

@@ -5,7 +5,7 @@ Imports torch and numpy and nothing else, so it runs where Ray is not installed.
 
 from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, check_configuration
 from tpbench.engine.errors import TpbenchError, UsageError, unknown
-from tpbench.engine.methods import METHODS, Method, Minibatch, all_methods, get_method, method_title
+from tpbench.engine.methods import METHODS, Method, Minibatch, all_methods, get_method, method_source, method_title
 from tpbench.engine.network import Architecture
 from tpbench.engine.problem import Problem
 from tpbench.engine.training import (
@@ -40,6 +40,7 @@ __all__ = [
     "check_configuration",
     "get_method",
     "load_checkpoint",
+    "method_source",
     "method_title",
     "save_checkpoint",
     "unknown",

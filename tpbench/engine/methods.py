@@ -26,6 +26,7 @@ from tpbench.engine.feedback import (
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.network import Architecture, Parameters
 from tpbench.engine.reconstruction import CONTROL, DIFFERENCE, GENERALISED, LAYERWISE, Reconstruction
+from tpbench.engine.sources import plugin_source
 
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
@@ -231,3 +232,17 @@ def get_method(name: str) -> Method:
     if name not in methods:
         raise unknown("method", name, methods)
     return methods[name]
+
+
+def method_source(name: str) -> str:
+    """Whose code a method is: empty for a built-in one, else what :func:`plugin_source` says of its package.
+
+    Raises:
+        UsageError: there is no such method.
+        TpbenchError: the source of its package cannot be found.
+    """
+    get_method(name)
+    if name in METHODS:
+        return ""
+    (entry,) = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    return plugin_source(entry)

@@ -108,7 +108,8 @@ class RunRecord:
 
     @property
     def history(self) -> MemberHistory:
-        return MemberHistory(dict(self.curves), self.status)  # type: ignore[arg-type]
+        # A run that diverged in its first epoch has no curves.
+        return MemberHistory({"validation_error": [], **self.curves}, self.status)  # type: ignore[arg-type]
 
     @property
     def test_error(self) -> float | None:

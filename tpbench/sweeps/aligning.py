@@ -15,11 +15,11 @@ from torch import Tensor
 
 from tpbench.engine import TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
-from tpbench.results import RunDefinition, provenance
+from tpbench.results import provenance
 from tpbench.results.location import location
 from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.packs import PackSettings
+from tpbench.sweeps.packs import PackSettings, define_runs, plan_seeds
 from tpbench.sweeps.progress import Display
 from tpbench.workloads import get_workload, load_problem
 
@@ -94,8 +94,9 @@ def record_alignment(
         _plain(torch.stack(log.loss_angles)), _plain(torch.stack(log.target_angles)),
         provenance(settings.device, settings.precision, settings.command),
     )  # fmt: skip
-    definitions = [RunDefinition(workload, dataset.fingerprint, method, configuration, s, epochs).id for s in seeds]
-    name = f"{workload}-{method}-{digest([definitions, every])[:12]}.json"
+    plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
+    ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
+    name = f"{workload}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / "alignment" / name
     body = {"format": FORMAT, **asdict(record)}
     write_atomically(path, json.dumps({**body, "checksum": digest(body)}) + "\n")

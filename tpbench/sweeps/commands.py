@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.engine import TpbenchError, UsageError, get_method, method_source
 from tpbench.engine.errors import InterruptedWork
-from tpbench.results import RunStore, choose_cells
+from tpbench.results import RunStore, leaderboard, write_leaderboard
 from tpbench.results.location import absolute, location
+from tpbench.results.runs import FULL_SEEDS
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running, require_cluster_path
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Sweep, SweepResult
-from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, plan_seeds
+from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, parse_seeds, plan_seeds
 from tpbench.sweeps.progress import Display, View
 from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sizing import Sizing, choose_sizes
-from tpbench.sweeps.spaces import SearchSpace, load_configuration, published_configuration, space_for
+from tpbench.sweeps.spaces import SearchSpace, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
 
 
@@ -63,36 +64,22 @@ class CellChoice:
         return cls(found, method)
 
 
-def find_configuration(cell: CellChoice, config: str, results: str) -> dict[str, float]:
-    """``published``, ``best`` (of the store) or a file.
-
-    Raises:
-        UsageError: there is no such configuration.
-    """
-    if config == "published":
-        return published_configuration(cell.workload, cell.method)
-    if config == "best":
-        cells = choose_cells(RunStore(location(results)).records())
-        found = [c for (w, _, m), c in cells.items() if (w, m) == (cell.workload.name, cell.method)]
-        if not found:
-            raise UsageError(f"{results} holds no run of {cell.method} on {cell.workload.name} to take the best from")
-        return dict(found[0].runs[0].definition.configuration)
-    path = Path(config)
-    if not path.is_file():
-        raise UsageError(f"--config '{config}': neither 'published', 'best' nor a file")
-    return load_configuration(cell.workload, cell.method, path)
-
-
 def run_seeds(
     cell: CellChoice,
     configuration: Mapping[str, float],
+    found: Mapping[str, Any],
     seeds: tuple[int, ...],
     epochs: int | None,
     settings: PackSettings,
 ) -> list[Outcome]:
-    """Train one configuration over seeds as one pack, without Ray; shows the epochs."""
+    """Train one configuration over seeds as one pack, without Ray; shows the epochs.
+
+    Args:
+        found: how the configuration was found (:mod:`tpbench.results.budgets`).
+        epochs: None: the workload's.
+    """
     epochs = epochs or cell.workload.epochs
-    job = PackJob(plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs), settings)
+    job = PackJob(plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs, found), settings)
     with interruptible(settings.command), Display() as view:
         skipped = len(seeds) - len(job.missing)
         if skipped:
@@ -105,12 +92,26 @@ def run_seeds(
     return outcomes
 
 
+def choose_final_seeds(count: int | None, seeds: str | None) -> tuple[int, ...]:
+    """The seeds of a sweep's final runs: so many from 0 on, or those that are named (SEEDS, in any order).
+
+    Raises:
+        UsageError: both are given, or the seeds are written wrongly.
+    """
+    if seeds is None:
+        return tuple(range(FULL_SEEDS if count is None else count))
+    if count is not None:
+        raise UsageError("--seeds says how many final runs there are, --final-seeds which: give one of them")
+    return tuple(sorted(parse_seeds(seeds)))
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     """What ``tpbench sweep`` was asked for."""
 
     trials: int
-    seeds: int
+    seeds: tuple[int, ...]
+    """Of the final runs."""
     epochs: int | None
     space: Path | None
     search_seed: int
@@ -138,12 +139,12 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
     return found
 
 
-def _definition(cell: CellChoice, options: SweepOptions, space: SearchSpace, data: Path | None) -> SweepDefinition:
-    _, dataset = load_problem(cell.workload, data)
+def _definition(cell: CellChoice, options: SweepOptions, space: SearchSpace, settings: PackSettings) -> SweepDefinition:
+    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
     return SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
-        options.epochs or cell.workload.epochs, tuple(range(options.seeds)), options.search_seed, options.pack or 1,
-        lag=1,
+        options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
+        precision=settings.precision, method_source=method_source(cell.method),
     )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
         return _run_through_client(cell, options, settings)
     space = space_for(cell.method, options.space)
     data = Path(settings.data) if settings.data else None
-    wanted = _definition(cell, options, space, data)
+    wanted = _definition(cell, options, space, settings)
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     settings = replace(settings, results=absolute(settings.results), data=str(data.resolve()) if data else None)
     folder = SweepFolder.latest(location(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
@@ -219,4 +220,14 @@ def _run_locked(
         view.say(f"Ray's log: {folder.log}")
         sweep = Sweep(definition, space, folder, journal, settings, options.resources, view)
         with ray_running(options.resources) if not (address or sweep.done) else nullcontext():
-            return sweep.run()
+            result = sweep.run()
+        return replace(result, warnings=_write_board(sweep.store))
+
+
+def _write_board(store: RunStore) -> tuple[str, ...]:
+    """Write ``leaderboard.csv``; what went wrong, for the runs are trained and stored by now."""
+    try:
+        write_leaderboard(leaderboard(store), store)
+    except (TpbenchError, OSError) as error:
+        return (f"leaderboard.csv was not written: {error}",)
+    return ()

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
-from tpbench.results.runs import digest
+from tpbench.results.budgets import by_search
+from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.journal import Journal
+
+SELECTION_SEED = 0
+"""Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
+runs may have it too (by default they do), or not: then none of them took part in the choice."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,36 @@ class SweepDefinition:
     trials: int
     epochs: int
     seeds: tuple[int, ...]
-    """Seeds of the final runs; the search trains the first."""
+    """Of the final runs."""
     search_seed: int
     pack: int
     """Members per pack of the search."""
     lag: int
     """Packs in flight or waiting (see :class:`tpbench.sweeps.search.PackedSearch`)."""
+    precision: str = DEFAULT_PRECISION
+    method_source: str = ""
+    """As of :class:`tpbench.results.RunDefinition`, and so is the next."""
+    workload_source: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
+        return {
+            name: value for name, value in asdict(self).items()
+            if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
+        }  # fmt: skip
 
     @property
     def id(self) -> str:
         """Names the sweep. Pack and lag are left out: where it runs, they are chosen once and then kept."""
-        what = {k: v for k, v in asdict(self).items() if k not in ("pack", "lag")}
+        what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
+
+    def found(self, role: str) -> dict[str, Any]:
+        """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
+        return by_search(self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds)
+
+
+_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": ""}
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,11 @@ class SweepFolder:
     """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``."""
 
     folder: Path
+
+    @property
+    def results(self) -> Path:
+        """The results folder that it belongs to."""
+        return self.folder.parent.parent
 
     @property
     def local(self) -> Path:
@@ -127,7 +155,7 @@ class SweepFolder:
         if definition.id != wanted.id:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
         if not self.exists:
-            write_atomically(path, json.dumps(asdict(wanted), indent=1) + "\n")
+            write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
         write_atomically(self.folder / "command", command + "\n")
         return definition, Journal.open(self.journal_path)
 

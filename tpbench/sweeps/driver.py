@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
+from tpbench.results import RunStore
+from tpbench.results.location import location
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.definition import SweepDefinition, SweepFolder
+from tpbench.sweeps.definition import SELECTION_SEED, SweepDefinition, SweepFolder
 from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.packs import Outcome, PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.sweeps.packs import Outcome, PackJob, PackPlan, PackSettings, outcome_of, plan_seeds, require_precision
 from tpbench.sweeps.progress import View
 from tpbench.sweeps.spaces import SearchSpace
 from tpbench.workloads import get_workload
@@ -25,10 +27,10 @@ class SweepResult:
     """What a finished sweep found."""
 
     configuration: dict[str, float]
-    validation_error: float
-    """Of the best configuration in the search."""
     outcomes: list[Outcome]
     """The final runs, one per seed."""
+    warnings: tuple[str, ...] = ()
+    """What else went wrong, and costs no run."""
 
 
 class Sweep:
@@ -49,33 +51,42 @@ class Sweep:
     ) -> None:  # fmt: skip
         self.definition, self.space, self.folder, self.journal = definition, space, folder, journal
         self.settings, self.resources, self.view = settings, resources, view
+        self.store = RunStore(location(settings.results))
         self.constants = {
             **space.constants, **get_workload(definition.workload).feedback_schedule(get_method(definition.method)),
         }  # fmt: skip
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do; then no Ray is needed."""
-        return self.journal.final is not None
+        """Whether nothing is left to do: the final runs are in the store. Then no Ray is needed."""
+        return self.journal.final_runs(self.store) is not None
 
     def run(self) -> SweepResult:
-        """Search what is left to search, then train the final runs; Ray must be connected.
+        """Search what is left to search, then train the final runs that are missing; Ray must be connected if any are.
 
         Raises:
-            TpbenchError: no configuration learnt anything, or packs failed.
+            TpbenchError: no configuration learnt anything, packs failed, or the runs have another precision.
         """
+        best = self.journal.best()
+        if best and (known := self.store.read(best[1].run)):
+            # Older versions took sweeps of every precision for one and the same.
+            require_precision(known, self.definition.precision, self.store)
         if not self.done:
             self._search()
             self._final()
             shutil.rmtree(self.folder.ray, ignore_errors=True)
-        best = self.journal.best()
-        if best is None or self.journal.final is None:
+        records = self.journal.final_runs(self.store)
+        if not records:
             raise TpbenchError(f"the sweep {self.definition.id} ended without a result; see {self.folder.log}")
-        return SweepResult({**best[0], **self.constants}, best[1].validation_error, self.journal.final)
+        for record in records:
+            require_precision(record, self.definition.precision, self.store)
+        configuration = dict(records[0].definition.configuration)
+        return SweepResult(configuration, [outcome_of(record) for record in records])
 
     def _plan(self, **changes: Any) -> PackPlan:
         d = self.definition
-        return replace(PackPlan(d.workload, d.method, (), d.seeds[:1], d.epochs, prune=True), **changes)
+        plan = PackPlan(d.workload, d.method, (), (SELECTION_SEED,), d.epochs, prune=True, found=d.found("search"))
+        return replace(plan, **changes)
 
     def _search(self) -> None:
         from ray.tune.search.hyperopt import HyperOptSearch
@@ -105,11 +116,12 @@ class Sweep:
             )
         self.view.say(f"best configuration of the search: validation error {100 * best[1].validation_error:.2f} %")
         configuration = {**best[0], **self.constants}
-        job = PackJob(plan_seeds(d.workload, d.method, configuration, d.seeds, d.epochs), self.settings)
+        found = d.found("final")
+        job = PackJob(plan_seeds(d.workload, d.method, configuration, d.seeds, d.epochs, found), self.settings)
         if job.missing:
             config = {"pack": "final", "suggestions": [best[0]] * len(d.seeds)}
             self.view.start("final runs", d.epochs)
-            errors = self._tune(config, self._plan(seeds=d.seeds, prune=False), 1, "final runs")
+            errors = self._tune(config, self._plan(seeds=d.seeds, prune=False, found=found), 1, "final runs")
             self.view.end("final runs")
             if errors:
                 raise TpbenchError(f"the final runs failed: {errors[0]}; see {self.folder.log}")

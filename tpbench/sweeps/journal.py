@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
+from tpbench.results import RunRecord, RunStore
 from tpbench.results.store import append_line
 from tpbench.sweeps.packs import Outcome
 
@@ -101,6 +102,14 @@ class Journal:
     def finished(self, outcomes: list[Outcome]) -> None:
         """Note that the final runs are in the store."""
         self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
+
+    def final_runs(self, store: RunStore) -> list[RunRecord] | None:
+        """The final runs, from the store; None unless it has all of them, for files can be deleted or damaged since."""
+        if self.final is None:
+            return None
+        records = [store.read(outcome.run) for outcome in self.final]
+        found = [record for record in records if record]
+        return found if len(found) == len(records) else None
 
     @property
     def suggested_count(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
+from tpbench.results import RunStore
 from tpbench.sweeps.definition import SweepFolder
 from tpbench.sweeps.journal import Journal
 
@@ -30,10 +31,11 @@ def sweep_status(folder: SweepFolder) -> SweepStatus:
     name = folder.folder.name
     try:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
+        done = journal.final_runs(RunStore(folder.results)) is not None
     except TpbenchError as error:
         return SweepStatus(name, "damaged", 0, 0, None, str(error))
     best = journal.best()
-    state = "done" if journal.final is not None else "running" if folder.locked else "interrupted"
+    state = "done" if done else "running" if folder.locked else "interrupted"
     return SweepStatus(
         name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None, folder.command
     )

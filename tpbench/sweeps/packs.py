@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,11 +19,12 @@ from tpbench.engine import (
     UsageError,
     get_method,
     load_checkpoint,
+    method_source,
     save_checkpoint,
 )
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.location import location
-from tpbench.results.runs import digest
+from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.workloads import get_workload, load_problem
 
 WORST_ERROR = 1.0
@@ -42,15 +44,17 @@ class PackPlan:
     seeds: tuple[int, ...]
     epochs: int
     prune: bool = False
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """How the configurations were found (:mod:`tpbench.results.budgets`); in the runs' files, not in their names."""
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How and where to train it: nothing here changes what a run is."""
+    """How and where to train it: nothing here but the precision changes what a run is."""
 
     results: str
     data: str | None = None
-    precision: str = "float32"
+    precision: str = DEFAULT_PRECISION
     device: str = "cpu"
     checkpoint_every: int = 5
     command: str = "tpbench"
@@ -103,6 +107,52 @@ def _outcome(run_id: str, history: MemberHistory) -> Outcome:
     return Outcome(run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"))
 
 
+def outcome_of(record: RunRecord) -> Outcome:
+    """How a run of the store ended."""
+    return _outcome(record.definition.id, record.history)
+
+
+def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDefinition]:
+    """What the members of a plan are, trained on the data of that fingerprint."""
+    source = method_source(plan.method)
+    return [
+        RunDefinition(
+            plan.workload, fingerprint, plan.method, dict(configuration), seed, plan.epochs, precision=precision,
+            method_source=source,
+        )
+        for configuration, seed in zip(plan.configurations, plan.seeds, strict=True)
+    ]  # fmt: skip
+
+
+def require_precision(record: RunRecord, wanted: str, store: RunStore) -> None:
+    """Older versions named runs of every precision alike: such a run is no answer to who asks for another precision.
+
+    Raises:
+        TpbenchError: the run was trained in another precision than is wanted.
+    """
+    if record.precision != wanted:
+        raise TpbenchError(
+            f"{store.folder} holds under the name {record.definition.id} a run of precision {record.precision} made by "
+            f"an older version, where one of precision {wanted} is asked for: choose another --results"
+        )
+
+
+def find_run(store: RunStore, definition: RunDefinition) -> RunRecord | None:
+    """The run of a store that a definition asks for; older versions left the precision out of its name.
+
+    Raises:
+        TpbenchError: what has its name was trained in another precision.
+    """
+    record = store.read(definition.id)
+    if record:
+        require_precision(record, definition.precision, store)
+        return record
+    if definition.precision == DEFAULT_PRECISION:
+        return None
+    older = store.read(replace(definition, precision=DEFAULT_PRECISION).id)
+    return older if older and older.precision == definition.precision else None
+
+
 class PackJob:
     """One pack from its plan to the published runs.
 
@@ -110,7 +160,8 @@ class PackJob:
     same plan started again continues from it.
 
     Raises:
-        UsageError, TpbenchError: the data set is missing, or the store cannot be written.
+        UsageError, TpbenchError: the data set is missing, the store cannot be written, or holds under the same name a
+            run of another precision.
     """
 
     def __init__(self, plan: PackPlan, settings: PackSettings) -> None:
@@ -118,11 +169,8 @@ class PackJob:
         self.store = RunStore(location(settings.results))
         self.workload = get_workload(plan.workload)
         self.problem, self.dataset = load_problem(self.workload, Path(settings.data) if settings.data else None)
-        self.definitions = [
-            RunDefinition(plan.workload, self.dataset.fingerprint, plan.method, dict(c), seed, plan.epochs)
-            for c, seed in zip(plan.configurations, plan.seeds, strict=True)
-        ]
-        known = {d.id: self.store.read(d.id) for d in self.definitions}
+        self.definitions = define_runs(plan, self.dataset.fingerprint, settings.precision)
+        known = {d.id: find_run(self.store, d) for d in self.definitions}
         self.finished = {run_id: record for run_id, record in known.items() if record}
         # Equal definitions in one pack are trained once.
         self.missing = list({d.id: d for d in self.definitions if d.id not in self.finished}.values())
@@ -141,7 +189,7 @@ class PackJob:
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
         """Train what is missing; one outcome per member of the plan, in its order."""
-        outcomes = {run_id: _outcome(run_id, record.history) for run_id, record in self.finished.items()}
+        outcomes = {run_id: outcome_of(record) for run_id, record in self.finished.items()}
         if self.missing:
             outcomes |= self._train_or_split(on_epoch)
         return [outcomes[d.id] for d in self.definitions]
@@ -200,6 +248,7 @@ class PackJob:
                     RunRecord(
                         definition, self.dataset.label, history.status, curves,
                         wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
+                        found=self.plan.found,
                     )
                 )  # fmt: skip
 
@@ -227,7 +276,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def plan_seeds(
-    workload: str, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int
-) -> PackPlan:
-    """One configuration over several seeds."""
-    return PackPlan(workload, method, (dict(configuration),) * len(seeds), tuple(seeds), epochs)
+    workload: str, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int,
+    found: Mapping[str, Any],
+) -> PackPlan:  # fmt: skip
+    """One configuration over several seeds, and how it was found."""
+    return PackPlan(workload, method, (dict(configuration),) * len(seeds), tuple(seeds), epochs, found=found)

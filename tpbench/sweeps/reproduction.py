@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
+from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import location
 from tpbench.results.paper import table_methods
 from tpbench.results.store import write_atomically
@@ -71,7 +72,7 @@ def missing_seeds(
     cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings
 ) -> tuple[int, ...]:
     """The seeds whose run is not in the store."""
-    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, cell.workload.epochs)
+    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, cell.workload.epochs, PUBLISHED)
     return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
 
@@ -123,7 +124,7 @@ def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: Pack
             yield TrainedCell(cell, None)
             continue
         begun = time.monotonic()
-        run_seeds(cell.cell, cell.configuration, cell.seeds, None, settings)
+        run_seeds(cell.cell, cell.configuration, PUBLISHED, cell.seeds, None, settings)
         write_tables(RunStore(location(settings.results)))
         yield TrainedCell(cell, time.monotonic() - begun)
 

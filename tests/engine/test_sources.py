@@ -1,0 +1,91 @@
+"""Whose code a method is: built in, or of a package with a version and a digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from tpbench.engine import TpbenchError, UsageError, method_source, sources
+from tpbench.engine.sources import plugin_source
+
+RULE = "from tpbench.engine import METHODS\nRULE = METHODS['dfa']\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    sources._source_digest.cache_clear()
+    yield
+    sources._source_digest.cache_clear()
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Python files by dotted name."""
+    for name, text in files.items():
+        path = folder / (name.replace("__slash__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def digest_of(module: str) -> str:
+    sources._source_digest.cache_clear()
+    return plugin_source(EntryPoint("rule", f"{module}:RULE", "tpbench.methods"))
+
+
+def test_a_built_in_method_has_no_source() -> None:
+    assert method_source("bp") == ""
+    with pytest.raises(UsageError, match="did you mean 'dtp'"):
+        method_source("dtpp")
+
+
+def test_an_installed_method_names_distribution_version_and_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, tp_single_rule=RULE)
+    information = tmp_path / "tp_single_rule-2.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: tp-single-rule\nVersion: 2.1\n")
+    (information / "entry_points.txt").write_text("[tpbench.methods]\nsingle-rule = tp_single_rule:RULE\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = method_source("single-rule")
+    assert re.fullmatch(r"tp-single-rule 2\.1 [0-9a-f]{16}", first)
+    write(tmp_path, tp_single_rule=RULE + "# changed\n")
+    assert method_source("single-rule") == first  # the process still runs what it has imported
+    sources._source_digest.cache_clear()
+    assert method_source("single-rule") != first
+
+
+def test_the_digest_is_of_names_and_contents_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for place in ("a", "b", "c", "d"):
+        folder = write(tmp_path / place, tp_package____slash____init__="", tp_package__slash__deep__slash__rule=RULE)
+        if place == "b":  # no source, so it does not count
+            (folder / "tp_package" / "notes.txt").write_text("notes")
+        if place == "c":
+            write(folder, tp_package__slash__deep__slash__rule=RULE + "\n")
+        if place == "d":
+            (folder / "tp_package" / "deep" / "rule.py").rename(folder / "tp_package" / "rule.py")
+        with monkeypatch.context() as only:
+            only.syspath_prepend(str(folder))
+            found.append(digest_of("tp_package.deep.rule"))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_namespace_package_counts_with_all_its_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(write(tmp_path / "a", tp_space__slash__rule=RULE)))
+    one = digest_of("tp_space.rule")
+    monkeypatch.syspath_prepend(str(write(tmp_path / "b", tp_space__slash__helper="")))
+    assert digest_of("tp_space.rule") != one
+
+
+def test_a_package_that_cannot_be_found_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tp_empty").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for package in ("tp_absent", "tp_empty"):
+        with pytest.raises(TpbenchError, match=f"the source of the package '{package}' cannot be found"):
+            digest_of(f"{package}.rule")

@@ -1,0 +1,104 @@
+"""What ``--config`` finds: published, a file, or the best of the store on the data at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import Inside
+from tests.results.records import record
+from tpbench.engine import UsageError
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.budgets import PUBLISHED, by_search
+from tpbench.sweeps.commands import CellChoice
+from tpbench.sweeps.configurations import best_runs, find_configuration
+from tpbench.workloads import WORKLOADS, load_problem
+
+SEARCH = by_search("digits-bp-0", 40, 100, "s", "search", (0, 1))
+BP = {"lr": 1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+
+
+def digits(lr: float, errors: list[float], **changes: Any) -> list[RunRecord]:
+    """Runs of one configuration on the digits, a validation error for each seed."""
+    changes = {"fingerprint": load_problem(WORKLOADS["digits"])[1].fingerprint, **changes}
+    return [record(seed=s, errors=[e], lr=lr, workload="digits", **changes) for s, e in enumerate(errors)]
+
+
+def stored(folder: Path, *groups: list[RunRecord]) -> RunStore:
+    store = RunStore(folder)
+    for run in (run for runs in groups for run in runs):
+        store.publish(run)
+    return store
+
+
+def test_the_best_has_the_lowest_mean_validation_error() -> None:
+    low, high = digits(1e-3, [0.01, 0.04]), digits(1e-2, [0.02, 0.02])
+    assert best_runs([*low, *high]) == high
+    assert best_runs([*high[1:], *low[::-1]]) == high[1:]
+
+
+def test_a_configuration_that_diverged_comes_last() -> None:
+    diverged = [*digits(1e-2, [0.01]), *digits(1e-2, [0.01, 0.01], status="diverged")[1:]]
+    assert best_runs([*diverged, *digits(1e-3, [0.5])])[0].definition.configuration == {"lr": 1e-3}
+    nothing = [replace(run, curves={}) for run in digits(1e-2, [0.01], status="diverged")]
+    assert best_runs(nothing) == nothing
+
+
+def test_of_equals_more_seeds_are_taken() -> None:
+    assert len(best_runs([*digits(1e-2, [0.02]), *digits(1e-3, [0.02, 0.02]), *digits(1e-1, [0.02])])) == 2
+
+
+def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Path) -> None:
+    search = [replace(run, found=SEARCH) for run in digits(1e-3, [0.0193])]
+    runs = [*search, *digits(1e-3, [0.0193, 0.0193])[1:]]
+    stored(tmp_path, runs, digits(1e-2, [0.03]), digits(1e-1, [0.001], fingerprint="0" * 64, label="JPEG copy"))
+    found = find_configuration(CellChoice.of("digits", "bp"), "best", str(tmp_path), None)
+    assert found.values == {"lr": 1e-3}
+    assert found.found == {**SEARCH, "role": "final"}
+    assert found.note == (
+        f"best configuration in {tmp_path}: run {runs[0].definition.id[:8]} (2 seeds, 100 epochs, validation error "
+        "1.93 %, found by a search of 40 configurations)"
+    )
+
+
+def test_runs_on_other_data_or_by_other_code_are_no_answer_but_are_said(tmp_path: Path) -> None:
+    cell = CellChoice.of("digits", "bp")
+    with pytest.raises(UsageError, match="holds no run of bp on digits to take the best from"):
+        find_configuration(cell, "best", str(tmp_path), None)
+    stored(tmp_path, digits(1e-1, [0.1, 0.2], fingerprint="0" * 64))
+    with pytest.raises(UsageError, match="on the data at hand to take the best from, only 2 on other data"):
+        find_configuration(cell, "best", str(tmp_path), None)
+    (run,) = digits(1e-1, [0.1])
+    stored(tmp_path, [replace(run, definition=replace(run.definition, method_source="rule 1.0 0"))])
+    with pytest.raises(UsageError, match="by the installed version of the method, only 1 of other versions"):
+        find_configuration(cell, "best", str(tmp_path), None)
+
+
+def test_published_and_files_say_so(tmp_path: Path) -> None:
+    assert find_configuration(CellChoice.of("mnist", "bp"), "published", "r", None).found == PUBLISHED
+    digests = []
+    for lr in (1, 1.0, 2.0):
+        path = tmp_path / "c.yaml"
+        path.write_text(yaml.safe_dump({**BP, "lr": lr}))
+        found = find_configuration(CellChoice.of("digits", "bp"), str(path), "r", None)
+        assert (found.found["by"], found.note) == ("file", "")
+        digests.append(found.found["digest"])
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 16
+
+
+def test_run_prints_the_best_and_its_runs_keep_how_it_was_found(tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**BP, "lr": 1e-3}))
+    arguments = ("run", "digits", "bp", "--epochs", "1")
+    assert tpbench_inside(*arguments, "--config", "c.yaml", "--seeds", "0").returncode == 0
+    again = tpbench_inside(*arguments, "--config", "best", "--seeds", "1")
+    assert again.returncode == 0, again.stderr
+    assert "best configuration in results: run " in again.stdout
+    assert "from a file" in again.stdout
+    found = [run.found for run in RunStore(tmp_path / "results").records()]
+    assert found[0] == found[1]
+    assert found[0]["by"] == "file"

@@ -1,0 +1,57 @@
+"""What identifies a sweep, and which seeds its final runs have."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tpbench.engine import UsageError
+from tpbench.sweeps.commands import choose_final_seeds
+from tpbench.sweeps.definition import SweepDefinition, SweepFolder
+
+DEFINITION = SweepDefinition("digits", "bp", "f", {"lr": ["constant", 1.0]}, 2, 7, (0, 1), 0, 2, 3)
+
+
+def test_the_id_of_a_sweep_stays_what_older_versions_made_it() -> None:
+    assert DEFINITION.id == "digits-bp-d1a6f0fc"
+    assert replace(DEFINITION, pack=9, lag=9).id == DEFINITION.id
+
+
+@pytest.mark.parametrize("name", ["precision", "method_source", "workload_source"])
+def test_another_precision_or_source_is_another_sweep(tmp_path: Path, name: str) -> None:
+    other = replace(DEFINITION, **{name: "float64"})
+    assert other.id != DEFINITION.id
+    for number, definition in enumerate((DEFINITION, other)):
+        folder = SweepFolder(tmp_path / str(number))
+        folder.begin(definition, "tpbench sweep")
+        assert (name in json.loads((folder.folder / "sweep.json").read_text())) == (definition is other)
+        assert folder.read() == definition
+
+
+def test_runs_say_which_search_found_their_configuration() -> None:
+    search, final = DEFINITION.found("search"), DEFINITION.found("final")
+    assert {**search, "role": "final"} == final
+    assert (final["sweep"], final["trials"], final["epochs"], final["seeds"]) == (DEFINITION.id, 2, 7, [0, 1])
+    assert final["objective"] == "validation_error"
+    assert final["space"] != replace(DEFINITION, space={"lr": ["constant", 2.0]}).found("final")["space"]
+
+
+def test_final_seeds() -> None:
+    assert choose_final_seeds(None, None) == tuple(range(10))
+    assert choose_final_seeds(3, None) == (0, 1, 2)
+    assert choose_final_seeds(None, "1-10") == tuple(range(1, 11))
+    assert choose_final_seeds(None, "7,1-2") == (1, 2, 7)
+    for wrong in ((3, "1-3"), (None, "x")):
+        with pytest.raises(UsageError, match="seeds"):
+            choose_final_seeds(*wrong)
+
+
+def test_seeds_and_final_seeds_exclude_each_other(tpbench_inside: Inside) -> None:
+    result = tpbench_inside("sweep", "digits", "bp", "--seeds", "3", "--final-seeds", "1-3")
+    assert result.returncode == 2
+    assert "give one of them" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,125 @@
+"""Which configuration ``--config`` means, and how it was found."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tpbench.engine import UsageError, method_source
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.budgets import FROM_FILE, PUBLISHED
+from tpbench.results.location import location
+from tpbench.results.runs import canonical_json, digest
+from tpbench.sweeps.commands import CellChoice
+from tpbench.sweeps.spaces import load_configuration, published_configuration
+from tpbench.workloads import load_problem
+
+
+@dataclass(frozen=True)
+class FoundConfiguration:
+    """A configuration and where it comes from."""
+
+    values: dict[str, float]
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """For the files of the runs that are trained with it (:mod:`tpbench.results.budgets`)."""
+    note: str = ""
+    """Which it is, for people, where they did not name it."""
+
+
+def find_configuration(cell: CellChoice, config: str, results: str, data: Path | None) -> FoundConfiguration:
+    """``published``, ``best`` (of the store, on the data at hand) or a file.
+
+    Raises:
+        UsageError: there is no such configuration.
+        TpbenchError: ``best``, and the data set is missing.
+    """
+    if config == "published":
+        return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
+    if config == "best":
+        return _find_best(cell, results, data)
+    path = Path(config)
+    if not path.is_file():
+        raise UsageError(f"--config '{config}': neither 'published', 'best' nor a file")
+    values = load_configuration(cell.workload, cell.method, path)
+    return FoundConfiguration(values, {**FROM_FILE, "digest": digest(_as_floats(values))[:16]})
+
+
+def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
+    """1 and 1.0 are the same hyperparameter."""
+    return {name: float(value) for name, value in configuration.items()}
+
+
+def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfiguration:
+    _, dataset = load_problem(cell.workload, data)
+    source = method_source(cell.method)
+    of_cell = [
+        record for record in RunStore(location(results)).records()
+        if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
+    ]  # fmt: skip
+    on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]
+    fitting = [record for record in on_data if record.definition.method_source == source]
+    if not fitting:
+        where = f"{results} holds no run of {cell.method} on {cell.workload.name}"
+        if on_data:
+            raise UsageError(f"{where} by the installed version of the method, only {len(on_data)} of other versions")
+        if of_cell:
+            raise UsageError(f"{where} on the data at hand to take the best from, only {len(of_cell)} on other data")
+        raise UsageError(f"{where} to take the best from")
+    runs = best_runs(fitting)
+    note = f"best configuration in {results}: {_describe(runs)}"
+    return FoundConfiguration(dict(runs[0].definition.configuration), _found_of(runs), note)
+
+
+def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs, by seed, of the configuration with the lowest mean validation error over its seeds.
+
+    Those of which a seed diverged come last. Of equals that with more seeds is taken, then the first by id.
+
+    Args:
+        records: runs of one method on one data set, at least one.
+    """
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: (record.definition.seed, record.definition.id)):
+        what = {**record.definition.plain(), "configuration": _as_floats(record.definition.configuration)}
+        what |= {"seed": None, "precision": record.precision}
+        groups[canonical_json(what)].append(record)
+    return min(groups.values(), key=_preference)
+
+
+def _preference(runs: Sequence[RunRecord]) -> tuple[bool, float, int, str]:
+    return any(run.diverged for run in runs), _validation_error(runs), -len(runs), runs[0].definition.id
+
+
+def _validation_error(runs: Sequence[RunRecord]) -> float:
+    """Mean over the seeds that finished an epoch; infinite if none did."""
+    known = [run.validation_error for run in runs if run.validation_error is not None]
+    return fmean(known) if known else math.inf
+
+
+def _found_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """How the configuration of these runs was found; what is trained with it now is no part of the search itself."""
+    known = sorted((run.found for run in runs if run.found), key=lambda found: found.get("role") != "final")
+    found = dict(known[0]) if known else {}
+    return {**found, "role": "final"} if found.get("by") == "search" else found
+
+
+def _describe(runs: Sequence[RunRecord]) -> str:
+    """``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
+    found, epochs, error = _found_of(runs), runs[0].definition.epochs, _validation_error(runs)
+    diverged = sum(run.diverged for run in runs)
+    origins = {
+        "published": "published by the authors", "file": "from a file",
+        "search": f"found by a search of {found.get('trials')} configurations",
+    }  # fmt: skip
+    words = [
+        f"{len(runs)} seed{'s' * (len(runs) > 1)}", f"{diverged} diverged" if diverged else "",
+        f"{epochs} epoch{'s' * (epochs > 1)}",
+        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
+        origins.get(found.get("by", ""), ""),
+    ]  # fmt: skip
+    return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
