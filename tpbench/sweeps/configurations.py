@@ -15,6 +15,7 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.budgets import FROM_FILE, PUBLISHED
 from tpbench.results.location import location
 from tpbench.results.runs import canonical_json, digest
+from tpbench.results.statistics import FEWEST
 from tpbench.sweeps.commands import CellChoice
 from tpbench.sweeps.spaces import load_configuration, published_configuration
 from tpbench.workloads import load_problem
@@ -78,7 +79,8 @@ def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfig
 def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs, by seed, of the configuration with the lowest mean validation error over its seeds.
 
-    Those of which a seed diverged come last. Of equals that with more seeds is taken, then the first by id.
+    Those of which a seed diverged come last, and before them those of fewer than three seeds: the lowest of many single
+    seeds of a search is partly luck. Of equals that with more seeds is taken, then the first by id.
 
     Args:
         records: runs of one method on one data set, at least one.
@@ -91,8 +93,9 @@ def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     return min(groups.values(), key=_preference)
 
 
-def _preference(runs: Sequence[RunRecord]) -> tuple[bool, float, int, str]:
-    return any(run.diverged for run in runs), _validation_error(runs), -len(runs), runs[0].definition.id
+def _preference(runs: Sequence[RunRecord]) -> tuple[bool, bool, float, int, str]:
+    few = len(runs) < FEWEST
+    return any(run.diverged for run in runs), few, _validation_error(runs), -len(runs), runs[0].definition.id
 
 
 def _validation_error(runs: Sequence[RunRecord]) -> float:
