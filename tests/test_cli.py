@@ -92,7 +92,7 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tmp_path: Path) ->
     again = tpbench("run", "digits", "ddtp-linear", "--config", "best", "--seeds", "0-3", "--epochs", "2")
     assert "3 of 4 runs are in results already" in again.stdout
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 4
-    board = tpbench("leaderboard")
+    board = tpbench("leaderboard", "--write")
     assert "DDTP-linear" in board.stdout
     frame = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
     row = frame.iloc[0]
