@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ray.tune.search.hyperopt import HyperOptSearch
 
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.packs import Outcome
-from tpbench.sweeps.search import METRIC, PackedSearch
-from tpbench.sweeps.spaces import space_for
+from tpbench.search.journal import Journal
+from tpbench.training.packs import Outcome
+from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.spaces import space_for
 
 trials = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 

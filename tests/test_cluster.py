@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CommandLine
-from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.packs import PackJob, PackPlan, PackSettings
 
 pytestmark = pytest.mark.slow
 

@@ -34,7 +34,7 @@ def test_the_documented_example_installs_trains_and_ranks(
     board = tpbench_inside("leaderboard", "digits").stdout
     assert "Sign-DFA" in board
     assert "did you mean 'sign-dfa'" in tpbench_inside("run", "digits", "sign_dfa").stderr
-    from tpbench.sweeps.spaces import space_for
+    from tpbench.search.spaces import space_for
 
     assert space_for("sign-dfa", EXAMPLE / "space.yaml").describe()
     plotted = tpbench_inside("plot", "curves", "digits")

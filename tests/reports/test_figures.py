@@ -16,8 +16,8 @@ from tpbench.engine import METHODS
 from tpbench.reports import figures, toy
 from tpbench.reports.searches import importance
 from tpbench.results import RunStore
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.packs import Outcome
+from tpbench.search.journal import Journal
+from tpbench.training.packs import Outcome
 
 PNG = b"\x89PNG"
 

@@ -15,7 +15,7 @@ from tpbench.results import RunStore
 from tpbench.results.location import absolute, location
 from tpbench.results.maintenance import check_store, merge_stores
 from tpbench.results.runs import NewerFormat
-from tpbench.sweeps.journal import Journal
+from tpbench.search.journal import Journal
 
 
 @pytest.fixture

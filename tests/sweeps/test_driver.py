@@ -11,13 +11,13 @@ import pytest
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.commands import _write_board
-from tpbench.sweeps.definition import SweepDefinition, SweepFolder
+from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Sweep
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.listing import sweep_status
-from tpbench.sweeps.packs import Outcome, PackSettings
-from tpbench.sweeps.progress import Display
-from tpbench.sweeps.spaces import space_for
+from tpbench.search.journal import Journal
+from tpbench.search.listing import sweep_status
+from tpbench.training.packs import Outcome, PackSettings
+from tpbench.training.progress import Display
+from tpbench.search.spaces import space_for
 from tpbench.workloads import WORKLOADS, load_problem
 
 

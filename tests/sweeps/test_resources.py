@@ -10,7 +10,7 @@ from tpbench.engine import UsageError
 from tpbench.sweeps import sizing
 from tpbench.sweeps.cluster import Resources, check_address, choose_resources, require_cluster_path
 from tpbench.sweeps.jobs import check_jobs_address, job_command
-from tpbench.sweeps.sizing import choose_sizes, share_gpu
+from tpbench.training.sizing import choose_sizes, share_gpu
 
 
 @given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.integers(1, 80), st.booleans())

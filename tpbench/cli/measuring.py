@@ -48,7 +48,7 @@ def bench(
 
     from tpbench.engine.clock import PHASES
     from tpbench.reports.scaling import plot_scaling
-    from tpbench.sweeps.packs import choose_device
+    from tpbench.training.packs import choose_device
     from tpbench.workloads.benchmark import measure_all
 
     check_precision(precision)

@@ -82,7 +82,7 @@ def open_store(results: str) -> RunStore:
 
 
 def make_settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
-    from tpbench.sweeps.packs import PackSettings, choose_device
+    from tpbench.training.packs import PackSettings, choose_device
 
     check_precision(precision)
     open_store(results)

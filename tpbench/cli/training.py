@@ -63,7 +63,7 @@ def sweep(
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
     from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.commands import CellChoice, SweepOptions, choose_final_seeds, run_sweep
-    from tpbench.sweeps.sizing import parse_pack
+    from tpbench.training.sizing import parse_pack
 
     cell = CellChoice.of(workload, method)
     chosen_seeds = choose_final_seeds(seeds, final_seeds)
@@ -82,7 +82,7 @@ def sweep(
 @app.command()
 def sweeps(results: Results = RESULTS) -> None:
     """The sweeps of a results folder: state, progress and the command that continues each."""
-    from tpbench.sweeps.listing import all_sweeps
+    from tpbench.search.listing import all_sweeps
 
     listing = Table("sweep", "state", "searched", "best validation error", "continue with")
     for status in all_sweeps(location(results)):
@@ -107,8 +107,8 @@ def run(
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
     from tpbench.sweeps.commands import CellChoice, run_seeds
-    from tpbench.sweeps.configurations import find_configuration
-    from tpbench.sweeps.packs import parse_seeds
+    from tpbench.search.configurations import find_configuration
+    from tpbench.training.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every)
@@ -140,7 +140,7 @@ def reproduce(
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
-    from tpbench.sweeps.progress import spell_seconds
+    from tpbench.training.progress import spell_seconds
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
 
@@ -181,10 +181,10 @@ def align(
     device: Device = "auto",
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
-    from tpbench.sweeps.aligning import record_alignment
+    from tpbench.training.aligning import record_alignment
     from tpbench.sweeps.commands import CellChoice, interruptible
-    from tpbench.sweeps.configurations import find_configuration
-    from tpbench.sweeps.packs import parse_seeds
+    from tpbench.search.configurations import find_configuration
+    from tpbench.training.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, 1)

@@ -13,7 +13,7 @@ from tpbench.engine.alignment import choose_damping
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.location import location
-from tpbench.sweeps.aligning import AlignmentRecord, read_alignments
+from tpbench.training.aligning import AlignmentRecord, read_alignments
 
 ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist", "s5": "cifar10"}
 """Which workload the paper draws each figure on."""

@@ -25,7 +25,7 @@ from tpbench.results.location import location
 from tpbench.results.origins import origins_of
 from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
 from tpbench.results.tables import ErrorTable
-from tpbench.sweeps.listing import all_sweeps
+from tpbench.search.listing import all_sweeps
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.location import location
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.listing import sweep_folders
+from tpbench.search.journal import Journal
+from tpbench.search.listing import sweep_folders
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8

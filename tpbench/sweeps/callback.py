@@ -7,8 +7,8 @@ from typing import Any
 
 from ray import tune
 
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.progress import View
+from tpbench.search.journal import Journal
+from tpbench.training.progress import View
 
 
 class TrialProgress(tune.Callback):

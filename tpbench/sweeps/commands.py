@@ -15,13 +15,13 @@ from tpbench.results import RunStore, leaderboard, write_leaderboard
 from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running, require_cluster_path
-from tpbench.sweeps.definition import SweepDefinition, SweepFolder
+from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Sweep, SweepResult
-from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, parse_seeds, plan_seeds
-from tpbench.sweeps.progress import Display, View
+from tpbench.training.packs import Outcome, PackJob, PackSettings, parse_seeds, plan_seeds
+from tpbench.training.progress import Display, View
 from tpbench.sweeps.quiet import noise_to
-from tpbench.sweeps.sizing import Sizing, choose_sizes
-from tpbench.sweeps.spaces import SearchSpace, space_for
+from tpbench.training.sizing import Sizing, choose_sizes
+from tpbench.search.spaces import SearchSpace, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
 
 

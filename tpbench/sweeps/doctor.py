@@ -15,7 +15,7 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
-from tpbench.sweeps.sizing import free_memory
+from tpbench.training.sizing import free_memory
 from tpbench.workloads import DATASETS, default_folder, load
 
 PACKAGES = ("tpbench", "torch", "torchvision", "ray", "hyperopt", "numpy", "pandas", "scikit-learn")

@@ -10,11 +10,11 @@ from tpbench.engine import TpbenchError, get_method
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.definition import SELECTION_SEED, SweepDefinition, SweepFolder
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.packs import Outcome, PackJob, PackPlan, PackSettings, outcome_of, plan_seeds, require_precision
-from tpbench.sweeps.progress import View
-from tpbench.sweeps.spaces import SearchSpace
+from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
+from tpbench.search.journal import Journal
+from tpbench.training.packs import Outcome, PackJob, PackPlan, PackSettings, outcome_of, plan_seeds, require_precision
+from tpbench.training.progress import View
+from tpbench.search.spaces import SearchSpace
 from tpbench.workloads import get_workload
 
 # How often Ray restarts a pack whose process died; it continues from the pack's checkpoint. Nodes of a cluster come and
@@ -91,7 +91,7 @@ class Sweep:
     def _search(self) -> None:
         from ray.tune.search.hyperopt import HyperOptSearch
 
-        from tpbench.sweeps.search import METRIC, PackedSearch
+        from tpbench.search.packed import METRIC, PackedSearch
 
         d = self.definition
 

@@ -16,8 +16,8 @@ from tpbench.results.paper import table_methods
 from tpbench.results.store import write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.sweeps.commands import CellChoice, run_seeds
-from tpbench.sweeps.packs import PackJob, PackSettings, plan_seeds
-from tpbench.sweeps.spaces import published_configuration
+from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.search.spaces import published_configuration
 from tpbench.workloads import get_workload
 from tpbench.workloads.benchmark import measure
 

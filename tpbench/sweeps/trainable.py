@@ -12,8 +12,8 @@ from ray import tune
 
 from tpbench.engine import EpochReport, TpbenchError
 from tpbench.results.location import location
-from tpbench.sweeps.definition import SweepFolder
-from tpbench.sweeps.packs import PackJob, PackPlan, PackSettings
+from tpbench.search.definition import SweepFolder
+from tpbench.training.packs import PackJob, PackPlan, PackSettings
 
 # Seconds between a trial's reports.
 _REPORT_INTERVAL = 1.0

@@ -12,7 +12,7 @@ import yaml
 from hyperopt.pyll import stochastic
 
 from tpbench.engine import METHODS, SCHEDULE, UsageError
-from tpbench.sweeps.spaces import folder, load_configuration, load_space, published_configuration, space_for
+from tpbench.search.spaces import folder, load_configuration, load_space, published_configuration, space_for
 from tpbench.workloads import WORKLOADS
 
 BETAS = ["choice", 0.9, 0.99, 0.999]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
-from tpbench.sweeps.definition import SweepFolder
-from tpbench.sweeps.journal import Journal
+from tpbench.search.definition import SweepFolder
+from tpbench.search.journal import Journal
 
 
 @dataclass(frozen=True)

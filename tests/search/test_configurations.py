@@ -15,7 +15,7 @@ from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.budgets import PUBLISHED, by_search
 from tpbench.sweeps.commands import CellChoice
-from tpbench.sweeps.configurations import best_runs, find_configuration
+from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.workloads import WORKLOADS, load_problem
 
 SEARCH = by_search("digits-bp-0", 40, 100, "s", "search", (0, 1))

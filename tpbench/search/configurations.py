@@ -17,7 +17,7 @@ from tpbench.results.location import location
 from tpbench.results.runs import canonical_json, digest
 from tpbench.results.statistics import FEWEST
 from tpbench.sweeps.commands import CellChoice
-from tpbench.sweeps.spaces import load_configuration, published_configuration
+from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.workloads import load_problem
 
 

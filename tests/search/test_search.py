@@ -13,10 +13,10 @@ from ray.tune.search import Searcher
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.journal import Journal
-from tpbench.sweeps.packs import Outcome
-from tpbench.sweeps.search import METRIC, PackedSearch
-from tpbench.sweeps.spaces import space_for
+from tpbench.search.journal import Journal
+from tpbench.training.packs import Outcome
+from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.spaces import space_for
 
 
 def hyperopt() -> HyperOptSearch:

@@ -15,7 +15,7 @@ from tpbench.engine import TpbenchError
 from tpbench.results.budgets import by_search
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.journal import Journal
+from tpbench.search.journal import Journal
 
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
@@ -40,7 +40,7 @@ class SweepDefinition:
     pack: int
     """Members per pack of the search."""
     lag: int
-    """Packs in flight or waiting (see :class:`tpbench.sweeps.search.PackedSearch`)."""
+    """Packs in flight or waiting (see :class:`tpbench.search.packed.PackedSearch`)."""
     precision: str = DEFAULT_PRECISION
     method_source: str = ""
     """As of :class:`tpbench.results.RunDefinition`, and so is the next."""

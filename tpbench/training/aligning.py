@@ -19,8 +19,8 @@ from tpbench.results import provenance
 from tpbench.results.location import location
 from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.packs import PackSettings, define_runs, plan_seeds
-from tpbench.sweeps.progress import Display
+from tpbench.training.packs import PackSettings, define_runs, plan_seeds
+from tpbench.training.progress import Display
 from tpbench.workloads import get_workload, load_problem
 
 FORMAT = 1

@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tpbench.sweeps.journal import Journal, PackEntry
-from tpbench.sweeps.packs import Outcome
+from tpbench.search.journal import Journal, PackEntry
+from tpbench.training.packs import Outcome
 
 METRIC = "validation_error"
 

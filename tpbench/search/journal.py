@@ -15,7 +15,7 @@ from typing import Any
 from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.store import append_line
-from tpbench.sweeps.packs import Outcome
+from tpbench.training.packs import Outcome
 
 
 @dataclass
