@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +43,8 @@ _EVALUATION_CHUNK = 1000
 Step = Callable[[Tensor, list[Tensor]], None]
 """Trains the minibatch of these sample numbers (P, B) with this noise."""
 
-Status = Literal["training", "finished", "diverged", "pruned"]
+Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
+"""``pruned``: learnt nothing (:class:`Trainer`); ``stopped``: by whoever drives the epochs."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,15 @@ class Trainer:
         best = [h.at_selected("validation_error") for h in self.histories]
         known = [error for error in best if error is not None]
         return EpochReport(phase, self.position, len(self.phases), len(self.alive), min(known, default=None))
+
+    @property
+    def joint_epochs(self) -> int:
+        """Joint epochs done."""
+        return sum(phase.kind == "joint" for phase in self.phases[: self.position])
+
+    def stop(self, members: Iterable[int]) -> None:
+        """Train these members no further; those that left the pack already are passed over."""
+        self._drop({member: "stopped" for member in members if member in self.alive})
 
     def _minibatches(self) -> Sequence[Tensor]:
         """Sample numbers (P, b) of this epoch's minibatches; each member has its own split and its own order."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,6 +24,7 @@ from tpbench.engine import (
     save_checkpoint,
 )
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
+from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.workloads import get_workload, load_problem
@@ -44,6 +46,8 @@ class PackPlan:
     seeds: tuple[int, ...]
     epochs: int
     prune: bool = False
+    objective: str = DEFAULT_OBJECTIVE
+    """The curve whose lowest value a search minimises."""
     found: Mapping[str, Any] = field(default_factory=dict)
     """How the configurations were found (:mod:`tpbench.results.budgets`); in the runs' files, not in their names."""
 
@@ -62,20 +66,37 @@ class PackSettings:
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
 
 
+class Judge(Protocol):
+    """Decides which members of a pack train no further, such as :class:`tpbench.search.halving.Bracket`."""
+
+    @property
+    def name(self) -> str:
+        """Names the rule: the pack's checkpoint belongs to it."""
+
+    def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
+        """The members that are stopped when so many joint epochs are done, and after how many each was."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one member ended."""
 
     run: str
-    """The run's id; it is in the store unless ``status`` is ``pruned``."""
+    """The run's id; it is in the store if ``status`` is ``finished`` or ``diverged``."""
     status: str
     validation_error: float
     test_error: float | None
+    value: float | None = None
+    """The lowest value of the objective, where that is not the validation error."""
+    epochs: int | None = None
+    """Joint epochs trained; None in the journals of older versions."""
 
     @property
     def objective(self) -> float:
-        """What the search minimises: the best validation error, the worst one there is if the run diverged."""
-        return WORST_ERROR if self.status == "diverged" else self.validation_error
+        """What the search minimises; of a run that diverged the worst validation error there is, or infinite."""
+        if self.value is None:
+            return WORST_ERROR if self.status == "diverged" else self.validation_error
+        return math.inf if self.status == "diverged" else self.value
 
 
 def choose_device(wanted: str) -> str:
@@ -102,14 +123,24 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def _outcome(run_id: str, history: MemberHistory) -> Outcome:
-    error = history.at_selected("validation_error")
-    return Outcome(run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"))
+def outcome_of(run_id: str, history: MemberHistory, objective: str = DEFAULT_OBJECTIVE) -> Outcome:
+    """How a member ended.
+
+    Args:
+        run_id: of its run.
+        history: its curves and status.
+        objective: the curve whose lowest value the search minimises.
+    """
+    error, other = history.at_selected("validation_error"), objective != DEFAULT_OBJECTIVE
+    return Outcome(
+        run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"),
+        min(history.curves[objective], default=math.inf) if other else None, history.epochs,
+    )  # fmt: skip
 
 
-def outcome_of(record: RunRecord) -> Outcome:
-    """How a run of the store ended."""
-    return _outcome(record.definition.id, record.history)
+def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
+    """A member as it was when it was stopped."""
+    return MemberHistory({name: values[:epochs] for name, values in history.curves.items()}, "stopped")
 
 
 def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDefinition]:
@@ -164,8 +195,8 @@ class PackJob:
             run of another precision.
     """
 
-    def __init__(self, plan: PackPlan, settings: PackSettings) -> None:
-        self.plan, self.settings = plan, settings
+    def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None) -> None:
+        self.plan, self.settings, self.judge = plan, settings, judge
         self.store = RunStore(location(settings.results))
         self.workload = get_workload(plan.workload)
         self.problem, self.dataset = load_problem(self.workload, Path(settings.data) if settings.data else None)
@@ -177,7 +208,8 @@ class PackJob:
 
     @property
     def checkpoint_path(self) -> Path:
-        name = digest([[d.id for d in self.missing], self.plan.prune, self.settings.precision])[:24]
+        what = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
+        name = digest([*what, *([self.judge.name] if self.judge else [])])[:24]
         return self.store.folder / "checkpoints" / f"{name}.pt"
 
     def _trainer(self) -> Trainer:
@@ -189,16 +221,31 @@ class PackJob:
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
         """Train what is missing; one outcome per member of the plan, in its order."""
-        outcomes = {run_id: outcome_of(record) for run_id, record in self.finished.items()}
-        if self.missing:
-            outcomes |= self._train_or_split(on_epoch)
-        return [outcomes[d.id] for d in self.definitions]
+        trained = self._train_or_split(on_epoch) if self.missing else {}
+        histories = self._histories(trained)
+        out = self.judge.stopped(histories, self.plan.epochs) if self.judge else {}
+        return [
+            outcome_of(
+                self._name(d), _cut(histories[k], out[k]) if k in out else histories[k], self.plan.objective
+            )
+            for k, d in enumerate(self.definitions)
+        ]  # fmt: skip
 
-    def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, Outcome]:
+    def _name(self, definition: RunDefinition) -> str:
+        """The id under which the store has a run; older versions left the precision out of it."""
+        return self.finished[definition.id].definition.id if definition.id in self.finished else definition.id
+
+    def _histories(self, trained: Mapping[str, MemberHistory]) -> list[MemberHistory]:
+        """Of all members in the order of the plan: those of the store, and those that are trained here."""
+        return [
+            self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions
+        ]  # fmt: skip
+
+    def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train what is missing as one pack, or as two halves where the memory does not suffice."""
         ids, half = [d.id for d in self.missing], len(self.missing) // 2
         try:
-            return {i: _outcome(i, history) for i, history in zip(ids, self._train(on_epoch), strict=True)}
+            return dict(zip(ids, self._train(on_epoch), strict=True))
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -207,13 +254,22 @@ class PackJob:
         logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
         if self.settings.device.startswith("cuda"):
             torch.cuda.empty_cache()
-        outcomes: dict[str, Outcome] = {}
+        trained: dict[str, MemberHistory] = {}
         for part in (self.missing[:half], self.missing[half:]):
             plan = replace(
                 self.plan, configurations=tuple(d.configuration for d in part), seeds=tuple(d.seed for d in part)
             )
-            outcomes |= dict(zip([d.id for d in part], PackJob(plan, self.settings).run(on_epoch), strict=True))
-        return outcomes
+            # The halves do not see each other, so each is judged by itself.
+            trained |= PackJob(plan, self.settings, self.judge)._train_or_split(on_epoch)
+        return trained
+
+    def _judge(self, trainer: Trainer) -> None:
+        """Let the judge stop members after a joint epoch."""
+        if self.judge:
+            ids = [d.id for d in self.missing]
+            out = self.judge.stopped(self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs)
+            gone = {self.definitions[k].id for k in out}
+            trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
@@ -229,6 +285,8 @@ class PackJob:
         while not trainer.done:
             report = trainer.advance()
             trainer.elapsed = time.perf_counter() - started
+            if report.phase.kind == "joint":
+                self._judge(trainer)
             if not trainer.done and trainer.position % every == 0:
                 save_checkpoint(trainer, path)
             if on_epoch:
@@ -241,7 +299,7 @@ class PackJob:
         members = len(self.missing)
         origin = provenance(self.settings.device, self.settings.precision, self.settings.command)
         for definition, history in zip(self.missing, trainer.histories, strict=True):
-            # A pruned run is not a finished one: the sweep's journal keeps what it reached, the store does not.
+            # A pruned or stopped run is no finished one: the sweep's journal keeps what it reached, the store does not.
             if history.status in ("finished", "diverged"):
                 curves = {name: values for name, values in history.curves.items() if values}
                 self.store.publish(
