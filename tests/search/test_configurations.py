@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tpbench.sweeps.commands import CellChoice
 
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.budgets import PUBLISHED, by_search
-from tpbench.sweeps.commands import CellChoice
 from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.workloads import WORKLOADS, load_problem
 

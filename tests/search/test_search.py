@@ -14,9 +14,9 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal
-from tpbench.training.packs import Outcome
 from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
+from tpbench.training.packs import Outcome
 
 
 def hyperopt() -> HyperOptSearch:

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tpbench.sweeps.commands import _write_board
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.commands import _write_board
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.sweeps.driver import Sweep
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_status
+from tpbench.search.spaces import space_for
+from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.driver import Sweep
 from tpbench.training.packs import Outcome, PackSettings
 from tpbench.training.progress import Display
-from tpbench.search.spaces import space_for
 from tpbench.workloads import WORKLOADS, load_problem
 
 

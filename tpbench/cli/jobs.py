@@ -10,19 +10,19 @@ from rich.table import Table
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     JobsAddress,
-    MethodName,
-    WorkloadName,
+    Methods,
+    Workloads,
 )
 from tpbench.results.formats import draw
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def submit(context: typer.Context, workload: WorkloadName, method: MethodName, address: JobsAddress) -> None:
-    """Start a sweep as a job of a Ray cluster. Takes the options of 'tpbench sweep'; --results must be shared."""
+def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
+    """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; --results must be shared."""
     from tpbench.sweeps import jobs
-    from tpbench.sweeps.commands import CellChoice
+    from tpbench.training.choice import choose_all
 
-    CellChoice.of(workload, method)
+    choose_all(workload, method)
     jobs.check_jobs_address(address)
     arguments = [workload, method, *context.args]
     # Read here as the cluster will read them, so that a slip shows now.

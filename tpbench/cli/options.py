@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from typer.core import TyperCommand
 
 from tpbench.engine import PRECISIONS, UsageError, unknown
-from tpbench.results import RunStore
-from tpbench.results.formats import FORMATS, spell
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.location import location
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+
+Workloads = Annotated[str, typer.Argument(metavar="WORKLOADS", help="A name, several with commas, or 'all'.")]
+
+Methods = Annotated[str, typer.Argument(metavar="METHODS", help="A name, several with commas, or 'all'.")]
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
@@ -46,6 +49,15 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Config = Annotated[str, typer.Option("--config", metavar="published|best|FILE", help="The hyperparameters.")]
 
 Seeds = Annotated[str, typer.Option("--seeds", metavar="SEEDS", help="0-9, or a list of seeds and ranges.")]
+
+Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores to use.", show_default="all")]
+
+Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use.", show_default="all")]
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="auto|HOST:PORT", help="A running Ray cluster.", show_default="none"),
+]
 
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
 
@@ -106,9 +118,10 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
     return names
 
 
-def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
-    errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
-    diverged = sum(o.status == "diverged" for o in outcomes)
-    known = f"{spell(errors.mean(), errors.std(ddof=1))} %" if len(errors) else "unknown"
+def print_records(records: Sequence[RunRecord], method: str, workload: str) -> None:
+    """The result of runs on one line; diverged ones do not enter the mean, as in the tables."""
+    finished = [100 * r.test_error for r in records if not r.diverged and r.test_error is not None]
+    diverged = sum(r.diverged for r in records)
+    known = f"{spell(*mean_and_deviation(finished))} %" if finished else "unknown"
     note = f" ({diverged} diverged)" if diverged else ""
-    print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")
+    print(f"{workload} {method}: test error {known} over {len(records)} seed{'s' * (len(records) != 1)}{note}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,21 +14,27 @@ from rich.table import Table
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     RESULTS,
+    Address,
     CheckpointEvery,
     Config,
+    Cpus,
     Data,
     Device,
     Epochs,
+    Gpus,
     MethodName,
+    Methods,
     Precision,
     Results,
     Seeds,
     WorkloadName,
+    Workloads,
     make_settings,
     parse_names,
-    print_outcomes,
+    print_records,
 )
-from tpbench.engine import all_methods
+from tpbench.engine import TpbenchError, all_methods, unknown
+from tpbench.results.budgets import OBJECTIVES
 from tpbench.results.formats import draw
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
@@ -33,8 +42,8 @@ from tpbench.workloads import WORKLOADS
 
 @app.command()
 def sweep(
-    workload: WorkloadName,
-    method: MethodName,
+    workload: Workloads,
+    method: Methods,
     trials: Annotated[int, typer.Option(min=1, max=1_000_000, help="Configurations that the search tries.")] = 100,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Number of final runs, seeds from 0 on.", show_default="10")
@@ -47,48 +56,91 @@ def sweep(
     space: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A search space.", show_default="the paper's")
     ] = None,
+    objective: Annotated[str, typer.Option(help=f"What is minimised: {', '.join(OBJECTIVES)}.")] = OBJECTIVES[0],
+    halving: Annotated[
+        int, typer.Option(metavar="FACTOR", help="Stop the worst of each pack at two rungs; 3 is usual.",
+                          show_default="0: no halving"),
+    ] = 0,
     results: Results = RESULTS,
     data: Data = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores to use.", show_default="all")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use.", show_default="all")] = None,
-    address: Annotated[
-        str | None, typer.Option(metavar="auto|HOST:PORT|ray://..", help="A running Ray cluster.", show_default="none")
-    ] = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    address: Address = None,
     pack: Annotated[str, typer.Option(metavar="auto|K", help="Configurations trained together in one trial.")] = "auto",
     search_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
+    accept_failures: Annotated[
+        bool, typer.Option("--accept-failures", help="Go on though more than a tenth could not be trained.")
+    ] = False,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
-) -> None:
-    """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
+) -> None:  # fmt: skip
+    """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
+    from tpbench.search.halving import check_factor
+    from tpbench.sweeps.campaign import SweepOptions, choose_final_seeds, run_sweeps
     from tpbench.sweeps.cluster import choose_resources
-    from tpbench.sweeps.commands import CellChoice, SweepOptions, choose_final_seeds, run_sweep
+    from tpbench.training.choice import choose_all
     from tpbench.training.sizing import parse_pack
 
-    cell = CellChoice.of(workload, method)
-    chosen_seeds = choose_final_seeds(seeds, final_seeds)
-    resources = choose_resources(cpus, gpus, address)
+    cells, left = choose_all(workload, method)
+    if objective not in OBJECTIVES:
+        raise unknown("objective", objective, OBJECTIVES)
+    for line in left:
+        typer.echo(f"left out: {line}", err=True)
+    options = SweepOptions(
+        trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
+        choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
+    )  # fmt: skip
     settings = make_settings(results, data, precision, "cpu", checkpoint_every)
-    options = SweepOptions(trials, chosen_seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh)
-    result = run_sweep(cell, options, settings)
+    found = run_sweeps(cells, options, settings)
+    if len(found) > 1:
+        print(_render_results(found), end="")
+        if any(one.failure for one in found):
+            raise typer.Exit(1)
+        return
+    if found[0].failure:
+        raise TpbenchError(f"{found[0].name}: {found[0].failure}")
     print("best configuration:")
-    for name, value in result.configuration.items():
+    for name, value in found[0].records[0].definition.configuration.items():
         print(f"  {name}: {value:g}")
-    print_outcomes(result.outcomes, method, workload)
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    print_records(found[0].records, method, workload)
+
+
+def _render_results(results: Sequence[Any]) -> str:
+    """The end of a campaign: one row per sweep."""
+    from tpbench.results.formats import mean_and_deviation, spell, spell_table
+    from tpbench.training.progress import spell_error, spell_seconds
+
+    rows = []
+    for one in results:
+        errors = [100 * r.test_error for r in one.records if not r.diverged and r.test_error is not None]
+        test = f"{spell(*mean_and_deviation(errors))} %" if errors else "-"
+        rows.append(
+            [
+                one.name, one.state, str(one.tried), spell_error(one.best_error), test,
+                spell_seconds(one.seconds) if one.seconds else "-", one.failure or "",
+            ]
+        )  # fmt: skip
+    header = ("sweep", "state", "configurations", "best validation error", "test error", "time", "reason")
+    return spell_table("Sweeps", header, rows, "text")
 
 
 @app.command()
-def sweeps(results: Results = RESULTS) -> None:
+def sweeps(
+    results: Results = RESULTS,
+    as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
+) -> None:
     """The sweeps of a results folder: state, progress and the command that continues each."""
     from tpbench.search.listing import all_sweeps
 
+    if as_json:
+        print(json.dumps([asdict(status) for status in all_sweeps(location(results))], indent=1))
+        return
     listing = Table("sweep", "state", "searched", "best validation error", "continue with")
     for status in all_sweeps(location(results)):
         best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
-        command = status.command if status.state in ("interrupted", "damaged") else ""
-        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
+        command = status.command or status.reason
+        listing.add_row(status.id, status.state, f"{status.searched}/{status.trials}", best, command)
     print(draw(listing), end="")
 
 
@@ -106,17 +158,18 @@ def run(
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
-    from tpbench.sweeps.commands import CellChoice, run_seeds
     from tpbench.search.configurations import find_configuration
+    from tpbench.training.choice import CellChoice
     from tpbench.training.packs import parse_seeds
+    from tpbench.training.running import run_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every)
     chosen = find_configuration(cell, config, results, data)
     if chosen.note:
         print(chosen.note)
-    outcomes = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
-    print_outcomes(outcomes, method, workload)
+    records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
+    print_records(records, method, workload)
 
 
 @app.command()
@@ -135,16 +188,20 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     results: Results = RESULTS,
     data: Data = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    address: Address = None,
     precision: Precision = "float32",
-    device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
-    from tpbench.training.progress import spell_seconds
+    from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
+    from tpbench.training.progress import spell_seconds
 
-    settings = make_settings(results, data, precision, device, checkpoint_every)
+    resources = choose_resources(cpus, gpus, address)
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, all_methods(), "method") if methods else None
@@ -158,13 +215,17 @@ def reproduce(
         typer.echo(f"left out: {line}", err=True)
     if dry_run:
         return
-    for done in train(cells, limit, settings):
-        if done.seconds is None:
+    trained = train(cells, limit, settings, resources) if cells else []
+    for done in trained:
+        estimate = spell_seconds(done.planned.seconds)
+        if done.failure:
+            print(f"{done.planned.name}: failed: {done.failure}")
+        elif done.seconds is None:
             print(f"{done.planned.name}: left, it does not fit into the budget")
         else:
-            print(
-                f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
-            )
+            print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate})")
+    if any(done.failure for done in trained):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -181,9 +242,10 @@ def align(
     device: Device = "auto",
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
-    from tpbench.training.aligning import record_alignment
-    from tpbench.sweeps.commands import CellChoice, interruptible
     from tpbench.search.configurations import find_configuration
+    from tpbench.training.aligning import record_alignment
+    from tpbench.training.choice import CellChoice
+    from tpbench.training.interruption import interruptible
     from tpbench.training.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)

@@ -184,11 +184,11 @@ def search_section(results: str) -> Section:
     """What every sweep searched."""
     section = Section("searches", "Searches")
     for status in all_sweeps(location(results)):
-        figure = _try(lambda name=status.name: search_figure(results, name))  # type: ignore[misc]
+        figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
-            caption = f"{status.name} ({status.state}): error over trials, importance, parallel coordinates."
+            caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
             section.figures.append(
-                PageFigure(_svg(figure), f"search of {status.name}", caption, f"tpbench plot search {status.name}")
+                PageFigure(_svg(figure), f"search of {status.id}", caption, f"tpbench plot search {status.id}")
             )
     return section
 

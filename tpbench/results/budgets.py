@@ -3,9 +3,9 @@
 ``found`` of a run is a mapping with
 
 - ``by``: ``published`` (the authors' configuration), ``file`` (of the user's) or ``search``;
-- of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective`` and ``space`` (digest of the search space),
-  ``role``: ``search`` for a run that the search itself trained and ``final`` for the runs of the chosen configuration,
-  and ``seeds``: those of the final runs.
+- of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective``, ``space`` (digest of the search space),
+  ``halving`` (the factor, where packs were brackets), ``role`` (``search`` for a run that the search itself trained,
+  ``final`` for the runs of the chosen configuration) and ``seeds``, those of the final runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_OBJECTIVE = "validation_error"
+OBJECTIVES = (DEFAULT_OBJECTIVE, "validation_loss", "train_loss")
+"""The curves of which a search can minimise the lowest value."""
 
 PUBLISHED: Mapping[str, Any] = {"by": "published"}
 FROM_FILE: Mapping[str, Any] = {"by": "file"}
@@ -28,6 +30,7 @@ def by_search(
     role: str,
     seeds: Sequence[int],
     objective: str = DEFAULT_OBJECTIVE,
+    halving: int = 0,
 ) -> dict[str, Any]:
     """``found`` of a run that a sweep trained.
 
@@ -37,11 +40,14 @@ def by_search(
         space: digest of the search space.
         role: ``search`` or ``final``.
         seeds: of the final runs.
+        objective: the curve that was minimised.
+        halving: factor of a search in which packs are brackets; 0: none.
     """
-    return {
+    found = {
         "by": "search", "role": role, "sweep": sweep, "trials": trials, "epochs": epochs, "objective": objective,
         "space": space, "seeds": list(seeds),
     }  # fmt: skip
+    return {**found, "halving": halving} if halving else found
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -102,3 +103,8 @@ def latex_table(header: Sequence[str], body: Sequence[str], note: str = "") -> s
     lines = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(latex, header)) + r" \\"]
     lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, *(f"% {line}" for line in note.splitlines())]) + "\n"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter not a number for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

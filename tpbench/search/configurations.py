@@ -16,8 +16,8 @@ from tpbench.results.budgets import FROM_FILE, PUBLISHED
 from tpbench.results.location import location
 from tpbench.results.runs import canonical_json, digest
 from tpbench.results.statistics import FEWEST
-from tpbench.sweeps.commands import CellChoice
 from tpbench.search.spaces import load_configuration, published_configuration
+from tpbench.training.choice import CellChoice
 from tpbench.workloads import load_problem
 
 

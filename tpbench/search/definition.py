@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
-from tpbench.results.budgets import by_search
+from tpbench.results.budgets import DEFAULT_OBJECTIVE, by_search
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.results.store import write_atomically
 from tpbench.search.journal import Journal
@@ -45,6 +45,10 @@ class SweepDefinition:
     method_source: str = ""
     """As of :class:`tpbench.results.RunDefinition`, and so is the next."""
     workload_source: str = ""
+    objective: str = DEFAULT_OBJECTIVE
+    """The curve whose lowest value search and rungs minimise."""
+    halving: int = 0
+    """Factor of a search in which packs are brackets (:mod:`tpbench.search.halving`); 0: none."""
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
@@ -61,10 +65,15 @@ class SweepDefinition:
 
     def found(self, role: str) -> dict[str, Any]:
         """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
-        return by_search(self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds)
+        return by_search(
+            self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds, self.objective, self.halving
+        )
 
 
-_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": ""}
+_LATER_FIELDS = {
+    "precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "objective": DEFAULT_OBJECTIVE,
+    "halving": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

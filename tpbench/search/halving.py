@@ -67,6 +67,6 @@ class Bracket:
 
 
 def pack_floor(factor: int, trials: int, workers: int) -> int:
-    """The smallest pack that a bracket can be halved in twice; one rung more where every worker still gets four packs."""
-    larger = factor ** (RUNGS + 1)
-    return larger if trials >= 4 * workers * larger else factor**RUNGS
+    """The smallest pack that can be halved twice; ``factor`` times as many where every worker still gets four packs."""
+    smallest = int(factor**RUNGS)
+    return factor * smallest if trials >= 4 * workers * factor * smallest else smallest

@@ -26,11 +26,6 @@ class PackEntry:
     suggestions: list[dict[str, float]]
     outcomes: list[Outcome] | None = None
 
-    @property
-    def failed(self) -> bool:
-        """Whether the pack ended without results."""
-        return self.outcomes == []
-
 
 @dataclass
 class Journal:
@@ -38,7 +33,11 @@ class Journal:
 
     path: Path
     packs: list[PackEntry] = field(default_factory=list)
+    parts: int | None = None
+    """Packs that the final seeds were split into; None before the search ended."""
     final: list[Outcome] | None = None
+    failure: str | None = None
+    """Why the sweep ended without a result, if it did; what happens later makes it forgotten."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -81,10 +80,13 @@ class Journal:
             self.packs.append(PackEntry(event["pack"], [dict(s) for s in event["suggestions"]]))
         elif event["event"] == "ended":
             self.packs[event["pack"]].outcomes = [Outcome(**outcome) for outcome in event["outcomes"]]
+        elif event["event"] == "split":
+            self.parts = int(event["packs"])
         elif event["event"] == "final":
             self.final = [Outcome(**outcome) for outcome in event["outcomes"]]
-        else:
+        elif event["event"] != "failed":
             raise ValueError(f"unknown event {event['event']!r}")
+        self.failure = str(event["reason"]) if event["event"] == "failed" else None
 
     def _write(self, event: dict[str, Any]) -> None:
         append_line(self.path, json.dumps(event, allow_nan=False))
@@ -98,6 +100,15 @@ class Journal:
     def ended(self, pack: int, outcomes: list[Outcome]) -> None:
         """Note how a pack ended; no outcomes: it failed."""
         self._write({"event": "ended", "pack": pack, "outcomes": [asdict(o) for o in outcomes]})
+
+    def split(self, packs: int) -> None:
+        """Note into how many packs the final seeds are split: an interrupted sweep goes on with the same ones."""
+        self._write({"event": "split", "packs": packs})
+
+    def fail(self, reason: str) -> None:
+        """Note that the sweep ended without a result."""
+        if self.failure != reason:
+            self._write({"event": "failed", "reason": reason})
 
     def finished(self, outcomes: list[Outcome]) -> None:
         """Note that the final runs are in the store."""
@@ -118,6 +129,16 @@ class Journal:
     @property
     def ended_count(self) -> int:
         return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes is not None)
+
+    @property
+    def failed_count(self) -> int:
+        """Suggestions that could not be trained."""
+        return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes == [])
+
+    @property
+    def member_epochs(self) -> int:
+        """Joint epochs that the search trained, over all its members."""
+        return sum(outcome.epochs or 0 for pack in self.packs for outcome in pack.outcomes or [])
 
     def best(self) -> tuple[dict[str, float], Outcome] | None:
         """The suggestion with the lowest objective, the first of equals; None before any result.

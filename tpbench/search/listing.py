@@ -13,17 +13,25 @@ from tpbench.search.journal import Journal
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """One sweep as a person asks about it."""
+    """One sweep as a person, or a program, asks about it."""
 
-    name: str
+    id: str
+    """The name of its folder."""
     state: str
-    """running, interrupted, done or damaged"""
+    """running, interrupted, done, failed or damaged"""
     searched: int
+    """Configurations that ended."""
     trials: int
     best: float | None
     """Lowest validation error of the search so far, a fraction."""
+    member_epochs: int
+    """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
+    member_epochs_full: int
+    """What the same configurations would have taken to the end."""
     command: str
-    """Continues it, or says what is wrong."""
+    """Continues it; empty where nothing can."""
+    reason: str
+    """What is wrong with one that failed or is damaged."""
 
 
 def sweep_status(folder: SweepFolder) -> SweepStatus:
@@ -33,12 +41,14 @@ def sweep_status(folder: SweepFolder) -> SweepStatus:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
         done = journal.final_runs(RunStore(folder.results)) is not None
     except TpbenchError as error:
-        return SweepStatus(name, "damaged", 0, 0, None, str(error))
-    best = journal.best()
-    state = "done" if done else "running" if folder.locked else "interrupted"
+        return SweepStatus(name, "damaged", 0, 0, None, 0, 0, "", str(error))
+    best, running = journal.best(), folder.locked
+    state = "running" if running else "done" if done else "failed" if journal.failure else "interrupted"
     return SweepStatus(
-        name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None, folder.command
-    )
+        name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None,
+        journal.member_epochs, journal.ended_count * definition.epochs,
+        folder.command if state == "interrupted" else "", (journal.failure or "") if state == "failed" else "",
+    )  # fmt: skip
 
 
 def sweep_folders(results: Path) -> list[SweepFolder]:

@@ -1,24 +1,26 @@
-"""Packed search: one Tune trial asks the inner searcher for several suggestions and trains them as one pack."""
+"""Packed search: asks an inner searcher for several suggestions at a time, which are trained as one pack."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 from ray.tune.search import Searcher
 
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.packs import Outcome
 
-METRIC = "validation_error"
+METRIC = "objective"
 
 
-class PackedSearch(Searcher):
+class PackedSearch:
     """Hands out packs of suggestions of an inner searcher, in an order that does not depend on timing.
 
     Pack n is suggested when, and only when, the inner searcher has been told the results of the packs up to n - lag, in
     their order. With ``lag`` one more than the packs that train at once, all workers are busy while packs take about
     the same time, and the same seed gives the same search on every machine and after every interruption.
+
+    What the journal holds is replayed when the first pack is asked for: a campaign of forty sweeps begins with one.
 
     Args:
         inner: makes the inner searcher, anew from its seed.
@@ -29,70 +31,72 @@ class PackedSearch(Searcher):
     """
 
     def __init__(self, inner: Callable[[], Searcher], journal: Journal, *, trials: int, pack: int, lag: int) -> None:
-        super().__init__(metric=METRIC, mode="min")
-        self.inner, self.journal = inner(), journal
-        self.trials, self.pack, self.lag = trials, pack, lag
+        self._make, self._inner = inner, None
+        self.journal, self.trials, self.pack, self.lag = journal, trials, pack, lag
         self._told = 0
-        self._running: dict[str, int] = {}
-        self._waiting: list[PackEntry] = []
-        self._replay()
+        self._waiting = [entry for entry in journal.packs if entry.outcomes is None]
 
-    def _replay(self) -> None:
-        """Bring the inner searcher to where the journal ends; packs without an end are handed out again first."""
-        for entry in self.journal.packs:
-            self._tell(entry.number)
-            suggestions = self._ask(entry.number, len(entry.suggestions))
-            if suggestions != entry.suggestions:
-                raise RuntimeError(f"replaying pack {entry.number} gave other suggestions than the journal holds")
-            if entry.outcomes is None:
-                self._waiting.append(entry)
+    @property
+    def ended(self) -> bool:
+        """Whether all suggestions have been made and have ended."""
+        return self.journal.ended_count >= self.trials
 
-    def _tell(self, number: int) -> bool:
-        """Tell the inner searcher what it may know before pack ``number``; False if a result is still to come."""
+    @property
+    def may_suggest(self) -> bool:
+        """Whether :meth:`next_pack` would give a pack; costs nothing, for it is asked often."""
+        if self._waiting:
+            return True
+        if self.journal.suggested_count >= self.trials:
+            return False
+        oldest = len(self.journal.packs) - self.lag
+        return oldest < 0 or all(entry.outcomes is not None for entry in self.journal.packs[self._told : oldest + 1])
+
+    def next_pack(self) -> PackEntry | None:
+        """The next pack, noted in the journal before anything else; None while it must wait, or when all are out."""
+        if not self.may_suggest:
+            return None
+        if self._waiting:
+            return self._waiting.pop(0)
+        inner, number = self._replayed(), len(self.journal.packs)
+        self._tell(inner, number)
+        members = min(self.pack, self.trials - self.journal.suggested_count)
+        return self.journal.suggested(self._ask(inner, number, members))
+
+    def again(self, number: int) -> None:
+        """Hand a pack out once more: what trained it was lost, or failed."""
+        self._waiting.append(self.journal.packs[number])
+
+    def end(self, number: int, outcomes: list[Outcome]) -> None:
+        """Note a pack's outcomes; none: all its suggestions failed."""
+        self.journal.ended(number, outcomes)
+
+    def _replayed(self) -> Searcher:
+        """The inner searcher, brought to where the journal ends."""
+        if self._inner is None:
+            inner = self._make()
+            for entry in self.journal.packs:
+                self._tell(inner, entry.number)
+                if self._ask(inner, entry.number, len(entry.suggestions)) != entry.suggestions:
+                    raise RuntimeError(f"replaying pack {entry.number} gave other suggestions than the journal holds")
+            self._inner = inner
+        return self._inner
+
+    def _tell(self, inner: Searcher, number: int) -> None:
+        """Tell the inner searcher what it may know before pack ``number``."""
         while self._told <= number - self.lag:
             entry = self.journal.packs[self._told]
-            if entry.outcomes is None:
-                return False
             for k in range(len(entry.suggestions)):
-                result = {METRIC: entry.outcomes[k].objective} if entry.outcomes else None
-                self.inner.on_trial_complete(f"{entry.number}-{k}", result=result, error=result is None)
+                value = entry.outcomes[k].objective if entry.outcomes else math.inf
+                # TPE cannot place an infinite loss; it takes the trial for one that failed.
+                result = {METRIC: value} if math.isfinite(value) else None
+                inner.on_trial_complete(f"{entry.number}-{k}", result=result, error=result is None)
             self._told += 1
-        return True
 
-    def _ask(self, number: int, members: int) -> list[dict[str, float]]:
+    def _ask(self, inner: Searcher, number: int, members: int) -> list[dict[str, float]]:
         suggestions = []
         for k in range(members):
-            suggestion = self.inner.suggest(f"{number}-{k}")
+            suggestion = inner.suggest(f"{number}-{k}")
             if not isinstance(suggestion, dict):
                 raise RuntimeError(f"the searcher gave no suggestion for member {k} of pack {number}")
             suggestions.append({name: float(value) for name, value in suggestion.items()})
         return suggestions
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack; None while it must wait for a result; FINISHED when all trials are handed out."""
-        if self._waiting:
-            entry = self._waiting.pop(0)
-        else:
-            left = self.trials - self.journal.suggested_count
-            if left <= 0:
-                return Searcher.FINISHED
-            number = len(self.journal.packs)
-            if not self._tell(number):
-                return None
-            entry = self.journal.suggested(self._ask(number, min(self.pack, left)))
-        self._running[trial_id] = entry.number
-        return {"pack": entry.number, "suggestions": [dict(s) for s in entry.suggestions]}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note a pack's outcomes once; a trial that errored or was lost fails all its suggestions."""
-        number = self._running.pop(trial_id, None)
-        if number is None:
-            return
-        outcomes = None if error or not result else result.get("outcomes")
-        self.journal.ended(number, [Outcome(**outcome) for outcome in outcomes or []])
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journal is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the journal is the state."""

@@ -60,17 +60,18 @@ class Resources:
 
 
 def check_address(address: str | None) -> str | None:
-    """An address as ``--address`` takes it: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+    """An address as ``--address`` takes it: ``auto`` or ``HOST:PORT``.
 
     Raises:
         UsageError: it is none of these.
     """
     if address is None or address == "auto":
         return address
-    found = re.fullmatch(r"(?:ray://)?([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})", address)
+    found = re.fullmatch(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})", address)
     if not found or not 0 < int(found.group(2)) < 65536:
-        hint = "; 'tpbench submit' takes such addresses" if address.startswith("http") else ""
-        raise UsageError(f"--address '{address}': write 'auto', HOST:PORT or ray://HOST:PORT{hint}")
+        outside = address.startswith(("http", "ray:"))
+        hint = "; from outside a cluster, 'tpbench submit' takes its http://HEAD:8265" if outside else ""
+        raise UsageError(f"--address '{address}': write 'auto' or HOST:PORT{hint}")
     return address
 
 
@@ -132,7 +133,7 @@ def ray_running(resources: Resources) -> Iterator[None]:
         return
     try:
         if resources.address:
-            ray.init(address=resources.address, log_to_driver=resources.address.startswith("ray://"))
+            ray.init(address=resources.address, log_to_driver=False)
         else:
             # "local": a cluster that happens to run on this machine is not ours to use.
             ray.init(

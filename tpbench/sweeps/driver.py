@@ -1,173 +1,127 @@
-"""The sweep: a packed TPE search on Ray Tune, then the best configuration over all seeds as one pack."""
+"""One Ray Tune run over a queue of sweeps."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tpbench.engine import TpbenchError, get_method
-from tpbench.results import RunStore
-from tpbench.results.location import location
+from ray import tune
+
+from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
-from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
-from tpbench.search.journal import Journal
-from tpbench.training.packs import Outcome, PackJob, PackPlan, PackSettings, outcome_of, plan_seeds, require_precision
-from tpbench.training.progress import View
-from tpbench.search.spaces import SearchSpace
-from tpbench.workloads import get_workload
-
-# How often Ray restarts a pack whose process died; it continues from the pack's checkpoint. Nodes of a cluster come and
-# go (spot instances), which is no fault of the pack's; errors that would come again are not raised, but reported.
-_RESTARTS, _RESTARTS_ON_A_CLUSTER = 2, 50
+from tpbench.sweeps.gate import open_gate
+from tpbench.sweeps.packs import Failure
+from tpbench.sweeps.queue import METRIC, SweepQueue
+from tpbench.sweeps.sweep import QueuedSweep
+from tpbench.sweeps.trainable import Train, run_trial, train_job
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """What a finished sweep found."""
+class QueueCallback(tune.Callback):
+    """Hands on to the queue and the view what Tune alone hears: progress, errors, what started."""
 
-    configuration: dict[str, float]
-    outcomes: list[Outcome]
-    """The final runs, one per seed."""
-    warnings: tuple[str, ...] = ()
-    """What else went wrong, and costs no run."""
+    def __init__(self, queue: SweepQueue, board: Board) -> None:
+        self.queue, self.board = queue, board
+        self.trials: dict[str, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
+        return {}
 
-class Sweep:
-    """One sweep from its definition to its final runs.
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.trials[trial.trial_id] = trial
 
-    Args:
-        definition, space: what is searched.
-        folder: where its state is.
-        journal: what has been done.
-        settings: how packs are trained.
-        resources: what it may use.
-        view: where progress is shown.
-    """
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
+    ) -> None:
+        place = self.queue.live.get(trial.trial_id)
+        if place:
+            place[0].report(place[1], result["share"], result.get("best"))
+            self.board.show()
 
-    def __init__(
-        self, definition: SweepDefinition, space: SearchSpace, folder: SweepFolder, journal: Journal,
-        settings: PackSettings, resources: Resources, view: View,
-    ) -> None:  # fmt: skip
-        self.definition, self.space, self.folder, self.journal = definition, space, folder, journal
-        self.settings, self.resources, self.view = settings, resources, view
-        self.store = RunStore(location(settings.results))
-        self.constants = {
-            **space.constants, **get_workload(definition.workload).feedback_schedule(get_method(definition.method)),
-        }  # fmt: skip
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.trials.pop(trial.trial_id, None)
+        self.board.show()
 
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to do: the final runs are in the store. Then no Ray is needed."""
-        return self.journal.final_runs(self.store) is not None
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._errored(trial)
 
-    def run(self) -> SweepResult:
-        """Search what is left to search, then train the final runs that are missing; Ray must be connected if any are.
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """A worker that could not be reset ends its trial without telling the searcher: it would wait for ever."""
+        for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
+            self._errored(trial)
 
-        Raises:
-            TpbenchError: no configuration learnt anything, packs failed, or the runs have another precision.
-        """
-        best = self.journal.best()
-        if best and (known := self.store.read(best[1].run)):
-            # Older versions took sweeps of every precision for one and the same.
-            require_precision(known, self.definition.precision, self.store)
-        if not self.done:
-            self._search()
-            self._final()
-            shutil.rmtree(self.folder.ray, ignore_errors=True)
-        records = self.journal.final_runs(self.store)
-        if not records:
-            raise TpbenchError(f"the sweep {self.definition.id} ended without a result; see {self.folder.log}")
-        for record in records:
-            require_precision(record, self.definition.precision, self.store)
-        configuration = dict(records[0].definition.configuration)
-        return SweepResult(configuration, [outcome_of(record) for record in records])
-
-    def _plan(self, **changes: Any) -> PackPlan:
-        d = self.definition
-        plan = PackPlan(d.workload, d.method, (), (SELECTION_SEED,), d.epochs, prune=True, found=d.found("search"))
-        return replace(plan, **changes)
-
-    def _search(self) -> None:
-        from ray.tune.search.hyperopt import HyperOptSearch
-
-        from tpbench.search.packed import METRIC, PackedSearch
-
-        d = self.definition
-
-        def inner() -> HyperOptSearch:
-            return HyperOptSearch(self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=d.search_seed)
-
-        done = self.journal.ended_count
-        self.view.start("search", d.trials, done)
-        if done < d.trials:
-            search = PackedSearch(inner, self.journal, trials=d.trials, pack=d.pack, lag=d.lag)
-            errors = self._tune(search, self._plan(), self.resources.concurrent, "search")
-            if errors and all(not pack.outcomes for pack in self.journal.packs):
-                raise TpbenchError(f"every pack of the search failed: {errors[0]}; see {self.folder.log}")
-        self.view.end("search")
-
-    def _final(self) -> None:
-        best, d = self.journal.best(), self.definition
-        if best is None:
-            raise TpbenchError(
-                f"none of the {d.trials} configurations learnt anything (all diverged, failed or were stopped early); "
-                f"search more with --trials, or more than {d.epochs} epochs"
-            )
-        self.view.say(f"best configuration of the search: validation error {100 * best[1].validation_error:.2f} %")
-        configuration = {**best[0], **self.constants}
-        found = d.found("final")
-        job = PackJob(plan_seeds(d.workload, d.method, configuration, d.seeds, d.epochs, found), self.settings)
-        if job.missing:
-            config = {"pack": "final", "suggestions": [best[0]] * len(d.seeds)}
-            self.view.start("final runs", d.epochs)
-            errors = self._tune(config, self._plan(seeds=d.seeds, prune=False, found=found), 1, "final runs")
-            self.view.end("final runs")
-            if errors:
-                raise TpbenchError(f"the final runs failed: {errors[0]}; see {self.folder.log}")
-            job = PackJob(job.plan, self.settings)
-        self.journal.finished(job.run())
-
-    def _steps(self, task: str) -> int:
-        """What progress counts: configurations of a search, epochs of the final runs."""
-        return self.definition.trials if task == "search" else self.definition.epochs
-
-    def _tune(self, search: Any, plan: PackPlan, concurrent: int, task: str) -> list[str]:
-        """Run Ray Tune over a searcher, or one trial of a fixed configuration; returns what went wrong."""
-        from ray import tune
-
-        from tpbench.sweeps.callback import TrialProgress
-        from tpbench.sweeps.trainable import train_pack
-
-        share = self.resources.per_pack(concurrent)
-        trainable = tune.with_parameters(
-            train_pack, plan=plan, settings=self.settings, constants=self.constants, threads=int(share["cpu"])
-        )
-        fixed = search if isinstance(search, dict) else None
-        restarts = _RESTARTS_ON_A_CLUSTER if self.resources.address else _RESTARTS
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, share),
-            param_space=fixed,
-            tune_config=tune.TuneConfig(
-                search_alg=None if fixed else search, num_samples=1 if fixed else -1, reuse_actors=True,
-                trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=task.replace(" ", "-"), storage_path=str(self.folder.ray.resolve()), verbose=0,
-                failure_config=tune.FailureConfig(max_failures=restarts),
-                callbacks=[TrialProgress(self.view, task, self._steps(task), None if fixed else self.journal)],
-            ),
-        )  # fmt: skip
-        results = tuner.fit()
-        reported = [result.metrics["failed"] for result in results if result.metrics and "failed" in result.metrics]
-        return [*reported, *(_last_line(str(error)) for error in results.errors)]
+    def _errored(self, trial: Any) -> None:
+        self.trials.pop(trial.trial_id, None)
+        place = self.queue.live.get(trial.trial_id)
+        failure = failure_of(trial)
+        if place:
+            self.board.say(f"{place[0].label}, pack {place[1]}: {failure.message}; Ray's log says more")
+        self.queue.errored(trial.trial_id, failure)
+        self.board.show()
 
 
-def _trial_name(trial: Any) -> str:
-    return f"pack-{trial.config.get('pack')}-{trial.trial_id}"
+def failure_of(trial: Any) -> Failure:
+    """What a trial of Tune's died of."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        error = trial.get_pickled_error()
+    except Exception as unreadable:  # Tune's own file, on this machine
+        error = unreadable
+    if isinstance(error, RayTaskError):
+        return Failure("raised", last_line(str(error)))
+    return Failure("lost", "its process was lost")
 
 
-def _last_line(traceback: str) -> str:
+def last_line(traceback: str) -> str:
     """The message of an exception that Ray hands on as text."""
     lines = [line.strip() for line in traceback.splitlines() if line.strip()]
     return lines[-1].split(": ", 1)[-1] if lines else "unknown error"
+
+
+def run_queue(
+    sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *, train: Train = train_job,
+    may_begin: Callable[[QueuedSweep], bool] = lambda sweep: True,
+) -> None:  # fmt: skip
+    """Train all packs of all sweeps; Ray must be connected.
+
+    Args:
+        sweeps: what is trained; afterwards each is done or says why not.
+        resources: what they may use together.
+        ray_folder: a folder of this machine for Tune's own files, which go at the end.
+        board: shows the progress.
+        train: trains a pack.
+        may_begin: whether a sweep may hand out its first pack.
+    """
+    gate, workers = open_gate(), resources.concurrent
+    final_workers = resources.gpus or resources.cpus
+    queue = SweepQueue(sweeps, workers, final_workers, lambda: gate.open.remote(), may_begin)
+    # One shape for all packs, or Tune could not keep their processes.
+    share = resources.per_pack(workers)
+    # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
+    # by one node at a time. The experiment's state is in the journals.
+    os.environ.update(TUNE_MAX_PENDING_TRIALS_PG=str(2 * workers), TUNE_GLOBAL_CHECKPOINT_S="inf")
+    trainable = tune.with_parameters(run_trial, gate=gate, train=train, threads=int(share["cpu"]), workers=workers)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, share),
+        tune_config=tune.TuneConfig(
+            search_alg=queue, metric=METRIC, mode="max", num_samples=-1, reuse_actors=True,
+            trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="queue", storage_path=str(ray_folder.resolve()), verbose=0,
+            # The queue hands packs out again by itself: elsewhere, and not for ever.
+            failure_config=tune.FailureConfig(max_failures=0), callbacks=[QueueCallback(queue, board)],
+        ),
+    )  # fmt: skip
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def _trial_name(trial: Any) -> str:
+    return f"{trial.config.get('sweep')}-{trial.config.get('pack')}-{trial.trial_id}".strip("-")

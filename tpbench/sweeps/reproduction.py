@@ -5,20 +5,29 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
-from tpbench.results.location import location
+from tpbench.results.location import absolute, location
 from tpbench.results.paper import table_methods
 from tpbench.results.store import write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
-from tpbench.sweeps.commands import CellChoice, run_seeds
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
-from tpbench.workloads import get_workload
+from tpbench.sweeps.board import Board
+from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, ray_running
+from tpbench.sweeps.quiet import noise_to
+from tpbench.sweeps.sweep import PlainSweep, QueuedSweep, Workers
+from tpbench.training.choice import CellChoice
+from tpbench.training.interruption import interruptible
+from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.progress import Display
+from tpbench.workloads import get_workload, load_problem
 from tpbench.workloads.benchmark import measure
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -105,28 +114,78 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """A cell that was trained, or left because the budget did not suffice."""
+    """A cell that was trained, left because the budget did not suffice, or failed."""
 
     planned: PlannedCell
     seconds: float | None
-    """None: left."""
+    """None: left, or failed."""
+    failure: str | None = None
 
 
-def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings) -> Iterator[TrainedCell]:
-    """Train cells in their order while the budget lasts; tables are written anew after each.
+class Budget:
+    """Begins no cell whose estimate does not fit into what is left of a time."""
 
-    A cell is begun only if its estimate fits into what is left.
+    def __init__(self, seconds: float | None, estimates: Mapping[str, float]) -> None:
+        self.seconds, self.estimates = seconds, estimates
+        self.started = time.monotonic()
+        self.begun: set[str] = set()
+
+    def may_begin(self, sweep: QueuedSweep) -> bool:
+        """Whether a cell may hand out packs; what has begun may go on."""
+        if self.seconds is None or sweep.name in self.begun:
+            return True
+        fits = self.estimates[sweep.name] <= self.seconds - (time.monotonic() - self.started)
+        if fits:
+            self.begun.add(sweep.name)
+        return fits
+
+
+def reproduce(
+    cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings, resources: Resources
+) -> list[TrainedCell]:
+    """Train cells in their order while the budget lasts, all through one queue; tables are written anew after each.
+
+    Raises:
+        TpbenchError: the store cannot be written, or Ray does not start.
     """
-    started = time.monotonic()
-    for cell in cells:
-        left = None if budget is None else budget - (time.monotonic() - started)
-        if left is not None and cell.seconds > left:
-            yield TrainedCell(cell, None)
-            continue
-        begun = time.monotonic()
-        run_seeds(cell.cell, cell.configuration, PUBLISHED, cell.seeds, None, settings)
-        write_tables(RunStore(location(settings.results)))
-        yield TrainedCell(cell, time.monotonic() - begun)
+    settings = replace(
+        settings, results=absolute(settings.results), data=str(Path(settings.data).resolve()) if settings.data else None
+    )
+    store = RunStore(location(settings.results))
+    store.require_writable()
+    folder = SweepFolder(store.folder / "sweeps" / "reproduce")
+    with ExitStack() as stack:
+        stack.enter_context(interruptible(settings.command))
+        view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
+        stack.enter_context(ray_running(resources))
+        if resources.address:
+            check_shared(settings.results)
+            resources = cluster_resources(resources)
+        if resources.gpus:
+            settings = replace(settings, device="cuda")
+        sweeps = [_sweep(cell, len(cells), settings, resources) for cell in cells]
+        limit = Budget(budget, {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)})
+        from tpbench.sweeps.driver import run_queue
+
+        board = Board(view, sweeps, on_end=lambda sweep: write_tables(store))
+        board.start()
+        run_queue(sweeps, resources, folder.ray, board, may_begin=limit.may_begin)
+    return [
+        TrainedCell(cell, sweep.seconds if sweep.done else None, sweep.failure)
+        for cell, sweep in zip(cells, sweeps, strict=True)
+    ]
+
+
+def _sweep(cell: PlannedCell, cells: int, settings: PackSettings, resources: Resources) -> PlainSweep:
+    """A cell as the queue takes it: final runs without a search, split over its share of the workers."""
+    workload, method = cell.cell.workload, cell.cell.method
+    _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
+    plan = plan_seeds(workload.name, method, cell.configuration, cell.seeds, workload.epochs, PUBLISHED)
+    parts = Workers(resources.gpus or resources.cpus, cells, others=resources.concurrent).parts(len(cell.seeds))
+    return PlainSweep(
+        f"{workload.name}-{method}", cell.name, plan, dataset.fingerprint, settings, parts,
+        on_cluster=bool(resources.address),
+    )  # fmt: skip
 
 
 def write_tables(store: RunStore) -> None:

@@ -1,70 +1,104 @@
-"""What a Ray trial does: train one pack and report."""
+"""What a Ray trial does: train one pack and report, or wait at the gate."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import torch
 from ray import tune
 
 from tpbench.engine import EpochReport, TpbenchError
+from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.sweeps.gate import wait
+from tpbench.sweeps.packs import HandedPack
+from tpbench.training.packs import Outcome, PackJob, PackSettings
 
-# Seconds between a trial's reports.
-_REPORT_INTERVAL = 1.0
+Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
+"""Trains a pack: :func:`train_job`, or what a benchmark puts in its place."""
+
+# Seconds between a trial's reports, of one pack that trains and of many.
+_REPORT_INTERVAL, _REPORT_INTERVAL_OF_MANY, _MANY = 1.0, 5.0, 50
+# Seconds for which a node waits for the results folder: a mount may take a while, and a worker that fails at once would
+# be handed one pack after the other.
+_PATIENCE = 30.0
 
 
-def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSettings, constants: Mapping[str, float],
-               threads: int) -> None:  # fmt: skip
-    """Train the suggestions of a trial as one pack.
+def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
+    """Train a pack for real."""
+    return PackJob(pack.plan, pack.settings, pack.bracket).run(report)
+
+
+def run_trial(config: Mapping[str, Any], *, gate: Any, train: Train, threads: int, workers: int) -> None:
+    """One trial.
 
     Args:
-        config: ``suggestions``, one set of hyperparameters per member of the pack.
-        plan: workload, method, epochs and seeds; its seeds are cycled over the suggestions.
-        settings: where and how.
-        constants: hyperparameters that are not searched, and the schedule.
+        config: ``job`` (:class:`HandedPack` as JSON), or ``workers`` and ``round`` of a wait.
+        gate: handle of the gate.
+        train: trains a pack.
         threads: CPU threads of this trial.
+        workers: packs that train at once.
     """
-    torch.set_num_threads(threads)
-    configurations = tuple({**s, **constants} for s in config["suggestions"])
-    seeds = tuple(plan.seeds[k % len(plan.seeds)] for k in range(len(configurations)))
-    plan = replace(plan, configurations=configurations, seeds=seeds)
+    if "job" not in config:
+        wait(gate, workers=config["workers"], round_seen=config["round"])
+        tune.report({"share": 1.0})
+        return
+    import torch
 
+    torch.set_num_threads(threads)
+    pack = HandedPack.from_json(config["job"])
+    try:
+        _check_folder(pack.settings)
+        outcomes = train(pack, _reporter(workers))
+    except TpbenchError as error:
+        # What the node or the store lacks is told; anything else is raised, and its process is not used again.
+        tune.report({"share": 1.0, "failed": str(error), "node": _node()})
+        return
+    best = min((outcome.validation_error for outcome in outcomes), default=None)
+    tune.report({"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])})
+
+
+def _reporter(workers: int) -> Callable[[EpochReport], None]:
+    interval = _REPORT_INTERVAL if workers < _MANY else _REPORT_INTERVAL_OF_MANY
     last = time.monotonic()
 
     def report(epoch: EpochReport) -> None:
         # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
         nonlocal last
-        if time.monotonic() - last < _REPORT_INTERVAL:
-            return
-        last = time.monotonic()
-        # Not "done": that word is Tune's, and would end the trial.
-        share = epoch.done / epoch.total
-        tune.report({"share": share, "best": epoch.best_validation_error, "alive": epoch.alive})
+        if time.monotonic() - last >= interval:
+            last = time.monotonic()
+            # Not "done": that word is Tune's, and would end the trial.
+            tune.report({"share": epoch.done / epoch.total, "best": epoch.best_validation_error})
 
-    try:
-        _check_folder(settings)
-        outcomes = PackJob(plan, settings).run(report)
-    except TpbenchError as error:
-        tune.report({"share": 1.0, "best": None, "failed": str(error)})
-        return
-    best = min(outcome.objective for outcome in outcomes)
-    tune.report({"share": 1.0, "best": best, "outcomes": [asdict(outcome) for outcome in outcomes]})
+    return report
 
 
-def _check_folder(settings: PackSettings) -> None:
-    """Nodes join a cluster while a sweep runs: each must see the sweep's folder before it trains into another one.
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _check_folder(settings: PackSettings, patience: float = _PATIENCE) -> None:
+    """Nodes join a cluster while a sweep runs: each must see the results folder before it trains into another one.
 
     Raises:
-        TpbenchError: it does not.
+        TpbenchError: it does not, after some patience.
     """
-    if settings.sweep and not SweepFolder(location(settings.results) / "sweeps" / settings.sweep).exists:
-        raise TpbenchError(
-            f"a node of the cluster does not see the results folder {settings.results}: choose a folder that all nodes "
-            "mount, or a URL such as s3://bucket/folder"
-        )
+    folder = location(settings.results)
+    until = time.monotonic() + patience
+    while not _sees(folder, settings.sweep):
+        if time.monotonic() > until:
+            raise TpbenchError(
+                f"a node of the cluster does not see the results folder {settings.results}: choose a folder that all "
+                "nodes mount, or a URL such as s3://bucket/folder"
+            )
+        time.sleep(1.0)
+
+
+def _sees(folder: Any, sweep: str | None) -> bool:
+    return SweepFolder(folder / "sweeps" / sweep).exists if sweep else RunStore(folder).runs.exists()

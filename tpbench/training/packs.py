@@ -134,7 +134,8 @@ def outcome_of(run_id: str, history: MemberHistory, objective: str = DEFAULT_OBJ
     error, other = history.at_selected("validation_error"), objective != DEFAULT_OBJECTIVE
     return Outcome(
         run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"),
-        min(history.curves[objective], default=math.inf) if other else None, history.epochs,
+        # Of a run without any epoch it is not looked at: it diverged.
+        min(history.curves.get(objective, []), default=0.0) if other else None, history.epochs,
     )  # fmt: skip
 
 
@@ -231,6 +232,10 @@ class PackJob:
             for k, d in enumerate(self.definitions)
         ]  # fmt: skip
 
+    def records(self) -> list[RunRecord | None]:
+        """The runs of the plan that the store had when the job was made."""
+        return [self.finished.get(d.id) for d in self.definitions]
+
     def _name(self, definition: RunDefinition) -> str:
         """The id under which the store has a run; older versions left the precision out of it."""
         return self.finished[definition.id].definition.id if definition.id in self.finished else definition.id
@@ -267,7 +272,9 @@ class PackJob:
         """Let the judge stop members after a joint epoch."""
         if self.judge:
             ids = [d.id for d in self.missing]
-            out = self.judge.stopped(self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs)
+            out = self.judge.stopped(
+                self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs
+            )
             gone = {self.definitions[k].id for k in out}
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 

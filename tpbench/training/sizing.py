@@ -28,8 +28,9 @@ def free_memory(device: str) -> int:
 
 
 def choose_pack(
-    workload: Workload, method: str, *, trials: int, concurrent: int, threads: int, device: str, precision: str
-) -> int:
+    workload: Workload, method: str, *, trials: int, concurrent: int, threads: int, device: str, precision: str,
+    floor: int = 1,
+) -> int:  # fmt: skip
     """The smallest pack size beyond which members do not get noticeably cheaper.
 
     Limited so that the search has at least four packs for every worker (all of them have work, and TPE learns from
@@ -39,6 +40,7 @@ def choose_pack(
         trials: configurations of the search.
         concurrent: packs that train at once.
         threads: CPU threads of each.
+        floor: the smallest size that makes sense, as for a bracket; no more than there are trials.
     """
     limit = max(1, trials // (4 * concurrent))
     before, chosen, cost = torch.get_num_threads(), 1, float("inf")
@@ -55,7 +57,7 @@ def choose_pack(
             chosen, cost = size, per_member
     finally:
         torch.set_num_threads(before)
-    return chosen
+    return max(chosen, min(floor, trials))
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,15 @@ def share_gpu(peak: int | None, free: int, *, trials: int, pack: int, gpus: int)
 
 def choose_sizes(
     workload: str, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
-    precision: str,
+    precision: str, floor: int = 1,
 ) -> Sizing:  # fmt: skip
     """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU."""
     found, concurrent = get_workload(workload), gpus or cpus
     if pack is None:
         pack = choose_pack(
-            found, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision
-        )
+            found, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision,
+            floor=floor,
+        )  # fmt: skip
     if not gpus:
         return Sizing(pack)
     peak = measure(found, method, pack, device, precision, seconds=0.2).peak_memory

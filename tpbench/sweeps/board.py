@@ -1,0 +1,91 @@
+"""Shows how far the sweeps of a queue are: a bar for each that runs, and one over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tpbench.sweeps.sweep import Progress, QueuedSweep
+from tpbench.training.progress import View
+
+_ALL = "all sweeps"
+
+
+class Board:
+    """Keeps a view up to date with what the sweeps say of themselves.
+
+    Args:
+        view: where to show it.
+        sweeps: all of the command.
+        on_end: hears of each sweep when it is over.
+    """
+
+    def __init__(
+        self, view: View, sweeps: Sequence[QueuedSweep], on_end: Callable[[QueuedSweep], None] = lambda sweep: None
+    ) -> None:
+        self.view, self.sweeps, self.on_end = view, list(sweeps), on_end
+        self._shown: dict[str, str] = {}
+        """The task that is shown of each sweep."""
+        self._over: set[str] = set()
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self.view.say(message)
+
+    def start(self) -> None:
+        """Show what is there; a bar over all where there are several sweeps."""
+        if len(self.sweeps) > 1:
+            self.view.start(_ALL, self._total(), int(self._done()))
+        self.show()
+
+    def show(self) -> None:
+        """Bring the view up to date."""
+        for sweep in self.sweeps:
+            self._show(sweep)
+        if len(self.sweeps) > 1:
+            self.view.update(_ALL, self._done(), self._total(), None)
+
+    def _show(self, sweep: QueuedSweep) -> None:
+        if sweep.finished:
+            self._end(sweep)
+            return
+        what, progress = self._part(sweep)
+        if not (sweep.flying or sweep.name in self._shown):
+            return
+        task = f"{sweep.label} {what}" if len(self.sweeps) > 1 else what
+        if self._shown.get(sweep.name) != task:
+            if before := self._shown.get(sweep.name):
+                self.view.end(before)
+            self._shown[sweep.name] = task
+            self.view.start(task, progress.total, progress.done)
+        self.view.update(task, progress.so_far, progress.total, sweep.best_error)
+
+    @staticmethod
+    def _part(sweep: QueuedSweep) -> tuple[str, Progress]:
+        if sweep.final is not None:
+            return "final runs", sweep.final_progress
+        return "search", sweep.search_progress
+
+    def _end(self, sweep: QueuedSweep) -> None:
+        if sweep.name in self._over:
+            return
+        self._over.add(sweep.name)
+        task = self._shown.pop(sweep.name, None)
+        if task:
+            progress = self._part(sweep)[1]
+            if not sweep.failure:
+                self.view.update(task, progress.total, progress.total, sweep.best_error)
+            self.view.end(task)
+        if sweep.failure:
+            self.say(f"{sweep.label}: failed: {sweep.failure}")
+        self.on_end(sweep)
+
+    def _total(self) -> int:
+        return sum(s.search_progress.total + s.final_progress.total for s in self.sweeps)
+
+    def _done(self) -> float:
+        """Of a sweep that is over, all: a search may end early, and a failed sweep does not go on."""
+        return sum(
+            s.search_progress.total + s.final_progress.total if s.finished
+            else s.search_progress.so_far + s.final_progress.so_far
+            for s in self.sweeps
+        )  # fmt: skip

@@ -1,0 +1,239 @@
+"""What ``tpbench sweep`` does: one sweep or several, through one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
+from tpbench.results.budgets import DEFAULT_OBJECTIVE
+from tpbench.results.location import absolute, location
+from tpbench.results.runs import FULL_SEEDS
+from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.halving import pack_floor
+from tpbench.search.spaces import SearchSpace, space_for
+from tpbench.sweeps.board import Board
+from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running
+from tpbench.sweeps.quiet import noise_to
+from tpbench.sweeps.sweep import SearchedSweep, Workers
+from tpbench.training.choice import CellChoice
+from tpbench.training.interruption import interruptible
+from tpbench.training.packs import PackSettings, parse_seeds, require_precision
+from tpbench.training.progress import Display, View
+from tpbench.training.sizing import Sizing, choose_sizes
+from tpbench.workloads import load_problem
+
+
+def choose_final_seeds(count: int | None, seeds: str | None) -> tuple[int, ...]:
+    """The seeds of a sweep's final runs: so many from 0 on, or those that are named (SEEDS, in any order).
+
+    Raises:
+        UsageError: both are given, or the seeds are written wrongly.
+    """
+    if seeds is None:
+        return tuple(range(FULL_SEEDS if count is None else count))
+    if count is not None:
+        raise UsageError("--seeds says how many final runs there are, --final-seeds which: give one of them")
+    return tuple(sorted(parse_seeds(seeds)))
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What ``tpbench sweep`` was asked for; it holds for each sweep of a campaign."""
+
+    trials: int
+    seeds: tuple[int, ...]
+    """Of the final runs."""
+    epochs: int | None
+    space: Path | None
+    search_seed: int
+    pack: int | None
+    """Members per pack; None: measured."""
+    resources: Resources
+    fresh: bool = False
+    """Start another sweep though there is one."""
+    objective: str = DEFAULT_OBJECTIVE
+    halving: int = 0
+    accept_failures: bool = False
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How one sweep ended."""
+
+    cell: CellChoice
+    name: str
+    tried: int
+    """Configurations of the search that ended."""
+    best_error: float | None
+    """Lowest validation error of the search, a fraction."""
+    records: list[RunRecord]
+    """The final runs, one per seed; none if it failed."""
+    seconds: float
+    failure: str | None = None
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.failure else "done"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A sweep before it begins."""
+
+    cell: CellChoice
+    space: SearchSpace
+    definition: SweepDefinition
+    folder: SweepFolder
+
+
+def _wanted(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> _Wanted:
+    """Check the space and the data of a sweep before anything trains."""
+    space = space_for(cell.method, options.space)
+    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
+    definition = SweepDefinition(
+        cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
+        options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
+        precision=settings.precision, method_source=method_source(cell.method), objective=options.objective,
+        halving=options.halving,
+    )  # fmt: skip
+    space.to_hyperopt()
+    folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
+    return _Wanted(cell, space, definition, folder)
+
+
+def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings) -> list[SweepResult]:
+    """Search and train the final runs of every cell through one queue; one that fails does not stop the others.
+
+    Ray's own output goes to a log file whose path is printed.
+
+    Raises:
+        UsageError: a search space is wrong, or the nodes of the cluster do not share the results folder.
+        TpbenchError: a data set is missing, or a sweep is running already.
+    """
+    # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
+    data = str(Path(settings.data).resolve()) if settings.data else None
+    settings = replace(settings, results=absolute(settings.results), data=data)
+    wanted = [_wanted(cell, options, settings) for cell in cells]
+    with ExitStack() as stack:
+        for one in wanted:
+            stack.enter_context(one.folder.lock())
+        stack.enter_context(interruptible(settings.command))
+        stream = stack.enter_context(noise_to(wanted[0].folder.log))
+        view = stack.enter_context(Display(stream))
+        return _run_locked(wanted, options, settings, view)
+
+
+def _run_locked(
+    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
+) -> list[SweepResult]:  # fmt: skip
+    address = options.resources.address
+    with ray_running(options.resources) if address else nullcontext():
+        if address:
+            view.say(f"cluster {address}: {len(nodes())} nodes")
+            check_shared(settings.results)
+            options = replace(options, resources=cluster_resources(options.resources))
+        if options.resources.gpus:
+            settings = replace(settings, device="cuda")
+        wanted, resources = _size(wanted, options, settings, view)
+        sweeps = [_begin(one, options, settings, view) for one in wanted]
+        _train(sweeps, resources, wanted[0].folder, view)
+        for sweep in sweeps:
+            sweep.close()
+        _write_board(RunStore(location(settings.results)), view)
+        return [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
+
+
+def _size(
+    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
+) -> tuple[list[_Wanted], Resources]:
+    """Pack sizes of the sweeps that are new, and how many packs share a GPU: one number for all."""
+    resources, sized, share = options.resources, [], []
+    for one in wanted:
+        if one.folder.exists and not resources.gpus:
+            sized.append(one)
+            continue
+        if options.pack is None and len(wanted) > 1:
+            view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
+        sizes = _sizes(one.cell, options, settings)
+        share.append(sizes.packs_per_gpu)
+        sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
+    resources = replace(resources, packs_per_gpu=min(share, default=1))
+    # One more than a sweep's share of the workers: who gets done finds the next pack waiting. Fixed now, so that the same
+    # command gives the same searches whatever the timing.
+    lag = -(-resources.concurrent // len(wanted)) + 1
+    return [replace(one, definition=replace(one.definition, lag=lag)) for one in sized], resources
+
+
+def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> Sizing:
+    """Measured here, or on a node of the cluster that trains."""
+    resources = options.resources
+    share = resources.per_pack(resources.concurrent)
+    floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
+    arguments: dict[str, Any] = {
+        "trials": options.trials, "pack": options.pack, "cpus": resources.cpus, "gpus": resources.gpus,
+        "threads": int(share["cpu"]), "device": settings.device, "precision": settings.precision, "floor": floor,
+    }  # fmt: skip
+    if not resources.address:
+        return choose_sizes(cell.workload.name, cell.method, **arguments)
+    import ray
+
+    task = ray.remote(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
+    found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
+    return found
+
+
+def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
+    definition, journal = one.folder.begin(one.definition, settings.command)
+    trials = f"{definition.trials} configurations in packs of {definition.pack}"
+    halving = f", halved by {definition.halving}" if definition.halving else ""
+    view.say(f"sweep {definition.id}: {trials}{halving}, then {len(definition.seeds)} seeds")
+    sweep = SearchedSweep(
+        definition, one.space, one.folder, journal, settings, accept_failures=options.accept_failures,
+        on_cluster=bool(options.resources.address),
+    )  # fmt: skip
+    best = journal.best()
+    if best and (known := RunStore(location(settings.results)).read(best[1].run)):
+        # Older versions took sweeps of every precision for one and the same.
+        require_precision(known, definition.precision, RunStore(location(settings.results)))
+    return sweep
+
+
+def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolder, view: View) -> None:
+    """Look where each sweep stands, and train what is left; where nothing is, no Ray is started."""
+    count = resources.gpus or resources.cpus
+    for sweep in sweeps:
+        sweep.begin(Workers(count, len(sweeps), sum(other.potential for other in sweeps if other is not sweep)))
+    board = Board(view, sweeps)
+    if all(sweep.finished for sweep in sweeps):
+        board.show()
+        return
+    view.say(f"Ray's log: {folder.log}")
+    with ray_running(resources) if not resources.address else nullcontext():
+        from tpbench.sweeps.driver import run_queue
+
+        board.start()
+        run_queue(sweeps, resources, folder.ray, board)
+
+
+def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:
+    records, failure = [], sweep.failure
+    try:
+        records = sweep.result()
+    except TpbenchError as error:
+        failure = str(error)
+    return SweepResult(
+        one.cell, sweep.name, sweep.journal.ended_count, sweep.best_error, records, sweep.seconds, failure
+    )  # fmt: skip
+
+
+def _write_board(store: RunStore, view: View) -> None:
+    """Write ``leaderboard.csv``; the runs are trained and stored by now, so what goes wrong is only said."""
+    try:
+        write_leaderboard(leaderboard(store), store)
+    except (TpbenchError, OSError) as error:
+        view.say(f"warning: leaderboard.csv was not written: {error}")

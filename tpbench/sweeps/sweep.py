@@ -1,0 +1,365 @@
+"""One sweep as the queue sees it: it says whether it has a pack, hands it out, and hears how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tpbench.engine import TpbenchError, get_method
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.location import location
+from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
+from tpbench.search.halving import Bracket
+from tpbench.search.journal import Journal
+from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.spaces import SearchSpace
+from tpbench.sweeps.packs import Failure, HandedPack, given_up
+from tpbench.training.packs import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
+from tpbench.workloads import get_workload
+
+# A search of which a larger share of the suggestions could not be trained is not the search that was asked for.
+_MOST_FAILURES = 0.1
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What the queue knows about its workers when a sweep splits its final runs."""
+
+    count: int
+    """That count for final runs: cores, or whole GPUs."""
+    unfinished: int = 1
+    """Sweeps that are not done."""
+    others: int = 0
+    """Packs of other sweeps that are in flight or could be."""
+
+    def parts(self, seeds: int) -> int:
+        """Packs that so many final seeds are split into: over the workers that are free for them.
+
+        At least two where there are two workers: processes of one thread train more than one of two threads.
+        """
+        free = max(self.count - self.others, -(-self.count // self.unfinished), min(2, self.count))
+        return max(1, min(seeds, free))
+
+
+class FinalRuns:
+    """One configuration over its seeds, split into packs of which those are handed out that the store lacks."""
+
+    def __init__(self, plan: PackPlan, fingerprint: str, settings: PackSettings) -> None:
+        self.plan, self.fingerprint, self.settings = plan, fingerprint, settings
+        self.store = RunStore(location(settings.results))
+        self.packs: dict[str, HandedPack] = {}
+        self.waiting: list[str] = []
+
+    def records(self) -> list[RunRecord | None]:
+        """The run of every seed, None where it is missing."""
+        return [find_run(self.store, d) for d in define_runs(self.plan, self.fingerprint, self.settings.precision)]
+
+    def split(self, parts: int) -> None:
+        """Make the packs; the same number of parts gives the same packs, so that checkpoints fit."""
+        known, count = self.records(), len(self.plan.seeds)
+        for part in range(parts):
+            chosen = slice(part * count // parts, (part + 1) * count // parts)
+            if all(known[chosen]):
+                continue
+            plan = replace(self.plan, seeds=self.plan.seeds[chosen], configurations=self.plan.configurations[chosen])
+            key = f"final-{part}"
+            self.packs[key] = HandedPack(key, plan, self.settings)
+            self.waiting.append(key)
+
+
+@dataclass
+class Progress:
+    """How far a part of a sweep is, in its own steps."""
+
+    total: int
+    done: int = 0
+    running: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Steps of each pack in flight, and the share of them that is done."""
+
+    @property
+    def so_far(self) -> float:
+        return self.done + sum(steps * min(share, 0.999) for steps, share in self.running.values())
+
+
+class QueuedSweep:
+    """What all sweeps of a queue have: packs in flight, attempts, a state, and a result."""
+
+    def __init__(self, name: str, label: str, settings: PackSettings, *, on_cluster: bool = False) -> None:
+        self.name, self.label, self.settings, self.on_cluster = name, label, settings, on_cluster
+        self.flying: dict[str, HandedPack] = {}
+        self.failures: dict[str, list[Failure]] = defaultdict(list)
+        self.failure: str | None = None
+        self.final: FinalRuns | None = None
+        self.best_error: float | None = None
+        self._begun, self._ended = 0.0, 0.0
+        self.search_progress = Progress(0)
+        self.final_progress = Progress(0)
+
+    # What the queue asks
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, or nothing can be done."""
+        return self.failure is not None or self.done
+
+    @property
+    def done(self) -> bool:
+        """Whether all final runs are in the store."""
+        final = self.final
+        return final is not None and not final.waiting and not any(key in final.packs for key in self.flying)
+
+    @property
+    def has_final(self) -> bool:
+        """Whether a final pack waits."""
+        return self.failure is None and self.final is not None and bool(self.final.waiting)
+
+    @property
+    def has_search(self) -> bool:
+        """Whether a pack of the search waits."""
+        return False
+
+    @property
+    def potential(self) -> int:
+        """Packs that are in flight or could be, for who asks how many workers are free."""
+        return (
+            0 if self.finished else len(self.flying) + self.has_search + (len(self.final.waiting) if self.final else 0)
+        )
+
+    def next_pack(self) -> HandedPack | None:
+        """The next pack: a final one if one waits."""
+        if not self.has_final or self.final is None:
+            return None
+        pack = self.final.packs[self.final.waiting.pop(0)]
+        return self._fly(pack, self.final_progress)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the first pack that was handed out to the last that ended."""
+        return max(0.0, self._ended - self._begun)
+
+    def _fly(self, pack: HandedPack, progress: Progress) -> HandedPack:
+        self._begun = self._begun or time.monotonic()
+        self.flying[pack.key] = pack
+        progress.running[pack.key] = pack.members, 0.0
+        return pack
+
+    def report(self, key: str, share: float, best: float | None) -> None:
+        """A pack got on."""
+        for progress in (self.search_progress, self.final_progress):
+            if key in progress.running:
+                progress.running[key] = progress.running[key][0], share
+        if best is not None and (self.best_error is None or best < self.best_error):
+            self.best_error = best
+
+    def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
+        """A pack was trained; what it published is in the store."""
+        self._end_final(key)
+
+    def _end_final(self, key: str) -> None:
+        self._ended = time.monotonic()
+        pack = self.flying.pop(key)
+        self.final_progress.running.pop(key, None)
+        self.final_progress.done += pack.members
+
+    def lost(self, key: str, failure: Failure, workers: Workers) -> None:
+        """An attempt at a pack failed: it waits for another one, or is given up."""
+        self.failures[key].append(failure)
+        if given_up(self.failures[key], self.on_cluster):
+            self.give_up(key, failure, workers)
+            return
+        self.flying.pop(key)
+        for progress in (self.search_progress, self.final_progress):
+            progress.running.pop(key, None)
+        self.wait_again(key)
+
+    def wait_again(self, key: str) -> None:
+        if self.final is not None:
+            self.final.waiting.append(key)
+
+    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
+        """A final pack that cannot be trained fails its sweep."""
+        self.flying.pop(key)
+        self.fail(f"the final runs failed: {failure.message}")
+
+    def fail(self, reason: str) -> None:
+        """The sweep ends without a result; the others go on."""
+        self.failure = reason
+
+    def result(self) -> list[RunRecord]:
+        """The final runs, from the store.
+
+        Raises:
+            TpbenchError: the sweep failed, or the store lacks one.
+        """
+        if self.failure:
+            raise TpbenchError(self.failure)
+        records = self.final.records() if self.final else []
+        found = [record for record in records if record]
+        if not found or len(found) < len(records):
+            raise TpbenchError(f"{self.name} ended without all of its final runs; the same command trains the others")
+        return found
+
+
+class PlainSweep(QueuedSweep):
+    """A configuration that is known: final runs alone."""
+
+    def __init__(
+        self, name: str, label: str, plan: PackPlan, fingerprint: str, settings: PackSettings, parts: int,
+        *, on_cluster: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(name, label, settings, on_cluster=on_cluster)
+        self.final = FinalRuns(plan, fingerprint, settings)
+        self.final.split(parts)
+        missing = sum(pack.members for pack in self.final.packs.values())
+        self.final_progress = Progress(len(plan.seeds), len(plan.seeds) - missing)
+
+
+class SearchedSweep(QueuedSweep):
+    """A search of which the best configuration is trained over the final seeds.
+
+    Args:
+        definition, space: what is searched.
+        folder: where its state is.
+        journal: what has been done.
+        settings: how packs are trained.
+        accept_failures: go on to the final runs though many suggestions could not be trained.
+    """
+
+    def __init__(
+        self, definition: SweepDefinition, space: SearchSpace, folder: SweepFolder, journal: Journal,
+        settings: PackSettings, *, accept_failures: bool = False, on_cluster: bool = False,
+    ) -> None:  # fmt: skip
+        name = folder.folder.name
+        super().__init__(
+            name, f"{definition.workload} {definition.method}", replace(settings, sweep=name), on_cluster=on_cluster
+        )
+        self.definition, self.space, self.folder, self.journal = definition, space, folder, journal
+        self.accept_failures = accept_failures
+        method, workload = get_method(definition.method), get_workload(definition.workload)
+        self.constants = {**space.constants, **workload.feedback_schedule(method)}
+        self.search = PackedSearch(
+            self._inner, journal, trials=definition.trials, pack=definition.pack, lag=definition.lag
+        )
+        self.search_progress = Progress(definition.trials, journal.ended_count)
+        self.final_progress = Progress(len(definition.seeds))
+
+    def _inner(self) -> Any:
+        from ray.tune.search.hyperopt import HyperOptSearch
+
+        seed = self.definition.search_seed
+        return HyperOptSearch(self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=seed)
+
+    def begin(self, workers: Workers) -> None:
+        """Look where the journal ends; a search that is complete goes on to its final runs at once."""
+        known = self.journal.best()
+        self.best_error = known[1].validation_error if known else None
+        if self.search.ended:
+            self._begin_final(workers)
+
+    @property
+    def has_search(self) -> bool:
+        return self.failure is None and self.final is None and self.search.may_suggest
+
+    @property
+    def potential(self) -> int:
+        if self.finished or self.final is not None:
+            return super().potential
+        left = -(-(self.definition.trials - self.journal.ended_count) // self.definition.pack)
+        return min(self.definition.lag, left) or 1
+
+    def next_pack(self) -> HandedPack | None:
+        if final := super().next_pack():
+            return final
+        entry = self.search.next_pack() if self.has_search else None
+        if entry is None:
+            return None
+        return self._fly(self._search_pack(entry.number, entry.suggestions), self.search_progress)
+
+    def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> HandedPack:
+        d = self.definition
+        plan = PackPlan(
+            d.workload, d.method, tuple({**s, **self.constants} for s in suggestions),
+            (SELECTION_SEED,) * len(suggestions), d.epochs, prune=True, objective=d.objective, found=d.found("search"),
+        )  # fmt: skip
+        bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
+        return HandedPack(str(number), plan, self.settings, bracket)
+
+    def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
+        if self.final is not None:
+            self._end_final(key)
+        else:
+            self._end_search(key, outcomes, workers)
+
+    def _end_search(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
+        # Written first: should the journal be out of reach, the pack is still in flight.
+        self.search.end(int(key), outcomes)
+        pack = self.flying.pop(key)
+        self._ended = time.monotonic()
+        self.search_progress.running.pop(key, None)
+        self.search_progress.done += pack.members
+        if self.search.ended:
+            self._begin_final(workers)
+
+    def wait_again(self, key: str) -> None:
+        if self.final is not None:
+            super().wait_again(key)
+        else:
+            self.search.again(int(key))
+
+    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
+        if self.final is not None:
+            super().give_up(key, failure, workers)
+        else:
+            self._end_search(key, [], workers)
+
+    def _begin_final(self, workers: Workers) -> None:
+        reason = self._why_not()
+        if reason:
+            self.fail(reason)
+            return
+        best = self.journal.best()
+        assert best is not None  # or there were a reason
+        d = self.definition
+        plan = plan_seeds(
+            d.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final")
+        )  # fmt: skip
+        self.final = FinalRuns(plan, d.fingerprint, self.settings)
+        if self.journal.parts is None:
+            self.journal.split(workers.parts(len(d.seeds)))
+        self.final.split(self.journal.parts or 1)
+        missing = sum(pack.members for pack in self.final.packs.values())
+        self.final_progress.done = len(d.seeds) - missing
+
+    def _why_not(self) -> str | None:
+        """Why the search gives nothing to train, if so."""
+        d, failed = self.definition, self.journal.failed_count
+        message = next((f.message for found in self.failures.values() for f in found), "see Ray's log")
+        if failed == d.trials:
+            return f"every pack of the search failed: {message}"
+        if failed > _MOST_FAILURES * d.trials and not self.accept_failures:
+            return (
+                f"{failed} of {d.trials} configurations could not be trained ({message}); --accept-failures goes on to "
+                "the final runs without them, --fresh searches anew"
+            )
+        if self.journal.best() is None:
+            return (
+                f"none of the {d.trials} configurations learnt anything (all diverged, failed or were stopped early); "
+                f"search more with --trials, or more than {d.epochs} epochs"
+            )
+        return None
+
+    def fail(self, reason: str) -> None:
+        super().fail(reason)
+        self.journal.fail(reason)
+
+    def close(self) -> None:
+        """Note in the journal that the final runs are in the store."""
+        if not self.failure and self.journal.final_runs(RunStore(location(self.settings.results))) is None:
+            self.journal.finished([self.settled(record) for record in self.result()])
+
+    @staticmethod
+    def settled(record: RunRecord) -> Outcome:
+        return outcome_of(record.definition.id, record.history)

@@ -1,0 +1,70 @@
+"""Which cells a command is about: workloads and methods that go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tpbench.engine import UsageError, get_method
+from tpbench.results.paper import table_methods
+from tpbench.results.tables import PAPER_WORKLOADS
+from tpbench.workloads import Workload, get_workload
+
+ALL = "all"
+"""The paper's four data sets, or the methods of Table S6."""
+
+
+@dataclass(frozen=True)
+class CellChoice:
+    """A workload and a method that go together."""
+
+    workload: Workload
+    method: str
+
+    @classmethod
+    def of(cls, workload: str, method: str) -> CellChoice:
+        """Check both names.
+
+        Raises:
+            UsageError: one is unknown, or the method makes no sense on the workload.
+        """
+        found = get_workload(workload)
+        get_method(method)
+        if method in found.excluded_methods:
+            raise UsageError(_excluded(method, workload))
+        return cls(found, method)
+
+
+def _excluded(method: str, workload: str) -> str:
+    return f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)"
+
+
+def _names(text: str, every: Sequence[str], what: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"{what} '{text}': write names with commas between them, or '{ALL}'")
+    return list(dict.fromkeys(full for name in names for full in (every if name == ALL else [name])))
+
+
+def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str]]:
+    """Every workload with every method, and a line for each pair that makes no sense and is left out.
+
+    Args:
+        workloads, methods: a name, several with commas between them, or ``all``.
+
+    Raises:
+        UsageError: a name is unknown, or no pair makes sense.
+    """
+    cells, left = [], []
+    rules = _names(methods, table_methods("s6"), "methods")
+    for rule in rules:
+        get_method(rule)
+    for name in _names(workloads, PAPER_WORKLOADS, "workloads"):
+        for rule in rules:
+            if rule in get_workload(name).excluded_methods:
+                left.append(_excluded(rule, name))
+            else:
+                cells.append(CellChoice.of(name, rule))
+    if not cells:
+        raise UsageError(left[0])
+    return cells, left

@@ -1,0 +1,54 @@
+"""What ``tpbench run`` does: one configuration over seeds, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tpbench.results import RunRecord
+from tpbench.training.choice import CellChoice
+from tpbench.training.interruption import interruptible
+from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.processes import Progress, parts_of, train_side_by_side
+from tpbench.training.progress import Display, View
+
+
+def run_seeds(
+    cell: CellChoice, configuration: Mapping[str, float], found: Mapping[str, Any], seeds: tuple[int, ...],
+    epochs: int | None, settings: PackSettings,
+) -> list[RunRecord]:  # fmt: skip
+    """Train one configuration over seeds, as one pack or as one per core; shows the epochs.
+
+    Args:
+        found: how the configuration was found (:mod:`tpbench.results.budgets`).
+        epochs: None: the workload's.
+    """
+    epochs = epochs or cell.workload.epochs
+    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs, found)
+    job = PackJob(plan, settings)
+    with interruptible(settings.command), Display() as view:
+        skipped = len(seeds) - len(job.missing)
+        if skipped:
+            view.say(f"{skipped} of {len(seeds)} runs are in {settings.results} already")
+        if job.missing:
+            job.store.require_writable()
+            view.start("epochs", epochs)
+            _train(job, epochs, view)
+            view.end("epochs")
+    return [record for record in PackJob(plan, settings).records() if record]
+
+
+def _train(job: PackJob, epochs: int, view: View) -> None:
+    plans = parts_of(job)
+    if len(plans) == 1:
+        job.run(lambda r: view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error))
+        return
+    seen: dict[int, Progress] = {}
+
+    def report(number: int, progress: Progress) -> None:
+        seen[number] = progress
+        share = sum(p.done / p.total for p in seen.values()) / len(plans)
+        known = [p.best for p in seen.values() if p.best is not None]
+        view.update("epochs", epochs * share, epochs, min(known, default=None))
+
+    train_side_by_side(plans, job.settings, report)
