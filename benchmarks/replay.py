@@ -10,9 +10,9 @@ from pathlib import Path
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.search.journal import Journal
-from tpbench.training.packs import Outcome
 from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
+from tpbench.training.packs import Outcome
 
 trials = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 

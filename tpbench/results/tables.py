@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.results.cells import Cell, CellKey, choose_cells, labelled
+from tpbench.results.cells import Cell, choose_cells, labelled
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.standings import Standing, Verdict, all_standings
 from tpbench.results.statistics import Overall, compare_with_printed, overall
@@ -102,7 +102,7 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
     rows = table_methods(table)
     cells = {key: cell for key, cell in choose_cells(store.records()).items() if cell.method in rows}
     found = all_standings(cells)
-    columns = _columns(cells)
+    columns = columns_of({(workload, label) for workload, label, _ in cells})
     entries: dict[tuple[str, Column], Entry] = {}
     for column in columns:
         for method in rows:
@@ -112,9 +112,13 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
     return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries)
 
 
-def _columns(cells: Mapping[CellKey, Cell]) -> list[Column]:
-    """The paper's workloads, each followed by the copies of its data that were used; then workloads of our own."""
-    used = {Column(workload, label) for workload, label, _ in cells}
+def columns_of(pairs: Iterable[tuple[str, str]]) -> list[Column]:
+    """The paper's workloads, each followed by the copies of its data that were used; then workloads of our own.
+
+    Args:
+        pairs: workload and data label of what there is.
+    """
+    used = {Column(workload, label) for workload, label in pairs}
     columns = []
     for workload in PAPER_WORKLOADS:
         copies = sorted((c for c in used if c.workload == workload and c.data_label), key=lambda c: c.data_label)

@@ -1,0 +1,77 @@
+"""``tpbench table loss``: the training loss at the end of training, methods x workloads."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from tpbench.engine import method_title
+from tpbench.results.cells import Cell, choose_cells
+from tpbench.results.formats import check_format, mean_and_deviation, spell_table
+from tpbench.results.paper import table_methods
+from tpbench.results.store import RunStore
+from tpbench.results.tables import columns_of
+
+NOTE = (
+    "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches as "
+    "they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the protocol."
+)
+
+
+def final_losses(cell: Cell) -> list[float]:
+    """The training loss of the last epoch of each run that did not diverge, by seed."""
+    curves = [run.curves.get("train_loss") for run in cell.runs if not run.diverged]
+    return [curve[-1] for curve in curves if curve]
+
+
+def loss_rows(store: RunStore) -> pd.DataFrame:
+    """One row per cell of a store that has training losses, in the order of Table S6."""
+    order = table_methods("s6")
+    rows = []
+    for cell in choose_cells(store.records()).values():
+        losses = final_losses(cell)
+        mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
+        rows.append(
+            {
+                "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
+                "seeds": cell.seeds, "epochs": cell.epochs, "diverged": cell.diverged, "train_loss_mean": mean,
+                "train_loss_std": deviation, "marks": ", ".join(cell.marks),
+            }
+        )  # fmt: skip
+    frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
+    place = {method: number for number, method in enumerate(order)}
+    frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))
+    return frame.sort_values(["place", "method", "workload", "data"]).drop(columns="place").reset_index(drop=True)
+
+
+_COLUMNS = ("workload", "data", "method", "seeds", "epochs", "diverged", "train_loss_mean", "train_loss_std")
+
+
+def loss_table(store: RunStore, form: str) -> str:
+    """The table in one of the formats.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    frame = loss_rows(store)
+    if check_format(form) == "csv":
+        return frame[list(_COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    columns = columns_of({(r.workload, "" if r.data == "exact" else r.data) for r in frame.itertuples()})
+    found = {(r.method, r.workload, "" if r.data == "exact" else r.data): r for r in frame.itertuples()}
+    rows = [
+        [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
+        for method in dict.fromkeys(frame["method"])
+    ]
+    return spell_table("Training loss of the last epoch", ["method", *(c.title for c in columns)], rows, form, NOTE)
+
+
+def _entry(row: object) -> str:
+    """``0.0123 ± 0.0011``: losses span orders of magnitude, so three digits that count."""
+    if row is None:
+        return "missing"
+    mean, deviation = row.train_loss_mean, row.train_loss_std  # type: ignore[attr-defined]
+    if math.isnan(mean):
+        return "-"
+    words = f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
+    return words + (f" [{row.marks}]" if row.marks else "")  # type: ignore[attr-defined]
