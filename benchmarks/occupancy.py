@@ -1,8 +1,8 @@
 """How busy a queue keeps its workers: packs that only wait, in place of training.
 
 16 workers, 12 sweeps of 40 configurations in packs of 4, then 10 seeds each; every pack waits 3 to 9 seconds, drawn by
-what it holds. Prints the share of worker time between the begin of the first and the end of the last pack in which a pack
-runs; the last line is that number. A machine of any size will do: who waits needs no core.
+what it holds. Prints the share of worker time between the begin of the first and the end of the last pack in which a
+pack runs; the last line is that number. A machine of any size will do: who waits needs no core.
 
     python benchmarks/occupancy.py
 """

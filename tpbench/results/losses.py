@@ -14,8 +14,9 @@ from tpbench.results.store import RunStore
 from tpbench.results.tables import columns_of
 
 NOTE = (
-    "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches as "
-    "they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the protocol."
+    "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
+    "as they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the "
+    "protocol."
 )
 
 

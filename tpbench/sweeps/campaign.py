@@ -163,8 +163,8 @@ def _size(
         share.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
     resources = replace(resources, packs_per_gpu=min(share, default=1))
-    # One more than a sweep's share of the workers: who gets done finds the next pack waiting. Fixed now, so that the same
-    # command gives the same searches whatever the timing.
+    # One more than a sweep's share of the workers: who gets done finds the next pack waiting. Fixed now, so that the
+    # same command gives the same searches whatever the timing.
     lag = -(-resources.concurrent // len(wanted)) + 1
     return [replace(one, definition=replace(one.definition, lag=lag)) for one in sized], resources
 
