@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_more_epochs_than_the_protocol_are_marked_like_fewer() -> None:
     assert chosen(runs()).marks == []
 
 
+def test_a_candidate_of_few_finished_seeds_displaces_none_with_more() -> None:
+    """A try-out of one seed, or ten seeds that all diverged."""
+    assert chosen(runs(seeds=range(1), lr=1e-2), runs(epochs=90)).seeds == 10
+    assert chosen(runs(lr=1e-2, status="diverged"), runs(seeds=range(9))).seeds == 9
+
+
+def test_a_seed_counts_once_though_an_older_version_named_its_float64_run_otherwise() -> None:
+    older = [replace(run, provenance={"precision": "float64"}) for run in runs(seeds=range(5))]
+    newer = [replace(run, provenance={"precision": "float64"}) for run in runs(seeds=range(5), precision="float64")]
+    assert chosen(older, newer).marks == ["5 seeds", "float64"]
+    assert {run.definition.precision for run in chosen(older, newer).runs} == {"float64"}
+
+
+def test_float32_stands_before_other_precisions() -> None:
+    assert chosen(runs(precision="float64", error=0.01), runs()).precision == "float32"
+
+
 def test_seeds_beyond_the_protocols_count_no_more() -> None:
     assert chosen(runs(seeds=range(20), lr=1e-2, error=0.03), runs(error=0.02)).seeds == 10
     assert chosen(runs(seeds=range(4), lr=1e-2), runs(seeds=range(3), error=0.001)).seeds == 4
@@ -106,6 +124,11 @@ def test_copies_of_unknown_content_are_columns_of_their_own() -> None:
     assert {label for _, label, _ in found} == {"unverified copy aaaaaaaa", "unverified copy bbbbbbbb"}
     assert {label for _, label, _ in choose_cells(runs(label="JPEG copy"))} == {"JPEG copy"}
     assert {label for _, label, _ in choose_cells(runs(label="noisy 1234abcd"))} == {"noisy 1234abcd"}
+    # What an older version called so or so is one column with what a newer one says of the same data.
+    mixed = [*runs(label="unverified copy 1234abcd", seeds=range(5)), *runs(label="unverified copy", seeds=range(5, 9))]
+    assert {key: cell.seeds for key, cell in choose_cells([*mixed, *runs("dtp", label="exact")]).items()} == {
+        ("mnist", "unverified copy 1234abcd", "bp"): 9, ("mnist", "unverified copy 1234abcd", "dtp"): 10,
+    }  # fmt: skip
 
 
 # What may be said of them
@@ -130,6 +153,7 @@ def test_a_cell_with_diverged_seeds_is_never_best_or_tied_and_comes_after_those_
     found = compare_methods(store, "dtp", "dfa").iloc[0]
     assert found.verdict == "not decided: 1 of 10 seeds of dtp diverged"
     assert found.shared_seeds == 9
+    assert math.isnan(found.p)
 
 
 def test_a_cell_of_fewer_than_three_seeds_is_shown_below_and_takes_part_in_no_test(tmp_path: Path) -> None:
@@ -159,9 +183,9 @@ def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_p
         method: board.verdict[method] for method in entries
     }
     assert board.against_best["dfa"].startswith("not told apart (10 seeds; 0.")
-    assert board.detectable["dfa"] == pytest.approx(board.detectable["dfa"])
+    assert 0.3 < board.detectable["dfa"] < 0.7
     text = render(paper_table(store, "s6"), "md")
-    assert "= (0.3" in text or "= (0.4" in text
+    assert f"= ({board.detectable['dfa']:.2f})" in text
     assert "tied" not in text
 
 
@@ -227,7 +251,9 @@ def test_the_cells_are_judged_against_the_paper_together(tmp_path: Path) -> None
     table = paper_table(store, "1")
     assert (table.overall.tested, table.overall.differing) == (3, 1)
     line = notes(table)[0]
-    assert line.startswith("Against the paper: 1 of 3 cells differ (p < 0.05; 0.2 expected by chance alone); 3 lie")
+    assert line.startswith(
+        "Against the paper: 1 of 3 cells of full length differ (p < 0.05; 0.2 expected by chance alone); 3 lie"
+    )
     for form in ("text", "md", "latex"):
         assert "Stouffer" in render(table, form)
     copy = paper_table(store_of(tmp_path / "copy", runs(label="JPEG copy", workload="cifar10")), "1")

@@ -43,6 +43,7 @@ def learning_curves(store: RunStore, workload: str) -> Figure:
                 r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs
             ]
             if not runs:
+                axes.plot([], [], color=colour(cell.method), label=name_of(cell))
                 continue
             values = scale * np.array(runs)
             epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)

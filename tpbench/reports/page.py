@@ -19,8 +19,9 @@ from tpbench.reports.curves import cost_plot, learning_curves
 from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
 from tpbench.reports.searches import search_figure
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
+from tpbench.results.cells import workload_words
 from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, workload_words
+from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words
 from tpbench.results.location import location
 from tpbench.results.origins import origins_of
 from tpbench.results.rendering import FOOTNOTE, entry_lines, notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,12 +28,27 @@ def labelled(name: str, data_label: str) -> str:
     return f"{name} ({data_label})" if data_label else name
 
 
-def column_label(record: RunRecord) -> str:
-    """What kind of data copy a run was trained on; copies of unknown kind are told apart by their content."""
-    label = record.data_label
+def workload_words(row: Mapping[Hashable, Any]) -> str:
+    """The workload of a row of a leaderboard or comparison, and what kind of data copy it was trained on."""
+    return labelled(row["workload"], "" if row["data"] == "exact" else row["data"])
+
+
+def column_labels(records: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
+    """What kind of data copy runs were trained on, by fingerprint and label; unknown copies are told apart by content.
+
+    Labels of older versions do not say the content. They take over what a newer run on the same data says, or end in
+    the data's fingerprint.
+    """
+    pairs = {(record.definition.fingerprint, record.data_label) for record in records}
+    said = {fingerprint: label for fingerprint, label in sorted(pairs) if _SAYS_ITS_CONTENT.fullmatch(label)}
+    return {(fingerprint, label): _column_label(fingerprint, label, said) for fingerprint, label in pairs}
+
+
+def _column_label(fingerprint: str, label: str, said: Mapping[str, str]) -> str:
     if not label or label in _KNOWN_COPIES or _SAYS_ITS_CONTENT.fullmatch(label):
         return label
-    return f"{label} {record.definition.fingerprint[:8]}"
+    kind = "unverified copy" if label.strip().lower() == "exact" else label
+    return said.get(fingerprint, f"{kind} {fingerprint[:8]}")
 
 
 def protocol_epochs(workload: str) -> int | None:
@@ -159,18 +174,25 @@ def _final(runs: list[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if not from_search(run.found, "search") or run.definition.seed in kept]
 
 
+def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
+    """One run per seed, in their order. Older versions named runs of every precision alike, so there may be two."""
+    first: dict[int, RunRecord] = {}
+    for run in sorted(runs, key=lambda run: (run.definition.precision != run.precision, run.definition.id)):
+        first.setdefault(run.definition.seed, run)
+    return tuple(first[seed] for seed in sorted(first))
+
+
 def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
     """Every configuration, number of epochs, precision and data that a method was trained with, best choice first."""
     groups: dict[CellKey, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
+    runs = list(records)
+    labels = column_labels(runs)
+    for record in runs:
         d = record.definition
-        groups[d.workload, column_label(record), d.method][_variant(record)].append(record)
+        groups[d.workload, labels[d.fingerprint, record.data_label], d.method][_variant(record)].append(record)
     found = {}
     for (workload, label, method), variants in groups.items():
-        cells = [
-            Cell(workload, method, label, tuple(sorted(_final(runs), key=lambda run: run.definition.seed)))
-            for runs in variants.values()
-        ]
+        cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
         found[workload, label, method] = sorted(cells, key=_preference)
     return found
 
@@ -178,14 +200,15 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
 def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
     """The cell of every (workload, data label, method) in a store: the candidate that holds most of the protocol.
 
-    Epochs decide first (the workload's own, then the nearest below, then those above), then seeds (up to the
-    protocol's 10), then fewer diverged seeds, then the lower mean *validation* error, so that no choice looks at the
-    test set. Runs of a search stand for a method only where nothing else does.
+    Of candidates with at least three finished seeds, epochs decide first (the workload's own, then the nearest below,
+    then those above), then seeds (up to the protocol's 10), then fewer diverged seeds, then the precision (float32
+    first), then the lower mean *validation* error, so that no choice looks at the test set. A candidate of fewer seeds,
+    such as a run of a search, stands for a method only where nothing else does.
     """
     return {key: cells[0] for key, cells in candidates(records).items()}
 
 
-def _preference(cell: Cell) -> tuple[bool, int, int, int, int, float, str]:
+def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float, str]:
     full = protocol_epochs(cell.workload) or cell.epochs
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
     searched = all(from_search(run.found, "search") for run in cell.runs)
@@ -193,14 +216,19 @@ def _preference(cell: Cell) -> tuple[bool, int, int, int, int, float, str]:
     known = cell.validation if cell.validation == cell.validation else float("inf")
     distance = abs(cell.epochs - full)
     seeds = -min(cell.seeds, FULL_SEEDS)
-    return searched, kind, distance, seeds, cell.diverged, known, cell.runs[0].definition.id
+    other = cell.precision != DEFAULT_PRECISION
+    return not cell.ranked, searched, kind, distance, seeds, cell.diverged, other, known, cell.runs[0].definition.id
 
 
 def compare_cells(first: Cell, second: Cell) -> Comparison:
     """Test two cells: paired by seed where they share data and three seeds, otherwise by Welch's test.
 
-    A seed means the same split and order of samples only on the same data.
+    A seed means the same split and order of samples only on the same data. Cells with few or diverged seeds are not
+    tested.
     """
+    if not (first.can_be_best and second.can_be_best):
+        differences = (first.errors() - second.errors()).dropna()
+        return Comparison(len(differences), first.mean - second.mean)
     if first.fingerprint == second.fingerprint:
         paired = compare_paired(first.errors(), second.errors())
         if paired.tested:

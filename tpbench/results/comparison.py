@@ -10,7 +10,7 @@ import pandas as pd
 
 from tpbench.engine import UsageError
 from tpbench.results.budgets import same_budget
-from tpbench.results.cells import Cell, choose_cells, compare_cells, labelled
+from tpbench.results.cells import Cell, choose_cells, compare_cells, workload_words
 from tpbench.results.formats import spell, spell_table
 from tpbench.results.statistics import Comparison, corrected
 from tpbench.results.store import RunStore
@@ -64,8 +64,8 @@ def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, det
         "first_mean": first.mean, "first_std": first.std, "first_seeds": first.seeds, "first_diverged": first.diverged,
         "second_mean": second.mean, "second_std": second.std, "second_seeds": second.seeds,
         "second_diverged": second.diverged, "shared_seeds": found.seeds, "difference": found.difference,
-        "test": found.test, "p": found.p, "p_holm": adjusted.p, "detectable": found.detectable,
-        "seeds_for": found.seeds_for(detect) if detect else None, "same_epochs": first.epochs == second.epochs,
+        "test": found.test, "p": found.p, "p_holm": adjusted.p, "detectable": adjusted.detectable,
+        "seeds_for": adjusted.seeds_for(detect) if detect else None, "same_epochs": first.epochs == second.epochs,
         "budgets": _BUDGETS[same_budget(first.budget, second.budget)],
         "first_budget": str(first.budget), "second_budget": str(second.budget),
         "verdict": verdict(first, second, adjusted),
@@ -80,7 +80,7 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
     rows = []
     for row in frame.to_dict("records"):
         line = [
-            labelled(row["workload"], "" if row["data"] == "exact" else row["data"]),
+            workload_words(row),
             _side(row, "first"), _side(row, "second"), str(row["shared_seeds"]), _number(row["difference"], "+.2f"),
             row["test"] or "-", _number(row["p"], ".2g"), *([_number(row["p_holm"], ".2g")] if several else []),
             "none" if math.isinf(row["detectable"]) else _number(row["detectable"], ".2f"),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell, choose_cells, labelled
+from tpbench.results.cells import Cell, choose_cells, workload_words
 from tpbench.results.formats import spell, spell_table
 from tpbench.results.paper import paper_cell
 from tpbench.results.standings import Standing, all_standings
@@ -92,11 +92,6 @@ BOARD_NOTE = (
 )
 
 
-def workload_words(row: Mapping[Hashable, Any]) -> str:
-    """The workload of a row of a leaderboard or comparison, and what kind of data copy it was trained on."""
-    return labelled(row["workload"], "" if row["data"] == "exact" else row["data"])
-
-
 def error_words(row: Mapping[Hashable, Any]) -> str:
     """The test error of a leaderboard's row with its marks."""
     verdict = f" {row['verdict']}" if row["verdict"] else ""
@@ -115,7 +110,7 @@ _SHOWN = ("workload", "method", "seeds", "epochs", "test error (%)", "95 % inter
 
 
 def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
-    """A leaderboard in one of :data:`tpbench.results.rendering.FORMATS`.
+    """A leaderboard in one of :data:`tpbench.results.formats.FORMATS`.
 
     Raises:
         UsageError: there is no such format.

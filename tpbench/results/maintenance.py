@@ -117,12 +117,19 @@ def export_frame(store: RunStore) -> pd.DataFrame:
                 "selected_epoch": history.selected_epoch,
                 "train_error": percent(history.at_selected("train_error") if "train_error" in record.curves else None),
                 "validation_error": percent(record.validation_error), "test_error": percent(record.test_error),
+                "precision": record.precision, "method_source": d.method_source,
                 "wall_time_s": record.wall_time_s, "pack_members": record.pack_members,
                 **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
+                **{f"found_{name}": _flat(value) for name, value in record.found.items()},
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _flat(value: object) -> object:
+    """A list, such as that of the final seeds, as one word of a table."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def export_runs(store: RunStore, path: Path, form: str) -> int:

@@ -73,8 +73,9 @@ def notes(table: ErrorTable) -> list[str]:
     found, lines = table.overall, []
     if found.tested:
         lines.append(
-            f"Against the paper: {found.differing} of {found.tested} cells differ (p < 0.05; {found.expected:.1f} "
-            f"expected by chance alone); {found.above} lie above it; all together p = {found.p:.2g} (Stouffer)."
+            f"Against the paper: {found.differing} of {found.tested} cells of full length differ (p < 0.05; "
+            f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
+            f"{found.p:.2g} (Stouffer)."
         )
     return lines + [line for column in table.columns if (line := _budgets(table, column))]
 

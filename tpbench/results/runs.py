@@ -20,6 +20,7 @@ import torch
 
 from tpbench import __version__
 from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
+from tpbench.results.budgets import check_found
 from tpbench.results.commands import recorded_command
 
 FORMAT = 1
@@ -165,7 +166,7 @@ class RunRecord:
                 RunDefinition(**body["definition"]),
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
-                found=dict(body.get("found", {})),
+                found=check_found(body.get("found", {})),
             )
             if record.definition.id != body["id"] or not set(record.curves) <= set(CURVES):
                 raise ValueError("its id or curves are not those of its definition")

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,13 @@ class Comparison:
     p: float = math.nan
     """Two-sided; not a number where nothing could be tested."""
     test: str = ""
-    """``sign-flip``, ``paired t`` or ``Welch``; empty where nothing could be tested."""
-    detectable: float = math.nan
-    """The smallest difference that this test would have shown with power 0.8 at 5 %; infinite if none."""
+    """``sign-flip``, ``paired t``, ``Welch`` or ``permutation``; empty where nothing could be tested."""
+    error: float = math.nan
+    """Standard error of the difference."""
+    freedom: float = math.nan
+    """Degrees of freedom of a t-test."""
+    family: int = 1
+    """How many tests Holm's correction was made over."""
 
     @property
     def tested(self) -> bool:
@@ -73,19 +78,38 @@ class Comparison:
         """Whether a difference was found."""
         return self.p < LEVEL
 
+    @property
+    def detectable(self) -> float:
+        """The smallest difference that this test would have shown with power 0.8; infinite if none.
+
+        At 5 % divided by the number of tests that it is corrected for: the level that a single difference must reach.
+        """
+        if not self.tested or self.test == "permutation":
+            return math.inf if self.tested else math.nan
+        level = LEVEL / self.family
+        if self.test == "sign-flip":
+            return _sign_flip_effect(self.seeds, level) * self.deviation if self.deviation else self._one_image(level)
+        return _noncentrality(self.freedom, level) * self.error
+
+    def _one_image(self, level: float) -> float:
+        """Differences that are all equal have no deviation: any size shows if there are enough of them."""
+        return 0.0 if 2.0 ** (1 - self.seeds) < level else math.inf
+
     def seeds_for(self, difference: float) -> int | None:
-        """Shared seeds with which a paired test finds a difference of this size four times in five.
+        """Shared seeds with which the paired test finds a difference of this size four times in five.
 
         From the observed deviation of the differences; None where that is unknown, or beyond a million.
         """
-        if not self.deviation > 0:
-            return FEWEST if self.deviation == 0 else None
-        return _seeds_for(abs(difference) / self.deviation)
+        if math.isnan(self.deviation):
+            return None
+        # Without any deviation every difference is a very large one.
+        return _seeds_for(abs(difference) / self.deviation if self.deviation else 1e9, LEVEL / self.family)
 
 
-def _noncentrality(freedom: float) -> float:
+@lru_cache(maxsize=1000)
+def _noncentrality(freedom: float, level: float = LEVEL) -> float:
     """How many standard errors a difference must be for a two-sided t-test to find it with power 0.8."""
-    critical = stats.t.ppf(1 - LEVEL / 2, freedom)
+    critical = stats.t.ppf(1 - level / 2, freedom)
 
     def missing(shift: float) -> float:
         # The other tail adds nothing where the power is 0.8.
@@ -97,13 +121,38 @@ def _noncentrality(freedom: float) -> float:
     return float(optimize.brentq(missing, 0.0, upper))
 
 
-def _seeds_for(effect: float) -> int | None:
-    """The smallest number of pairs whose t-test has power 0.8 for a difference of so many deviations."""
+@lru_cache(maxsize=1000)
+def _sign_flip_effect(pairs: int, level: float = LEVEL) -> float:
+    """How many deviations normal differences must have as mean for the sign-flip test to find them with power 0.8.
+
+    By simulation, always of the same 1,000 samples; infinite where even equal signs are not rare enough.
+    """
+    if pairs > EXACT:
+        return _noncentrality(pairs - 1, level) / math.sqrt(pairs)
+    if 2.0 ** (1 - pairs) >= level:
+        return math.inf
+    noise, signs = np.random.default_rng(0).normal(size=(1000, pairs)), _signs(pairs)
+
+    def missing(effect: float) -> float:
+        sums = np.abs((noise + effect) @ signs.T)
+        return float(np.mean(np.mean(sums >= sums[:, :1] - _SAME, axis=1) < level)) - POWER
+
+    upper = 1.0
+    while missing(upper) < 0:
+        upper *= 2
+    return float(optimize.bisect(missing, 0.0, upper, xtol=1e-3))
+
+
+def _seeds_for(effect: float, level: float) -> int | None:
+    """The smallest number of pairs with which a mean of so many deviations shows with power 0.8."""
 
     def enough(pairs: int) -> bool:
-        return effect * math.sqrt(pairs) >= _noncentrality(pairs - 1)
+        return effect >= _sign_flip_effect(pairs, level)
 
-    low, high = FEWEST - 1, FEWEST
+    for pairs in range(FEWEST, EXACT + 1):
+        if enough(pairs):
+            return pairs
+    low, high = EXACT, EXACT + 1
     while not enough(high):
         low, high = high, 2 * high
         if high > 2_000_000:
@@ -114,16 +163,19 @@ def _seeds_for(effect: float) -> int | None:
     return high
 
 
+@lru_cache(maxsize=16)
+def _signs(pairs: int) -> NDArray[np.floating[Any]]:
+    """All flips of signs of which the first stays: every sum and its negative count alike. The first row flips none."""
+    return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=pairs - 1)])
+
+
 def _sign_flip(differences: NDArray[np.floating[Any]]) -> float:
     """Two-sided p of the exact permutation test: how many of all 2^n flips of signs give so large a mean or larger.
 
     It assumes only that without a difference either sign is as likely, so ties and counts do not disturb it.
     """
-    observed = abs(differences.sum())
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(differences) - 1)))
-    # By symmetry the first sign can stay: every sum and its negative count alike.
-    sums = np.abs(differences[0] + signs @ differences[1:])
-    return float(np.mean(sums >= observed - _SAME))
+    sums = np.abs(_signs(len(differences)) @ differences)
+    return float(np.mean(sums >= sums[0] - _SAME))
 
 
 def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Comparison:
@@ -140,40 +192,50 @@ def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Compari
     if count < FEWEST:
         return Comparison(count, float(paired.mean()) if count else math.nan)
     mean, deviation = float(paired.mean()), float(paired.std(ddof=1))
-    equal = deviation < _SAME
-    detectable = 0.0 if equal else _noncentrality(count - 1) * deviation / math.sqrt(count)
-    # All signs alike is the most extreme flip there is: with five pairs even that has p = 2 / 32.
-    if 2.0 ** (1 - count) >= LEVEL:
-        detectable = math.inf
+    if deviation < _SAME:
+        deviation = 0.0
+    error = deviation / math.sqrt(count)
     if count <= EXACT:
-        return Comparison(count, mean, 0.0 if equal else deviation, _sign_flip(paired), "sign-flip", detectable)
-    if equal:  # the t-test knows no p for them; only the two flips of all signs reach such a mean
+        return Comparison(count, mean, deviation, _sign_flip(paired), "sign-flip", error, count - 1)
+    if not deviation:  # the t-test knows no p for them; only the two flips of all signs reach such a mean
         p = 1.0 if abs(mean) < _SAME else 2.0 ** (1 - count)
-        return Comparison(count, mean, 0.0, p, "sign-flip", detectable)
-    return Comparison(count, mean, deviation, float(stats.ttest_1samp(paired, 0.0).pvalue), "paired t", detectable)
+        return Comparison(count, mean, deviation, p, "sign-flip", error, count - 1)
+    p = float(stats.ttest_1samp(paired, 0.0).pvalue)
+    return Comparison(count, mean, deviation, p, "paired t", error, count - 1)
 
 
 def compare_unpaired(first: pd.Series[float], second: pd.Series[float]) -> Comparison:
-    """Welch's test of two methods that share too few seeds, or were trained on differently ordered data."""
+    """Welch's test of two methods that share too few seeds, or were trained on differently ordered data.
+
+    Where neither varies, Welch's test has no p: the exact permutation test of two groups of constants then.
+    """
     one, other = first.dropna(), second.dropna()
     shared = len(one.index.intersection(other.index))
     difference = float(one.mean() - other.mean())
     if min(len(one), len(other)) < FEWEST:
         return Comparison(shared, difference)
-    found = _welch(one, float(other.mean()), float(other.std(ddof=1)), len(other))
-    return Comparison(shared, difference, p=found[0], test="Welch", detectable=found[1])
+    p, error, freedom = _welch(one, float(other.mean()), float(other.std(ddof=1)), len(other))
+    if not math.isnan(p):
+        return Comparison(shared, difference, p=p, test="Welch", error=error, freedom=freedom)
+    # Of all ways to deal the values into two groups so large, only this one, and its mirror image, differ so much.
+    ways = math.comb(len(one) + len(other), len(one)) / (1 + (len(one) == len(other)))
+    p = 1.0 if abs(difference) < _SAME else 1 / ways
+    return Comparison(shared, difference, p=p, test="permutation")
 
 
-def _welch(values: pd.Series[float], mean: float, deviation: float, count: int) -> tuple[float, float]:
-    """p of Welch's test against a sample of which mean, deviation and size are known; and what it would have shown."""
+def _welch(values: pd.Series[float], mean: float, deviation: float, count: int) -> tuple[float, float, float]:
+    """Welch's test against a sample of which mean, deviation and size are known.
+
+    Returns:
+        p, standard error and degrees of freedom; not numbers where neither sample varies.
+    """
     spread, size = float(values.std(ddof=1)), len(values)
     parts = spread**2 / size, deviation**2 / count
     error = math.sqrt(sum(parts))
     if error < _SAME:
-        return (1.0 if abs(float(values.mean()) - mean) < _SAME else 0.0), 0.0
+        return math.nan, math.nan, math.nan
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (size - 1) + parts[1] ** 2 / (count - 1))
-    p = 2 * stats.t.sf(abs(float(values.mean()) - mean) / error, freedom)
-    return float(p), _noncentrality(freedom) * error
+    return float(2 * stats.t.sf(abs(float(values.mean()) - mean) / error, freedom)), error, freedom
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -189,7 +251,8 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
     """The same comparisons with Holm's correction over all of them."""
     adjusted = holm({name: comparison.p for name, comparison in found.items()})
-    return {name: replace(comparison, p=adjusted[name]) for name, comparison in found.items()}
+    family = max(1, sum(comparison.tested for comparison in found.values()))
+    return {name: replace(comparison, p=adjusted[name], family=family) for name, comparison in found.items()}
 
 
 def compare_with_printed(errors: pd.Series[float], printed: tuple[float, float], seeds: int = 10) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.results.cells import Cell, choose_cells, labelled
+from tpbench.results.cells import Cell, choose_cells, labelled, protocol_epochs
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.standings import Standing, Verdict, all_standings
 from tpbench.results.statistics import Overall, compare_with_printed, overall
@@ -88,9 +88,12 @@ class ErrorTable:
 
     @property
     def overall(self) -> Overall:
-        """All cells of the exact data sets against the paper's at once."""
-        entries = [e for (_, column), e in self.entries.items() if not column.data_label]
-        return overall((e.difference, e.p_paper) for e in entries if e.difference is not None)
+        """All cells of the exact data sets and the protocol's epochs against the paper's at once."""
+        full = [
+            e for (_, column), e in self.entries.items()
+            if e.cell and not column.data_label and e.cell.epochs == protocol_epochs(column.workload)
+        ]  # fmt: skip
+        return overall((e.difference, e.p_paper) for e in full if e.difference is not None)
 
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
