@@ -101,7 +101,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for method in ("bp", "dtp"):
         for seed in range(3):
             store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed]))
-            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed], label=HOSTILE))
+            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed], label=HOSTILE, fingerprint="a" * 64))
     begin_sweep(tmp_path / "results", "digits-bp-é")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}))
     job = jobs.Job(HOSTILE, HOSTILE, HOSTILE, f"tpbench sweep digits bp --results '/{HOSTILE}'")
