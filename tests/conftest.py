@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
+from tpbench.engine.methods import installed_methods
 
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)
@@ -67,7 +68,17 @@ Inside = Callable[..., Ended]
 
 
 @pytest.fixture
-def tpbench_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+def fresh_methods() -> Iterator[None]:
+    """Packages that a test adds are found, and forgotten after it."""
+    installed_methods.cache_clear()
+    yield
+    installed_methods.cache_clear()
+
+
+@pytest.fixture
+def tpbench_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fresh_methods: None
+) -> Inside:
     """The command line's entry point in this process, which saves the two seconds that torch takes to import."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
@@ -77,6 +88,8 @@ def tpbench_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         from tpbench.cli import main
 
         monkeypatch.setattr("sys.argv", ["tpbench", *arguments])
+        # A process of its own would look for itself.
+        installed_methods.cache_clear()
         code: object = 0
         try:
             main()

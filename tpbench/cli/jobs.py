@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import app
 from tpbench.cli.options import (
@@ -13,22 +12,26 @@ from tpbench.cli.options import (
     MethodName,
     WorkloadName,
 )
-from tpbench.results.formats import draw
+from tpbench.results.formats import listing
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def submit(context: typer.Context, workload: WorkloadName, method: MethodName, address: JobsAddress) -> None:
-    """Start a sweep as a job of a Ray cluster. Takes the options of 'tpbench sweep'; --results must be shared."""
+    """Start a sweep as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
     from tpbench.sweeps import jobs
     from tpbench.sweeps.commands import CellChoice
+    from tpbench.sweeps.spaces import space_for
 
-    CellChoice.of(workload, method)
+    cell = CellChoice.of(workload, method)
     jobs.check_jobs_address(address)
     arguments = [workload, method, *context.args]
     # Read here as the cluster will read them, so that a slip shows now.
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
-    results = command.make_context("sweep", list(arguments)).params["results"]
-    name = jobs.submit(address, jobs.job_command(arguments, results))
+    read = command.make_context("sweep", list(arguments)).params
+    line = jobs.job_command(arguments, read["results"], read["data"])
+    if read["space"]:
+        space_for(cell.method, read["space"])
+    name = jobs.submit(address, line, read["space"])
     print(f"submitted: {name}")
     print(f"tpbench status --address {address}")
     print(f"tpbench logs {name} --address {address}")
@@ -39,10 +42,11 @@ def status(address: JobsAddress) -> None:
     """The sweeps that were submitted to a cluster."""
     from tpbench.sweeps.jobs import jobs
 
-    listing = Table("job", "state", "started (UTC)", "command")
-    for job in jobs(address):
-        listing.add_row(job.name, job.state, job.started, job.command)
-    print(draw(listing), end="")
+    found = jobs(address)
+    print(listing(("job", "state", "started (UTC)"), [(job.name, job.state, job.started) for job in found]), end="")
+    # Not in the table: a cell would break the commands.
+    for job in found:
+        print(f"{job.name}:\n{job.command}")
 
 
 @app.command()

@@ -15,7 +15,8 @@ from typer.core import TyperCommand
 from tpbench.engine import PRECISIONS, UsageError, unknown
 from tpbench.results import RunStore
 from tpbench.results.formats import FORMATS, spell
-from tpbench.results.location import location
+from tpbench.results.location import location, near_folders
+from tpbench.sweeps.devices import DEVICES
 
 WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
@@ -41,7 +42,7 @@ Epochs = Annotated[
 
 Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
 
 Config = Annotated[str, typer.Option("--config", metavar="published|best|FILE", help="The hyperparameters.")]
 
@@ -81,8 +82,23 @@ def open_store(results: str) -> RunStore:
     return RunStore(folder)
 
 
+def read_store(results: str) -> RunStore:
+    """The store of commands that only read: where nothing is, the name is a slip.
+
+    Raises:
+        UsageError: there is no such folder; the message names what is near.
+    """
+    store = open_store(results)
+    if not store.folder.exists():
+        near = near_folders(store.folder)
+        hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
+        raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
+    return store
+
+
 def make_settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
-    from tpbench.sweeps.packs import PackSettings, choose_device
+    from tpbench.sweeps.devices import choose_device
+    from tpbench.sweeps.packs import PackSettings
 
     check_precision(precision)
     open_store(results)

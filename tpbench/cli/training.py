@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import app
 from tpbench.cli.options import (
@@ -24,10 +23,11 @@ from tpbench.cli.options import (
     make_settings,
     parse_names,
     print_outcomes,
+    read_store,
 )
 from tpbench.engine import all_methods
-from tpbench.results.formats import draw
-from tpbench.results.location import location
+from tpbench.results.formats import listing
+from tpbench.results.paper import ERROR_TABLES
 from tpbench.workloads import WORKLOADS
 
 
@@ -83,13 +83,15 @@ def sweep(
 def sweeps(results: Results = RESULTS) -> None:
     """The sweeps of a results folder: state, progress and the command that continues each."""
     from tpbench.sweeps.listing import all_sweeps
+    from tpbench.sweeps.progress import spell_error
 
-    listing = Table("sweep", "state", "searched", "best validation error", "continue with")
-    for status in all_sweeps(location(results)):
-        best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
-        command = status.command if status.state in ("interrupted", "damaged") else ""
-        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
-    print(draw(listing), end="")
+    found = all_sweeps(read_store(results).folder)
+    rows = [(s.name, s.state, f"{s.searched}/{s.trials}", spell_error(s.best)) for s in found]
+    print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
+    # Not in the table: a cell would break the commands.
+    for status in found:
+        if status.state in ("interrupted", "damaged"):
+            print(f"{status.name}, {status.state}:\n{status.command}")
 
 
 @app.command()
@@ -121,7 +123,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table_name: Annotated[str, typer.Option("--table", metavar="1|s6", help="Whose cells.")] = "s6",
+    table_name: Annotated[str, typer.Option("--table", metavar="|".join(ERROR_TABLES), help="Whose cells.")] = "s6",
     workloads: Annotated[
         str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="the table's")
     ] = None,
@@ -149,10 +151,9 @@ def reproduce(
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, all_methods(), "method") if methods else None
     cells, left = plan(table_name.lower(), names, rules, seeds, settings)
-    listing = Table("cell", "missing seeds", "estimated time", title="Plan, cheapest first (measured on this machine)")
-    for cell in cells:
-        listing.add_row(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds))
-    print(draw(listing), end="")
+    rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
+    title = "Plan, cheapest first (measured on this machine)"
+    print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
     print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         typer.echo(f"left out: {line}", err=True)
@@ -182,16 +183,17 @@ def align(
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
     from tpbench.sweeps.aligning import record_alignment
-    from tpbench.sweeps.commands import CellChoice, interruptible
+    from tpbench.sweeps.commands import CellChoice
     from tpbench.sweeps.configurations import find_configuration
     from tpbench.sweeps.packs import parse_seeds
+    from tpbench.sweeps.signals import interruptible
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, 1)
     chosen = find_configuration(cell, config, results, data)
     if chosen.note:
         print(chosen.note)
-    with interruptible(settings.command):
+    with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
         path = record_alignment(
             workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
         )

@@ -6,9 +6,11 @@ through the entry-point group ``tpbench.methods``: each entry point is a :class:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 
 import torch
 from torch import Tensor
@@ -203,17 +205,54 @@ METHODS: dict[str, Method] = {
 ENTRY_POINT_GROUP = "tpbench.methods"
 
 
+@dataclass(frozen=True)
+class Installed:
+    """What installed packages add."""
+
+    methods: dict[str, Method]
+    entries: dict[str, EntryPoint]
+    """Where each comes from."""
+    broken: dict[str, str]
+    """Why others cannot be used, by name."""
+
+
+@lru_cache(maxsize=1)
+def installed_methods() -> Installed:
+    """The methods of installed packages, looked up once per process; each that is broken costs a warning, no more."""
+    found = Installed({}, {}, {})
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            method = _load(entry, {*METHODS, *found.methods})
+        except TpbenchError as error:
+            found.broken.setdefault(entry.name, str(error))
+            print(f"warning: {error}; the others can be used", file=sys.stderr)
+        else:
+            found.methods[entry.name], found.entries[entry.name] = method, entry
+    return found
+
+
+def _load(entry: EntryPoint, taken: Collection[str]) -> Method:
+    """The method of an entry point.
+
+    Raises:
+        TpbenchError: its package cannot be imported, or adds something else than a new method.
+    """
+    whose = f"the method '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
+    if entry.name in taken:
+        raise TpbenchError(f"{whose} cannot be used: that name is taken")
+    try:
+        method = entry.load()
+    except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TpbenchError(f"{whose} cannot be used ({reason})") from error
+    if not isinstance(method, Method):
+        raise TpbenchError(f"{whose} cannot be used: {entry.value} is not a tpbench.engine.Method")
+    return method
+
+
 def all_methods() -> dict[str, Method]:
     """The built-in methods and those that installed packages add (entry-point group ``tpbench.methods``)."""
-    methods = dict(METHODS)
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in methods:
-            raise TpbenchError(f"package '{entry.value}' adds a method '{entry.name}', a name that is taken")
-        method = entry.load()
-        if not isinstance(method, Method):
-            raise TpbenchError(f"entry point '{entry.name}' ({entry.value}) is not a tpbench.engine.Method")
-        methods[entry.name] = method
-    return methods
+    return {**METHODS, **installed_methods().methods}
 
 
 def method_title(name: str) -> str:
@@ -227,8 +266,11 @@ def get_method(name: str) -> Method:
 
     Raises:
         UsageError: there is none; the message names the nearest.
+        TpbenchError: it is that of an installed package, which is broken.
     """
     methods = all_methods()
+    if name not in methods and name in installed_methods().broken:
+        raise TpbenchError(installed_methods().broken[name])
     if name not in methods:
         raise unknown("method", name, methods)
     return methods[name]
@@ -244,5 +286,4 @@ def method_source(name: str) -> str:
     get_method(name)
     if name in METHODS:
         return ""
-    (entry,) = entry_points(group=ENTRY_POINT_GROUP, name=name)
-    return plugin_source(entry)
+    return plugin_source(installed_methods().entries[name])

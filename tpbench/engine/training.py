@@ -95,8 +95,6 @@ class EpochReport:
     done: int
     """Epochs of any kind done so far."""
     total: int
-    alive: int
-    """Members still training."""
     best_validation_error: float | None
 
 
@@ -172,7 +170,7 @@ class Trainer:
                 self.histories[p].status = "finished"
         best = [h.at_selected("validation_error") for h in self.histories]
         known = [error for error in best if error is not None]
-        return EpochReport(phase, self.position, len(self.phases), len(self.alive), min(known, default=None))
+        return EpochReport(phase, self.position, len(self.phases), min(known, default=None))
 
     def _minibatches(self) -> Sequence[Tensor]:
         """Sample numbers (P, b) of this epoch's minibatches; each member has its own split and its own order."""

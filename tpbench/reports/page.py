@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.reports.curves import cost_plot, learning_curves
-from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
+from tpbench.reports.figures import alignment_figure
+from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.searches import search_figure
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
 from tpbench.results.cells import workload_words
@@ -24,13 +25,14 @@ from tpbench.results.formats import spell
 from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words
 from tpbench.results.location import location
 from tpbench.results.origins import origins_of
+from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
 from tpbench.results.tables import ErrorTable
 from tpbench.sweeps.listing import all_sweeps
 
 
 @dataclass(frozen=True)
-class Entry:
+class PageEntry:
     """One entry of a table: what is shown, and the number to sort by where that is not it."""
 
     text: str
@@ -43,7 +45,7 @@ class Entry:
 class PageTable:
     caption: str
     columns: list[str]
-    rows: list[list[Entry]]
+    rows: list[list[PageEntry]]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _number(value: float, form: str = ".2f") -> Entry:
+def _number(value: float, form: str = ".2f") -> PageEntry:
     missing = pd.isna(value)
-    return Entry("-" if missing else f"{value:{form}}", None if missing else float(value))
+    return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value))
 
 
 def leaderboard_section(board: pd.DataFrame) -> Section:
@@ -82,13 +84,15 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
     for row in board.to_dict("records"):
         rows.append(
             [
-                Entry(workload_words(row)), Entry(method_title(row["method"])), _number(row["seeds"], ".0f"),
+                PageEntry(workload_words(row)), PageEntry(method_title(row["method"])), _number(row["seeds"], ".0f"),
                 _number(row["epochs"], ".0f"),
-                Entry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
-                Entry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
-                Entry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
-                Entry(row["budget"]),
-                Entry(spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None),
+                PageEntry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
+                PageEntry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
+                PageEntry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
+                PageEntry(row["budget"]),
+                PageEntry(
+                    spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None
+                ),
                 _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
             ]
         )  # fmt: skip
@@ -107,18 +111,18 @@ def _paper_table(table: ErrorTable) -> PageTable:
     for method in table.rows:
         entries = [table.entries[method, column] for column in table.columns]
         spelled = [
-            Entry(
+            PageEntry(
                 " / ".join(entry_lines(e)), e.cell.mean if e.cell and not math.isnan(e.cell.mean) else None, best=e.best
             )
             for e in entries
         ]
-        rows.append([Entry(method_title(method)), *spelled])
+        rows.append([PageEntry(method_title(method)), *spelled])
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
 
 def paper_section(store: RunStore) -> Section:
-    """Tables 1 and S6 beside the paper's numbers."""
-    tables = [paper_table(store, name) for name in ("1", "s6")]
+    """The tables of errors beside the paper's numbers."""
+    tables = [paper_table(store, name) for name in ERROR_TABLES]
     said = dict.fromkeys(note for table in tables for note in notes(table))
     return Section("tables", "The paper's tables", [FOOTNOTE, *said], [_paper_table(table) for table in tables])
 
@@ -131,10 +135,11 @@ def provenance_section(store: RunStore) -> Section:
         for origin in origins_of(cell):
             rows.append(
                 [
-                    Entry(cell.workload_title), Entry(method_title(cell.method)), Entry(origin.seeds),
-                    _number(origin.seconds, ".0f"), Entry(origin.said("command"), long=True),
-                    Entry(origin.said("commit")[:12]), Entry(origin.hardware), Entry(origin.said("precision")),
-                    Entry(origin.said("torch")), Entry(configuration, long=True),
+                    PageEntry(cell.workload_title), PageEntry(method_title(cell.method)), PageEntry(origin.seeds),
+                    _number(origin.seconds, ".0f"), PageEntry(origin.said("command"), long=True),
+                    PageEntry(origin.said("commit")[:12]), PageEntry(origin.hardware),
+                    PageEntry(origin.said("precision")), PageEntry(origin.said("torch")),
+                    PageEntry(configuration, long=True),
                 ]
             )  # fmt: skip
     columns = [

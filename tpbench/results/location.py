@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +51,18 @@ def location(text: str) -> Path:
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(f"'{text}' cannot be opened: {error}") from error
     return cast(Path, path)
+
+
+def near_folders(folder: Path) -> list[str]:
+    """Folders beside one that is not there, which may be meant: of a similar name, or stores of runs."""
+    try:
+        beside = sorted(path for path in folder.parent.iterdir() if path.is_dir())
+        names = [path.name for path in beside if not path.name.startswith(".")]
+        similar = difflib.get_close_matches(folder.name, names, n=3)
+        found = similar or [path.name for path in beside if (path / "runs").is_dir()][:3]
+    except Exception:  # no such folder either; a URL's file system has exceptions of its own
+        return []
+    return [f"'{folder.parent / name}'" for name in found]
 
 
 def absolute(text: str) -> str:

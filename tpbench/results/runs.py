@@ -44,6 +44,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with the checksum of everything in it as its last entry."""
+    return {**body, "checksum": digest(dict(body))}
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What :func:`sealed` was given, from the JSON that became of it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is damaged, or something else.
+    """
+    body: dict[str, Any] = json.loads(text)
+    checksum = body.pop("checksum")
+    if digest(body) != checksum:
+        raise ValueError("its contents do not match its checksum")
+    return body
+
+
 @dataclass(frozen=True)
 class RunDefinition:
     """Everything that decides a run's numbers."""
@@ -139,8 +157,7 @@ class RunRecord:
             "provenance": dict(self.provenance),
             **({"found": dict(self.found)} if self.found else {}),
         }
-        body["checksum"] = digest(body)
-        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+        return json.dumps(sealed(body), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunRecord:
@@ -151,10 +168,7 @@ class RunRecord:
             TpbenchError: it is truncated, altered, or not a run.
         """
         try:
-            body = json.loads(text)
-            checksum = body.pop("checksum")
-            if digest(body) != checksum:
-                raise ValueError("its contents do not match its checksum")
+            body = unsealed(text)
             if type(body["format"]) is int and body["format"] > FORMAT:
                 raise NewerFormat(
                     f"{where}: written by a newer tpbench (format {body['format']}, this one reads {FORMAT}): "

@@ -97,7 +97,7 @@ class ErrorTable:
 
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
-    """Table ``1`` or ``s6`` with what the store holds.
+    """One of :data:`tpbench.results.paper.ERROR_TABLES` with what the store holds.
 
     Raises:
         UsageError: there is no such table.

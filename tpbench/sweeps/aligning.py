@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tpbench.engine import TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
-from tpbench.results import provenance
+from tpbench.results import RunStore, provenance
 from tpbench.results.location import location
-from tpbench.results.runs import digest
+from tpbench.results.runs import digest, sealed, unsealed
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.packs import PackSettings, define_runs, plan_seeds
 from tpbench.sweeps.progress import Display
@@ -74,6 +74,8 @@ def record_alignment(
         TpbenchError: a member diverged, or the folder cannot be written.
     """
     chosen = get_workload(workload)
+    # The record is written at the end: what stands in its way should show now.
+    RunStore(location(settings.results)).require_writable()
     problem, dataset = load_problem(chosen, Path(settings.data) if settings.data else None)
     trainer = Trainer(
         get_method(method), problem, [configuration] * len(seeds), list(seeds), epochs=epochs,
@@ -98,8 +100,7 @@ def record_alignment(
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / "alignment" / name
-    body = {"format": FORMAT, **asdict(record)}
-    write_atomically(path, json.dumps({**body, "checksum": digest(body)}) + "\n")
+    write_atomically(path, json.dumps(sealed({"format": FORMAT, **asdict(record)})) + "\n")
     return path
 
 
@@ -112,9 +113,7 @@ def read_alignments(results: Path) -> list[AlignmentRecord]:
     found = []
     for path in sorted((results / "alignment").glob("*.json")):
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if digest({k: v for k, v in body.items() if k != "checksum"}) != body.pop("checksum"):
-                raise ValueError("its contents do not match its checksum")
+            body = unsealed(path.read_text(encoding="utf-8"))
             if body.pop("format") != FORMAT:
                 raise ValueError("it has another format")
             found.append(AlignmentRecord(**body))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import torch
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
+from tpbench.sweeps.signals import end_as_by_ctrl_c
 
 # Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
 _RAY_ENVIRONMENT = {
@@ -93,16 +93,17 @@ def choose_resources(cpus: int | None, gpus: int | None, address: str | None) ->
     return Resources(cpus or machine_cpus(), available if gpus is None else gpus)
 
 
-def require_cluster_path(results: str) -> None:
-    """A results folder for a sweep whose driver runs on the cluster.
+def require_cluster_path(folder: str, option: str = "--results") -> None:
+    """A folder for a sweep whose driver runs on the cluster.
 
     Raises:
         UsageError: it depends on the folder of this process.
     """
-    if not (is_url(results) or Path(results).is_absolute()):
+    if not (is_url(folder) or Path(folder).is_absolute()):
+        url = ", or a URL such as s3://bucket/folder" if option == "--results" else ""
         raise UsageError(
-            f"--results '{results}': the sweep runs on the cluster, in a folder of its own; give an absolute path that "
-            "all its nodes share, or a URL such as s3://bucket/folder"
+            f"{option} '{folder}': the sweep runs on the cluster, in a folder of its own; give an absolute path that "
+            f"all its nodes share{url}"
         )
 
 
@@ -147,7 +148,7 @@ def ray_running(resources: Resources) -> Iterator[None]:
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
         ) from error
     # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_as_by_ctrl_c()
     try:
         yield
     finally:

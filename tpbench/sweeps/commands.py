@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError, UsageError, get_method, method_source
-from tpbench.engine.errors import InterruptedWork
 from tpbench.results import RunStore, leaderboard, write_leaderboard
+from tpbench.results.commands import continuing
 from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running, require_cluster_path
@@ -20,25 +19,10 @@ from tpbench.sweeps.driver import Sweep, SweepResult
 from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, parse_seeds, plan_seeds
 from tpbench.sweeps.progress import Display, View
 from tpbench.sweeps.quiet import noise_to
+from tpbench.sweeps.signals import interruptible
 from tpbench.sweeps.sizing import Sizing, choose_sizes
 from tpbench.sweeps.spaces import SearchSpace, space_for
 from tpbench.workloads import Workload, get_workload, load_problem
-
-
-@contextmanager
-def interruptible(command: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM (which SLURM sends before its limit) end the work with the command that continues it.
-
-    Raises:
-        InterruptedWork: one of the two came.
-    """
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedWork(f"interrupted; what was finished is stored. To continue: {command}") from None
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True)
@@ -214,7 +198,7 @@ def _run_locked(
             # process.
             wanted = replace(wanted, pack=sizes.pack, lag=resources.concurrent + 1)
             options = replace(options, resources=resources)
-        definition, journal = folder.begin(wanted, settings.command)
+        definition, journal = folder.begin(wanted, continuing(settings.command))
         trials = f"{definition.trials} configurations in packs of {definition.pack}"
         view.say(f"sweep {definition.id}: {trials}, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")

@@ -20,16 +20,11 @@ from tpbench.sweeps.packs import Outcome
 
 @dataclass
 class PackEntry:
-    """One pack of the search: what HyperOpt suggested, and how each member ended once it has."""
+    """One pack of the search: what HyperOpt suggested, and how each member ended once it has (none: it failed)."""
 
     number: int
     suggestions: list[dict[str, float]]
     outcomes: list[Outcome] | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the pack ended without results."""
-        return self.outcomes == []
 
 
 @dataclass

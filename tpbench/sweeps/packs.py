@@ -78,25 +78,6 @@ class Outcome:
         return WORST_ERROR if self.status == "diverged" else self.validation_error
 
 
-def choose_device(wanted: str) -> str:
-    """``auto`` is the GPU if there is one.
-
-    Raises:
-        UsageError: a GPU is asked for and there is none.
-    """
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(wanted).type
-    except RuntimeError:
-        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda") from None
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device '{wanted}' was asked for, but torch sees no GPU here; use --device cpu")
-    return wanted
-
-
 def _out_of_memory(error: BaseException) -> bool:
     """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

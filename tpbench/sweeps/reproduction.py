@@ -12,7 +12,7 @@ from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import location
-from tpbench.results.paper import table_methods
+from tpbench.results.paper import ERROR_TABLES, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.sweeps.commands import CellChoice, run_seeds
@@ -30,9 +30,9 @@ def parse_budget(text: str) -> float:
     Raises:
         UsageError: it is none of these.
     """
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", text.strip())
+    found = re.fullmatch(rf"([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([{''.join(_UNITS)}])", text.strip())
     if not found or float(found[1]) == 0:
-        raise UsageError(f"--budget '{text}': write a time such as 2h, 90m or 300s")
+        raise UsageError(f"--budget '{text}': write a time such as 2h, a number and one of {', '.join(_UNITS)}")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -130,7 +130,7 @@ def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: Pack
 
 
 def write_tables(store: RunStore) -> None:
-    """``leaderboard.csv``, ``table_1.md`` and ``table_s6.md`` of a store, in its folder."""
+    """``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store, in its folder."""
     write_leaderboard(leaderboard(store), store)
-    for table in ("1", "s6"):
+    for table in ERROR_TABLES:
         write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))

@@ -52,8 +52,6 @@ class SearchSpace:
     """What is searched for some methods: a range for every hyperparameter."""
 
     path: Path
-    table: str
-    """The paper's table it stands for."""
     methods: tuple[str, ...]
     ranges: Mapping[str, Range]
 
@@ -220,8 +218,7 @@ def load_space(path: Path) -> SearchSpace:
     methods = reader.words(parts["methods"][1], "methods")
     for method, node in methods:
         _check_method(reader, method, node, ranges)
-    table = parts["table"][1].value if "table" in parts else ""
-    return SearchSpace(path, str(table), tuple(method for method, _ in methods), ranges)
+    return SearchSpace(path, tuple(method for method, _ in methods), ranges)
 
 
 def _check_method(reader: _Reader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:

@@ -45,7 +45,7 @@ def train_pack(config: Mapping[str, Any], *, plan: PackPlan, settings: PackSetti
         last = time.monotonic()
         # Not "done": that word is Tune's, and would end the trial.
         share = epoch.done / epoch.total
-        tune.report({"share": share, "best": epoch.best_validation_error, "alive": epoch.alive})
+        tune.report({"share": share, "best": epoch.best_validation_error})
 
     try:
         _check_folder(settings)

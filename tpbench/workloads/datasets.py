@@ -60,6 +60,10 @@ DATASETS = {
 }  # fmt: skip
 
 
+DIGITS_TRAINING = 1437
+"""Of scikit-learn's 1,797 digits."""
+
+
 def get_dataset(name: str) -> DatasetSpec:
     """The data set of that name.
 
@@ -69,6 +73,13 @@ def get_dataset(name: str) -> DatasetSpec:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def training_samples(name: str) -> int:
+    """How many training samples a data set has, validation samples among them."""
+    if name == "digits":
+        return DIGITS_TRAINING
+    return sum(get_dataset(name).train_counts)
 
 
 def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
@@ -170,5 +181,5 @@ def digits_arrays() -> Arrays:
     digits = load_digits()
     images, labels = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
-    test, train = order[:360], order[360:]
+    test, train = order[:-DIGITS_TRAINING], order[-DIGITS_TRAINING:]
     return {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}
