@@ -17,6 +17,7 @@ from tpbench.cli.options import (
     Device,
     Epochs,
     MethodName,
+    Offline,
     Precision,
     Results,
     Seeds,
@@ -27,7 +28,6 @@ from tpbench.cli.options import (
 )
 from tpbench.engine import all_methods
 from tpbench.results.formats import draw
-from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
 
 
@@ -59,6 +59,7 @@ def sweep(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
     from tpbench.sweeps.cluster import choose_resources
@@ -68,28 +69,30 @@ def sweep(
     cell = CellChoice.of(workload, method)
     chosen_seeds = choose_final_seeds(seeds, final_seeds)
     resources = choose_resources(cpus, gpus, address)
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline)
     options = SweepOptions(trials, chosen_seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh)
     result = run_sweep(cell, options, settings)
     print("best configuration:")
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
-    print_outcomes(result.outcomes, method, workload)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    print_outcomes(result.outcomes, method, workload)
 
 
 @app.command()
 def sweeps(results: Results = RESULTS) -> None:
-    """The sweeps of a results folder: state, progress and the command that continues each."""
+    """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
     from tpbench.sweeps.listing import all_sweeps
 
-    listing = Table("sweep", "state", "searched", "best validation error", "continue with")
-    for status in all_sweeps(location(results)):
+    listing, notes = Table("sweep", "state", "searched", "best validation error"), []
+    for status in all_sweeps(results):
         best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
-        command = status.command if status.state in ("interrupted", "damaged") else ""
-        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best, command)
+        listing.add_row(status.name, status.state, f"{status.searched}/{status.trials}", best)
+        notes += [f"{status.name}: {status.command or status.reason}"] if status.command or status.reason else []
     print(draw(listing), end="")
+    for note in notes:
+        print(note)
 
 
 @app.command()
@@ -104,6 +107,7 @@ def run(
     precision: Precision = "float32",
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
     from tpbench.sweeps.commands import CellChoice, run_seeds
@@ -111,8 +115,8 @@ def run(
     from tpbench.sweeps.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
     outcomes = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
@@ -138,13 +142,15 @@ def reproduce(
     precision: Precision = "float32",
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.progress import spell_seconds
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
 
-    settings = make_settings(results, data, precision, device, checkpoint_every)
+    # A plan alone downloads nothing.
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, all_methods(), "method") if methods else None
@@ -162,9 +168,9 @@ def reproduce(
         if done.seconds is None:
             print(f"{done.planned.name}: left, it does not fit into the budget")
         else:
-            print(
-                f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
-            )
+            took = f"{spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
+            lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
+            print(f"{done.planned.name}: {took}{lost}")
 
 
 @app.command()
@@ -179,6 +185,7 @@ def align(
     data: Data = None,
     precision: Precision = "float32",
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
     from tpbench.sweeps.aligning import record_alignment
@@ -187,8 +194,8 @@ def align(
     from tpbench.sweeps.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, 1)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, 1, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
     with interruptible(settings.command):
