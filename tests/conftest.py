@@ -82,6 +82,7 @@ def tpbench_inside(
     """The command line's entry point in this process, which saves the two seconds that torch takes to import."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TPBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> Ended:
@@ -112,7 +113,7 @@ def tpbench(tmp_path: Path) -> CommandLine:
         return subprocess.run(
             [sys.executable, "-m", "tpbench.cli", *arguments],
             cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False,
-            env={**os.environ, "COLUMNS": "200", "TPBENCH_DATA": str(tmp_path / "data")},
+            env={**os.environ, "COLUMNS": "200", "TPBENCH_OFFLINE": "1", "TPBENCH_DATA": str(tmp_path / "data")},
         )  # fmt: skip
 
     return call

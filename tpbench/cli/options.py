@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 from typer.core import TyperCommand
 
-from tpbench.engine import PRECISIONS, UsageError, unknown
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
 from tpbench.results.formats import FORMATS, spell
 from tpbench.results.location import location, near_folders
@@ -49,6 +49,10 @@ Config = Annotated[str, typer.Option("--config", metavar="published|best|FILE", 
 Seeds = Annotated[str, typer.Option("--seeds", metavar="SEEDS", help="0-9, or a list of seeds and ranges.")]
 
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
+
+Offline = Annotated[
+    bool, typer.Option("--offline", envvar="TPBENCH_OFFLINE", help="Download nothing: a missing data set is an error.")
+]
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
@@ -96,7 +100,9 @@ def read_store(results: str) -> RunStore:
     return store
 
 
-def make_settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
+def make_settings(
+    results: str, data: Path | None, precision: str, device: str, checkpoint_every: int, offline: bool
+) -> Any:
     from tpbench.sweeps.devices import choose_device
     from tpbench.sweeps.packs import PackSettings
 
@@ -104,8 +110,9 @@ def make_settings(results: str, data: Path | None, precision: str, device: str, 
     open_store(results)
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
-        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command
-    )
+        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command,
+        offline=offline,
+    )  # fmt: skip
 
 
 def warn_damaged(store: RunStore) -> None:
@@ -123,8 +130,20 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
 
 
 def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
-    errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
-    diverged = sum(o.status == "diverged" for o in outcomes)
-    known = f"{spell(errors.mean(), errors.std(ddof=1))} %" if len(errors) else "unknown"
-    note = f" ({diverged} diverged)" if diverged else ""
-    print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")
+    """One line: mean and deviation over the seeds that did not diverge, as in tables.
+
+    Raises:
+        TpbenchError: all of them diverged.
+    """
+    whole = [outcome for outcome in outcomes if outcome.status != "diverged"]
+    many = "s" * (len(outcomes) > 1)
+    if not whole:
+        raise TpbenchError(
+            f"{workload} {method}: all of {len(outcomes)} seed{many} diverged (numbers became non-finite), so there is "
+            "no test error; the runs are stored as diverged"
+        )
+    errors = pd.Series([100 * outcome.test_error for outcome in whole], dtype=float)
+    diverged = len(outcomes) - len(whole)
+    note = f" ({diverged} diverged, not in the mean)" if diverged else ""
+    known = spell(errors.mean(), errors.std(ddof=1))
+    print(f"{workload} {method}: test error {known} % over {len(outcomes)} seed{many}{note}")

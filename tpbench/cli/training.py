@@ -16,6 +16,7 @@ from tpbench.cli.options import (
     Device,
     Epochs,
     MethodName,
+    Offline,
     Precision,
     Results,
     Seeds,
@@ -59,6 +60,7 @@ def sweep(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start another sweep, though one was begun.")] = False,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Search a method's hyperparameters with TPE, then train the best configuration over all seeds."""
     from tpbench.sweeps.cluster import choose_resources
@@ -68,30 +70,30 @@ def sweep(
     cell = CellChoice.of(workload, method)
     chosen_seeds = choose_final_seeds(seeds, final_seeds)
     resources = choose_resources(cpus, gpus, address)
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline)
     options = SweepOptions(trials, chosen_seeds, epochs, space, search_seed, parse_pack(pack), resources, fresh)
     result = run_sweep(cell, options, settings)
     print("best configuration:")
     for name, value in result.configuration.items():
         print(f"  {name}: {value:g}")
-    print_outcomes(result.outcomes, method, workload)
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    print_outcomes(result.outcomes, method, workload)
 
 
 @app.command()
 def sweeps(results: Results = RESULTS) -> None:
-    """The sweeps of a results folder: state, progress and the command that continues each."""
+    """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
     from tpbench.sweeps.listing import all_sweeps
     from tpbench.sweeps.progress import spell_error
 
-    found = all_sweeps(read_store(results).folder)
+    found = all_sweeps(str(read_store(results).folder))
     rows = [(s.name, s.state, f"{s.searched}/{s.trials}", spell_error(s.best)) for s in found]
     print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
     # Not in the table: a cell would break the commands.
     for status in found:
-        if status.state in ("interrupted", "damaged"):
-            print(f"{status.name}, {status.state}:\n{status.command}")
+        if status.command or status.reason:
+            print(f"{status.name}, {status.state}:\n{status.command or status.reason}")
 
 
 @app.command()
@@ -106,6 +108,7 @@ def run(
     precision: Precision = "float32",
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
     from tpbench.sweeps.commands import CellChoice, run_seeds
@@ -113,8 +116,8 @@ def run(
     from tpbench.sweeps.packs import parse_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
     outcomes = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
@@ -140,13 +143,15 @@ def reproduce(
     precision: Precision = "float32",
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.progress import spell_seconds
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
 
-    settings = make_settings(results, data, precision, device, checkpoint_every)
+    # A plan alone downloads nothing.
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, all_methods(), "method") if methods else None
@@ -163,9 +168,9 @@ def reproduce(
         if done.seconds is None:
             print(f"{done.planned.name}: left, it does not fit into the budget")
         else:
-            print(
-                f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
-            )
+            took = f"{spell_seconds(done.seconds)} (estimated {spell_seconds(done.planned.seconds)})"
+            lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
+            print(f"{done.planned.name}: {took}{lost}")
 
 
 @app.command()
@@ -180,6 +185,7 @@ def align(
     data: Data = None,
     precision: Precision = "float32",
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
     from tpbench.sweeps.aligning import record_alignment
@@ -189,8 +195,8 @@ def align(
     from tpbench.sweeps.signals import interruptible
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, 1)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, 1, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
     with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):

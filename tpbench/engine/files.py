@@ -40,6 +40,21 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """``tpbench`` in the user's cache folder.
+
+    Raises:
+        TpbenchError: there is no home folder to look for it in.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(chosen or Path.home() / ".cache") / "tpbench"
+    except RuntimeError:
+        raise TpbenchError(
+            "this user has no home folder for caches: set HOME, or XDG_CACHE_HOME to a folder that can be written"
+        ) from None
+
+
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when everything is on the disk, or in the object store of a URL.

@@ -189,7 +189,7 @@ def alignment_section(results: str) -> Section:
 def search_section(results: str) -> Section:
     """What every sweep searched."""
     section = Section("searches", "Searches")
-    for status in all_sweeps(location(results)):
+    for status in all_sweeps(results):
         figure = _try(lambda name=status.name: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.name} ({status.state}): error over trials, importance, parallel coordinates."

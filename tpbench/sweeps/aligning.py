@@ -19,9 +19,9 @@ from tpbench.results import RunStore, provenance
 from tpbench.results.location import location
 from tpbench.results.runs import digest, sealed, unsealed
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.packs import PackSettings, define_runs, plan_seeds
+from tpbench.sweeps.packs import PackSettings, define_runs, out_of_memory, plan_seeds
 from tpbench.sweeps.progress import Display
-from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads import get_workload, load_problem, obtain
 
 FORMAT = 1
 
@@ -64,6 +64,15 @@ def _plain(values: Tensor) -> Any:
     return clean(values.tolist())
 
 
+def _train(trainer: Trainer) -> None:
+    with Display() as view:
+        view.start("epochs", len(trainer.phases))
+        while not trainer.done:
+            report = trainer.advance()
+            view.update("epochs", report.done, report.total, report.best_validation_error)
+        view.end("epochs")
+
+
 def record_alignment(
     workload: str, method: str, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int, every: int,
     settings: PackSettings,
@@ -76,19 +85,23 @@ def record_alignment(
     chosen = get_workload(workload)
     # The record is written at the end: what stands in its way should show now.
     RunStore(location(settings.results)).require_writable()
-    problem, dataset = load_problem(chosen, Path(settings.data) if settings.data else None)
+    data = Path(settings.data) if settings.data else None
+    obtain(chosen.dataset, data, offline=settings.offline)
+    problem, dataset = load_problem(chosen, data)
     trainer = Trainer(
         get_method(method), problem, [configuration] * len(seeds), list(seeds), epochs=epochs,
         precision=settings.precision, device=settings.device,
     )  # fmt: skip
     log = AlignmentLog(every)
     trainer.pack.observer = log
-    with Display() as view:
-        view.start("epochs", len(trainer.phases))
-        while not trainer.done:
-            report = trainer.advance()
-            view.update("epochs", report.done, report.total, report.best_validation_error)
-        view.end("epochs")
+    try:
+        _train(trainer)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TpbenchError(
+            f"not enough memory to align {len(seeds)} seeds of {method} on {workload}: give fewer --seeds ({error})"
+        ) from error
     if len(trainer.alive) < len(seeds):
         raise TpbenchError(f"{method} on {workload}: a member diverged, so its angles say nothing")
     record = AlignmentRecord(

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
+from tpbench.sweeps.local_ray import impatient, provide_token, ray_folder, require_loopback
 from tpbench.sweeps.signals import end_as_by_ctrl_c
 
 # Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
@@ -119,26 +120,50 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def ray_running(resources: Resources) -> Iterator[None]:
+def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Iterator[None]:
     """Ray for the length of a sweep; its token authentication stays as Ray sets it up.
+
+    Args:
+        resources: what it may use, or which cluster it is.
+        say: tells a person what takes long.
 
     Raises:
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
     prepare_environment()
+    if not resources.address:
+        provide_token()
     import ray
 
     if ray.is_initialized():  # inside a task of the cluster
         yield
         return
+    with nullcontext() if resources.address else ray_folder() as folder:
+        _start(resources, folder, say)
+        # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+        end_as_by_ctrl_c()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(resources: Resources, folder: str | None, say: Callable[[str], None]) -> None:
+    """Start Ray on this machine, in that folder if one is given, or connect to the cluster."""
+    import ray
+
+    if not resources.address:
+        require_loopback()
     try:
-        if resources.address:
-            ray.init(address=resources.address, log_to_driver=resources.address.startswith("ray://"))
-        else:
-            # "local": a cluster that happens to run on this machine is not ours to use.
-            ray.init(
-                "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False, log_to_driver=False
-            )  # fmt: skip
+        with impatient(say):
+            if resources.address:
+                ray.init(address=resources.address, log_to_driver=resources.address.startswith("ray://"))
+            else:
+                # "local": a cluster that happens to run on this machine is not ours to use.
+                ray.init(
+                    "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False,
+                    log_to_driver=False, _temp_dir=folder,
+                )  # fmt: skip
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
@@ -147,12 +172,6 @@ def ray_running(resources: Resources) -> Iterator[None]:
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
         ) from error
-    # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-    end_as_by_ctrl_c()
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def cluster_resources(wanted: Resources) -> Resources:

@@ -14,6 +14,7 @@ from tpbench.results.commands import continuing
 from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running, require_cluster_path
+from tpbench.sweeps.continuing import continues
 from tpbench.sweeps.definition import SweepDefinition, SweepFolder
 from tpbench.sweeps.driver import Sweep, SweepResult
 from tpbench.sweeps.packs import Outcome, PackJob, PackSettings, parse_seeds, plan_seeds
@@ -22,7 +23,7 @@ from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.signals import interruptible
 from tpbench.sweeps.sizing import Sizing, choose_sizes
 from tpbench.sweeps.spaces import SearchSpace, space_for
-from tpbench.workloads import Workload, get_workload, load_problem
+from tpbench.workloads import Workload, get_workload, load_problem, obtain
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def run_seeds(
         epochs: None: the workload's.
     """
     epochs = epochs or cell.workload.epochs
+    obtain(cell.workload.dataset, Path(settings.data) if settings.data else None, offline=settings.offline)
     job = PackJob(plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs, found), settings)
     with interruptible(settings.command), Display() as view:
         skipped = len(seeds) - len(job.missing)
@@ -124,7 +126,9 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
 
 
 def _definition(cell: CellChoice, options: SweepOptions, space: SearchSpace, settings: PackSettings) -> SweepDefinition:
-    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
+    data = Path(settings.data) if settings.data else None
+    obtain(cell.workload.dataset, data, offline=settings.offline)
+    _, dataset = load_problem(cell.workload, data)
     return SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
@@ -148,10 +152,13 @@ def run_sweep(cell: CellChoice, options: SweepOptions, settings: PackSettings) -
     settings = replace(settings, results=absolute(settings.results), data=str(data.resolve()) if data else None)
     folder = SweepFolder.latest(location(settings.results) / "sweeps", wanted.id, fresh=options.fresh)
     with ExitStack() as stack:
-        stack.enter_context(folder.lock())
-        stack.enter_context(interruptible(settings.command))
+        unsafe = stack.enter_context(folder.lock())
+        folder.require_promising()
+        stack.enter_context(interruptible(continues(settings.command)))
         stream = stack.enter_context(noise_to(folder.log))
         view = stack.enter_context(Display(stream))
+        if unsafe:
+            view.say(f"warning: {unsafe}")
         return _run_locked(cell, options, replace(settings, sweep=folder.folder.name), space, folder, wanted, view)
 
 
@@ -163,7 +170,7 @@ def _run_through_client(cell: CellChoice, options: SweepOptions, settings: PackS
     """
     require_cluster_path(settings.results)
     inside = replace(options, resources=replace(options.resources, address="auto"))
-    with interruptible(settings.command), ray_running(options.resources):
+    with interruptible(continues(settings.command)), ray_running(options.resources):
         import ray
 
         task = ray.remote(run_sweep).options(num_cpus=0, max_retries=0).remote(cell, inside, settings)
@@ -184,7 +191,7 @@ def _run_locked(
     wanted: SweepDefinition, view: View,
 ) -> SweepResult:  # fmt: skip
     address = options.resources.address
-    with ray_running(options.resources) if address else nullcontext():
+    with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
             view.say(f"cluster {address}: {len(nodes())} nodes")
             check_shared(settings.results)
@@ -203,7 +210,7 @@ def _run_locked(
         view.say(f"sweep {definition.id}: {trials}, then {len(definition.seeds)} seeds")
         view.say(f"Ray's log: {folder.log}")
         sweep = Sweep(definition, space, folder, journal, settings, options.resources, view)
-        with ray_running(options.resources) if not (address or sweep.done) else nullcontext():
+        with ray_running(options.resources, view.say) if not (address or sweep.done) else nullcontext():
             result = sweep.run()
         return replace(result, warnings=_write_board(sweep.store))
 

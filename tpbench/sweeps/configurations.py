@@ -18,7 +18,7 @@ from tpbench.results.runs import canonical_json, digest
 from tpbench.results.statistics import FEWEST
 from tpbench.sweeps.commands import CellChoice
 from tpbench.sweeps.spaces import load_configuration, published_configuration
-from tpbench.workloads import load_problem
+from tpbench.workloads import load_problem, obtain
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ class FoundConfiguration:
     """Which it is, for people, where they did not name it."""
 
 
-def find_configuration(cell: CellChoice, config: str, results: str, data: Path | None) -> FoundConfiguration:
+def find_configuration(
+    cell: CellChoice, config: str, results: str, data: Path | None, *, offline: bool = True
+) -> FoundConfiguration:
     """``published``, ``best`` (of the store, on the data at hand) or a file.
+
+    Args:
+        offline: whether ``best`` may not download the data set, should it be missing.
 
     Raises:
         UsageError: there is no such configuration.
@@ -42,6 +47,7 @@ def find_configuration(cell: CellChoice, config: str, results: str, data: Path |
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
+        obtain(cell.workload.dataset, data, offline=offline)
         return _find_best(cell, results, data)
     path = Path(config)
     if not path.is_file():

@@ -104,15 +104,15 @@ class Sweep:
             search = PackedSearch(inner, self.journal, trials=d.trials, pack=d.pack, lag=d.lag)
             errors = self._tune(search, self._plan(), self.resources.concurrent, "search")
             if errors and all(not pack.outcomes for pack in self.journal.packs):
-                raise TpbenchError(f"every pack of the search failed: {errors[0]}; see {self.folder.log}")
+                raise self._failed(f"every pack of the search failed: {errors[0]}; see {self.folder.log}", "--fresh")
         self.view.end("search")
 
     def _final(self) -> None:
         best, d = self.journal.best(), self.definition
         if best is None:
-            raise TpbenchError(
-                f"none of the {d.trials} configurations learnt anything (all diverged, failed or were stopped early); "
-                f"search more with --trials, or more than {d.epochs} epochs"
+            raise self._failed(
+                f"none of the {d.trials} configurations learnt anything ({self.journal.tally()})",
+                f"more --trials, more than {d.epochs} --epochs or another --space",
             )
         self.view.say(f"best configuration of the search: validation error {100 * best[1].validation_error:.2f} %")
         configuration = {**best[0], **self.constants}
@@ -127,6 +127,13 @@ class Sweep:
                 raise TpbenchError(f"the final runs failed: {errors[0]}; see {self.folder.log}")
             job = PackJob(job.plan, self.settings)
         self.journal.finished(job.run())
+
+    def _failed(self, reason: str, remedy: str) -> TpbenchError:
+        """What to raise when the search has found nothing; the journal keeps it once no pack is left to train."""
+        message = f"{reason}; start another sweep with {remedy}"
+        if self.journal.ended_count >= self.definition.trials:
+            self.journal.failed(message)
+        return TpbenchError(message)
 
     def _steps(self, task: str) -> int:
         """What progress counts: configurations of a search, epochs of the final runs."""

@@ -7,6 +7,7 @@ order, so an interrupted search is continued by replaying it: no suggestion is h
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ class Journal:
     path: Path
     packs: list[PackEntry] = field(default_factory=list)
     final: list[Outcome] | None = None
+    failure: str | None = None
+    """Why the sweep can come to nothing, however often it is continued."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -78,6 +81,8 @@ class Journal:
             self.packs[event["pack"]].outcomes = [Outcome(**outcome) for outcome in event["outcomes"]]
         elif event["event"] == "final":
             self.final = [Outcome(**outcome) for outcome in event["outcomes"]]
+        elif event["event"] == "failed":
+            self.failure = str(event["reason"])
         else:
             raise ValueError(f"unknown event {event['event']!r}")
 
@@ -97,6 +102,17 @@ class Journal:
     def finished(self, outcomes: list[Outcome]) -> None:
         """Note that the final runs are in the store."""
         self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
+
+    def failed(self, reason: str) -> None:
+        """Note that the search is over and has found nothing."""
+        self._write({"event": "failed", "reason": reason})
+
+    def tally(self) -> str:
+        """How the search's configurations ended, in words: ``3 diverged, 1 stopped early``."""
+        ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])
+        ends["failed"] = sum(len(pack.suggestions) for pack in self.packs if pack.outcomes == [])
+        words = {"diverged": "diverged", "pruned": "stopped early", "failed": "failed", "finished": "finished"}
+        return ", ".join(f"{ends[status]} {word}" for status, word in words.items() if ends[status])
 
     def final_runs(self, store: RunStore) -> list[RunRecord] | None:
         """The final runs, from the store; None unless it has all of them, for files can be deleted or damaged since."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
+from tpbench.results.location import location
+from tpbench.sweeps.continuing import command_for
 from tpbench.sweeps.definition import SweepFolder
 from tpbench.sweeps.journal import Journal
 
@@ -17,28 +19,41 @@ class SweepStatus:
 
     name: str
     state: str
-    """running, interrupted, done or damaged"""
+    """running, interrupted, failed, done or damaged"""
     searched: int
     trials: int
     best: float | None
     """Lowest validation error of the search so far, a fraction."""
-    command: str
-    """Continues it, or says what is wrong."""
+    command: str = ""
+    """Continues it, where that leads anywhere."""
+    reason: str = ""
+    """Why it cannot be continued, where it is not done."""
 
 
-def sweep_status(folder: SweepFolder) -> SweepStatus:
-    """Read a sweep's folder; a damaged one is reported, not raised."""
+def sweep_status(folder: SweepFolder, results: str | Path | None = None) -> SweepStatus:
+    """Read a sweep's folder; a damaged one is reported, not raised.
+
+    Args:
+        results: the results folder as the command shall name it; None: by its path.
+    """
     name = folder.folder.name
     try:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
         done = journal.final_runs(RunStore(folder.results)) is not None
+        running = not done and folder.locked
     except TpbenchError as error:
-        return SweepStatus(name, "damaged", 0, 0, None, str(error))
+        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
     best = journal.best()
-    state = "done" if done else "running" if folder.locked else "interrupted"
-    return SweepStatus(
-        name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None, folder.command
-    )
+    known = (journal.ended_count, definition.trials, best[1].validation_error if best else None)
+    if done or running:
+        return SweepStatus(name, "done" if done else "running", *known)
+    if journal.failure:
+        return SweepStatus(name, "failed", *known, reason=journal.failure)
+    latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
+    if latest.exists and latest != folder:
+        # Its command names no folder: it continues the newest sweep of its kind.
+        return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
+    return SweepStatus(name, "interrupted", *known, command=command_for(folder.command, results or folder.results))
 
 
 def sweep_folders(results: Path) -> list[SweepFolder]:
@@ -47,6 +62,6 @@ def sweep_folders(results: Path) -> list[SweepFolder]:
     return [folder for folder in folders if folder.exists]
 
 
-def all_sweeps(results: Path) -> list[SweepStatus]:
-    """Every sweep below a results folder, by name."""
-    return [sweep_status(folder) for folder in sweep_folders(results)]
+def all_sweeps(results: str) -> list[SweepStatus]:
+    """Every sweep below a results folder, by name; commands name the folder as it is named here."""
+    return [sweep_status(folder, results) for folder in sweep_folders(location(results))]

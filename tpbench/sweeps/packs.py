@@ -60,6 +60,8 @@ class PackSettings:
     command: str = "tpbench"
     sweep: str | None = None
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
+    offline: bool = False
+    """Whether a missing data set is an error, and not downloaded before the work begins."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Outcome:
         return WORST_ERROR if self.status == "diverged" else self.validation_error
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
@@ -181,7 +183,7 @@ class PackJob:
         try:
             return {i: _outcome(i, history) for i, history in zip(ids, self._train(on_epoch), strict=True)}
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if not half:
                 raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
@@ -18,7 +19,7 @@ from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.sweeps.commands import CellChoice, run_seeds
 from tpbench.sweeps.packs import PackJob, PackSettings, plan_seeds
 from tpbench.sweeps.spaces import published_configuration
-from tpbench.workloads import get_workload
+from tpbench.workloads import get_workload, obtain
 from tpbench.workloads.benchmark import measure
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -85,10 +86,16 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
     """
     known, planned = table_methods(table), []
     left: dict[tuple[str, str], list[str]] = defaultdict(list)
+    data = Path(settings.data) if settings.data else None
     for name in workloads or PAPER_WORKLOADS:
-        for method in methods or known:
-            if method in get_workload(name).excluded_methods:
-                continue
+        rules = [method for method in methods or known if method not in get_workload(name).excluded_methods]
+        try:
+            # Once per data set: a download that failed would fail again for the next method.
+            obtain(get_workload(name).dataset, data, offline=settings.offline)
+        except TpbenchError as error:
+            left[name, str(error)] += rules
+            continue
+        for method in rules:
             cell = CellChoice.of(name, method)
             try:
                 configuration = published_configuration(cell.workload, method)
@@ -110,6 +117,8 @@ class TrainedCell:
     planned: PlannedCell
     seconds: float | None
     """None: left."""
+    diverged: int = 0
+    """Seeds whose numbers became non-finite."""
 
 
 def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings) -> Iterator[TrainedCell]:
@@ -124,9 +133,10 @@ def reproduce(cells: Sequence[PlannedCell], budget: float | None, settings: Pack
             yield TrainedCell(cell, None)
             continue
         begun = time.monotonic()
-        run_seeds(cell.cell, cell.configuration, PUBLISHED, cell.seeds, None, settings)
+        outcomes = run_seeds(cell.cell, cell.configuration, PUBLISHED, cell.seeds, None, settings)
         write_tables(RunStore(location(settings.results)))
-        yield TrainedCell(cell, time.monotonic() - begun)
+        diverged = sum(outcome.status == "diverged" for outcome in outcomes)
+        yield TrainedCell(cell, time.monotonic() - begun, diverged)
 
 
 def write_tables(store: RunStore) -> None:

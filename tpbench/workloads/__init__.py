@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tpbench.engine import Problem
-from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load
+from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load, obtain
 from tpbench.workloads.catalogue import WORKLOADS, Workload, get_workload
 from tpbench.workloads.datasets import DATASETS
 
@@ -23,6 +23,7 @@ __all__ = [
     "import_file",
     "load",
     "load_problem",
+    "obtain",
 ]
 
 

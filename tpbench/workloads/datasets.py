@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ class DatasetSpec:
     """Training samples of each class."""
     test_counts: tuple[int, ...]
     torchvision_name: str | None = None
+    megabytes: int = 0
+    """Of the files that torchvision downloads."""
     content: str | None = None
     """:func:`content_digest` of the exact data set, where it is known."""
     known_copies: tuple[tuple[str, str], ...] = ()
@@ -46,14 +49,14 @@ DATASETS = {
             "mnist", (28, 28),
             (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
             (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
-            "MNIST", "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
+            "MNIST", 12, "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
         ),
         DatasetSpec(
-            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST",
+            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST", 31,
             "4de292442a22996b5d72c79883ebd803d1eb19709f86b3eb7c24b5f4c7be93a1",
         ),
         DatasetSpec(
-            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10",
+            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10", 170,
             known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
         ),
     )
@@ -146,6 +149,15 @@ def content_digest(arrays: Arrays) -> str:
         for sample in sorted(hashlib.sha256(row.data).digest() for row in rows):
             digest.update(sample)
     return digest.hexdigest()
+
+
+def download_source(spec: DatasetSpec) -> str:
+    """The hosts that torchvision downloads a data set from, in the order in which it tries them."""
+    import torchvision.datasets
+
+    loader = getattr(torchvision.datasets, str(spec.torchvision_name))
+    addresses = getattr(loader, "mirrors", None) or [loader.url]
+    return " or ".join(dict.fromkeys(urlsplit(address).netloc for address in addresses))
 
 
 def read_torchvision(spec: DatasetSpec, root: Path, *, download: bool = True) -> Arrays:
