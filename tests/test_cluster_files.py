@@ -39,7 +39,8 @@ WORKER_GROUP = {
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((CLUSTER / name).read_text())
+    """The first document of a file."""
+    return next(yaml.safe_load_all((CLUSTER / name).read_text()))
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
@@ -63,6 +64,42 @@ def test_launcher_files_follow_rays_schema_and_keep_the_token(name: str) -> None
     assert "spot" in str(workers["node_config"]) or "preemptible" in str(workers["node_config"])
 
 
+def test_workers_of_the_launcher_files_may_write_results_and_have_a_driver_for_the_pinned_torch() -> None:
+    # Ray gives its rights to the head alone (autoscaler/_private/aws/config.py and gcp/config.py).
+    aws, gcp = (read(name)["available_node_types"]["gpu_worker"]["node_config"] for name in ("aws.yaml", "gcp.yaml"))
+    assert aws["IamInstanceProfile"]["Arn"].startswith("arn:aws:iam::ACCOUNT:instance-profile/")
+    (account,) = gcp["serviceAccounts"]
+    assert account["email"] == "ray-autoscaler-sa-v1@PROJECT.iam.gserviceaccount.com"
+    assert account["scopes"] == ["https://www.googleapis.com/auth/cloud-platform"]
+    # torch for CUDA 13 needs driver 580; Ray's default image for AWS is of 2022, so no node goes without an image.
+    pins = (CLUSTER.parent / "constraints.txt").read_text()
+    assert "cuda-toolkit==13." in pins, "another CUDA: see which driver it needs"
+    for node in read("aws.yaml")["available_node_types"].values():
+        assert node["node_config"]["ImageId"] == "AMI"
+    assert gcp["disks"][0]["initializeParams"]["sourceImage"].endswith("-nvidia-580")
+    # A shared folder needs a mount on the nodes and in the container: both are there as comments.
+    for name in ("aws.yaml", "gcp.yaml"):
+        text = (CLUSTER / name).read_text()
+        assert "# initialization_commands:" in text
+        assert '# run_options: ["-v /mnt/results:/results"]' in text
+        assert "(umask 077; ray get-auth-token --generate)" in text
+
+
+def test_what_the_launcher_files_have_as_comments_follows_rays_schema_too() -> None:
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    for name in ("aws.yaml", "gcp.yaml"):
+        text = (CLUSTER / name).read_text()
+        text = text.replace("  # run_options:", "  run_options:").replace("# initialization", "initialization")
+        text = text.replace("#   - ", "  - ").replace("#     sudo", "    sudo")
+        config = yaml.safe_load(text)
+        jsonschema.validate(config, schema)
+        assert config["docker"]["run_options"] == ["-v /mnt/results:/results"]
+        assert config["initialization_commands"][1].startswith("mountpoint -q /mnt/results || sudo mount -t nfs")
+
+
 def test_the_manifest_has_kuberays_fields_and_a_command_that_parses() -> None:
     from tpbench.cli import app
 
@@ -77,9 +114,21 @@ def test_the_manifest_has_kuberays_fields_and_a_command_that_parses() -> None:
     for group in cluster["workerGroupSpecs"]:
         assert set(group) <= WORKER_GROUP
         assert {"groupName", "rayStartParams", "template"} <= set(group)
+    assert 0 < spec["backoffLimit"] <= 2  # a usage error is tried again as well
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        # The image's uid 1000 is of group 100; a new volume belongs to root.
+        assert group["template"]["spec"]["securityContext"] == {"fsGroup": 100}
+        assert group["template"]["metadata"]["labels"] == {"app": "tpbench"}
         mounts = {m["name"] for c in group["template"]["spec"]["containers"] for m in c["volumeMounts"]}
         assert mounts == {v["name"] for v in group["template"]["spec"]["volumes"]}
+
+    # The operator binds the dashboard to all addresses: only this namespace and the operator reach it.
+    _, policy = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app": "tpbench"}}
+    (rule,) = policy["spec"]["ingress"]
+    assert {} in [source.get("podSelector") for source in rule["from"] if "namespaceSelector" not in source]
+    assert all(source["podSelector"] for source in rule["from"] if "namespaceSelector" in source)
 
     import typer
 
@@ -107,8 +156,8 @@ def test_the_slurm_script_is_sound() -> None:
 
 
 # What the real ones do as far as the script depends on it. srun: a step without --overlap does not start where another
-# one holds the node; it has one core unless told otherwise, and not what --cpus-per-task told sbatch (since 22.05); after
-# 'sbatch --export=NONE' it hands on the environment only with --export; on SIGTERM it kills its step with SIGKILL.
+# one holds the node; it has one core unless told otherwise, and not what --cpus-per-task told sbatch (since 22.05);
+# after 'sbatch --export=NONE' it hands on the environment only with --export; on SIGTERM it kills its step (SIGKILL).
 # 'scontrol requeue' ends the job at once.
 FAKES = {
     "scontrol": """
@@ -134,11 +183,14 @@ if [ -z "$overlap" ]; then
   mkdir "$busy" 2>/dev/null || { echo "srun: Job step creation temporarily disabled" >&2; exit 1; }
 fi
 export SLURM_CPUS_PER_TASK=$cpus
-setsid "$@" &
-step=$!
-killed() { kill -KILL -- "-$step"; wait "$step"; [ -n "$overlap" ] || rmdir "$busy"; exit 137; }
+killed() {
+  while [ -n "${!:-}" ] && kill -0 "$!" 2>/dev/null; do kill -KILL -- "-$!" 2>/dev/null; sleep 0.05; done
+  [ -n "$overlap" ] || rmdir "$busy"
+  exit 137
+}
 trap killed TERM
-wait "$step"; code=$?
+setsid "$@" &
+wait "$!"; code=$?
 [ -n "$overlap" ] || rmdir "$busy"
 exit "$code"
 """,
@@ -159,13 +211,16 @@ echo "$@" >>"$LOG/ray"
 [ -n "$RAY_AUTH_TOKEN" ] && echo "$RAY_AUTH_MODE" >>"$LOG/mode"
 echo "$SLURM_CPUS_PER_TASK" >>"$LOG/cores"
 [ -z "$RAY_FAILS" ] || { echo "no such file" >&2; exit 1; }
-for word; do case $word in --temp-dir=*) mkdir "${word#*=}" 2>/dev/null; ls -ld "$(dirname "${word#*=}")" >>"$LOG/folder" ;; esac; done
+for word; do case $word in --temp-dir=*) folder=${word#*=} ;; esac; done
+mkdir "$folder" 2>/dev/null
+ls -ld "$(dirname "$folder")" >>"$LOG/folder"
 exec sleep 60
 """,
     "tpbench": """
 [ "$SLURM_CPUS_PER_TASK" = 8 ] && [ -n "$RAY_AUTH_TOKEN" ] || exit 3
 echo "$@" >"$LOG/tpbench"
 trap 'echo ended >"$LOG/ended"; exit 130' TERM
+for i in $(seq 200); do [ "$(wc -l <"$LOG/folder")" = 2 ] || sleep 0.1; done
 for i in $(seq $STEPS); do sleep 0.1; done
 """,
 }  # fmt: skip
