@@ -59,7 +59,10 @@ def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddres
 
 @app.command()
 def stop(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
-    """Stop a submitted sweep; what it finished is kept, and submitting it again continues it."""
+    """Stop a submitted sweep: Ray sends it SIGTERM, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S on the head).
+
+    What it finished is kept, and submitting it again continues from the last checkpoints.
+    """
     from tpbench.sweeps.jobs import stop
 
     print(f"{job}: {'stopping' if stop(address, job) else 'had ended already'}")

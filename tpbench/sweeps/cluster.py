@@ -114,6 +114,21 @@ def first_sentence(error: Exception) -> str:
     return lines[0].split(". ")[0].strip() if lines else type(error).__name__
 
 
+_VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
+
+
+def versions_differ(error: Exception, address: str) -> str | None:
+    """Ray's six lines about a cluster of other versions as one line; None if the error is another one."""
+    found = _VERSIONS.search(str(error))
+    if not found:
+        return None
+    ray, python, our_ray, our_python = found.groups()
+    return (
+        f"the cluster at {address} runs Ray {ray} with Python {python}, this machine Ray {our_ray} with Python "
+        f"{our_python}: both must be the same, Python's last number too"
+    )
+
+
 def prepare_environment() -> None:
     """Settings that Ray reads when it is imported; what the user has set stays."""
     os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
@@ -168,6 +183,8 @@ def _start(resources: Resources, folder: str | None, say: Callable[[str], None])
         reason = first_sentence(error)
         if not resources.address:
             raise TpbenchError(f"Ray did not start: {reason}") from error
+        if differ := versions_differ(error, resources.address):
+            raise TpbenchError(differ) from error
         raise TpbenchError(
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"

@@ -55,8 +55,24 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
         "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "token",
         "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
     )  # fmt: skip
+    yield from _token_file()
     if address:
         yield from _cluster(address)
+
+
+def _token_file() -> Iterator[Finding]:
+    """Ray writes its token with the plain umask: on a machine with other users, these may read it and run code."""
+    try:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        mode = path.stat().st_mode & 0o777
+    except (OSError, RuntimeError):  # there is none, or no home
+        return
+    others = bool(mode & 0o077)
+    yield Finding(
+        "Ray's token", f"{path} (mode {mode:o})",
+        f"others may read it and run code on the cluster: chmod 600 {path}, and make another token if they might have"
+        if others else "",
+    )  # fmt: skip
 
 
 def _packages() -> Iterator[Finding]:

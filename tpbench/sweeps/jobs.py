@@ -153,7 +153,11 @@ def logs(address: str, name: str) -> str:
 
 
 def stop(address: str, name: str) -> bool:
-    """Ask a job to stop, as Ctrl-C does; False if it had ended."""
+    """Ask a job to stop; False if it had ended.
+
+    Ray sends it SIGTERM, which ends a sweep as Ctrl-C does, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S, read on
+    the head). Either way no run is lost: a sweep continues from its journal and the last checkpoints.
+    """
     _known(address, name)
     with _errors(address):
         return bool(_client(address).stop_job(name))
