@@ -30,6 +30,12 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summaries of the tests' stores do not pile up in the user's cache."""
+    monkeypatch.setenv("TPBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def small_problem() -> Problem:
     """A classification problem that a few epochs can learn: 300 + 60 points in 6 dimensions, 3 classes."""

@@ -19,7 +19,7 @@ from tpbench.cli.options import (
     check_precision,
     parse_names,
 )
-from tpbench.engine import PRECISIONS, UsageError, all_methods
+from tpbench.engine import UsageError, method_names
 from tpbench.results.formats import draw
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
@@ -44,6 +44,9 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
+    check_precision(precision)
+    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
+    rules = parse_names(methods, method_names(), "method")
     from dataclasses import asdict
 
     from tpbench.engine.clock import PHASES
@@ -51,9 +54,6 @@ def bench(
     from tpbench.sweeps.packs import choose_device
     from tpbench.workloads.benchmark import measure_all
 
-    check_precision(precision)
-    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
-    rules = parse_names(methods, all_methods(), "method")
     rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
     if plot:
         plot_scaling(rows, plot)
@@ -79,10 +79,11 @@ def verify_fixtures(
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
-    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
-
     check_precision(precision)
-    reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
+    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+    from tpbench.engine.training import dtype_of
+
+    reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
     listing = Table("file", "method", *QUANTITIES, "verdict", title=f"Largest relative errors, {precision}")
     for report in reports:
         errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]

@@ -13,6 +13,16 @@ from typing import Any, BinaryIO
 from tpbench.engine.errors import TpbenchError
 
 
+def user_cache() -> Path:
+    """``$TPBENCH_CACHE``, or ``tpbench`` in the user's cache folder: everything below it can be made again.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    chosen = os.environ.get("TPBENCH_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench"
+
+
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when everything is on the disk, or in the object store of a URL.

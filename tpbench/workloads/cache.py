@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write
+from tpbench.engine.files import atomic_write, user_cache
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -43,11 +43,9 @@ class Dataset:
 
 
 def default_folder() -> Path:
-    """``$TPBENCH_DATA``, or ``tpbench/data`` in the user's cache folder."""
+    """``$TPBENCH_DATA``, or ``data`` in tpbench's cache (:func:`tpbench.engine.files.user_cache`)."""
     chosen = os.environ.get("TPBENCH_DATA")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench" / "data"
+    return Path(chosen) if chosen else user_cache() / "data"
 
 
 def _mend(spec: DatasetSpec) -> str:
