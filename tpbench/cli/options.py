@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from typer.core import TyperCommand
 
-from tpbench.engine import PRECISIONS, UsageError, unknown
+from tpbench.cli import completion
+from tpbench.engine import PRECISIONS, UsageError, method_names, unknown
 from tpbench.results import RunStore
 from tpbench.results.formats import FORMATS, spell
 from tpbench.results.location import location
+from tpbench.workloads import get_workload
 
-WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+def _known_workload(name: str) -> str:
+    return get_workload(name).name
+
+
+def _known_method(name: str) -> str:
+    if name not in method_names():
+        raise unknown("method", name, method_names())
+    return name
+
+
+# Checked as they are read, so that a slip shows before torch and Ray are imported.
+WorkloadName = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOAD", help="See 'tpbench workloads'.", callback=_known_workload,
+        autocompletion=completion.workloads,
+    ),
+]  # fmt: skip
+
+MethodName = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD", help="See 'tpbench methods'.", callback=_known_method, autocompletion=completion.methods
+    ),
+]
+
+OfWorkload = Annotated[
+    str | None,
+    typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads),
+]
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
@@ -39,7 +70,9 @@ Epochs = Annotated[
     typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
 
-Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
+Precision = Annotated[
+    str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.", autocompletion=completion.of(PRECISIONS))
+]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -51,7 +84,7 @@ CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkp
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
-Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS))]
+Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
 
 RESULTS = "results"
 
@@ -107,8 +140,9 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
 
 
 def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
-    errors = pd.Series([100 * o.test_error for o in outcomes if o.test_error is not None], dtype=float)
+    errors = [100 * o.test_error for o in outcomes if o.test_error is not None]
     diverged = sum(o.status == "diverged" for o in outcomes)
-    known = f"{spell(errors.mean(), errors.std(ddof=1))} %" if len(errors) else "unknown"
+    deviation = stdev(errors) if len(errors) > 1 else math.nan
+    known = f"{spell(fmean(errors), deviation)} %" if errors else "unknown"
     note = f" ({diverged} diverged)" if diverged else ""
     print(f"{workload} {method}: test error {known} over {len(outcomes)} seed{'s' * (len(outcomes) > 1)}{note}")

@@ -10,19 +10,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from tpbench.cli import completion
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     RESULTS,
     Format,
+    OfWorkload,
     OptionalFile,
     Results,
     open_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, all_methods, unknown
-from tpbench.results import leaderboard, paper_table, render, render_leaderboard, write_leaderboard
-from tpbench.results.comparison import render_comparison
+from tpbench.reports.names import FIGURES, PLOTS
 from tpbench.results.formats import check_format, draw
+from tpbench.results.paper import table_methods
 from tpbench.workloads import WORKLOADS, get_workload
 
 
@@ -48,7 +50,12 @@ def workloads() -> None:
 
 @app.command()
 def table(
-    name: Annotated[str, typer.Argument(metavar="1|s6|s7", help="Which of the paper's tables.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="1|s6|s7", help="Which of the paper's tables.", autocompletion=completion.of(("1", "s6", "s7"))
+        ),
+    ],
     form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
@@ -56,6 +63,9 @@ def table(
     if name.lower() == "s7":
         print(_table_s7(results, form), end="")
         return
+    table_methods(name.lower())  # a slip shows before pandas is imported
+    from tpbench.results import paper_table, render
+
     store = open_store(results)
     text = render(paper_table(store, name.lower()), form)
     warn_damaged(store)
@@ -72,7 +82,9 @@ def _table_s7(results: str, form: str) -> str:
 
 @app.command("leaderboard", cls=OptionalFile)
 def show_leaderboard(
-    workload: Annotated[str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.")] = None,
+    workload: Annotated[
+        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads)
+    ] = None,
     form: Format = "text",
     write: Annotated[
         str | None,
@@ -87,6 +99,8 @@ def show_leaderboard(
     check_format(form)
     if workload:
         get_workload(workload)
+    from tpbench.results import leaderboard, render_leaderboard, write_leaderboard
+
     store = open_store(results)
     board = leaderboard(store)
     shown = board[board["workload"] == workload] if workload else board
@@ -102,9 +116,9 @@ def show_leaderboard(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A")],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B")],
-    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Only this one.")] = None,
+    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=completion.methods)],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=completion.methods)],
+    workload: OfWorkload = None,
     detect: Annotated[
         float | None,
         typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
@@ -113,12 +127,13 @@ def compare(
 ) -> None:
     """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
     from tpbench.engine import get_method
-    from tpbench.results.comparison import compare_methods
 
     for method in (first, second):
         get_method(method)
     if workload:
         get_workload(workload)
+    from tpbench.results.comparison import compare_methods, render_comparison
+
     store = open_store(results)
     frame = compare_methods(store, first, second, workload, detect)
     if frame.empty:
@@ -130,51 +145,65 @@ def compare(
 
 @app.command("figure")
 def draw_figure(
-    name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5|s6", help="Which of the paper's figures.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="2|4|s2|s3|s4|s5|s6", help="Which of the paper's figures.", autocompletion=completion.of(FIGURES)
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png")
     ] = None,
-    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.")] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.", autocompletion=completion.workloads),
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """A figure of the paper: 2, s2 and s6 are made at once, the others from the records of 'tpbench align'."""
-    from tpbench.reports.figures import NAMES, make_figure
-    from tpbench.reports.style import save
-
-    if name.lower() not in NAMES:
-        raise unknown("figure", name, NAMES)
+    if name.lower() not in FIGURES:
+        raise unknown("figure", name, FIGURES)
     if workload:
         get_workload(workload)
+    from tpbench.reports.figures import make_figure
+    from tpbench.reports.style import save
+
     path = output or Path(f"figure_{name.lower()}.png")
     save(make_figure(name.lower(), results, workload), path)
     print(f"written: {path}")
 
 
-PLOTS = ("curves", "cost", "search")
-
-
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="curves|cost|search")],
-    what: Annotated[str, typer.Argument(metavar="WORKLOAD|SWEEP", help="A workload; for search, a sweep's name.")],
+    kind: Annotated[str, typer.Argument(metavar="curves|cost|search", autocompletion=completion.of(PLOTS))],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKLOAD|SWEEP",
+            help="A workload; for search, a sweep's name.",
+            autocompletion=completion.drawable,
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png")
     ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Learning curves or cost of a workload's methods, or what a sweep's search saw."""
-    from tpbench.reports.curves import cost_plot, learning_curves
+    if kind not in PLOTS:
+        raise unknown("plot", kind, PLOTS)
+    if kind != "search":
+        get_workload(what)
+    from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.searches import search_figure
     from tpbench.reports.style import save
 
-    if kind not in PLOTS:
-        raise unknown("plot", kind, PLOTS)
     store = open_store(results)
     if kind == "search":
         figure = search_figure(results, what)
     else:
-        get_workload(what)
-        figure = learning_curves(store, what) if kind == "curves" else cost_plot(store, what)
+        cells = cells_of(store, what)
+        figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     path = output or Path(f"{kind}_{what}.png")
     save(figure, path)
     print(f"written: {path}")

@@ -25,7 +25,7 @@ from tpbench.cli.options import (
     parse_names,
     print_outcomes,
 )
-from tpbench.engine import all_methods
+from tpbench.engine import method_names
 from tpbench.results.formats import draw
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
@@ -147,7 +147,7 @@ def reproduce(
     settings = make_settings(results, data, precision, device, checkpoint_every)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
-    rules = parse_names(methods, all_methods(), "method") if methods else None
+    rules = parse_names(methods, method_names(), "method") if methods else None
     cells, left = plan(table_name.lower(), names, rules, seeds, settings)
     listing = Table("cell", "missing seeds", "estimated time", title="Plan, cheapest first (measured on this machine)")
     for cell in cells:

@@ -26,12 +26,17 @@ class SweepStatus:
     """Continues it, or says what is wrong."""
 
 
-def sweep_status(folder: SweepFolder) -> SweepStatus:
-    """Read a sweep's folder; a damaged one is reported, not raised."""
+def sweep_status(folder: SweepFolder, store: RunStore | None = None) -> SweepStatus:
+    """Read a sweep's folder; a damaged one is reported, not raised.
+
+    Args:
+        folder: the sweep's.
+        store: that of its results folder, where several sweeps are asked for.
+    """
     name = folder.folder.name
     try:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
-        done = journal.final_runs(RunStore(folder.results)) is not None
+        done = journal.final_runs(store or RunStore(folder.results)) is not None
     except TpbenchError as error:
         return SweepStatus(name, "damaged", 0, 0, None, str(error))
     best = journal.best()
@@ -49,4 +54,5 @@ def sweep_folders(results: Path) -> list[SweepFolder]:
 
 def all_sweeps(results: Path) -> list[SweepStatus]:
     """Every sweep below a results folder, by name."""
-    return [sweep_status(folder) for folder in sweep_folders(results)]
+    store = RunStore(results)
+    return [sweep_status(folder, store) for folder in sweep_folders(results)]
