@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
-from tpbench.engine.methods import installed_methods
+from tpbench.engine.methods import forget_plugins
 
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)
@@ -29,6 +29,12 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summaries of the tests' stores do not pile up in the user's cache."""
+    monkeypatch.setenv("TPBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
@@ -70,9 +76,9 @@ Inside = Callable[..., Ended]
 @pytest.fixture
 def fresh_methods() -> Iterator[None]:
     """Packages that a test adds are found, and forgotten after it."""
-    installed_methods.cache_clear()
+    forget_plugins()
     yield
-    installed_methods.cache_clear()
+    forget_plugins()
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def tpbench_inside(
 
         monkeypatch.setattr("sys.argv", ["tpbench", *arguments])
         # A process of its own would look for itself.
-        installed_methods.cache_clear()
+        forget_plugins()
         code: object = 0
         try:
             main()

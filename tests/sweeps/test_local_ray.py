@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import cache_folder
+from tpbench.engine.files import user_cache
 from tpbench.sweeps import local_ray
 from tpbench.sweeps.local_ray import fits, impatient, provide_token, ray_folder, require_loopback
 from tpbench.workloads import default_folder, load
@@ -86,13 +86,13 @@ def test_what_needs_no_home_works_without_one_and_the_rest_says_what_to_set(
     homeless(monkeypatch)
     assert load("digits").name == "digits"
     with pytest.raises(TpbenchError, match="set HOME, or XDG_CACHE_HOME"):
-        cache_folder()
+        user_cache()
     with pytest.raises(TpbenchError, match=r"no home folder.*--data or TPBENCH_DATA"):
         default_folder()
     with pytest.raises(TpbenchError, match="is not in"):
         load("mnist", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "tpbench"
+    assert user_cache() == tmp_path / "tpbench"
 
 
 def test_rays_token_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,12 +18,13 @@ from tpbench.cli.options import (
     check_precision,
     parse_names,
 )
-from tpbench.engine import PRECISIONS, UsageError, all_methods
-from tpbench.engine.clock import PHASES
+from tpbench.engine import UsageError, method_names
 from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
-from tpbench.workloads.benchmark import BenchmarkRow, measure_all
+
+if TYPE_CHECKING:
+    from tpbench.workloads.benchmark import BenchmarkRow
 
 
 def _sizes(text: str) -> list[int]:
@@ -45,13 +46,14 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
+    check_precision(precision)
+    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
+    rules = parse_names(methods, method_names(), "method")
     from dataclasses import asdict
 
     from tpbench.sweeps.devices import choose_device
+    from tpbench.workloads.benchmark import measure_all
 
-    check_precision(precision)
-    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
-    rules = parse_names(methods, all_methods(), "method")
     if plot:
         from tpbench.reports.style import check_picture
 
@@ -66,6 +68,8 @@ def bench(
 
 
 def _spell_rows(rows: list[BenchmarkRow]) -> str:
+    from tpbench.engine.clock import PHASES
+
     columns = ("workload", "method", "pack", "ms/step", "member epochs/s", "GFLOP/s", "of product rate")
     spelled = [
         (
@@ -86,10 +90,11 @@ def verify_fixtures(
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
-    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
-
     check_precision(precision)
-    reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
+    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+    from tpbench.engine.training import dtype_of
+
+    reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
     rows = []
     for report in reports:
         errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from typer.core import TyperCommand
 
-from tpbench.engine import PRECISIONS, TpbenchError, UsageError, unknown
+from tpbench.cli import completion
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, method_names, unknown
 from tpbench.results import RunStore
 from tpbench.results.formats import FORMATS, spell
 from tpbench.results.location import location, near_folders
 from tpbench.sweeps.devices import DEVICES
+from tpbench.workloads import get_workload
 
-WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+def _known_workload(name: str) -> str:
+    return get_workload(name).name
+
+
+def _known_method(name: str) -> str:
+    if name not in method_names():
+        raise unknown("method", name, method_names())
+    return name
+
+
+# Checked as they are read, so that a slip shows before torch and Ray are imported.
+WorkloadName = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOAD", help="See 'tpbench workloads'.", callback=_known_workload,
+        autocompletion=completion.workloads,
+    ),
+]  # fmt: skip
+
+MethodName = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD", help="See 'tpbench methods'.", callback=_known_method, autocompletion=completion.methods
+    ),
+]
+
+OfWorkload = Annotated[
+    str | None,
+    typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads),
+]
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
@@ -40,7 +71,9 @@ Epochs = Annotated[
     typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
 
-Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
+Precision = Annotated[
+    str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.", autocompletion=completion.of(PRECISIONS))
+]
 
 Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
 
@@ -56,7 +89,7 @@ Offline = Annotated[
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
-Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS))]
+Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
 
 RESULTS = "results"
 
@@ -135,15 +168,14 @@ def print_outcomes(outcomes: list[Any], method: str, workload: str) -> None:
     Raises:
         TpbenchError: all of them diverged.
     """
-    whole = [outcome for outcome in outcomes if outcome.status != "diverged"]
+    errors = [100 * outcome.test_error for outcome in outcomes if outcome.status != "diverged"]
     many = "s" * (len(outcomes) > 1)
-    if not whole:
+    if not errors:
         raise TpbenchError(
             f"{workload} {method}: all of {len(outcomes)} seed{many} diverged (numbers became non-finite), so there is "
             "no test error; the runs are stored as diverged"
         )
-    errors = pd.Series([100 * outcome.test_error for outcome in whole], dtype=float)
-    diverged = len(outcomes) - len(whole)
+    diverged = len(outcomes) - len(errors)
     note = f" ({diverged} diverged, not in the mean)" if diverged else ""
-    known = spell(errors.mean(), errors.std(ddof=1))
+    known = spell(fmean(errors), stdev(errors) if len(errors) > 1 else math.nan)
     print(f"{workload} {method}: test error {known} % over {len(outcomes)} seed{many}{note}")

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from tpbench.cli import completion
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     RESULTS,
     Format,
+    OfWorkload,
     OptionalFile,
     Results,
     read_store,
@@ -21,8 +23,6 @@ from tpbench.cli.options import (
 from tpbench.engine import TpbenchError, all_methods, unknown
 from tpbench.engine.files import check_target
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
-from tpbench.results import leaderboard, paper_table, render, render_leaderboard, write_leaderboard
-from tpbench.results.comparison import render_comparison
 from tpbench.results.formats import check_format, listing
 from tpbench.results.paper import DAMPING_TABLE, TABLES
 from tpbench.workloads import WORKLOADS, get_workload
@@ -49,7 +49,12 @@ def workloads() -> None:
 
 @app.command()
 def table(
-    name: Annotated[str, typer.Argument(metavar="|".join(TABLES), help="Which of the paper's tables.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(TABLES), help="Which of the paper's tables.", autocompletion=completion.of(TABLES)
+        ),
+    ],
     form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
@@ -62,6 +67,8 @@ def table(
     if name == DAMPING_TABLE:
         print(_damping_table(results, form), end="")
         return
+    from tpbench.results import paper_table, render
+
     text = render(paper_table(store, name), form)
     warn_damaged(store)
     print(text, end="" if text.endswith("\n") else "\n")
@@ -77,7 +84,9 @@ def _damping_table(results: str, form: str) -> str:
 
 @app.command("leaderboard", cls=OptionalFile)
 def show_leaderboard(
-    workload: Annotated[str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.")] = None,
+    workload: Annotated[
+        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads)
+    ] = None,
     form: Format = "text",
     write: Annotated[
         str | None,
@@ -96,6 +105,8 @@ def show_leaderboard(
     target = Path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
         check_target(target, [".csv"])
+    from tpbench.results import leaderboard, render_leaderboard, write_leaderboard
+
     board = leaderboard(store)
     shown = board[board["workload"] == workload] if workload else board
     if shown.empty:
@@ -110,9 +121,9 @@ def show_leaderboard(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A")],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B")],
-    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Only this one.")] = None,
+    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=completion.methods)],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=completion.methods)],
+    workload: OfWorkload = None,
     detect: Annotated[
         float | None,
         typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
@@ -121,13 +132,14 @@ def compare(
 ) -> None:
     """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
     from tpbench.engine import get_method
-    from tpbench.results.comparison import compare_methods
 
     for method in (first, second):
         get_method(method)
     if workload:
         get_workload(workload)
     store = read_store(results)
+    from tpbench.results.comparison import compare_methods, render_comparison
+
     frame = compare_methods(store, first, second, workload, detect)
     if frame.empty:
         where = f" on {workload}" if workload else ""
@@ -138,15 +150,24 @@ def compare(
 
 @app.command("figure")
 def draw_figure(
-    name: Annotated[str, typer.Argument(metavar="|".join(FIGURES), help="Which of the paper's figures.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(FIGURES), help="Which of the paper's figures.", autocompletion=completion.of(FIGURES)
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png")
     ] = None,
     workload: Annotated[
-        str | None, typer.Option(metavar="WORKLOAD", help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.")
+        str | None,
+        typer.Option(
+            metavar="WORKLOAD", help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
+            autocompletion=completion.workloads,
+        ),
     ] = None,
     results: Results = RESULTS,
-) -> None:
+) -> None:  # fmt: skip
     """A figure of the paper: made at once, or those of angles from the records of 'tpbench align'."""
     name = name.lower()
     if name not in FIGURES:
@@ -165,27 +186,35 @@ def draw_figure(
 
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS))],
-    what: Annotated[str, typer.Argument(metavar="WORKLOAD|SWEEP", help="A workload; for search, a sweep's name.")],
+    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS), autocompletion=completion.of(PLOTS))],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKLOAD|SWEEP",
+            help="A workload; for search, a sweep's name.",
+            autocompletion=completion.drawable,
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png")
     ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Learning curves or cost of a workload's methods, or what a sweep's search saw."""
-    from tpbench.reports.curves import cost_plot, learning_curves
-    from tpbench.reports.searches import search_figure
-    from tpbench.reports.style import check_picture, save
-
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if kind != "search":
         get_workload(what)
+    from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+    from tpbench.reports.searches import search_figure
+    from tpbench.reports.style import check_picture, save
+
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
         figure = search_figure(results, what)
     else:
-        figure = learning_curves(store, what) if kind == "curves" else cost_plot(store, what)
+        cells = cells_of(store, what)
+        figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)
     print(f"written: {path}")
     warn_damaged(store)

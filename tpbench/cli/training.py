@@ -26,7 +26,7 @@ from tpbench.cli.options import (
     print_outcomes,
     read_store,
 )
-from tpbench.engine import all_methods
+from tpbench.engine import method_names
 from tpbench.results.formats import listing
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.workloads import WORKLOADS
@@ -154,7 +154,7 @@ def reproduce(
     settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
-    rules = parse_names(methods, all_methods(), "method") if methods else None
+    rules = parse_names(methods, method_names(), "method") if methods else None
     cells, left = plan(table_name.lower(), names, rules, seeds, settings)
     rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
     title = "Plan, cheapest first (measured on this machine)"

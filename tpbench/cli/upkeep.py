@@ -19,7 +19,6 @@ from tpbench.cli.options import (
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import check_target
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
-from tpbench.workloads import DATASETS, default_folder, download, import_file
 
 
 @results_app.command("check")
@@ -84,6 +83,8 @@ def results_export(
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = None) -> None:
     """Download a data set through torchvision into the cache."""
+    from tpbench.workloads import download
+
     _say_dataset(download(name, data), data)
 
 
@@ -95,13 +96,15 @@ def data_import(
     label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
 ) -> None:
     """Take a Keras-style .npz file into the cache."""
+    from tpbench.workloads import import_file
+
     _say_dataset(import_file(name, file, data, label), data)
 
 
 @data_app.command("list")
 def data_list(data: Data = None) -> None:
     """Which data sets are in the cache."""
-    from tpbench.workloads import load
+    from tpbench.workloads import DATASETS, load
 
     rows, problems = [("digits", "ships with scikit-learn")], []
     for name in DATASETS:
@@ -118,5 +121,7 @@ def data_list(data: Data = None) -> None:
 
 
 def _say_dataset(dataset: Any, data: Path | None) -> None:
+    from tpbench.workloads import default_folder
+
     label = f" ({dataset.label})" if dataset.label else ""
     print(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")

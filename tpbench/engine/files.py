@@ -40,15 +40,16 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
     return path
 
 
-def cache_folder() -> Path:
-    """``tpbench`` in the user's cache folder.
+def user_cache() -> Path:
+    """``$TPBENCH_CACHE``, or ``tpbench`` in the user's cache folder: everything below it can be made again.
 
     Raises:
         TpbenchError: there is no home folder to look for it in.
     """
-    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen := os.environ.get("TPBENCH_CACHE"):
+        return Path(chosen)
     try:
-        return Path(chosen or Path.home() / ".cache") / "tpbench"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench"
     except RuntimeError:
         raise TpbenchError(
             "this user has no home folder for caches: set HOME, or XDG_CACHE_HOME to a folder that can be written"

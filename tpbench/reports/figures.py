@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tpbench.engine import TpbenchError, all_methods, method_title
+from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.alignment import choose_damping
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import colour
@@ -27,7 +27,7 @@ def find_records(results: str, workload: str) -> list[AlignmentRecord]:
     """
     best: dict[str, AlignmentRecord] = {}
     for record in read_alignments(location(results)):
-        if record.workload == workload and record.method in all_methods():
+        if record.workload == workload and record.method in method_names():
             known = best.get(record.method)
             if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
                 best[record.method] = record
@@ -35,7 +35,7 @@ def find_records(results: str, workload: str) -> list[AlignmentRecord]:
         raise TpbenchError(
             f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
         )
-    return [best[m] for m in all_methods() if m in best]
+    return [best[m] for m in method_names() if m in best]
 
 
 def chosen_dampings(record: AlignmentRecord) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -15,20 +15,21 @@ from matplotlib.figure import Figure
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
-from tpbench.reports.curves import cost_plot, learning_curves
-from tpbench.reports.figures import alignment_figure
+from tpbench.reports.curves import cost_plot, in_order, learning_curves
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.searches import search_figure
-from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
-from tpbench.results.cells import workload_words
+from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results.cells import CellKey, workload_words
 from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words
+from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, leaderboard_of
 from tpbench.results.location import location
 from tpbench.results.origins import origins_of
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
-from tpbench.results.tables import ErrorTable
+from tpbench.results.tables import ErrorTable, paper_table_of
 from tpbench.sweeps.listing import all_sweeps
+
+Cells = Mapping[CellKey, Cell]
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,17 @@ def _paper_table(table: ErrorTable) -> PageTable:
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
 
-def paper_section(store: RunStore) -> Section:
+def paper_section(cells: Cells) -> Section:
     """The tables of errors beside the paper's numbers."""
-    tables = [paper_table(store, name) for name in ERROR_TABLES]
+    tables = [paper_table_of(cells, name) for name in ERROR_TABLES]
     said = dict.fromkeys(note for table in tables for note in notes(table))
     return Section("tables", "The paper's tables", [FOOTNOTE, *said], [_paper_table(table) for table in tables])
 
 
-def provenance_section(store: RunStore) -> Section:
+def provenance_section(cells: Cells) -> Section:
     """Where the cells of the tables come from: one row per cell and command."""
     rows = []
-    for cell in choose_cells(store.records()).values():
+    for cell in cells.values():
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
         for origin in origins_of(cell):
             rows.append(
@@ -159,24 +160,28 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
         return None
 
 
-def curve_sections(store: RunStore, workloads: Iterable[str]) -> Section:
-    """Learning curves and cost of every workload."""
+def curve_sections(store: RunStore, cells: Cells, workloads: Iterable[str]) -> Section:
+    """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
     section = Section("curves", "Learning curves and cost")
     for workload in workloads:
-        for kind, make, alt in (
-            ("curves", learning_curves, "training loss and validation error over epochs"),
-            ("cost", cost_plot, "test error against seconds per run"),
+        drawn = in_order(cell for cell in cells.values() if cell.workload == workload)
+        for kind, figure, alt in (
+            ("curves", learning_curves(store, drawn), "training loss and validation error over epochs"),
+            ("cost", cost_plot(drawn), "test error against seconds per run"),
         ):
-            figure = _try(lambda make=make, workload=workload: make(store, workload))  # type: ignore[misc]
-            if figure:
-                command = f"tpbench plot {kind} {workload}"
-                section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
+            command = f"tpbench plot {kind} {workload}"
+            section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
     return section
 
 
 def alignment_section(results: str) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
+    if not (location(results) / "alignment").is_dir():
+        return section
+    # It needs torch.
+    from tpbench.reports.figures import alignment_figure
+
     for name, workload in ALIGNMENT_WORKLOADS.items():
         figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
         if figure:
@@ -206,20 +211,21 @@ def render_report(results: str, command: str) -> str:
         TpbenchError: the store is empty.
     """
     store = RunStore(location(results))
-    runs = sum(1 for _ in store.records())
+    runs = store.summaries()
     if not runs:
         raise TpbenchError(f"{results} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
-    board = leaderboard(store)
+    cells = choose_cells(runs)
+    board = leaderboard_of(cells)
     sections = [
-        leaderboard_section(board), paper_section(store),
-        curve_sections(store, dict.fromkeys(board["workload"])), alignment_section(results),
-        search_section(results), provenance_section(store),
+        leaderboard_section(board), paper_section(cells),
+        curve_sections(store, cells, dict.fromkeys(board["workload"])), alignment_section(results),
+        search_section(results), provenance_section(cells),
     ]  # fmt: skip
     template = files("tpbench.reports").joinpath("templates/report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         title="tpbench: is this learning rule really better than that one?",
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=runs, store=results,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=len(runs), store=results,
         command=command, warnings=list(dict.fromkeys(store.damaged)),
         sections=[s for s in sections if s.tables or s.figures],
     )  # fmt: skip

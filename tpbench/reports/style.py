@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tpbench.engine import TpbenchError, all_methods
+from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.files import check_target
 
 # Colour-blind safe.
@@ -17,7 +17,7 @@ _COLOURS = (
 
 def colour(method: str) -> str:
     """The colour of a method."""
-    names = list(all_methods())
+    names = method_names()
     return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
 
 

@@ -15,9 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 from tpbench import __version__
 from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
 from tpbench.results.budgets import check_found
@@ -228,6 +225,9 @@ def _processor() -> str:
 
 def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
     """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host, no path."""
+    import numpy
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "tpbench": __version__,

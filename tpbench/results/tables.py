@@ -102,8 +102,13 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
     Raises:
         UsageError: there is no such table.
     """
+    return paper_table_of(choose_cells(store.summaries()), table)
+
+
+def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
+    """:func:`paper_table` of a store whose cells were chosen already."""
     rows = table_methods(table)
-    cells = {key: cell for key, cell in choose_cells(store.records()).items() if cell.method in rows}
+    cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
     found = all_standings(cells)
     columns = _columns(cells)
     entries: dict[tuple[str, Column], Entry] = {}

@@ -65,7 +65,7 @@ def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfig
     _, dataset = load_problem(cell.workload, data)
     source = method_source(cell.method)
     of_cell = [
-        record for record in RunStore(location(results)).records()
+        record for record in RunStore(location(results)).summaries()
         if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
     ]  # fmt: skip
     on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]

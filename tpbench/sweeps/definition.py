@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import cache_folder
+from tpbench.engine.files import user_cache
 from tpbench.results.budgets import by_search
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.results.store import write_atomically
@@ -84,7 +84,7 @@ class SweepFolder:
         """Where this machine keeps the lock, Ray's log and Ray's files: the folder itself unless that is a URL."""
         if isinstance(self.folder, Path):
             return self.folder
-        return cache_folder() / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
+        return user_cache() / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
 
     @property
     def log(self) -> Path:

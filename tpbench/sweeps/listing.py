@@ -30,16 +30,18 @@ class SweepStatus:
     """Why it cannot be continued, where it is not done."""
 
 
-def sweep_status(folder: SweepFolder, results: str | Path | None = None) -> SweepStatus:
+def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: RunStore | None = None) -> SweepStatus:
     """Read a sweep's folder; a damaged one is reported, not raised.
 
     Args:
+        folder: the sweep's.
         results: the results folder as the command shall name it; None: by its path.
+        store: that of its results folder, where several sweeps are asked for.
     """
     name = folder.folder.name
     try:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
-        done = journal.final_runs(RunStore(folder.results)) is not None
+        done = journal.final_runs(store or RunStore(folder.results)) is not None
         running = not done and folder.locked
     except TpbenchError as error:
         return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
@@ -64,4 +66,5 @@ def sweep_folders(results: Path) -> list[SweepFolder]:
 
 def all_sweeps(results: str) -> list[SweepStatus]:
     """Every sweep below a results folder, by name; commands name the folder as it is named here."""
-    return [sweep_status(folder, results) for folder in sweep_folders(location(results))]
+    store = RunStore(location(results))
+    return [sweep_status(folder, results, store) for folder in sweep_folders(store.folder)]

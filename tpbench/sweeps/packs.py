@@ -7,25 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tpbench.engine import (
-    EpochReport,
-    MemberHistory,
-    TpbenchError,
-    Trainer,
-    UsageError,
-    get_method,
-    load_checkpoint,
-    method_source,
-    save_checkpoint,
-)
+from tpbench.engine import MemberHistory, TpbenchError, UsageError, get_method, method_source
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.workloads import get_workload, load_problem
+
+if TYPE_CHECKING:
+    # Imports torch, and who lists sweeps trains nothing.
+    from tpbench.engine import EpochReport, Trainer
 
 WORST_ERROR = 1.0
 """What a search is told of a run whose numbers became non-finite."""
@@ -82,6 +74,8 @@ class Outcome:
 
 def out_of_memory(error: BaseException) -> bool:
     """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
+    import torch
+
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -164,6 +158,8 @@ class PackJob:
         return self.store.folder / "checkpoints" / f"{name}.pt"
 
     def _trainer(self) -> Trainer:
+        from tpbench.engine import Trainer
+
         return Trainer(
             get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
             [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
@@ -189,6 +185,8 @@ class PackJob:
                 raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
         logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
         if self.settings.device.startswith("cuda"):
+            import torch
+
             torch.cuda.empty_cache()
         outcomes: dict[str, Outcome] = {}
         for part in (self.missing[:half], self.missing[half:]):
@@ -199,6 +197,8 @@ class PackJob:
         return outcomes
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+        from tpbench.engine import load_checkpoint, save_checkpoint
+
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
         started = time.perf_counter()
         if path.exists():

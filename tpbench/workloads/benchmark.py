@@ -12,9 +12,10 @@ from statistics import median
 
 import torch
 
-from tpbench.engine import PRECISIONS, Problem, Trainer, get_method
+from tpbench.engine import Problem, Trainer, get_method
 from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
+from tpbench.engine.training import dtype_of
 from tpbench.workloads.catalogue import Workload
 from tpbench.workloads.datasets import training_samples
 
@@ -51,7 +52,7 @@ class BenchmarkRow:
 
 def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
     """Operations per second of a square matrix product: the median of several, as for the steps."""
-    a = torch.randn(size, size, dtype=PRECISIONS[precision], device=device)
+    a = torch.randn(size, size, dtype=dtype_of(precision), device=device)
     b = torch.randn_like(a)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -131,7 +132,7 @@ def measure(
     total = sum(clock.seconds.values())
     trained = trainer.problem.trained
     operations = joint_operations(rule, workload.architecture, workload.batch_size, trained)
-    element = PRECISIONS[precision].itemsize
+    element = dtype_of(precision).itemsize
     steps_per_epoch = math.ceil((training_samples(workload.dataset) - workload.validation_size) / workload.batch_size)
     peak = product_rate(precision, device)
     return BenchmarkRow(

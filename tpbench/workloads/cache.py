@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write, cache_folder
+from tpbench.engine.files import atomic_write, user_cache
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -45,7 +45,7 @@ class Dataset:
 
 
 def default_folder() -> Path:
-    """``$TPBENCH_DATA``, or ``tpbench/data`` in the user's cache folder.
+    """``$TPBENCH_DATA``, or ``data`` in tpbench's cache (:func:`tpbench.engine.files.user_cache`).
 
     Raises:
         TpbenchError: there is neither.
@@ -54,7 +54,7 @@ def default_folder() -> Path:
     if chosen:
         return Path(chosen)
     try:
-        return cache_folder() / "data"
+        return user_cache() / "data"
     except TpbenchError as error:
         raise TpbenchError(f"{error}, or name the folder of the data sets with --data or TPBENCH_DATA") from error
 
