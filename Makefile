@@ -1,15 +1,17 @@
 # make demo   a small real sweep on the built-in digits, and its table
-# make test   the whole test suite
+# make test   the whole test suite, and its slowest ten
 # make lint   ruff and mypy
+# make lowest the fast tests with the lowest versions that pyproject.toml permits (downloads a few GB)
 # make clean  what these made
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo-results
+LOWEST ?= .venv-lowest
 READY = $(VENV)/.tpbench-ready
 SWEEP = $(VENV)/bin/tpbench sweep digits
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint lowest setup clean
 
 demo: $(READY)
 	$(SWEEP) bp --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
@@ -18,12 +20,19 @@ demo: $(READY)
 	$(VENV)/bin/tpbench leaderboard digits --results $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --durations=10
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+lowest:
+	$(PYTHON) -m venv $(LOWEST)/uv
+	$(LOWEST)/uv/bin/python -m pip install --quiet uv
+	$(LOWEST)/uv/bin/uv venv --quiet --allow-existing --python 3.11 $(LOWEST)/env
+	$(LOWEST)/uv/bin/uv pip install --quiet --python $(LOWEST)/env --resolution lowest-direct --editable '.[dev,s3,gcs]'
+	$(LOWEST)/env/bin/python -m pytest -m 'not slow' --durations=10
 
 setup: $(READY)
 
@@ -35,4 +44,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(LOWEST) $(DEMO)

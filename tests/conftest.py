@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
+from tpbench.engine.methods import forget_plugins
 
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)
@@ -28,6 +29,12 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summaries of the tests' stores do not pile up in the user's cache."""
+    monkeypatch.setenv("TPBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
@@ -67,16 +74,29 @@ Inside = Callable[..., Ended]
 
 
 @pytest.fixture
-def tpbench_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+def fresh_methods() -> Iterator[None]:
+    """Packages that a test adds are found, and forgotten after it."""
+    forget_plugins()
+    yield
+    forget_plugins()
+
+
+@pytest.fixture
+def tpbench_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fresh_methods: None
+) -> Inside:
     """The command line's entry point in this process, which saves the two seconds that torch takes to import."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TPBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> Ended:
         from tpbench.cli import main
 
         monkeypatch.setattr("sys.argv", ["tpbench", *arguments])
+        # A process of its own would look for itself.
+        forget_plugins()
         code: object = 0
         try:
             main()
@@ -99,7 +119,7 @@ def tpbench(tmp_path: Path) -> CommandLine:
         return subprocess.run(
             [sys.executable, "-m", "tpbench.cli", *arguments],
             cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False,
-            env={**os.environ, "COLUMNS": "200", "TPBENCH_DATA": str(tmp_path / "data")},
+            env={**os.environ, "COLUMNS": "200", "TPBENCH_OFFLINE": "1", "TPBENCH_DATA": str(tmp_path / "data")},
         )  # fmt: skip
 
     return call

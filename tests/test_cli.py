@@ -53,6 +53,7 @@ def test_listings(tpbench_inside: Inside) -> None:
         (["leaderboard", "digit"], "did you mean 'digits'"),
         (["data", "get", "../etc"], "unknown data set '../etc'"),
         (["data", "import", "mnist", "absent.npz"], "absent.npz: there is no such file"),
+        (["leaderboard"], "holds no run yet"),
         (["swep"], "swep"),
     ],
 )
@@ -70,7 +71,6 @@ def test_bad_usage_is_one_clear_error_and_exit_code_2(
     [
         (["run", "mnist", "bp"], "tpbench data get mnist"),
         (["sweep", "cifar10", "ddtp-rhl"], "tpbench data import cifar10 FILE.npz"),
-        (["leaderboard"], "holds no run yet"),
         (["data", "import", "mnist", "bad.npz"], "bad.npz: damaged"),
     ],
 )

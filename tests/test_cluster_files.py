@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ WORKER_GROUP = {
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load((CLUSTER / name).read_text())
+    """The first document of a file."""
+    return next(yaml.safe_load_all((CLUSTER / name).read_text()))
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
@@ -62,6 +64,42 @@ def test_launcher_files_follow_rays_schema_and_keep_the_token(name: str) -> None
     assert "spot" in str(workers["node_config"]) or "preemptible" in str(workers["node_config"])
 
 
+def test_workers_of_the_launcher_files_may_write_results_and_have_a_driver_for_the_pinned_torch() -> None:
+    # Ray gives its rights to the head alone (autoscaler/_private/aws/config.py and gcp/config.py).
+    aws, gcp = (read(name)["available_node_types"]["gpu_worker"]["node_config"] for name in ("aws.yaml", "gcp.yaml"))
+    assert aws["IamInstanceProfile"]["Arn"].startswith("arn:aws:iam::ACCOUNT:instance-profile/")
+    (account,) = gcp["serviceAccounts"]
+    assert account["email"] == "ray-autoscaler-sa-v1@PROJECT.iam.gserviceaccount.com"
+    assert account["scopes"] == ["https://www.googleapis.com/auth/cloud-platform"]
+    # torch for CUDA 13 needs driver 580; Ray's default image for AWS is of 2022, so no node goes without an image.
+    pins = (CLUSTER.parent / "constraints.txt").read_text()
+    assert "cuda-toolkit==13." in pins, "another CUDA: see which driver it needs"
+    for node in read("aws.yaml")["available_node_types"].values():
+        assert node["node_config"]["ImageId"] == "AMI"
+    assert gcp["disks"][0]["initializeParams"]["sourceImage"].endswith("-nvidia-580")
+    # A shared folder needs a mount on the nodes and in the container: both are there as comments.
+    for name in ("aws.yaml", "gcp.yaml"):
+        text = (CLUSTER / name).read_text()
+        assert "# initialization_commands:" in text
+        assert '# run_options: ["-v /mnt/results:/results"]' in text
+        assert "(umask 077; ray get-auth-token --generate)" in text
+
+
+def test_what_the_launcher_files_have_as_comments_follows_rays_schema_too() -> None:
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    for name in ("aws.yaml", "gcp.yaml"):
+        text = (CLUSTER / name).read_text()
+        text = text.replace("  # run_options:", "  run_options:").replace("# initialization", "initialization")
+        text = text.replace("#   - ", "  - ").replace("#     sudo", "    sudo")
+        config = yaml.safe_load(text)
+        jsonschema.validate(config, schema)
+        assert config["docker"]["run_options"] == ["-v /mnt/results:/results"]
+        assert config["initialization_commands"][1].startswith("mountpoint -q /mnt/results || sudo mount -t nfs")
+
+
 def test_the_manifest_has_kuberays_fields_and_a_command_that_parses() -> None:
     from tpbench.cli import app
 
@@ -76,9 +114,21 @@ def test_the_manifest_has_kuberays_fields_and_a_command_that_parses() -> None:
     for group in cluster["workerGroupSpecs"]:
         assert set(group) <= WORKER_GROUP
         assert {"groupName", "rayStartParams", "template"} <= set(group)
+    assert 0 < spec["backoffLimit"] <= 2  # a usage error is tried again as well
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        # The image's uid 1000 is of group 100; a new volume belongs to root.
+        assert group["template"]["spec"]["securityContext"] == {"fsGroup": 100}
+        assert group["template"]["metadata"]["labels"] == {"app": "tpbench"}
         mounts = {m["name"] for c in group["template"]["spec"]["containers"] for m in c["volumeMounts"]}
         assert mounts == {v["name"] for v in group["template"]["spec"]["volumes"]}
+
+    # The operator binds the dashboard to all addresses: only this namespace and the operator reach it.
+    _, policy = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app": "tpbench"}}
+    (rule,) = policy["spec"]["ingress"]
+    assert {} in [source.get("podSelector") for source in rule["from"] if "namespaceSelector" not in source]
+    assert all(source["podSelector"] for source in rule["from"] if "namespaceSelector" in source)
 
     import typer
 
@@ -105,30 +155,101 @@ def test_the_slurm_script_is_sound() -> None:
     assert result.returncode == 0, result.stdout
 
 
+# What the real ones do as far as the script depends on it. srun: a step without --overlap does not start where another
+# one holds the node; it has one core unless told otherwise, and not what --cpus-per-task told sbatch (since 22.05);
+# after 'sbatch --export=NONE' it hands on the environment only with --export; on SIGTERM it kills its step (SIGKILL).
+# 'scontrol requeue' ends the job at once.
 FAKES = {
-    "scontrol": 'if [ "$1" = show ]; then printf "one\\ntwo\\n"; else echo "$@" >>"$LOG/scontrol"; fi',
-    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"',
-    "hostname": "echo 10.1.2.3 fe80::1",
-    "ray": 'echo "$@" >>"$LOG/ray"\n[ -n "$RAY_AUTH_TOKEN" ] && echo "$RAY_AUTH_MODE" >>"$LOG/mode"\nexec sleep 60',
-    "tpbench": 'echo "$@" >"$LOG/tpbench"\ntrap "exit 130" TERM\nfor i in $(seq $STEPS); do sleep 0.1; done',
+    "scontrol": """
+if [ "$1" = show ]; then printf "one\\ntwo\\n"; exit; fi
+echo "$@" >>"$LOG/scontrol"
+ls "$LOG" | grep ^busy >>"$LOG/left"
+kill -KILL "$PPID"
+""",
+    "srun": """
+cpus=${SRUN_CPUS_PER_TASK:-1} export=$SLURM_EXPORT_ENV overlap= host=all
+while [ "${1#--}" != "$1" ]; do
+  case $1 in
+    --cpus-per-task=*) cpus=${1#*=} ;;
+    --export=*) export=${1#*=} ;;
+    --overlap) overlap=1 ;;
+    --nodelist=*) host=${1#*=} ;;
+  esac
+  shift
+done
+[ "$export" != NONE ] || unset RAY_AUTH_TOKEN RAY_AUTH_MODE
+busy="$LOG/busy-$host"
+if [ -z "$overlap" ]; then
+  mkdir "$busy" 2>/dev/null || { echo "srun: Job step creation temporarily disabled" >&2; exit 1; }
+fi
+export SLURM_CPUS_PER_TASK=$cpus
+killed() {
+  while [ -n "${!:-}" ] && kill -0 "$!" 2>/dev/null; do kill -KILL -- "-$!" 2>/dev/null; sleep 0.05; done
+  [ -n "$overlap" ] || rmdir "$busy"
+  exit 137
 }
+trap killed TERM
+setsid "$@" &
+wait "$!"; code=$?
+[ -n "$overlap" ] || rmdir "$busy"
+exit "$code"
+""",
+    "hostname": """
+case $1 in
+  --ip-address) echo "fe80::1 127.0.1.1" ;;
+  --all-ip-addresses) echo "10.1.2.3 fe80::1 " ;;
+  *) echo one ;;
+esac
+""",
+    "ray": """
+if [ "$1" = health-check ]; then
+  echo "$@" >>"$LOG/health"
+  [ "$(wc -l <"$LOG/health")" -gt 2 ]
+  exit
+fi
+echo "$@" >>"$LOG/ray"
+[ -n "$RAY_AUTH_TOKEN" ] && echo "$RAY_AUTH_MODE" >>"$LOG/mode"
+echo "$SLURM_CPUS_PER_TASK" >>"$LOG/cores"
+[ -z "$RAY_FAILS" ] || { echo "no such file" >&2; exit 1; }
+for word; do case $word in --temp-dir=*) folder=${word#*=} ;; esac; done
+mkdir "$folder" 2>/dev/null
+ls -ld "$(dirname "$folder")" >>"$LOG/folder"
+exec sleep 60
+""",
+    "tpbench": """
+[ "$SLURM_CPUS_PER_TASK" = 8 ] && [ -n "$RAY_AUTH_TOKEN" ] || exit 3
+echo "$@" >"$LOG/tpbench"
+trap 'echo ended >"$LOG/ended"; exit 130' TERM
+for i in $(seq 200); do [ "$(wc -l <"$LOG/folder")" = 2 ] || sleep 0.1; done
+for i in $(seq $STEPS); do sleep 0.1; done
+""",
+}  # fmt: skip
+
+
+def stand_ins(folder: Path, *names: str) -> str:
+    """A PATH on which these commands are stand-ins."""
+    folder.mkdir()
+    for name in names:
+        path = folder / name
+        path.write_text(f"#!/bin/bash\n{FAKES[name]}")
+        path.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> dict[str, str]:
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which SLURM's commands, Ray and tpbench are stand-ins that write down what they are asked."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, body in FAKES.items():
-        path = folder / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
-    return {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LOG": str(tmp_path), "SLURM_JOB_NODELIST": "[one-two]",
-        "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "77", "TPBENCH_RAY_WAIT": "0.2",
-        "STEPS": "0",
+    job = str(os.getpid())
+    yield {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SRUN_", "SLURM_"))},
+        "PATH": stand_ins(tmp_path / "bin", *FAKES), "LOG": str(tmp_path), "SLURM_JOB_NODELIST": "[one-two]",
+        "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": job, "STEPS": "0",
     }  # fmt: skip
+    shutil.rmtree(own_folder(job), ignore_errors=True)
+
+
+def own_folder(job: str) -> Path:
+    return Path(f"/tmp/tpb-{job}-0")
 
 
 def run_script(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
@@ -138,38 +259,118 @@ def run_script(environment: dict[str, str], *arguments: str) -> subprocess.Popen
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+def end(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
     """Wait for the script; then end what SLURM would end with the job."""
-    code = process.wait(timeout=30)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    output = "".join(process.communicate())
+    try:
+        code = process.wait(timeout=seconds)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output = "".join(process.communicate())
     return code, output
+
+
+def appears(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "".join(process.communicate())
+        time.sleep(0.05)
 
 
 def test_the_slurm_script_starts_a_head_and_workers_and_the_sweep(slurm: dict[str, str], tmp_path: Path) -> None:
     code, output = end(run_script(slurm, "digits", "bp", "--results", "/shared"))
     assert code == 0, output
-    starts = (tmp_path / "ray").read_text().splitlines()
-    assert starts[0] == "start --head --node-ip-address=10.1.2.3 --port=6379 --num-cpus=8 --num-gpus=1 --block"
-    assert starts[1] == "start --address=10.1.2.3:6379 --num-cpus=8 --num-gpus=1 --block"
+    port = 20000 + os.getpid() % 5000 * 2
+    head, worker = (tmp_path / "ray").read_text().splitlines()
+    same = f"--temp-dir={own_folder(slurm['SLURM_JOB_ID'])}/ray --min-worker-port=0 --max-worker-port=0 "
+    same += "--dashboard-agent-listen-port=0 --num-cpus=8 --num-gpus=1 --block"
+    only = f"--node-ip-address=10.1.2.3 --port={port} --ray-client-server-port={port + 1} --include-dashboard=false"
+    assert head == f"start --head {only} {same}"
+    assert worker == f"start --address=10.1.2.3:{port} {same}"
     assert (tmp_path / "mode").read_text().split() == ["token", "token"]
+    assert (tmp_path / "cores").read_text().split() == ["8", "8"]
+    # The head did not answer at once.
+    assert (tmp_path / "health").read_text().splitlines() == [f"health-check --address 10.1.2.3:{port}"] * 3
     swept = (tmp_path / "tpbench").read_text()
-    assert swept == "sweep digits bp --results /shared --address 10.1.2.3:6379 --cpus 16 --gpus 2\n"
+    assert swept == f"sweep digits bp --results /shared --address 10.1.2.3:{port} --cpus 16 --gpus 2\n"
     assert not (tmp_path / "scontrol").exists()
+    # Nobody else may look into Ray's folder, and nothing is left: no step, no folder.
+    assert set((tmp_path / "folder").read_text().split()) >= {"drwx------"}
+    assert not list(tmp_path.glob("busy*"))
+    assert not own_folder(slurm["SLURM_JOB_ID"]).exists()
+
+
+def test_the_slurm_script_hands_on_the_token_where_sbatch_exports_nothing(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    code, output = end(run_script({**slurm, "SLURM_EXPORT_ENV": "NONE"}, "digits", "bp"))
+    assert code == 0, output
+    assert (tmp_path / "mode").read_text().split() == ["token", "token"]
 
 
 def test_the_slurm_script_goes_back_into_the_queue_before_its_limit(slurm: dict[str, str], tmp_path: Path) -> None:
-    process = run_script({**slurm, "STEPS": "300"}, "digits", "bp")
-    deadline = time.monotonic() + 20
+    process = run_script({**slurm, "STEPS": "600"}, "digits", "bp")
+    appears(tmp_path / "tpbench", process)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGTERM)
+    code, output = end(process)
+    assert code == -signal.SIGKILL, output  # as SLURM ends a job that goes back
+    assert "back into the queue" in output
+    assert (tmp_path / "ended").exists()  # the sweep was asked, not killed
+    assert (tmp_path / "scontrol").read_text() == f"requeue {slurm['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "left").read_text() == ""
+    assert not own_folder(slurm["SLURM_JOB_ID"]).exists()
+
+
+def test_the_slurm_script_says_when_rays_head_does_not_come(slurm: dict[str, str], tmp_path: Path) -> None:
+    code, output = end(run_script({**slurm, "RAY_FAILS": "1"}, "digits", "bp"))
+    assert code == 1
+    assert "no such file" in output
+    assert "Ray's head on one did not answer" in output
+    assert not (tmp_path / "tpbench").exists()
+    assert not own_folder(slurm["SLURM_JOB_ID"]).exists()
+
+
+def test_the_slurm_script_takes_no_folder_of_somebody_else(slurm: dict[str, str], tmp_path: Path) -> None:
+    own_folder(slurm["SLURM_JOB_ID"]).mkdir()
+    code, output = end(run_script(slurm, "digits", "bp"))
+    assert code == 1
+    assert "could not be made on every node" in output
+    assert not (tmp_path / "ray").exists()
+    assert own_folder(slurm["SLURM_JOB_ID"]).exists()  # it is not ours to remove
+
+
+def test_the_stand_in_for_srun_kills_its_step_as_the_real_one_does(slurm: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(["srun", "tpbench", "x"], env={**slurm, "SRUN_CPUS_PER_TASK": "8", "RAY_AUTH_TOKEN": "x",
+                                                              "STEPS": "600"})  # fmt: skip
+    deadline = time.monotonic() + 60
     while not (tmp_path / "tpbench").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGTERM)
-    code, output = end(process)
-    assert code == 130, output
-    assert (tmp_path / "scontrol").read_text() == "requeue 77\n"
+    process.terminate()
+    assert process.wait(timeout=60) == 137
+    assert not (tmp_path / "ended").exists()
+
+
+@pytest.mark.slow
+def test_the_slurm_script_with_the_real_ray_and_a_real_sweep(slurm: dict[str, str], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "bin")
+    path = stand_ins(tmp_path / "bin", "srun", "scontrol")
+    tpbench = tmp_path / "bin" / "tpbench"
+    tpbench.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m tpbench.cli "$@"\n')
+    tpbench.chmod(0o755)
+    path = path.replace(os.pathsep, f"{os.pathsep}{Path(sys.executable).parent}{os.pathsep}", 1)
+    environment = {
+        **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "1", "SLURM_GPUS_ON_NODE": "0",
+        "PYTHONPATH": str(CLUSTER.parent),
+    }  # fmt: skip
+    small = ("--trials", "2", "--pack", "1", "--seeds", "2", "--epochs", "2", "--results", str(tmp_path / "results"))
+    code, output = end(run_script(environment, "digits", "bp", *small), seconds=240)
+    assert code == 0, output
+    assert "digits bp: test error" in output
+    assert not own_folder(slurm["SLURM_JOB_ID"]).exists()
+    assert not list(tmp_path.glob("busy*"))
 
 
 def test_the_slurm_script_needs_a_workload_and_a_method(slurm: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine import Method, Minibatch
-from tpbench.engine.feedback import DIRECT_LINEAR
+from tpbench.engine.parts import DIRECT_LINEAR
 
 
 def sign_targets(batch: Minibatch) -> list[Tensor]:

@@ -16,7 +16,7 @@ RULE = "from tpbench.engine import METHODS\nRULE = METHODS['dfa']\n"
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh(fresh_methods: None) -> Iterator[None]:
     sources._source_digest.cache_clear()
     yield
     sources._source_digest.cache_clear()

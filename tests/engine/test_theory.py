@@ -80,7 +80,7 @@ def test_a_wrong_sign_of_gauss_newton_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_reconstruction_without_correction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tpbench.engine.reconstruction import CONTROL
+    from tpbench.engine.parts import CONTROL
 
     monkeypatch.setattr(losses, "DIFFERENCE", CONTROL)
     assert failed(losses.theorem_4)

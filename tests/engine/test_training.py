@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from tests.conftest import CONFIGURATION
-from tpbench.engine import METHODS, Problem, TpbenchError, Trainer, UsageError, load_checkpoint, save_checkpoint
-from tpbench.engine.training import MemberHistory, schedule
+from tpbench.engine import (
+    METHODS,
+    MemberHistory,
+    Problem,
+    TpbenchError,
+    Trainer,
+    UsageError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tpbench.engine.training import schedule
 
 
 def trainer(

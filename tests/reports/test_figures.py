@@ -48,7 +48,10 @@ def test_alignment_is_recorded_and_drawn(tpbench_inside: Inside, tmp_path: Path)
     assert "do not match its checksum" in broken.stderr
 
 
-def test_table_s7_stands_beside_the_papers(tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_s7_stands_beside_the_papers(
+    tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
     monkeypatch.setattr(
         figures, "damping_rows", lambda results: [("dtp", [1.0, 10.0, 0.0, 1.0, 1.0]), ("bp", [0.0] * 5)]
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tpbench.sweeps.commands import CellChoice
 
 from tests.conftest import Inside
 from tests.results.records import record
@@ -16,6 +15,7 @@ from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.budgets import PUBLISHED, by_search
 from tpbench.search.configurations import best_runs, find_configuration
+from tpbench.training.choice import CellChoice
 from tpbench.workloads import WORKLOADS, load_problem
 
 SEARCH = by_search("digits-bp-0", 40, 100, "s", "search", (0, 1))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Inside
+from tpbench.sweeps.doctor import examine
 
 
 @pytest.fixture
@@ -43,3 +45,23 @@ def test_a_cluster_that_is_not_there_is_said(tpbench_inside: Inside) -> None:
     assert result.returncode == 1
     assert "cannot be reached" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("mode", "alarm"), [(0o644, True), (0o640, True), (0o600, False), (0o400, False)])
+def test_a_token_that_others_may_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, alarm: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-of-the-cluster")
+    token.chmod(mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    (found,) = [f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's token"]
+    assert found.state == f"{token} (mode {mode:o})"
+    assert (f"chmod 600 {token}" in found.remedy) is alarm
+    assert "secret-of-the-cluster" not in str(found)
+
+
+def test_no_token_file_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not [f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's token"]

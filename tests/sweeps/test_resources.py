@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpbench.engine import UsageError
+from tpbench.engine import TpbenchError, UsageError
 from tpbench.sweeps import sizing
-from tpbench.sweeps.cluster import Resources, check_address, choose_resources, require_cluster_path
+from tpbench.sweeps.cluster import Resources, check_address, choose_resources, ray_running, require_cluster_path
 from tpbench.sweeps.jobs import check_jobs_address, job_command
 from tpbench.training.sizing import choose_sizes, share_gpu
 
@@ -91,3 +91,20 @@ def test_a_job_needs_results_that_outlive_it() -> None:
     assert "--results '/a b' --address" in job_command(["digits", "bp", "--results", "/a b"], "/a b")
     with pytest.raises(UsageError, match="absolute path"):
         require_cluster_path("results")
+
+
+def test_a_cluster_of_other_versions_is_said_with_all_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private.utils import check_version_info
+
+    def init(**_: object) -> None:
+        check_version_info({"ray_version": "2.58.1", "python_version": "3.11.99"}, "10.0.0.7")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(TpbenchError) as raised, ray_running(Resources(0, address="head:6379")):
+        pass
+    text = str(raised.value)
+    assert text.startswith("the cluster at head:6379 runs Ray 2.58.1 with Python 3.11.99, this machine Ray ")
+    assert ray.__version__ in text
+    assert "\n" not in text

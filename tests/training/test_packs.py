@@ -13,7 +13,8 @@ from tests.results.records import record
 from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer, UsageError
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, choose_device, find_run, parse_seeds, plan_seeds
+from tpbench.training.devices import choose_device
+from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, parse_seeds, plan_seeds
 from tpbench.workloads import WORKLOADS
 
 

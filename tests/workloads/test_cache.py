@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torchvision
 
+from tests.conftest import Inside
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.workloads import cache, datasets
 from tpbench.workloads.datasets import Arrays, DatasetSpec
@@ -218,3 +219,60 @@ def test_digits_are_embedded() -> None:
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_real_files_are_recognised_as_exact(shared_data: Path, name: str) -> None:
     assert cache.load(name, shared_data).label == ""
+
+
+def test_a_missing_data_set_is_downloaded_and_said(
+    small_specs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, folder = datasets.read_torchvision, tmp_path / "data"
+
+    def prepared(spec: DatasetSpec, root: Path) -> Arrays:
+        write_cifar(root, small_arrays((32, 32, 3)), monkeypatch)
+        return real(spec, root)
+
+    monkeypatch.setattr(cache, "read_torchvision", prepared)
+    cache.obtain("cifar10", folder, offline=True)
+    assert not folder.exists()
+    cache.obtain("cifar10", folder, offline=False)
+    assert cache.load("cifar10", folder).name == "cifar10"
+    said = capsys.readouterr()
+    assert said.err == f"downloading cifar10 (0 MB) from www.cs.toronto.edu to {folder}\n"
+    assert said.out == ""
+    monkeypatch.setattr(cache, "read_torchvision", None)
+    cache.obtain("cifar10", folder, offline=False)  # it is there
+    cache.obtain("digits", folder, offline=False)
+
+
+def test_every_data_set_says_how_much_is_downloaded_and_from_where() -> None:
+    for spec in datasets.DATASETS.values():
+        assert spec.megabytes > 10
+        assert "." in datasets.download_source(spec)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "cifar10", "bp"), ("sweep", "cifar10", "ddtp-rhl"), ("align", "cifar10", "ddtp-linear"),
+        ("run", "cifar10", "bp", "--config", "best"), ("reproduce", "--workloads", "cifar10", "--methods", "bp,dfa"),
+    ],
+)  # fmt: skip
+def test_commands_that_train_download_once_unless_offline(
+    tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    asked = []
+
+    def unreachable(spec: DatasetSpec, root: Path) -> Arrays:
+        asked.append(spec.name)
+        raise TpbenchError("torchvision could not provide cifar10: no network")
+
+    monkeypatch.setattr(cache, "read_torchvision", unreachable)
+    offline = tpbench_inside(*command, "--offline")
+    assert asked == []
+    assert "download it with 'tpbench data get cifar10'" in offline.stderr
+    monkeypatch.delenv("TPBENCH_OFFLINE")
+    ended = tpbench_inside(*command)
+    assert asked == ["cifar10"]
+    said, error = ended.stderr.splitlines()
+    assert said.startswith("downloading cifar10 (170 MB) from www.cs.toronto.edu to ")
+    assert "could not provide cifar10: no network" in error
+    assert ended.returncode == offline.returncode == (0 if command[0] == "reproduce" else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from tpbench.cli.app import app
 
 # isort: on
 from tpbench.engine import TpbenchError
+from tpbench.results.terminal import prepare_streams, print_line
 
 __all__ = ["app", "jobs", "main", "measuring", "showing", "training", "upkeep"]
 
@@ -24,9 +26,11 @@ def _one_line(text: str) -> str:
 
 def main() -> None:
     """Entry point: errors that are somebody's to mend are one line, without a traceback."""
+    prepare_streams()
     try:
         app()
     except TpbenchError as error:
-        message = f"error: {_one_line(str(error))}"
-        Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        # A terminal that was closed shows nothing any more.
+        with suppress(OSError):
+            print_line(f"error: {_one_line(str(error))}", Console(stderr=True), "red")
         sys.exit(error.exit_code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import app
 from tpbench.cli.options import (
@@ -13,22 +12,27 @@ from tpbench.cli.options import (
     Methods,
     Workloads,
 )
-from tpbench.results.formats import draw
+from tpbench.results.formats import listing
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
-    """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; --results must be shared."""
+    """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
+    from tpbench.search.spaces import space_for
     from tpbench.sweeps import jobs
     from tpbench.training.choice import choose_all
 
-    choose_all(workload, method)
+    cells, _ = choose_all(workload, method)
     jobs.check_jobs_address(address)
     arguments = [workload, method, *context.args]
     # Read here as the cluster will read them, so that a slip shows now.
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
-    results = command.make_context("sweep", list(arguments)).params["results"]
-    name = jobs.submit(address, jobs.job_command(arguments, results))
+    read = command.make_context("sweep", list(arguments)).params
+    line = jobs.job_command(arguments, read["results"], read["data"])
+    if read["space"]:
+        for method_name in dict.fromkeys(cell.method for cell in cells):
+            space_for(method_name, read["space"])
+    name = jobs.submit(address, line, read["space"])
     print(f"submitted: {name}")
     print(f"tpbench status --address {address}")
     print(f"tpbench logs {name} --address {address}")
@@ -39,10 +43,11 @@ def status(address: JobsAddress) -> None:
     """The sweeps that were submitted to a cluster."""
     from tpbench.sweeps.jobs import jobs
 
-    listing = Table("job", "state", "started (UTC)", "command")
-    for job in jobs(address):
-        listing.add_row(job.name, job.state, job.started, job.command)
-    print(draw(listing), end="")
+    found = jobs(address)
+    print(listing(("job", "state", "started (UTC)"), [(job.name, job.state, job.started) for job in found]), end="")
+    # Not in the table: a cell would break the commands.
+    for job in found:
+        print(f"{job.name}:\n{job.command}")
 
 
 @app.command()
@@ -55,7 +60,10 @@ def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddres
 
 @app.command()
 def stop(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
-    """Stop a submitted sweep; what it finished is kept, and submitting it again continues it."""
+    """Stop a submitted sweep: Ray sends it SIGTERM, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S on the head).
+
+    What it finished is kept, and submitting it again continues from the last checkpoints.
+    """
     from tpbench.sweeps.jobs import stop
 
     print(f"{job}: {'stopping' if stop(address, job) else 'had ended already'}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import app, verify_app
 from tpbench.cli.options import (
@@ -19,10 +18,13 @@ from tpbench.cli.options import (
     check_precision,
     parse_names,
 )
-from tpbench.engine import PRECISIONS, UsageError, all_methods
-from tpbench.results.formats import draw
+from tpbench.engine import UsageError, method_names
+from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from tpbench.workloads.benchmark import BenchmarkRow
 
 
 def _sizes(text: str) -> list[int]:
@@ -44,32 +46,41 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
-    from dataclasses import asdict
-
-    from tpbench.engine.clock import PHASES
-    from tpbench.reports.scaling import plot_scaling
-    from tpbench.training.packs import choose_device
-    from tpbench.workloads.benchmark import measure_all
-
     check_precision(precision)
     chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
-    rules = parse_names(methods, all_methods(), "method")
-    rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
+    rules = parse_names(methods, method_names(), "method")
+    from dataclasses import asdict
+
+    from tpbench.training.devices import choose_device
+    from tpbench.workloads.benchmark import measure_all
+
     if plot:
+        from tpbench.reports.style import check_picture
+
+        check_picture(plot)
+    rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
+    print(json.dumps([asdict(row) for row in rows], indent=1) if as_json else _spell_rows(rows).rstrip("\n"))
+    # The numbers are there by now, whatever becomes of the picture.
+    if plot:
+        from tpbench.reports.scaling import plot_scaling
+
         plot_scaling(rows, plot)
-    if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-        return
+
+
+def _spell_rows(rows: list[BenchmarkRow]) -> str:
+    from tpbench.engine.clock import PHASES
+
     columns = ("workload", "method", "pack", "ms/step", "member epochs/s", "GFLOP/s", "of product rate")
-    listing = Table(*columns, *PHASES, "peak MiB")
-    for row in rows:
-        listing.add_row(
+    spelled = [
+        (
             row.workload, row.method, str(row.pack), f"{1000 * row.step_seconds:.1f}",
             f"{row.member_epochs_per_second:.3f}", f"{row.rate / 1e9:.0f}", f"{100 * row.fraction:.0f} %",
             *(f"{100 * row.phases[name]:.0f} %" for name in PHASES),
             f"{row.peak_memory / 2**20:.0f}" if row.peak_memory else "?",
-        )  # fmt: skip
-    print(draw(listing), end="")
+        )
+        for row in rows
+    ]  # fmt: skip
+    return listing((*columns, *PHASES, "peak MiB"), spelled)
 
 
 @verify_app.command("fixtures")
@@ -79,15 +90,17 @@ def verify_fixtures(
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
-    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
-
     check_precision(precision)
-    reports = [verify_fixture(path, PRECISIONS[precision], pack) for path in fixture_files(folder)]
-    listing = Table("file", "method", *QUANTITIES, "verdict", title=f"Largest relative errors, {precision}")
+    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+    from tpbench.engine.training import dtype_of
+
+    reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
+    rows = []
     for report in reports:
         errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]
-        listing.add_row(report.file, report.method, *errors, "ok" if report.passed else "FAILED")
-    print(draw(listing), end="")
+        rows.append((report.file, report.method, *errors, "ok" if report.passed else "FAILED"))
+    header = ("file", "method", *QUANTITIES, "verdict")
+    print(listing(header, rows, f"Largest relative errors, {precision}"), end="")
     failed = [r for r in reports if not r.passed]
     for report in failed:
         for quantity, bound in report.bounds.items():
@@ -112,11 +125,12 @@ def verify_theory_command(
         # Unbounded sides are spelled by the criterion; JSON has no infinity.
         print(json.dumps([{k: v for k, v in row.items() if k not in ("lower", "upper")} for row in rows], indent=1))
     else:
-        listing = Table("source", "statement", "setting", "measured", "criterion", "verdict")
-        for c in checks:
-            verdict = "ok" if c.passed else "FAILED"
-            listing.add_row(c.name, c.statement, c.setting, f"{c.value:.3g}", c.criterion, verdict)
-        print(draw(listing), end="")
+        header = ("source", "statement", "setting", "measured", "criterion", "verdict")
+        lines = [
+            (c.name, c.statement, c.setting, f"{c.value:.3g}", c.criterion, "ok" if c.passed else "FAILED")
+            for c in checks
+        ]
+        print(listing(header, lines), end="")
     if not all(c.passed for c in checks):
         raise typer.Exit(1)
 
@@ -133,10 +147,10 @@ def doctor(
     from tpbench.sweeps.doctor import examine
 
     findings = list(examine(location(results), data, address))
-    listing = Table("what", "state", "how to mend it")
+    print(listing(("what", "state"), [(f.subject, f.state) for f in findings]), end="")
+    # Not in the table: remedies hold commands, and a cell would break them.
     for finding in findings:
-        listing.add_row(finding.subject, finding.state, finding.remedy)
-    print(draw(listing), end="")
-    insecure = any("without token" in f.state or f.state == "cannot be reached" for f in findings)
-    if insecure or any(f.state == "not installed" or "cannot be written" in f.remedy for f in findings):
+        if finding.remedy:
+            print(f"{finding.subject}: {finding.remedy}")
+    if any(finding.fatal for finding in findings):
         raise typer.Exit(1)

@@ -11,18 +11,73 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tpbench.engine import PRECISIONS, UsageError, unknown
+from tpbench.cli import completion
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, method_names, unknown
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
-from tpbench.results.location import location
+from tpbench.results.location import location, near_folders
+from tpbench.training.choice import choose_methods, choose_workloads
+from tpbench.training.devices import DEVICES
+from tpbench.workloads import get_workload
 
-WorkloadName = Annotated[str, typer.Argument(metavar="WORKLOAD", help="See 'tpbench workloads'.")]
 
-MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="See 'tpbench methods'.")]
+def _known_workload(name: str) -> str:
+    return get_workload(name).name
 
-Workloads = Annotated[str, typer.Argument(metavar="WORKLOADS", help="A name, several with commas, or 'all'.")]
 
-Methods = Annotated[str, typer.Argument(metavar="METHODS", help="A name, several with commas, or 'all'.")]
+def _known_method(name: str) -> str:
+    if name not in method_names():
+        raise unknown("method", name, method_names())
+    return name
+
+
+# Checked as they are read, so that a slip shows before torch and Ray are imported.
+WorkloadName = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOAD", help="See 'tpbench workloads'.", callback=_known_workload,
+        autocompletion=completion.workloads,
+    ),
+]  # fmt: skip
+
+MethodName = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD", help="See 'tpbench methods'.", callback=_known_method, autocompletion=completion.methods
+    ),
+]
+
+OfWorkload = Annotated[
+    str | None,
+    typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads),
+]
+
+
+def _known_workloads(text: str) -> str:
+    choose_workloads(text)
+    return text
+
+
+def _known_methods(text: str) -> str:
+    choose_methods(text)
+    return text
+
+
+Workloads = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOADS", help="A name, several with commas, or 'all'.", callback=_known_workloads,
+        autocompletion=completion.workloads,
+    ),
+]  # fmt: skip
+
+Methods = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHODS", help="A name, several with commas, or 'all'.", callback=_known_methods,
+        autocompletion=completion.methods,
+    ),
+]  # fmt: skip
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
@@ -42,9 +97,11 @@ Epochs = Annotated[
     typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
 
-Precision = Annotated[str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.")]
+Precision = Annotated[
+    str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.", autocompletion=completion.of(PRECISIONS))
+]
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
 
 Config = Annotated[str, typer.Option("--config", metavar="published|best|FILE", help="The hyperparameters.")]
 
@@ -61,9 +118,13 @@ Address = Annotated[
 
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")]
 
+Offline = Annotated[
+    bool, typer.Option("--offline", envvar="TPBENCH_OFFLINE", help="Download nothing: a missing data set is an error.")
+]
+
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
-Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS))]
+Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
 
 RESULTS = "results"
 
@@ -93,15 +154,33 @@ def open_store(results: str) -> RunStore:
     return RunStore(folder)
 
 
-def make_settings(results: str, data: Path | None, precision: str, device: str, checkpoint_every: int) -> Any:
-    from tpbench.training.packs import PackSettings, choose_device
+def read_store(results: str) -> RunStore:
+    """The store of commands that only read: where nothing is, the name is a slip.
+
+    Raises:
+        UsageError: there is no such folder; the message names what is near.
+    """
+    store = open_store(results)
+    if not store.folder.exists():
+        near = near_folders(store.folder)
+        hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
+        raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
+    return store
+
+
+def make_settings(
+    results: str, data: Path | None, precision: str, device: str, checkpoint_every: int, offline: bool
+) -> Any:
+    from tpbench.training.devices import choose_device
+    from tpbench.training.packs import PackSettings
 
     check_precision(precision)
     open_store(results)
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
-        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command
-    )
+        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command,
+        offline=offline,
+    )  # fmt: skip
 
 
 def warn_damaged(store: RunStore) -> None:
@@ -119,9 +198,19 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
 
 
 def print_records(records: Sequence[RunRecord], method: str, workload: str) -> None:
-    """The result of runs on one line; diverged ones do not enter the mean, as in the tables."""
-    finished = [100 * r.test_error for r in records if not r.diverged and r.test_error is not None]
-    diverged = sum(r.diverged for r in records)
-    known = f"{spell(*mean_and_deviation(finished))} %" if finished else "unknown"
-    note = f" ({diverged} diverged)" if diverged else ""
-    print(f"{workload} {method}: test error {known} over {len(records)} seed{'s' * (len(records) != 1)}{note}")
+    """One line: mean and deviation over the seeds that did not diverge, as in tables.
+
+    Raises:
+        TpbenchError: all of them diverged.
+    """
+    errors = [100 * run.test_error for run in records if not run.diverged and run.test_error is not None]
+    many = "s" * (len(records) > 1)
+    if not errors:
+        raise TpbenchError(
+            f"{workload} {method}: all of {len(records)} seed{many} diverged (numbers became non-finite), so there is "
+            "no test error; the runs are stored as diverged"
+        )
+    diverged = len(records) - len(errors)
+    note = f" ({diverged} diverged, not in the mean)" if diverged else ""
+    known = spell(*mean_and_deviation(errors))
+    print(f"{workload} {method}: test error {known} % over {len(records)} seed{many}{note}")

@@ -8,61 +8,73 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
+from tpbench.cli import completion
 from tpbench.cli.app import app
 from tpbench.cli.options import (
     RESULTS,
     Format,
+    OfWorkload,
     OptionalFile,
     Results,
-    open_store,
+    read_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, all_methods, unknown
-from tpbench.results import leaderboard, paper_table, render, render_leaderboard, write_leaderboard
-from tpbench.results.comparison import render_comparison
-from tpbench.results.formats import check_format, draw
+from tpbench.engine.files import check_target
+from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
+from tpbench.results.formats import check_format, listing
+from tpbench.results.paper import DAMPING_TABLE, TABLES
 from tpbench.workloads import WORKLOADS, get_workload
 
 
 @app.command()
 def methods() -> None:
     """The learning rules there are."""
-    listing = Table("method", "paper's name", "what it is", "hyperparameters")
-    for name, method in all_methods().items():
-        listing.add_row(name, method.title, method.summary, ", ".join(method.hyperparameters))
-    print(draw(listing), end="")
+    rows = [(name, m.title, m.summary, ", ".join(m.hyperparameters)) for name, m in all_methods().items()]
+    print(listing(("method", "paper's name", "what it is", "hyperparameters"), rows), end="")
 
 
 @app.command()
 def workloads() -> None:
     """The workloads there are."""
-    listing = Table("workload", "data set", "network", "trained layers", "epochs", "batch", "validation samples")
+    header = ("workload", "data set", "network", "trained layers", "epochs", "batch", "validation samples")
+    rows = []
     for w in WORKLOADS.values():
         layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
         network = "-".join(map(str, w.architecture.sizes))
-        listing.add_row(w.name, w.dataset, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size))
-    print(draw(listing), end="")
+        rows.append((w.name, w.dataset, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size)))
+    print(listing(header, rows), end="")
 
 
 @app.command()
 def table(
-    name: Annotated[str, typer.Argument(metavar="1|s6|s7", help="Which of the paper's tables.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(TABLES), help="Which of the paper's tables.", autocompletion=completion.of(TABLES)
+        ),
+    ],
     form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
     """A table of the paper, computed from the store, beside the paper's numbers."""
-    if name.lower() == "s7":
-        print(_table_s7(results, form), end="")
+    name = name.lower()
+    if name not in TABLES:
+        raise unknown("table", name, TABLES)
+    check_format(form)
+    store = read_store(results)
+    if name == DAMPING_TABLE:
+        print(_damping_table(results, form), end="")
         return
-    store = open_store(results)
-    text = render(paper_table(store, name.lower()), form)
+    from tpbench.results import paper_table, render
+
+    text = render(paper_table(store, name), form)
     warn_damaged(store)
     print(text, end="" if text.endswith("\n") else "\n")
 
 
-def _table_s7(results: str, form: str) -> str:
+def _damping_table(results: str, form: str) -> str:
     from tpbench.reports.figures import damping_rows
     from tpbench.results.paper import paper_dampings
     from tpbench.results.rendering import damping_table
@@ -72,7 +84,9 @@ def _table_s7(results: str, form: str) -> str:
 
 @app.command("leaderboard", cls=OptionalFile)
 def show_leaderboard(
-    workload: Annotated[str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.")] = None,
+    workload: Annotated[
+        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads)
+    ] = None,
     form: Format = "text",
     write: Annotated[
         str | None,
@@ -87,7 +101,12 @@ def show_leaderboard(
     check_format(form)
     if workload:
         get_workload(workload)
-    store = open_store(results)
+    store = read_store(results)
+    target = Path(write) if write else store.folder / "leaderboard.csv"
+    if write is not None:
+        check_target(target, [".csv"])
+    from tpbench.results import leaderboard, render_leaderboard, write_leaderboard
+
     board = leaderboard(store)
     shown = board[board["workload"] == workload] if workload else board
     if shown.empty:
@@ -95,16 +114,16 @@ def show_leaderboard(
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
     print(render_leaderboard(shown, form), end="")
     if write is not None:
-        path = write_leaderboard(shown, store, Path(write)) if write else write_leaderboard(board, store)
-        typer.echo(f"written: {path}", err=True)
+        write_leaderboard(shown if write else board, store, target)
+        typer.echo(f"written: {target}", err=True)
     warn_damaged(store)
 
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A")],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B")],
-    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Only this one.")] = None,
+    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=completion.methods)],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=completion.methods)],
+    workload: OfWorkload = None,
     detect: Annotated[
         float | None,
         typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
@@ -113,13 +132,14 @@ def compare(
 ) -> None:
     """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
     from tpbench.engine import get_method
-    from tpbench.results.comparison import compare_methods
 
     for method in (first, second):
         get_method(method)
     if workload:
         get_workload(workload)
-    store = open_store(results)
+    store = read_store(results)
+    from tpbench.results.comparison import compare_methods, render_comparison
+
     frame = compare_methods(store, first, second, workload, detect)
     if frame.empty:
         where = f" on {workload}" if workload else ""
@@ -130,52 +150,71 @@ def compare(
 
 @app.command("figure")
 def draw_figure(
-    name: Annotated[str, typer.Argument(metavar="2|4|s2|s3|s4|s5|s6", help="Which of the paper's figures.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(FIGURES), help="Which of the paper's figures.", autocompletion=completion.of(FIGURES)
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png")
     ] = None,
-    workload: Annotated[str | None, typer.Option(metavar="WORKLOAD", help="Draw 4 or s3-s5 on another one.")] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKLOAD", help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
+            autocompletion=completion.workloads,
+        ),
+    ] = None,
     results: Results = RESULTS,
-) -> None:
-    """A figure of the paper: 2, s2 and s6 are made at once, the others from the records of 'tpbench align'."""
-    from tpbench.reports.figures import NAMES, make_figure
-    from tpbench.reports.style import save
-
-    if name.lower() not in NAMES:
-        raise unknown("figure", name, NAMES)
+) -> None:  # fmt: skip
+    """A figure of the paper: made at once, or those of angles from the records of 'tpbench align'."""
+    name = name.lower()
+    if name not in FIGURES:
+        raise unknown("figure", name, FIGURES)
     if workload:
         get_workload(workload)
-    path = output or Path(f"figure_{name.lower()}.png")
-    save(make_figure(name.lower(), results, workload), path)
+    if name in ALIGNMENT_WORKLOADS:
+        read_store(results)
+    from tpbench.reports.figures import make_figure
+    from tpbench.reports.style import check_picture, save
+
+    path = check_picture(output or Path(f"figure_{name}.png"))
+    save(make_figure(name, results, workload), path)
     print(f"written: {path}")
-
-
-PLOTS = ("curves", "cost", "search")
 
 
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="curves|cost|search")],
-    what: Annotated[str, typer.Argument(metavar="WORKLOAD|SWEEP", help="A workload; for search, a sweep's name.")],
+    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS), autocompletion=completion.of(PLOTS))],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WORKLOAD|SWEEP",
+            help="A workload; for search, a sweep's name.",
+            autocompletion=completion.drawable,
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png")
     ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Learning curves or cost of a workload's methods, or what a sweep's search saw."""
-    from tpbench.reports.curves import cost_plot, learning_curves
-    from tpbench.reports.searches import search_figure
-    from tpbench.reports.style import save
-
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
-    store = open_store(results)
+    if kind != "search":
+        get_workload(what)
+    from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+    from tpbench.reports.searches import search_figure
+    from tpbench.reports.style import check_picture, save
+
+    store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
         figure = search_figure(results, what)
     else:
-        get_workload(what)
-        figure = learning_curves(store, what) if kind == "curves" else cost_plot(store, what)
-    path = output or Path(f"{kind}_{what}.png")
+        cells = cells_of(store, what)
+        figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)
     print(f"written: {path}")
     warn_damaged(store)
@@ -190,6 +229,8 @@ def report(
     from tpbench.reports.page import render_report
     from tpbench.results.store import write_atomically
 
+    check_target(output, [".html", ".htm"])
+    read_store(results)
     text = render_report(results, shlex.join(["tpbench", *sys.argv[1:]]))
     write_atomically(output, text)
     print(f"written: {output} ({len(text) / 1e6:.1f} MB)")

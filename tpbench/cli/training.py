@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import app
 from tpbench.cli.options import (
@@ -24,6 +23,7 @@ from tpbench.cli.options import (
     Gpus,
     MethodName,
     Methods,
+    Offline,
     Precision,
     Results,
     Seeds,
@@ -32,11 +32,12 @@ from tpbench.cli.options import (
     make_settings,
     parse_names,
     print_records,
+    read_store,
 )
-from tpbench.engine import TpbenchError, all_methods, unknown
+from tpbench.engine import TpbenchError, method_names, unknown
 from tpbench.results.budgets import OBJECTIVES
-from tpbench.results.formats import draw
-from tpbench.results.location import location
+from tpbench.results.formats import listing
+from tpbench.results.paper import ERROR_TABLES
 from tpbench.workloads import WORKLOADS
 
 
@@ -74,6 +75,7 @@ def sweep(
     ] = False,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
     from tpbench.search.halving import check_factor
@@ -91,15 +93,18 @@ def sweep(
         trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
         choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
     )  # fmt: skip
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline)
     found = run_sweeps(cells, options, settings)
     if len(found) > 1:
         print(_render_results(found), end="")
+        for one in found:
+            if one.failure:
+                typer.echo(f"{one.name}: {one.failure}", err=True)
         if any(one.failure for one in found):
             raise typer.Exit(1)
         return
     if found[0].failure:
-        raise TpbenchError(f"{found[0].name}: {found[0].failure}")
+        raise TpbenchError(f"the sweep {found[0].name} has failed: {found[0].failure}")
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
         print(f"  {name}: {value:g}")
@@ -108,21 +113,16 @@ def sweep(
 
 def _render_results(results: Sequence[Any]) -> str:
     """The end of a campaign: one row per sweep."""
-    from tpbench.results.formats import mean_and_deviation, spell, spell_table
+    from tpbench.results.formats import mean_and_deviation, spell
     from tpbench.training.progress import spell_error, spell_seconds
 
     rows = []
     for one in results:
         errors = [100 * r.test_error for r in one.records if not r.diverged and r.test_error is not None]
         test = f"{spell(*mean_and_deviation(errors))} %" if errors else "-"
-        rows.append(
-            [
-                one.name, one.state, str(one.tried), spell_error(one.best_error), test,
-                spell_seconds(one.seconds) if one.seconds else "-", one.failure or "",
-            ]
-        )  # fmt: skip
-    header = ("sweep", "state", "configurations", "best validation error", "test error", "time", "reason")
-    return spell_table("Sweeps", header, rows, "text")
+        time = spell_seconds(one.seconds) if one.seconds else "-"
+        rows.append((one.name, one.state, str(one.tried), spell_error(one.best_error), test, time))
+    return listing(("sweep", "state", "configurations", "best validation error", "test error", "time"), rows)
 
 
 @app.command()
@@ -130,18 +130,20 @@ def sweeps(
     results: Results = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
 ) -> None:
-    """The sweeps of a results folder: state, progress and the command that continues each."""
+    """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
     from tpbench.search.listing import all_sweeps
+    from tpbench.training.progress import spell_error
 
+    found = all_sweeps(str(read_store(results).folder))
     if as_json:
-        print(json.dumps([asdict(status) for status in all_sweeps(location(results))], indent=1))
+        print(json.dumps([asdict(status) for status in found], indent=1))
         return
-    listing = Table("sweep", "state", "searched", "best validation error", "continue with")
-    for status in all_sweeps(location(results)):
-        best = f"{100 * status.best:.2f} %" if status.best is not None else "-"
-        command = status.command or status.reason
-        listing.add_row(status.id, status.state, f"{status.searched}/{status.trials}", best, command)
-    print(draw(listing), end="")
+    rows = [(s.id, s.state, f"{s.searched}/{s.trials}", spell_error(s.best)) for s in found]
+    print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
+    # Not in the table: a cell would break the commands.
+    for status in found:
+        if status.command or status.reason:
+            print(f"{status.id}, {status.state}:\n{status.command or status.reason}")
 
 
 @app.command()
@@ -156,6 +158,7 @@ def run(
     precision: Precision = "float32",
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train one configuration over seeds as one pack, without Ray."""
     from tpbench.search.configurations import find_configuration
@@ -164,8 +167,8 @@ def run(
     from tpbench.training.running import run_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
     records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
@@ -174,7 +177,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table_name: Annotated[str, typer.Option("--table", metavar="1|s6", help="Whose cells.")] = "s6",
+    table_name: Annotated[str, typer.Option("--table", metavar="|".join(ERROR_TABLES), help="Whose cells.")] = "s6",
     workloads: Annotated[
         str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="the table's")
     ] = None,
@@ -193,6 +196,7 @@ def reproduce(
     address: Address = None,
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
+    offline: Offline = False,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.cluster import choose_resources
@@ -201,15 +205,15 @@ def reproduce(
     from tpbench.training.progress import spell_seconds
 
     resources = choose_resources(cpus, gpus, address)
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every)
+    # A plan alone downloads nothing.
+    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
-    rules = parse_names(methods, all_methods(), "method") if methods else None
+    rules = parse_names(methods, method_names(), "method") if methods else None
     cells, left = plan(table_name.lower(), names, rules, seeds, settings)
-    listing = Table("cell", "missing seeds", "estimated time", title="Plan, cheapest first (measured on this machine)")
-    for cell in cells:
-        listing.add_row(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds))
-    print(draw(listing), end="")
+    rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
+    title = "Plan, cheapest first (measured on this machine)"
+    print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
     print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         typer.echo(f"left out: {line}", err=True)
@@ -223,7 +227,8 @@ def reproduce(
         elif done.seconds is None:
             print(f"{done.planned.name}: left, it does not fit into the budget")
         else:
-            print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate})")
+            lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
+            print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
     if any(done.failure for done in trained):
         raise typer.Exit(1)
 
@@ -240,20 +245,21 @@ def align(
     data: Data = None,
     precision: Precision = "float32",
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
     from tpbench.search.configurations import find_configuration
     from tpbench.training.aligning import record_alignment
     from tpbench.training.choice import CellChoice
-    from tpbench.training.interruption import interruptible
     from tpbench.training.packs import parse_seeds
+    from tpbench.training.signals import interruptible
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, 1)
-    chosen = find_configuration(cell, config, results, data)
+    settings = make_settings(results, data, precision, device, 1, offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
         print(chosen.note)
-    with interruptible(settings.command):
+    with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
         path = record_alignment(
             workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
         )

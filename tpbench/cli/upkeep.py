@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from tpbench.cli.app import data_app, results_app
 from tpbench.cli.options import (
@@ -14,11 +13,12 @@ from tpbench.cli.options import (
     Data,
     Results,
     open_store,
+    read_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError
-from tpbench.results.formats import draw
-from tpbench.workloads import DATASETS, default_folder, download, import_file
+from tpbench.engine.files import check_target
+from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 
 
 @results_app.command("check")
@@ -26,7 +26,7 @@ def results_check(results: Results = RESULTS) -> None:
     """Verify the checksum of every run, in files and in archives."""
     from tpbench.results.maintenance import check_store
 
-    whole, wrong = check_store(open_store(results))
+    whole, wrong = check_store(read_store(results))
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
     for message in wrong:
         typer.echo(message, err=True)
@@ -57,7 +57,8 @@ def results_pack(
     """Write the runs of a store into one compressed archive."""
     from tpbench.results.maintenance import pack_store
 
-    store = open_store(results)
+    check_target(file, [".zip"])
+    store = read_store(results)
     print(f"{pack_store(store, file)} runs written to {file}")
     warn_damaged(store)
 
@@ -65,20 +66,25 @@ def results_pack(
 @results_app.command("export")
 def results_export(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
-    form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
+    form: Annotated[
+        str | None, typer.Option("--format", help=" or ".join(EXPORT_FORMATS), show_default="as the file is named")
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Write one row per run to a file."""
     from tpbench.results.maintenance import export_runs
 
-    store = open_store(results)
-    print(f"{export_runs(store, file, form)} runs written to {file}")
+    chosen = export_format(check_target(file), form)
+    store = read_store(results)
+    print(f"{export_runs(store, file, chosen)} runs written to {file}")
     warn_damaged(store)
 
 
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = None) -> None:
     """Download a data set through torchvision into the cache."""
+    from tpbench.workloads import download
+
     _say_dataset(download(name, data), data)
 
 
@@ -90,25 +96,32 @@ def data_import(
     label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
 ) -> None:
     """Take a Keras-style .npz file into the cache."""
+    from tpbench.workloads import import_file
+
     _say_dataset(import_file(name, file, data, label), data)
 
 
 @data_app.command("list")
 def data_list(data: Data = None) -> None:
     """Which data sets are in the cache."""
-    from tpbench.workloads import load
+    from tpbench.workloads import DATASETS, load
 
-    listing = Table("data set", "state")
-    listing.add_row("digits", "ships with scikit-learn")
+    rows, problems = [("digits", "ships with scikit-learn")], []
     for name in DATASETS:
         try:
             dataset = load(name, data)
-            listing.add_row(name, f"ready ({dataset.label or 'exact'}), SHA-256 {dataset.fingerprint[:16]}")
+            rows.append((name, f"ready ({dataset.label or 'exact'}), SHA-256 {dataset.fingerprint[:16]}"))
         except TpbenchError as error:
-            listing.add_row(name, str(error))
-    print(draw(listing), end="")
+            rows.append((name, "not usable"))
+            problems.append(f"{name}: {error}")
+    print(listing(("data set", "state"), rows), end="")
+    # Not in the table: they hold commands, and a cell would break them.
+    for problem in problems:
+        print(problem)
 
 
 def _say_dataset(dataset: Any, data: Path | None) -> None:
+    from tpbench.workloads import default_folder
+
     label = f" ({dataset.label})" if dataset.label else ""
     print(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")

@@ -1,22 +1,44 @@
 """The learning rules of "A Theoretical Framework for Target Propagation", trained as batched packs.
 
-Imports torch and numpy and nothing else, so it runs where Ray is not installed.
+Imports torch and numpy and nothing else, so it runs where Ray is not installed; and torch only when a name that needs
+it is used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpbench.engine.architecture import Architecture
 from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, check_configuration
 from tpbench.engine.errors import TpbenchError, UsageError, unknown
-from tpbench.engine.methods import METHODS, Method, Minibatch, all_methods, get_method, method_source, method_title
-from tpbench.engine.network import Architecture
-from tpbench.engine.problem import Problem
-from tpbench.engine.training import (
-    CURVES,
-    PRECISIONS,
-    PROTOCOL_VERSION,
-    EpochReport,
-    MemberHistory,
-    Trainer,
-    load_checkpoint,
-    save_checkpoint,
+from tpbench.engine.lazy import lazily
+from tpbench.engine.methods import (
+    METHODS,
+    Method,
+    Minibatch,
+    all_methods,
+    get_method,
+    method_names,
+    method_source,
+    method_title,
+)
+from tpbench.engine.protocol import CURVES, PRECISIONS, PROTOCOL_VERSION, MemberHistory
+
+if TYPE_CHECKING:
+    from tpbench.engine.problem import Problem
+    from tpbench.engine.training import EpochReport, Trainer, load_checkpoint, save_checkpoint
+
+_TRAINING = "tpbench.engine.training"
+
+__getattr__ = lazily(
+    globals(),
+    {
+        "Problem": "tpbench.engine.problem",
+        "EpochReport": _TRAINING,
+        "Trainer": _TRAINING,
+        "load_checkpoint": _TRAINING,
+        "save_checkpoint": _TRAINING,
+    },
 )
 
 __all__ = [
@@ -40,6 +62,7 @@ __all__ = [
     "check_configuration",
     "get_method",
     "load_checkpoint",
+    "method_names",
     "method_source",
     "method_title",
     "save_checkpoint",

@@ -6,85 +6,39 @@ Every map of the paper is one member of the family
 
 with the source s = h_{i+1} (layer-wise) or h_L (direct), phi the identity or the fixed random hidden layer
 tanh(R s + d), t the identity or tanh, and S_i present only in the recurrent map (section B.1, equations 62-65).
-A map is therefore a declaration; the functions below work for all of them.
+A map is therefore a declaration (:class:`tpbench.engine.parts.Feedback`); what stands below works for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import sqrt
 
 import torch
 from torch import Tensor
 
-from tpbench.engine.network import Architecture, Parameters, stream
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.network import Parameters, stream
 from tpbench.engine.numerics import tanh_, tanh_difference_, tanh_slope
+from tpbench.engine.parts import Feedback
 from tpbench.engine.scratch import Scratch
 
 
-@dataclass(frozen=True)
-class Feedback:
-    """A feedback map g_i: which layer it reads and what it is made of."""
-
-    direct: bool
-    """Reads the output layer; otherwise the next layer."""
-    squash: bool
-    """tanh around the affine map."""
-    random_hidden: bool = False
-    """A fixed tanh layer (R, d) between the output and Q_i; the last hidden layer is reached without it."""
-    recurrent: bool = False
-    """S_i h_i is added, except for the last hidden layer."""
-
-    def through_random(self, i: int, architecture: Architecture) -> bool:
-        """Whether g_i reads the random hidden layer.
-
-        The authors' DDTP-RHL sends the output target to the last hidden layer directly, and the published numbers were
-        made with that (golden/README.md), so the map of layer L-1 is ``tanh(Q h_L + c)``.
-        """
-        return self.random_hidden and i < architecture.depth - 1
-
-    def shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-        """Shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for i in architecture.hidden:
-            size = architecture.sizes[i]
-            shapes[f"Q{i}"] = (size, self.source_size(i, architecture))
-            shapes[f"c{i}"] = (size,)
-            if self.has_recurrence(i, architecture):
-                shapes[f"S{i}"] = (size, size)
-        return shapes
-
-    def has_recurrence(self, i: int, architecture: Architecture) -> bool:
-        return self.recurrent and i < architecture.depth - 1
-
-    def source_size(self, i: int, architecture: Architecture) -> int:
-        """The width of what Q_i multiplies."""
-        if self.through_random(i, architecture):
-            return architecture.random_hidden
-        return architecture.sizes[-1] if self.direct else architecture.sizes[i + 1]
-
-    def fixed_arrays(self, architecture: Architecture, seeds: list[int]) -> dict[str, Tensor]:
-        """``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) of every seed, as torch initialises Linear."""
-        if not self.random_hidden:
-            return {}
-        if not architecture.random_hidden:
-            raise ValueError("this method needs the width of a random hidden feedback layer; the workload names none")
-        outputs, bound = architecture.sizes[-1], 1.0 / sqrt(architecture.sizes[-1])
-        weights, biases = [], []
-        for seed in seeds:
-            generator = stream(seed, "random hidden layer")
-            shape = (architecture.random_hidden, outputs + 1)
-            draws = (torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound
-            weights.append(draws[:, :outputs])
-            biases.append(draws[:, outputs])
-        return {"R": torch.stack(weights), "d": torch.stack(biases)}
-
-
-LAYERWISE_TANH = Feedback(direct=False, squash=True)
-DIRECT_LINEAR = Feedback(direct=True, squash=False)
-DIRECT_RANDOM_HIDDEN = Feedback(direct=True, squash=True, random_hidden=True)
-DIRECT_RECURRENT = Feedback(direct=True, squash=True, random_hidden=True, recurrent=True)
+def fixed_arrays(feedback: Feedback, architecture: Architecture, seeds: list[int]) -> dict[str, Tensor]:
+    """``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) of every seed, as torch initialises Linear."""
+    if not feedback.random_hidden:
+        return {}
+    if not architecture.random_hidden:
+        raise ValueError("this method needs the width of a random hidden feedback layer; the workload names none")
+    outputs, bound = architecture.sizes[-1], 1.0 / sqrt(architecture.sizes[-1])
+    weights, biases = [], []
+    for seed in seeds:
+        generator = stream(seed, "random hidden layer")
+        shape = (architecture.random_hidden, outputs + 1)
+        draws = (torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound
+        weights.append(draws[:, :outputs])
+        biases.append(draws[:, outputs])
+    return {"R": torch.stack(weights), "d": torch.stack(biases)}
 
 
 def stacked_product(stack: Tensor, weight: Tensor, out: Tensor) -> Tensor:

@@ -5,12 +5,55 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tpbench.engine.errors import TpbenchError
+from tpbench.engine.errors import TpbenchError, UsageError
+
+
+def check_target(path: Path, endings: Collection[str] = ()) -> Path:
+    """Find out before the work whether a file can be written after it; missing folders can be made.
+
+    Args:
+        endings: how its name may end, where that says what is in it; anything if there are none.
+
+    Raises:
+        UsageError: the name belongs to a folder, or has another ending.
+        TpbenchError: nothing can be written there.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise UsageError(f"'{path}': its name must end in {' or '.join(sorted(endings))}")
+    if not isinstance(path, Path):  # of URLs, only writing tells
+        return path
+    try:
+        if path.is_dir():
+            raise UsageError(f"'{path}': this is a folder, the name of a file is needed")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        able = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    if not able:
+        reason = "Permission denied" if folder.is_dir() else "it is no folder"
+        raise TpbenchError(f"{path}: could not be written ({folder}: {reason})")
+    return path
+
+
+def user_cache() -> Path:
+    """``$TPBENCH_CACHE``, or ``tpbench`` in the user's cache folder: everything below it can be made again.
+
+    Raises:
+        TpbenchError: there is no home folder to look for it in.
+    """
+    if chosen := os.environ.get("TPBENCH_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench"
+    except RuntimeError:
+        raise TpbenchError(
+            "this user has no home folder for caches: set HOME, or XDG_CACHE_HOME to a folder that can be written"
+        ) from None
 
 
 @contextmanager

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tpbench.engine.architecture import Architecture
 from tpbench.engine.configuration import check_configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.methods import Method, get_method
-from tpbench.engine.network import Architecture
 from tpbench.engine.step import PackState, StepRecord
 
 Array = NDArray[np.float64]

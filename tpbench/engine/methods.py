@@ -1,43 +1,46 @@
 """The table of methods: how targets are made x feedback map x reconstruction loss x training schedule.
 
 A new rule is one feedback map, target rule or loss, and one line in :data:`METHODS`. Installed packages add methods
-through the entry-point group ``tpbench.methods``: each entry point is a :class:`Method`.
+through the entry-point group ``tpbench.methods``: each entry point is a :class:`Method`. Imports no torch before a rule
+is used, so that lists of methods need none.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from tpbench.engine.curvature import apply_inverse_factor, root_probabilities
 from tpbench.engine.errors import TpbenchError, unknown
-from tpbench.engine.feedback import (
+from tpbench.engine.parts import (
+    CONTROL,
+    DIFFERENCE,
     DIRECT_LINEAR,
     DIRECT_RANDOM_HIDDEN,
     DIRECT_RECURRENT,
+    EXTRA,
+    GENERALISED,
+    JOINT,
+    LAYERWISE,
     LAYERWISE_TANH,
+    SLEEP,
     Feedback,
-    FeedbackState,
+    Reconstruction,
 )
-from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
-from tpbench.engine.network import Architecture, Parameters
-from tpbench.engine.reconstruction import CONTROL, DIFFERENCE, GENERALISED, LAYERWISE, Reconstruction
 from tpbench.engine.sources import plugin_source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tpbench.engine.architecture import Architecture
+    from tpbench.engine.feedback import FeedbackState
+    from tpbench.engine.network import Parameters
 
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
-
-# Schedules of section B.1: a workload says how many epochs SLEEP and EXTRA are.
-JOINT = "joint"
-"""Feedback parameters, if trained, are trained in the joint epochs alone."""
-SLEEP = "sleep"
-"""Feedback pretraining, and pure feedback epochs between the joint epochs."""
-EXTRA = "extra"
-"""The longer pretraining and pure feedback epochs of the "extra FB" methods."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Minibatch:
     feedback: FeedbackState | None = None
 
 
-TargetRule = Callable[[Minibatch], list[Tensor]]
+TargetRule = Callable[[Minibatch], "list[Tensor]"]
 """Gives ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
 
 
@@ -78,6 +81,8 @@ def generalised_targets(batch: Minibatch) -> list[Tensor]:
 
     The output layer itself keeps the target of equation 2: K_L belongs to the feedback path alone.
     """
+    from tpbench.engine.curvature import apply_inverse_factor, root_probabilities
+
     plain = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
     if batch.feedback is None:
         raise ValueError("propagated targets need a feedback map")
@@ -98,12 +103,14 @@ def gradient_targets(batch: Minibatch) -> list[Tensor]:
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
         above = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
-        differences.insert(0, torch.bmm(above, batch.forward_parameters[f"W{i}"]))
+        differences.insert(0, above.bmm(batch.forward_parameters[f"W{i}"]))
     return differences
 
 
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
     """The Gauss-Newton target method (Conditions 2 and S3) with stepsize 1; at the output J is the identity."""
+    from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+
     damping = batch.hyperparameters["damping"]
     jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
     changes = [gauss_newton_change(jacobian, batch.output_gradient, damping) for jacobian in jacobians]
@@ -203,35 +210,92 @@ METHODS: dict[str, Method] = {
 ENTRY_POINT_GROUP = "tpbench.methods"
 
 
-def all_methods() -> dict[str, Method]:
-    """The built-in methods and those that installed packages add (entry-point group ``tpbench.methods``)."""
-    methods = dict(METHODS)
+@lru_cache(maxsize=4)
+def _plugins_on(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """The entry points of the packages on a module search path, by name; looking at all packages takes its time."""
+    found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in methods:
-            raise TpbenchError(f"package '{entry.value}' adds a method '{entry.name}', a name that is taken")
+        if entry.name in METHODS or entry.name in found:
+            _warn(f"{_whose(entry)} cannot be used: that name is taken")
+        else:
+            found[entry.name] = entry
+    return found
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return _plugins_on(tuple(sys.path))
+
+
+def _whose(entry: EntryPoint) -> str:
+    return f"the method '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
+
+
+@lru_cache(maxsize=100)
+def _warn(problem: str) -> None:
+    """Once per process: a broken package costs its own method and a line, no more."""
+    print(f"warning: {problem}; the others can be used", file=sys.stderr)
+
+
+@lru_cache(maxsize=100)
+def _load(entry: EntryPoint) -> Method:
+    """The method of an entry point.
+
+    Raises:
+        TpbenchError: its package cannot be imported, or adds something else than a method.
+    """
+    try:
         method = entry.load()
-        if not isinstance(method, Method):
-            raise TpbenchError(f"entry point '{entry.name}' ({entry.value}) is not a tpbench.engine.Method")
-        methods[entry.name] = method
-    return methods
+    except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TpbenchError(f"{_whose(entry)} cannot be used ({reason})") from error
+    if not isinstance(method, Method):
+        raise TpbenchError(f"{_whose(entry)} cannot be used: {entry.value} is not a tpbench.engine.Method")
+    return method
+
+
+def forget_plugins() -> None:
+    """Look for installed packages anew, for who installs some while this process runs."""
+    for remembered in (_plugins_on, _warn, _load):
+        remembered.cache_clear()
+
+
+def method_names() -> list[str]:
+    """The names of all methods, the built-in ones first; imports none of the packages that add some."""
+    return [*METHODS, *_plugins()]
+
+
+def all_methods() -> dict[str, Method]:
+    """The built-in methods and those that installed packages add (entry-point group ``tpbench.methods``).
+
+    Of a package that is broken a line on standard error tells.
+    """
+    found = dict(METHODS)
+    for name, entry in _plugins().items():
+        try:
+            found[name] = _load(entry)
+        except TpbenchError as error:
+            _warn(str(error))
+    return found
 
 
 def method_title(name: str) -> str:
     """The paper's name of a method; of one that is not installed here, the name itself."""
-    methods = all_methods()
-    return methods[name].title if name in methods else name
+    return get_method(name).title if name in method_names() else name
 
 
 def get_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name; of the packages that add methods, only its own is imported.
 
     Raises:
         UsageError: there is none; the message names the nearest.
+        TpbenchError: it is that of an installed package, which is broken.
     """
-    methods = all_methods()
-    if name not in methods:
-        raise unknown("method", name, methods)
-    return methods[name]
+    if name in METHODS:
+        return METHODS[name]
+    plugins = _plugins()
+    if name not in plugins:
+        raise unknown("method", name, method_names())
+    return _load(plugins[name])
 
 
 def method_source(name: str) -> str:
@@ -242,7 +306,4 @@ def method_source(name: str) -> str:
         TpbenchError: the source of its package cannot be found.
     """
     get_method(name)
-    if name in METHODS:
-        return ""
-    (entry,) = entry_points(group=ENTRY_POINT_GROUP, name=name)
-    return plugin_source(entry)
+    return "" if name in METHODS else plugin_source(_plugins()[name])

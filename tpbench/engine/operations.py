@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tpbench.engine.feedback import Feedback
+from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import Method, gauss_newton_targets, gradient_targets
-from tpbench.engine.network import Architecture
+from tpbench.engine.parts import Feedback
 
 
 def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpbench.engine.network import Architecture, stream
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.network import stream
 from tpbench.engine.numerics import Loss, cross_entropy
 
 

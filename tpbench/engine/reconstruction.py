@@ -7,9 +7,6 @@ uncorrupted activities, all corrupted layers stacked in one product per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -17,34 +14,7 @@ from tpbench.engine.curvature import apply_factor, root_probabilities
 from tpbench.engine.feedback import FeedbackState, stacked_product
 from tpbench.engine.network import Parameters
 from tpbench.engine.numerics import tanh_difference_
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """A reconstruction loss: ``scale(sigma) * mean over batch and units of (reconstruction - corrupted)^2``."""
-
-    through_output: bool
-    """The corrupted activity goes to the output layer (equation 9); otherwise to the next layer (equation 4)."""
-    corrected: bool
-    """The reconstruction has the difference correction ``+ h_i - g_i(s)``."""
-    scale: Callable[[Tensor], Tensor]
-    """Scale of the loss as a function of sigma (P,)."""
-    curvature: bool = False
-    """The loop passes the factor K_L of the loss's Hessian (equation 192)."""
-
-
-LAYERWISE = Reconstruction(
-    through_output=False, corrected=False, scale=lambda sigma: 1 / sigma.clamp_min(0.02).square()
-)
-"""DTP's loss (equation 4, Algorithm 1); the authors' code bounds the scale at sigma = 0.02."""
-DIFFERENCE = Reconstruction(through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square())
-"""The difference reconstruction loss (equation 9, Algorithms 2-4), its regulariser replaced by weight decay."""
-GENERALISED = Reconstruction(
-    through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square(), curvature=True
-)
-"""The difference reconstruction loss with K_L at the output, for generalised Gauss-Newton targets (equation 192)."""
-CONTROL = Reconstruction(through_output=True, corrected=False, scale=torch.ones_like)
-"""DDTP-control's loss (Algorithm 5): a loop through the output, no difference correction."""
+from tpbench.engine.parts import Reconstruction
 
 
 def next_layer_changes(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.adam import Adam, AdamSettings
+from tpbench.engine.architecture import Architecture
 from tpbench.engine.clock import Clock
 from tpbench.engine.configuration import Configuration
-from tpbench.engine.feedback import FeedbackState
+from tpbench.engine.feedback import FeedbackState, fixed_arrays
 from tpbench.engine.methods import Method, Minibatch
-from tpbench.engine.network import Architecture, Parameters, forward, initialise
+from tpbench.engine.network import Parameters, forward, initialise
 from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
 from tpbench.engine.reconstruction import feedback_gradients
 from tpbench.engine.scratch import Scratch
@@ -86,7 +87,7 @@ class PackState:
         if method.feedback:
             self.feedback = Parameters(method.feedback.shapes(architecture), members, dtype=dtype, device=device)
             initialise(self.feedback, self.seeds, "feedback weights")
-            fixed = method.feedback.fixed_arrays(architecture, self.seeds)
+            fixed = fixed_arrays(method.feedback, architecture, self.seeds)
             self.fixed = {name: values.to(self.forward.flat) for name, values in fixed.items()}
         self._build_optimisers()
 

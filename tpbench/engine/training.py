@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,31 +20,15 @@ from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.numerics import in_parallel
 from tpbench.engine.problem import Problem
+from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
-
-PROTOCOL_VERSION = 1
-"""Changes whenever the same definition of a run would give other numbers; part of what names a run."""
-
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32}
-"""``tf32``: float32 whose products on a GPU keep 10 bits of the mantissa; never used unless asked for."""
-
-CURVES = (
-    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",
-    "reconstruction_loss",
-)  # fmt: skip
-"""What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
-curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
-is the mean over the epoch's minibatches and the hidden layers."""
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
 
 Step = Callable[[Tensor, list[Tensor]], None]
 """Trains the minibatch of these sample numbers (P, B) with this noise."""
-
-Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
-"""``pruned``: learnt nothing (:class:`Trainer`); ``stopped``: by whoever drives the epochs."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +49,6 @@ def schedule(epochs: int, pretrain: int, between: int) -> list[Phase]:
     return phases
 
 
-@dataclass
-class MemberHistory:
-    """The curves of one member and how it stands."""
-
-    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
-    status: Status = "training"
-
-    @property
-    def epochs(self) -> int:
-        """Joint epochs that were finished with finite numbers."""
-        return len(self.curves["validation_error"])
-
-    @property
-    def selected_epoch(self) -> int | None:
-        """The first epoch (from 0) with the lowest validation error; None before any is finished."""
-        errors = self.curves["validation_error"]
-        return errors.index(min(errors)) if errors else None
-
-    def at_selected(self, curve: str) -> float | None:
-        """The value of a curve at the selected epoch."""
-        return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]
-
-
 @dataclass(frozen=True)
 class EpochReport:
     """What a caller hears after each epoch of a pack."""
@@ -96,9 +57,13 @@ class EpochReport:
     done: int
     """Epochs of any kind done so far."""
     total: int
-    alive: int
-    """Members still training."""
     best_validation_error: float | None
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of numbers of a precision (one of :data:`tpbench.engine.PRECISIONS`)."""
+    found: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return found
 
 
 class Trainer:
@@ -140,7 +105,7 @@ class Trainer:
         self.method, self.problem = method, problem.to(device)
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
-        self.dtype, self.device = PRECISIONS[precision], torch.device(device)
+        self.dtype, self.device = dtype_of(precision), torch.device(device)
         if precision == "tf32" and self.device.type != "cuda":
             raise UsageError("precision tf32 exists on a GPU only; use float32")
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -173,7 +138,7 @@ class Trainer:
                 self.histories[p].status = "finished"
         best = [h.at_selected("validation_error") for h in self.histories]
         known = [error for error in best if error is not None]
-        return EpochReport(phase, self.position, len(self.phases), len(self.alive), min(known, default=None))
+        return EpochReport(phase, self.position, len(self.phases), min(known, default=None))
 
     @property
     def joint_epochs(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from tpbench.engine import TpbenchError, all_methods, method_title
+from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.reports.style import colour
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
@@ -17,10 +20,15 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
     Raises:
         TpbenchError: there are none.
     """
-    cells = [c for c in choose_cells(store.records()).values() if c.workload == workload]
+    cells = [c for c in choose_cells(store.summaries()).values() if c.workload == workload]
     if not cells:
         raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
-    order = list(all_methods())
+    return in_order(cells)
+
+
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells of one workload in the order of the table of methods."""
+    order = method_names()
     return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.data_label))
 
 
@@ -30,11 +38,16 @@ def name_of(cell: Cell) -> str:
     return labelled(method_title(cell.method), cell.data_label) + gone
 
 
-def learning_curves(store: RunStore, workload: str) -> Figure:
-    """Mean training loss and validation error over epochs, with the standard deviation over seeds as a band."""
+def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
+    """Mean training loss and validation error over epochs, with the standard deviation over seeds as a band.
+
+    Args:
+        store: has the curves.
+        cells: of one workload, as :func:`cells_of` gives them.
+    """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    cells = cells_of(store, workload)
+    cells = [replace(cell, runs=tuple(store.whole(cell.runs))) for cell in cells]
     for axes, curve, scale, label in (
         (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
     ):  # fmt: skip
@@ -58,20 +71,22 @@ def learning_curves(store: RunStore, workload: str) -> Figure:
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{workload}: mean and standard deviation over seeds", fontsize="medium")
+    figure.suptitle(f"{cells[0].workload}: mean and standard deviation over seeds", fontsize="medium")
     return figure
 
 
-def cost_plot(store: RunStore, workload: str) -> Figure:
+def cost_plot(cells: Sequence[Cell]) -> Figure:
     """Test error against the wall time of a run (its share of its pack's), one point per method."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for cell in cells_of(store, workload):
+    for cell in cells:
         seconds = float(np.mean([run.wall_time_s for run in cell.runs]))
         error = None if np.isnan(cell.std) else cell.std
         axes.errorbar(seconds, cell.mean, yerr=error, marker="o", color=colour(cell.method), capsize=3)
         axes.annotate(name_of(cell), (seconds, cell.mean), xytext=(6, 4), textcoords="offset points", fontsize="small")
-    axes.set(xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=workload)
+    axes.set(
+        xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=cells[0].workload
+    )
     axes.margins(x=0.3)
     axes.grid(alpha=0.3)
     return figure

@@ -8,17 +8,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tpbench.engine import TpbenchError, all_methods, method_title
+from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.alignment import choose_damping
+from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.location import location
 from tpbench.training.aligning import AlignmentRecord, read_alignments
-
-ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist", "s5": "cifar10"}
-"""Which workload the paper draws each figure on."""
-TOY = ("2", "s2", "s6")
-NAMES = (*TOY, *ALIGNMENT_WORKLOADS)
 
 _WINDOW = 10
 
@@ -31,7 +27,7 @@ def find_records(results: str, workload: str) -> list[AlignmentRecord]:
     """
     best: dict[str, AlignmentRecord] = {}
     for record in read_alignments(location(results)):
-        if record.workload == workload and record.method in all_methods():
+        if record.workload == workload and record.method in method_names():
             known = best.get(record.method)
             if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
                 best[record.method] = record
@@ -39,7 +35,7 @@ def find_records(results: str, workload: str) -> list[AlignmentRecord]:
         raise TpbenchError(
             f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
         )
-    return [best[m] for m in all_methods() if m in best]
+    return [best[m] for m in method_names() if m in best]
 
 
 def chosen_dampings(record: AlignmentRecord) -> list[float]:
@@ -197,5 +193,5 @@ def make_figure(name: str, results: str, workload: str | None = None) -> Figure:
     Raises:
         TpbenchError: what it is drawn from is missing.
     """
-    toys = {"2": null_space_figure, "s2": output_space_figure, "s6": gauss_newton_figure}
+    toys = dict(zip(TOY, (null_space_figure, output_space_figure, gauss_newton_figure), strict=True))
     return toys[name]() if name in toys else alignment_figure(results, name, workload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -15,22 +15,25 @@ from matplotlib.figure import Figure
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
-from tpbench.reports.curves import cost_plot, learning_curves
-from tpbench.reports.figures import ALIGNMENT_WORKLOADS, alignment_figure
+from tpbench.reports.curves import cost_plot, in_order, learning_curves
+from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.searches import search_figure
-from tpbench.results import RunStore, choose_cells, leaderboard, paper_table
-from tpbench.results.cells import workload_words
+from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results.cells import CellKey, workload_words
 from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words
+from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, leaderboard_of
 from tpbench.results.location import location
 from tpbench.results.origins import origins_of
+from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
-from tpbench.results.tables import ErrorTable
+from tpbench.results.tables import ErrorTable, paper_table_of
 from tpbench.search.listing import all_sweeps
+
+Cells = Mapping[CellKey, Cell]
 
 
 @dataclass(frozen=True)
-class Entry:
+class PageEntry:
     """One entry of a table: what is shown, and the number to sort by where that is not it."""
 
     text: str
@@ -43,7 +46,7 @@ class Entry:
 class PageTable:
     caption: str
     columns: list[str]
-    rows: list[list[Entry]]
+    rows: list[list[PageEntry]]
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _number(value: float, form: str = ".2f") -> Entry:
+def _number(value: float, form: str = ".2f") -> PageEntry:
     missing = pd.isna(value)
-    return Entry("-" if missing else f"{value:{form}}", None if missing else float(value))
+    return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value))
 
 
 def leaderboard_section(board: pd.DataFrame) -> Section:
@@ -82,13 +85,15 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
     for row in board.to_dict("records"):
         rows.append(
             [
-                Entry(workload_words(row)), Entry(method_title(row["method"])), _number(row["seeds"], ".0f"),
+                PageEntry(workload_words(row)), PageEntry(method_title(row["method"])), _number(row["seeds"], ".0f"),
                 _number(row["epochs"], ".0f"),
-                Entry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
-                Entry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
-                Entry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
-                Entry(row["budget"]),
-                Entry(spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None),
+                PageEntry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
+                PageEntry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
+                PageEntry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
+                PageEntry(row["budget"]),
+                PageEntry(
+                    spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None
+                ),
                 _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
             ]
         )  # fmt: skip
@@ -107,34 +112,35 @@ def _paper_table(table: ErrorTable) -> PageTable:
     for method in table.rows:
         entries = [table.entries[method, column] for column in table.columns]
         spelled = [
-            Entry(
+            PageEntry(
                 " / ".join(entry_lines(e)), e.cell.mean if e.cell and not math.isnan(e.cell.mean) else None, best=e.best
             )
             for e in entries
         ]
-        rows.append([Entry(method_title(method)), *spelled])
+        rows.append([PageEntry(method_title(method)), *spelled])
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
 
-def paper_section(store: RunStore) -> Section:
-    """Tables 1 and S6 beside the paper's numbers."""
-    tables = [paper_table(store, name) for name in ("1", "s6")]
+def paper_section(cells: Cells) -> Section:
+    """The tables of errors beside the paper's numbers."""
+    tables = [paper_table_of(cells, name) for name in ERROR_TABLES]
     said = dict.fromkeys(note for table in tables for note in notes(table))
     return Section("tables", "The paper's tables", [FOOTNOTE, *said], [_paper_table(table) for table in tables])
 
 
-def provenance_section(store: RunStore) -> Section:
+def provenance_section(cells: Cells) -> Section:
     """Where the cells of the tables come from: one row per cell and command."""
     rows = []
-    for cell in choose_cells(store.records()).values():
+    for cell in cells.values():
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
         for origin in origins_of(cell):
             rows.append(
                 [
-                    Entry(cell.workload_title), Entry(method_title(cell.method)), Entry(origin.seeds),
-                    _number(origin.seconds, ".0f"), Entry(origin.said("command"), long=True),
-                    Entry(origin.said("commit")[:12]), Entry(origin.hardware), Entry(origin.said("precision")),
-                    Entry(origin.said("torch")), Entry(configuration, long=True),
+                    PageEntry(cell.workload_title), PageEntry(method_title(cell.method)), PageEntry(origin.seeds),
+                    _number(origin.seconds, ".0f"), PageEntry(origin.said("command"), long=True),
+                    PageEntry(origin.said("commit")[:12]), PageEntry(origin.hardware),
+                    PageEntry(origin.said("precision")), PageEntry(origin.said("torch")),
+                    PageEntry(configuration, long=True),
                 ]
             )  # fmt: skip
     columns = [
@@ -154,24 +160,28 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
         return None
 
 
-def curve_sections(store: RunStore, workloads: Iterable[str]) -> Section:
-    """Learning curves and cost of every workload."""
+def curve_sections(store: RunStore, cells: Cells, workloads: Iterable[str]) -> Section:
+    """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
     section = Section("curves", "Learning curves and cost")
     for workload in workloads:
-        for kind, make, alt in (
-            ("curves", learning_curves, "training loss and validation error over epochs"),
-            ("cost", cost_plot, "test error against seconds per run"),
+        drawn = in_order(cell for cell in cells.values() if cell.workload == workload)
+        for kind, figure, alt in (
+            ("curves", learning_curves(store, drawn), "training loss and validation error over epochs"),
+            ("cost", cost_plot(drawn), "test error against seconds per run"),
         ):
-            figure = _try(lambda make=make, workload=workload: make(store, workload))  # type: ignore[misc]
-            if figure:
-                command = f"tpbench plot {kind} {workload}"
-                section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
+            command = f"tpbench plot {kind} {workload}"
+            section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
     return section
 
 
 def alignment_section(results: str) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
+    if not (location(results) / "alignment").is_dir():
+        return section
+    # It needs torch.
+    from tpbench.reports.figures import alignment_figure
+
     for name, workload in ALIGNMENT_WORKLOADS.items():
         figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
         if figure:
@@ -184,7 +194,7 @@ def alignment_section(results: str) -> Section:
 def search_section(results: str) -> Section:
     """What every sweep searched."""
     section = Section("searches", "Searches")
-    for status in all_sweeps(location(results)):
+    for status in all_sweeps(results):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
@@ -201,20 +211,21 @@ def render_report(results: str, command: str) -> str:
         TpbenchError: the store is empty.
     """
     store = RunStore(location(results))
-    runs = sum(1 for _ in store.records())
+    runs = store.summaries()
     if not runs:
         raise TpbenchError(f"{results} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
-    board = leaderboard(store)
+    cells = choose_cells(runs)
+    board = leaderboard_of(cells)
     sections = [
-        leaderboard_section(board), paper_section(store),
-        curve_sections(store, dict.fromkeys(board["workload"])), alignment_section(results),
-        search_section(results), provenance_section(store),
+        leaderboard_section(board), paper_section(cells),
+        curve_sections(store, cells, dict.fromkeys(board["workload"])), alignment_section(results),
+        search_section(results), provenance_section(cells),
     ]  # fmt: skip
     template = files("tpbench.reports").joinpath("templates/report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return page.render(
         title="tpbench: is this learning rule really better than that one?",
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=runs, store=results,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=len(runs), store=results,
         command=command, warnings=list(dict.fromkeys(store.damaged)),
         sections=[s for s in sections if s.tables or s.figures],
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpbench.reports.style import save
 from tpbench.workloads.benchmark import BenchmarkRow
 
 
@@ -14,6 +15,9 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     Args:
         rows: of ``tpbench bench`` with several pack sizes.
         path: the picture; its ending decides the format.
+
+    Raises:
+        TpbenchError: it cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -34,4 +38,4 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tpbench.engine import TpbenchError, all_methods
+from tpbench.engine import TpbenchError, method_names
+from tpbench.engine.files import check_target
 
 # Colour-blind safe.
 _COLOURS = (
@@ -16,8 +17,18 @@ _COLOURS = (
 
 def colour(method: str) -> str:
     """The colour of a method."""
-    names = list(all_methods())
+    names = method_names()
     return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
+
+
+def check_picture(path: Path) -> Path:
+    """Find out before the drawing whether a picture of that name can be written.
+
+    Raises:
+        UsageError: its ending is no format of pictures, or the name belongs to a folder.
+        TpbenchError: nothing can be written there.
+    """
+    return check_target(path, [f".{ending}" for ending in Figure().canvas.get_supported_filetypes()])
 
 
 def save(figure: Figure, path: Path) -> None:

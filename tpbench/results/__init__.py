@@ -1,11 +1,37 @@
 """Results: the run store, statistics over seeds, tables and leaderboards. Tables are computed from the store alone."""
 
-from tpbench.results.cells import Cell, choose_cells
-from tpbench.results.leaderboards import leaderboard, render_leaderboard, write_leaderboard
-from tpbench.results.rendering import render
-from tpbench.results.runs import RunDefinition, RunRecord, provenance
-from tpbench.results.store import RunStore, write_atomically
-from tpbench.results.tables import paper_table
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpbench.engine.lazy import lazily
+
+if TYPE_CHECKING:
+    from tpbench.results.cells import Cell, choose_cells
+    from tpbench.results.leaderboards import leaderboard, render_leaderboard, write_leaderboard
+    from tpbench.results.rendering import render
+    from tpbench.results.runs import RunDefinition, RunRecord, provenance
+    from tpbench.results.store import RunStore, write_atomically
+    from tpbench.results.tables import paper_table
+
+# Tables need pandas and scipy; what looks after runs does not.
+__getattr__ = lazily(
+    globals(),
+    {
+        "Cell": "tpbench.results.cells",
+        "RunDefinition": "tpbench.results.runs",
+        "RunRecord": "tpbench.results.runs",
+        "RunStore": "tpbench.results.store",
+        "choose_cells": "tpbench.results.cells",
+        "leaderboard": "tpbench.results.leaderboards",
+        "paper_table": "tpbench.results.tables",
+        "provenance": "tpbench.results.runs",
+        "render": "tpbench.results.rendering",
+        "render_leaderboard": "tpbench.results.leaderboards",
+        "write_atomically": "tpbench.results.store",
+        "write_leaderboard": "tpbench.results.leaderboards",
+    },
+)
 
 __all__ = [
     "Cell",

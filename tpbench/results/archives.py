@@ -6,10 +6,12 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
 from typing import Any, cast
 
 from tpbench.engine import TpbenchError, UsageError
@@ -25,11 +27,6 @@ def entry_name(run_id: str) -> str:
     return f"runs/{run_id}.json"
 
 
-def archives_in(folder: Path) -> list[Path]:
-    """The files of a store's folder that may be archives of runs, by name."""
-    return sorted(path for path in folder.glob("*.zip") if path.is_file())
-
-
 @dataclass
 class ArchivedRuns:
     """The runs of some archives as one layer, of which only the lists of contents are held in memory."""
@@ -40,31 +37,43 @@ class ArchivedRuns:
     """Archives that cannot be read, as messages."""
 
     @classmethod
-    def of(cls, paths: Iterable[Path]) -> ArchivedRuns:
-        """Look at archives. What is in them beside runs, and archives of other things, are left alone."""
+    def of(cls, paths: Iterable[Path], known: Mapping[str, Sequence[str]] = MappingProxyType({})) -> ArchivedRuns:
+        """Look at archives. What is in them beside runs, and archives of other things, are left alone.
+
+        Args:
+            paths: the archives.
+            known: by an archive's file name the ids of its runs, where it need not be opened to know them.
+        """
         found = cls()
         for path in paths:
             try:
-                for name in _names(path):
-                    if entry := _ENTRY.fullmatch(name):
-                        found.holders.setdefault(entry.group(1), []).append(path)
+                ids = known[path.name] if path.name in known else _ids(path)
             except TpbenchError as error:
                 found.broken.append(str(error))
+                continue
+            for run_id in ids:
+                found.holders.setdefault(run_id, []).append(path)
         return found
+
+    def ids_of(self, path: Path) -> list[str]:
+        """The ids of the runs in one of the archives."""
+        return [run_id for run_id, paths in self.holders.items() if path in paths]
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Path, str], RunRecord]]:
-        """A function that reads the run of an archive and an id; each archive is opened once.
+        """A function that reads the run of an archive and an id, in any thread; each archive is opened once.
 
         The function raises TpbenchError: the entry is damaged or written by a newer tpbench. The message names both.
         """
         with ExitStack() as stack:
             zips: dict[Path, zipfile.ZipFile] = {}
+            opening = Lock()
 
             def read(path: Path, run_id: str) -> RunRecord:
                 with _readable(path):
-                    if path not in zips:
-                        zips[path] = stack.enter_context(_open(path))
+                    with opening:
+                        if path not in zips:
+                            zips[path] = stack.enter_context(_open(path))
                     text = _entry_text(zips[path], path, entry_name(run_id))
                 record = RunRecord.from_json(text, f"{path}: {entry_name(run_id)}")
                 if record.definition.id != run_id:
@@ -88,6 +97,11 @@ def runs_of_archive(path: Path) -> ArchivedRuns:
         if not _ENTRY.fullmatch(name):
             raise UsageError(f"{path}: holds '{name}', which is no run file")
     return ArchivedRuns.of([path])
+
+
+def _ids(path: Path) -> list[str]:
+    """The ids of the runs in an archive, each once."""
+    return list(dict.fromkeys(entry.group(1) for name in _names(path) if (entry := _ENTRY.fullmatch(name))))
 
 
 def _names(path: Path) -> list[str]:

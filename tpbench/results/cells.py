@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -118,14 +120,15 @@ class Cell:
 
     @cached_property
     def _errors(self) -> Mapping[str, pd.Series[float]]:
-        found = {}
-        for curve in ("test_error", "validation_error"):
-            values = {
-                run.definition.seed: percent(None if run.diverged else run.history.at_selected(curve))
-                for run in self.runs
-            }
-            found[curve] = pd.Series(values, dtype=float).sort_index()
-        return found
+        return {
+            curve: pd.Series(self._by_seed(curve), dtype=float).sort_index()
+            for curve in ("test_error", "validation_error")
+        }
+
+    def _by_seed(self, curve: str) -> dict[int, float]:
+        return {
+            run.definition.seed: percent(None if run.diverged else run.history.at_selected(curve)) for run in self.runs
+        }
 
     @property
     def mean(self) -> float:
@@ -140,7 +143,9 @@ class Cell:
     @property
     def validation(self) -> float:
         """Mean validation error in per cent at the selected epochs."""
-        return float(self.errors("validation_error").mean())
+        # Without pandas: a search leaves thousands of candidates, which are compared by this.
+        known = [error for error in self._by_seed("validation_error").values() if not math.isnan(error)]
+        return fmean(known) if known else math.nan
 
     @property
     def marks(self) -> list[str]:

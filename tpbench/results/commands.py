@@ -10,6 +10,19 @@ _OF_ONE_MACHINE = ("--results", "--data", "--address", "--output")
 _SEPARATORS = re.compile(r"[/\\]+")
 
 
+_ONCE = "--fresh"
+"""Asked for once: the command that continues what it began leaves it out, or would begin yet another."""
+
+
+def continuing(command: str) -> str:
+    """The command that goes on with what a command began."""
+    try:
+        tokens = shlex.split(command)
+    except ValueError:
+        return command
+    return shlex.join(token for token in tokens if token != _ONCE) if _ONCE in tokens else command
+
+
 def recorded_command(command: str) -> str:
     """A command without the places of the machine that it ran on.
 

@@ -44,7 +44,7 @@ def compare_methods(
     """
     if first == second:
         raise UsageError(f"'{first}' stands twice: name two methods to compare")
-    cells = choose_cells(store.records())
+    cells = choose_cells(store.summaries())
     pairs = {
         (name, label): (cell, cells[name, label, second])
         for (name, label, method), cell in sorted(cells.items())

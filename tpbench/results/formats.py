@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tpbench.engine import UsageError
+from tpbench.engine.errors import UsageError, unknown
+from tpbench.results.terminal import showable
 
 FORMATS = ("text", "md", "csv", "latex")
+
+EXPORT_FORMATS = {"csv": (".csv",), "parquet": (".parquet", ".pq")}
+"""What runs can be exported as, and how the names of such files end."""
 
 PLUS_MINUS = "±"
 
@@ -30,8 +34,24 @@ def check_format(form: str) -> str:
         UsageError: there is no such format.
     """
     if form not in FORMATS:
-        raise UsageError(f"unknown format '{form}': there are {', '.join(FORMATS)}")
+        raise unknown("format", form, FORMATS)
     return form
+
+
+def export_format(path: Path, form: str | None = None) -> str:
+    """What a file of exported runs holds: what its name says, unless that says nothing.
+
+    Raises:
+        UsageError: there is no such format, the name says something else, or nothing says anything.
+    """
+    if form is not None and form not in EXPORT_FORMATS:
+        raise unknown("format", form, EXPORT_FORMATS)
+    named = next((name for name, endings in EXPORT_FORMATS.items() if path.suffix.lower() in endings), None)
+    if named and form and named != form:
+        raise UsageError(f"'{path}' is named as {named}, but --format says {form}")
+    if not (named or form):
+        raise UsageError(f"'{path}': its name does not say what to write; give --format {' or '.join(EXPORT_FORMATS)}")
+    return form or str(named)
 
 
 def spell(mean: float, std: float) -> str:
@@ -51,26 +71,40 @@ def markdown(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def words(text: str, style: str = "") -> Text:
+    """Text for the terminal; what looks like rich's markup stays what it is."""
+    return Text(showable(text), style)
+
+
 def plain_table(title: str, header: Sequence[str], note: str = "", *, lines: bool = False) -> RichTable:
-    """A table for the terminal; text that looks like rich's markup stays what it is."""
+    """A table for the terminal, to be filled with :func:`words`."""
     drawn = RichTable(
-        title=Text(title), caption=Text(note) if note else None, caption_justify="left", show_lines=lines
-    )  # fmt: skip
+        title=words(title) if title else None,
+        caption=words(note) if note else None,
+        caption_justify="left",
+        show_lines=lines,
+    )
     for name in header:
-        drawn.add_column(Text(name))
+        drawn.add_column(words(name))
     return drawn
 
 
+def listing(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", note: str = "") -> str:
+    """A table of words for the terminal: the one way in which commands show rows."""
+    drawn = plain_table(title, header, note)
+    for row in rows:
+        drawn.add_row(*map(words, row))
+    return draw(drawn)
+
+
 def draw(renderable: RichTable) -> str:
-    """A rich table as text; coloured only where the terminal is."""
+    """A rich table as text; coloured only where the terminal is, in boxes that its encoding has."""
     console = Console()
-    if console.is_terminal:
-        with console.capture() as capture:
-            console.print(renderable)
-        return capture.get()
-    buffer = io.StringIO()
-    Console(file=buffer, width=200, no_color=True).print(renderable)
-    return buffer.getvalue()
+    if not console.is_terminal:
+        console = Console(width=200, no_color=True)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
 
 
 def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], form: str, note: str = "") -> str:
@@ -86,10 +120,7 @@ def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     if form == "latex":
         body = [" & ".join(map(latex, row)) + r" \\" for row in rows]
         return latex_table(header, body, note)
-    drawn = plain_table(title, header, note)
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    return draw(drawn)
+    return listing(header, rows, title, note)
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell, choose_cells, workload_words
+from tpbench.results.cells import Cell, CellKey, choose_cells, workload_words
 from tpbench.results.formats import spell, spell_table
 from tpbench.results.paper import paper_cell
 from tpbench.results.standings import Standing, all_standings
@@ -37,7 +37,11 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
 
     Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
     """
-    cells = choose_cells(store.records())
+    return leaderboard_of(choose_cells(store.summaries()))
+
+
+def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
+    """:func:`leaderboard` of a store whose cells were chosen already."""
     found = all_standings(cells)
     frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
     order = {name: n for n, name in enumerate([*PAPER_WORKLOADS, *WORKLOADS])}

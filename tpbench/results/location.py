@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tpbench.engine import UsageError
 from tpbench.engine.errors import unknown
 
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+"""What file systems call the version of an object, the surest first."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
 
 
@@ -50,6 +55,58 @@ def location(text: str) -> Path:
     except (ImportError, ValueError, OSError) as error:
         raise UsageError(f"'{text}' cannot be opened: {error}") from error
     return cast(Path, path)
+
+
+def near_folders(folder: Path) -> list[str]:
+    """Folders beside one that is not there, which may be meant: of a similar name, or stores of runs."""
+    try:
+        beside = sorted(path for path in folder.parent.iterdir() if path.is_dir())
+        names = [path.name for path in beside if not path.name.startswith(".")]
+        similar = difflib.get_close_matches(folder.name, names, n=3)
+        found = similar or [path.name for path in beside if (path / "runs").is_dir()][:3]
+    except Exception:  # no such folder either; a URL's file system has exceptions of its own
+        return []
+    return [f"'{folder.parent / name}'" for name in found]
+
+
+def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
+    """The files of a folder by name, each with what changes when it is written anew; one listing, no file is opened.
+
+    The stamp is empty where a URL's file system tells nothing of that kind.
+
+    Raises:
+        OSError: the folder cannot be read; file systems of URLs have errors of their own. One that is not there is
+            empty.
+    """
+    if not isinstance(folder, Path):
+        return _object_stamps(folder, suffix)
+    found = {}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(suffix) and entry.is_file():
+                status = entry.stat()
+                # The time of change too: who copies a file may set the time of its content.
+                found[entry.name] = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return found
+
+
+def _object_stamps(folder: Any, suffix: str) -> dict[str, str]:
+    try:
+        entries = folder.fs.ls(folder.path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found = {}
+    for entry in entries:
+        name = str(entry["name"]).rstrip("/").rpartition("/")[2]
+        if entry["type"] == "file" and name.endswith(suffix):
+            told = [entry[key] for key in _VERSIONS if entry.get(key)]
+            found[name] = f"{entry['size']} {told[0]}" if told else ""
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file; of a URL's in one request, where UPath's method of that name makes two."""
+    return path.read_bytes() if isinstance(path, Path) else bytes(path.fs.cat_file(path.path))
 
 
 def absolute(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +14,8 @@ from tpbench.results.formats import check_format, mean_and_deviation, spell_tabl
 from tpbench.results.paper import table_methods
 from tpbench.results.store import RunStore
 from tpbench.results.tables import columns_of
+
+Row = Mapping[Hashable, Any]
 
 NOTE = (
     "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
@@ -58,21 +62,25 @@ def loss_table(store: RunStore, form: str) -> str:
     frame = loss_rows(store)
     if check_format(form) == "csv":
         return frame[list(_COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    columns = columns_of({(r.workload, "" if r.data == "exact" else r.data) for r in frame.itertuples()})
-    found = {(r.method, r.workload, "" if r.data == "exact" else r.data): r for r in frame.itertuples()}
+    found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
+    columns = columns_of({(workload, label) for _, workload, label in found})
     rows = [
         [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
-        for method in dict.fromkeys(frame["method"])
+        for method in dict.fromkeys(method for method, _, _ in found)
     ]
     return spell_table("Training loss of the last epoch", ["method", *(c.title for c in columns)], rows, form, NOTE)
 
 
-def _entry(row: object) -> str:
+def _label(row: Row) -> str:
+    return "" if row["data"] == "exact" else str(row["data"])
+
+
+def _entry(row: Row | None) -> str:
     """``0.0123 ± 0.0011``: losses span orders of magnitude, so three digits that count."""
     if row is None:
         return "missing"
-    mean, deviation = row.train_loss_mean, row.train_loss_std  # type: ignore[attr-defined]
+    mean, deviation = row["train_loss_mean"], row["train_loss_std"]
     if math.isnan(mean):
         return "-"
     words = f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
-    return words + (f" [{row.marks}]" if row.marks else "")  # type: ignore[attr-defined]
+    return words + (f" [{row['marks']}]" if row["marks"] else "")

@@ -11,11 +11,10 @@ import pandas as pd
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.results.archives import entry_name, runs_of_archive
+from tpbench.results.formats import export_format
 from tpbench.results.location import location
 from tpbench.results.runs import percent
 from tpbench.results.store import RunStore, read_run
-
-EXPORT_FORMATS = ("csv", "parquet")
 
 
 def check_store(store: RunStore) -> tuple[int, list[str]]:
@@ -133,16 +132,16 @@ def _flat(value: object) -> object:
 
 
 def export_runs(store: RunStore, path: Path, form: str) -> int:
-    """Write the runs of a store as one table; returns how many.
+    """Write the runs of a store as one table, in one of the formats of exports; returns how many.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or the file's name says another.
         TpbenchError: the file cannot be written.
     """
-    if form not in EXPORT_FORMATS:
-        raise UsageError(f"unknown format '{form}': there are {', '.join(EXPORT_FORMATS)}")
+    form = export_format(path, form)
     frame = export_frame(store)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if form == "csv":
             frame.to_csv(path, index=False, lineterminator="\n")
         else:

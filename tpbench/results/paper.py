@@ -8,7 +8,13 @@ from typing import Any
 
 import yaml
 
-from tpbench.engine import UsageError
+from tpbench.engine.errors import unknown
+
+ERROR_TABLES = ("1", "s6")
+"""Those of test errors: methods x workloads."""
+DAMPING_TABLE = "s7"
+TABLES = (*ERROR_TABLES, DAMPING_TABLE)
+"""Every table of the paper that can be made."""
 
 
 @lru_cache(maxsize=1)
@@ -17,14 +23,14 @@ def _tables() -> dict[str, Any]:
 
 
 def table_methods(table: str) -> list[str]:
-    """The methods of Table ``1`` or ``s6``, in the paper's order.
+    """The methods of one of :data:`ERROR_TABLES`, in the paper's order.
 
     Raises:
         UsageError: there is no such table.
     """
-    if table not in ("1", "s6"):
-        raise UsageError(f"unknown table '{table}': there are 1, s6")
-    return list(_tables()["table_1"] if table == "1" else _tables()["table_s6"])
+    if table not in ERROR_TABLES:
+        raise unknown("table", table, ERROR_TABLES)
+    return list(_tables()[f"table_{table}"])
 
 
 def paper_dampings(method: str) -> list[float] | None:

@@ -18,6 +18,7 @@ from tpbench.results.formats import (
     plain_table,
     spell,
     spell_table,
+    words,
 )
 from tpbench.results.origins import origins_of
 from tpbench.results.standings import Verdict
@@ -100,8 +101,8 @@ def render_text(table: ErrorTable) -> str:
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
-            cells.append(Text.assemble((measured, "bold" if entry.best else ""), "\n", paper))
-        drawn.add_row(Text(method_title(method)), *cells)
+            cells.append(Text.assemble(words(measured, "bold" if entry.best else ""), "\n", words(paper)))
+        drawn.add_row(words(method_title(method)), *cells)
     return draw(drawn)
 
 

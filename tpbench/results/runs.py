@@ -15,9 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 from tpbench import __version__
 from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
 from tpbench.results.budgets import check_found
@@ -42,6 +39,24 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with the checksum of everything in it as its last entry."""
+    return {**body, "checksum": digest(dict(body))}
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What :func:`sealed` was given, from the JSON that became of it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is damaged, or something else.
+    """
+    body: dict[str, Any] = json.loads(text)
+    checksum = body.pop("checksum")
+    if digest(body) != checksum:
+        raise ValueError("its contents do not match its checksum")
+    return body
 
 
 @dataclass(frozen=True)
@@ -139,8 +154,7 @@ class RunRecord:
             "provenance": dict(self.provenance),
             **({"found": dict(self.found)} if self.found else {}),
         }
-        body["checksum"] = digest(body)
-        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+        return json.dumps(sealed(body), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunRecord:
@@ -151,10 +165,7 @@ class RunRecord:
             TpbenchError: it is truncated, altered, or not a run.
         """
         try:
-            body = json.loads(text)
-            checksum = body.pop("checksum")
-            if digest(body) != checksum:
-                raise ValueError("its contents do not match its checksum")
+            body = unsealed(text)
             if type(body["format"]) is int and body["format"] > FORMAT:
                 raise NewerFormat(
                     f"{where}: written by a newer tpbench (format {body['format']}, this one reads {FORMAT}): "
@@ -214,6 +225,9 @@ def _processor() -> str:
 
 def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
     """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host, no path."""
+    import numpy
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "tpbench": __version__,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write, move_aside
-from tpbench.results.archives import ArchivedRuns, archives_in
+from tpbench.results.archives import ArchivedRuns
+from tpbench.results.location import file_stamps, read_bytes
 from tpbench.results.runs import NewerFormat, RunRecord
+from tpbench.results.summaries import KeptSummaries, summarised
+
+# Runs that are read at once, and how many results may wait.
+_AT_ONCE = 16
+_PART = 128
 
 
 def read_run(path: Path) -> RunRecord:
@@ -23,10 +30,21 @@ def read_run(path: Path) -> RunRecord:
         NewerFormat: a newer version wrote it.
         TpbenchError: it is damaged, or holds another run than its name says.
     """
-    record = RunRecord.from_json(path.read_bytes().decode("utf-8", errors="replace"), str(path))
+    record = RunRecord.from_json(read_bytes(path).decode("utf-8", errors="replace"), str(path))
     if record.definition.id != path.stem:
         raise TpbenchError(f"{path}: holds the run {record.definition.id}")
     return record
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What became of reading one run."""
+
+    record: RunRecord | None
+    place: Path | None
+    """The file or archive that it was read from."""
+    problems: list[str]
+    """What is wrong with the copies before it."""
 
 
 @dataclass
@@ -51,13 +69,19 @@ class RunStore:
     @cached_property
     def archived(self) -> ArchivedRuns:
         """The archives' runs, a layer below the files; what the archives hold is looked up once."""
-        try:
-            found = ArchivedRuns.of(archives_in(self.folder))
-        except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
+        return self._look_at_archives(self._stamps(self.folder, ".zip"), {})
+
+    def _look_at_archives(self, names: Iterable[str], known: Mapping[str, Sequence[str]]) -> ArchivedRuns:
+        found = ArchivedRuns.of((self.folder / name for name in sorted(names)), known)
         for message in found.broken:
             self._note(message, "its runs count as not trained")
         return found
+
+    def _stamps(self, folder: Path, suffix: str) -> dict[str, str]:
+        try:
+            return file_stamps(folder, suffix)
+        except Exception as error:  # a URL's file system has exceptions of its own
+            raise TpbenchError(f"{folder}: could not be read ({_reason(error)})") from error
 
     @property
     def exists(self) -> bool:
@@ -75,7 +99,7 @@ class RunStore:
             TpbenchError: it cannot be read.
         """
         with self.archived.opened() as read_archived:
-            return self._read(run_id, read_archived)
+            return self._noted(self._read(run_id, read_archived)).record
 
     def records(self) -> Iterator[RunRecord]:
         """All readable runs, in the order of their ids; what is damaged is named in ``damaged``.
@@ -84,24 +108,73 @@ class RunStore:
             NewerFormat: a newer version wrote one of them.
             TpbenchError: one cannot be read.
         """
-        ids = set(self.archived.holders)
-        if self.runs.is_dir():
-            ids |= {path.stem for path in self.runs.glob("*.json")}
-        with self.archived.opened() as read_archived:
-            for run_id in sorted(ids):
-                record = self._read(run_id, read_archived)
-                if record:
-                    yield record
+        files = self._stamps(self.runs, ".json")
+        ids = {name.removesuffix(".json") for name in files} | set(self.archived.holders)
+        for reading in self._read_all(sorted(ids)):
+            if reading.record:
+                yield reading.record
 
-    def _read(self, run_id: str, read_archived: Callable[[Path, str], RunRecord]) -> RunRecord | None:
+    def summaries(self) -> list[RunRecord]:
+        """The same runs as tables need them (:func:`tpbench.results.summaries.summarised`).
+
+        Those that the user's cache knows are not read again.
+
+        Raises:
+            NewerFormat, TpbenchError: as :meth:`records`.
+        """
+        files, archives = self._stamps(self.runs, ".json"), self._stamps(self.folder, ".zip")
+        kept = KeptSummaries.of(self.folder, files, archives)
+        if "archived" not in vars(self):
+            self.archived = self._look_at_archives(archives, kept.archived_ids)
+        for name, stamp in archives.items():
+            kept.learn_archive(name, stamp, self.archived.ids_of(self.folder / name))
+        found: dict[str, RunRecord | None] = {}
+        for run_id in sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders)):
+            first, *_ = self.archived.holders.get(run_id, [self.folder])
+            in_file = f"{run_id}.json" in files
+            found[run_id] = kept.file(run_id) if in_file else kept.archived(first.name, run_id)
+        for reading in self._read_all([run_id for run_id, known in found.items() if known is None]):
+            if reading.record and reading.place:
+                summary = found[reading.record.definition.id] = summarised(reading.record)
+                if reading.place.suffix == ".json":
+                    kept.add_file(files.get(reading.place.name, ""), summary)
+                else:
+                    kept.add_archived(reading.place.name, summary)
+        kept.save()
+        return [summary for summary in found.values() if summary]
+
+    def whole(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
+        """The runs of these summaries with their curves, as far as they are still there.
+
+        Raises:
+            NewerFormat, TpbenchError: as :meth:`records`.
+        """
+        for reading in self._read_all([run.definition.id for run in runs]):
+            if reading.record:
+                yield reading.record
+
+    def _read_all(self, ids: Sequence[str]) -> Iterator[_Reading]:
+        """Read runs, several at once: of files far away, most of the time is spent waiting for each."""
+        if not ids:
+            return
+        with self.archived.opened() as read_archived, ThreadPoolExecutor(_AT_ONCE) as pool:
+            # In parts, so that not all curves are in memory.
+            for first in range(0, len(ids), _PART):
+                part = ids[first : first + _PART]
+                for reading in pool.map(partial(self._read, read_archived=read_archived), part):
+                    yield self._noted(reading)
+
+    def _read(self, run_id: str, read_archived: Callable[[Path, str], RunRecord]) -> _Reading:
         """The run's file, or the first whole copy in the archives below it."""
         path = self.path(run_id)
-        readers = [partial(read_run, path)]
-        readers += [partial(read_archived, archive, run_id) for archive in self.archived.holders.get(run_id, [])]
-        found, problems = None, []
-        while readers and not found:
+        readers = [(path, partial(read_run, path))]
+        readers += [
+            (archive, partial(read_archived, archive, run_id)) for archive in self.archived.holders.get(run_id, [])
+        ]
+        problems: list[str] = []
+        for place, reader in readers:
             try:
-                found = readers.pop(0)()
+                return _Reading(reader(), place, problems)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except NewerFormat:
@@ -110,9 +183,12 @@ class RunStore:
                 problems.append(str(error))
             except Exception as error:  # a URL's file system has exceptions of its own
                 raise TpbenchError(f"{path}: could not be read ({_reason(error)})") from error
-        for problem in problems:
-            self._note(problem, "an archive's copy counts instead" if found else "it counts as not trained")
-        return found
+        return _Reading(None, None, problems)
+
+    def _noted(self, reading: _Reading) -> _Reading:
+        for problem in reading.problems:
+            self._note(problem, "an archive's copy counts instead" if reading.record else "it counts as not trained")
+        return reading
 
     def _note(self, problem: str, meaning: str) -> None:
         message = f"{problem}; {meaning} (it may still be being copied; reading it changed nothing)"

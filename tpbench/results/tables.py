@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tpbench.results.cells import Cell, choose_cells, labelled, protocol_epochs
+from tpbench.results.cells import Cell, CellKey, choose_cells, labelled, protocol_epochs
 from tpbench.results.paper import paper_cell, table_methods
 from tpbench.results.standings import Standing, Verdict, all_standings
 from tpbench.results.statistics import Overall, compare_with_printed, overall
@@ -97,13 +97,18 @@ class ErrorTable:
 
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
-    """Table ``1`` or ``s6`` with what the store holds.
+    """One of :data:`tpbench.results.paper.ERROR_TABLES` with what the store holds.
 
     Raises:
         UsageError: there is no such table.
     """
+    return paper_table_of(choose_cells(store.summaries()), table)
+
+
+def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
+    """:func:`paper_table` of a store whose cells were chosen already."""
     rows = table_methods(table)
-    cells = {key: cell for key, cell in choose_cells(store.records()).items() if cell.method in rows}
+    cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
     found = all_standings(cells)
     columns = columns_of({(workload, label) for workload, label, _ in cells})
     entries: dict[tuple[str, Column], Entry] = {}

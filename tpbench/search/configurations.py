@@ -18,7 +18,7 @@ from tpbench.results.runs import canonical_json, digest
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
-from tpbench.workloads import load_problem
+from tpbench.workloads import load_problem, obtain
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ class FoundConfiguration:
     """Which it is, for people, where they did not name it."""
 
 
-def find_configuration(cell: CellChoice, config: str, results: str, data: Path | None) -> FoundConfiguration:
+def find_configuration(
+    cell: CellChoice, config: str, results: str, data: Path | None, *, offline: bool = True
+) -> FoundConfiguration:
     """``published``, ``best`` (of the store, on the data at hand) or a file.
+
+    Args:
+        offline: whether ``best`` may not download the data set, should it be missing.
 
     Raises:
         UsageError: there is no such configuration.
@@ -42,6 +47,7 @@ def find_configuration(cell: CellChoice, config: str, results: str, data: Path |
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
+        obtain(cell.workload.dataset, data, offline=offline)
         return _find_best(cell, results, data)
     path = Path(config)
     if not path.is_file():
@@ -59,7 +65,7 @@ def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfig
     _, dataset = load_problem(cell.workload, data)
     source = method_source(cell.method)
     of_cell = [
-        record for record in RunStore(location(results)).records()
+        record for record in RunStore(location(results)).summaries()
         if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
     ]  # fmt: skip
     on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]

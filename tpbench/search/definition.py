@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.files import user_cache
 from tpbench.results.budgets import DEFAULT_OBJECTIVE, by_search
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.results.store import write_atomically
+from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
+from tpbench.search.locking import is_locked, locked
 
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
@@ -92,8 +93,7 @@ class SweepFolder:
         """Where this machine keeps the lock, Ray's log and Ray's files: the folder itself unless that is a URL."""
         if isinstance(self.folder, Path):
             return self.folder
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "tpbench" / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
+        return user_cache() / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
 
     @property
     def log(self) -> Path:
@@ -116,7 +116,7 @@ class SweepFolder:
 
     @property
     def command(self) -> str:
-        """The command that began or last continued the sweep."""
+        """The command that began or last continued the sweep, without its results folder (:mod:`.continuing`)."""
         try:
             return (self.folder / "command").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
@@ -125,37 +125,15 @@ class SweepFolder:
     @property
     def locked(self) -> bool:
         """Whether a process is at work on the sweep."""
-        try:
-            with (self.local / "lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_locked(self.local)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes off the sweep. The system lets go when the process ends, however it ends.
-
-        Of a sweep at a URL, only other processes of this machine are kept off.
+    def lock(self) -> AbstractContextManager[str]:
+        """Keep other processes off the sweep; of a sweep at a URL, only other processes of this machine.
 
         Raises:
-            TpbenchError: another process is at work on it, or the folder cannot be written.
+            TpbenchError: as :func:`tpbench.search.locking.locked`.
         """
-        try:
-            self.local.mkdir(parents=True, exist_ok=True)
-            file = (self.local / "lock").open("wb")
-        except OSError as error:
-            raise TpbenchError(f"{self.local}: could not be written ({error.strerror or error})") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise TpbenchError(
-                    f"the sweep {self.folder.name} is running already: see 'tpbench sweeps'; --fresh starts another"
-                ) from None
-            yield
+        return locked(self.local, f"the sweep {self.folder.name}")
 
     def begin(self, wanted: SweepDefinition, command: str) -> tuple[SweepDefinition, Journal]:
         """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept."""
@@ -165,7 +143,7 @@ class SweepFolder:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
         if not self.exists:
             write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
-        write_atomically(self.folder / "command", command + "\n")
+        write_atomically(self.folder / "command", kept_command(command) + "\n")
         return definition, Journal.open(self.journal_path)
 
     @classmethod

@@ -7,6 +7,7 @@ order, so an interrupted search is continued by replaying it: no suggestion is h
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from tpbench.training.packs import Outcome
 
 @dataclass
 class PackEntry:
-    """One pack of the search: what HyperOpt suggested, and how each member ended once it has."""
+    """One pack of the search: what HyperOpt suggested, and how each member ended once it has (none: it failed)."""
 
     number: int
     suggestions: list[dict[str, float]]
@@ -113,6 +114,16 @@ class Journal:
     def finished(self, outcomes: list[Outcome]) -> None:
         """Note that the final runs are in the store."""
         self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
+
+    def tally(self) -> str:
+        """How the search's configurations ended, in words: ``3 diverged, 1 stopped early``."""
+        ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])
+        ends["failed"] = self.failed_count
+        words = {
+            "diverged": "diverged", "pruned": "stopped early", "stopped": "stopped at a rung", "failed": "failed",
+            "finished": "finished",
+        }  # fmt: skip
+        return ", ".join(f"{ends[status]} {word}" for status, word in words.items() if ends[status])
 
     def final_runs(self, store: RunStore) -> list[RunRecord] | None:
         """The final runs, from the store; None unless it has all of them, for files can be deleted or damaged since."""

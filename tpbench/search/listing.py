@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
+from tpbench.results.location import location
+from tpbench.search.continuing import command_for
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 
@@ -18,37 +20,51 @@ class SweepStatus:
     id: str
     """The name of its folder."""
     state: str
-    """running, interrupted, done, failed or damaged"""
+    """running, interrupted, failed, done or damaged"""
     searched: int
     """Configurations that ended."""
     trials: int
     best: float | None
     """Lowest validation error of the search so far, a fraction."""
-    member_epochs: int
+    member_epochs: int = 0
     """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
-    member_epochs_full: int
+    member_epochs_full: int = 0
     """What the same configurations would have taken to the end."""
-    command: str
-    """Continues it; empty where nothing can."""
-    reason: str
-    """What is wrong with one that failed or is damaged."""
+    command: str = ""
+    """Continues it, where that leads anywhere."""
+    reason: str = ""
+    """Why it cannot be continued, where it is not done."""
 
 
-def sweep_status(folder: SweepFolder) -> SweepStatus:
-    """Read a sweep's folder; a damaged one is reported, not raised."""
+def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: RunStore | None = None) -> SweepStatus:
+    """Read a sweep's folder; a damaged one is reported, not raised.
+
+    Args:
+        folder: the sweep's.
+        results: the results folder as the command shall name it; None: by its path.
+        store: that of its results folder, where several sweeps are asked for.
+    """
     name = folder.folder.name
     try:
         definition, journal = folder.read(), Journal.read(folder.journal_path)
-        done = journal.final_runs(RunStore(folder.results)) is not None
+        done = journal.final_runs(store or RunStore(folder.results)) is not None
+        running = not done and folder.locked
     except TpbenchError as error:
-        return SweepStatus(name, "damaged", 0, 0, None, 0, 0, "", str(error))
-    best, running = journal.best(), folder.locked
-    state = "running" if running else "done" if done else "failed" if journal.failure else "interrupted"
-    return SweepStatus(
-        name, state, journal.ended_count, definition.trials, best[1].validation_error if best else None,
-        journal.member_epochs, journal.ended_count * definition.epochs,
-        folder.command if state == "interrupted" else "", (journal.failure or "") if state == "failed" else "",
+        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
+    best, searched = journal.best(), journal.ended_count
+    known = (
+        searched, definition.trials, best[1].validation_error if best else None, journal.member_epochs,
+        searched * definition.epochs,
     )  # fmt: skip
+    if done or running:
+        return SweepStatus(name, "done" if done else "running", *known)
+    if journal.failure:
+        return SweepStatus(name, "failed", *known, reason=journal.failure)
+    latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
+    if latest.exists and latest != folder:
+        # Its command names no folder: it continues the newest sweep of its kind.
+        return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
+    return SweepStatus(name, "interrupted", *known, command=command_for(folder.command, results or folder.results))
 
 
 def sweep_folders(results: Path) -> list[SweepFolder]:
@@ -57,6 +73,7 @@ def sweep_folders(results: Path) -> list[SweepFolder]:
     return [folder for folder in folders if folder.exists]
 
 
-def all_sweeps(results: Path) -> list[SweepStatus]:
-    """Every sweep below a results folder, by name."""
-    return [sweep_status(folder) for folder in sweep_folders(results)]
+def all_sweeps(results: str) -> list[SweepStatus]:
+    """Every sweep below a results folder, by name; commands name the folder as it is named here."""
+    store = RunStore(location(results))
+    return [sweep_status(folder, results, store) for folder in sweep_folders(store.folder)]

@@ -13,6 +13,9 @@ import yaml
 from tpbench.engine import HYPERPARAMETERS, UsageError, get_method, unknown
 from tpbench.workloads import Workload
 
+# Relative width below which too few numbers lie between two bounds, or between their logarithms.
+_NARROWEST = 1e-9
+
 
 @dataclass(frozen=True)
 class LogUniform:
@@ -52,8 +55,6 @@ class SearchSpace:
     """What is searched for some methods: a range for every hyperparameter."""
 
     path: Path
-    table: str
-    """The paper's table it stands for."""
     methods: tuple[str, ...]
     ranges: Mapping[str, Range]
 
@@ -62,11 +63,7 @@ class SearchSpace:
         return {name: r.value for name, r in self.ranges.items() if isinstance(r, Constant)}
 
     def to_hyperopt(self) -> dict[str, Any]:
-        """The searched hyperparameters as HyperOpt expressions.
-
-        Raises:
-            UsageError: nothing is searched, which HyperOpt cannot do.
-        """
+        """The searched hyperparameters as HyperOpt expressions."""
         from hyperopt import hp
 
         space: dict[str, Any] = {}
@@ -77,8 +74,6 @@ class SearchSpace:
                 space[name] = hp.uniform(name, r.lower, r.upper)
             elif isinstance(r, Choice):
                 space[name] = hp.choice(name, list(r.values))
-        if not space:
-            raise UsageError(f"{self.path}: every hyperparameter is constant, there is nothing to search")
         return space
 
     def describe(self) -> dict[str, list[Any]]:
@@ -186,6 +181,7 @@ def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
             raise reader.fail(
                 value, f"{name}: the lower bound {values[0]:g} is not below the upper bound {values[1]:g}"
             )
+        _check_wide(reader, name, value, kind, *values)
         chosen = LogUniform(*values) if kind == "log_uniform" else Uniform(*values)
     else:
         raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))
@@ -195,6 +191,15 @@ def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
         except UsageError as error:
             raise reader.fail(value, str(error)) from None
     return chosen
+
+
+def _check_wide(reader: _Reader, name: str, node: yaml.Node, kind: str, lower: float, upper: float) -> None:
+    """HyperOpt works with the logarithms, and with mixtures of normal distributions of a fraction of the width."""
+    low, high = (math.log(lower), math.log(upper)) if kind == "log_uniform" else (lower, upper)
+    if (high - low) <= _NARROWEST * max(abs(low), abs(high)):
+        raise reader.fail(
+            node, f"{name}: the bounds {lower!r} and {upper!r} are too close to search between; write constant"
+        )
 
 
 def load_space(path: Path) -> SearchSpace:
@@ -217,11 +222,12 @@ def load_space(path: Path) -> SearchSpace:
         if name not in HYPERPARAMETERS:
             raise reader.fail(key, str(unknown("hyperparameter", name, HYPERPARAMETERS)))
         ranges[name] = _read_range(reader, name, node)
+    if all(isinstance(r, Constant) for r in ranges.values()):
+        raise reader.fail(parts["hyperparameters"][0], "every hyperparameter is constant, there is nothing to search")
     methods = reader.words(parts["methods"][1], "methods")
     for method, node in methods:
         _check_method(reader, method, node, ranges)
-    table = parts["table"][1].value if "table" in parts else ""
-    return SearchSpace(path, str(table), tuple(method for method, _ in methods), ranges)
+    return SearchSpace(path, tuple(method for method, _ in methods), ranges)
 
 
 def _check_method(reader: _Reader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:

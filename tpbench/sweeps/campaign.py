@@ -11,8 +11,10 @@ from typing import Any
 from tpbench.engine import TpbenchError, UsageError, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
+from tpbench.results.commands import continuing
 from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
+from tpbench.search.continuing import continues
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, space_for
@@ -21,11 +23,11 @@ from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, n
 from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.interruption import interruptible
 from tpbench.training.packs import PackSettings, parse_seeds, require_precision
 from tpbench.training.progress import Display, View
+from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
-from tpbench.workloads import load_problem
+from tpbench.workloads import load_problem, obtain
 
 
 def choose_final_seeds(count: int | None, seeds: str | None) -> tuple[int, ...]:
@@ -94,7 +96,9 @@ class _Wanted:
 def _wanted(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> _Wanted:
     """Check the space and the data of a sweep before anything trains."""
     space = space_for(cell.method, options.space)
-    _, dataset = load_problem(cell.workload, Path(settings.data) if settings.data else None)
+    data = Path(settings.data) if settings.data else None
+    obtain(cell.workload.dataset, data, offline=settings.offline)
+    _, dataset = load_problem(cell.workload, data)
     definition = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
@@ -120,11 +124,12 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
     settings = replace(settings, results=absolute(settings.results), data=data)
     wanted = [_wanted(cell, options, settings) for cell in cells]
     with ExitStack() as stack:
-        for one in wanted:
-            stack.enter_context(one.folder.lock())
-        stack.enter_context(interruptible(settings.command))
+        unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
+        stack.enter_context(interruptible(continues(settings.command)))
         stream = stack.enter_context(noise_to(wanted[0].folder.log))
         view = stack.enter_context(Display(stream))
+        for warning in filter(None, unsafe):
+            view.say(f"warning: {warning}")
         return _run_locked(wanted, options, settings, view)
 
 
@@ -132,7 +137,7 @@ def _run_locked(
     wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
 ) -> list[SweepResult]:  # fmt: skip
     address = options.resources.address
-    with ray_running(options.resources) if address else nullcontext():
+    with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
             view.say(f"cluster {address}: {len(nodes())} nodes")
             check_shared(settings.results)
@@ -188,7 +193,7 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
 
 
 def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
-    definition, journal = one.folder.begin(one.definition, settings.command)
+    definition, journal = one.folder.begin(one.definition, continuing(settings.command))
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
     halving = f", halved by {definition.halving}" if definition.halving else ""
     view.say(f"sweep {definition.id}: {trials}{halving}, then {len(definition.seeds)} seeds")
@@ -213,7 +218,7 @@ def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolde
         board.show()
         return
     view.say(f"Ray's log: {folder.log}")
-    with ray_running(resources) if not resources.address else nullcontext():
+    with ray_running(resources, view.say) if not resources.address else nullcontext():
         from tpbench.sweeps.driver import run_queue
 
         board.start()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
+from tpbench.sweeps.local_ray import impatient, provide_token, ray_folder, require_loopback
+from tpbench.training.signals import end_as_by_ctrl_c
 
 # Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
 _RAY_ENVIRONMENT = {
@@ -94,16 +95,17 @@ def choose_resources(cpus: int | None, gpus: int | None, address: str | None) ->
     return Resources(cpus or machine_cpus(), available if gpus is None else gpus)
 
 
-def require_cluster_path(results: str) -> None:
-    """A results folder for a sweep whose driver runs on the cluster.
+def require_cluster_path(folder: str, option: str = "--results") -> None:
+    """A folder for a sweep whose driver runs on the cluster.
 
     Raises:
         UsageError: it depends on the folder of this process.
     """
-    if not (is_url(results) or Path(results).is_absolute()):
+    if not (is_url(folder) or Path(folder).is_absolute()):
+        url = ", or a URL such as s3://bucket/folder" if option == "--results" else ""
         raise UsageError(
-            f"--results '{results}': the sweep runs on the cluster, in a folder of its own; give an absolute path that "
-            "all its nodes share, or a URL such as s3://bucket/folder"
+            f"{option} '{folder}': the sweep runs on the cluster, in a folder of its own; give an absolute path that "
+            f"all its nodes share{url}"
         )
 
 
@@ -113,46 +115,81 @@ def first_sentence(error: Exception) -> str:
     return lines[0].split(". ")[0].strip() if lines else type(error).__name__
 
 
+_VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
+
+
+def versions_differ(error: Exception, address: str) -> str | None:
+    """Ray's six lines about a cluster of other versions as one line; None if the error is another one."""
+    found = _VERSIONS.search(str(error))
+    if not found:
+        return None
+    ray, python, our_ray, our_python = found.groups()
+    return (
+        f"the cluster at {address} runs Ray {ray} with Python {python}, this machine Ray {our_ray} with Python "
+        f"{our_python}: both must be the same, Python's last number too"
+    )
+
+
 def prepare_environment() -> None:
     """Settings that Ray reads when it is imported; what the user has set stays."""
     os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
 
 
 @contextmanager
-def ray_running(resources: Resources) -> Iterator[None]:
+def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Iterator[None]:
     """Ray for the length of a sweep; its token authentication stays as Ray sets it up.
+
+    Args:
+        resources: what it may use, or which cluster it is.
+        say: tells a person what takes long.
 
     Raises:
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
     prepare_environment()
+    if not resources.address:
+        provide_token()
     import ray
 
     if ray.is_initialized():  # inside a task of the cluster
         yield
         return
+    with nullcontext() if resources.address else ray_folder() as folder:
+        _start(resources, folder, say)
+        # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+        end_as_by_ctrl_c()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(resources: Resources, folder: str | None, say: Callable[[str], None]) -> None:
+    """Start Ray on this machine, in that folder if one is given, or connect to the cluster."""
+    import ray
+
+    if not resources.address:
+        require_loopback()
     try:
-        if resources.address:
-            ray.init(address=resources.address, log_to_driver=False)
-        else:
-            # "local": a cluster that happens to run on this machine is not ours to use.
-            ray.init(
-                "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False, log_to_driver=False
-            )  # fmt: skip
+        with impatient(say):
+            if resources.address:
+                ray.init(address=resources.address, log_to_driver=False)
+            else:
+                # "local": a cluster that happens to run on this machine is not ours to use.
+                ray.init(
+                    "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False,
+                    log_to_driver=False, _temp_dir=folder,
+                )  # fmt: skip
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
             raise TpbenchError(f"Ray did not start: {reason}") from error
+        if differ := versions_differ(error, resources.address):
+            raise TpbenchError(differ) from error
         raise TpbenchError(
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
         ) from error
-    # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def cluster_resources(wanted: Resources) -> Resources:

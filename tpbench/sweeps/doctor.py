@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from tpbench import __version__
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
@@ -18,9 +20,11 @@ from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.training.sizing import free_memory
 from tpbench.workloads import DATASETS, default_folder, load
 
-PACKAGES = ("tpbench", "torch", "torchvision", "ray", "hyperopt", "numpy", "pandas", "scikit-learn")
-# Without these, sweeps do not work, but runs and tables do.
-_FOR_SWEEPS = ("ray", "hyperopt")
+# Without the others the command line does not start, and this is not reached.
+_NEEDED_LATER = {
+    "torchvision": "'tpbench data get' needs it", "scikit-learn": "the workload digits needs it",
+    "ray": "'tpbench sweep' needs it", "hyperopt": "'tpbench sweep' needs it",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Finding:
     subject: str
     state: str
     remedy: str = ""
+    fatal: bool = False
+    """Whether sweeps cannot work, or are open to strangers, until it is mended."""
 
 
 def examine(results: Path, data: Path | None, address: str | None = None) -> Iterator[Finding]:
@@ -49,17 +55,35 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
         "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "token",
         "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
     )  # fmt: skip
+    yield from _token_file()
     if address:
         yield from _cluster(address)
 
 
+def _token_file() -> Iterator[Finding]:
+    """Ray writes its token with the plain umask: on a machine with other users, these may read it and run code."""
+    try:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        mode = path.stat().st_mode & 0o777
+    except (OSError, RuntimeError):  # there is none, or no home
+        return
+    others = bool(mode & 0o077)
+    yield Finding(
+        "Ray's token", f"{path} (mode {mode:o})",
+        f"others may read it and run code on the cluster: chmod 600 {path}, and make another token if they might have"
+        if others else "",
+    )  # fmt: skip
+
+
 def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
+    yield Finding("tpbench", __version__)
+    for name in ("torch", "numpy", "pandas"):
+        yield Finding(name, version(name))
+    for name, reason in _NEEDED_LATER.items():
         try:
             yield Finding(name, version(name))
         except PackageNotFoundError:
-            what = "; 'tpbench sweep' needs it" if name in _FOR_SWEEPS else ""
-            yield Finding(name, "not installed", f"pip install {name}{what}")
+            yield Finding(name, "not installed", f"pip install {name} ({reason})", fatal=True)
 
 
 def _datasets(data: Path | None) -> Iterator[Finding]:
@@ -74,12 +98,13 @@ def _datasets(data: Path | None) -> Iterator[Finding]:
 def _store(results: Path) -> Iterator[Finding]:
     store = RunStore(results)
     whole, wrong = check_store(store)
-    remedy = f"'tpbench results check --results {results}' names the files; train them again" if wrong else ""
+    check = shlex.join(["tpbench", "results", "check", "--results", str(results)])
+    remedy, fatal = f"the files to train again are named by: {check}" if wrong else "", False
     if isinstance(results, Path):
         existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
         if not os.access(existing, os.W_OK):
-            remedy = f"{existing} cannot be written: choose another folder with --results"
-    yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy)
+            remedy, fatal = f"{existing} cannot be written: choose another folder with --results", True
+    yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy, fatal)
 
 
 def _cluster(address: str) -> Iterator[Finding]:
@@ -93,12 +118,13 @@ def _cluster(address: str) -> Iterator[Finding]:
         # Without the token on purpose.
         stranger = requests.get(f"{address.rstrip('/')}/api/jobs/", timeout=10, allow_redirects=False)
     except requests.RequestException as error:
-        yield Finding(f"cluster {address}", "cannot be reached", f"is it up? ({type(error).__name__})")
+        yield Finding(f"cluster {address}", "cannot be reached", f"is it up? ({type(error).__name__})", fatal=True)
         return
     open_to_all = stranger.status_code not in (401, 403)
     yield Finding(
         f"cluster {address}", "runs without token authentication" if open_to_all else "asks for its token",
         "start its nodes with RAY_AUTH_MODE=token: whoever reaches its ports can run code on it" if open_to_all else "",
+        fatal=open_to_all,
     )  # fmt: skip
     host = urlsplit(address).hostname or ""
     loopback = host == "localhost" or host.startswith("127.") or host == "::1"

@@ -18,6 +18,9 @@ from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_cluster_path
 
+# The name of a search space in the folder of the job that it goes with.
+_SPACE = "space.yaml"
+
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(:[0-9]{1,5})?/?")
 
 
@@ -53,8 +56,8 @@ def _client(address: str) -> Any:
 
 
 @contextmanager
-def _code() -> Iterator[Path]:
-    """A folder with this installation's code alone, which the cluster's nodes get: the jobs run what runs here."""
+def _code(space: Path | None) -> Iterator[Path]:
+    """A folder with this installation's code and the sweep's search space alone, which the cluster's nodes get."""
     package = Path(tpbench.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tpbench-code-") as name:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -62,27 +65,40 @@ def _code() -> Iterator[Path]:
         spaces = package.parent / "search_spaces"
         if spaces.is_dir():
             shutil.copytree(spaces, Path(name) / "search_spaces", ignore=ignore)
+        if space:
+            shutil.copyfile(space, Path(name) / _SPACE)
         yield Path(name)
 
 
-def job_command(arguments: Sequence[str], results: str) -> str:
-    """The command line that the cluster runs.
+def job_command(arguments: Sequence[str], results: str, data: Path | None = None) -> str:
+    """The command line that the cluster runs; a search space has the name there under which :func:`submit` sends it.
 
     Args:
         arguments: of ``tpbench sweep``, without ``--address``.
-        results: their ``--results``.
+        results, data: their ``--results`` and ``--data``.
 
     Raises:
-        UsageError: the results would be written to the job's own folder, which goes with it.
+        UsageError: the results would be written to the job's own folder, which goes with it, or data be looked for
+            there.
     """
     require_cluster_path(results)
-    return shlex.join(["python", "-m", "tpbench.cli", "sweep", *arguments, "--address", "auto"])
+    if data:
+        require_cluster_path(str(data), "--data")
+    words = ["python", "-m", "tpbench.cli", "sweep", *_with_carried_space(arguments), "--address", "auto"]
+    return shlex.join(words)
 
 
-def submit(address: str, command: str) -> str:
-    """Start a job; returns its id."""
+def _with_carried_space(arguments: Sequence[str]) -> Iterator[str]:
+    before = ""
+    for word in arguments:
+        yield _SPACE if before == "--space" else f"--space={_SPACE}" if word.startswith("--space=") else word
+        before = word
+
+
+def submit(address: str, command: str, space: Path | None = None) -> str:
+    """Start a job, whose folder gets a copy of the search space; returns its id."""
     client = _client(address)
-    with _code() as code, _errors(address):
+    with _code(space) as code, _errors(address):
         environment = {"working_dir": str(code), "env_vars": {"TPBENCH_COMMIT": commit() or ""}}
         # The driver itself only hands out work.
         return str(client.submit_job(entrypoint=command, runtime_env=environment, metadata={"tpbench": "sweep"}))
@@ -137,7 +153,11 @@ def logs(address: str, name: str) -> str:
 
 
 def stop(address: str, name: str) -> bool:
-    """Ask a job to stop, as Ctrl-C does; False if it had ended."""
+    """Ask a job to stop; False if it had ended.
+
+    Ray sends it SIGTERM, which ends a sweep as Ctrl-C does, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S, read on
+    the head). Either way no run is lost: a sweep continues from its journal and the last checkpoints.
+    """
     _known(address, name)
     with _errors(address):
         return bool(_client(address).stop_job(name))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tpbench.engine import TpbenchError
+from tpbench.results.terminal import REPLACE
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def noise_to(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
     saved = os.dup(1), os.dup(2)
-    stream = os.fdopen(os.dup(saved[0]), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace", buffering=1)
+    stream = os.fdopen(os.dup(saved[0]), "w", encoding=sys.stdout.encoding or "utf-8", errors=REPLACE, buffering=1)
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:

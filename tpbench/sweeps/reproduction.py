@@ -14,9 +14,10 @@ from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
-from tpbench.results.paper import table_methods
+from tpbench.results.paper import ERROR_TABLES, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.results.tables import PAPER_WORKLOADS
+from tpbench.search.continuing import continues
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.board import Board
@@ -24,10 +25,10 @@ from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, r
 from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.interruption import interruptible
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import Display
-from tpbench.workloads import get_workload, load_problem
+from tpbench.training.signals import interruptible
+from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -39,9 +40,9 @@ def parse_budget(text: str) -> float:
     Raises:
         UsageError: it is none of these.
     """
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smhd])", text.strip())
+    found = re.fullmatch(rf"([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([{''.join(_UNITS)}])", text.strip())
     if not found or float(found[1]) == 0:
-        raise UsageError(f"--budget '{text}': write a time such as 2h, 90m or 300s")
+        raise UsageError(f"--budget '{text}': write a time such as 2h, a number and one of {', '.join(_UNITS)}")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -94,10 +95,16 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
     """
     known, planned = table_methods(table), []
     left: dict[tuple[str, str], list[str]] = defaultdict(list)
+    data = Path(settings.data) if settings.data else None
     for name in workloads or PAPER_WORKLOADS:
-        for method in methods or known:
-            if method in get_workload(name).excluded_methods:
-                continue
+        rules = [method for method in methods or known if method not in get_workload(name).excluded_methods]
+        try:
+            # Once per data set: a download that failed would fail again for the next method.
+            obtain(get_workload(name).dataset, data, offline=settings.offline)
+        except TpbenchError as error:
+            left[name, str(error)] += rules
+            continue
+        for method in rules:
             cell = CellChoice.of(name, method)
             try:
                 configuration = published_configuration(cell.workload, method)
@@ -120,6 +127,8 @@ class TrainedCell:
     seconds: float | None
     """None: left, or failed."""
     failure: str | None = None
+    diverged: int = 0
+    """Seeds whose numbers became non-finite."""
 
 
 class Budget:
@@ -155,9 +164,9 @@ def reproduce(
     store.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
-        stack.enter_context(interruptible(settings.command))
+        stack.enter_context(interruptible(continues(settings.command)))
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
-        stack.enter_context(ray_running(resources))
+        stack.enter_context(ray_running(resources, view.say))
         if resources.address:
             check_shared(settings.results)
             resources = cluster_resources(resources)
@@ -171,9 +180,13 @@ def reproduce(
         board.start()
         run_queue(sweeps, resources, folder.ray, board, may_begin=limit.may_begin)
     return [
-        TrainedCell(cell, sweep.seconds if sweep.done else None, sweep.failure)
+        TrainedCell(cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep))
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]
+
+
+def _diverged(sweep: PlainSweep) -> int:
+    return sum(record.diverged for record in sweep.result()) if sweep.done else 0
 
 
 def _sweep(cell: PlannedCell, cells: int, settings: PackSettings, resources: Resources) -> PlainSweep:
@@ -189,7 +202,7 @@ def _sweep(cell: PlannedCell, cells: int, settings: PackSettings, resources: Res
 
 
 def write_tables(store: RunStore) -> None:
-    """``leaderboard.csv``, ``table_1.md`` and ``table_s6.md`` of a store, in its folder."""
+    """``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store, in its folder."""
     write_leaderboard(leaderboard(store), store)
-    for table in ("1", "s6"):
+    for table in ERROR_TABLES:
         write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))

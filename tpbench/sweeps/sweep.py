@@ -338,7 +338,7 @@ class SearchedSweep(QueuedSweep):
         d, failed = self.definition, self.journal.failed_count
         message = next((f.message for found in self.failures.values() for f in found), "see Ray's log")
         if failed == d.trials:
-            return f"every pack of the search failed: {message}"
+            return f"every pack of the search failed: {message}; start another sweep with --fresh"
         if failed > _MOST_FAILURES * d.trials and not self.accept_failures:
             return (
                 f"{failed} of {d.trials} configurations could not be trained ({message}); --accept-failures goes on to "
@@ -346,8 +346,8 @@ class SearchedSweep(QueuedSweep):
             )
         if self.journal.best() is None:
             return (
-                f"none of the {d.trials} configurations learnt anything (all diverged, failed or were stopped early); "
-                f"search more with --trials, or more than {d.epochs} epochs"
+                f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
+                f"with more --trials, more than {d.epochs} --epochs or another --space"
             )
         return None
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from tpbench.engine import TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
-from tpbench.results import provenance
+from tpbench.results import RunStore, provenance
 from tpbench.results.location import location
-from tpbench.results.runs import digest
+from tpbench.results.runs import digest, sealed, unsealed
 from tpbench.results.store import write_atomically
-from tpbench.training.packs import PackSettings, define_runs, plan_seeds
+from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
 from tpbench.training.progress import Display
-from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads import get_workload, load_problem, obtain
 
 FORMAT = 1
 
@@ -64,6 +64,15 @@ def _plain(values: Tensor) -> Any:
     return clean(values.tolist())
 
 
+def _train(trainer: Trainer) -> None:
+    with Display() as view:
+        view.start("epochs", len(trainer.phases))
+        while not trainer.done:
+            report = trainer.advance()
+            view.update("epochs", report.done, report.total, report.best_validation_error)
+        view.end("epochs")
+
+
 def record_alignment(
     workload: str, method: str, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int, every: int,
     settings: PackSettings,
@@ -74,19 +83,25 @@ def record_alignment(
         TpbenchError: a member diverged, or the folder cannot be written.
     """
     chosen = get_workload(workload)
-    problem, dataset = load_problem(chosen, Path(settings.data) if settings.data else None)
+    # The record is written at the end: what stands in its way should show now.
+    RunStore(location(settings.results)).require_writable()
+    data = Path(settings.data) if settings.data else None
+    obtain(chosen.dataset, data, offline=settings.offline)
+    problem, dataset = load_problem(chosen, data)
     trainer = Trainer(
         get_method(method), problem, [configuration] * len(seeds), list(seeds), epochs=epochs,
         precision=settings.precision, device=settings.device,
     )  # fmt: skip
     log = AlignmentLog(every)
     trainer.pack.observer = log
-    with Display() as view:
-        view.start("epochs", len(trainer.phases))
-        while not trainer.done:
-            report = trainer.advance()
-            view.update("epochs", report.done, report.total, report.best_validation_error)
-        view.end("epochs")
+    try:
+        _train(trainer)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TpbenchError(
+            f"not enough memory to align {len(seeds)} seeds of {method} on {workload}: give fewer --seeds ({error})"
+        ) from error
     if len(trainer.alive) < len(seeds):
         raise TpbenchError(f"{method} on {workload}: a member diverged, so its angles say nothing")
     record = AlignmentRecord(
@@ -98,8 +113,7 @@ def record_alignment(
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / "alignment" / name
-    body = {"format": FORMAT, **asdict(record)}
-    write_atomically(path, json.dumps({**body, "checksum": digest(body)}) + "\n")
+    write_atomically(path, json.dumps(sealed({"format": FORMAT, **asdict(record)})) + "\n")
     return path
 
 
@@ -112,9 +126,7 @@ def read_alignments(results: Path) -> list[AlignmentRecord]:
     found = []
     for path in sorted((results / "alignment").glob("*.json")):
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if digest({k: v for k, v in body.items() if k != "checksum"}) != body.pop("checksum"):
-                raise ValueError("its contents do not match its checksum")
+            body = unsealed(path.read_text(encoding="utf-8"))
             if body.pop("format") != FORMAT:
                 raise ValueError("it has another format")
             found.append(AlignmentRecord(**body))

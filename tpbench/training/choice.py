@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpbench.engine import UsageError, get_method
+from tpbench.engine import UsageError, get_method, method_names, unknown
 from tpbench.results.paper import table_methods
 from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.workloads import Workload, get_workload
@@ -46,6 +46,28 @@ def _names(text: str, every: Sequence[str], what: str) -> list[str]:
     return list(dict.fromkeys(full for name in names for full in (every if name == ALL else [name])))
 
 
+def choose_workloads(text: str) -> list[str]:
+    """Names with commas between them, or ``all``: the paper's data sets.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    return [get_workload(name).name for name in _names(text, PAPER_WORKLOADS, "workloads")]
+
+
+def choose_methods(text: str) -> list[str]:
+    """Names with commas between them, or ``all``: the methods of Table S6.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    names = _names(text, table_methods("s6"), "methods")
+    for name in names:
+        if name not in method_names():
+            raise unknown("method", name, method_names())
+    return names
+
+
 def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str]]:
     """Every workload with every method, and a line for each pair that makes no sense and is left out.
 
@@ -56,10 +78,8 @@ def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str
         UsageError: a name is unknown, or no pair makes sense.
     """
     cells, left = [], []
-    rules = _names(methods, table_methods("s6"), "methods")
-    for rule in rules:
-        get_method(rule)
-    for name in _names(workloads, PAPER_WORKLOADS, "workloads"):
+    rules = choose_methods(methods)
+    for name in choose_workloads(workloads):
         for rule in rules:
             if rule in get_workload(name).excluded_methods:
                 left.append(_excluded(rule, name))

@@ -8,26 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from tpbench.engine import (
-    EpochReport,
-    MemberHistory,
-    TpbenchError,
-    Trainer,
-    UsageError,
-    get_method,
-    load_checkpoint,
-    method_source,
-    save_checkpoint,
-)
+from tpbench.engine import MemberHistory, TpbenchError, UsageError, get_method, method_source
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.workloads import get_workload, load_problem
+
+if TYPE_CHECKING:
+    # Imports torch, and who lists sweeps trains nothing.
+    from tpbench.engine import EpochReport, Trainer
 
 WORST_ERROR = 1.0
 """What a search is told of a run whose numbers became non-finite."""
@@ -64,6 +56,8 @@ class PackSettings:
     command: str = "tpbench"
     sweep: str | None = None
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
+    offline: bool = False
+    """Whether a missing data set is an error, and not downloaded before the work begins."""
 
 
 class Judge(Protocol):
@@ -99,27 +93,10 @@ class Outcome:
         return math.inf if self.status == "diverged" else self.value
 
 
-def choose_device(wanted: str) -> str:
-    """``auto`` is the GPU if there is one.
-
-    Raises:
-        UsageError: a GPU is asked for and there is none.
-    """
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(wanted).type
-    except RuntimeError:
-        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda") from None
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device '{wanted}': there are auto, cpu, cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device '{wanted}' was asked for, but torch sees no GPU here; use --device cpu")
-    return wanted
-
-
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
+    import torch
+
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -214,6 +191,8 @@ class PackJob:
         return self.store.folder / "checkpoints" / f"{name}.pt"
 
     def _trainer(self) -> Trainer:
+        from tpbench.engine import Trainer
+
         return Trainer(
             get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
             [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
@@ -252,12 +231,14 @@ class PackJob:
         try:
             return dict(zip(ids, self._train(on_epoch), strict=True))
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if not half:
                 raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
         logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
         if self.settings.device.startswith("cuda"):
+            import torch
+
             torch.cuda.empty_cache()
         trained: dict[str, MemberHistory] = {}
         for part in (self.missing[:half], self.missing[half:]):
@@ -279,6 +260,8 @@ class PackJob:
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+        from tpbench.engine import load_checkpoint, save_checkpoint
+
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
         started = time.perf_counter()
         if path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, TextIO
 
@@ -16,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from tpbench.results.terminal import print_line
 
 
 def spell_error(error: float | None) -> str:
@@ -51,7 +54,7 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description:<10}", markup=False), BarColumn(), MofNCompleteColumn(),
             TextColumn("best validation error {task.fields[best]}"), TimeElapsedColumn(), TextColumn("left"),
             TimeRemainingColumn(), console=console,
             # Ray's output has its own file; rich would take it from there.
@@ -72,7 +75,7 @@ class LiveView:
             self.progress.stop_task(task)
 
     def say(self, message: str) -> None:
-        self.progress.console.print(message, markup=False, highlight=False)
+        print_line(message, self.progress.console)
 
 
 class PlainView:
@@ -104,7 +107,7 @@ class PlainView:
         self.begun.pop(name, None)
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        print_line(message, self.console)
 
 
 class Display:
@@ -123,5 +126,7 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.live:
-            self.live.progress.stop()
+        # A terminal that was closed takes no last picture; what ended the work is more to the point.
+        with suppress(OSError):
+            if self.live:
+                self.live.progress.stop()

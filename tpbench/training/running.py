@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tpbench.results import RunRecord
 from tpbench.training.choice import CellChoice
-from tpbench.training.interruption import interruptible
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
 from tpbench.training.progress import Display, View
+from tpbench.training.signals import interruptible
+from tpbench.workloads import obtain
 
 
 def run_seeds(
@@ -24,6 +26,7 @@ def run_seeds(
         epochs: None: the workload's.
     """
     epochs = epochs or cell.workload.epochs
+    obtain(cell.workload.dataset, Path(settings.data) if settings.data else None, offline=settings.offline)
     plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs, found)
     job = PackJob(plan, settings)
     with interruptible(settings.command), Display() as view:

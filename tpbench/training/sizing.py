@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from tpbench.engine import UsageError
+from tpbench.training.memory import available_memory
 from tpbench.workloads import Workload, get_workload
 from tpbench.workloads.benchmark import measure
 
@@ -24,7 +24,7 @@ def free_memory(device: str) -> int:
     """Bytes that are free on a device."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info()[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available_memory()
 
 
 def choose_pack(

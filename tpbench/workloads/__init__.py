@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from tpbench.engine import Problem
-from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load
+from tpbench.engine.lazy import lazily
 from tpbench.workloads.catalogue import WORKLOADS, Workload, get_workload
-from tpbench.workloads.datasets import DATASETS
+
+if TYPE_CHECKING:
+    from tpbench.engine import Problem
+    from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load, obtain
+    from tpbench.workloads.datasets import DATASETS
+
+_CACHE = "tpbench.workloads.cache"
+
+# Data sets need numpy, which a list of workloads does not.
+__getattr__ = lazily(
+    globals(),
+    {
+        "DATASETS": "tpbench.workloads.datasets",
+        "Dataset": _CACHE,
+        "default_folder": _CACHE,
+        "download": _CACHE,
+        "import_file": _CACHE,
+        "load": _CACHE,
+        "obtain": _CACHE,
+    },
+)
 
 __all__ = [
     "DATASETS",
@@ -23,16 +41,23 @@ __all__ = [
     "import_file",
     "load",
     "load_problem",
+    "obtain",
 ]
 
 
 @lru_cache(maxsize=2)
 def _load_cached(name: str, folder: Path | None) -> Dataset:
+    from tpbench.workloads.cache import load
+
     return load(name, folder)
 
 
 def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Problem, Dataset]:
     """A workload's problem for the engine, and the data set it was made from; a process reads each data set once."""
+    import torch
+
+    from tpbench.engine import Problem
+
     dataset = _load_cached(workload.dataset, folder)
     images = {
         split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)

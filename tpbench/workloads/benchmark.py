@@ -12,19 +12,18 @@ from statistics import median
 
 import torch
 
-from tpbench.engine import PRECISIONS, Problem, Trainer, get_method
+from tpbench.engine import Problem, Trainer, get_method
 from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
+from tpbench.engine.training import dtype_of
 from tpbench.workloads.catalogue import Workload
+from tpbench.workloads.datasets import training_samples
 
 # Any valid numbers will do: the time of a step does not depend on them.
 _HYPERPARAMETERS = {
     "lr": 1e-3, "lr_eta": 3e-5, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-4,
     "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
 }  # fmt: skip
-
-# Samples of the paper's training split, which decide how many steps an epoch has.
-_TRAINING_SIZES = {"digits": 1197, "cifar10": 45_000}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class BenchmarkRow:
 
 def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
     """Operations per second of a square matrix product: the median of several, as for the steps."""
-    a = torch.randn(size, size, dtype=PRECISIONS[precision], device=device)
+    a = torch.randn(size, size, dtype=dtype_of(precision), device=device)
     b = torch.randn_like(a)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -98,7 +97,7 @@ def _reset_peak(device: str) -> bool:
 def _peak(device: str) -> int | None:
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(found[1]) * 1024 if found else None
 
 
@@ -133,8 +132,8 @@ def measure(
     total = sum(clock.seconds.values())
     trained = trainer.problem.trained
     operations = joint_operations(rule, workload.architecture, workload.batch_size, trained)
-    element = PRECISIONS[precision].itemsize
-    steps_per_epoch = math.ceil(_TRAINING_SIZES.get(workload.dataset, 55_000) / workload.batch_size)
+    element = dtype_of(precision).itemsize
+    steps_per_epoch = math.ceil((training_samples(workload.dataset) - workload.validation_size) / workload.batch_size)
     peak = product_rate(precision, device)
     return BenchmarkRow(
         workload.name, method, pack, device, precision, step, pack / (step * steps_per_epoch), operations,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write
+from tpbench.engine.files import atomic_write, user_cache
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -21,6 +22,7 @@ from tpbench.workloads.datasets import (
     check_arrays,
     content_digest,
     digits_arrays,
+    download_source,
     fingerprint,
     get_dataset,
     plain_labels,
@@ -43,11 +45,18 @@ class Dataset:
 
 
 def default_folder() -> Path:
-    """``$TPBENCH_DATA``, or ``tpbench/data`` in the user's cache folder."""
+    """``$TPBENCH_DATA``, or ``data`` in tpbench's cache (:func:`tpbench.engine.files.user_cache`).
+
+    Raises:
+        TpbenchError: there is neither.
+    """
     chosen = os.environ.get("TPBENCH_DATA")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench" / "data"
+    try:
+        return user_cache() / "data"
+    except TpbenchError as error:
+        raise TpbenchError(f"{error}, or name the folder of the data sets with --data or TPBENCH_DATA") from error
 
 
 def _mend(spec: DatasetSpec) -> str:
@@ -152,6 +161,26 @@ def import_file(name: str, path: Path, folder: Path | None = None, label: str | 
     return store(name, arrays, folder or default_folder(), f"file {path.name}", label)
 
 
+def obtain(name: str, folder: Path | None = None, *, offline: bool) -> None:
+    """Download a data set that is not in the cache, and say so on standard error, for it takes a while.
+
+    Args:
+        name, folder: as of :func:`load`.
+        offline: do nothing; :func:`load` then says how to get it.
+
+    Raises:
+        UsageError: there is no such data set.
+        TpbenchError: the download failed; the cache is left as it was.
+    """
+    if name == "digits" or offline:
+        return
+    spec, folder = get_dataset(name), folder or default_folder()
+    if find(spec, folder):
+        return
+    print(f"downloading {name} ({spec.megabytes} MB) from {download_source(spec)} to {folder}", file=sys.stderr)
+    download(name, folder)
+
+
 def download(name: str, folder: Path | None = None) -> Dataset:
     """Download a data set through torchvision into the cache.
 
@@ -166,4 +195,7 @@ def download(name: str, folder: Path | None = None) -> Dataset:
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as root:
             return store(name, read_torchvision(spec, Path(root)), folder, DOWNLOADED)
     except OSError as error:
-        raise TpbenchError(f"{folder}: could not be written ({error.strerror or error})") from error
+        raise TpbenchError(
+            f"{folder}: could not be written ({error.strerror or error}): choose another folder with --data or "
+            "TPBENCH_DATA"
+        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tpbench.engine import SCHEDULE, Architecture, Method, check_configuration, unknown
-from tpbench.engine.methods import EXTRA, JOINT, SLEEP
+from tpbench.engine.parts import EXTRA, JOINT, SLEEP
 
 
 @dataclass(frozen=True)

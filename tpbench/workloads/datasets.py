@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ class DatasetSpec:
     """Training samples of each class."""
     test_counts: tuple[int, ...]
     torchvision_name: str | None = None
+    megabytes: int = 0
+    """Of the files that torchvision downloads."""
     content: str | None = None
     """:func:`content_digest` of the exact data set, where it is known."""
     known_copies: tuple[tuple[str, str], ...] = ()
@@ -46,18 +49,22 @@ DATASETS = {
             "mnist", (28, 28),
             (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
             (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
-            "MNIST", "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
+            "MNIST", 12, "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
         ),
         DatasetSpec(
-            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST",
+            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST", 31,
             "4de292442a22996b5d72c79883ebd803d1eb19709f86b3eb7c24b5f4c7be93a1",
         ),
         DatasetSpec(
-            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10",
+            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10", 170,
             known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
         ),
     )
 }  # fmt: skip
+
+
+DIGITS_TRAINING = 1437
+"""Of scikit-learn's 1,797 digits."""
 
 
 def get_dataset(name: str) -> DatasetSpec:
@@ -69,6 +76,13 @@ def get_dataset(name: str) -> DatasetSpec:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def training_samples(name: str) -> int:
+    """How many training samples a data set has, validation samples among them."""
+    if name == "digits":
+        return DIGITS_TRAINING
+    return sum(get_dataset(name).train_counts)
 
 
 def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
@@ -137,6 +151,15 @@ def content_digest(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
+def download_source(spec: DatasetSpec) -> str:
+    """The hosts that torchvision downloads a data set from, in the order in which it tries them."""
+    import torchvision.datasets
+
+    loader = getattr(torchvision.datasets, str(spec.torchvision_name))
+    addresses = getattr(loader, "mirrors", None) or [loader.url]
+    return " or ".join(dict.fromkeys(urlsplit(address).netloc for address in addresses))
+
+
 def read_torchvision(spec: DatasetSpec, root: Path, *, download: bool = True) -> Arrays:
     """The data set through torchvision, downloaded into ``root`` and checked by torchvision against its checksums.
 
@@ -170,5 +193,5 @@ def digits_arrays() -> Arrays:
     digits = load_digits()
     images, labels = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
-    test, train = order[:360], order[360:]
+    test, train = order[:-DIGITS_TRAINING], order[-DIGITS_TRAINING:]
     return {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.alignment import angles
-from tpbench.engine.network import Architecture, Parameters, stream
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.network import Parameters, stream
 
 DTYPE = torch.float64
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.curvature import apply_factor, hessian, root_probabilities
-from tpbench.engine.feedback import DIRECT_LINEAR, FeedbackState
+from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch, generalised_targets
 from tpbench.engine.network import Parameters, forward
 from tpbench.engine.numerics import cross_entropy, tanh_slope
-from tpbench.engine.reconstruction import DIFFERENCE, GENERALISED, Reconstruction, feedback_gradients
+from tpbench.engine.parts import DIFFERENCE, DIRECT_LINEAR, GENERALISED, Reconstruction
+from tpbench.engine.reconstruction import feedback_gradients
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.theory.check import DTYPE, Check, draw, network
 

@@ -1,0 +1,212 @@
+"""What commands print depends neither on the terminal's encoding nor on what rich takes for markup."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from rich.console import Console
+
+from tests.conftest import CONFIGURATION, Ended, Inside
+from tests.results.records import record
+from tpbench.cli import app
+from tpbench.engine import METHODS
+from tpbench.results import RunStore
+from tpbench.results.formats import listing, plain_table
+from tpbench.results.terminal import REPLACE, showable
+from tpbench.search.definition import SweepDefinition
+from tpbench.sweeps import jobs
+from tpbench.sweeps.quiet import noise_to
+from tpbench.training.progress import LiveView, PlainView
+
+HOSTILE = "[b]x[/b] [n] :x: é"
+RUN = ("--config", "c.yaml", "--seeds", "0,1", "--epochs", "1")
+
+COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
+    "sweep": (("digits", "bp", "--space", "é.yaml"), 2),
+    "sweeps": ((), 0),
+    "run": (("digits", "bp", *RUN), 0),
+    "reproduce": (("--dry-run", "--workloads", "mnist"), 0),
+    "align": (("digits", "bp", *RUN), 0),
+    "methods": ((), 0),
+    "workloads": ((), 0),
+    "table": (("s6",), 0),
+    "leaderboard": ((), 0),
+    "compare": (("bp", "dtp"), 0),
+    "figure": (("é",), 2),
+    "plot": (("curves", "mnist"), 0),
+    "report": (("--output", "é.html"), 0),
+    "bench": (("--workloads", "digits", "--methods", "bp", "--seconds", "0.01"), 0),
+    "doctor": ((), 0),
+    "submit": (("digits", "bp", "--results", "/é", "--address", "http://head:1"), 0),
+    "status": (("--address", "http://head:1"), 0),
+    "logs": (("é", "--address", "http://head:1"), 0),
+    "stop": (("é", "--address", "http://head:1"), 0),
+    "data get": (("é",), 2),
+    "data import": (("mnist", "é.npz"), 2),
+    "data list": (("--data", "é"), 0),
+    "results check": ((), 0),
+    "results merge": (("results", "é"), 0),
+    "results pack": (("é.zip",), 0),
+    "results export": (("é.csv",), 0),
+    "verify fixtures": (("é",), 2),
+    "verify theory": ((), 0),
+}
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command of the application, by the words that call it."""
+
+    def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from walk(command, (*words, name))
+            else:
+                yield " ".join((*words, name)), command
+
+    yield from walk(typer.main.get_command(app), ())
+
+
+InAscii = Callable[..., Ended]
+
+
+@pytest.fixture
+def in_ascii(tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> InAscii:
+    """The command line where standard output and error are ASCII; what it prints must be."""
+
+    def call(*arguments: str) -> Ended:
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+            ended = tpbench_inside(*arguments)
+        out, err = (stream.buffer.getvalue().decode("ascii") for stream in streams)  # type: ignore[attr-defined]
+        return Ended(ended.returncode, out, err)
+
+    return call
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with runs, a sweep, and a cluster that answers."""
+    store = RunStore(tmp_path / "results")
+    for method in ("bp", "dtp"):
+        for seed in range(3):
+            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed]))
+            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed], label=HOSTILE, fingerprint="a" * 64))
+    begin_sweep(tmp_path / "results", "digits-bp-é")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}))
+    job = jobs.Job(HOSTILE, HOSTILE, HOSTILE, f"tpbench sweep digits bp --results '/{HOSTILE}'")
+    monkeypatch.setattr(jobs, "jobs", lambda address: [job])
+    monkeypatch.setattr(jobs, "submit", lambda *arguments: HOSTILE)
+    monkeypatch.setattr(jobs, "logs", lambda *arguments: "2.0 ± 0.1 é\n")
+    monkeypatch.setattr(jobs, "stop", lambda *arguments: True)
+
+
+def begin_sweep(results: Path, name: str, command: str = "tpbench sweep digits bp") -> None:
+    folder = results / "sweeps" / name
+    folder.mkdir(parents=True)
+    definition = SweepDefinition("digits", "bp", "f" * 64, {}, 4, 2, (0,), 0, 1, 1)
+    (folder / "sweep.json").write_text(json.dumps(definition.plain()))
+    (folder / "command").write_text(command + "\n", encoding="utf-8")
+
+
+def test_every_command_is_tried() -> None:
+    assert dict(commands()).keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_depends_on_the_encoding(in_ascii: InAscii, filled: None, command: str) -> None:
+    arguments, code = COMMANDS[command]
+    ended = in_ascii(*command.split(), *arguments)
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == code, ended
+    assert ended.stdout or ended.stderr
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_no_help_depends_on_the_encoding_or_holds_markup(in_ascii: InAscii, command: str) -> None:
+    ended = in_ascii(*command.split(), "--help")
+    assert ended.returncode == 0
+    assert "Usage:" in ended.stdout
+    if command:
+        found = dict(commands())[command]
+        texts = [found.help, *(getattr(parameter, "help", "") for parameter in found.params)]
+        # rich would take it for a style or an emoji, and leave it out.
+        assert not [text for text in texts if text and re.search(r"\[(?!default|required)|:\w+:", text)]
+
+
+def test_what_cannot_be_shown_is_spelled(in_ascii: InAscii, filled: None) -> None:
+    board = in_ascii("leaderboard").stdout
+    assert "3.10 +- 0.10" in board
+    assert r"\xe9" in board
+    # Its columns stay where they are.
+    assert len({len(line) for line in board.splitlines() if line.startswith(("|", "+"))}) == 1
+    assert showable("a ± b ≠ c …", io.TextIOWrapper(io.BytesIO(), encoding="latin-1")) == "a ± b != c ..."
+    assert showable("\udcff ✓", io.TextIOWrapper(io.BytesIO(), encoding="ascii")) == r"\udcff \u2713"
+    assert "±" in listing(["x"], [["±"]])
+
+
+def test_what_comes_past_rays_noise_and_progress_is_spelled_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        with noise_to(tmp_path / "log") as stream:
+            PlainView(Console(file=stream)).say("é: 2.0 ± 0.1")
+    assert capfd.readouterr().out == "\\xe9: 2.0 +- 0.1\n"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_progress_shows_brackets(live: bool) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=REPLACE, write_through=True)
+    console = Console(file=stream, force_terminal=live, width=60)
+    view = LiveView(console) if live else PlainView(console)
+    if isinstance(view, LiveView):
+        view.progress.start()
+    view.start("[red]epochs[/red]", 4)
+    view.update("[red]epochs[/red]", 4, 4, 0.5)
+    view.say(f"{HOSTILE} " + "long " * 20)
+    if isinstance(view, LiveView):
+        view.progress.stop()
+    written = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "[red]epochs[/red]" in written
+    assert HOSTILE.replace("é", r"\xe9") + " long" in written
+
+
+def test_no_text_passes_through_richs_markup(tpbench_inside: Inside, filled: None, tmp_path: Path) -> None:
+    shown = HOSTILE.split(" é")[0]
+    for command in (("leaderboard",), ("table", "s6"), ("compare", "bp", "dtp"), ("status", "--address", "http://h:1")):
+        printed = " ".join(re.sub(r"[│┃|]", " ", tpbench_inside(*command).stdout).split())
+        assert all(word in printed for word in HOSTILE.split()), (command, printed)
+    begin_sweep(tmp_path / "results", shown.replace("/", "!"))
+    assert shown.replace("/", "!") in tpbench_inside("sweeps").stdout
+    for slip in (("run", HOSTILE, "bp"), ("table", HOSTILE), ("plot", "search", HOSTILE)):
+        assert HOSTILE in tpbench_inside(*slip).stderr
+    assert HOSTILE in listing([HOSTILE], [[HOSTILE]], HOSTILE, HOSTILE)
+    assert str(plain_table(HOSTILE, [HOSTILE], HOSTILE).caption) == HOSTILE
+
+
+def test_listings_have_one_helper() -> None:
+    for path in (Path(__file__).parents[1] / "tpbench" / "cli").glob("*.py"):
+        assert "Table(" not in path.read_text(encoding="utf-8"), path
+
+
+def test_commands_stand_below_tables_in_one_piece(tpbench_inside: Inside, filled: None, tmp_path: Path) -> None:
+    command = "tpbench sweep digits bp --results " + "/long" * 80
+    begin_sweep(tmp_path / "results", "long", command)
+    assert command in tpbench_inside("sweeps").stdout.splitlines()
+    assert f"tpbench sweep digits bp --results '/{HOSTILE}'" in (
+        tpbench_inside("status", "--address", "http://head:1").stdout.splitlines()
+    )
+    folder = tmp_path / ("d" * 180)
+    assert "tpbench data get cifar10" in tpbench_inside("data", "list", "--data", str(folder)).stdout
+    assert "tpbench data get cifar10" in tpbench_inside("doctor", "--data", str(folder)).stdout

@@ -1,0 +1,100 @@
+"""What methods are made of, declared: feedback maps, reconstruction losses and schedules.
+
+What computes with them stands in :mod:`tpbench.engine.feedback` and :mod:`tpbench.engine.reconstruction`. Imports no
+torch, so that lists of methods need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tpbench.engine.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Schedules of section B.1: a workload says how many epochs SLEEP and EXTRA are.
+JOINT = "joint"
+"""Feedback parameters, if trained, are trained in the joint epochs alone."""
+SLEEP = "sleep"
+"""Feedback pretraining, and pure feedback epochs between the joint epochs."""
+EXTRA = "extra"
+"""The longer pretraining and pure feedback epochs of the "extra FB" methods."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """A feedback map g_i: which layer it reads and what it is made of."""
+
+    direct: bool
+    """Reads the output layer; otherwise the next layer."""
+    squash: bool
+    """tanh around the affine map."""
+    random_hidden: bool = False
+    """A fixed tanh layer (R, d) between the output and Q_i; the last hidden layer is reached without it."""
+    recurrent: bool = False
+    """S_i h_i is added, except for the last hidden layer."""
+
+    def through_random(self, i: int, architecture: Architecture) -> bool:
+        """Whether g_i reads the random hidden layer.
+
+        The authors' DDTP-RHL sends the output target to the last hidden layer directly, and the published numbers were
+        made with that (golden/README.md), so the map of layer L-1 is ``tanh(Q h_L + c)``.
+        """
+        return self.random_hidden and i < architecture.depth - 1
+
+    def shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i in architecture.hidden:
+            size = architecture.sizes[i]
+            shapes[f"Q{i}"] = (size, self.source_size(i, architecture))
+            shapes[f"c{i}"] = (size,)
+            if self.has_recurrence(i, architecture):
+                shapes[f"S{i}"] = (size, size)
+        return shapes
+
+    def has_recurrence(self, i: int, architecture: Architecture) -> bool:
+        return self.recurrent and i < architecture.depth - 1
+
+    def source_size(self, i: int, architecture: Architecture) -> int:
+        """The width of what Q_i multiplies."""
+        if self.through_random(i, architecture):
+            return architecture.random_hidden
+        return architecture.sizes[-1] if self.direct else architecture.sizes[i + 1]
+
+
+LAYERWISE_TANH = Feedback(direct=False, squash=True)
+DIRECT_LINEAR = Feedback(direct=True, squash=False)
+DIRECT_RANDOM_HIDDEN = Feedback(direct=True, squash=True, random_hidden=True)
+DIRECT_RECURRENT = Feedback(direct=True, squash=True, random_hidden=True, recurrent=True)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstruction loss: ``scale(sigma) * mean over batch and units of (reconstruction - corrupted)^2``."""
+
+    through_output: bool
+    """The corrupted activity goes to the output layer (equation 9); otherwise to the next layer (equation 4)."""
+    corrected: bool
+    """The reconstruction has the difference correction ``+ h_i - g_i(s)``."""
+    scale: Callable[[Tensor], Tensor]
+    """Scale of the loss as a function of sigma (P,)."""
+    curvature: bool = False
+    """The loop passes the factor K_L of the loss's Hessian (equation 192)."""
+
+
+LAYERWISE = Reconstruction(
+    through_output=False, corrected=False, scale=lambda sigma: 1 / sigma.clamp_min(0.02).square()
+)
+"""DTP's loss (equation 4, Algorithm 1); the authors' code bounds the scale at sigma = 0.02."""
+DIFFERENCE = Reconstruction(through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square())
+"""The difference reconstruction loss (equation 9, Algorithms 2-4), its regulariser replaced by weight decay."""
+GENERALISED = Reconstruction(
+    through_output=True, corrected=True, scale=lambda sigma: 1 / sigma.square(), curvature=True
+)
+"""The difference reconstruction loss with K_L at the output, for generalised Gauss-Newton targets (equation 192)."""
+CONTROL = Reconstruction(through_output=True, corrected=False, scale=lambda sigma: sigma.new_ones(sigma.shape))
+"""DDTP-control's loss (Algorithm 5): a loop through the output, no difference correction."""

@@ -1,0 +1,47 @@
+"""What is fixed of every run: the protocol's version, precisions and curves. Imports no torch, as tables need none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PROTOCOL_VERSION = 1
+"""Changes whenever the same definition of a run would give other numbers; part of what names a run."""
+
+PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32"}
+"""By name, torch's name of the type that numbers have. ``tf32``: float32 whose products on a GPU keep 10 bits of the
+mantissa; never used unless asked for."""
+
+CURVES = (
+    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",
+    "reconstruction_loss",
+)  # fmt: skip
+"""What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
+curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
+is the mean over the epoch's minibatches and the hidden layers."""
+
+Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
+"""``pruned``: learnt nothing (:class:`tpbench.engine.Trainer`); ``stopped``: by whoever drives the epochs."""
+
+
+@dataclass
+class MemberHistory:
+    """The curves of one member and how it stands."""
+
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    status: Status = "training"
+
+    @property
+    def epochs(self) -> int:
+        """Joint epochs that were finished with finite numbers."""
+        return len(self.curves["validation_error"])
+
+    @property
+    def selected_epoch(self) -> int | None:
+        """The first epoch (from 0) with the lowest validation error; None before any is finished."""
+        errors = self.curves["validation_error"]
+        return errors.index(min(errors)) if errors else None
+
+    def at_selected(self, curve: str) -> float | None:
+        """The value of a curve at the selected epoch."""
+        return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]

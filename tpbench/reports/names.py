@@ -1,0 +1,13 @@
+"""Which figures and plots there are: what the command line offers, checks and names comes from here."""
+
+from __future__ import annotations
+
+ALIGNMENT_WORKLOADS = {"4": "fashion-mnist", "s3": "fashion-mnist", "s4": "mnist", "s5": "cifar10"}
+"""Which workload the paper draws each figure of alignment on."""
+
+TOY = ("2", "s2", "s6")
+"""Figures of toy experiments, which are made at once."""
+
+FIGURES = tuple(sorted((*TOY, *ALIGNMENT_WORKLOADS)))
+
+PLOTS = ("curves", "cost", "search")

@@ -1,0 +1,176 @@
+"""Keep other processes off a sweep: by the system's locks, or by a file that names its owner where there are none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tpbench.engine import TpbenchError
+
+# What flock says where the file system (some NFS, FUSE and parallel file systems) knows no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine started, counted from a named boot: numbers of processes are used again."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The second field is the program's name in brackets, which may hold anything.
+        return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return ""  # not Linux, or it has ended
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that an owner's file names."""
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def this(cls) -> Owner:
+        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()))
+
+    @property
+    def gone(self) -> bool:
+        """Whether it certainly runs no more, which only its own machine can tell."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it is there, and another user's
+        return _started(self.pid) != self.started
+
+
+def _read_owner(path: Path) -> tuple[str, Owner | None]:
+    """An owner's file as text, and whom it names; a file that a crash cut short names nobody."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return "", None
+    try:
+        fields = json.loads(text)
+        return text, Owner(str(fields["host"]), int(fields["pid"]), str(fields["started"]))
+    except (ValueError, KeyError, TypeError):
+        return text, None
+
+
+def _flock(file: BinaryIO, kind: int) -> bool | None:
+    """Whether the lock was got; None where the file system has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a folder, as far as this machine can tell."""
+    try:
+        with (folder / "lock").open("rb") as file:
+            got = _flock(file, fcntl.LOCK_SH)
+        owner = _read_owner(folder / "lock-owner")[1] if got is None else None
+    except OSError:
+        return False
+    return not got if got is not None else owner is not None and not owner.gone
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[str]:
+    """Keep other processes out of a folder. The system lets go when the process ends, however it ends.
+
+    Args:
+        folder: made where it is missing.
+        what: what its lock stands for, for the message.
+
+    Yields:
+        A warning where the file system has no locks; otherwise nothing.
+
+    Raises:
+        TpbenchError: another process is at work there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("wb")
+    except OSError as error:
+        raise TpbenchError(f"{folder}: could not be written ({error.strerror or error})") from error
+    with file:
+        try:
+            got = _flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise TpbenchError(f"{folder / 'lock'}: could not be locked ({error.strerror or error})") from error
+        if got is False:
+            raise TpbenchError(f"{what} is running already: see 'tpbench sweeps'; --fresh starts another")
+        if got:
+            yield ""
+            return
+        with _owned(folder / "lock-owner", what):
+            yield (
+                f"the file system of {folder} has no locks: the file lock-owner there keeps other processes off, "
+                "which is less sure between machines"
+            )
+
+
+@contextmanager
+def _owned(path: Path, what: str) -> Iterator[None]:
+    """Own a file that exists once, for the length of a ``with`` block."""
+    mine = json.dumps(asdict(Owner.this()))
+    try:
+        if not _create(path, mine):
+            text, owner = _read_owner(path)
+            if owner is None or not owner.gone:
+                who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
+                raise TpbenchError(
+                    f"{what} is running already ({who}): see 'tpbench sweeps'; if that process is gone, delete {path}"
+                )
+            if not (_remove(path, text) and _create(path, mine)):
+                raise TpbenchError(f"{what} is running already: another process began it at this moment")
+    except OSError as error:
+        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        if _read_owner(path)[0] == mine:
+            path.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(path: Path, text: str) -> bool:
+    """Take a stale file away, unless another process did so and has put its own there in between."""
+    aside = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if _read_owner(aside)[0] != text:
+        aside.rename(path)
+        return False
+    aside.unlink()
+    return True
