@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import yaml
 from hyperopt.pyll import stochastic
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import METHODS, SCHEDULE, UsageError
 from tpbench.search.spaces import folder, load_configuration, load_space, published_configuration, space_for
@@ -179,3 +182,47 @@ def test_a_configuration_file_gets_the_workloads_schedule(tmp_path: Path) -> Non
     assert load_configuration(WORKLOADS["digits"], "dtpdrl", path) == {
         **chosen, "fb_pretrain_epochs": 2, "fb_epochs_between": 1,
     }  # fmt: skip
+
+
+NARROW = ("[0.001, 0.0010000000000000002]", "[1.0e-3, 1.0000000001e-3]")
+
+
+@pytest.mark.parametrize("kind", ["log_uniform", "uniform"])
+@pytest.mark.parametrize("bounds", NARROW)
+def test_a_range_without_width_is_refused(tmp_path: Path, kind: str, bounds: str) -> None:
+    with pytest.raises(UsageError, match=r"space\.yaml:4: lr: the bounds .* are too close to search between"):
+        load_space(written(tmp_path, "{log_uniform: [1e-5, 1.0e-2]}", f"{{{kind}: {bounds}}}"))
+
+
+def test_a_space_that_searches_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("methods: [bp]\nhyperparameters:\n" + "".join(
+        f"  {name}: {{constant: 0.1}}\n" for name in METHODS["bp"].hyperparameters
+    ))  # fmt: skip
+    with pytest.raises(UsageError, match=r"space\.yaml:2: every hyperparameter is constant"):
+        load_space(path)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lower=st.floats(1e-12, 0.9), width=st.sampled_from([1e-12, 3e-9, 1e-6, 0.1, 1e9]),
+    kind=st.sampled_from(["log_uniform", "uniform"]), values=st.lists(st.floats(0, 0.99), min_size=1, max_size=3),
+)  # fmt: skip
+def test_what_is_not_refused_hyperopt_searches(
+    tmp_path: Path, lower: float, width: float, kind: str, values: list[float]
+) -> None:
+    """Also narrow ranges, wide ones and choices among equal values, with TPE's models and not its first draws alone."""
+    path, upper = tmp_path / "space.yaml", lower * (1 + width)
+    entries = {"lr": {kind: [lower, upper]}, "beta1": {"choice": values}, "beta2": {"constant": 0.9},
+               "epsilon": {"uniform": [1e-9, 1e-3]}}  # fmt: skip
+    path.write_text(yaml.safe_dump({"methods": ["bp"], "hyperparameters": entries}))
+    try:
+        space = load_space(path)
+    except UsageError as error:
+        assert str(error).startswith(f"{path}:")  # noqa: PT017
+        return
+    search = HyperOptSearch(space.to_hyperopt(), metric="e", mode="min", random_state_seed=1, n_initial_points=3)
+    for k in range(8):
+        suggestion = search.suggest(str(k))
+        assert lower * (1 - 1e-12) <= suggestion["lr"] <= upper * (1 + 1e-12)
+        search.on_trial_complete(str(k), {"e": suggestion["lr"] + suggestion["beta1"]})
