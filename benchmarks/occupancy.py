@@ -10,11 +10,14 @@ pack runs; the last line is that number. A machine of any size will do: who wait
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -50,7 +53,7 @@ def pretend(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Out
         outcomes.append(Outcome(definition.id, "finished", error, error, epochs=1))
     spans = Path(pack.settings.results) / "spans"
     spans.mkdir(exist_ok=True)
-    (spans / digest([definitions[0].id, pack.key])[:16]).write_text(f"{begun} {time.time()}")
+    (spans / digest([definitions[0].id, pack.key])[:16]).write_text(f"{begun} {time.time()} {os.getpid()}")
     return outcomes
 
 
@@ -91,11 +94,37 @@ def main() -> None:
             run_queue(sweeps, resources, folder / "ray", board, train=pretend)
         if failed := [sweep.failure for sweep in sweeps if sweep.failure]:
             sys.exit(f"a sweep failed: {failed[0]}")
-        spans = [tuple(map(float, path.read_text().split())) for path in (folder / "spans").glob("*")]
-        begin, end = min(b for b, _ in spans), max(e for _, e in spans)
-        busy = sum(e - b for b, e in spans)
-        print(f"packs {len(spans)}, {end - begin:.1f} s from the first to the last, {busy:.0f} s of work")
-        print(f"occupancy {busy / (arguments.workers * (end - begin)):.2f}")
+        print_spans([Span.read(path) for path in (folder / "spans").glob("*")], arguments.workers)
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """When a pack ran, in seconds, and in which process."""
+
+    begin: float
+    end: float
+    process: str
+
+    @classmethod
+    def read(cls, path: Path) -> Span:
+        begin, end, process = path.read_text().split()
+        return cls(float(begin), float(end), process)
+
+
+def print_spans(spans: list[Span], workers: int) -> None:
+    """The share of worker time in which a pack runs, and where the rest went."""
+    begin, end = min(s.begin for s in spans), max(s.end for s in spans)
+    by_process: dict[str, list[Span]] = defaultdict(list)
+    for span in sorted(spans):
+        by_process[span.process].append(span)
+    before = sum(own[0].begin - begin for own in by_process.values())
+    after = sum(end - own[-1].end for own in by_process.values())
+    busy = sum(s.end - s.begin for s in spans)
+    total = workers * (end - begin)
+    between = total - busy - before - after
+    print(f"packs {len(spans)} in {len(by_process)} processes, {end - begin:.1f} s from the first to the last")
+    print(f"worker time {total:.0f} s: {busy:.0f} busy, {before:.0f} before, {between:.0f} between, {after:.0f} after")
+    print(f"occupancy {busy / total:.2f}")
 
 
 if __name__ == "__main__":

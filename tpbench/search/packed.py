@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-from ray.tune.search import Searcher
+from typing import TYPE_CHECKING
 
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.packs import Outcome
+
+if TYPE_CHECKING:
+    # Ray reads its settings when it is imported, and they are not there yet when this is.
+    from ray.tune.search import Searcher
 
 METRIC = "objective"
 
@@ -31,7 +34,8 @@ class PackedSearch:
     """
 
     def __init__(self, inner: Callable[[], Searcher], journal: Journal, *, trials: int, pack: int, lag: int) -> None:
-        self._make, self._inner = inner, None
+        self._make = inner
+        self._inner: Searcher | None = None
         self.journal, self.trials, self.pack, self.lag = journal, trials, pack, lag
         self._told = 0
         self._waiting = [entry for entry in journal.packs if entry.outcomes is None]

@@ -231,8 +231,10 @@ def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:
         records = sweep.result()
     except TpbenchError as error:
         failure = str(error)
+    best = sweep.journal.best()
     return SweepResult(
-        one.cell, sweep.name, sweep.journal.ended_count, sweep.best_error, records, sweep.seconds, failure
+        one.cell, sweep.name, sweep.journal.ended_count, best[1].validation_error if best else None, records,
+        sweep.seconds, failure,
     )  # fmt: skip
 
 

@@ -16,18 +16,9 @@ import torch
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
+from tpbench.sweeps.environment import prepare_environment
 from tpbench.sweeps.local_ray import impatient, provide_token, ray_folder, require_loopback
 from tpbench.training.signals import end_as_by_ctrl_c
-
-# Read by Ray when it is imported: no loggers of its own, and Ctrl-C reaches us.
-_RAY_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Ray chooses this by itself where it starts a cluster, but not where it joins one.
-    "RAY_AUTH_MODE": "token",
-}
 
 # Seconds that one node may take to look at the results folder.
 _CHECK_TIMEOUT = 120.0
@@ -128,11 +119,6 @@ def versions_differ(error: Exception, address: str) -> str | None:
         f"the cluster at {address} runs Ray {ray} with Python {python}, this machine Ray {our_ray} with Python "
         f"{our_python}: both must be the same, Python's last number too"
     )
-
-
-def prepare_environment() -> None:
-    """Settings that Ray reads when it is imported; what the user has set stays."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()})
 
 
 @contextmanager

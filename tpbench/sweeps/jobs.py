@@ -16,7 +16,8 @@ from typing import Any
 import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.runs import commit
-from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_cluster_path
+from tpbench.sweeps.cluster import first_sentence, require_cluster_path
+from tpbench.sweeps.environment import prepare_environment
 
 # The name of a search space in the folder of the job that it goes with.
 _SPACE = "space.yaml"

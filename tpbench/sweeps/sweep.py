@@ -22,6 +22,8 @@ from tpbench.workloads import get_workload
 
 # A search of which a larger share of the suggestions could not be trained is not the search that was asked for.
 _MOST_FAILURES = 0.1
+# Final packs per worker of a campaign.
+_WAVES = 4
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ class Workers:
     def parts(self, seeds: int) -> int:
         """Packs that so many final seeds are split into: over the workers that are free for them.
 
-        At least two where there are two workers: processes of one thread train more than one of two threads.
+        At least two where there are two workers: processes of one thread train more than one of two threads. In a
+        campaign about four per worker over all sweeps, so that the last packs are short and nobody waits long for them.
         """
-        free = max(self.count - self.others, -(-self.count // self.unfinished), min(2, self.count))
-        return max(1, min(seeds, free))
+        share = -(-_WAVES * self.count // self.unfinished) if self.unfinished > 1 else self.count
+        free = max(self.count - self.others, share, 2)
+        return max(1, min(seeds, free)) if self.count > 1 else 1
 
 
 class FinalRuns:

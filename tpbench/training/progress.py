@@ -88,6 +88,7 @@ class PlainView:
 
     def start(self, name: str, total: int, done: int = 0) -> None:
         self.begun.pop(name, None)
+        self.last[name] = done, time.monotonic()
         self.say(f"{name}: {done}/{total}")
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
@@ -101,7 +102,8 @@ class PlainView:
         known = done - offset > 0.05 * total
         left = (now - begun) / (done - offset) * (total - done) if known else None
         remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
-        self.say(f"{name}: {whole}/{total}, best validation error {spell_error(best)}{remaining}")
+        reached = "" if best is None else f", best validation error {spell_error(best)}"
+        self.say(f"{name}: {whole}/{total}{reached}{remaining}")
 
     def end(self, name: str) -> None:
         self.begun.pop(name, None)
