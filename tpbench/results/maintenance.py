@@ -5,8 +5,7 @@ from __future__ import annotations
 import zipfile
 from functools import partial
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
@@ -14,6 +13,9 @@ from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.location import location
 from tpbench.results.runs import percent
 from tpbench.results.store import RunStore, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXPORT_FORMATS = ("csv", "parquet")
 
@@ -107,6 +109,8 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
 
 def export_frame(store: RunStore) -> pd.DataFrame:
     """One row per run: definition, hyperparameters as ``hp_*``, errors in per cent at the selected epoch, origin."""
+    import pandas as pd
+
     rows = []
     for record in store.records():
         d, history = record.definition, record.history
