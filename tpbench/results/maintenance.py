@@ -5,8 +5,7 @@ from __future__ import annotations
 import zipfile
 from functools import partial
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
@@ -15,6 +14,9 @@ from tpbench.results.formats import export_format
 from tpbench.results.location import location
 from tpbench.results.runs import percent
 from tpbench.results.store import RunStore, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_store(store: RunStore) -> tuple[int, list[str]]:
@@ -106,6 +108,8 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
 
 def export_frame(store: RunStore) -> pd.DataFrame:
     """One row per run: definition, hyperparameters as ``hp_*``, errors in per cent at the selected epoch, origin."""
+    import pandas as pd
+
     rows = []
     for record in store.records():
         d, history = record.definition, record.history

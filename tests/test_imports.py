@@ -1,0 +1,122 @@
+"""What a command does not need it does not import: judged by the modules that are loaded, never by a clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.results.records import record
+from tpbench.results import RunStore
+
+_LOADED = """
+import json, os, sys
+sys.argv = ["tpbench", *sys.argv[1:]]
+from tpbench.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print("\\n" + json.dumps([n for n in sys.modules if n in os.environ["LOOK_FOR"].split()]))
+"""
+TRAINING = ("torch", "ray", "hyperopt", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize", "jinja2", "s3fs")
+TABLES = ("pandas", "scipy", *TRAINING)
+
+
+def called(folder: Path, *arguments: str, look_for: tuple[str, ...] = (), **environment: str) -> tuple[str, list[str]]:
+    """What a command printed, and which of these modules it loaded."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _LOADED, *arguments], cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "TPBENCH_DATA": str(folder / "data"), "LOOK_FOR": " ".join(look_for), **environment},
+    )  # fmt: skip
+    text, _, loaded = ended.stdout.rstrip().rpartition("\n")
+    return text, json.loads(loaded)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small store and a sweep."""
+    made = tmp_path_factory.mktemp("imports")
+    for method in ("bp", "dtp", "ddtp-linear"):
+        for seed in range(4):
+            RunStore(made / "results").publish(record(method, seed, [0.5, 0.02 + seed / 1000]))
+    (made / "results" / "sweeps" / "mnist-bp-12345678").mkdir(parents=True)
+    (made / "results" / "sweeps" / "mnist-bp-12345678" / "sweep.json").write_text("{}")
+    return made
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "sweep --help", "swep", "run mnist pb", "sweep minst bp", "table 9", "plot curves minst", "figure 9",
+     "methods", "workloads", "sweeps", "data list", "results check"],
+)  # fmt: skip
+def test_help_slips_and_lists_import_nothing_heavy(folder: Path, command: str) -> None:
+    assert called(folder, *command.split(), look_for=TABLES)[1] == []
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "table 1", "table s6 --format csv", "compare bp dtp"])
+def test_tables_need_neither_torch_nor_slow_statistics(folder: Path, command: str) -> None:
+    text, loaded = called(folder, *command.split(), look_for=TRAINING)
+    assert loaded == []
+    assert "bp" in text or "BP" in text
+
+
+@pytest.mark.parametrize("package", ["tpbench.engine", "tpbench.results", "tpbench.workloads", "tpbench.results.store"])
+def test_packages_are_imported_without_torch(package: str) -> None:
+    code = f"import sys, {package}; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_there() -> None:
+    from tpbench import engine, results, workloads
+
+    for package in (engine, results, workloads):
+        assert all(hasattr(package, name) for name in package.__all__)
+        assert not hasattr(package, "nothing_of_that_name")
+
+
+def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.engine import get_method, method_names, method_title
+
+    information = tmp_path / "heavy-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: heavy\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[tpbench.methods]\nheavy-rule = tp_heavy_rule:RULE\n")
+    (tmp_path / "tp_heavy_rule.py").write_text("from tpbench.engine import METHODS\nRULE = METHODS['bp']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert get_method("dtp").title == method_title("dtp") == "DTP"
+    assert "heavy-rule" in method_names()
+    assert "tp_heavy_rule" not in sys.modules
+    assert get_method("heavy-rule") is get_method("bp")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("sweep mn", ["mnist", "mnist-frozen"]),
+        ("sweep mnist ddtp-rhl-r", ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"]),
+        ("compare bp gn", ["gnt"]),
+        ("leaderboard cif", ["cifar10"]),
+        ("plot search ", ["mnist-bp-12345678"]),
+        ("plot curves cif", ["cifar10"]),
+        ("plot --results nowhere search ", []),
+        ("figure s", ["s2", "s6", "s3", "s4", "s5"]),
+        ("table s", ["s6", "s7"]),
+    ],
+)
+def test_the_shell_completes_names_without_importing_anything(folder: Path, line: str, offered: list[str]) -> None:
+    text, loaded = called(
+        folder, look_for=TABLES, _TPBENCH_COMPLETE="complete_bash", COMP_WORDS=f"tpbench {line}",
+        COMP_CWORD=str(len(line.split(" "))), _TYPER_COMPLETE_ARGS=f"tpbench {line}",
+    )  # fmt: skip
+    assert text.split() == offered
+    assert loaded == []
+
+
+def test_completion_can_be_installed(folder: Path) -> None:
+    called(folder, "--install-completion", "bash", HOME=str(folder), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert "_TPBENCH_COMPLETE" in (folder / ".bash_completions" / "tpbench.sh").read_text()
