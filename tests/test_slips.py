@@ -21,7 +21,8 @@ from tpbench.results import RunStore
 from tpbench.results.commands import continuing
 from tpbench.results.formats import EXPORT_FORMATS, FORMATS
 from tpbench.results.paper import TABLES, table_methods
-from tpbench.sweeps import aligning, jobs
+from tpbench.sweeps import jobs
+from tpbench.training import aligning
 from tpbench.training.devices import DEVICES, choose_device
 from tpbench.workloads import WORKLOADS, benchmark
 from tpbench.workloads.datasets import digits_arrays, training_samples

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ray.tune.search import Searcher
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import TpbenchError
@@ -25,31 +24,20 @@ def hyperopt() -> HyperOptSearch:
     )
 
 
-def outcome(suggestion: dict[str, float], status: str = "finished") -> dict[str, Any]:
+def outcome(suggestion: dict[str, float], status: str = "finished") -> Outcome:
     """A made-up objective that depends on the suggestion alone."""
     error = min(1.0, abs(suggestion["lr"] - 1e-3) * 50 + suggestion["beta1"] / 10)
-    return {"run": f"{suggestion['lr']:.17g}", "status": status, "validation_error": error, "test_error": error}
+    return Outcome(f"{suggestion['lr']:.17g}", status, error, error)
 
 
 def play(search: PackedSearch, workers: int, seed: int, stop_after: int = 10**9) -> None:
     """Train packs on so many workers that finish in a random order; stop dead after some packs."""
-    generator, running, number = random.Random(seed), {}, 0
-    finished = False
-    while not finished or running:
-        while not finished and len(running) < workers:
-            suggestion = search.suggest(f"t{number}")
-            if suggestion is None:
-                break
-            if suggestion == Searcher.FINISHED:
-                finished = True
-                break
-            running[f"t{number}"] = suggestion
-            number += 1
-        if not running:
-            continue
-        trial = generator.choice(sorted(running))
-        pack = running.pop(trial)
-        search.on_trial_complete(trial, {"outcomes": [outcome(s) for s in pack["suggestions"]]})
+    generator, running = random.Random(seed), []
+    while not search.ended:
+        while len(running) < workers and (entry := search.next_pack()):
+            running.append(entry)
+        entry = running.pop(generator.randrange(len(running)))
+        search.end(entry.number, [outcome(s) for s in entry.suggestions])
         stop_after -= 1
         if stop_after == 0:
             return
@@ -105,28 +93,44 @@ def test_the_last_pack_is_cut_to_the_number_of_trials(tmp_path: Path) -> None:
     assert [len(p.suggestions) for p in search.journal.packs] == [3, 3, 1]
 
 
-def test_a_lost_trial_fails_all_its_suggestions_once(tmp_path: Path) -> None:
+def test_a_pack_that_failed_tells_tpe_that_its_suggestions_did(tmp_path: Path) -> None:
     search = new_search(tmp_path / "j.jsonl", lag=1)
-    assert isinstance(search.suggest("a"), dict)
-    assert search.suggest("b") is None
-    search.on_trial_complete("a", error=True)
-    search.on_trial_complete("a", error=True)
-    assert search.journal.packs[0].outcomes == []
-    assert isinstance(search.suggest("b"), dict)
+    assert search.next_pack() is not None
+    assert not search.may_suggest
+    assert search.next_pack() is None
+    search.end(0, [])
+    assert search.journal.failed_count == 3
+    assert search.next_pack() is not None
     assert len(search.journal.path.read_text().splitlines()) == 3
-    states = [t["state"] for t in search.inner._hpopt_trials._dynamic_trials[:3]]
+    states = [t["state"] for t in search._inner._hpopt_trials._dynamic_trials[:3]]  # type: ignore[union-attr]
     assert states == [3, 3, 3]  # hyperopt's JOB_STATE_ERROR
+
+
+def test_a_pack_can_be_handed_out_again(tmp_path: Path) -> None:
+    search = new_search(tmp_path / "j.jsonl", lag=1)
+    entry = search.next_pack()
+    search.again(0)
+    assert search.next_pack() is entry
 
 
 def test_a_diverged_member_reports_the_worst_error(tmp_path: Path) -> None:
     diverged = Outcome("r", "diverged", 0.1, 0.1)
     assert diverged.objective == 1.0
+    assert Outcome("r", "diverged", 0.1, 0.1, value=0.0).objective == math.inf
     search = new_search(tmp_path / "j.jsonl", pack=1, lag=1)
-    search.suggest("a")
-    search.on_trial_complete("a", {"outcomes": [vars(diverged)]})
-    search.suggest("b")
-    assert search.inner._hpopt_trials.trials[0]["result"]["loss"] == 1.0
+    search.next_pack()
+    search.end(0, [diverged])
+    search.next_pack()
+    assert search._inner._hpopt_trials.trials[0]["result"]["loss"] == 1.0  # type: ignore[union-attr]
     assert search.journal.best() is None
+
+
+def test_what_is_replayed_must_be_what_was_suggested(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    play(new_search(path), 2, 0, stop_after=2)
+    path.write_text(path.read_text().replace('"lr": ', '"lr": 1', 1))
+    with pytest.raises(RuntimeError, match="other suggestions than the journal holds"):
+        play(new_search(path), 2, 0)
 
 
 def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:

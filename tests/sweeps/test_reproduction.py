@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
+from tests.sweeps.playing import no_ray, run_here
 from tpbench.engine import UsageError
 from tpbench.sweeps import reproduction
 from tpbench.sweeps.reproduction import parse_budget
@@ -29,7 +30,9 @@ def test_a_wrong_budget_is_named(text: str) -> None:
 
 @pytest.fixture
 def tiny_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST's name and published configurations on the built-in digits, for 2 epochs."""
+    """MNIST's name and published configurations on the built-in digits, for 2 epochs; trained in this process."""
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
+    monkeypatch.setattr(reproduction, "ray_running", no_ray)
     monkeypatch.setitem(WORKLOADS, "mnist", replace(WORKLOADS["digits"], name="mnist", title="MNIST", epochs=2))
 
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.sweeps import sizing
 from tpbench.sweeps.cluster import Resources, check_address, choose_resources, ray_running, require_cluster_path
 from tpbench.sweeps.jobs import check_jobs_address, job_command
+from tpbench.training import sizing
 from tpbench.training.sizing import choose_sizes, share_gpu
 
 

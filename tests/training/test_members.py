@@ -19,7 +19,7 @@ from tpbench.engine import METHODS, Problem, Trainer
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
-from tpbench.sweeps import packs
+from tpbench.training import packs
 from tpbench.training.packs import Outcome, PackJob, PackPlan, PackSettings
 from tpbench.workloads import WORKLOADS
 

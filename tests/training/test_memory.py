@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tpbench.sweeps import memory, sizing
+from tpbench.training import memory, sizing
 
 GIB = 2**30
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tpbench.engine import UsageError
-from tpbench.sweeps import sizing
+from tpbench.training import sizing
 from tpbench.workloads import WORKLOADS
 
 

@@ -1,0 +1,199 @@
+"""Sweeps and campaigns from the command line's side, where no Ray is needed: packs are trained in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tests.sweeps.playing import no_ray, run_here
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results import RunStore
+from tpbench.search.definition import SweepFolder
+from tpbench.search.journal import Journal
+from tpbench.search.listing import sweep_status
+from tpbench.sweeps import campaign
+from tpbench.sweeps.campaign import SweepOptions, SweepResult, run_sweeps
+from tpbench.sweeps.cluster import Resources
+from tpbench.training.choice import CellChoice, choose_all
+from tpbench.training.packs import Outcome, PackSettings
+
+OPTIONS = SweepOptions(3, (1, 2), 1, None, 0, 2, Resources(2))
+
+Run = Callable[..., list[SweepResult]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``tpbench sweep`` on digits for one epoch, without Ray."""
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
+    monkeypatch.setattr(campaign, "ray_running", no_ray)
+
+    def call(workloads: str = "digits", methods: str = "bp", **options: object) -> list[SweepResult]:
+        cells, _ = choose_all(workloads, methods)
+        return run_sweeps(cells, replace(OPTIONS, **options), PackSettings(str(tmp_path)))  # type: ignore[arg-type]
+
+    return call
+
+
+def folders(results: Path) -> list[SweepFolder]:
+    return [SweepFolder(path) for path in sorted((results / "sweeps").iterdir())]
+
+
+def test_the_search_trains_one_seed_and_the_final_runs_those_that_were_asked_for(run: Run, tmp_path: Path) -> None:
+    (result,) = run()
+    assert (result.state, result.tried) == ("done", 3)
+    records = list(RunStore(tmp_path).records())
+    assert sorted(record.definition.seed for record in records) == [0, 0, 0, 1, 2]
+    assert {r.found["role"] for r in records if r.definition.seed == 0} == {"search"}
+    assert {r.found["role"] for r in records if r.definition.seed} == {"final"}
+    assert result.records == [r for r in result.records if r.found["seeds"] == [1, 2]]
+    assert "digits,exact,bp,2,1," in (tmp_path / "leaderboard.csv").read_text()
+
+
+def test_a_campaign_is_its_sweeps(run: Run, tmp_path: Path) -> None:
+    together = run(methods="bp,dfa")
+    assert [result.cell.method for result in together] == ["bp", "dfa"]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    assert run(methods="bp")[0].records == together[0].records
+    assert {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()} == before
+
+
+def test_done_means_that_the_final_runs_are_in_the_store(run: Run, tmp_path: Path) -> None:
+    (first,) = run()
+    (folder,) = folders(tmp_path)
+    assert sweep_status(folder).state == "done"
+    RunStore(tmp_path).path(first.records[0].definition.id).unlink()
+    assert sweep_status(folder).state == "interrupted"
+    (again,) = run()
+    assert [record.curves for record in again.records] == [record.curves for record in first.records]
+    assert sweep_status(folder).state == "done"
+
+
+def test_what_a_finished_sweep_tells_comes_from_the_store(run: Run, tmp_path: Path) -> None:
+    (first,) = run()
+    journal = Journal.open(folders(tmp_path)[0].journal_path)
+    assert journal.final
+    journal.finished([replace(outcome, test_error=0.0) for outcome in journal.final])
+    assert run()[0].records == first.records
+
+
+def test_a_sweep_that_an_older_version_ran_in_another_precision_is_no_answer(run: Run, tmp_path: Path) -> None:
+    store, record = RunStore(tmp_path), run()[0].records[0]
+    store.path(record.definition.id).unlink()
+    store.publish(replace(record, provenance={**record.provenance, "precision": "float64"}))
+    with pytest.raises(TpbenchError, match="a run of precision float64 made by an older version"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        (
+            [Outcome("0" * 24, "pruned", 0.9, 0.9), Outcome("1" * 24, "diverged", 1.0, None)],
+            "none of the 2 configurations learnt anything (1 diverged, 1 stopped early); start another sweep with more "
+            "--trials, more than 1 --epochs or another --space",
+        ),
+        ([], "every pack of the search failed: see Ray's log; start another sweep with --fresh"),
+    ],
+)
+def test_a_search_that_found_nothing_has_failed_for_good(
+    run: Run, tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, outcomes: list[Outcome],
+    message: str,
+) -> None:  # fmt: skip
+    def nothing(sweeps: list[campaign.SearchedSweep], *_: object, **__: object) -> None:
+        (sweep,) = sweeps
+        sweep.next_pack()
+        sweep.ended("0", outcomes, campaign.Workers(2))
+
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", nothing)
+    (first,) = run(trials=2)
+    assert (first.state, first.failure) == ("failed", message)
+    (folder,) = folders(tmp_path)
+    listed = tpbench_inside("sweeps", "--results", str(tmp_path)).stdout
+    assert " failed " in listed
+    assert f"{folder.folder.name}, failed:\n{message}" in listed
+    assert "tpbench sweep" not in listed
+    # The same command again says the same, before any Ray is started.
+    monkeypatch.setattr(campaign, "ray_running", None)
+    assert run(trials=2)[0].failure == message
+
+
+def test_one_that_fails_does_not_stop_the_others(
+    run: Run, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(sweeps: list[campaign.SearchedSweep], *arguments: object, **more: object) -> None:
+        sweeps[0].fail("nothing learnt")
+        run_here(sweeps, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", some)
+    command = (
+        "sweep",
+        "digits",
+        "bp,dfa",
+        "--trials",
+        "3",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--pack",
+        "2",
+        "--cpus",
+        "2",
+    )
+    result = tpbench_inside(*command)
+    assert result.returncode == 1
+    assert "nothing learnt" in result.stderr
+    assert [" failed " in line for line in result.stdout.splitlines() if " digits-" in line] == [True, False]
+
+
+def test_a_leaderboard_that_cannot_be_written_is_a_warning(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaderboard.csv").mkdir()
+    assert run()[0].state == "done"
+    assert "warning: leaderboard.csv was not written: " in capfd.readouterr().out
+
+
+def test_pairs_that_make_no_sense_are_left_out_and_an_error_alone() -> None:
+    cells, left = choose_all("mnist,mnist-frozen", "dfa,bp")
+    assert [(c.workload.name, c.method) for c in cells] == [("mnist", "dfa"), ("mnist", "bp"), ("mnist-frozen", "bp")]
+    assert left == ["dfa cannot be trained on mnist-frozen: all its forward parameters must be trained (section 4)"]
+    with pytest.raises(UsageError, match="dfa cannot be trained on mnist-frozen"):
+        choose_all("mnist-frozen", "dfa")
+    every, _ = choose_all("all", "all")
+    assert len(every) == 39
+    assert choose_all("mnist,mnist", "bp")[0] == [CellChoice.of("mnist", "bp")]
+    for wrong in (("mnist,", "bp"), ("minst", "bp"), ("mnist", "bpp"), ("", "bp")):
+        with pytest.raises(UsageError):
+            choose_all(*wrong)
+
+
+def test_the_lag_is_a_sweeps_share_of_the_workers_and_one(run: Run, tmp_path: Path) -> None:
+    run(methods="bp,dfa", resources=Resources(5))
+    assert {folder.read().lag for folder in folders(tmp_path)} == {4}
+    run(methods="dtp")
+    assert {folder.read().lag for folder in folders(tmp_path)} == {4, 3}
+
+
+def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: Run, tmp_path: Path) -> None:
+    (halved,) = run(trials=9, pack=9, epochs=9, halving=3, objective="train_loss")
+    assert halved.records[0].found["halving"] == 3
+    assert halved.records[0].found["objective"] == "train_loss"
+    (folder,) = folders(tmp_path)
+    (pack,) = Journal.read(folder.journal_path).packs
+    assert pack.outcomes is not None
+    ends = [(outcome.status, outcome.epochs) for outcome in pack.outcomes]
+    assert ends.count(("finished", 9)) == 1
+    assert ends.count(("stopped", 1)) == 6
+    assert ends.count(("stopped", 3)) == 2
+    kept = {record.definition.id for record in RunStore(tmp_path).records()}
+    assert {o.run for o in pack.outcomes if o.status == "stopped"}.isdisjoint(kept)
+    status = sweep_status(folder)
+    assert (status.member_epochs, status.member_epochs_full) == (9 + 6 + 6, 81)
+    run(trials=9, pack=9, epochs=9)
+    assert len(folders(tmp_path)) == 2
