@@ -15,7 +15,6 @@ cluster = Cluster(
         "num_cpus": 1,
         "include_dashboard": True,
         "dashboard_port": int(sys.argv[1]),
-        "ray_client_server_port": int(sys.argv[2]),
     },
 )
 print(cluster.address, cluster.head_node.webui_url, flush=True)

@@ -41,7 +41,6 @@ class Host:
     process: subprocess.Popen[str]
     address: str
     dashboard: str
-    client: str
 
     def do(self, command: str) -> None:
         assert self.process.stdin
@@ -53,7 +52,7 @@ class Host:
 
 @pytest.fixture(scope="module")
 def token() -> Iterator[str]:
-    """Ray's clients and nodes find the token in the environment."""
+    """Drivers and nodes find the token in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         value = secrets.token_hex(32)
         patch.setenv("RAY_AUTH_TOKEN", value)
@@ -63,9 +62,9 @@ def token() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def host(token: str) -> Iterator[Host]:
-    dashboard, client = free_port(), free_port()
+    dashboard = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster_host", str(dashboard), str(client)],
+        [sys.executable, "-m", "tests.cluster_host", str(dashboard)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
         cwd=Path(__file__).parents[1], env={**os.environ, "PATH": PATH},
     )  # fmt: skip
@@ -74,7 +73,7 @@ def host(token: str) -> Iterator[Host]:
     while ":" not in line or line.startswith("["):
         line = process.stdout.readline().strip()
         assert process.poll() is None
-    yield Host(process, line.split()[0], f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}")
+    yield Host(process, line.split()[0], f"http://127.0.0.1:{dashboard}")
     process.stdin.close()  # type: ignore[union-attr]
     try:
         process.wait(timeout=30)
@@ -190,16 +189,6 @@ def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, 
     unknown = tpbench("logs", job + "x", *at)
     assert unknown.returncode == 2
     assert "did you mean" in unknown.stderr
-
-
-def test_a_sweep_through_rays_client(host: Host, tmp_path: Path, tpbench: CommandLine) -> None:
-    small = ("sweep", "digits", "bp", "--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2")
-    at = ("--address", host.client)
-    assert "absolute path" in tpbench(*small, *at).stderr
-    result = tpbench(*small, "--results", str(tmp_path / "shared"), *at)
-    assert result.returncode == 0, result.stderr
-    assert "digits bp: test error" in result.stdout
-    assert len(list((tmp_path / "shared" / "runs").glob("*.json"))) == 3
 
 
 def test_no_token_no_access(host: Host, monkeypatch: pytest.MonkeyPatch, tpbench: CommandLine) -> None:

@@ -267,7 +267,7 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
         runs("dfa", error=0.05, found=PUBLISHED), runs("bp", error=0.05),
     )  # fmt: skip
     table = paper_table(store, "1")
-    unequal = {method for method, e in table.column(MNIST).items() if e.standing and e.standing.unequal_budget}
+    unequal = {method for method, e in table.column(MNIST).items() if e.standing and e.standing.unequal}
     assert unequal == {"dtp"}
     text = render(table, "md")
     assert "> #" in text
@@ -309,3 +309,28 @@ def test_the_leaderboard_prints_every_format_and_writes_only_when_asked(tmp_path
     assert tpbench_inside("leaderboard", "digits", "--write", "mine.csv").returncode == 0
     assert (tmp_path / "mine.csv").read_text().count("\n") == 2
     assert tpbench_inside("leaderboard", "--format", "pdf").returncode == 2
+    wrong = tpbench_inside("leaderboard", "--write", "board.md")
+    assert wrong.returncode == 2
+    assert "must end in .csv" in wrong.stderr
+
+
+def test_other_epochs_than_the_bests_are_marked_at_the_verdict(tmp_path: Path) -> None:
+    store = store_of(tmp_path, runs("dtp"), runs("dfa", error=0.04, epochs=300))
+    assert "> # [300 epochs]" in render(paper_table(store, "1"), "md")
+    assert "(best)" in render(paper_table(store, "1"), "text")
+    assert "Search budgets" not in render(paper_table(store, "1"), "md")
+
+
+def test_the_table_of_losses_takes_the_last_epoch(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = RunStore(tmp_path / "results")
+    for seed in range(3):
+        run = record("dtp", seed, [0.5, 0.02])
+        run.curves["train_loss"] = [2.0, 0.01 + seed / 1000]  # type: ignore[index]
+        store.publish(run)
+    gone = record("dfa", 0, [0.5], status="diverged", workload="digits")
+    store.publish(gone)
+    shown = {form: tpbench_inside("table", "loss", "--format", form) for form in ("text", "md", "latex", "csv")}
+    assert all(result.returncode == 0 for result in shown.values()), shown["text"].stderr
+    assert "0.011 ± 0.001 [3 seeds]" in shown["md"].stdout
+    assert "dtp,3,100,0,0.011,0.001" in shown["csv"].stdout
+    assert "1 diverged]" in shown["text"].stdout

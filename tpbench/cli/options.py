@@ -134,10 +134,13 @@ class OptionalFile(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         # Only a name that ends in .csv is the file: what else follows is an argument of its own.
-        spelled = [
-            "--write=" if word == "--write" and not "".join(args[place + 1 : place + 2]).endswith(".csv") else word
-            for place, word in enumerate(args)
-        ]
+        spelled = list(args)
+        for place, word in enumerate(args):
+            after = "".join(args[place + 1 : place + 2])
+            if word == "--write" and not after.endswith(".csv"):
+                if not after.startswith("-") and ("." in after or "/" in after):
+                    raise UsageError(f"--write '{after}': the file's name must end in .csv")
+                spelled[place] = "--write="
         return super().parse_args(ctx, spelled)
 
 

@@ -24,7 +24,7 @@ from tpbench.engine import TpbenchError, all_methods, unknown
 from tpbench.engine.files import check_target
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
 from tpbench.results.formats import check_format, listing
-from tpbench.results.paper import DAMPING_TABLE, TABLES
+from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES
 from tpbench.workloads import WORKLOADS, get_workload
 
 
@@ -52,13 +52,15 @@ def table(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(TABLES), help="Which of the paper's tables.", autocompletion=completion.of(TABLES)
+            metavar="|".join(TABLES),
+            help="Which of the paper's tables, or that of losses.",
+            autocompletion=completion.of(TABLES),
         ),
     ],
     form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
-    """A table of the paper, computed from the store, beside the paper's numbers."""
+    """A table computed from the store: the paper's beside its numbers, or the training losses at the end."""
     name = name.lower()
     if name not in TABLES:
         raise unknown("table", name, TABLES)
@@ -67,9 +69,14 @@ def table(
     if name == DAMPING_TABLE:
         print(_damping_table(results, form), end="")
         return
-    from tpbench.results import paper_table, render
+    if name == LOSS_TABLE:
+        from tpbench.results.losses import loss_table
 
-    text = render(paper_table(store, name), form)
+        text = loss_table(store, form)
+    else:
+        from tpbench.results import paper_table, render
+
+        text = render(paper_table(store, name), form)
     warn_damaged(store)
     print(text, end="" if text.endswith("\n") else "\n")
 

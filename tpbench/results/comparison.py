@@ -89,8 +89,8 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
             line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
         rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])
     note = (
-        f"Test error (%). difference: {first} - {second}. would show: the smallest difference that this test finds "
-        "with power 0.8."
+        f"Test error (%). difference: {first} - {second}. would show: the difference that this test shows four "
+        "times in five (power 0.8)."
     )
     if several:
         note += " The verdict corrects for the number of workloads (Holm)."

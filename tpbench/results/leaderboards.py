@@ -33,7 +33,7 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
     best method of the workload (chosen by validation error), ``p_paper`` that of Welch's test against the paper's cell.
     Beyond :data:`COLUMNS`, ``verdict`` and ``against_best`` say in a mark and in words what the test against the best
     said, ``test`` and ``detectable`` which it was and what it would have shown, ``budget`` how the configuration was
-    found and ``unequal_budget`` whether the best's was at another cost.
+    found and ``unequal`` whether the best's was at another cost.
 
     Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
     """
@@ -51,7 +51,7 @@ def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
 
 
 _FURTHER = (
-    "verdict", "against_best", "test", "detectable", "budget", "unequal_budget", "marks", "ranked", "tier",
+    "verdict", "against_best", "test", "detectable", "budget", "unequal", "marks", "ranked", "tier",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
         "p_paper": compare_with_printed(cell.errors(), paper) if testable else math.nan,
         "verdict": standing.verdict.value, "against_best": standing.words,
         "test": comparison.test if comparison else "", "detectable": comparison.detectable if comparison else math.nan,
-        "budget": str(cell.budget), "unequal_budget": standing.unequal_budget, "marks": ", ".join(cell.marks),
+        "budget": str(cell.budget), "unequal": standing.unequal, "marks": ", ".join(cell.marks),
         "ranked": cell.ranked, "tier": 0 if cell.can_be_best else 1 if cell.ranked else 2,
     }  # fmt: skip
 
@@ -88,18 +88,19 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 BOARD_NOTE = (
     "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
     "validation error. =: not told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be "
-    "tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, "
-    "paired t-test above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the smallest "
-    "difference found with power 0.8. #: configuration found with another search budget than the best's. Diverged "
-    "seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds last. "
-    "Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
+    "tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared "
+    "seeds, paired t-test above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the "
+    "difference that the test shows four times in five (power 0.8). #: found with another search budget than the "
+    "best, or trained for other epochs. Diverged seeds do not enter the mean; cells with them come after those "
+    "without, cells of fewer than three seeds last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The "
+    "rules: docs/protocol.md."
 )
 
 
 def error_words(row: Mapping[Hashable, Any]) -> str:
     """The test error of a leaderboard's row with its marks."""
     verdict = f" {row['verdict']}" if row["verdict"] else ""
-    unequal = " #" if row["unequal_budget"] else ""
+    unequal = " #" if row["unequal"] else ""
     marks = f" [{row['marks']}]" if row["marks"] else ""
     return spell(row["test_error_mean"], row["test_error_std"]) + verdict + unequal + marks
 

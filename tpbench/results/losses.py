@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tpbench.engine import method_title
+from tpbench.engine import TpbenchError, method_title
 from tpbench.results.cells import Cell, choose_cells
 from tpbench.results.formats import check_format, mean_and_deviation, spell_table
 from tpbench.results.paper import table_methods
@@ -24,18 +24,22 @@ NOTE = (
 )
 
 
-def final_losses(cell: Cell) -> list[float]:
-    """The training loss of the last epoch of each run that did not diverge, by seed."""
-    curves = [run.curves.get("train_loss") for run in cell.runs if not run.diverged]
+def final_losses(store: RunStore, cell: Cell) -> list[float]:
+    """The training loss of the last epoch of each run of a cell that did not diverge, by seed."""
+    curves = [run.curves.get("train_loss") for run in store.whole(cell.runs) if not run.diverged]
     return [curve[-1] for curve in curves if curve]
 
 
 def loss_rows(store: RunStore) -> pd.DataFrame:
-    """One row per cell of a store that has training losses, in the order of Table S6."""
+    """One row per cell of a store, in the order of Table S6.
+
+    Raises:
+        TpbenchError: the store is empty.
+    """
     order = table_methods("s6")
     rows = []
-    for cell in choose_cells(store.records()).values():
-        losses = final_losses(cell)
+    for cell in choose_cells(store.summaries()).values():
+        losses = final_losses(store, cell)
         mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
         rows.append(
             {
@@ -44,6 +48,8 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "train_loss_std": deviation, "marks": ", ".join(cell.marks),
             }
         )  # fmt: skip
+    if not rows:
+        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
     place = {method: number for number, method in enumerate(order)}
     frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))
@@ -80,7 +86,5 @@ def _entry(row: Row | None) -> str:
     if row is None:
         return "missing"
     mean, deviation = row["train_loss_mean"], row["train_loss_std"]
-    if math.isnan(mean):
-        return "-"
-    words = f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
+    words = "-" if math.isnan(mean) else f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
     return words + (f" [{row['marks']}]" if row["marks"] else "")

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.text import Text
 
 from tpbench.engine import method_title
+from tpbench.results.budgets import same_budget
 from tpbench.results.formats import (
     check_format,
     draw,
@@ -43,7 +44,7 @@ def _measured(entry: Entry) -> str:
     comparison = entry.standing.comparison
     if comparison and entry.standing.verdict is Verdict.NOT_TOLD_APART:
         words += " (-)" if math.isinf(comparison.detectable) else f" ({comparison.detectable:.2f})"
-    if entry.standing.unequal_budget:
+    if entry.standing.unequal:
         words += " #"
     return words + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
 
@@ -58,14 +59,14 @@ def _difference(entry: Entry) -> str:
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
     "error; diverged seeds do not enter it. Bold: best, the lowest mean validation error of all but BP. Against "
-    "the best: = (d) not told apart, where d is the smallest difference that the test would have shown with power "
-    "0.8 (-: none, with so few seeds); >, < higher, lower error (p < 0.05); ? could not be tested (fewer than "
-    "three seeds, diverged seeds). Tests: exact sign-flip permutation over shared seeds (paired t-test beyond "
-    "12), Welch's where fewer than three are shared, Holm-corrected. #: its configuration was found with another "
-    "search budget than the best's. Below: the paper's value, the difference, also in standard deviations (sd) of "
-    "the paper's cell; * differs from it (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not "
-    "corrected for the number of cells), ~ does not, ? could not be tested. [n seeds], [n epochs], [n diverged]: "
-    "departs from the protocol's 10 seeds and its number of epochs. The rules: docs/protocol.md."
+    "the best: = (d) not told apart, where d is the difference that the test would show four times in five (-: "
+    "none, with so few seeds); >, < higher, lower error (p < 0.05); ? could not be tested (fewer than three "
+    "seeds, diverged seeds). Tests: exact sign-flip permutation over shared seeds (paired t-test beyond 12), "
+    "Welch's where fewer than three are shared, Holm-corrected. #: found with another search budget than the "
+    "best, or trained for other epochs. Below: the paper's value, the difference, also in standard deviations "
+    "(sd) of the paper's cell; * differs from it (Welch's test from its printed mean, deviation and n = 10, p < "
+    "0.05, not corrected for the number of cells), ~ does not, ? could not be tested. [n seeds], [n epochs], [n "
+    "diverged]: departs from the protocol's 10 seeds and its number of epochs. The rules: docs/protocol.md."
 )
 
 
@@ -83,13 +84,11 @@ def notes(table: ErrorTable) -> list[str]:
 
 def _budgets(table: ErrorTable, column: Column) -> str:
     """How the configurations of a column were found, where that was at different costs."""
-    entries = table.column(column)
-    if not any(e.standing and e.standing.unequal_budget for e in entries.values()):
+    cells = {method: entry.cell for method, entry in table.column(column).items() if entry.cell}
+    if all(same_budget(one.budget, other.budget) is not False for one in cells.values() for other in cells.values()):
         return ""
-    found = [f"{method_title(method)}: {entry.cell.budget}" for method, entry in entries.items() if entry.cell]
-    return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: " + (
-        "; ".join(found) + "."
-    )
+    found = "; ".join(f"{method_title(method)}: {cell.budget}" for method, cell in cells.items())
+    return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: {found}."
 
 
 def render_text(table: ErrorTable) -> str:
@@ -101,6 +100,8 @@ def render_text(table: ErrorTable) -> str:
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
+            # Plain text has no bold letters.
+            measured += " (best)" if entry.best else ""
             cells.append(Text.assemble(words(measured, "bold" if entry.best else ""), "\n", words(paper)))
         drawn.add_row(words(method_title(method)), *cells)
     return draw(drawn)

@@ -34,8 +34,8 @@ class Standing:
     comparison: Comparison | None
     """With the best, Holm-corrected over the methods of the workload; None for the best itself, and where nothing could
     be tested: fewer than three seeds, diverged seeds, or no best."""
-    unequal_budget: bool = False
-    """Whether the best's configuration was found with another budget of search."""
+    unequal: bool = False
+    """Whether the best was found with another budget of search, or trained for other epochs."""
 
     @property
     def p(self) -> float:
@@ -91,7 +91,8 @@ def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
     found = corrected(tested)
     return {
         cell.method: Standing(
-            cell is best, found.get(cell.method), same_budget(cell.budget, best.budget) is False
+            cell is best, found.get(cell.method),
+            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
         )
         for cell in group
     }  # fmt: skip

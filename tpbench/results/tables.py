@@ -167,5 +167,5 @@ def _test_columns(entry: Entry) -> dict[str, object]:
         "against_best": standing.verdict.name.lower() if standing else None,
         "test": comparison.test if comparison else None,
         "detectable": comparison.detectable if comparison else None,
-        "unequal_budget": standing.unequal_budget if standing else None,
+        "unequal": standing.unequal if standing else None,
     }

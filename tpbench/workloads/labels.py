@@ -68,8 +68,8 @@ def _problem(label: str) -> str:
         return "a label is printable text"
     if len(label) > _LONGEST:
         return f"a label has at most {_LONGEST} characters"
-    if _normal(label) in reserved:
-        return "the content of the file decides that, and it is another one"
+    if _normal(label) in reserved or _normal(label).split(" ")[0] == "exact":
+        return "the content of the file decides that, and these are other data"
     return ""
 
 

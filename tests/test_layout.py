@@ -1,0 +1,58 @@
+"""Imports run one way, and what must do without a library does."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tpbench"
+LAYERS = ("engine", "workloads", "results", "training", "search", "sweeps", "reports", "cli")
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "tpbench")
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def test_every_package_has_its_place() -> None:
+    assert {layer(path) for path in MODULES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_imports_one_above_it(path: Path) -> None:
+    place = LAYERS.index(layer(path))
+    above = [
+        name for name in imports(path)
+        if name.startswith("tpbench.") and name.split(".")[1] in LAYERS[place + 1 :]
+    ]  # fmt: skip
+    assert not above
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_ray_is_known_where_it_is_used(path: Path) -> None:
+    """The layers below the sweeps know nothing of Ray, but for the searcher's interface in ``search``."""
+    of_ray = {name for name in imports(path) if name.split(".")[0] == "ray"}
+    if layer(path) == "search":
+        assert of_ray <= {"ray.tune.search"}
+    elif layer(path) not in ("sweeps", "cli"):
+        assert not of_ray
+
+
+def test_the_engine_imports_torch_and_numpy_and_nothing_else() -> None:
+    outside = {name.split(".")[0] for path in MODULES if layer(path) == "engine" for name in imports(path)}
+    import sys
+
+    assert outside - set(sys.stdlib_module_names) <= {"torch", "numpy", "tpbench"}
