@@ -1,4 +1,4 @@
-# make demo   a small real sweep on the built-in digits, and its table
+# make demo   a small real campaign on the built-in digits, and its table
 # make test   the whole test suite, and its slowest ten
 # make lint   ruff and mypy
 # make lowest the fast tests with the lowest versions that pyproject.toml permits (downloads a few GB)
@@ -9,14 +9,11 @@ VENV ?= .venv
 DEMO ?= demo-results
 LOWEST ?= .venv-lowest
 READY = $(VENV)/.tpbench-ready
-SWEEP = $(VENV)/bin/tpbench sweep digits
 
 .PHONY: demo test lint lowest setup clean
 
 demo: $(READY)
-	$(SWEEP) bp --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
-	$(SWEEP) dfa --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
-	$(SWEEP) ddtp-linear --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
+	$(VENV)/bin/tpbench sweep digits bp,dfa,ddtp-linear --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
 	$(VENV)/bin/tpbench leaderboard digits --results $(DEMO)
 
 test: $(READY)
