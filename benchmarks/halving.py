@@ -1,7 +1,7 @@
 """What halving costs and finds: the same searches with and without it, in this process (no Ray, one pack at a time).
 
-For each method, pack size and search seed: member epochs and the best validation error of both. A run that the store has
-from the one is not trained again for the other, but counts there as if it were.
+For each method, pack size and search seed: member epochs and the best validation error of both. A run that the store
+has from the one is not trained again for the other, but counts there as if it were.
 
     python benchmarks/halving.py
     python benchmarks/halving.py --workload mnist --methods ddtp-linear --trials 54 --packs 9 --seeds 1 --data DIR
