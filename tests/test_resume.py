@@ -1,4 +1,4 @@
-"""Sweeps that are killed, and continue."""
+"""Campaigns that are killed, and continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import CommandLine
 pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
-    "sweep", "digits", "ddtp-linear", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "18",
+    "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
     "--checkpoint-every", "2",
 )  # fmt: skip
 
@@ -47,8 +47,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 
 def journal(folder: Path) -> str:
-    paths = list(folder.glob("results/sweeps/*/journal.jsonl"))
-    return paths[0].read_text() if paths else ""
+    return "".join(path.read_text() for path in folder.glob("results/sweeps/*/journal.jsonl"))
 
 
 def trainers() -> set[int]:
@@ -84,20 +83,20 @@ def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     listing = tpbench("sweeps").stdout
     assert "interrupted" in listing
-    assert "tpbench " + " ".join(ARGUMENTS) in " ".join(listing.split())
+    assert listing.count("tpbench " + " ".join(ARGUMENTS)) == 2
 
     process = start(tmp_path)
     wait_for(lambda: b"final runs" in (tmp_path / "output").read_bytes(), process)
     process.kill()
     process.wait()
-    assert journal(tmp_path).count('"suggested"') == 3
+    before = journal(tmp_path).count('"suggested"')
 
     assert start(tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
     assert store(tmp_path) == undisturbed
-    assert journal(tmp_path).count('"suggested"') == 3  # no suggestion was asked for twice
+    assert journal(tmp_path).count('"suggested"') == 6 >= before  # no suggestion was asked for twice
     now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     assert {name: now[name] for name in kept} == kept  # no finished run was trained again
-    assert "done" in tpbench("sweeps").stdout
+    assert tpbench("sweeps").stdout.count(" done ") == 2
 
 
 def test_killing_a_process_that_trains_costs_epochs_only(undisturbed: dict[str, Any], tmp_path: Path) -> None:
