@@ -83,7 +83,8 @@ def test_a_damaged_entry_costs_that_run_alone(clone: RunStore) -> None:
     (clone.folder / "c.zip").write_bytes(archive_of(record(seed=6), others={entry: record(seed=6).to_json()}))
     assert sorted(seeds(clone)) == [0, 1, 2, 6]
     assert f"c.zip: {entry}: holds the run" in clone.damaged[0]
-    whole, wrong = check_store(RunStore(clone.folder))
+    found = check_store(RunStore(clone.folder))
+    whole, wrong = found.whole, found.wrong
     assert whole == 4
     assert [entry in message and "c.zip" in message for message in wrong] == [True]
 
@@ -114,7 +115,8 @@ def test_a_newer_format_in_an_archive_is_an_error(clone: RunStore) -> None:
     (clone.folder / "c.zip").write_bytes(archive_of(others={entry: of_newer_format(newer)}))
     with pytest.raises(NewerFormat, match=rf"c\.zip: {entry}: written by a newer tpbench"):
         list(clone.records())
-    whole, wrong = check_store(clone)
+    found = check_store(clone)
+    whole, wrong = found.whole, found.wrong
     assert whole == 3
     assert "update this tpbench" in wrong[0]
 

@@ -57,7 +57,7 @@ def damage_and_archives(store: RunStore) -> None:
         assert len(list(store.runs.glob("*.damaged"))) == number - 1
         store.publish(record(errors=[0.3]))
         assert len(list(store.runs.glob("*.damaged"))) == number
-    assert check_store(store)[0] == 1
+    assert check_store(store).whole == 1
     newer = of_newer_format(record())
     path.write_bytes(newer.encode())
     store.publish(record())

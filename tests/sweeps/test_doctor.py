@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
+from tests.results.records import of_newer_format, record
+from tpbench.results import RunStore
 from tpbench.sweeps.doctor import examine
 
 
@@ -65,3 +67,30 @@ def test_no_token_file_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert not [f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's token"]
+
+
+def test_files_of_a_newer_version_and_those_trained_again_are_no_damage(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.publish(record("bp", 0))
+    newer = record("bp", 1)
+    store.path(newer.definition.id).write_text(of_newer_format(newer))
+    again = store.path(record("bp", 0).definition.id)
+    again.with_suffix(".damaged").write_text("{")
+    found = next(f for f in examine(tmp_path, tmp_path) if f.subject.startswith("store"))
+    assert found.state == "1 runs, 0 damaged files, 1 of a newer version"
+    assert found.remedy == "update tpbench, which reads the others then"
+    assert not found.fatal
+
+
+def test_a_folder_with_too_long_a_name_for_rays_sockets_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/" + 100 * "x")
+    found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
+    assert "too long a name for sockets: one in /tmp is used instead" in found.state
+    assert not found.fatal
+    monkeypatch.setattr("tpbench.sweeps.doctor.short_parent", lambda: None)
+    found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
+    assert found.fatal
+    assert "RAY_TMPDIR" in found.remedy

@@ -26,7 +26,8 @@ def results_check(results: Results = RESULTS) -> None:
     """Verify the checksum of every run, in files and in archives."""
     from tpbench.results.maintenance import check_store
 
-    whole, wrong = check_store(read_store(results))
+    found = check_store(read_store(results))
+    whole, wrong = found.whole, found.wrong
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
     for message in wrong:
         typer.echo(message, err=True)

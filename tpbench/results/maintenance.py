@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +13,30 @@ from tpbench.engine.files import atomic_write
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
-from tpbench.results.runs import percent
+from tpbench.results.runs import NewerFormat, percent
 from tpbench.results.store import RunStore, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def check_store(store: RunStore) -> tuple[int, list[str]]:
-    """Read every run file and archive; returns how many runs are whole, and what is wrong. Changes nothing."""
+@dataclass(frozen=True)
+class StoreCheck:
+    """What a look at every file of a store found."""
+
+    whole: int
+    """Runs that can be read."""
+    wrong: list[str]
+    """What is the matter with files and archives, a line each."""
+    newer: int
+    """Files among them that a newer version wrote: nothing is wrong with these."""
+
+
+def check_store(store: RunStore) -> StoreCheck:
+    """Read every run file and archive. Changes nothing."""
     whole: set[str] = set()
     wrong: list[str] = []
+    newer = 0
     with store.archived.opened() as read_archived:
         readers = [(path.stem, partial(read_run, path)) for path in sorted(store.runs.glob("*.json"))]
         for run_id, archives in sorted(store.archived.holders.items()):
@@ -33,11 +47,15 @@ def check_store(store: RunStore) -> tuple[int, list[str]]:
                 whole.add(run_id)
             except TpbenchError as error:
                 wrong.append(str(error))
+                newer += isinstance(error, NewerFormat)
             except Exception as error:  # a URL's file system has exceptions of its own
                 wrong.append(f"{store.path(run_id)}: could not be read ({error})")
     wrong += store.archived.broken
-    wrong += [f"{path}: set aside as damaged earlier" for path in sorted(store.runs.glob("*.damaged"))]
-    return len(whole), wrong
+    # What was set aside and trained again since is nobody's concern any more.
+    aside = [
+        path for path in sorted(store.runs.glob("*.damaged")) if path.name.split(".")[0].split("-")[0] not in whole
+    ]
+    return StoreCheck(len(whole), [*wrong, *(f"{path}: set aside as damaged earlier" for path in aside)], newer)
 
 
 def pack_store(store: RunStore, path: Path) -> int:

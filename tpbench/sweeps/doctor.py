@@ -17,6 +17,8 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
+from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
+from tpbench.sweeps.local_ray import fits, short_parent
 from tpbench.training.sizing import free_memory
 from tpbench.workloads import DATASETS, default_folder, load
 
@@ -56,8 +58,21 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
         "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
     )  # fmt: skip
     yield from _token_file()
+    yield _ray_folder()
     if address:
         yield from _cluster(address)
+
+
+def _ray_folder() -> Finding:
+    """Where Ray puts its sockets: their names must not be long."""
+    own = default_folder_of_ray()
+    if fits(own):
+        return Finding("Ray's folder", own)
+    parent = short_parent()
+    if parent:
+        return Finding("Ray's folder", f"{own} has too long a name for sockets: one in {parent} is used instead")
+    remedy = "set RAY_TMPDIR to a folder with a short name that can be written"
+    return Finding("Ray's folder", f"{own} has too long a name for sockets", remedy, fatal=True)
 
 
 def _token_file() -> Iterator[Finding]:
@@ -87,7 +102,11 @@ def _packages() -> Iterator[Finding]:
 
 
 def _datasets(data: Path | None) -> Iterator[Finding]:
-    yield Finding("data folder", str(data or default_folder()))
+    try:
+        yield Finding("data folder", str(data or default_folder()))
+    except TpbenchError as error:
+        yield Finding("data folder", "none", str(error))
+        return
     for name in DATASETS:
         try:
             yield Finding(f"data set {name}", load(name, data).label or "exact")
@@ -97,14 +116,18 @@ def _datasets(data: Path | None) -> Iterator[Finding]:
 
 def _store(results: Path) -> Iterator[Finding]:
     store = RunStore(results)
-    whole, wrong = check_store(store)
+    found = check_store(store)
+    damaged = len(found.wrong) - found.newer
     check = shlex.join(["tpbench", "results", "check", "--results", str(results)])
-    remedy, fatal = f"the files to train again are named by: {check}" if wrong else "", False
+    remedy, fatal = f"the files to train again are named by: {check}" if damaged else "", False
+    if found.newer:
+        remedy = "; ".join(filter(None, ["update tpbench, which reads the others then", remedy]))
     if isinstance(results, Path):
         existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
         if not os.access(existing, os.W_OK):
             remedy, fatal = f"{existing} cannot be written: choose another folder with --results", True
-    yield Finding(f"store {results}", f"{whole} runs, {len(wrong)} damaged files", remedy, fatal)
+    newer = f", {found.newer} of a newer version" if found.newer else ""
+    yield Finding(f"store {results}", f"{found.whole} runs, {damaged} damaged files{newer}", remedy, fatal)
 
 
 def _cluster(address: str) -> Iterator[Finding]:
