@@ -16,7 +16,7 @@ from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.packs import Failure, HandedPack
 from tpbench.sweeps.queue import SweepQueue
-from tpbench.sweeps.sweep import QueuedSweep
+from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.training.packs import Outcome, PackJob
 
 Train = Callable[[HandedPack], list[Outcome]]
@@ -27,13 +27,18 @@ class Tune:
 
     def __init__(
         self, sweeps: Sequence[QueuedSweep], workers: int = 2, seed: int = 0,
-        may_begin: Callable[[QueuedSweep], bool] = lambda sweep: True,
+        admission: Admission | None = None,
     ) -> None:  # fmt: skip
-        self.queue = SweepQueue(sweeps, workers, workers, lambda: None, may_begin)
+        self.opened = 0
+        self.queue = SweepQueue(sweeps, workers, workers, self.open, admission)
         self.workers, self.random, self.number = workers, random.Random(seed), 0
         self.running: dict[str, dict[str, Any]] = {}
         self.handed: list[tuple[str, str]] = []
         self.finished = False
+
+    def open(self, count: int) -> None:
+        """The gate."""
+        self.opened = count
 
     def fill(self) -> None:
         """Ask for trials until the queue gives none."""
@@ -55,7 +60,7 @@ class Tune:
     def step(self, train: Train) -> bool:
         """One trial ends; False when all is over."""
         self.fill()
-        # Who waits at the gate goes when there is something else, or nothing more.
+        # Who waits at the gate goes when it opens, or when all that start have arrived.
         for trial in [t for t, config in self.running.items() if "job" not in config]:
             self.running.pop(trial)
             self.queue.on_trial_complete(trial, {"share": 1.0})
@@ -68,6 +73,9 @@ class Tune:
             outcomes = train(HandedPack.from_json(config["job"]))
         except TpbenchError as error:
             self.queue.on_trial_complete(trial, {"failed": str(error), "node": "n1"})
+        except ValueError as error:
+            self.queue.on_trial_complete(trial, error=True)
+            self.queue.errored(trial, Failure("raised", str(error)))
         except ProcessLookupError:
             self.queue.on_trial_complete(trial, error=True)
             self.queue.errored(trial, Failure("lost", "its process was lost"))
@@ -88,10 +96,10 @@ def train_here(pack: HandedPack) -> list[Outcome]:
 
 def run_here(
     sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *,
-    may_begin: Callable[[QueuedSweep], bool] = lambda sweep: True, **_: Any,
+    admission: Admission | None = None, **_: Any,
 ) -> None:  # fmt: skip
     """What :func:`tpbench.sweeps.driver.run_queue` does, in this process."""
-    Tune(sweeps, resources.concurrent, may_begin=may_begin).run(train_here)
+    Tune(sweeps, resources.concurrent, admission=admission).run(train_here)
     board.show()
 
 

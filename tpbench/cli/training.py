@@ -160,7 +160,7 @@ def run(
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
 ) -> None:
-    """Train one configuration over seeds as one pack, without Ray."""
+    """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
     from tpbench.training.choice import CellChoice
     from tpbench.training.packs import parse_seeds
@@ -206,7 +206,8 @@ def reproduce(
 
     resources = choose_resources(cpus, gpus, address)
     # A plan alone downloads nothing.
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline or dry_run)
+    device = "cuda" if resources.gpus and not resources.address else "cpu"
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, method_names(), "method") if methods else None

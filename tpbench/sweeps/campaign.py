@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,9 @@ def _run_locked(
         sweeps = [_begin(one, options, settings, view) for one in wanted]
         _train(sweeps, resources, wanted[0].folder, view)
         for sweep in sweeps:
-            sweep.close()
+            # What is wrong with one, its result says.
+            with suppress(TpbenchError):
+                sweep.close()
         _write_board(RunStore(location(settings.results)), view)
         return [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.gate import open_gate
 from tpbench.sweeps.packs import Failure
 from tpbench.sweeps.queue import METRIC, SweepQueue
-from tpbench.sweeps.sweep import QueuedSweep
+from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import Train, run_trial, train_job
+
+# Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
+# fails at once would be handed one pack after the other.
+_PATIENCE = 30.0
 
 
 class QueueCallback(tune.Callback):
@@ -25,13 +29,12 @@ class QueueCallback(tune.Callback):
     def __init__(self, queue: SweepQueue, board: Board) -> None:
         self.queue, self.board = queue, board
         self.trials: dict[str, Any] = {}
+        """Those that have not ended, by id."""
+        self._seen = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
         return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.trials[trial.trial_id] = trial
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
@@ -49,7 +52,14 @@ class QueueCallback(tune.Callback):
         self._errored(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """A worker that could not be reset ends its trial without telling the searcher: it would wait for ever."""
+        """A worker that could not be reset ends its trial without telling the searcher or a callback.
+
+        So all trials are looked at until they have ended; Tune's list only grows.
+        """
+        self.trials.update({trial.trial_id: trial for trial in trials[self._seen :]})
+        self._seen = len(trials)
+        for trial in [t for t in self.trials.values() if t.status == t.TERMINATED]:
+            self.trials.pop(trial.trial_id)
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._errored(trial)
 
@@ -84,7 +94,7 @@ def last_line(traceback: str) -> str:
 
 def run_queue(
     sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *, train: Train = train_job,
-    may_begin: Callable[[QueuedSweep], bool] = lambda sweep: True,
+    admission: Admission | None = None,
 ) -> None:  # fmt: skip
     """Train all packs of all sweeps; Ray must be connected.
 
@@ -94,17 +104,22 @@ def run_queue(
         ray_folder: a folder of this machine for Tune's own files, which go at the end.
         board: shows the progress.
         train: trains a pack.
-        may_begin: whether a sweep may hand out its first pack.
+        admission: which sweeps may begin.
     """
     gate, workers = open_gate(), resources.concurrent
     final_workers = resources.gpus or resources.cpus
-    queue = SweepQueue(sweeps, workers, final_workers, lambda: gate.open.remote(), may_begin)
+    # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
+    most = workers + max(1, workers // 8) if resources.address else None
+    queue = SweepQueue(sweeps, workers, final_workers, lambda count: gate.open.remote(count), admission, most)
     # One shape for all packs, or Tune could not keep their processes.
     share = resources.per_pack(workers)
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
     # by one node at a time. The experiment's state is in the journals.
     os.environ.update(TUNE_MAX_PENDING_TRIALS_PG=str(2 * workers), TUNE_GLOBAL_CHECKPOINT_S="inf")
-    trainable = tune.with_parameters(run_trial, gate=gate, train=train, threads=int(share["cpu"]), workers=workers)
+    trainable = tune.with_parameters(
+        run_trial, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
+        patience=_PATIENCE if resources.address else 0.0,
+    )  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(trainable, share),
         tune_config=tune.TuneConfig(

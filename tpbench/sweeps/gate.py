@@ -17,22 +17,24 @@ _LONGEST = 600.0
 
 
 class Gate:
-    """Runs as an actor of Ray; holds two numbers."""
+    """Runs as an actor of Ray; holds some numbers. Should it be started anew, it learns them again."""
 
     def __init__(self) -> None:
         self.round, self.arrived = 0, 0
+        self.first = 0.0
 
     def arrive(self) -> None:
         """A worker has started."""
+        self.first = self.first or time.monotonic()
         self.arrived += 1
 
-    def open(self) -> None:
-        """There is something to train: who waits goes."""
-        self.round += 1
+    def open(self, round_now: int) -> None:
+        """There is something to train, for the so-manieth time: who waits goes."""
+        self.round = max(self.round, round_now)
 
-    def state(self) -> tuple[int, int]:
-        """How often the gate was opened, and how many workers have arrived."""
-        return self.round, self.arrived
+    def state(self) -> tuple[int, int, float]:
+        """How often the gate was opened, how many workers have arrived, and for how long the first has waited."""
+        return self.round, self.arrived, time.monotonic() - self.first if self.first else 0.0
 
 
 def open_gate() -> Any:
@@ -57,8 +59,10 @@ def wait(gate: Any, *, workers: int | None, round_seen: int) -> None:
         if workers is not None:
             ray.get(gate.arrive.remote())
         while time.monotonic() < until:
-            opened, arrived = ray.get(gate.state.remote())
-            if opened > round_seen if workers is None else arrived >= workers:
+            opened, arrived, waited = ray.get(gate.state.remote())
+            if workers is None and opened > round_seen:
+                return
+            if workers is not None and (arrived >= workers or waited > _WARM_UP):
                 return
             time.sleep(_POLL)
     except ray.exceptions.RayActorError:

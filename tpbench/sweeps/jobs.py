@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tpbench.sweeps.environment import prepare_environment
 # The name of a search space in the folder of the job that it goes with.
 _SPACE = "space.yaml"
 
+# Seconds for which a cluster that has just been started may lack the process that starts jobs.
+_AGENTS = 60.0
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(:[0-9]{1,5})?/?")
 
 
@@ -101,8 +104,17 @@ def submit(address: str, command: str, space: Path | None = None) -> str:
     client = _client(address)
     with _code(space) as code, _errors(address):
         environment = {"working_dir": str(code), "env_vars": {"TPBENCH_COMMIT": commit() or ""}}
-        # The driver itself only hands out work.
-        return str(client.submit_job(entrypoint=command, runtime_env=environment, metadata={"tpbench": "sweep"}))
+        until = time.monotonic() + _AGENTS
+        while True:
+            try:
+                # The driver itself only hands out work.
+                job = client.submit_job(entrypoint=command, runtime_env=environment, metadata={"tpbench": "sweep"})
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(1.0)
+            else:
+                return str(job)
 
 
 def cluster_version(address: str) -> str:

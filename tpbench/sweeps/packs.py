@@ -49,7 +49,7 @@ class Failure:
 
 # Attempts at a pack by what they failed of. Nodes of a cluster come and go (spot instances), which is no fault of the
 # pack's: it continues from its checkpoint. What raises raises again.
-_ATTEMPTS = {"node": 6, "raised": 3, "lost": 4}
+_ATTEMPTS = {"node": 30, "raised": 3, "lost": 4}
 _LOST_ON_A_CLUSTER = 50
 # A pack that fails for the node's sake on so many different nodes fails for its own.
 _NODES = 3
@@ -60,6 +60,4 @@ def given_up(failures: list[Failure], on_cluster: bool) -> bool:
     counts = {kind: sum(f.kind == kind for f in failures) for kind in _ATTEMPTS}
     limits = {**_ATTEMPTS, "lost": _LOST_ON_A_CLUSTER if on_cluster else _ATTEMPTS["lost"]}
     nodes = {f.node for f in failures if f.kind == "node"}
-    # On one machine the next attempt meets the same node.
-    patience = _NODES if on_cluster else 1
-    return len(nodes) >= patience or any(counts[kind] >= limits[kind] for kind in limits)
+    return len(nodes) >= _NODES or any(counts[kind] >= limits[kind] for kind in limits)

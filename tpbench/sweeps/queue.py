@@ -7,36 +7,44 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tpbench.sweeps.packs import Failure
-from tpbench.sweeps.sweep import QueuedSweep, Workers
+from tpbench.engine import TpbenchError
+from tpbench.sweeps.packs import Failure, HandedPack
+from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
 from tpbench.training.packs import Outcome
 
 METRIC = "share"
 
-Opener = Callable[[], None]
+Opener = Callable[[int], None]
 
 
 class SweepQueue(Searcher):
     """Asks the sweeps in turn for their next pack: final packs first, then who has fewest packs in flight.
 
     There is no barrier anywhere: while one sweep waits for results, others train. What a sweep suggests depends on its
-    own results in their order alone, so the turn in which sweeps are asked changes no result.
+    own results in their order alone, so the turn in which sweeps are asked changes no result. Sweeps of a lower
+    ``priority`` come first.
 
     Args:
         sweeps: all of the command, in its order.
         workers: packs that train at once.
         final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
-        open_gate: lets workers go that wait because there was nothing to train.
-        may_begin: whether a sweep that has not begun may; asked again each time.
+        open_gate: lets workers go that wait because there was nothing to train; is told how often it was called.
+        admission: which sweeps may begin.
+        most: trials that Tune may hold at once; None: twice the workers. A cluster starts as many as it has place for,
+            or buys the place.
     """
 
     def __init__(
         self, sweeps: Sequence[QueuedSweep], workers: int, final_workers: int, open_gate: Opener,
-        may_begin: Callable[[QueuedSweep], bool] = lambda sweep: True,
+        admission: Admission | None = None, most: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(metric=METRIC, mode="max")
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
-        self.open_gate, self.may_begin = open_gate, may_begin
+        self.open_gate, self.admission = open_gate, admission or Admission()
+        self.most = most or 2 * workers
+        # No more processes than there can be packs.
+        packs = sum(max(sweep.potential, sweep.final_progress.total) for sweep in sweeps if not sweep.finished)
+        self._to_warm = min(workers, packs)
         self.live: dict[str, tuple[QueuedSweep, str] | None] = {}
         """The packs that Tune holds, by trial; None: a trial that waits at the gate."""
         self._errored: set[str] = set()
@@ -58,15 +66,22 @@ class SweepQueue(Searcher):
         """The next pack; a wait at the gate or None while there is none; FINISHED when all sweeps are."""
         if self._broken:
             raise self._broken
-        if self._warmed < self.count > 1:
+        if self._warmed < self._to_warm > 1:
             self._warmed += 1
-            return self._wait(trial_id, self.count)
+            return self._wait(trial_id, self._to_warm)
+        if not self._going:
+            self._release()
+            return Searcher.FINISHED
+        if len(self.live) >= self.most:
+            return None
         for sweep in self._in_turn():
-            pack = sweep.next_pack()
+            pack = self._next_pack(sweep)
             if pack:
+                self.admission.begin(sweep)
                 self.live[trial_id] = sweep, pack.key
                 return {"sweep": sweep.name, "pack": pack.key, "job": pack.to_json()}
-        if not any(self.may_begin(sweep) or sweep.flying for sweep in self.unfinished):
+        if not self._going:
+            self._release()
             return Searcher.FINISHED
         waiting = sum(place is None for place in self.live.values())
         if waiting == len(self.live) and not self._ready():
@@ -75,8 +90,27 @@ class SweepQueue(Searcher):
         # One that waits behind each worker keeps its process; more would only occupy Tune.
         return self._wait(trial_id, None) if waiting < self.count else None
 
+    @staticmethod
+    def _next_pack(sweep: QueuedSweep) -> HandedPack | None:
+        """The next pack of a sweep; what goes wrong in one is no reason to stop the others."""
+        try:
+            return sweep.next_pack()
+        except Exception as error:
+            sweep.fail(f"{type(error).__name__}: {error}" if not isinstance(error, TpbenchError) else str(error))
+            return None
+
+    @property
+    def _going(self) -> bool:
+        """Whether anything is in flight or may still be handed out."""
+        return any(sweep.flying or self.admission.allows(sweep) for sweep in self.unfinished)
+
     def _ready(self) -> bool:
-        return any(s.has_final or s.has_search for s in self.unfinished if self.may_begin(s))
+        return any(s.has_final or s.has_search for s in self.unfinished if self.admission.allows(s))
+
+    def _release(self) -> None:
+        """Let workers go that wait at the gate."""
+        self._round += 1
+        self.open_gate(self._round)
 
     def _wait(self, trial_id: str, workers: int | None) -> dict[str, Any]:
         self.live[trial_id] = None
@@ -84,8 +118,8 @@ class SweepQueue(Searcher):
         return {"sweep": "", "pack": f"wait-{self._named}", "workers": workers, "round": self._round}
 
     def _in_turn(self) -> Iterable[QueuedSweep]:
-        ready = [s for s in self.sweeps if not s.finished and (s.has_final or s.has_search) and self.may_begin(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, len(sweep.flying)))
+        ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
+        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.flying)))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial ended; one that errored is settled when Tune tells the callback what the error was."""
@@ -127,9 +161,8 @@ class SweepQueue(Searcher):
             self.live.pop(trial_id)
         except Exception as error:
             self._broken = error
-        if self._ready() or not self.unfinished:
-            self._round += 1
-            self.open_gate()
+        if self._ready() or not self._going:
+            self._release()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the journals are the state."""

@@ -23,14 +23,16 @@ from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, ray_running
 from tpbench.sweeps.quiet import noise_to
-from tpbench.sweeps.sweep import PlainSweep, QueuedSweep, Workers
+from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
-from tpbench.training.progress import Display
+from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
+# A cell is split over so large a part of the workers: about two others train beside it.
+_CELLS_AT_ONCE = 8
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -54,6 +56,7 @@ class PlannedCell:
     configuration: dict[str, float]
     seeds: tuple[int, ...]
     """Those that are missing."""
+    all_seeds: tuple[int, ...]
     seconds: float
     """What they will take together on this machine."""
 
@@ -114,7 +117,7 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
                 continue
             if missing:
                 seconds = estimate(cell, configuration, len(missing), settings)
-                planned.append(PlannedCell(cell, configuration, missing, seconds))
+                planned.append(PlannedCell(cell, configuration, missing, tuple(range(seeds)), seconds))
     lines = [f"{name} {', '.join(without)}: {reason}" for (name, reason), without in left.items()]
     return sorted(planned, key=lambda c: c.seconds), lines
 
@@ -131,54 +134,63 @@ class TrainedCell:
     """Seeds whose numbers became non-finite."""
 
 
-class Budget:
-    """Begins no cell whose estimate does not fit into what is left of a time."""
+class Budget(Admission):
+    """Begins no cell whose estimate does not fit into what is left of a time, beside the cells that have begun."""
 
-    def __init__(self, seconds: float | None, estimates: Mapping[str, float]) -> None:
+    def __init__(self, seconds: float, estimates: Mapping[str, float]) -> None:
         self.seconds, self.estimates = seconds, estimates
         self.started = time.monotonic()
-        self.begun: set[str] = set()
+        self.begun: dict[str, QueuedSweep] = {}
 
-    def may_begin(self, sweep: QueuedSweep) -> bool:
+    def allows(self, sweep: QueuedSweep) -> bool:
         """Whether a cell may hand out packs; what has begun may go on."""
-        if self.seconds is None or sweep.name in self.begun:
+        if sweep.name in self.begun:
             return True
-        fits = self.estimates[sweep.name] <= self.seconds - (time.monotonic() - self.started)
-        if fits:
-            self.begun.add(sweep.name)
-        return fits
+        open_ends = sum(self._left(other) for other in self.begun.values() if not other.finished)
+        left = self.seconds - (time.monotonic() - self.started) - open_ends
+        return self.estimates[sweep.name] <= left
+
+    def _left(self, sweep: QueuedSweep) -> float:
+        progress = sweep.final_progress
+        return self.estimates[sweep.name] * (1 - progress.so_far / progress.total)
+
+    def begin(self, sweep: QueuedSweep) -> None:
+        self.begun[sweep.name] = sweep
 
 
 def reproduce(
     cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings, resources: Resources
 ) -> list[TrainedCell]:
-    """Train cells in their order while the budget lasts, all through one queue; tables are written anew after each.
+    """Train cells through one queue, in their order, while the budget lasts; tables are written anew after each.
 
     Raises:
-        TpbenchError: the store cannot be written, or Ray does not start.
+        TpbenchError: the store cannot be written, another process reproduces into it, or Ray does not start.
     """
-    settings = replace(
-        settings, results=absolute(settings.results), data=str(Path(settings.data).resolve()) if settings.data else None
-    )
+    data = str(Path(settings.data).resolve()) if settings.data else None
+    settings = replace(settings, results=absolute(settings.results), data=data)
     store = RunStore(location(settings.results))
     store.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
+        unsafe = stack.enter_context(folder.lock())
         stack.enter_context(interruptible(continues(settings.command)))
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
+        if unsafe:
+            view.say(f"warning: {unsafe}")
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
             check_shared(settings.results)
             resources = cluster_resources(resources)
         if resources.gpus:
             settings = replace(settings, device="cuda")
-        sweeps = [_sweep(cell, len(cells), settings, resources) for cell in cells]
-        limit = Budget(budget, {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)})
+        sweeps = [_sweep(cell, settings, resources, place) for place, cell in enumerate(cells)]
+        estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
+        board = Board(view, sweeps, on_end=lambda sweep: _write_tables(store, view))
+        board.start()
         from tpbench.sweeps.driver import run_queue
 
-        board = Board(view, sweeps, on_end=lambda sweep: write_tables(store))
-        board.start()
-        run_queue(sweeps, resources, folder.ray, board, may_begin=limit.may_begin)
+        admission = Budget(budget, estimates) if budget is not None else None
+        run_queue(sweeps, resources, folder.ray, board, admission=admission)
     return [
         TrainedCell(cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep))
         for cell, sweep in zip(cells, sweeps, strict=True)
@@ -189,16 +201,30 @@ def _diverged(sweep: PlainSweep) -> int:
     return sum(record.diverged for record in sweep.result()) if sweep.done else 0
 
 
-def _sweep(cell: PlannedCell, cells: int, settings: PackSettings, resources: Resources) -> PlainSweep:
-    """A cell as the queue takes it: final runs without a search, split over its share of the workers."""
+def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, place: int) -> PlainSweep:
+    """A cell as the queue takes it: final runs without a search.
+
+    It is split by its seeds and the workers alone, so that an interrupted one finds its checkpoints again.
+    """
     workload, method = cell.cell.workload, cell.cell.method
     _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
-    plan = plan_seeds(workload.name, method, cell.configuration, cell.seeds, workload.epochs, PUBLISHED)
-    parts = Workers(resources.gpus or resources.cpus, cells, others=resources.concurrent).parts(len(cell.seeds))
-    return PlainSweep(
+    plan = plan_seeds(workload.name, method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
+    count = resources.gpus or resources.cpus
+    parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
+    sweep = PlainSweep(
         f"{workload.name}-{method}", cell.name, plan, dataset.fingerprint, settings, parts,
         on_cluster=bool(resources.address),
     )  # fmt: skip
+    sweep.priority = place
+    return sweep
+
+
+def _write_tables(store: RunStore, view: View) -> None:
+    """The runs are stored by now, so what goes wrong is only said."""
+    try:
+        write_tables(store)
+    except (TpbenchError, OSError) as error:
+        view.say(f"warning: the tables were not written: {error}")
 
 
 def write_tables(store: RunStore) -> None:

@@ -96,6 +96,8 @@ class QueuedSweep:
         self.flying: dict[str, HandedPack] = {}
         self.failures: dict[str, list[Failure]] = defaultdict(list)
         self.failure: str | None = None
+        self.priority = 0
+        """Sweeps of a lower one are asked first."""
         self.final: FinalRuns | None = None
         self.best_error: float | None = None
         self._begun, self._ended = 0.0, 0.0
@@ -169,10 +171,17 @@ class QueuedSweep:
         self.final_progress.done += pack.members
 
     def lost(self, key: str, failure: Failure, workers: Workers) -> None:
-        """An attempt at a pack failed: it waits for another one, or is given up."""
+        """An attempt at a pack failed: it waits for another one, or is given up.
+
+        What the only machine lacks fails the sweep, and no pack for good: the same command goes on when it is mended.
+        """
         self.failures[key].append(failure)
-        if given_up(self.failures[key], self.on_cluster):
+        if failure.kind == "node" and not self.on_cluster:
+            self.interrupt(failure.message)
+        elif given_up(self.failures[key], self.on_cluster):
             self.give_up(key, failure, workers)
+            return
+        if self.failure:
             return
         self.flying.pop(key)
         for progress in (self.search_progress, self.final_progress):
@@ -184,9 +193,13 @@ class QueuedSweep:
             self.final.waiting.append(key)
 
     def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
-        """A final pack that cannot be trained fails its sweep."""
-        self.flying.pop(key)
-        self.fail(f"the final runs failed: {failure.message}")
+        """A final pack that cannot be trained fails its sweep; the same command tries again."""
+        self.interrupt(f"the final runs failed: {failure.message}")
+
+    def interrupt(self, reason: str) -> None:
+        """The sweep ends without a result for now; what is in flight is not waited for."""
+        self.failure = reason
+        self.flying.clear()
 
     def fail(self, reason: str) -> None:
         """The sweep ends without a result; the others go on."""
@@ -205,6 +218,17 @@ class QueuedSweep:
         if not found or len(found) < len(records):
             raise TpbenchError(f"{self.name} ended without all of its final runs; the same command trains the others")
         return found
+
+
+class Admission:
+    """Lets every sweep begin; :class:`tpbench.sweeps.reproduction.Budget` does not."""
+
+    def allows(self, sweep: QueuedSweep) -> bool:
+        """Whether a sweep may hand out packs; changes nothing."""
+        return True
+
+    def begin(self, sweep: QueuedSweep) -> None:
+        """A sweep hands out a pack."""
 
 
 class PlainSweep(QueuedSweep):
@@ -258,6 +282,9 @@ class SearchedSweep(QueuedSweep):
 
     def begin(self, workers: Workers) -> None:
         """Look where the journal ends; a search that is complete goes on to its final runs at once."""
+        if self.journal.final_runs(RunStore(location(self.settings.results))) is not None:
+            self._train_final(workers)
+            return
         known = self.journal.best()
         self.best_error = known[1].validation_error if known else None
         if self.search.ended:
@@ -322,8 +349,12 @@ class SearchedSweep(QueuedSweep):
     def _begin_final(self, workers: Workers) -> None:
         reason = self._why_not()
         if reason:
-            self.fail(reason)
+            # What was said when it happened knows more.
+            self.fail(self.journal.failure or reason)
             return
+        self._train_final(workers)
+
+    def _train_final(self, workers: Workers) -> None:
         best = self.journal.best()
         assert best is not None  # or there were a reason
         d = self.definition
@@ -360,7 +391,11 @@ class SearchedSweep(QueuedSweep):
         self.journal.fail(reason)
 
     def close(self) -> None:
-        """Note in the journal that the final runs are in the store."""
+        """Note in the journal that the final runs are in the store.
+
+        Raises:
+            TpbenchError: they are not.
+        """
         if not self.failure and self.journal.final_runs(RunStore(location(self.settings.results))) is None:
             self.journal.finished([self.settled(record) for record in self.result()])
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -23,9 +24,6 @@ Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
 
 # Seconds between a trial's reports, of one pack that trains and of many.
 _REPORT_INTERVAL, _REPORT_INTERVAL_OF_MANY, _MANY = 1.0, 5.0, 50
-# Seconds for which a node waits for the results folder: a mount may take a while, and a worker that fails at once would
-# be handed one pack after the other.
-_PATIENCE = 30.0
 
 
 def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
@@ -33,7 +31,9 @@ def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[O
     return PackJob(pack.plan, pack.settings, pack.bracket).run(report)
 
 
-def run_trial(config: Mapping[str, Any], *, gate: Any, train: Train, threads: int, workers: int) -> None:
+def run_trial(
+    config: Mapping[str, Any], *, gate: Any, train: Train, threads: int, workers: int, patience: float
+) -> None:
     """One trial.
 
     Args:
@@ -42,6 +42,7 @@ def run_trial(config: Mapping[str, Any], *, gate: Any, train: Train, threads: in
         train: trains a pack.
         threads: CPU threads of this trial.
         workers: packs that train at once.
+        patience: seconds to wait before a failure of the node's is reported.
     """
     if "job" not in config:
         wait(gate, workers=config["workers"], round_seen=config["round"])
@@ -51,13 +52,17 @@ def run_trial(config: Mapping[str, Any], *, gate: Any, train: Train, threads: in
 
     torch.set_num_threads(threads)
     pack = HandedPack.from_json(config["job"])
+    begun = time.monotonic()
     try:
-        _check_folder(pack.settings)
+        _check_folder(pack.settings, patience)
         outcomes = train(pack, _reporter(workers))
     except TpbenchError as error:
         # What the node or the store lacks is told; anything else is raised, and its process is not used again.
+        time.sleep(max(0.0, patience - (time.monotonic() - begun)))
         tune.report({"share": 1.0, "failed": str(error), "node": _node()})
         return
+    finally:
+        _give_back(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     tune.report({"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])})
 
@@ -83,7 +88,18 @@ def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _check_folder(settings: PackSettings, patience: float = _PATIENCE) -> None:
+def _give_back(device: str) -> None:
+    """Leave a GPU's memory to the packs that share it: the process lives on, and torch would keep it."""
+    if device.startswith("cuda"):
+        import gc
+
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _check_folder(settings: PackSettings, patience: float) -> None:
     """Nodes join a cluster while a sweep runs: each must see the results folder before it trains into another one.
 
     Raises:
@@ -101,4 +117,7 @@ def _check_folder(settings: PackSettings, patience: float = _PATIENCE) -> None:
 
 
 def _sees(folder: Any, sweep: str | None) -> bool:
-    return SweepFolder(folder / "sweeps" / sweep).exists if sweep else RunStore(folder).runs.exists()
+    if sweep:
+        return SweepFolder(folder / "sweeps" / sweep).exists
+    # Buckets have no folders that could be missing.
+    return not isinstance(folder, Path) or RunStore(folder).runs.is_dir()

@@ -256,7 +256,9 @@ class PackJob:
             out = self.judge.stopped(
                 self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs
             )
-            gone = {self.definitions[k].id for k in out}
+            # Equal definitions are trained once: as long as one of them races, all do.
+            racing = {d.id for k, d in enumerate(self.definitions) if k not in out}
+            gone = {self.definitions[k].id for k in out} - racing
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:

@@ -34,22 +34,26 @@ class Progress:
 def parts_of(job: PackJob) -> list[PackPlan]:
     """The plan split over the cores that torch may use, or whole where that would not pay.
 
-    Two processes of one thread train more members per second than one of two threads. The first and the last part hold
-    neighbouring seeds, so that the same command makes the same parts again.
+    Two processes of one thread train more members per second than one of two threads. All seeds of the plan decide how
+    it is split, not those that are missing, so that the same command makes the same parts again.
     """
-    plan, threads = job.plan, torch.get_num_threads()
-    parts = min(threads, len(job.missing))
+    plan, count = job.plan, len(job.plan.seeds)
+    parts = min(torch.get_num_threads(), count)
     if parts < 2 or job.settings.device != "cpu" or _seconds(job) < _WORTH_SECONDS:
         return [plan]
-    count = len(plan.seeds)
+    missing = {definition.id for definition in job.missing}
     slices = [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
-    return [replace(plan, seeds=plan.seeds[s], configurations=plan.configurations[s]) for s in slices]
+    return [
+        replace(plan, seeds=plan.seeds[s], configurations=plan.configurations[s])
+        for s in slices
+        if missing & {definition.id for definition in job.definitions[s]}
+    ]
 
 
 def _seconds(job: PackJob) -> float:
     problem = job.problem
     step = joint_operations(get_method(job.plan.method), problem.architecture, problem.batch_size, problem.trained)
-    steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.missing)
+    steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.plan.seeds)
     return step * steps / _RATE
 
 

@@ -72,7 +72,8 @@ class LiveView:
     def end(self, name: str) -> None:
         task = self.tasks.pop(name, None)
         if task is not None:
-            self.progress.stop_task(task)
+            # A campaign has more tasks than a terminal has lines.
+            self.progress.remove_task(task)
 
     def say(self, message: str) -> None:
         print_line(message, self.progress.console)
