@@ -20,7 +20,7 @@ from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
 from tpbench.training import packs
-from tpbench.training.packs import Outcome, PackJob, PackPlan, PackSettings
+from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.workloads import WORKLOADS
 
 HEALTHY = {k: CONFIGURATION[k] for k in METHODS["ddtp-linear"].hyperparameters} | {
@@ -178,7 +178,11 @@ def test_align_without_enough_memory_says_so(
 
 
 def test_diverged_seeds_do_not_enter_the_mean(capsys: pytest.CaptureFixture[str]) -> None:
-    from tpbench.cli.options import print_outcomes
+    from tests.results.records import record
+    from tpbench.cli.options import print_records
 
-    print_outcomes([Outcome("a", "finished", 0.1, 0.1), Outcome("b", "diverged", 0.9, 0.9)], "bp", "digits")
-    assert "test error 10.00" in capsys.readouterr().out
+    gone = [record("bp", seed, [0.5], status="diverged") for seed in (2, 3)]
+    print_records([record("bp", 0, [0.01]), record("bp", 1, [0.03]), gone[0]], "bp", "digits")
+    assert "digits bp: test error 3.00 ± 1.41 % over 3 seeds (1 diverged, not in the mean)" in capsys.readouterr().out
+    with pytest.raises(TpbenchError, match="all of 2 seeds diverged"):
+        print_records(gone, "bp", "digits")
