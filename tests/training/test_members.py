@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION, Inside
-from tpbench.engine import METHODS, Problem, Trainer
+from tpbench.engine import METHODS, Problem, TpbenchError, Trainer
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
