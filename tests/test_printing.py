@@ -201,7 +201,7 @@ def test_listings_have_one_helper() -> None:
 
 
 def test_commands_stand_below_tables_in_one_piece(tpbench_inside: Inside, filled: None, tmp_path: Path) -> None:
-    command = "tpbench sweep digits bp --results " + "/long" * 80
+    command = "tpbench sweep digits bp --space " + "/long" * 80
     begin_sweep(tmp_path / "results", "long", command)
     assert command in tpbench_inside("sweeps").stdout.splitlines()
     assert f"tpbench sweep digits bp --results '/{HOSTILE}'" in (

@@ -90,7 +90,7 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
         raise AssertionError("it was begun")
 
     for place in (
-        "tpbench.cli.measuring.measure_all", "tpbench.reports.figures.make_figure", "tpbench.cli.showing.leaderboard",
+        "tpbench.workloads.benchmark.measure_all", "tpbench.reports.figures.make_figure", "tpbench.results.leaderboard",
         "tpbench.reports.curves.learning_curves", "tpbench.reports.page.render_report",
         "tpbench.results.maintenance.pack_store", "tpbench.results.maintenance.export_runs",
     ):  # fmt: skip
