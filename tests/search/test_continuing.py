@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.search.continuing import command_for, continues, kept_command
+from tpbench.results.commands import continuing
+from tpbench.search.continuing import command_for, kept_command
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.spaces import space_for
@@ -19,7 +20,7 @@ BEGUN = "tpbench sweep digits bp --fresh --results old --space=my.yaml --trials 
 
 def test_what_a_folder_keeps_works_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert continues(BEGUN) == "tpbench sweep digits bp --results old --space=my.yaml --trials 3"
+    assert continuing(BEGUN) == "tpbench sweep digits bp --results old --space=my.yaml --trials 3"
     kept = kept_command(BEGUN)
     assert kept == f"tpbench sweep digits bp --space {tmp_path}/my.yaml --trials 3"
     assert command_for(kept, "results") == kept

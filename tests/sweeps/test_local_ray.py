@@ -76,7 +76,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    for name in ("HOME", "XDG_CACHE_HOME", "TPBENCH_DATA", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    for name in ("HOME", "XDG_CACHE_HOME", "TPBENCH_CACHE", "TPBENCH_DATA", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
 
 

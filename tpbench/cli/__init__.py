@@ -28,7 +28,8 @@ def main() -> None:
     """Entry point: errors that are somebody's to mend are one line, without a traceback."""
     prepare_streams()
     try:
-        app()
+        # However it was started: its completion is that of the command.
+        app(prog_name="tpbench")
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):

@@ -16,9 +16,10 @@ from tpbench.cli.options import (
     Precision,
     Results,
     check_precision,
+    complain,
     parse_names,
 )
-from tpbench.engine import UsageError, method_names
+from tpbench.engine import UsageError, all_methods, method_names
 from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.workloads import WORKLOADS
@@ -48,7 +49,7 @@ def bench(
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
     check_precision(precision)
     chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
-    rules = parse_names(methods, method_names(), "method")
+    rules = parse_names(methods, all_methods() if methods is None else method_names(), "method")
     from dataclasses import asdict
 
     from tpbench.training.devices import choose_device
@@ -105,7 +106,7 @@ def verify_fixtures(
     for report in failed:
         for quantity, bound in report.bounds.items():
             if not report.errors.get(quantity, 0.0) <= bound:
-                typer.echo(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}", err=True)
+                complain(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}")
     if failed:
         raise typer.Exit(1)
 

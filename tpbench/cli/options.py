@@ -164,7 +164,7 @@ def read_store(results: str) -> RunStore:
         UsageError: there is no such folder; the message names what is near.
     """
     store = open_store(results)
-    if not store.folder.exists():
+    if not store.folder_exists:
         near = near_folders(store.folder)
         hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
         raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
@@ -186,9 +186,14 @@ def make_settings(
     )  # fmt: skip
 
 
+def complain(message: str) -> None:
+    """A line on standard error, which shows what its encoding has: click would write UTF-8 there whatever it is."""
+    print(message, file=sys.stderr)
+
+
 def warn_damaged(store: RunStore) -> None:
     for message in store.damaged:
-        typer.echo(f"warning: {message}", err=True)
+        complain(f"warning: {message}")
 
 
 def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:

@@ -17,6 +17,7 @@ from tpbench.cli.options import (
     OfWorkload,
     OptionalFile,
     Results,
+    complain,
     read_store,
     warn_damaged,
 )
@@ -122,7 +123,7 @@ def show_leaderboard(
     print(render_leaderboard(shown, form), end="")
     if write is not None:
         write_leaderboard(shown if write else board, store, target)
-        typer.echo(f"written: {target}", err=True)
+        complain(f"written: {target}")
     warn_damaged(store)
 
 

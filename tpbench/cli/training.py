@@ -29,6 +29,7 @@ from tpbench.cli.options import (
     Seeds,
     WorkloadName,
     Workloads,
+    complain,
     make_settings,
     parse_names,
     print_records,
@@ -88,7 +89,7 @@ def sweep(
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
     for line in left:
-        typer.echo(f"left out: {line}", err=True)
+        complain(f"left out: {line}")
     options = SweepOptions(
         trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
         choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
@@ -99,7 +100,7 @@ def sweep(
         print(_render_results(found), end="")
         for one in found:
             if one.failure:
-                typer.echo(f"{one.name}: {one.failure}", err=True)
+                complain(f"{one.name}: {one.failure}")
         if any(one.failure for one in found):
             raise typer.Exit(1)
         return
@@ -108,7 +109,8 @@ def sweep(
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
         print(f"  {name}: {value:g}")
-    print_records(found[0].records, method, workload)
+    only = found[0].cell
+    print_records(found[0].records, only.method, only.workload.name)
 
 
 def _render_results(results: Sequence[Any]) -> str:
@@ -217,7 +219,7 @@ def reproduce(
     print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
     print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
     for line in left:
-        typer.echo(f"left out: {line}", err=True)
+        complain(f"left out: {line}")
     if dry_run:
         return
     trained = train(cells, limit, settings, resources) if cells else []

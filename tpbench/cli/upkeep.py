@@ -12,6 +12,7 @@ from tpbench.cli.options import (
     RESULTS,
     Data,
     Results,
+    complain,
     open_store,
     read_store,
     warn_damaged,
@@ -30,7 +31,7 @@ def results_check(results: Results = RESULTS) -> None:
     whole, wrong = found.whole, found.wrong
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
     for message in wrong:
-        typer.echo(message, err=True)
+        complain(message)
     if wrong:
         raise typer.Exit(1)
 

@@ -279,8 +279,11 @@ def all_methods() -> dict[str, Method]:
 
 
 def method_title(name: str) -> str:
-    """The paper's name of a method; of one that is not installed here, the name itself."""
-    return get_method(name).title if name in method_names() else name
+    """The paper's name of a method; of one that is not installed here, or broken, the name itself."""
+    try:
+        return get_method(name).title
+    except TpbenchError:
+        return name
 
 
 def get_method(name: str) -> Method:

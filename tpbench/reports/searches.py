@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
+from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_folders
 
@@ -16,7 +20,9 @@ _FEWEST = 8
 
 
 def search_frame(results: str, sweep: str) -> pd.DataFrame:
-    """One row per configuration of a sweep's search: its hyperparameters and ``error`` (per cent), in order.
+    """One row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
+
+    ``error`` is the lowest validation error in per cent, or the lowest value of the objective if that is another.
 
     Raises:
         UsageError: there is no such sweep.
@@ -26,10 +32,12 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
     if sweep not in found:
         raise unknown("sweep", sweep, found) if found else UsageError(f"{results} holds no sweeps")
     journal = Journal.read(found[sweep].journal_path)
+    scale = 100.0 if found[sweep].read().objective == DEFAULT_OBJECTIVE else 1.0
     rows = [
-        {**suggestion, "error": 100 * outcome.objective}
+        {**suggestion, "error": scale * outcome.objective}
         for pack in journal.packs
         for suggestion, outcome in zip(pack.suggestions, pack.outcomes or [], strict=False)
+        if math.isfinite(outcome.objective)
     ]
     if not rows:
         raise TpbenchError(f"the sweep {sweep} has no results yet")
@@ -66,14 +74,16 @@ def _position(values: pd.Series[float]) -> np.ndarray:
 
 def search_figure(results: str, sweep: str) -> Figure:
     """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
-    frame = search_frame(results, sweep)
+    frame, definition = search_frame(results, sweep), SweepFolder(location(results) / "sweeps" / sweep).read()
+    errors = definition.objective == DEFAULT_OBJECTIVE
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     history, shares = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     trials = np.arange(1, len(frame) + 1)
     history.plot(trials, frame["error"], "o", color="#56B4E9", markersize=4, label="configuration")
     history.plot(trials, frame["error"].cummin(), color="#0072B2", label="best so far")
-    history.set(xlabel="trial", ylabel="best validation error (%)")
+    label = "best validation error (%)" if errors else f"lowest {definition.objective.replace('_', ' ')}"
+    history.set(xlabel="trial", ylabel=label)
     history.legend(fontsize="small")
     found = importance(frame)
     if found is None:
@@ -94,5 +104,6 @@ def search_figure(results: str, sweep: str) -> Figure:
     parallel.set_xticks(range(len(columns)), names, fontsize="small")
     scale = "each from its lowest to its highest value (logarithmic beyond a factor of 5)"
     parallel.set(yticks=[], title=f"parallel coordinates, {scale}; dark: low error")
-    figure.suptitle(f"{sweep}: {len(frame)} configurations")
+    halving = f", halving by {definition.halving}" if definition.halving else ""
+    figure.suptitle(f"{sweep}: {len(frame)} configurations{halving}")
     return figure

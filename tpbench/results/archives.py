@@ -35,6 +35,8 @@ class ArchivedRuns:
     """The archives that hold a run, by its id, the first by name first."""
     broken: list[str] = field(default_factory=list)
     """Archives that cannot be read, as messages."""
+    looked_at: list[Path] = field(default_factory=list)
+    """Those that could be."""
 
     @classmethod
     def of(cls, paths: Iterable[Path], known: Mapping[str, Sequence[str]] = MappingProxyType({})) -> ArchivedRuns:
@@ -51,6 +53,7 @@ class ArchivedRuns:
             except TpbenchError as error:
                 found.broken.append(str(error))
                 continue
+            found.looked_at.append(path)
             for run_id in ids:
                 found.holders.setdefault(run_id, []).append(path)
         return found

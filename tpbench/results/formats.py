@@ -85,7 +85,8 @@ def plain_table(title: str, header: Sequence[str], note: str = "", *, lines: boo
         show_lines=lines,
     )
     for name in header:
-        drawn.add_column(words(name))
+        # On a narrow terminal names are folded, not cut: people copy them.
+        drawn.add_column(words(name), overflow="fold")
     return drawn
 
 

@@ -12,11 +12,10 @@ import pandas as pd
 from tpbench.engine import method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, workload_words
 from tpbench.results.formats import spell, spell_table
-from tpbench.results.paper import paper_cell
+from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
 from tpbench.results.standings import Standing, all_standings
 from tpbench.results.statistics import compare_with_printed, mean_interval
 from tpbench.results.store import RunStore, write_atomically
-from tpbench.results.tables import PAPER_WORKLOADS
 from tpbench.workloads import WORKLOADS
 
 COLUMNS = (

@@ -37,6 +37,8 @@ def check_store(store: RunStore) -> StoreCheck:
     whole: set[str] = set()
     wrong: list[str] = []
     newer = 0
+    if not store.exists:
+        return StoreCheck(0, list(store.archived.broken), 0)
     with store.archived.opened() as read_archived:
         readers = [(path.stem, partial(read_run, path)) for path in sorted(store.runs.glob("*.json"))]
         for run_id, archives in sorted(store.archived.holders.items()):

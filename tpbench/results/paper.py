@@ -13,6 +13,8 @@ from tpbench.engine.errors import unknown
 ERROR_TABLES = ("1", "s6")
 """Those of test errors: methods x workloads."""
 DAMPING_TABLE = "s7"
+PAPER_WORKLOADS = ("mnist", "mnist-frozen", "fashion-mnist", "cifar10")
+"""The columns of the tables of test errors."""
 LOSS_TABLE = "loss"
 """Of final training losses; the authors' code has it, the paper does not."""
 TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE)

@@ -85,8 +85,29 @@ class RunStore:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a store: a folder of runs, or an archive."""
-        return self.runs.is_dir() or bool(self.archived.holders)
+        """Whether there is a store: a folder of runs, or an archive.
+
+        Raises:
+            TpbenchError: that cannot be found out.
+        """
+        try:
+            return self.runs.is_dir() or bool(self.archived.holders)
+        except TpbenchError:
+            raise
+        except Exception as error:  # a URL's file system has exceptions of its own
+            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
+
+    @property
+    def folder_exists(self) -> bool:
+        """Whether the store's folder is there, with runs or without.
+
+        Raises:
+            TpbenchError: that cannot be found out.
+        """
+        try:
+            return self.folder.exists()
+        except Exception as error:  # a URL's file system has exceptions of its own
+            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
 
     def __contains__(self, run_id: str) -> bool:
         return self.read(run_id) is not None
@@ -124,10 +145,10 @@ class RunStore:
         """
         files, archives = self._stamps(self.runs, ".json"), self._stamps(self.folder, ".zip")
         kept = KeptSummaries.of(self.folder, files, archives)
-        if "archived" not in vars(self):
-            self.archived = self._look_at_archives(archives, kept.archived_ids)
-        for name, stamp in archives.items():
-            kept.learn_archive(name, stamp, self.archived.ids_of(self.folder / name))
+        # Looked at now: what is learnt of an archive must belong to the stamp it has now.
+        self.archived = self._look_at_archives(archives, kept.archived_ids)
+        for path in self.archived.looked_at:
+            kept.learn_archive(path.name, archives[path.name], self.archived.ids_of(path))
         found: dict[str, RunRecord | None] = {}
         for run_id in sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders)):
             first, *_ = self.archived.holders.get(run_id, [self.folder])

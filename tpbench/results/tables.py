@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tpbench.results.cells import Cell, CellKey, choose_cells, labelled, protocol_epochs
-from tpbench.results.paper import paper_cell, table_methods
+from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.standings import Standing, Verdict, all_standings
 from tpbench.results.statistics import Overall, compare_with_printed, overall
 from tpbench.results.store import RunStore
 from tpbench.workloads import WORKLOADS
-
-PAPER_WORKLOADS = ("mnist", "mnist-frozen", "fashion-mnist", "cifar10")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from tpbench.results.commands import continuing
 from tpbench.results.location import absolute
 
 _FOLDERS = ("--results", "--data", "--space")
@@ -24,16 +25,10 @@ def _options(tokens: Iterable[str]) -> list[list[str]]:
     return grouped
 
 
-def continues(command: str) -> str:
-    """A command without ``--fresh``, which would begin another sweep each time."""
-    tokens = _split(command)
-    return shlex.join(token for token in tokens if token != "--fresh") if tokens else command
-
-
 def kept_command(command: str) -> str:
     """What a sweep's folder keeps of the command that began it: it works in any folder of the machine."""
     words = []
-    for name, *value in _options(_split(continues(command))):
+    for name, *value in _options(_split(continuing(command))):
         if name == "--results":
             continue  # the folder may be moved; who lists it knows where it is
         words += [name, *([absolute(value[0]) if name in _FOLDERS and value[0] else value[0]] if value else [])]
@@ -42,7 +37,7 @@ def kept_command(command: str) -> str:
 
 def command_for(kept: str, results: str | Path) -> str:
     """The command of a sweep's folder for a results folder as it is named now; older versions kept the old name."""
-    words = [word for option in _options(_split(continues(kept))) if option[0] != "--results" for word in option]
+    words = [word for option in _options(_split(continuing(kept))) if option[0] != "--results" for word in option]
     if not words:
         return ""
     return shlex.join([*words, "--results", str(results)] if str(results) != "results" else words)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
+from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.search.continuing import command_for
 from tpbench.search.definition import SweepFolder
@@ -26,6 +27,9 @@ class SweepStatus:
     trials: int
     best: float | None
     """Lowest validation error of the search so far, a fraction."""
+    objective: str = DEFAULT_OBJECTIVE
+    halving: int = 0
+    """Factor of a search in which packs are brackets; 0: none."""
     member_epochs: int = 0
     """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
     member_epochs_full: int = 0
@@ -53,7 +57,8 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
         return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
     best, searched = journal.best(), journal.ended_count
     known = (
-        searched, definition.trials, best[1].validation_error if best else None, journal.member_epochs,
+        searched, definition.trials, best[1].validation_error if best else None, definition.objective,
+        definition.halving, journal.member_epochs,
         searched * definition.epochs,
     )  # fmt: skip
     if done or running:
@@ -69,8 +74,11 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
 
 def sweep_folders(results: Path) -> list[SweepFolder]:
     """The folders of all sweeps below a results folder, by name."""
-    folders = (SweepFolder(path) for path in sorted((results / "sweeps").glob("*")))
-    return [folder for folder in folders if folder.exists]
+    try:
+        folders = [SweepFolder(path) for path in sorted((results / "sweeps").glob("*"))]
+        return [folder for folder in folders if folder.exists]
+    except Exception as error:  # a URL's file system has exceptions of its own
+        raise TpbenchError(f"{results}: could not be read ({error})") from error
 
 
 def all_sweeps(results: str) -> list[SweepStatus]:

@@ -53,11 +53,23 @@ class Board:
             return
         task = f"{sweep.label} {what}" if len(self.sweeps) > 1 else what
         if self._shown.get(sweep.name) != task:
-            if before := self._shown.get(sweep.name):
-                self.view.end(before)
+            self._close_search(sweep)
             self._shown[sweep.name] = task
             self.view.start(task, progress.total, progress.done)
-        self.view.update(task, progress.so_far, progress.total, sweep.best_error)
+        self.view.update(task, progress.so_far, progress.total, self._best(sweep))
+
+    def _close_search(self, sweep: QueuedSweep) -> None:
+        """The search of a sweep is over."""
+        task = self._shown.pop(sweep.name, None)
+        if task:
+            total = sweep.search_progress.total
+            self.view.update(task, total, total, sweep.best_error)
+            self.view.end(task)
+
+    @staticmethod
+    def _best(sweep: QueuedSweep) -> float | None:
+        """What the search reached stands beside the search; without one, what the runs did."""
+        return None if sweep.final is not None and sweep.search_progress.total else sweep.best_error
 
     @staticmethod
     def _part(sweep: QueuedSweep) -> tuple[str, Progress]:
@@ -69,11 +81,13 @@ class Board:
         if sweep.name in self._over:
             return
         self._over.add(sweep.name)
+        what, progress = self._part(sweep)
+        if what == "final runs" and self._shown.get(sweep.name, "").endswith("search"):
+            self._close_search(sweep)  # all final runs were there already
         task = self._shown.pop(sweep.name, None)
         if task:
-            progress = self._part(sweep)[1]
             if not sweep.failure:
-                self.view.update(task, progress.total, progress.total, sweep.best_error)
+                self.view.update(task, progress.total, progress.total, self._best(sweep))
             self.view.end(task)
         if sweep.failure:
             self.say(f"{sweep.label}: failed: {sweep.failure}")

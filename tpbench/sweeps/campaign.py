@@ -11,10 +11,8 @@ from typing import Any
 from tpbench.engine import TpbenchError, UsageError, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
-from tpbench.results.commands import continuing
 from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.search.continuing import continues
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, space_for
@@ -125,7 +123,7 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
     wanted = [_wanted(cell, options, settings) for cell in cells]
     with ExitStack() as stack:
         unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
-        stack.enter_context(interruptible(continues(settings.command)))
+        stack.enter_context(interruptible(settings.command))
         stream = stack.enter_context(noise_to(wanted[0].folder.log))
         view = stack.enter_context(Display(stream))
         for warning in filter(None, unsafe):
@@ -195,10 +193,12 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
 
 
 def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
-    definition, journal = one.folder.begin(one.definition, continuing(settings.command))
+    definition, journal = one.folder.begin(one.definition, settings.command)
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
     halving = f", halved by {definition.halving}" if definition.halving else ""
-    view.say(f"sweep {definition.id}: {trials}{halving}, then {len(definition.seeds)} seeds")
+    objective = f", by {definition.objective}" if definition.objective != DEFAULT_OBJECTIVE else ""
+    seeds = f"{len(definition.seeds)} seed{'s' * (len(definition.seeds) != 1)}"
+    view.say(f"sweep {definition.id}: {trials}{halving}{objective}, then {seeds}")
     sweep = SearchedSweep(
         definition, one.space, one.folder, journal, settings, accept_failures=options.accept_failures,
         on_cluster=bool(options.resources.address),
@@ -219,7 +219,7 @@ def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolde
     if all(sweep.finished for sweep in sweeps):
         board.show()
         return
-    view.say(f"Ray's log: {folder.log}")
+    view.say(f"starting Ray; its log: {folder.log}")
     with ray_running(resources, view.say) if not resources.address else nullcontext():
         from tpbench.sweeps.driver import run_queue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,8 @@ def run_queue(
             failure_config=tune.FailureConfig(max_failures=0), callbacks=[QueueCallback(queue, board)],
         ),
     )  # fmt: skip
+    # Results are in the journals and the store: that Tune finds none in its own files is no news.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     try:
         tuner.fit()
     finally:

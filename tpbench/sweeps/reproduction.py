@@ -14,10 +14,8 @@ from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
-from tpbench.results.paper import ERROR_TABLES, table_methods
+from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
-from tpbench.results.tables import PAPER_WORKLOADS
-from tpbench.search.continuing import continues
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.board import Board
@@ -173,7 +171,7 @@ def reproduce(
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
         unsafe = stack.enter_context(folder.lock())
-        stack.enter_context(interruptible(continues(settings.command)))
+        stack.enter_context(interruptible(settings.command))
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
         if unsafe:
             view.say(f"warning: {unsafe}")

@@ -157,7 +157,9 @@ class QueuedSweep:
         for progress in (self.search_progress, self.final_progress):
             if key in progress.running:
                 progress.running[key] = progress.running[key][0], share
-        if best is not None and (self.best_error is None or best < self.best_error):
+        # Of a sweep that searches, what the search reached: the final runs are many of one configuration.
+        of_search = key in self.search_progress.running or not self.search_progress.total
+        if best is not None and of_search and (self.best_error is None or best < self.best_error):
             self.best_error = best
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
@@ -350,7 +352,7 @@ class SearchedSweep(QueuedSweep):
         reason = self._why_not()
         if reason:
             # What was said when it happened knows more.
-            self.fail(self.journal.failure or reason)
+            self.fail(reason if self.accept_failures else self.journal.failure or reason)
             return
         self._train_final(workers)
 

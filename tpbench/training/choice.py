@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import UsageError, get_method, method_names, unknown
-from tpbench.results.paper import table_methods
-from tpbench.results.tables import PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS, table_methods
 from tpbench.workloads import Workload, get_workload
 
 ALL = "all"
