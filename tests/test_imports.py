@@ -104,7 +104,7 @@ def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeyp
         ("plot search ", ["mnist-bp-12345678"]),
         ("plot curves cif", ["cifar10"]),
         ("plot --results nowhere search ", []),
-        ("figure s", ["s2", "s6", "s3", "s4", "s5"]),
+        ("figure s", ["s2", "s3", "s4", "s5", "s6"]),
         ("table s", ["s6", "s7"]),
     ],
 )

@@ -16,6 +16,7 @@ from tpbench.engine import METHODS
 from tpbench.reports import figures, toy
 from tpbench.reports.searches import importance
 from tpbench.results import RunStore
+from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.training.packs import Outcome
 
@@ -84,7 +85,8 @@ def test_plots_of_a_store_and_of_a_search(tpbench_inside: Inside, tmp_path: Path
     folder = tmp_path / "results" / "sweeps" / "mnist-bp-1"
     journal = Journal.open(folder / "journal.jsonl")
     folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text("{}")
+    definition = SweepDefinition("mnist", "bp", "0" * 64, {"lr": ["loguniform", 1e-5, 1e-2]}, 12, 1, (0,), 0, 2, 1)
+    (folder / "sweep.json").write_text(json.dumps(definition.plain()))
     for k in range(12):
         journal.suggested([{"lr": 10.0**-k, "beta1": 0.9, "epsilon": 1e-8 * (k % 3 + 1)}])
         journal.ended(k, [Outcome("0" * 24, "finished", 0.1 + k / 100, None)])

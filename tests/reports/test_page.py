@@ -75,10 +75,14 @@ def test_the_page_asks_for_nothing_outside_and_is_well_formed(
     assert re.search(r"<strong>2\.2\d ± 0\.\d+", page)
 
 
-def test_an_empty_store_is_one_line(tpbench_inside: Inside) -> None:
+@pytest.mark.parametrize(("there", "code"), [(True, 1), (False, 2)], ids=["empty", "absent"])
+def test_an_empty_store_is_one_line(tpbench_inside: Inside, tmp_path: Path, there: bool, code: int) -> None:
+    if there:
+        (tmp_path / "nothing").mkdir()
     result = tpbench_inside("report", "--results", "nothing")
-    assert result.returncode == 1
+    assert result.returncode == code
     assert "holds no run yet" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 PROBE = """<script>
