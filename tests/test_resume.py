@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CommandLine
+from tests.conftest import Inside
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 ARGUMENTS = (
     "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
@@ -50,13 +50,26 @@ def journal(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("results/sweeps/*/journal.jsonl"))
 
 
-def trainers() -> set[int]:
-    """Ray's processes that train a pack (not its agents: with one of those the whole node goes)."""
-    found = set()
+def parent(process: int) -> int:
+    """The process that started one; the name in front of it may hold anything."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def belongs(process: int, ancestor: int) -> bool:
+    while process > 1:
+        if process == ancestor:
+            return True
+        process = parent(process)
+    return False
+
+
+def trainers(sweep: int) -> list[int]:
+    """A sweep's processes that train a pack (not Ray's agents: with one of those the whole node goes)."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"ray::ImplicitFunc.train" in path.read_bytes():
-                found.add(int(path.parent.name))
+            if b"ray::ImplicitFunc.train" in path.read_bytes() and belongs(int(path.parent.name), sweep):
+                found.append(int(path.parent.name))
         except OSError:
             continue
     return found
@@ -69,26 +82,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return store(folder)
 
 
-def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
-    undisturbed: dict[str, Any], tmp_path: Path, tpbench: CommandLine
+def test_a_campaign_that_is_killed_in_search_and_ended_in_the_final_runs_loses_nothing(
+    undisturbed: dict[str, Any], tmp_path: Path, tpbench_inside: Inside
 ) -> None:
     process = start(tmp_path)
     wait_for(lambda: '"ended"' in journal(tmp_path), process)
-    second = tpbench(*ARGUMENTS)
+    second = tpbench_inside(*ARGUMENTS)
     assert second.returncode == 1
     assert "is running already" in second.stderr
-    assert "running" in tpbench("sweeps").stdout
+    assert "running" in tpbench_inside("sweeps").stdout
     process.kill()
     process.wait()
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
-    listing = tpbench("sweeps").stdout
+    listing = tpbench_inside("sweeps").stdout
     assert "interrupted" in listing
-    assert listing.count("tpbench " + " ".join(ARGUMENTS)) == 2
+    command = "tpbench " + " ".join(ARGUMENTS)
+    assert listing.count(command) == 2
 
     process = start(tmp_path)
     wait_for(lambda: b"final runs" in (tmp_path / "output").read_bytes(), process)
-    process.kill()
-    process.wait()
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    output = (tmp_path / "output").read_text()
+    assert f"To continue: {command}" in output
+    assert "Traceback" not in output
     before = journal(tmp_path).count('"suggested"')
 
     assert start(tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
@@ -96,13 +113,12 @@ def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
     assert journal(tmp_path).count('"suggested"') == 6 >= before  # no suggestion was asked for twice
     now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     assert {name: now[name] for name in kept} == kept  # no finished run was trained again
-    assert tpbench("sweeps").stdout.count(" done ") == 2
+    assert tpbench_inside("sweeps").stdout.count(" done ") == 2
 
 
 def test_killing_a_process_that_trains_costs_epochs_only(undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    before = trainers()
     process = start(tmp_path)
-    wait_for(lambda: bool(list(tmp_path.glob("results/checkpoints/*.pt")) and trainers() - before), process)
-    os.kill((trainers() - before).pop(), signal.SIGKILL)
+    wait_for(lambda: bool(list(tmp_path.glob("results/checkpoints/*.pt")) and trainers(process.pid)), process)
+    os.kill(trainers(process.pid)[0], signal.SIGKILL)
     assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
     assert store(tmp_path) == undisturbed

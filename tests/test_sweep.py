@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import CommandLine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
     result = tpbench(*arguments)
     assert result.returncode == 0, result.stderr
     assert "over 3 seeds" in result.stdout
-    assert "Ray's log:" in result.stdout
+    assert "starting Ray; its log: " in result.stdout
     for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
         assert noise not in result.stdout + result.stderr
     runs = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
@@ -37,17 +37,10 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
         assert (run["found"]["trials"], run["found"]["epochs"], run["found"]["seeds"]) == (5, 4, [0, 1, 2])
     row = pd.read_csv(tmp_path / "results" / "leaderboard.csv").iloc[0]
     assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
-    # A final run that was deleted is trained again, and to the same numbers.
-    lost = next(r for r in runs if r["definition"]["seed"] == 1)
-    (tmp_path / "results" / "runs" / f"{lost['id']}.json").unlink()
-    again = tpbench(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
-    assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, number: signal.Signals) -> None:
+def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
+    """That the sweep does continue, tests/test_resume.py shows."""
     arguments = [
         sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2",
         "--epochs", "25",
@@ -58,17 +51,8 @@ def test_an_interrupted_sweep_says_how_to_continue_and_does(tmp_path: Path, numb
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.2)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "To continue: tpbench sweep digits bp --trials 6" in stderr
     assert "Traceback" not in stderr
-    if number == signal.SIGTERM:
-        return  # that it continues, the other signal shows
-    kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
-    again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "over 2 seeds" in again.stdout
-    now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
-    assert {name: now[name] for name in kept} == kept
-    assert len(now) == 7

@@ -246,6 +246,9 @@ def test_the_same_failure_is_said_again_as_it_was(tmp_path: Path) -> None:
     assert "no such thing" in one.failure
 
 
+STATES = {name: name for name in ("PENDING", "RUNNING", "TERMINATED", "ERROR")}
+
+
 def test_a_trial_that_tune_gave_up_in_silence_is_found(tmp_path: Path) -> None:
     """A worker that cannot be reset: neither the searcher nor a callback hears of it."""
     from types import SimpleNamespace
@@ -264,15 +267,50 @@ def test_a_trial_that_tune_gave_up_in_silence_is_found(tmp_path: Path) -> None:
     tune = Tune([one], workers=1)
     tune.fill()
     trial_id = tune.packs()[0]
-    trial = SimpleNamespace(
-        trial_id=trial_id, status="ERROR", ERROR="ERROR", TERMINATED="TERMINATED", get_pickled_error=lambda: None
-    )
+    trial = SimpleNamespace(trial_id=trial_id, status="ERROR", get_pickled_error=lambda: None, **STATES)
     callback = QueueCallback(tune.queue, Board(View(), [one]))  # type: ignore[arg-type]
     callback.on_step_end(1, [trial])
     assert "its process was lost" in said[0]
     tune.running.pop(trial_id)
     tune.run(pretend)
     assert one.done
+
+
+def test_one_that_waits_leaves_its_place_to_a_pack_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen when a node was killed: the pack waited for a place, and the waiting for a pack."""
+    from types import SimpleNamespace
+
+    from tpbench.sweeps import driver
+
+    released: list[int] = []
+    queue = SweepQueue([sweep(tmp_path, trials=4)], 2, 2, released.append)
+    for name in ("first", "second"):  # wait for each other
+        assert queue.suggest(name)
+    for name in ("first", "second"):
+        queue.on_trial_complete(name, {"share": 1.0})
+    configs = {name: queue.suggest(name) for name in ("pack", "another", "waits")}
+    trials = [
+        SimpleNamespace(trial_id=name, status="PENDING" if "job" in config else "RUNNING", **STATES)
+        for name, config in configs.items()
+    ]
+    assert [trial.status for trial in trials] == ["PENDING", "PENDING", "RUNNING"]
+    released.clear()
+    callback = driver.QueueCallback(queue, None)  # type: ignore[arg-type]
+    now = 0.0
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    callback.on_step_end(1, trials)
+    assert not released
+    now = 6.0
+    callback.on_step_end(2, trials)
+    assert len(released) == 1
+    for trial in trials:
+        trial.status = "RUNNING"
+    for seconds in (7.0, 20.0):
+        now = seconds
+        callback.on_step_end(3, trials)
+    assert len(released) == 1
 
 
 def test_no_more_processes_start_than_there_are_packs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tpbench.sweeps.trainable import Train, run_trial, train_job
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
 # fails at once would be handed one pack after the other.
 _PATIENCE = 30.0
+# Seconds after which a pack that has no place takes that of one that waits at the gate.
+_STARVED = 5.0
 
 
 class QueueCallback(tune.Callback):
@@ -32,6 +35,7 @@ class QueueCallback(tune.Callback):
         self.trials: dict[str, Any] = {}
         """Those that have not ended, by id."""
         self._seen = 0
+        self._starving_since: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
@@ -63,6 +67,19 @@ class QueueCallback(tune.Callback):
             self.trials.pop(trial.trial_id)
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._errored(trial)
+        self._feed(time.monotonic())
+
+    def _feed(self, now: float) -> None:
+        """Tune chooses whom it starts: where a node has gone, one that waits may have the place of a pack."""
+        alive = [(trial, self.queue.live.get(trial.trial_id)) for trial in self.trials.values()]
+        starved = any(place and trial.status == trial.PENDING for trial, place in alive)
+        if not (starved and any(place is None and trial.status == trial.RUNNING for trial, place in alive)):
+            self._starving_since = None
+        elif self._starving_since is None:
+            self._starving_since = now
+        elif now - self._starving_since > _STARVED:
+            self._starving_since = None
+            self.queue.release()
 
     def _errored(self, trial: Any) -> None:
         self.trials.pop(trial.trial_id, None)

@@ -70,7 +70,7 @@ class SweepQueue(Searcher):
             self._warmed += 1
             return self._wait(trial_id, self._to_warm)
         if not self._going:
-            self._release()
+            self.release()
             return Searcher.FINISHED
         if len(self.live) >= self.most:
             return None
@@ -81,7 +81,7 @@ class SweepQueue(Searcher):
                 self.live[trial_id] = sweep, pack.key
                 return {"sweep": sweep.name, "pack": pack.key, "job": pack.to_json()}
         if not self._going:
-            self._release()
+            self.release()
             return Searcher.FINISHED
         waiting = sum(place is None for place in self.live.values())
         if waiting == len(self.live) and not self._ready():
@@ -107,7 +107,7 @@ class SweepQueue(Searcher):
     def _ready(self) -> bool:
         return any(s.has_final or s.has_search for s in self.unfinished if self.admission.allows(s))
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Let workers go that wait at the gate."""
         self._round += 1
         self.open_gate(self._round)
@@ -162,7 +162,7 @@ class SweepQueue(Searcher):
         except Exception as error:
             self._broken = error
         if self._ready() or not self._going:
-            self._release()
+            self.release()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the journals are the state."""
