@@ -76,4 +76,5 @@ def test_missing_data_is_said_once_per_workload(tpbench_inside: Inside) -> None:
     result = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--dry-run")
     assert result.returncode == 0
     assert "left out: mnist bp, dfa:" in result.stderr
+    assert tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp,dfa").returncode == 1
     assert tpbench_inside("reproduce", "--table", "2").returncode == 2

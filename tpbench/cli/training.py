@@ -232,7 +232,7 @@ def reproduce(
         else:
             lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
             print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
-    if any(done.failure for done in trained):
+    if any(done.failure for done in trained) or (left and not cells):
         raise typer.Exit(1)
 
 

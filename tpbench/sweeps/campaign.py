@@ -188,7 +188,11 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
     import ray
 
     task = ray.remote(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
-    found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
+    try:
+        found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
+    except ray.exceptions.RayTaskError as error:
+        # What the node lacks, in its own words; anything else is a fault of ours.
+        raise (error.cause if isinstance(error.cause, TpbenchError) else error) from error
     return found
 
 

@@ -24,7 +24,7 @@ from tpbench.sweeps.trainable import Train, run_trial, train_job
 # fails at once would be handed one pack after the other.
 _PATIENCE = 30.0
 # Seconds after which a pack that has no place takes that of one that waits at the gate.
-_STARVED = 5.0
+_STARVED = 1.0
 
 
 class QueueCallback(tune.Callback):

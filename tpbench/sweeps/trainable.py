@@ -17,6 +17,7 @@ from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.gate import wait
 from tpbench.sweeps.packs import HandedPack
+from tpbench.training.devices import require_gpu
 from tpbench.training.packs import Outcome, PackJob, PackSettings
 
 Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
@@ -55,6 +56,7 @@ def run_trial(
     begun = time.monotonic()
     try:
         _check_folder(pack.settings, patience)
+        require_gpu(pack.settings.device)
         outcomes = train(pack, _reporter(workers))
     except TpbenchError as error:
         # What the node or the store lacks is told; anything else is raised, and its process is not used again.

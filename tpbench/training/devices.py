@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 
-from tpbench.engine.errors import UsageError, unknown
+from tpbench.engine.errors import TpbenchError, UsageError, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 """``auto`` is the GPU if there is one; N counts from 0."""
@@ -32,3 +33,22 @@ def choose_device(wanted: str) -> str:
         there = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise UsageError(f"device '{wanted}' was asked for, but torch sees {there} here")
     return wanted
+
+
+def require_gpu(device: str) -> None:
+    """Where a node was promised to have a GPU: its driver may be too old for torch.
+
+    Raises:
+        TpbenchError: torch cannot use it; says why, and on which node.
+    """
+    import torch
+
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        reason = "it gives no reason"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+    built = f"torch {torch.__version__}, for CUDA {torch.version.cuda}" if torch.version.cuda else torch.__version__
+    raise TpbenchError(f"torch sees no GPU on node {socket.gethostname()}: {reason} ({built})")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tpbench.engine import UsageError
+from tpbench.training.devices import require_gpu
 from tpbench.training.memory import available_memory
 from tpbench.workloads import Workload, get_workload
 from tpbench.workloads.benchmark import measure
@@ -86,7 +87,12 @@ def choose_sizes(
     workload: str, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
     precision: str, floor: int = 1,
 ) -> Sizing:  # fmt: skip
-    """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU."""
+    """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU.
+
+    Raises:
+        TpbenchError: torch cannot use the GPU that this machine was said to have.
+    """
+    require_gpu(device)
     found, concurrent = get_workload(workload), gpus or cpus
     if pack is None:
         pack = choose_pack(

@@ -1,0 +1,38 @@
+"""Devices as a person names them, and nodes whose GPU torch cannot use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tpbench.engine import TpbenchError
+from tpbench.training.devices import require_gpu
+from tpbench.training.sizing import choose_sizes
+
+REASON = "The NVIDIA driver on your system is too old (found version 12080)."
+
+
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError(REASON + "\nPlease update your GPU driver")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+
+
+def test_a_driver_that_is_too_old_is_named_with_its_node(old_driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node-7")
+    with pytest.raises(
+        TpbenchError, match="no GPU on node node-7: The NVIDIA driver on your system is too old"
+    ) as told:
+        require_gpu("cuda")
+    assert "\n" not in str(told.value)
+    require_gpu("cpu")
+
+
+def test_it_is_found_when_sizes_are_measured(old_driver: None) -> None:
+    with pytest.raises(TpbenchError, match="too old"):
+        choose_sizes(
+            "digits", "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
+        )  # fmt: skip

@@ -1,0 +1,52 @@
+"""A plan split over processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.test_packs import digits_plan
+from tpbench.engine import TpbenchError
+from tpbench.results import RunStore
+from tpbench.results.budgets import PUBLISHED
+from tpbench.search.spaces import published_configuration
+from tpbench.training import processes
+from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.workloads import WORKLOADS
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+def test_a_plan_is_split_by_its_seeds_where_that_pays(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = PackJob(digits_plan(seeds=(0, 1, 2)), PackSettings(str(tmp_path)))
+    assert processes.parts_of(job) == [job.plan]  # a matter of seconds
+    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    assert [part.seeds for part in processes.parts_of(job)] == [(0,), (1, 2)]
+    PackJob(digits_plan(seeds=(0,)), PackSettings(str(tmp_path))).run()
+    # What is there already moves no seed from one part to the other: their checkpoints are found again.
+    again = PackJob(job.plan, job.settings)
+    assert [part.seeds for part in processes.parts_of(again)] == [(1, 2)]
+
+
+def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    configuration = published_configuration(WORKLOADS["mnist"], "bp")
+    nowhere = plan_seeds("mnist", "bp", configuration, (0,), 1, PUBLISHED)
+    parts = [digits_plan("bp", (0, 1)), nowhere]
+    settings = PackSettings(str(tmp_path), data=str(tmp_path / "none"), offline=True)
+    heard: dict[int, processes.Progress] = {}
+    with pytest.raises(TpbenchError, match="mnist"):
+        processes.train_side_by_side(parts, settings, heard.__setitem__)
+    assert heard == {0: processes.Progress(3, 3, heard[0].best)}
+    alone = PackSettings(str(tmp_path / "alone"))
+    PackJob(parts[0], alone).run()
+    trained, expected = (
+        {r.definition.id: r.test_error for r in RunStore(tmp_path / f).records()} for f in ("", "alone")
+    )
+    assert trained == expected
