@@ -82,7 +82,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return store(folder)
 
 
-def test_a_campaign_that_is_killed_in_search_and_ended_in_the_final_runs_loses_nothing(
+def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
     undisturbed: dict[str, Any], tmp_path: Path, tpbench_inside: Inside
 ) -> None:
     process = start(tmp_path)
@@ -96,16 +96,12 @@ def test_a_campaign_that_is_killed_in_search_and_ended_in_the_final_runs_loses_n
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     listing = tpbench_inside("sweeps").stdout
     assert "interrupted" in listing
-    command = "tpbench " + " ".join(ARGUMENTS)
-    assert listing.count(command) == 2
+    assert listing.count("tpbench " + " ".join(ARGUMENTS)) == 2
 
     process = start(tmp_path)
     wait_for(lambda: b"final runs" in (tmp_path / "output").read_bytes(), process)
-    process.terminate()
-    assert process.wait(timeout=60) == 130
-    output = (tmp_path / "output").read_text()
-    assert f"To continue: {command}" in output
-    assert "Traceback" not in output
+    process.kill()
+    process.wait()
     before = journal(tmp_path).count('"suggested"')
 
     assert start(tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
