@@ -354,7 +354,6 @@ def test_the_stand_in_for_srun_kills_its_step_as_the_real_one_does(slurm: dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_the_slurm_script_with_the_real_ray_and_a_real_sweep(slurm: dict[str, str], tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "bin")
     path = stand_ins(tmp_path / "bin", "srun", "scontrol")

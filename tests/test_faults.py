@@ -64,7 +64,6 @@ def test_a_read_only_store_is_found_before_the_work(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_two_sweeps_on_one_store_at_once(tmp_path: Path) -> None:
     options = ["--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2", "--cpus", "1"]
     processes = [
