@@ -17,7 +17,7 @@ demo: $(READY)
 	$(VENV)/bin/tpbench leaderboard digits --results $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --durations=10
+	$(VENV)/bin/python -m pytest --durations=10
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -48,6 +48,7 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
 
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(sizing, "require_gpu", lambda device: None)
     options = {"trials": 400, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
     found = choose_sizes("mnist", "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
     assert (found.pack, found.packs_per_gpu) == (7, 4)
