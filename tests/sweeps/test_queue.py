@@ -302,15 +302,16 @@ def test_one_that_waits_leaves_its_place_to_a_pack_that_has_none(
     monkeypatch.setattr(driver.time, "monotonic", lambda: now)
     callback.on_step_end(1, trials)
     assert not released
-    now = 6.0
-    callback.on_step_end(2, trials)
-    assert len(released) == 1
+    for seconds, times in ((0.5, 0), (1.5, 1), (3.0, 1), (4.0, 2)):
+        now = seconds
+        callback.on_step_end(2, trials)
+        assert len(released) == times
     for trial in trials:
         trial.status = "RUNNING"
     for seconds in (7.0, 20.0):
         now = seconds
         callback.on_step_end(3, trials)
-    assert len(released) == 1
+    assert len(released) == 2
 
 
 def test_no_more_processes_start_than_there_are_packs(tmp_path: Path) -> None:

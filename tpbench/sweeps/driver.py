@@ -23,8 +23,9 @@ from tpbench.sweeps.trainable import Train, run_trial, train_job
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
 # fails at once would be handed one pack after the other.
 _PATIENCE = 30.0
-# Seconds after which a pack that has no place takes that of one that waits at the gate.
-_STARVED = 1.0
+# Seconds after which a pack that has no place takes that of one that waits at the gate: at first, and at most where it
+# does not help at once.
+_STARVED, _STARVED_MOST = 1.0, 60.0
 
 
 class QueueCallback(tune.Callback):
@@ -36,6 +37,7 @@ class QueueCallback(tune.Callback):
         """Those that have not ended, by id."""
         self._seen = 0
         self._starving_since: float | None = None
+        self._starved = _STARVED
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
@@ -74,11 +76,11 @@ class QueueCallback(tune.Callback):
         alive = [(trial, self.queue.live.get(trial.trial_id)) for trial in self.trials.values()]
         starved = any(place and trial.status == trial.PENDING for trial, place in alive)
         if not (starved and any(place is None and trial.status == trial.RUNNING for trial, place in alive)):
-            self._starving_since = None
+            self._starving_since, self._starved = None, _STARVED
         elif self._starving_since is None:
             self._starving_since = now
-        elif now - self._starving_since > _STARVED:
-            self._starving_since = None
+        elif now - self._starving_since > self._starved:
+            self._starving_since, self._starved = now, min(2 * self._starved, _STARVED_MOST)
             self.queue.release()
 
     def _errored(self, trial: Any) -> None:
