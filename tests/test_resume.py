@@ -86,11 +86,12 @@ def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
     undisturbed: dict[str, Any], tmp_path: Path, tpbench_inside: Inside
 ) -> None:
     process = start(tmp_path)
-    wait_for(lambda: '"ended"' in journal(tmp_path), process)
+    wait_for(lambda: b"starting Ray" in (tmp_path / "output").read_bytes(), process)
     second = tpbench_inside(*ARGUMENTS)
     assert second.returncode == 1
     assert "is running already" in second.stderr
     assert "running" in tpbench_inside("sweeps").stdout
+    wait_for(lambda: '"ended"' in journal(tmp_path), process)
     process.kill()
     process.wait()
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
