@@ -192,7 +192,9 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
         found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
     except ray.exceptions.RayTaskError as error:
         # What the node lacks, in its own words; anything else is a fault of ours.
-        raise (error.cause if isinstance(error.cause, TpbenchError) else error) from error
+        if isinstance(error.cause, TpbenchError):
+            raise error.cause from error
+        raise
     return found
 
 
