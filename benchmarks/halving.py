@@ -28,7 +28,8 @@ def search(
 ) -> tuple[int, float]:  # fmt: skip
     """One search to its end; returns member epochs and the best validation error in per cent."""
     space = space_for(method)
-    _, dataset = load_problem(get_workload(workload), Path(settings.data) if settings.data else None)
+    declared = get_workload(workload)
+    _, dataset = load_problem(declared, Path(settings.data) if settings.data else None)
     wanted = SweepDefinition(
         workload,
         method,
@@ -44,7 +45,7 @@ def search(
     )
     home = SweepFolder(folder / "sweeps" / f"{wanted.id}-{pack}")
     definition, journal = home.begin(wanted, "benchmark")
-    sweep = SearchedSweep(definition, space, home, journal, settings)
+    sweep = SearchedSweep(definition, declared, space, home, journal, settings)
     sweep.begin(Workers(1))
     while sweep.final is None and not sweep.failure:
         handed = sweep.next_pack()

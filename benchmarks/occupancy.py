@@ -35,6 +35,7 @@ from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.packs import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
+from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64
 METHODS = ("bp", "dfa", "dtp", "dtpdrl", "ddtp-linear", "ddtp-rhl")
@@ -70,7 +71,7 @@ def sweeps_of(folder: Path, count: int, workers: int, trials: int, seeds: int) -
         home = SweepFolder(folder / "sweeps" / definition.id)
         home.local.mkdir(parents=True)
         definition, journal = home.begin(definition, "benchmark")
-        found.append(SearchedSweep(definition, space, home, journal, PackSettings(str(folder))))
+        found.append(SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder))))
     return found
 
 

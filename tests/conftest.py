@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run side by side would otherwise fight for the same cores with all their threads. Read by torch when it
+    # is imported, and by the commands that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
-from tpbench.engine.methods import forget_plugins
+from tpbench.engine.plugins import forget_plugins
 
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CommandLine, Inside
+from tests.conftest import CommandLine, Ended, Inside
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.workloads import get_workload
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
@@ -81,10 +82,30 @@ def host(token: str) -> Iterator[Host]:
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+@pytest.fixture
+def commands(tmp_path: Path, token: str) -> Iterator[Inside]:
+    """Commands that know the token, in a process of their own that they share."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.command_host"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[1], env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+
+    def call(*arguments: str) -> Ended:
+        print(json.dumps(arguments), file=process.stdin, flush=True)
+        assert process.stdout
+        return Ended(*json.loads(process.stdout.readline()))
+
+    yield call
+    process.stdin.close()
+    process.wait(timeout=30)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 200, tell: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, tell()
         time.sleep(0.2)
 
 
@@ -115,7 +136,7 @@ def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench:
     assert all(run["status"] == "finished" for run in runs)
     definitions = [run["definition"] for run in runs]
     configurations = tuple(d["configuration"] for d in definitions)
-    plan = PackPlan("digits", "ddtp-linear", configurations, tuple(d["seed"] for d in definitions), 25)
+    plan = PackPlan(get_workload("digits"), "ddtp-linear", configurations, tuple(d["seed"] for d in definitions), 25)
     PackJob(plan, PackSettings(str(tmp_path / "alone"))).run()
     alone = {run["id"]: run["curves"] for run in store(tmp_path / "alone")}
     for run in runs:
@@ -152,44 +173,41 @@ def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
     assert not list((results / "checks").iterdir())
 
 
-def test_jobs_are_submitted_listed_read_and_stopped(
-    host: Host, tmp_path: Path, tpbench: CommandLine, tpbench_inside: Inside
-) -> None:
+def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, commands: Inside) -> None:
     at = ("--address", host.dashboard)
     shared = ("--results", str(tmp_path / "shared"))
-    slip = tpbench_inside("submit", "digits", "bp", "--trails", "2", *shared, *at)
+    slip = commands("submit", "digits", "bp", "--trails", "2", *shared, *at)
     assert slip.returncode == 2
     assert "--trails" in slip.stderr
-    assert "absolute path" in tpbench_inside("submit", "digits", "bp", "--results", "here", *at).stderr
+    assert "absolute path" in commands("submit", "digits", "bp", "--results", "here", *at).stderr
 
-    # Ray keeps the first token that a process has read, so what meets the cluster runs in one of its own.
     small = ("--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2")
-    submitted = tpbench("submit", "digits", "bp", *small, *shared, *at)
+    submitted = commands("submit", "digits", "bp", *small, *shared, *at)
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.split()[1]
-    wait_for(lambda: '"final"' in journal(tmp_path / "shared"))
-    time.sleep(2)  # what the job prints after its last word in the journal
-    assert "digits bp: test error" in tpbench("logs", job, *at).stdout
+    wait_for(lambda: '"final"' in journal(tmp_path / "shared"), tell=lambda: commands("logs", job, *at).stdout)
+    # What the job prints after its last word in the journal.
+    wait_for(lambda: "digits bp: test error" in commands("logs", job, *at).stdout)
     runs = list((tmp_path / "shared" / "runs").glob("*.json"))
     assert len(runs) == 3
     assert len(json.loads(runs[0].read_text())["provenance"]["commit"] or "x" * 40) >= 40
 
-    long = tpbench("submit", "digits", "bp", *small[:-1], "5000", *shared, *at).stdout.split()[1]
+    long = commands("submit", "digits", "bp", *small[:-1], "5000", *shared, *at).stdout.split()[1]
     wait_for(lambda: len(list((tmp_path / "shared" / "sweeps").glob("*/journal.jsonl"))) == 2)
-    assert "stopping" in tpbench("stop", long, *at).stdout
+    assert "stopping" in commands("stop", long, *at).stdout
     listed = ""
 
     def stopped() -> bool:
         nonlocal listed
-        listed = tpbench("status", *at).stdout
+        listed = commands("status", *at).stdout
         return "stopped" in listed
 
     wait_for(stopped)
     assert "succeeded" in listed
-    doctor = tpbench("doctor", *at)
+    doctor = commands("doctor", *at)
     assert "asks for its token" in doctor.stdout
     assert os.environ["RAY_AUTH_TOKEN"] not in doctor.stdout + doctor.stderr
-    unknown = tpbench("logs", job + "x", *at)
+    unknown = commands("logs", job + "x", *at)
     assert unknown.returncode == 2
     assert "did you mean" in unknown.stderr
 

@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import Inside
+from tests.sweeps.playing import no_ray, run_here
+from tpbench.sweeps import campaign
+from tpbench.sweeps.cluster import Resources
+from tpbench.training.choice import choose_all
+from tpbench.training.packs import PackSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 ARGUMENTS = (
     "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
-    "--checkpoint-every", "2",
+    "--checkpoint-every", "2", "--cpus", "2",
 )  # fmt: skip
 
 
@@ -77,8 +83,17 @@ def trainers(sweep: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(folder).wait(timeout=240) == 0, (folder / "output").read_text()
+    """The same campaign without Ray, in this process: one thread per pack, as there."""
+    folder, threads = tmp_path_factory.mktemp("undisturbed"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tpbench.sweeps.driver.run_queue", run_here)
+        patch.setattr(campaign, "ray_running", no_ray)
+        cells, _ = choose_all("digits", "ddtp-linear,bp")
+        options = campaign.SweepOptions(6, (0, 1, 2), 15, None, 0, 2, Resources(2))
+        results = campaign.run_sweeps(cells, options, PackSettings(str(folder / "results")))
+    torch.set_num_threads(threads)
+    assert [result.state for result in results] == ["done", "done"]
     return store(folder)
 
 

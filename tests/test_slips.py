@@ -25,7 +25,7 @@ from tpbench.sweeps import jobs
 from tpbench.training import aligning
 from tpbench.training.devices import DEVICES, choose_device
 from tpbench.workloads import WORKLOADS, benchmark
-from tpbench.workloads.datasets import digits_arrays, training_samples
+from tpbench.workloads.datasets import digits_arrays
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_an_interrupted_alignment_says_that_it_starts_anew(
 
 
 def test_benchmarks_count_the_steps_of_the_papers_split() -> None:
-    assert {name: training_samples(name) for name in ("mnist", "fashion-mnist", "cifar10", "digits")} == {
+    assert {name: WORKLOADS[name].samples for name in ("mnist", "fashion-mnist", "cifar10", "digits")} == {
         "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000, "digits": len(digits_arrays()["x_train"]),
     }  # fmt: skip
     row = benchmark.measure(WORKLOADS["digits"], "bp", 1, "cpu", "float32", seconds=0.01)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.engine import TpbenchError, all_methods, get_method, method_source, methods
+from tpbench.engine import TpbenchError, all_methods, get_method, method_source, methods, plugins
 
 pytestmark = pytest.mark.usefixtures("fresh_methods")
 
@@ -67,7 +67,7 @@ def test_distributions_are_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None
         scans.append(arguments["group"])
         return entry_points(**arguments)
 
-    monkeypatch.setattr(methods, "entry_points", scan)
+    monkeypatch.setattr(plugins, "entry_points", scan)
     for _ in range(3):
         all_methods()
         method_source("bp")

@@ -74,7 +74,7 @@ def test_runs_on_other_data_or_by_other_code_are_no_answer_but_are_said(tmp_path
         find_configuration(cell, "best", str(tmp_path), None)
     (run,) = digits(1e-1, [0.1])
     stored(tmp_path, [replace(run, definition=replace(run.definition, method_source="rule 1.0 0"))])
-    with pytest.raises(UsageError, match="by the installed version of the method, only 1 of other versions"):
+    with pytest.raises(UsageError, match="by the installed version of the method and workload, only 1 of others"):
         find_configuration(cell, "best", str(tmp_path), None)
 
 

@@ -22,6 +22,7 @@ from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import Budget
 from tpbench.sweeps.sweep import PlainSweep, SearchedSweep, Workers
 from tpbench.training.packs import Outcome, PackSettings, define_runs, plan_seeds
+from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64
 
@@ -46,7 +47,7 @@ def sweep(
     )
     home = SweepFolder(folder / "sweeps" / wanted.id)
     definition, journal = home.begin(wanted, "tpbench sweep")
-    made = SearchedSweep(definition, space, home, journal, PackSettings(str(folder)), **more)
+    made = SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder)), **more)
     made.begin(Workers(2))
     return made
 
@@ -331,7 +332,7 @@ def test_a_budget_begins_what_fits_beside_what_has_begun(tmp_path: Path) -> None
     configuration = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
     cells = []
     for place, method in enumerate(("bp", "dfa", "gnt")):
-        plan = plan_seeds("digits", method, configuration, (0, 1), 1, {"by": "published"})
+        plan = plan_seeds(get_workload("digits"), method, configuration, (0, 1), 1, {"by": "published"})
         cells.append(PlainSweep(f"digits-{method}", method, plan, FINGERPRINT, PackSettings(str(tmp_path)), 2))
         cells[-1].priority = place
     budget = Budget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
@@ -394,7 +395,7 @@ def test_sweeps_without_a_search_train_what_the_store_lacks(tmp_path: Path) -> N
     configuration = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
 
     def plain(seeds: Iterator[int] | range, parts: int) -> PlainSweep:
-        plan = plan_seeds("digits", "bp", configuration, tuple(seeds), 1, {"by": "published"})
+        plan = plan_seeds(get_workload("digits"), "bp", configuration, tuple(seeds), 1, {"by": "published"})
         return PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, settings_, parts)
 
     assert [key for _, key in Tune([plain(range(3), 1)]).run(pretend)] == ["final-0"]

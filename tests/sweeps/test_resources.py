@@ -11,6 +11,7 @@ from tpbench.sweeps.cluster import Resources, check_address, choose_resources, r
 from tpbench.sweeps.jobs import check_jobs_address, job_command
 from tpbench.training import sizing
 from tpbench.training.sizing import choose_sizes, share_gpu
+from tpbench.workloads import WORKLOADS
 
 
 @given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.integers(1, 80), st.booleans())
@@ -50,10 +51,10 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
     monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
     monkeypatch.setattr(sizing, "require_gpu", lambda device: None)
     options = {"trials": 400, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
-    found = choose_sizes("mnist", "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
+    found = choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
     assert (found.pack, found.packs_per_gpu) == (7, 4)
     assert asked == [7]
-    assert choose_sizes("mnist", "bp", pack=7, gpus=0, **options).packs_per_gpu == 1  # type: ignore[arg-type]
+    assert choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=0, **options).packs_per_gpu == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("address", [None, "auto", "head:6379", "10.0.0.1:6379", "[::1]:6379"])

@@ -8,6 +8,7 @@ import torch
 from tpbench.engine import TpbenchError
 from tpbench.training.devices import require_gpu
 from tpbench.training.sizing import choose_sizes
+from tpbench.workloads import WORKLOADS
 
 REASON = "The NVIDIA driver on your system is too old (found version 12080)."
 
@@ -34,5 +35,5 @@ def test_a_driver_that_is_too_old_is_named_with_its_node(old_driver: None, monke
 def test_it_is_found_when_sizes_are_measured(old_driver: None) -> None:
     with pytest.raises(TpbenchError, match="too old"):
         choose_sizes(
-            "digits", "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
+            WORKLOADS["digits"], "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
         )  # fmt: skip

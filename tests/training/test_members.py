@@ -55,7 +55,7 @@ def small(small_problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_of(members: list[tuple[str, int]]) -> PackPlan:
     configurations = tuple({**HEALTHY, **ENDS[end][0]} for end, _ in members)
     seeds = tuple(99 if end == "later" else seed for end, seed in members)
-    return PackPlan("digits", "ddtp-linear", configurations, seeds, EPOCHS, prune=True)
+    return PackPlan(WORKLOADS["digits"], "ddtp-linear", configurations, seeds, EPOCHS, prune=True)
 
 
 @pytest.mark.usefixtures("small")

@@ -21,7 +21,7 @@ from tpbench.workloads import WORKLOADS
 def digits_plan(method: str = "ddtp-linear", seeds: tuple[int, ...] = (0, 1), epochs: int = 3) -> PackPlan:
     given = {k: CONFIGURATION[k] for k in METHODS[method].hyperparameters}
     configuration = WORKLOADS["digits"].complete(METHODS[method], given)
-    return plan_seeds("digits", method, configuration, seeds, epochs, PUBLISHED)
+    return plan_seeds(WORKLOADS["digits"], method, configuration, seeds, epochs, PUBLISHED)
 
 
 class InterruptedTrainingError(Exception):
@@ -114,7 +114,7 @@ def test_a_pack_that_does_not_fit_is_trained_in_halves(
 
 def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:
     given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
-    plan = PackPlan("digits", "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
+    plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
     outcomes = PackJob(plan, PackSettings(str(tmp_path))).run()
     assert [o.status for o in outcomes] == ["pruned", "finished"]
     assert [r.definition.id for r in RunStore(tmp_path).records()] == [outcomes[1].run]

@@ -37,7 +37,7 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
 
 def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
     configuration = published_configuration(WORKLOADS["mnist"], "bp")
-    nowhere = plan_seeds("mnist", "bp", configuration, (0,), 1, PUBLISHED)
+    nowhere = plan_seeds(WORKLOADS["mnist"], "bp", configuration, (0,), 1, PUBLISHED)
     parts = [digits_plan("bp", (0, 1)), nowhere]
     settings = PackSettings(str(tmp_path), data=str(tmp_path / "none"), offline=True)
     heard: dict[int, processes.Progress] = {}

@@ -13,8 +13,9 @@ import torchvision
 
 from tests.conftest import Inside
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.workloads import cache, datasets
-from tpbench.workloads.datasets import Arrays, DatasetSpec
+from tpbench.workloads import WORKLOADS, cache, datasets, specs
+from tpbench.workloads.datasets import Arrays
+from tpbench.workloads.specs import DatasetSpec
 
 
 def small_arrays(shape: tuple[int, ...] = (28, 28), seed: int = 0) -> Arrays:
@@ -32,7 +33,7 @@ def small_arrays(shape: tuple[int, ...] = (28, 28), seed: int = 0) -> Arrays:
 def small_specs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data sets as if they were published with 30 + 10 samples."""
     for name, shape, vision in (("mnist", (28, 28), "MNIST"), ("cifar10", (32, 32, 3), "CIFAR10")):
-        monkeypatch.setitem(datasets.DATASETS, name, DatasetSpec(name, shape, (3,) * 10, (1,) * 10, vision))
+        monkeypatch.setitem(specs.DATASETS, name, DatasetSpec(name, shape, (3,) * 10, (1,) * 10, vision))
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -67,7 +68,7 @@ def write_cifar(root: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch) -> 
 def test_mnist_through_torchvision(small_specs: None, tmp_path: Path) -> None:
     arrays = small_arrays()
     write_mnist(tmp_path, arrays)
-    read = datasets.read_torchvision(datasets.get_dataset("mnist"), tmp_path, download=True)
+    read = datasets.read_torchvision(specs.get_dataset("mnist"), tmp_path, download=True)
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)
 
@@ -75,7 +76,7 @@ def test_mnist_through_torchvision(small_specs: None, tmp_path: Path) -> None:
 def test_cifar10_through_torchvision(small_specs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = small_arrays((32, 32, 3))
     write_cifar(tmp_path, arrays, monkeypatch)
-    read = datasets.read_torchvision(datasets.get_dataset("cifar10"), tmp_path, download=True)
+    read = datasets.read_torchvision(specs.get_dataset("cifar10"), tmp_path, download=True)
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)
 
@@ -101,7 +102,7 @@ def test_a_failed_download_names_the_import(small_specs: None, tmp_path: Path) -
     for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{stem}-ubyte").write_bytes(gzip.compress(b"nothing"))
     with pytest.raises(TpbenchError, match=r"tpbench data import mnist FILE\.npz"):
-        datasets.read_torchvision(datasets.get_dataset("mnist"), tmp_path, download=False)
+        datasets.read_torchvision(specs.get_dataset("mnist"), tmp_path, download=False)
 
 
 def test_import_then_load(small_specs: None, tmp_path: Path) -> None:
@@ -231,20 +232,20 @@ def test_a_missing_data_set_is_downloaded_and_said(
         return real(spec, root)
 
     monkeypatch.setattr(cache, "read_torchvision", prepared)
-    cache.obtain("cifar10", folder, offline=True)
+    cache.obtain(WORKLOADS["cifar10"], folder, offline=True)
     assert not folder.exists()
-    cache.obtain("cifar10", folder, offline=False)
+    cache.obtain(WORKLOADS["cifar10"], folder, offline=False)
     assert cache.load("cifar10", folder).name == "cifar10"
     said = capsys.readouterr()
     assert said.err == f"downloading cifar10 (0 MB) from www.cs.toronto.edu to {folder}\n"
     assert said.out == ""
     monkeypatch.setattr(cache, "read_torchvision", None)
-    cache.obtain("cifar10", folder, offline=False)  # it is there
-    cache.obtain("digits", folder, offline=False)
+    cache.obtain(WORKLOADS["cifar10"], folder, offline=False)  # it is there
+    cache.obtain(WORKLOADS["digits"], folder, offline=False)
 
 
 def test_every_data_set_says_how_much_is_downloaded_and_from_where() -> None:
-    for spec in datasets.DATASETS.values():
+    for spec in specs.DATASETS.values():
         assert spec.megabytes > 10
         assert "." in datasets.download_source(spec)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tpbench.engine import METHODS, UsageError
 from tpbench.workloads import WORKLOADS, get_workload, load_problem
+from tpbench.workloads.normalising import scale_and_shift
 
 # Section B.1, "Training details": (pretraining, between) for the new methods and for extra FB.
 SCHEDULES = {
@@ -48,7 +50,7 @@ def test_networks_are_the_papers() -> None:
      ("fashion-mnist", 0, 0.0), ("cifar10", 0, -1.0), ("cifar10", 255, 1.0), ("digits", 16, 1.0)],
 )  # fmt: skip
 def test_preprocessing(name: str, pixel: int, value: float) -> None:
-    scale, shift = WORKLOADS[name].affine
+    scale, shift = scale_and_shift(WORKLOADS[name].normalise, np.zeros((1, 1), np.uint8))
     assert pixel * scale + shift == pytest.approx(value, abs=1e-12)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Inside
 from tests.workloads.test_cache import small_arrays
 from tpbench.engine import UsageError
-from tpbench.workloads import cache, datasets
+from tpbench.workloads import cache, specs
 from tpbench.workloads.datasets import Arrays, content_digest
 
 EXACT, LOSSY, OTHER = small_arrays(seed=0), small_arrays(seed=1), small_arrays(seed=2)
@@ -23,12 +23,12 @@ MARK = content_digest(OTHER)[:8]
 def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """An MNIST of 30 + 10 samples, of which the exact content and a lossy copy are known."""
     spec = replace(
-        datasets.DATASETS["mnist"], train_counts=(3,) * 10, test_counts=(1,) * 10, content=content_digest(EXACT),
+        specs.DATASETS["mnist"], train_counts=(3,) * 10, test_counts=(1,) * 10, content=content_digest(EXACT),
         known_copies=((content_digest(LOSSY), "Scanned copy"),),
     )  # fmt: skip
-    monkeypatch.setitem(datasets.DATASETS, "mnist", spec)
-    unknown = replace(datasets.DATASETS["cifar10"], image_shape=(28, 28), train_counts=(3,) * 10, test_counts=(1,) * 10)
-    monkeypatch.setitem(datasets.DATASETS, "cifar10", unknown)
+    monkeypatch.setitem(specs.DATASETS, "mnist", spec)
+    unknown = replace(specs.DATASETS["cifar10"], image_shape=(28, 28), train_counts=(3,) * 10, test_counts=(1,) * 10)
+    monkeypatch.setitem(specs.DATASETS, "cifar10", unknown)
 
 
 def file_of(folder: Path, arrays: Arrays, name: str = "mnist.npz") -> Path:
@@ -96,7 +96,7 @@ def test_copies_of_different_content_have_different_labels(tmp_path: Path) -> No
 def test_what_is_written_in_a_cache_file_is_not_trusted(
     tmp_path: Path, arrays: Arrays, written: str, label: str
 ) -> None:
-    meta = {"fingerprint": datasets.fingerprint(arrays), "label": written, "source": "torchvision"}
+    meta = {"fingerprint": cache.fingerprint(arrays), "label": written, "source": "torchvision"}
     np.savez(tmp_path / "mnist.npz", tpbench=np.array(json.dumps(meta)), **arrays)
     assert cache.load("mnist", tmp_path).label == label
 

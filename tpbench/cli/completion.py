@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import typer
 
 from tpbench.engine import TpbenchError, method_names
 from tpbench.results.location import is_url, location
-from tpbench.workloads import WORKLOADS
+from tpbench.workloads import is_file, workload_names
 
 Completion = Callable[[typer.Context, str], list[str]]
 
@@ -22,7 +23,13 @@ def of(names: Iterable[str]) -> Completion:
     return offer
 
 
-workloads: Completion = of(WORKLOADS)
+def workloads(context: typer.Context, incomplete: str) -> list[str]:
+    """Offers the workloads, also those that packages add, and the files of a folder that may hold one."""
+    try:
+        beside = [path.name for path in Path().iterdir() if is_file(path.name)]
+    except OSError:
+        beside = []
+    return of([*workload_names(), *sorted(beside)])(context, incomplete)
 
 
 def methods(context: typer.Context, incomplete: str) -> list[str]:
@@ -32,8 +39,9 @@ def methods(context: typer.Context, incomplete: str) -> list[str]:
 
 def drawable(context: typer.Context, incomplete: str) -> list[str]:
     """Offers what ``tpbench plot`` can draw: sweeps of the results folder for a search, workloads otherwise."""
-    names = sweeps(context) if context.params.get("kind") == "search" else list(WORKLOADS)
-    return of(names)(context, incomplete)
+    if context.params.get("kind") == "search":
+        return of(sweeps(context))(context, incomplete)
+    return workloads(context, incomplete)
 
 
 def sweeps(context: typer.Context) -> list[str]:

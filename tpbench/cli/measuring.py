@@ -22,7 +22,7 @@ from tpbench.cli.options import (
 from tpbench.engine import UsageError, all_methods, method_names
 from tpbench.results.formats import listing
 from tpbench.results.location import location
-from tpbench.workloads import WORKLOADS
+from tpbench.training.choice import choose_workloads
 
 if TYPE_CHECKING:
     from tpbench.workloads.benchmark import BenchmarkRow
@@ -48,7 +48,7 @@ def bench(
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
     check_precision(precision)
-    chosen = [WORKLOADS[name] for name in parse_names(workloads, WORKLOADS, "workload")]
+    chosen = choose_workloads(workloads)
     rules = parse_names(methods, all_methods() if methods is None else method_names(), "method")
     from dataclasses import asdict
 

@@ -18,11 +18,12 @@ from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.location import location, near_folders
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
-from tpbench.workloads import get_workload
+from tpbench.workloads import get_workload, is_file, workload_names
 
 
 def _known_workload(name: str) -> str:
-    return get_workload(name).name
+    get_workload(name)
+    return name
 
 
 def _known_method(name: str) -> str:
@@ -35,7 +36,7 @@ def _known_method(name: str) -> str:
 WorkloadName = Annotated[
     str,
     typer.Argument(
-        metavar="WORKLOAD", help="See 'tpbench workloads'.", callback=_known_workload,
+        metavar="WORKLOAD", help="See 'tpbench workloads'; or a .yaml file.", callback=_known_workload,
         autocompletion=completion.workloads,
     ),
 ]  # fmt: skip
@@ -66,7 +67,7 @@ def _known_methods(text: str) -> str:
 Workloads = Annotated[
     str,
     typer.Argument(
-        metavar="WORKLOADS", help="A name, several with commas, or 'all'.", callback=_known_workloads,
+        metavar="WORKLOADS", help="A name or .yaml file, several with commas, or 'all'.", callback=_known_workloads,
         autocompletion=completion.workloads,
     ),
 ]  # fmt: skip
@@ -169,6 +170,24 @@ def read_store(results: str) -> RunStore:
         hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
         raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
     return store
+
+
+def stored_workload(name: str, results: str) -> str:
+    """The name that a workload has in a store: it may be given as a file, or be known from the store's runs alone.
+
+    Raises:
+        UsageError: there is no such workload; the message names what is near.
+    """
+    if is_file(name):
+        return get_workload(name).name
+    known = workload_names()
+    if name in known:
+        return name
+    store = open_store(results)
+    found = {record.definition.workload for record in store.summaries()} if store.folder_exists else set()
+    if name not in found:
+        raise unknown("workload", name, [*known, *sorted(found)])
+    return name
 
 
 def make_settings(

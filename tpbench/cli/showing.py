@@ -19,33 +19,52 @@ from tpbench.cli.options import (
     Results,
     complain,
     read_store,
+    stored_workload,
     warn_damaged,
 )
-from tpbench.engine import TpbenchError, all_methods, unknown
+from tpbench.engine import TpbenchError, all_methods, method_source, unknown
 from tpbench.engine.files import check_target
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES
-from tpbench.workloads import WORKLOADS, get_workload
+from tpbench.workloads import Workload, all_workloads, get_workload
 
 
 @app.command()
 def methods() -> None:
     """The learning rules there are."""
-    rows = [(name, m.title, m.summary, ", ".join(m.hyperparameters)) for name, m in all_methods().items()]
-    print(listing(("method", "paper's name", "what it is", "hyperparameters"), rows), end="")
+    rows = [
+        (name, m.title, m.summary, ", ".join(m.names), method_source(name) or "built in")
+        for name, m in all_methods().items()
+    ]
+    print(listing(("method", "paper's name", "what it is", "hyperparameters", "from"), rows), end="")
 
 
 @app.command()
-def workloads() -> None:
-    """The workloads there are."""
-    header = ("workload", "data set", "network", "trained layers", "epochs", "batch", "validation samples")
-    rows = []
-    for w in WORKLOADS.values():
-        layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
-        network = "-".join(map(str, w.architecture.sizes))
-        rows.append((w.name, w.dataset, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size)))
-    print(listing(header, rows), end="")
+def workloads(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=completion.workloads),
+    ] = None,
+) -> None:  # fmt: skip
+    """The workloads there are, or those of files, with all that is fixed of them."""
+    found = [get_workload(name) for name in files] if files else list(all_workloads().values())
+    header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples", "normalise")
+    print(listing((*header, "random hidden", "feedback epochs", "prune"), [_workload_row(w) for w in found]), end="")
+
+
+def _workload_row(w: Workload) -> tuple[str, ...]:
+    layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
+    network = "-".join(map(str, w.architecture.sizes))
+    normalise = w.normalise if isinstance(w.normalise, str) else "({:g}, {:g})".format(*w.normalise)
+    data = w.own_file.name if w.own_file else w.data
+    feedback = "; ".join(
+        f"{kind} {first}, {between}" for kind, (first, between) in w.schedules.items() if kind != "joint"
+    )
+    return (
+        w.name, data, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size), normalise,
+        str(w.random_hidden), feedback, "{} epochs, {:g}".format(*w.prune),
+    )  # fmt: skip
 
 
 @app.command()
@@ -108,7 +127,7 @@ def show_leaderboard(
     """All methods of the store, best first, and how each stands to the best."""
     check_format(form)
     if workload:
-        get_workload(workload)
+        workload = stored_workload(workload, results)
     store = read_store(results)
     target = Path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
@@ -144,7 +163,7 @@ def compare(
     for method in (first, second):
         get_method(method)
     if workload:
-        get_workload(workload)
+        workload = stored_workload(workload, results)
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
@@ -181,7 +200,7 @@ def draw_figure(
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
     if workload:
-        get_workload(workload)
+        workload = stored_workload(workload, results)
     if name in ALIGNMENT_WORKLOADS:
         read_store(results)
     from tpbench.reports.figures import make_figure
@@ -212,7 +231,7 @@ def plot(
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if kind != "search":
-        get_workload(what)
+        what = stored_workload(what, results)
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.searches import search_figure
     from tpbench.reports.style import check_picture, save

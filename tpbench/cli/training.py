@@ -174,7 +174,7 @@ def run(
     if chosen.note:
         print(chosen.note)
     records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
-    print_records(records, method, workload)
+    print_records(records, method, cell.workload.name)
 
 
 @app.command()
@@ -264,6 +264,6 @@ def align(
         print(chosen.note)
     with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
         path = record_alignment(
-            workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
+            cell.workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
         )
     print(f"written: {path}")

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, check_configuration
-from tpbench.engine.errors import TpbenchError, UsageError, unknown
+from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter, check_configuration
+from tpbench.engine.errors import RuleError, TpbenchError, UsageError, unknown
 from tpbench.engine.lazy import lazily
 from tpbench.engine.methods import (
     METHODS,
     Method,
     Minibatch,
     all_methods,
+    example_configuration,
     get_method,
     method_names,
     method_source,
@@ -51,15 +52,18 @@ __all__ = [
     "Architecture",
     "Configuration",
     "EpochReport",
+    "Hyperparameter",
     "MemberHistory",
     "Method",
     "Minibatch",
     "Problem",
+    "RuleError",
     "TpbenchError",
     "Trainer",
     "UsageError",
     "all_methods",
     "check_configuration",
+    "example_configuration",
     "get_method",
     "load_checkpoint",
     "method_names",

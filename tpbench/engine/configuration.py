@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tpbench.engine.errors import UsageError, unknown
+
+_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 
 Configuration = Mapping[str, float]
 """The hyperparameters of one run, by name."""
@@ -14,7 +17,10 @@ Configuration = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One hyperparameter: valid values ``lower <= value < upper`` (``lower < value`` where ``open``)."""
+    """One hyperparameter: valid values ``lower <= value < upper`` (``lower < value`` where ``open``).
+
+    A rule of an installed package may bring its own: ``Hyperparameter("decay", "what is kept", upper=1.0)``.
+    """
 
     name: str
     meaning: str
@@ -22,6 +28,18 @@ class Hyperparameter:
     upper: float = 1e6
     open: bool = True
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"hyperparameter '{self.name}': a name has 1 to 40 of a-z, 0-9 and '_'")
+        if not self.lower < self.upper:
+            raise ValueError(f"hyperparameter {self.name}: no value is above {self.lower:g} and below {self.upper:g}")
+
+    @property
+    def example(self) -> float:
+        """A valid value, for who measures or checks a rule and has no configuration."""
+        middle = (self.lower + min(self.upper, self.lower + 1)) / 2
+        return int(self.lower) + 1 if self.whole else middle
 
     def check(self, value: object, where: str) -> float:
         """The value as a number, or a :class:`UsageError` that says what is allowed."""
@@ -71,27 +89,29 @@ SCHEDULE = ("fb_pretrain_epochs", "fb_epochs_between")
 
 
 def check_configuration(
-    given: Mapping[str, object], names: Iterable[str], optional: Iterable[str] = (), where: str = "configuration"
-) -> dict[str, float]:
+    given: Mapping[str, object], required: Iterable[Hyperparameter], optional: Iterable[Hyperparameter] = (),
+    where: str = "configuration",
+) -> dict[str, float]:  # fmt: skip
     """Check every hyperparameter of a configuration.
 
     Args:
         given: what somebody wrote.
-        names: the hyperparameters it must have.
+        required: the hyperparameters it must have.
         optional: those it may have besides.
         where: what the error names as its place.
 
     Returns:
-        The configuration, in the order of ``names``.
+        The configuration, in the order of ``required``.
 
     Raises:
         UsageError: a name that the method does not have, one that is missing, or a value out of range.
     """
-    required, allowed = list(names), [*names, *optional]
+    needed = {h.name: h for h in required}
+    allowed = {**needed, **{h.name: h for h in optional}}
     for name in given:
         if name not in allowed:
             raise UsageError(f"{where}: {unknown('hyperparameter', str(name), allowed)}")
-    missing = [name for name in required if name not in given]
+    missing = [name for name in needed if name not in given]
     if missing:
         raise UsageError(f"{where}: missing hyperparameter{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    return {name: HYPERPARAMETERS[name].check(given[name], where) for name in allowed if name in given}
+    return {name: h.check(given[name], where) for name, h in allowed.items() if name in given}

@@ -18,6 +18,10 @@ class UsageError(TpbenchError):
     exit_code = 2
 
 
+class RuleError(TpbenchError):
+    """A learning rule from a package gives what cannot be trained; trying again would not help."""
+
+
 class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error of anybody's)
     """Stopped from outside; what was finished is kept. Exit code 130, as after Ctrl-C."""
 

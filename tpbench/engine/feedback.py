@@ -62,7 +62,7 @@ class FeedbackState:
         parameters: ``Q{i}``, ``c{i}``, ``S{i}`` of the pack.
         fixed: ``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) where the map has them.
         activities: ``h_0 .. h_L``, each (P, B, n_i).
-        scratch: working memory; what the methods below return lies in it and lasts until they are called again.
+        scratch: working memory; what the methods below return lies in it and lasts until the next minibatch.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class FeedbackState:
         self.parameters, self.fixed, self.activities = parameters, fixed, activities
         self.scratch = scratch
         self._values: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._calls = 0
         self._random: tuple[Tensor, Tensor] | None = None
 
     def random_layer(self) -> tuple[Tensor, Tensor]:
@@ -131,6 +132,11 @@ class FeedbackState:
             tanh_difference_(g.unsqueeze(1), slope.unsqueeze(1), change, self.scratch("workspace", *shape))
         return change
 
+    def _name(self) -> str:
+        """Names memory: a rule that asks for targets twice keeps both answers."""
+        self._calls += 1
+        return "target" if self._calls == 1 else f"target {self._calls}"
+
     def targets(self, output_change: Tensor) -> list[Tensor]:
         """Target differences ``hhat_i - h_i`` of the hidden layers i = 1 .. L-1 (Algorithms 1-5, equation 8).
 
@@ -142,14 +148,14 @@ class FeedbackState:
             ``g(hhat) - g(h)`` *is* the change of g.
         """
         differences: list[Tensor] = [output_change] * self.architecture.depth
-        change = output_change.unsqueeze(1)
+        change, name = output_change.unsqueeze(1), self._name()
         shared: Tensor | None = None
         for i in reversed(self.architecture.hidden):
             source = change
             if self.feedback.through_random(i, self.architecture):
-                shared = self.source_change(i, change, "target") if shared is None else shared
+                shared = self.source_change(i, change, name) if shared is None else shared
                 source = shared
-            below = self.output_change(i, source, "target")
+            below = self.output_change(i, source, name)
             differences[i - 1] = below.squeeze(1)
             change = change if self.feedback.direct else below
         return differences[:-1]
@@ -161,9 +167,9 @@ class FeedbackState:
         pass on.
         """
         differences: list[Tensor] = [output_change] * self.architecture.depth
-        change = output_change
+        change, name = output_change, self._name()
         for i in reversed(self.architecture.hidden):
-            moved = self.output_change(i, change.unsqueeze(1), "target")[:, 0]
+            moved = self.output_change(i, change.unsqueeze(1), name)[:, 0]
             change = moved.add_(self.value(i)[0]).sub_(self.activities[i])
             differences[i - 1] = change
         return differences[:-1]

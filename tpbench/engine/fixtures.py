@@ -78,9 +78,8 @@ class Fixture:
             raise TpbenchError(f"{path}: not a readable fixture ({error})") from error
         self.method_name = ALIASES.get(self.name, self.name)
         self.method: Method = get_method(self.method_name)
-        names = self.method.hyperparameters
-        wanted = {name: self.given[name] for name in names if name in self.given}
-        self.configuration = check_configuration(wanted, names, where=str(path))
+        wanted = {name: self.given[name] for name in self.method.names if name in self.given}
+        self.configuration = check_configuration(wanted, self.method.described.values(), where=str(path))
 
     def __getitem__(self, name: str) -> Array:
         try:

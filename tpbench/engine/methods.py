@@ -7,13 +7,12 @@ is used, so that lists of methods need none.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tpbench.engine.configuration import HYPERPARAMETERS, Hyperparameter
 from tpbench.engine.errors import TpbenchError, unknown
 from tpbench.engine.parts import (
     CONTROL,
@@ -25,15 +24,16 @@ from tpbench.engine.parts import (
     GENERALISED,
     JOINT,
     LAYERWISE,
+    LAYERWISE_LINEAR,
     LAYERWISE_TANH,
     SLEEP,
     Feedback,
     Reconstruction,
 )
-from tpbench.engine.sources import plugin_source
+from tpbench.engine.plugins import Plugins
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from tpbench.engine.architecture import Architecture
     from tpbench.engine.feedback import FeedbackState
@@ -42,14 +42,21 @@ if TYPE_CHECKING:
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
 
+# Valid numbers for who measures or checks a rule; the time of a step does not depend on them.
+_EXAMPLES = {
+    "lr": 1e-3, "lr_eta": 3e-5, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-4,
+    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
+}  # fmt: skip
+
 
 @dataclass
 class Minibatch:
     """What a target rule may use: a pack after the forward pass of one minibatch.
 
     ``activities[i]`` is h_i (P, B, n_i), ``slopes[i]`` is ``1 - h_i^2`` of the hidden layers (entry 0 is unused),
-    ``output_gradient`` is dL/dh_L of the mean loss over the batch (P, B, n_L), and ``hyperparameters`` holds a (P,)
-    tensor for every hyperparameter of the method.
+    ``output_gradient`` is dL/dh_L of the mean loss over the batch (P, B, n_L), ``hyperparameters`` holds a (P,) tensor
+    for every hyperparameter of the method, and ``labels`` are (P, B) or, for regression, (P, B, n_L). A rule changes
+    none of them in place; the feedback parameters are its own to change, and are part of a checkpoint.
     """
 
     architecture: Architecture
@@ -59,6 +66,19 @@ class Minibatch:
     output_gradient: Tensor
     hyperparameters: dict[str, Tensor]
     feedback: FeedbackState | None = None
+    labels: Tensor | None = None
+    generators: Sequence[Generator] = ()
+    """One per member: its own random stream, which depends on its seed and the epoch and not on the pack."""
+
+    def draw(self, *shape: int) -> Tensor:
+        """Standard-normal numbers (P, ...), each member's from its own stream.
+
+        They come from the host, so that a method that uses them is declared ``capturable=False``.
+        """
+        import torch
+
+        drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
+        return drawn.to(self.output_gradient)
 
 
 TargetRule = Callable[[Minibatch], "list[Tensor]"]
@@ -98,13 +118,37 @@ def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
     return [*batch.feedback.uncorrected_targets(change), change]
 
 
-def gradient_targets(batch: Minibatch) -> list[Tensor]:
-    """Backpropagation written as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
+def _sent_back(batch: Minibatch, weight: Callable[[int], Tensor]) -> list[Tensor]:
+    """``-(B/2)`` times the error of every layer, which gives the local loss the gradient that the error stands for.
+
+    Args:
+        weight: what sends the error of layer i to layer i - 1, (P, n_i, n_{i-1}).
+    """
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
         above = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
-        differences.insert(0, above.bmm(batch.forward_parameters[f"W{i}"]))
+        differences.insert(0, above.bmm(weight(i)))
     return differences
+
+
+def gradient_targets(batch: Minibatch) -> list[Tensor]:
+    """Backpropagation written as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
+    return _sent_back(batch, lambda i: batch.forward_parameters[f"W{i}"])
+
+
+def aligned_targets(batch: Minibatch) -> list[Tensor]:
+    """Feedback alignment (Lillicrap et al. 2016): as backpropagation, with a fixed random matrix for each W_i^T."""
+    if batch.feedback is None:
+        raise ValueError("feedback alignment needs a feedback map")
+    parameters = batch.feedback.parameters
+    return _sent_back(batch, lambda i: parameters[f"Q{i - 1}"].mT)
+
+
+def cross_entropy_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of every member (P,), of outputs (P, B, n_L) and labels (P, B); for autograd."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
 
 
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
@@ -125,22 +169,58 @@ class Method:
     """The paper's name of it."""
     summary: str
     targets: TargetRule
-    hyperparameters: tuple[str, ...]
+    hyperparameters: tuple[str | Hyperparameter, ...]
+    """Names of :data:`tpbench.engine.HYPERPARAMETERS`, and the rule's own."""
     feedback: Feedback | None = None
     reconstruction: Reconstruction | None = None
     schedule: str = JOINT
     capturable: bool = True
     """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host."""
+    descends: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The loss whose gradient the updates are, if they are one: of outputs (P, B, n_L) and labels, one number per
+    member, written with torch so that autograd can tell (``tpbench verify method``)."""
 
     def __post_init__(self) -> None:
+        self._check_hyperparameters()
         if self.reconstruction and not self.feedback:
             raise ValueError(f"{self.title}: a reconstruction loss needs a feedback map")
         if self.feedback and self.feedback.direct and self.reconstruction and not self.reconstruction.through_output:
             raise ValueError(f"{self.title}: a direct feedback map cannot be trained with a layer-wise loss")
 
+    def _check_hyperparameters(self) -> None:
+        """What the engine itself reads must be there, or a KeyError would come at training."""
+        given = [h if isinstance(h, str) else h.name for h in self.hyperparameters]
+        for h in self.hyperparameters:
+            if isinstance(h, str) and h not in HYPERPARAMETERS:
+                raise ValueError(f"{self.title}: {unknown('hyperparameter', h, HYPERPARAMETERS)}")
+            if not isinstance(h, str) and h.name in HYPERPARAMETERS:
+                raise ValueError(f"{self.title}: the hyperparameter {h.name} exists; name it, or call yours otherwise")
+        needed = ["lr"] if "lr" in given else ["lr_eta", "eta"]
+        needed += [*FORWARD_ADAM, *(FEEDBACK_TRAINING if self.reconstruction else ())]
+        missing = [name for name in needed if name not in given]
+        if missing or len(set(given)) < len(given):
+            what = f"needs {', '.join(missing)} besides" if missing else "has one twice"
+            raise ValueError(f"{self.title}: of hyperparameters it {what}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its hyperparameters."""
+        return tuple(self.described)
+
+    @cached_property
+    def described(self) -> dict[str, Hyperparameter]:
+        """Its hyperparameters by name."""
+        found = (HYPERPARAMETERS[h] if isinstance(h, str) else h for h in self.hyperparameters)
+        return {h.name: h for h in found}
+
     @property
     def trains_feedback(self) -> bool:
         return self.reconstruction is not None
+
+
+def example_configuration(method: Method) -> dict[str, float]:
+    """A valid configuration, for who measures or checks a rule; nobody should expect it to learn well."""
+    return {name: _EXAMPLES.get(name, h.example) for name, h in method.described.items()}
 
 
 def _target_propagation(
@@ -152,7 +232,13 @@ def _target_propagation(
 
 
 METHODS: dict[str, Method] = {
-    "bp": Method("BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM)),
+    "bp": Method(
+        "BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss
+    ),
+    "fa": Method(
+        "FA", "feedback alignment: fixed random layer-wise feedback of the error", aligned_targets,
+        ("lr", *FORWARD_ADAM), LAYERWISE_LINEAR,
+    ),
     "dfa": Method(
         "DFA", "direct feedback alignment: fixed random direct feedback", propagated_targets, ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
@@ -207,61 +293,20 @@ METHODS: dict[str, Method] = {
     ),
 }  # fmt: skip
 
-ENTRY_POINT_GROUP = "tpbench.methods"
 
-
-@lru_cache(maxsize=4)
-def _plugins_on(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of the packages on a module search path, by name; looking at all packages takes its time."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in METHODS or entry.name in found:
-            _warn(f"{_whose(entry)} cannot be used: that name is taken")
-        else:
-            found[entry.name] = entry
+def _read_plugin(name: str, found: object) -> Method:
+    if not isinstance(found, Method):
+        raise ValueError("is not a tpbench.engine.Method")
     return found
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    return _plugins_on(tuple(sys.path))
-
-
-def _whose(entry: EntryPoint) -> str:
-    return f"the method '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
-
-
-@lru_cache(maxsize=100)
-def _warn(problem: str) -> None:
-    """Once per process: a broken package costs its own method and a line, no more."""
-    print(f"warning: {problem}; the others can be used", file=sys.stderr)
-
-
-@lru_cache(maxsize=100)
-def _load(entry: EntryPoint) -> Method:
-    """The method of an entry point.
-
-    Raises:
-        TpbenchError: its package cannot be imported, or adds something else than a method.
-    """
-    try:
-        method = entry.load()
-    except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise TpbenchError(f"{_whose(entry)} cannot be used ({reason})") from error
-    if not isinstance(method, Method):
-        raise TpbenchError(f"{_whose(entry)} cannot be used: {entry.value} is not a tpbench.engine.Method")
-    return method
-
-
-def forget_plugins() -> None:
-    """Look for installed packages anew, for who installs some while this process runs."""
-    for remembered in (_plugins_on, _warn, _load):
-        remembered.cache_clear()
+PLUGINS = Plugins("tpbench.methods", "method", METHODS, _read_plugin)
+"""The methods that installed packages add."""
 
 
 def method_names() -> list[str]:
     """The names of all methods, the built-in ones first; imports none of the packages that add some."""
-    return [*METHODS, *_plugins()]
+    return [*METHODS, *PLUGINS.entries()]
 
 
 def all_methods() -> dict[str, Method]:
@@ -269,13 +314,7 @@ def all_methods() -> dict[str, Method]:
 
     Of a package that is broken a line on standard error tells.
     """
-    found = dict(METHODS)
-    for name, entry in _plugins().items():
-        try:
-            found[name] = _load(entry)
-        except TpbenchError as error:
-            _warn(str(error))
-    return found
+    return {**METHODS, **PLUGINS.load_all()}
 
 
 def method_title(name: str) -> str:
@@ -295,18 +334,17 @@ def get_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    plugins = _plugins()
-    if name not in plugins:
+    if name not in PLUGINS.entries():
         raise unknown("method", name, method_names())
-    return _load(plugins[name])
+    return PLUGINS.load(name)
 
 
 def method_source(name: str) -> str:
-    """Whose code a method is: empty for a built-in one, else what :func:`plugin_source` says of its package.
+    """Whose code a method is: empty for a built-in one, else what :mod:`tpbench.engine.sources` says of its package.
 
     Raises:
         UsageError: there is no such method.
         TpbenchError: the source of its package cannot be found.
     """
     get_method(name)
-    return "" if name in METHODS else plugin_source(_plugins()[name])
+    return "" if name in METHODS else PLUGINS.source(name)

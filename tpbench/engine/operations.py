@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.methods import Method, gauss_newton_targets, gradient_targets
+from tpbench.engine.methods import Method, aligned_targets, gauss_newton_targets, gradient_targets
 from tpbench.engine.parts import Feedback
 
 
@@ -34,7 +34,7 @@ def joint_operations(method: Method, architecture: Architecture, batch: int, tra
 
 def _target_operations(method: Method, architecture: Architecture) -> int:
     sizes = architecture.sizes
-    if method.targets is gradient_targets:
+    if method.targets in (gradient_targets, aligned_targets):
         return sum(sizes[i] * sizes[i - 1] for i in range(2, architecture.depth + 1))
     if method.targets is gauss_newton_targets:
         # The Jacobians' products; the solves are counted as the J J^T products they are made of.

@@ -66,6 +66,7 @@ class Feedback:
         return architecture.sizes[-1] if self.direct else architecture.sizes[i + 1]
 
 
+LAYERWISE_LINEAR = Feedback(direct=False, squash=False)
 LAYERWISE_TANH = Feedback(direct=False, squash=True)
 DIRECT_LINEAR = Feedback(direct=True, squash=False)
 DIRECT_RANDOM_HIDDEN = Feedback(direct=True, squash=True, random_hidden=True)

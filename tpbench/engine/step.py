@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tpbench.engine.adam import Adam, AdamSettings
 from tpbench.engine.architecture import Architecture
+from tpbench.engine.checks import Watched, check_targets
 from tpbench.engine.clock import Clock
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState, fixed_arrays
 from tpbench.engine.methods import Method, Minibatch
-from tpbench.engine.network import Parameters, forward, initialise
+from tpbench.engine.network import Parameters, forward, initialise, stream
 from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
 from tpbench.engine.reconstruction import feedback_gradients
 from tpbench.engine.scratch import Scratch
@@ -79,6 +80,9 @@ class PackState:
         self.dtype, self.device = dtype, torch.device(device)
         self.scratch, self.clock = Scratch(dtype, device), Clock()
         self.observer: Observer | None = None
+        self.generators = [stream(seed, "rule") for seed in self.seeds]
+        """What a target rule draws from; whoever drives the epochs makes them anew for each."""
+        self._targets_checked = False
         members = len(self.seeds)
         self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
         initialise(self.forward, self.seeds, "forward weights")
@@ -106,7 +110,7 @@ class PackState:
             )
         self.hyperparameters = {
             name: torch.tensor([c[name] for c in self.configurations], dtype=self.dtype, device=self.device)
-            for name in self.method.hyperparameters
+            for name in self.method.names
         }
 
     @property
@@ -120,6 +124,7 @@ class PackState:
         chosen.scratch = Scratch(self.dtype, self.device)
         chosen.configurations = [self.configurations[p] for p in members]
         chosen.seeds = [self.seeds[p] for p in members]
+        chosen.generators = [self.generators[p] for p in members]
         chosen.forward = self.forward.select(members)
         chosen.feedback = self.feedback.select(members) if self.feedback else None
         chosen.fixed = {name: values[members] for name, values in self.fixed.items()}
@@ -159,9 +164,10 @@ class PackState:
         with self.clock("targets"):
             state = self._feedback_state(activities)
             batch = Minibatch(
-                self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state
-            )
-            targets = self.method.targets(batch)
+                self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state, y,
+                self.generators,
+            )  # fmt: skip
+            targets = self._targets(batch)
         with self.clock("gradients"):
             self.local_gradients(activities, slopes, targets)
         if self.observer:
@@ -172,6 +178,16 @@ class PackState:
         with self.clock("adam"):
             self.forward_adam.step()
         return record
+
+    def _targets(self, batch: Minibatch) -> list[Tensor]:
+        """What the rule makes of a minibatch, looked at where that costs nothing; its results once per pack."""
+        watched = Watched(batch)
+        targets = self.method.targets(batch)
+        watched.require_unchanged(self.method)
+        if not self._targets_checked:
+            check_targets(self.method, batch, targets)
+            self._targets_checked = True
+        return targets
 
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
         """One minibatch of pure feedback training (section B.1); returns the reconstruction losses (P, L-1)."""
@@ -211,6 +227,15 @@ class PackState:
             torch.bmm(error.mT, activities[i - 1], out=self.forward_gradients[f"W{i}"])
             torch.sum(error, dim=1, out=self.forward_gradients[f"b{i}"])
 
+    @property
+    def idle_layers(self) -> list[int]:
+        """Hidden layers that train and that no minibatch so far has given any update, in any member."""
+        moments = self.forward_adam.second_moment
+        return [
+            i for i in self.trained if i in self.architecture.hidden
+            and not any(bool(moments[f"{kind}{i}"].any()) for kind in "Wb")
+        ]  # fmt: skip
+
     def finite(self) -> list[bool]:
         """Whether all parameters of each member are finite."""
         largest = [parameters.largest() for parameters in (self.forward, self.feedback) if parameters]
@@ -219,14 +244,21 @@ class PackState:
     def state(self) -> dict[str, object]:
         """Everything that changes in training, for a checkpoint."""
         state: dict[str, object] = {"forward": self.forward.flat, "forward_adam": self.forward_adam.state()}
-        if self.feedback and self.feedback_adam:
-            state |= {"feedback": self.feedback.flat, "feedback_adam": self.feedback_adam.state()}
+        if self.feedback:
+            # Feedback that no loss trains a rule may change by itself.
+            state |= {"feedback": self.feedback.flat, "fixed": self.fixed}
+        if self.feedback_adam:
+            state["feedback_adam"] = self.feedback_adam.state()
         return state
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Take over a state of :meth:`state`."""
         self.forward.flat.copy_(state["forward"])  # type: ignore[arg-type]
         self.forward_adam.restore(state["forward_adam"])  # type: ignore[arg-type]
-        if self.feedback and self.feedback_adam:
+        # Checkpoints of older versions lack what no loss trains.
+        if self.feedback and "feedback" in state:
             self.feedback.flat.copy_(state["feedback"])  # type: ignore[arg-type]
+        for name, values in state.get("fixed", {}).items():  # type: ignore[attr-defined]
+            self.fixed[name].copy_(values)
+        if self.feedback_adam:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]

@@ -58,6 +58,8 @@ class EpochReport:
     """Epochs of any kind done so far."""
     total: int
     best_validation_error: float | None
+    idle_layers: tuple[int, ...] = ()
+    """Said once, after the first joint epoch: the hidden layers that no minibatch gave any update."""
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -138,7 +140,9 @@ class Trainer:
                 self.histories[p].status = "finished"
         best = [h.at_selected("validation_error") for h in self.histories]
         known = [error for error in best if error is not None]
-        return EpochReport(phase, self.position, len(self.phases), min(known, default=None))
+        first = phase.kind == "joint" and phase.epoch == 0 and self.alive
+        idle = tuple(self.pack.idle_layers) if first else ()
+        return EpochReport(phase, self.position, len(self.phases), min(known, default=None), idle)
 
     @property
     def joint_epochs(self) -> int:
@@ -207,6 +211,7 @@ class Trainer:
         for total in self._totals.values():
             total.zero_()
         step = self._train_joint if kind == "joint" else self._train_feedback
+        self.pack.generators = [self._stream(p, "rule") for p in self.alive]
         batches, draw = self._minibatches(), self._noise_source()
         for samples in batches:
             with self.pack.clock("batches"):

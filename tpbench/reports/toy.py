@@ -49,7 +49,7 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
     shares = {}
     for name in ("dtp-pretrained", "ddtp-linear"):
         method = get_method(name)
-        configuration = {h: _FEEDBACK[h] for h in method.hyperparameters}
+        configuration = {h: _FEEDBACK[h] for h in method.names}
         pack = PackState(
             method, architecture, [configuration] * networks, list(range(networks)), loss=squared_error,
             dtype=torch.float64,
@@ -167,7 +167,7 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
     packs = {}
     for name in ("gnt", "bp"):
         method = get_method(name)
-        chosen = {h: configuration[h] for h in method.hyperparameters}
+        chosen = {h: configuration[h] for h in method.names}
         packs[name] = PackState(method, architecture, [chosen], [0], loss=squared_error, dtype=torch.float64)
     generator = stream(0, "output space")
     for _ in range(training_steps):

@@ -41,7 +41,11 @@ def column_labels(records: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
     Labels of older versions do not say the content. They take over what a newer run on the same data says, or end in
     the data's fingerprint.
     """
-    pairs = {(record.definition.fingerprint, record.data_label) for record in records}
+    pairs = {
+        (record.definition.fingerprint, record.data_label)
+        for record in records
+        if not record.definition.workload_source
+    }
     said = {fingerprint: label for fingerprint, label in sorted(pairs) if _SAYS_ITS_CONTENT.fullmatch(label)}
     return {(fingerprint, label): _column_label(fingerprint, label, said) for fingerprint, label in pairs}
 
@@ -54,7 +58,7 @@ def _column_label(fingerprint: str, label: str, said: Mapping[str, str]) -> str:
 
 
 def protocol_epochs(workload: str) -> int | None:
-    """The joint epochs of a workload's protocol; None of a workload that is not known here."""
+    """The joint epochs of a built-in workload's protocol; None of another."""
     return WORKLOADS[workload].epochs if workload in WORKLOADS else None
 
 
@@ -83,6 +87,12 @@ class Cell:
     @property
     def epochs(self) -> int:
         return self.runs[0].definition.epochs
+
+    @property
+    def protocol_epochs(self) -> int | None:
+        """The joint epochs of the workload's protocol; None where nothing tells them."""
+        own = self.runs[0].workload.get("epochs")
+        return own if type(own) is int else protocol_epochs(self.workload)
 
     @property
     def precision(self) -> str:
@@ -153,7 +163,7 @@ class Cell:
         marks = []
         if self.seeds < FULL_SEEDS:
             marks.append(f"{self.seeds} seed{'s' * (self.seeds != 1)}")
-        if self.epochs != (protocol_epochs(self.workload) or self.epochs):
+        if self.epochs != (self.protocol_epochs or self.epochs):
             marks.append(f"{self.epochs} epoch{'s' * (self.epochs != 1)}")
         if self.precision != DEFAULT_PRECISION:
             marks.append(self.precision)
@@ -194,7 +204,9 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
     labels = column_labels(runs)
     for record in runs:
         d = record.definition
-        groups[d.workload, labels[d.fingerprint, record.data_label], d.method][_variant(record)].append(record)
+        # A workload of the user's says in its label what it and its data are.
+        label = record.data_label if d.workload_source else labels[d.fingerprint, record.data_label]
+        groups[d.workload, label, d.method][_variant(record)].append(record)
     found = {}
     for (workload, label, method), variants in groups.items():
         cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
@@ -214,7 +226,7 @@ def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
 
 
 def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float, str]:
-    full = protocol_epochs(cell.workload) or cell.epochs
+    full = cell.protocol_epochs or cell.epochs
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
     searched = all(from_search(run.found, "search") for run in cell.runs)
     # Not-a-number sorts nowhere: a cell without any finished seed comes last.

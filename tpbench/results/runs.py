@@ -111,6 +111,8 @@ class RunRecord:
     provenance: Mapping[str, Any]
     found: Mapping[str, Any] = field(default_factory=dict)
     """How its configuration was found (:mod:`tpbench.results.budgets`); empty in the files of older versions."""
+    workload: Mapping[str, Any] = field(default_factory=dict)
+    """What a workload of a user's file is (:meth:`tpbench.workloads.Workload.content`); empty for built-in ones."""
 
     @property
     def precision(self) -> str:
@@ -153,6 +155,7 @@ class RunRecord:
             "pack_members": self.pack_members,
             "provenance": dict(self.provenance),
             **({"found": dict(self.found)} if self.found else {}),
+            **({"workload": dict(self.workload)} if self.workload else {}),
         }
         return json.dumps(sealed(body), indent=1, allow_nan=False) + "\n"
 
@@ -178,6 +181,7 @@ class RunRecord:
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
                 found=check_found(body.get("found", {})),
+                workload=dict(body.get("workload", {})),
             )
             if record.definition.id != body["id"] or not set(record.curves) <= set(CURVES):
                 raise ValueError("its id or curves are not those of its definition")

@@ -18,8 +18,8 @@ from tpbench.engine.files import atomic_write, user_cache
 from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
-_FORMAT = 2
-_FIELDS = ("data_label", "status", "curves", "wall_time_s", "pack_members", "provenance", "found")
+_FORMAT = 3
+_FIELDS = ("data_label", "status", "curves", "wall_time_s", "pack_members", "provenance", "found", "workload")
 
 Plain = Mapping[str, Any]
 

@@ -47,7 +47,7 @@ def find_configuration(
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
-        obtain(cell.workload.dataset, data, offline=offline)
+        obtain(cell.workload, data, offline=offline)
         return _find_best(cell, results, data)
     path = Path(config)
     if not path.is_file():
@@ -69,11 +69,14 @@ def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfig
         if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
     ]  # fmt: skip
     on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]
-    fitting = [record for record in on_data if record.definition.method_source == source]
+    same = (source, cell.workload.source)
+    fitting = [r for r in on_data if (r.definition.method_source, r.definition.workload_source) == same]
     if not fitting:
         where = f"{results} holds no run of {cell.method} on {cell.workload.name}"
         if on_data:
-            raise UsageError(f"{where} by the installed version of the method, only {len(on_data)} of other versions")
+            raise UsageError(
+                f"{where} by the installed version of the method and workload, only {len(on_data)} of others"
+            )
         if of_cell:
             raise UsageError(f"{where} on the data at hand to take the best from, only {len(of_cell)} on other data")
         raise UsageError(f"{where} to take the best from")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tpbench.engine import HYPERPARAMETERS, UsageError, get_method, unknown
+from tpbench.engine import HYPERPARAMETERS, Hyperparameter, UsageError, get_method, method_names, unknown
 from tpbench.workloads import Workload
+from tpbench.workloads.reading import YamlReader
 
 # Relative width below which too few numbers lie between two bounds, or between their logarithms.
 _NARROWEST = 1e-9
@@ -95,68 +96,9 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
-class _Reader:
-    """Reads a YAML mapping node by node, so that every error names its line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def compose(self) -> yaml.Node:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UsageError(f"{self.path}: could not be read ({reason})") from error
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            raise UsageError(f"{self.path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
-        if node is None:
-            raise UsageError(f"{self.path}: the file is empty")
-        return node
-
-    def fail(self, node: yaml.Node, message: str) -> UsageError:
-        return UsageError(f"{self.path}:{node.start_mark.line + 1}: {message}")
-
-    def mapping(self, node: yaml.Node, what: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """A mapping as name -> (key node, value node)."""
-        if not isinstance(node, yaml.MappingNode):
-            raise self.fail(node, f"{what} must be a mapping")
-        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise self.fail(key, f"a name in {what} must be plain text")
-            if key.value in found:
-                raise self.fail(key, f"'{key.value}' stands twice in {what}")
-            found[key.value] = key, value
-        return found
-
-    def number(self, node: yaml.Node, what: str) -> float:
-        """A finite number; YAML 1.1 reads ``1e-6`` as text, people mean a number."""
-        text = node.value if isinstance(node, yaml.ScalarNode) and node.style is None else None
-        try:
-            value = float(str(text)) if text is not None and text.lower() not in ("true", "false") else math.nan
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self.fail(node, f"{what} must be a finite number, got '{text if text is not None else node.tag}'")
-        return value
-
-    def numbers(self, node: yaml.Node, what: str) -> list[float]:
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.fail(node, f"{what} must be a list of numbers")
-        return [self.number(item, what) for item in node.value]
-
-    def words(self, node: yaml.Node, what: str) -> list[tuple[str, yaml.Node]]:
-        if not isinstance(node, yaml.SequenceNode) or not all(isinstance(n, yaml.ScalarNode) for n in node.value):
-            raise self.fail(node, f"{what} must be a list of names")
-        return [(item.value, item) for item in node.value]
-
-
-def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
+def _read_range(reader: YamlReader, hyperparameter: Hyperparameter, node: yaml.Node) -> Range:
     """``{log_uniform: [lower, upper]}``, ``{uniform: ...}``, ``{choice: [...]}`` or ``{constant: value}``."""
+    name = hyperparameter.name
     kinds = reader.mapping(node, f"the range of {name}")
     if len(kinds) != 1:
         raise reader.fail(node, f"{name} needs exactly one of log_uniform, uniform, choice, constant")
@@ -187,13 +129,13 @@ def _read_range(reader: _Reader, name: str, node: yaml.Node) -> Range:
         raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))
     for number in values:
         try:
-            HYPERPARAMETERS[name].check(number, name)
+            hyperparameter.check(number, name)
         except UsageError as error:
             raise reader.fail(value, str(error)) from None
     return chosen
 
 
-def _check_wide(reader: _Reader, name: str, node: yaml.Node, kind: str, lower: float, upper: float) -> None:
+def _check_wide(reader: YamlReader, name: str, node: yaml.Node, kind: str, lower: float, upper: float) -> None:
     """HyperOpt works with the logarithms, and with mixtures of normal distributions of a fraction of the width."""
     low, high = (math.log(lower), math.log(upper)) if kind == "log_uniform" else (lower, upper)
     if (high - low) <= _NARROWEST * max(abs(low), abs(high)):
@@ -208,7 +150,7 @@ def load_space(path: Path) -> SearchSpace:
     Raises:
         UsageError: with file and line: an unknown name, lower >= upper, the logarithm of a non-positive number, ...
     """
-    reader = _Reader(path)
+    reader = YamlReader(path)
     root = reader.compose()
     parts = reader.mapping(root, "a search space")
     for name, (key, _) in parts.items():
@@ -218,22 +160,32 @@ def load_space(path: Path) -> SearchSpace:
         if name not in parts:
             raise reader.fail(root, f"the entry '{name}' is missing")
     ranges: dict[str, Range] = {}
+    methods = reader.words(parts["methods"][1], "methods")
+    known = {**HYPERPARAMETERS, **_own(method for method, _ in methods)}
     for name, (key, node) in reader.mapping(parts["hyperparameters"][1], "hyperparameters").items():
-        if name not in HYPERPARAMETERS:
-            raise reader.fail(key, str(unknown("hyperparameter", name, HYPERPARAMETERS)))
-        ranges[name] = _read_range(reader, name, node)
+        if name not in known:
+            raise reader.fail(key, str(unknown("hyperparameter", name, known)))
+        ranges[name] = _read_range(reader, known[name], node)
     if all(isinstance(r, Constant) for r in ranges.values()):
         raise reader.fail(parts["hyperparameters"][0], "every hyperparameter is constant, there is nothing to search")
-    methods = reader.words(parts["methods"][1], "methods")
     for method, node in methods:
         _check_method(reader, method, node, ranges)
     return SearchSpace(path, tuple(method for method, _ in methods), ranges)
 
 
-def _check_method(reader: _Reader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:
+def _own(methods: Iterable[str]) -> dict[str, Hyperparameter]:
+    """The hyperparameters that rules of installed packages bring along; a method that is unknown is found later."""
+    found: dict[str, Hyperparameter] = {}
+    for method in methods:
+        if method in method_names():
+            found |= get_method(method).described
+    return found
+
+
+def _check_method(reader: YamlReader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:
     """A space must have exactly the hyperparameters of each of its methods."""
     try:
-        names = get_method(method).hyperparameters
+        names = get_method(method).names
     except UsageError as error:
         raise reader.fail(node, str(error)) from None
     missing, extra = [n for n in names if n not in ranges], [n for n in ranges if n not in names]
@@ -262,7 +214,7 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON file that holds a mapping."""
-    reader = _Reader(path)
+    reader = YamlReader(path)
     node = reader.compose()
     reader.mapping(node, "a configuration")
     try:

@@ -95,13 +95,13 @@ def _wanted(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> 
     """Check the space and the data of a sweep before anything trains."""
     space = space_for(cell.method, options.space)
     data = Path(settings.data) if settings.data else None
-    obtain(cell.workload.dataset, data, offline=settings.offline)
+    obtain(cell.workload, data, offline=settings.offline)
     _, dataset = load_problem(cell.workload, data)
     definition = SweepDefinition(
         cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
         options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
-        precision=settings.precision, method_source=method_source(cell.method), objective=options.objective,
-        halving=options.halving,
+        precision=settings.precision, method_source=method_source(cell.method),
+        workload_source=cell.workload.source, objective=options.objective, halving=options.halving,
     )  # fmt: skip
     space.to_hyperopt()
     folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
@@ -184,12 +184,12 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
         "threads": int(share["cpu"]), "device": settings.device, "precision": settings.precision, "floor": floor,
     }  # fmt: skip
     if not resources.address:
-        return choose_sizes(cell.workload.name, cell.method, **arguments)
+        return choose_sizes(cell.workload, cell.method, **arguments)
     import ray
 
     task = ray.remote(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
     try:
-        found: Sizing = ray.get(task.remote(cell.workload.name, cell.method, **arguments))
+        found: Sizing = ray.get(task.remote(cell.workload, cell.method, **arguments))
     except ray.exceptions.RayTaskError as error:
         # What the node lacks, in its own words; anything else is a fault of ours.
         if isinstance(error.cause, TpbenchError):
@@ -206,8 +206,8 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     seeds = f"{len(definition.seeds)} seed{'s' * (len(definition.seeds) != 1)}"
     view.say(f"sweep {definition.id}: {trials}{halving}{objective}, then {seeds}")
     sweep = SearchedSweep(
-        definition, one.space, one.folder, journal, settings, accept_failures=options.accept_failures,
-        on_cluster=bool(options.resources.address),
+        definition, one.cell.workload, one.space, one.folder, journal, settings,
+        accept_failures=options.accept_failures, on_cluster=bool(options.resources.address),
     )  # fmt: skip
     best = journal.best()
     if best and (known := RunStore(location(settings.results)).read(best[1].run)):

@@ -27,14 +27,13 @@ class HandedPack:
 
     def to_json(self) -> str:
         """One string: Tune keeps what a trial carries, and takes far more memory for nested mappings."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps({**asdict(self), "plan": self.plan.plain()}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> HandedPack:
         body: Mapping[str, Any] = json.loads(text)
-        plan = {**body["plan"], **{n: tuple(body["plan"][n]) for n in ("configurations", "seeds")}}
         bracket = Bracket(**body["bracket"]) if body["bracket"] else None
-        return cls(body["key"], PackPlan(**plan), PackSettings(**body["settings"]), bracket)
+        return cls(body["key"], PackPlan.from_plain(body["plan"]), PackSettings(**body["settings"]), bracket)
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,15 @@ class Failure:
     """One attempt at a pack that failed."""
 
     kind: str
-    """``node``: what the node lacks (folder, data set); ``raised``: the training raised; ``lost``: the process went."""
+    """``node``: what the node lacks (folder, data set); ``rule``: a package's learning rule is wrong; ``raised``: the
+    training raised; ``lost``: the process went."""
     message: str
     node: str = ""
 
 
 # Attempts at a pack by what they failed of. Nodes of a cluster come and go (spot instances), which is no fault of the
 # pack's: it continues from its checkpoint. What raises raises again.
-_ATTEMPTS = {"node": 30, "raised": 3, "lost": 4}
+_ATTEMPTS = {"node": 30, "rule": 1, "raised": 3, "lost": 4}
 _LOST_ON_A_CLUSTER = 50
 # A pack that fails for the node's sake on so many different nodes fails for its own.
 _NODES = 3

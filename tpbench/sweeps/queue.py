@@ -136,7 +136,7 @@ class SweepQueue(Searcher):
             sweep.ended(key, outcomes, workers)
         else:
             message = str(result.get("failed", "its process ended without a result"))
-            kind = "node" if "failed" in result else "lost"
+            kind = str(result.get("kind", "node")) if "failed" in result else "lost"
             sweep.lost(key, Failure(kind, message, str(result.get("node", ""))), workers)
 
     def errored(self, trial_id: str, failure: Failure) -> None:

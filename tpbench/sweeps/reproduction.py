@@ -83,7 +83,7 @@ def missing_seeds(
     cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings
 ) -> tuple[int, ...]:
     """The seeds whose run is not in the store."""
-    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, cell.workload.epochs, PUBLISHED)
+    plan = plan_seeds(cell.workload, cell.method, configuration, seeds, cell.workload.epochs, PUBLISHED)
     return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
 
@@ -101,7 +101,7 @@ def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | N
         rules = [method for method in methods or known if method not in get_workload(name).excluded_methods]
         try:
             # Once per data set: a download that failed would fail again for the next method.
-            obtain(get_workload(name).dataset, data, offline=settings.offline)
+            obtain(get_workload(name), data, offline=settings.offline)
         except TpbenchError as error:
             left[name, str(error)] += rules
             continue
@@ -206,7 +206,7 @@ def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, plac
     """
     workload, method = cell.cell.workload, cell.cell.method
     _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
-    plan = plan_seeds(workload.name, method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
+    plan = plan_seeds(workload, method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
     count = resources.gpus or resources.cpus
     parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
     sweep = PlainSweep(

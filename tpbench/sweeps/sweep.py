@@ -18,7 +18,7 @@ from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.sweeps.packs import Failure, HandedPack, given_up
 from tpbench.training.packs import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
-from tpbench.workloads import get_workload
+from tpbench.workloads import Workload
 
 # A search of which a larger share of the suggestions could not be trained is not the search that was asked for.
 _MOST_FAILURES = 0.1
@@ -175,10 +175,11 @@ class QueuedSweep:
     def lost(self, key: str, failure: Failure, workers: Workers) -> None:
         """An attempt at a pack failed: it waits for another one, or is given up.
 
-        What the only machine lacks fails the sweep, and no pack for good: the same command goes on when it is mended.
+        What the only machine lacks, or a rule does wrong, fails the sweep, and no pack for good: the same command goes
+        on when it is mended.
         """
         self.failures[key].append(failure)
-        if failure.kind == "node" and not self.on_cluster:
+        if failure.kind == "rule" or (failure.kind == "node" and not self.on_cluster):
             self.interrupt(failure.message)
         elif given_up(self.failures[key], self.on_cluster):
             self.give_up(key, failure, workers)
@@ -251,7 +252,7 @@ class SearchedSweep(QueuedSweep):
     """A search of which the best configuration is trained over the final seeds.
 
     Args:
-        definition, space: what is searched.
+        definition, workload, space: what is searched.
         folder: where its state is.
         journal: what has been done.
         settings: how packs are trained.
@@ -259,17 +260,16 @@ class SearchedSweep(QueuedSweep):
     """
 
     def __init__(
-        self, definition: SweepDefinition, space: SearchSpace, folder: SweepFolder, journal: Journal,
-        settings: PackSettings, *, accept_failures: bool = False, on_cluster: bool = False,
+        self, definition: SweepDefinition, workload: Workload, space: SearchSpace, folder: SweepFolder,
+        journal: Journal, settings: PackSettings, *, accept_failures: bool = False, on_cluster: bool = False,
     ) -> None:  # fmt: skip
         name = folder.folder.name
         super().__init__(
             name, f"{definition.workload} {definition.method}", replace(settings, sweep=name), on_cluster=on_cluster
         )
-        self.definition, self.space, self.folder, self.journal = definition, space, folder, journal
-        self.accept_failures = accept_failures
-        method, workload = get_method(definition.method), get_workload(definition.workload)
-        self.constants = {**space.constants, **workload.feedback_schedule(method)}
+        self.definition, self.workload, self.space = definition, workload, space
+        self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
+        self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
         self.search = PackedSearch(
             self._inner, journal, trials=definition.trials, pack=definition.pack, lag=definition.lag
         )
@@ -314,8 +314,9 @@ class SearchedSweep(QueuedSweep):
     def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> HandedPack:
         d = self.definition
         plan = PackPlan(
-            d.workload, d.method, tuple({**s, **self.constants} for s in suggestions),
+            self.workload, d.method, tuple({**s, **self.constants} for s in suggestions),
             (SELECTION_SEED,) * len(suggestions), d.epochs, prune=True, objective=d.objective, found=d.found("search"),
+            fingerprint=d.fingerprint,
         )  # fmt: skip
         bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
         return HandedPack(str(number), plan, self.settings, bracket)
@@ -361,7 +362,7 @@ class SearchedSweep(QueuedSweep):
         assert best is not None  # or there were a reason
         d = self.definition
         plan = plan_seeds(
-            d.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final")
+            self.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final"), d.fingerprint
         )  # fmt: skip
         self.final = FinalRuns(plan, d.fingerprint, self.settings)
         if self.journal.parts is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from tpbench.engine import EpochReport, TpbenchError
+from tpbench.engine import EpochReport, RuleError, TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
@@ -60,13 +60,19 @@ def run_trial(
         outcomes = train(pack, _reporter(workers))
     except TpbenchError as error:
         # What the node or the store lacks is told; anything else is raised, and its process is not used again.
-        time.sleep(max(0.0, patience - (time.monotonic() - begun)))
-        tune.report({"share": 1.0, "failed": str(error), "node": _node()})
+        if failure_kind(error) == "node":
+            time.sleep(max(0.0, patience - (time.monotonic() - begun)))
+        tune.report({"share": 1.0, "failed": str(error), "node": _node(), "kind": failure_kind(error)})
         return
     finally:
         _give_back(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     tune.report({"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])})
+
+
+def failure_kind(error: TpbenchError) -> str:
+    """Whose fault an error is, as :class:`tpbench.sweeps.packs.Failure` has it."""
+    return "rule" if isinstance(error, RuleError) else "node"
 
 
 def _reporter(workers: int) -> Callable[[EpochReport], None]:
@@ -76,10 +82,11 @@ def _reporter(workers: int) -> Callable[[EpochReport], None]:
     def report(epoch: EpochReport) -> None:
         # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
         nonlocal last
-        if time.monotonic() - last >= interval:
+        if time.monotonic() - last >= interval or epoch.idle_layers:
             last = time.monotonic()
             # Not "done": that word is Tune's, and would end the trial.
-            tune.report({"share": epoch.done / epoch.total, "best": epoch.best_validation_error})
+            share, best = epoch.done / epoch.total, epoch.best_validation_error
+            tune.report({"share": share, "best": best, "idle": list(epoch.idle_layers)})
 
     return report
 

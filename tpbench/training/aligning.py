@@ -20,8 +20,8 @@ from tpbench.results.location import location
 from tpbench.results.runs import digest, sealed, unsealed
 from tpbench.results.store import write_atomically
 from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
-from tpbench.training.progress import Display
-from tpbench.workloads import get_workload, load_problem, obtain
+from tpbench.training.progress import Display, idle_warning
+from tpbench.workloads import Workload, load_problem, obtain
 
 FORMAT = 1
 
@@ -70,24 +70,25 @@ def _train(trainer: Trainer) -> None:
         while not trainer.done:
             report = trainer.advance()
             view.update("epochs", report.done, report.total, report.best_validation_error)
+            if report.idle_layers:
+                view.say(idle_warning(trainer.method.title, report.idle_layers))
         view.end("epochs")
 
 
 def record_alignment(
-    workload: str, method: str, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int, every: int,
-    settings: PackSettings,
+    workload: Workload, method: str, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int,
+    every: int, settings: PackSettings,
 ) -> Path:  # fmt: skip
     """Train, measure, and write ``alignment/<workload>-<method>-<hash>.json`` in the results folder.
 
     Raises:
         TpbenchError: a member diverged, or the folder cannot be written.
     """
-    chosen = get_workload(workload)
     # The record is written at the end: what stands in its way should show now.
     RunStore(location(settings.results)).require_writable()
     data = Path(settings.data) if settings.data else None
-    obtain(chosen.dataset, data, offline=settings.offline)
-    problem, dataset = load_problem(chosen, data)
+    obtain(workload, data, offline=settings.offline)
+    problem, dataset = load_problem(workload, data)
     trainer = Trainer(
         get_method(method), problem, [configuration] * len(seeds), list(seeds), epochs=epochs,
         precision=settings.precision, device=settings.device,
@@ -100,18 +101,19 @@ def record_alignment(
         if not out_of_memory(error):
             raise
         raise TpbenchError(
-            f"not enough memory to align {len(seeds)} seeds of {method} on {workload}: give fewer --seeds ({error})"
+            f"not enough memory to align {len(seeds)} seeds of {method} on {workload.name}: give fewer --seeds "
+            f"({error})"
         ) from error
     if len(trainer.alive) < len(seeds):
-        raise TpbenchError(f"{method} on {workload}: a member diverged, so its angles say nothing")
+        raise TpbenchError(f"{method} on {workload.name}: a member diverged, so its angles say nothing")
     record = AlignmentRecord(
-        workload, dataset.label, method, list(seeds), epochs, every, log.seen // epochs, list(DAMPINGS), log.steps,
+        workload.name, dataset.label, method, list(seeds), epochs, every, log.seen // epochs, list(DAMPINGS), log.steps,
         _plain(torch.stack(log.loss_angles)), _plain(torch.stack(log.target_angles)),
         provenance(settings.device, settings.precision, settings.command),
     )  # fmt: skip
     plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
-    name = f"{workload}-{method}-{digest([ids, every])[:12]}.json"
+    name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / "alignment" / name
     write_atomically(path, json.dumps(sealed({"format": FORMAT, **asdict(record)})) + "\n")
     return path

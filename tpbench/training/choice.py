@@ -22,7 +22,7 @@ class CellChoice:
 
     @classmethod
     def of(cls, workload: str, method: str) -> CellChoice:
-        """Check both names.
+        """Check both names; a workload's may be that of a file.
 
         Raises:
             UsageError: one is unknown, or the method makes no sense on the workload.
@@ -30,7 +30,7 @@ class CellChoice:
         found = get_workload(workload)
         get_method(method)
         if method in found.excluded_methods:
-            raise UsageError(_excluded(method, workload))
+            raise UsageError(_excluded(method, found.name))
         return cls(found, method)
 
 
@@ -45,13 +45,18 @@ def _names(text: str, every: Sequence[str], what: str) -> list[str]:
     return list(dict.fromkeys(full for name in names for full in (every if name == ALL else [name])))
 
 
-def choose_workloads(text: str) -> list[str]:
-    """Names with commas between them, or ``all``: the paper's data sets.
+def choose_workloads(text: str) -> list[Workload]:
+    """Names or files with commas between them, or ``all``: the paper's data sets.
 
     Raises:
-        UsageError: one is unknown.
+        UsageError: one is unknown, or two are called alike.
     """
-    return [get_workload(name).name for name in _names(text, PAPER_WORKLOADS, "workloads")]
+    found: dict[str, Workload] = {}
+    for name in _names(text, PAPER_WORKLOADS, "workloads"):
+        workload = get_workload(name)
+        if found.setdefault(workload.name, workload) != workload:
+            raise UsageError(f"workloads '{text}': two different workloads are named '{workload.name}'")
+    return list(found.values())
 
 
 def choose_methods(text: str) -> list[str]:
@@ -71,19 +76,20 @@ def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str
     """Every workload with every method, and a line for each pair that makes no sense and is left out.
 
     Args:
-        workloads, methods: a name, several with commas between them, or ``all``.
+        workloads, methods: a name (of a workload also a file), several with commas between them, or ``all``.
 
     Raises:
         UsageError: a name is unknown, or no pair makes sense.
     """
     cells, left = [], []
     rules = choose_methods(methods)
-    for name in choose_workloads(workloads):
+    for workload in choose_workloads(workloads):
         for rule in rules:
-            if rule in get_workload(name).excluded_methods:
-                left.append(_excluded(rule, name))
+            if rule in workload.excluded_methods:
+                left.append(_excluded(rule, workload.name))
             else:
-                cells.append(CellChoice.of(name, rule))
+                get_method(rule)
+                cells.append(CellChoice(workload, rule))
     if not cells:
         raise UsageError(left[0])
     return cells, left

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_PRECISION, digest
-from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
     # Imports torch, and who lists sweeps trains nothing.
@@ -29,10 +29,10 @@ WORST_ERROR = 1.0
 class PackPlan:
     """What to train together, in plain data so that it travels to any process.
 
-    ``configurations`` are complete (:meth:`Workload.complete`); there is one per seed.
+    ``configurations`` are complete (:meth:`tpbench.workloads.Workload.complete`); there is one per seed.
     """
 
-    workload: str
+    workload: Workload
     method: str
     configurations: tuple[Mapping[str, float], ...]
     seeds: tuple[int, ...]
@@ -42,6 +42,18 @@ class PackPlan:
     """The curve whose lowest value a search minimises."""
     found: Mapping[str, Any] = field(default_factory=dict)
     """How the configurations were found (:mod:`tpbench.results.budgets`); in the runs' files, not in their names."""
+    fingerprint: str = ""
+    """Of the data that it must be trained on, where another process knows them."""
+
+    def plain(self) -> dict[str, Any]:
+        """The plan as plain data, which may become JSON."""
+        return {**asdict(self), "workload": self.workload.plain()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> PackPlan:
+        """What :meth:`plain` gave."""
+        fields = {**plain, **{name: tuple(plain[name]) for name in ("configurations", "seeds")}}
+        return cls(**{**fields, "workload": Workload.from_plain(plain["workload"])})
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,8 @@ def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDef
     source = method_source(plan.method)
     return [
         RunDefinition(
-            plan.workload, fingerprint, plan.method, dict(configuration), seed, plan.epochs, precision=precision,
-            method_source=source,
+            plan.workload.name, fingerprint, plan.method, dict(configuration), seed, plan.epochs, precision=precision,
+            method_source=source, workload_source=plan.workload.source,
         )
         for configuration, seed in zip(plan.configurations, plan.seeds, strict=True)
     ]  # fmt: skip
@@ -176,8 +188,12 @@ class PackJob:
     def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None) -> None:
         self.plan, self.settings, self.judge = plan, settings, judge
         self.store = RunStore(location(settings.results))
-        self.workload = get_workload(plan.workload)
-        self.problem, self.dataset = load_problem(self.workload, Path(settings.data) if settings.data else None)
+        self.problem, self.dataset = load_problem(plan.workload, Path(settings.data) if settings.data else None)
+        if plan.fingerprint and plan.fingerprint != self.dataset.fingerprint:
+            raise TpbenchError(
+                f"the data of {plan.workload.name} are not the same here as where the work began (fingerprints "
+                f"{self.dataset.fingerprint[:8]} and {plan.fingerprint[:8]})"
+            )
         self.definitions = define_runs(plan, self.dataset.fingerprint, settings.precision)
         known = {d.id: find_run(self.store, d) for d in self.definitions}
         self.finished = {run_id: record for run_id, record in known.items() if record}
@@ -196,7 +212,7 @@ class PackJob:
         return Trainer(
             get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
             [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
-            device=self.settings.device, prune=self.workload.prune if self.plan.prune else None,
+            device=self.settings.device, prune=self.plan.workload.prune if self.plan.prune else None,
         )  # fmt: skip
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
@@ -288,7 +304,7 @@ class PackJob:
         return trainer.histories
 
     def _publish(self, trainer: Trainer) -> None:
-        members = len(self.missing)
+        members, workload = len(self.missing), self.plan.workload
         origin = provenance(self.settings.device, self.settings.precision, self.settings.command)
         for definition, history in zip(self.missing, trainer.histories, strict=True):
             # A pruned or stopped run is no finished one: the sweep's journal keeps what it reached, the store does not.
@@ -298,7 +314,7 @@ class PackJob:
                     RunRecord(
                         definition, self.dataset.label, history.status, curves,
                         wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
-                        found=self.plan.found,
+                        found=self.plan.found, workload=workload.content() if workload.source else {},
                     )
                 )  # fmt: skip
 
@@ -326,8 +342,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def plan_seeds(
-    workload: str, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int,
-    found: Mapping[str, Any],
+    workload: Workload, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int,
+    found: Mapping[str, Any], fingerprint: str = "",
 ) -> PackPlan:  # fmt: skip
     """One configuration over several seeds, and how it was found."""
-    return PackPlan(workload, method, (dict(configuration),) * len(seeds), tuple(seeds), epochs, found=found)
+    return PackPlan(
+        workload,
+        method,
+        (dict(configuration),) * len(seeds),
+        tuple(seeds),
+        epochs,
+        found=found,
+        fingerprint=fingerprint,
+    )

@@ -29,6 +29,7 @@ class Progress:
     done: int
     total: int
     best: float | None
+    idle_layers: tuple[int, ...] = ()
 
 
 def parts_of(job: PackJob) -> list[PackPlan]:
@@ -106,7 +107,7 @@ def _work(number: int, plan: PackPlan, settings: PackSettings, messages: Any, pa
     def report(epoch: Any) -> None:
         if os.getppid() != parent:
             os._exit(1)
-        messages.put((number, Progress(epoch.done, epoch.total, epoch.best_validation_error)))
+        messages.put((number, Progress(epoch.done, epoch.total, epoch.best_validation_error, epoch.idle_layers)))
 
     try:
         PackJob(plan, settings).run(report)

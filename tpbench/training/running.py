@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpbench.engine import EpochReport, get_method
 from tpbench.results import RunRecord
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
-from tpbench.training.progress import Display, View
+from tpbench.training.progress import Display, View, idle_warning
 from tpbench.training.signals import interruptible
 from tpbench.workloads import obtain
 
@@ -26,8 +27,8 @@ def run_seeds(
         epochs: None: the workload's.
     """
     epochs = epochs or cell.workload.epochs
-    obtain(cell.workload.dataset, Path(settings.data) if settings.data else None, offline=settings.offline)
-    plan = plan_seeds(cell.workload.name, cell.method, configuration, seeds, epochs, found)
+    obtain(cell.workload, Path(settings.data) if settings.data else None, offline=settings.offline)
+    plan = plan_seeds(cell.workload, cell.method, configuration, seeds, epochs, found)
     job = PackJob(plan, settings)
     with interruptible(settings.command), Display() as view:
         skipped = len(seeds) - len(job.missing)
@@ -42,14 +43,25 @@ def run_seeds(
 
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
-    plans = parts_of(job)
+    plans, title = parts_of(job), get_method(job.plan.method).title
     if len(plans) == 1:
-        job.run(lambda r: view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error))
+
+        def shown(r: EpochReport) -> None:
+            view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error)
+            if r.idle_layers:
+                view.say(idle_warning(title, r.idle_layers))
+
+        job.run(shown)
         return
     seen: dict[int, Progress] = {}
+    said = False
 
     def report(number: int, progress: Progress) -> None:
+        nonlocal said
         seen[number] = progress
+        if progress.idle_layers and not said:
+            said = True
+            view.say(idle_warning(title, progress.idle_layers))
         share = sum(p.done / p.total for p in seen.values()) / len(plans)
         known = [p.best for p in seen.values() if p.best is not None]
         view.update("epochs", epochs * share, epochs, min(known, default=None))

@@ -9,7 +9,7 @@ import torch
 from tpbench.engine import UsageError
 from tpbench.training.devices import require_gpu
 from tpbench.training.memory import available_memory
-from tpbench.workloads import Workload, get_workload
+from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import measure
 
 _SIZES = (1, 2, 4, 8, 16)
@@ -84,7 +84,7 @@ def share_gpu(peak: int | None, free: int, *, trials: int, pack: int, gpus: int)
 
 
 def choose_sizes(
-    workload: str, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
+    workload: Workload, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
     precision: str, floor: int = 1,
 ) -> Sizing:  # fmt: skip
     """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU.
@@ -93,15 +93,15 @@ def choose_sizes(
         TpbenchError: torch cannot use the GPU that this machine was said to have.
     """
     require_gpu(device)
-    found, concurrent = get_workload(workload), gpus or cpus
+    concurrent = gpus or cpus
     if pack is None:
         pack = choose_pack(
-            found, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision,
+            workload, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision,
             floor=floor,
         )  # fmt: skip
     if not gpus:
         return Sizing(pack)
-    peak = measure(found, method, pack, device, precision, seconds=0.2).peak_memory
+    peak = measure(workload, method, pack, device, precision, seconds=0.2).peak_memory
     return Sizing(pack, share_gpu(peak, free_memory(device), trials=trials, pack=pack, gpus=gpus))
 
 

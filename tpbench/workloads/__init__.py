@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpbench.engine.lazy import lazily
-from tpbench.workloads.catalogue import WORKLOADS, Workload, get_workload
+from tpbench.workloads.catalogue import WORKLOADS, all_workloads, get_workload, is_file, workload_names
+from tpbench.workloads.specs import DATASETS
+from tpbench.workloads.workload import Workload
 
 if TYPE_CHECKING:
     from tpbench.engine import Problem
     from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load, obtain
-    from tpbench.workloads.datasets import DATASETS
 
 _CACHE = "tpbench.workloads.cache"
 
@@ -20,7 +20,6 @@ _CACHE = "tpbench.workloads.cache"
 __getattr__ = lazily(
     globals(),
     {
-        "DATASETS": "tpbench.workloads.datasets",
         "Dataset": _CACHE,
         "default_folder": _CACHE,
         "download": _CACHE,
@@ -35,34 +34,37 @@ __all__ = [
     "WORKLOADS",
     "Dataset",
     "Workload",
+    "all_workloads",
     "default_folder",
     "download",
     "get_workload",
     "import_file",
+    "is_file",
     "load",
     "load_problem",
     "obtain",
+    "workload_names",
 ]
 
 
-@lru_cache(maxsize=2)
-def _load_cached(name: str, folder: Path | None) -> Dataset:
-    from tpbench.workloads.cache import load
-
-    return load(name, folder)
-
-
 def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Problem, Dataset]:
-    """A workload's problem for the engine, and the data set it was made from; a process reads each data set once."""
+    """A workload's problem for the engine, and the data set it was made from; a process reads each data set once.
+
+    Raises:
+        TpbenchError: the data are missing or damaged, or are not those that the workload was made for.
+    """
     import torch
 
     from tpbench.engine import Problem
+    from tpbench.workloads.cache import load_for
+    from tpbench.workloads.normalising import scale_and_shift
 
-    dataset = _load_cached(workload.dataset, folder)
+    dataset = load_for(workload, folder)
     images = {
         split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)
         for split in ("train", "test")
     }
+    scale, shift = scale_and_shift(workload.normalise, images["train"])
     problem = Problem(
         workload.architecture,
         x_train=torch.from_numpy(images["train"]),
@@ -71,8 +73,8 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
         y_test=torch.from_numpy(dataset.arrays["y_test"]).long(),
         validation_size=workload.validation_size,
         batch_size=workload.batch_size,
-        scale=workload.affine[0],
-        shift=workload.affine[1],
+        scale=scale,
+        shift=shift,
         trained_layers=workload.trained_layers,
     )
     return problem, dataset

@@ -12,18 +12,12 @@ from statistics import median
 
 import torch
 
-from tpbench.engine import Problem, Trainer, get_method
+from tpbench.engine import Problem, Trainer, example_configuration, get_method
 from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
 from tpbench.engine.training import dtype_of
-from tpbench.workloads.catalogue import Workload
-from tpbench.workloads.datasets import training_samples
-
-# Any valid numbers will do: the time of a step does not depend on them.
-_HYPERPARAMETERS = {
-    "lr": 1e-3, "lr_eta": 3e-5, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-4,
-    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
-}  # fmt: skip
+from tpbench.workloads.normalising import scale_and_shift
+from tpbench.workloads.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,8 @@ def _problem(workload: Workload, steps: int) -> Problem:
     y = torch.randint(0, sizes[-1], (count,), generator=generator)
     few = slice(0, workload.batch_size)
     return Problem(
-        workload.architecture, x, y, x[few], y[few], workload.batch_size, workload.batch_size, *workload.affine,
-        trained_layers=workload.trained_layers,
+        workload.architecture, x, y, x[few], y[few], workload.batch_size, workload.batch_size,
+        *scale_and_shift(workload.normalise, x.numpy()), trained_layers=workload.trained_layers,
     )  # fmt: skip
 
 
@@ -107,7 +101,7 @@ def measure(
     """Joint training of one pack: the median step of several short epochs, and the share of each phase."""
     on_gpu = device.startswith("cuda")
     rule, steps = get_method(method), 100 if on_gpu else 5
-    configuration = {name: _HYPERPARAMETERS[name] for name in rule.hyperparameters}
+    configuration = example_configuration(rule)
     resettable = _reset_peak(device)
     trainer = Trainer(
         rule, _problem(workload, steps), [configuration] * pack, list(range(pack)), epochs=10**6, precision=precision,
@@ -133,7 +127,7 @@ def measure(
     trained = trainer.problem.trained
     operations = joint_operations(rule, workload.architecture, workload.batch_size, trained)
     element = dtype_of(precision).itemsize
-    steps_per_epoch = math.ceil((training_samples(workload.dataset) - workload.validation_size) / workload.batch_size)
+    steps_per_epoch = math.ceil((workload.samples - workload.validation_size) / workload.batch_size)
     peak = product_rate(precision, device)
     return BenchmarkRow(
         workload.name, method, pack, device, precision, step, pack / (step * steps_per_epoch), operations,

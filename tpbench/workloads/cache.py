@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +21,18 @@ from tpbench.engine.files import atomic_write, user_cache
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
-    DatasetSpec,
     check_arrays,
     content_digest,
     digits_arrays,
     download_source,
     fingerprint,
-    get_dataset,
     plain_labels,
     read_torchvision,
 )
 from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
+from tpbench.workloads.own_data import read_own
+from tpbench.workloads.specs import DatasetSpec, get_dataset
+from tpbench.workloads.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -161,18 +165,57 @@ def import_file(name: str, path: Path, folder: Path | None = None, label: str | 
     return store(name, arrays, folder or default_folder(), f"file {path.name}", label)
 
 
-def obtain(name: str, folder: Path | None = None, *, offline: bool) -> None:
-    """Download a data set that is not in the cache, and say so on standard error, for it takes a while.
+@lru_cache(maxsize=2)
+def _load_once(name: str, folder: Path | None) -> Dataset:
+    return load(name, folder)
+
+
+def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
+    """The data of a workload; those of a file of the user's are looked for in the folder too, under the file's name.
+
+    Runs on a workload of the user's are labelled by what the workload and the data are, so that a changed file makes
+    another column of a table.
+
+    Raises:
+        TpbenchError: the data are missing or damaged, or are not those that the workload was made for.
+    """
+    own = workload.own_file
+    dataset = _load_own(workload, own, folder) if own else _load_once(workload.data, folder)
+    if not workload.source:
+        return dataset
+    mark = hashlib.sha256(f"{workload.source} {dataset.fingerprint}".encode()).hexdigest()[:8]
+    label = ", ".join(filter(None, (dataset.label, f"file {mark}")))
+    return replace(dataset, label=label)
+
+
+def _load_own(workload: Workload, path: Path, folder: Path | None) -> Dataset:
+    if not path.exists():
+        other = folder / path.name if folder else path
+        if not other.exists():
+            raise TpbenchError(
+                f"{path}: the data of the workload '{workload.name}' are not there; put the file where every machine "
+                "that trains sees it, or into the folder that --data names"
+            )
+        path = other
+    arrays = read_own(path, workload.test)
+    shape = math.prod(arrays["x_train"].shape[1:]), int(arrays["y_train"].max()) + 1, len(arrays["x_train"])
+    if shape != (workload.inputs, workload.outputs, workload.samples):
+        raise TpbenchError(f"{path}: these are not the data that the workload '{workload.name}' was read with")
+    return Dataset(workload.name, arrays, fingerprint(arrays), "", f"file {path.name}")
+
+
+def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> None:
+    """Download a workload's data set if it is not in the cache, and say so on standard error, for it takes a while.
 
     Args:
-        name, folder: as of :func:`load`.
+        folder: as of :func:`load`.
         offline: do nothing; :func:`load` then says how to get it.
 
     Raises:
-        UsageError: there is no such data set.
         TpbenchError: the download failed; the cache is left as it was.
     """
-    if name == "digits" or offline:
+    name = workload.data
+    if name == "digits" or workload.own_file or offline:
         return
     spec, folder = get_dataset(name), folder or default_folder()
     if find(spec, folder):

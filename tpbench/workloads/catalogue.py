@@ -1,96 +1,102 @@
-"""The table of workloads: data set, network and what is trained (section B.1)."""
+"""The workloads there are: built in, from installed packages, and from files of the user's (section B.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from tpbench.engine import SCHEDULE, Architecture, Method, check_configuration, unknown
-from tpbench.engine.parts import EXTRA, JOINT, SLEEP
+from tpbench.engine import UsageError, unknown
+from tpbench.engine.plugins import Plugins
+from tpbench.workloads.declaration import declared
+from tpbench.workloads.workload import Workload
 
+_MNIST_NETWORK = {"network": [256] * 5, "random_hidden": 1024}
 
-@dataclass(frozen=True)
-class Workload:
-    """What is trained on what; workloads know nothing of methods beyond the kinds of schedule."""
-
-    name: str
-    title: str
-    """The paper's name of it."""
-    dataset: str
-    architecture: Architecture
-    schedules: dict[str, tuple[int, int]]
-    """For each kind of schedule: epochs of feedback pretraining, and of pure feedback training between joint epochs."""
-    affine: tuple[float, float]
-    """Scale and shift: stored pixels become ``pixel * scale + shift``."""
-    epochs: int = 100
-    batch_size: int = 128
-    validation_size: int = 5000
-    trained_layers: tuple[int, ...] | None = None
-    prune: tuple[int, float] = (6, 0.6)
-    """The authors' rule for searches: stop a run whose training error after so many epochs is above this."""
-    excluded_methods: tuple[str, ...] = field(default=())
-    """Methods that make no sense here (DFA needs all forward parameters to align, section 4)."""
-
-    def feedback_schedule(self, method: Method) -> dict[str, int]:
-        """What B.1 fixes of a configuration: epochs that train the feedback alone; empty if none is trained."""
-        if not method.trains_feedback:
-            return {}
-        pretrain, between = self.schedules[method.schedule]
-        return {"fb_pretrain_epochs": pretrain, "fb_epochs_between": between}
-
-    def complete(self, method: Method, given: Mapping[str, object], where: str = "configuration") -> dict[str, float]:
-        """A checked configuration with the workload's schedule where it names none.
-
-        Raises:
-            UsageError: a hyperparameter is unknown, missing or out of range.
-        """
-        optional = SCHEDULE if method.trains_feedback else ()
-        checked = check_configuration(given, method.hyperparameters, optional, where)
-        return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
+_BUILT_IN: tuple[dict[str, Any], ...] = (
+    # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels are 0
+    # to 16, which becomes 0 to 1.
+    {
+        "name": "digits", "title": "Digits", "data": "digits", "network": [64, 64], "random_hidden": 128,
+        "normalise": [0.0, 16 / 255], "feedback_epochs": {"sleep": [2, 1], "extra": [4, 2]}, "epochs": 30,
+        "batch_size": 32, "validation_size": 240,
+    },
+    {"name": "mnist", "title": "MNIST", "data": "mnist", **_MNIST_NETWORK, "normalise": [0.1307, 0.3081]},
+    {
+        "name": "mnist-frozen", "title": "MNIST (frozen)", "data": "mnist", **_MNIST_NETWORK,
+        "normalise": [0.1307, 0.3081], "trained_layers": [1], "feedback_epochs": {"sleep": [10, 0]},
+    },
+    {"name": "fashion-mnist", "title": "Fashion-MNIST", "data": "fashion-mnist", **_MNIST_NETWORK, "normalise": "unit"},
+    {
+        "name": "cifar10", "title": "CIFAR10", "data": "cifar10", "network": [1024] * 3, "random_hidden": 2048,
+        "normalise": [0.5, 0.5], "feedback_epochs": {"sleep": [10, 2]}, "prune": [6, 0.75],
+    },
+)  # fmt: skip
 
 
-def _standardised(mean: float, deviation: float) -> tuple[float, float]:
-    """Pixels in 0..255 to ``(pixel / 255 - mean) / deviation``."""
-    return 1 / 255 / deviation, -mean / deviation
+def _built_in(values: Mapping[str, Any]) -> Workload:
+    # The paper's: 5,000 samples of every data set.
+    return declared({"validation_size": 5000, **values}, lambda _: f"built-in workload {values['name']}")
 
 
-_MNIST_NETWORK = Architecture((784, 256, 256, 256, 256, 256, 10), random_hidden=1024)
-_MNIST_SCHEDULES = {JOINT: (0, 0), SLEEP: (6, 1), EXTRA: (10, 4)}
+WORKLOADS: dict[str, Workload] = {str(values["name"]): _built_in(values) for values in _BUILT_IN}
 
-WORKLOADS = {
-    w.name: w
-    for w in (
-        # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn.
-        Workload(
-            "digits", "Digits", "digits", Architecture((64, 64, 64, 10), random_hidden=128),
-            {JOINT: (0, 0), SLEEP: (2, 1), EXTRA: (4, 2)}, (1 / 16, 0.0), epochs=30, batch_size=32,
-            validation_size=240,
-        ),
-        Workload(
-            "mnist", "MNIST", "mnist", _MNIST_NETWORK, _MNIST_SCHEDULES, _standardised(0.1307, 0.3081),
-        ),
-        Workload(
-            "mnist-frozen", "MNIST (frozen)", "mnist", _MNIST_NETWORK, {JOINT: (0, 0), SLEEP: (10, 0), EXTRA: (10, 4)},
-            _standardised(0.1307, 0.3081), trained_layers=(1,), excluded_methods=("dfa",),
-        ),
-        Workload(
-            "fashion-mnist", "Fashion-MNIST", "fashion-mnist", _MNIST_NETWORK, _MNIST_SCHEDULES,
-            _standardised(0.0, 1.0),
-        ),
-        Workload(
-            "cifar10", "CIFAR10", "cifar10", Architecture((3072, 1024, 1024, 1024, 10), random_hidden=2048),
-            {JOINT: (0, 0), SLEEP: (10, 2), EXTRA: (10, 4)}, _standardised(0.5, 0.5), prune=(6, 0.75),
-        ),
-    )
-}  # fmt: skip
+
+def is_file(name: str) -> bool:
+    """Whether the name of a workload is that of a file."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
+def _read_plugin(name: str, found: object) -> Workload:
+    if not isinstance(found, (str, Path)) or not is_file(str(found)):
+        raise ValueError("is not the path of a .yaml file")
+    workload = read_workload(Path(found))
+    if workload.name != name:
+        raise ValueError(f"is a workload named '{workload.name}'")
+    return workload
+
+
+PLUGINS = Plugins("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
+"""The workloads that installed packages add: each entry point is the path of a workload's file."""
+
+
+def read_workload(path: Path) -> Workload:
+    """A workload from a file of the user's (docs/your-own-data.md).
+
+    Raises:
+        UsageError: with file and line: what is wrong with it, or with the data that it names.
+    """
+    from tpbench.workloads.files import read_declaration
+
+    return read_declaration(path, WORKLOADS, get_workload)
+
+
+def workload_names() -> list[str]:
+    """The names of all workloads, the built-in ones first; reads none of the files."""
+    return [*WORKLOADS, *PLUGINS.entries()]
+
+
+def all_workloads() -> dict[str, Workload]:
+    """The built-in workloads and those that installed packages add.
+
+    Of a package that is broken a line on standard error tells.
+    """
+    return {**WORKLOADS, **PLUGINS.load_all()}
 
 
 def get_workload(name: str) -> Workload:
-    """The workload of that name.
+    """The workload of that name, or of that file (``.yaml``, ``.yml``).
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none, and the message names the nearest; or the file is wrong.
+        TpbenchError: it is that of an installed package, which is broken.
     """
-    if name not in WORKLOADS:
-        raise unknown("workload", name, WORKLOADS)
-    return WORKLOADS[name]
+    if is_file(name):
+        return read_workload(Path(name))
+    if name in WORKLOADS:
+        return WORKLOADS[name]
+    if name not in PLUGINS.entries():
+        if (near := Path(name)).suffix == ".npz" and near.is_file():
+            raise UsageError(f"'{name}' holds data; a workload is a .yaml file that names them (docs/your-own-data.md)")
+        raise unknown("workload", name, workload_names())
+    return PLUGINS.load(name)

@@ -1,10 +1,9 @@
-"""What each data set must look like, and where it comes from."""
+"""The arrays of data sets: checked, fingerprinted, and read from where they come from."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,77 +11,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from tpbench.engine import TpbenchError, unknown
+from tpbench.engine import TpbenchError
+from tpbench.workloads.specs import DIGITS_TRAINING, DatasetSpec
 
-Arrays = dict[str, NDArray[np.uint8]]
-"""``x_train``, ``y_train``, ``x_test``, ``y_test``, all uint8: the layout that Keras made common."""
+Arrays = dict[str, NDArray[Any]]
+"""``x_train``, ``y_train``, ``x_test``, ``y_test``, the layout that Keras made common. All uint8, but for a file of the
+user's, whose images may be floats and whose labels are int64."""
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """The published shape of a data set; a file that departs from it is not that data set."""
-
-    name: str
-    image_shape: tuple[int, ...]
-    train_counts: tuple[int, ...]
-    """Training samples of each class."""
-    test_counts: tuple[int, ...]
-    torchvision_name: str | None = None
-    megabytes: int = 0
-    """Of the files that torchvision downloads."""
-    content: str | None = None
-    """:func:`content_digest` of the exact data set, where it is known."""
-    known_copies: tuple[tuple[str, str], ...] = ()
-    """Content digests of inexact copies, and what results made with them are labelled."""
-
-    @property
-    def classes(self) -> int:
-        return len(self.train_counts)
-
-
-DATASETS = {
-    d.name: d
-    for d in (
-        DatasetSpec(
-            "mnist", (28, 28),
-            (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
-            (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
-            "MNIST", 12, "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
-        ),
-        DatasetSpec(
-            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST", 31,
-            "4de292442a22996b5d72c79883ebd803d1eb19709f86b3eb7c24b5f4c7be93a1",
-        ),
-        DatasetSpec(
-            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10", 170,
-            known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
-        ),
-    )
-}  # fmt: skip
-
-
-DIGITS_TRAINING = 1437
-"""Of scikit-learn's 1,797 digits."""
-
-
-def get_dataset(name: str) -> DatasetSpec:
-    """The data set of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
-
-
-def training_samples(name: str) -> int:
-    """How many training samples a data set has, validation samples among them."""
-    if name == "digits":
-        return DIGITS_TRAINING
-    return sum(get_dataset(name).train_counts)
 
 
 def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from tpbench.engine import UsageError
-from tpbench.workloads.datasets import DATASETS, DatasetSpec
+from tpbench.workloads.specs import DATASETS, DatasetSpec
 
 DOWNLOADED = "torchvision"
 """The source of what torchvision downloaded and checked; no file that is imported gets it."""

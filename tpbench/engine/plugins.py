@@ -1,0 +1,112 @@
+"""What installed packages add through an entry-point group: a broken one costs a line, and its own entry alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Container
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.sources import plugin_source
+
+Kind = TypeVar("Kind")
+
+
+@lru_cache(maxsize=100)
+def _warn(problem: str) -> None:
+    """Once per process: a broken package costs its own entry and a line, no more."""
+    print(f"warning: {problem}; the others can be used", file=sys.stderr)
+
+
+@lru_cache(maxsize=8)
+def _entries(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of the packages on a module search path; looking at all packages takes its time."""
+    return tuple(entry_points(group=group))
+
+
+class Plugins(Generic[Kind]):
+    """The entries of one group.
+
+    Args:
+        group: the entry-point group.
+        what: one entry, in a message: ``method``.
+        taken: names that no package can have.
+        read: what an entry point's name and object stand for; raises ``UsageError`` with the reason if it is nothing of
+            the kind, or ``ValueError`` with one that goes on after the name of the object.
+    """
+
+    def __init__(
+        self, group: str, what: str, taken: Container[str], read: Callable[[str, object], Kind]
+    ) -> None:  # fmt: skip
+        self.group, self.what, self._taken, self._read = group, what, taken, read
+        self._loaded: dict[EntryPoint, Kind] = {}
+        _GROUPS.append(self)
+
+    def entries(self) -> dict[str, EntryPoint]:
+        """The entry points by name; imports none of their packages."""
+        found: dict[str, EntryPoint] = {}
+        for entry in _entries(self.group, tuple(sys.path)):
+            if entry.name in self._taken or entry.name in found:
+                _warn(f"{self._whose(entry)} cannot be used: that name is taken")
+            else:
+                found[entry.name] = entry
+        return found
+
+    def _whose(self, entry: EntryPoint) -> str:
+        return f"the {self.what} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
+
+    def load(self, name: str) -> Kind:
+        """What an entry stands for; of all packages, only its own is imported.
+
+        Raises:
+            TpbenchError: its package cannot be imported, or adds something else.
+        """
+        entry = self.entries()[name]
+        if entry not in self._loaded:
+            try:
+                found = entry.load()
+            except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise TpbenchError(f"{self._whose(entry)} cannot be used ({reason})") from error
+            try:
+                self._loaded[entry] = self._read(name, found)
+            except ValueError as error:
+                raise TpbenchError(f"{self._whose(entry)} cannot be used: {entry.value} {error}") from error
+            except UsageError as error:
+                raise TpbenchError(f"{self._whose(entry)} cannot be used: {error}") from error
+        return self._loaded[entry]
+
+    def load_all(self) -> dict[str, Kind]:
+        """All that can be used; of those that cannot, a line on standard error tells."""
+        found: dict[str, Kind] = {}
+        for name in self.entries():
+            try:
+                found[name] = self.load(name)
+            except TpbenchError as error:
+                _warn(str(error))
+        return found
+
+    def source(self, name: str) -> str:
+        """Whose code an entry is (:func:`tpbench.engine.sources.plugin_source`).
+
+        Raises:
+            TpbenchError: it cannot be found.
+        """
+        return plugin_source(self.entries()[name])
+
+    def forget(self) -> None:
+        """Read the entries anew when they are next asked for."""
+        self._loaded.clear()
+
+
+_GROUPS: list[Plugins[Any]] = []
+
+
+def forget_plugins() -> None:
+    """Look for installed packages anew, for who installs some while this process runs."""
+    for group in _GROUPS:
+        group.forget()
+    _entries.cache_clear()
+    _warn.cache_clear()

@@ -1,0 +1,63 @@
+"""Workloads from YAML files of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from math import prod
+from pathlib import Path
+
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.workloads.declaration import declared
+from tpbench.workloads.own_data import read_own
+from tpbench.workloads.reading import YamlReader
+from tpbench.workloads.specs import Shape
+from tpbench.workloads.workload import Workload
+
+_RESERVED = ("all", "exact")
+
+
+def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Workload]) -> Workload:
+    """A workload from a file.
+
+    Args:
+        path: of the YAML file; the data that it names lie beside it, or at an absolute path.
+        taken: names of the built-in workloads.
+        find: the workload of a name, for ``like``.
+
+    Raises:
+        UsageError: what is wrong with the file or with its data, with file and line.
+    """
+    reader = YamlReader(path)
+    root = reader.compose()
+    parts = reader.mapping(root, "a workload")
+    values = {key: reader.plain(value) for key, (_, value) in parts.items()}
+
+    def place(key: str) -> str:
+        return f"{path}:{parts[key][0].start_mark.line + 1}" if key in parts else f"{path}"
+
+    def shape_of(data: str, test: float) -> Shape:
+        file = (path.parent / data).resolve()
+        if file.suffix != ".npz":
+            raise UsageError(f"{place('data')}: data '{data}' must be an .npz file, or a data set that tpbench knows")
+        try:
+            arrays = read_own(file, test)
+        except TpbenchError as error:
+            raise UsageError(f"{place('data')}: {error}") from error
+        x = arrays["x_train"]
+        return Shape(str(file), prod(x.shape[1:]), int(arrays["y_train"].max()) + 1, len(x))
+
+    name = values.get("name")
+    if isinstance(name, str) and (name in taken or name in _RESERVED):
+        raise UsageError(f"{place('name')}: the name '{name}' is taken; a workload of your own needs another")
+    return declared(values, place, base=_base(values.get("like"), place, find), shape_of=shape_of)
+
+
+def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workload]) -> Workload | None:
+    if like is None:
+        return None
+    try:
+        if not isinstance(like, str) or like.lower().endswith((".yaml", ".yml")):
+            raise UsageError(f"like must name a workload, such as mnist, got {like!r}")
+        return find(like)
+    except TpbenchError as error:
+        raise UsageError(f"{place('like')}: {error}") from error

@@ -1,0 +1,130 @@
+"""A user's own data: an ``.npz`` file with images or features and labels, checked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpbench.engine import TpbenchError
+from tpbench.workloads.datasets import ARRAY_NAMES
+
+_WHOLE = ("x", "y")
+_MOST_CLASSES = 100_000
+
+
+def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
+    """The four arrays of a file: images uint8 or float as they are stored, labels flat int64.
+
+    Args:
+        path: the file: ``x_train``, ``y_train``, ``x_test``, ``y_test``; or ``x`` and ``y``.
+        test: share of the samples of ``x`` and ``y`` that are the test set, the same samples on every machine.
+
+    Raises:
+        TpbenchError: there is no such file, or something in it is not as it must be.
+    """
+    try:
+        stamp = path.stat()
+    except OSError as error:
+        raise TpbenchError(f"{path}: could not be read ({error.strerror or error})") from error
+    return dict(_read_own(path, test, (stamp.st_mtime_ns, stamp.st_size)))
+
+
+@lru_cache(maxsize=2)
+def _read_own(path: Path, test: float, stamp: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    found = _arrays(path)
+    if set(_WHOLE) <= set(found):
+        arrays = _split(found["x"], found["y"], test, path)
+    elif test:
+        raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
+    else:
+        arrays = found
+    _check(arrays, path)
+    return arrays
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file that are either four or two, images as stored and labels flat."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one bare array, not an .npz archive")
+            four, two = (all(name in file.files for name in names) for names in (ARRAY_NAMES, _WHOLE))
+            if four == two:
+                both = "it holds both" if four else f"it holds {', '.join(file.files[:9]) or 'nothing'}"
+                raise TpbenchError(f"{path}: needs the arrays {', '.join(ARRAY_NAMES)}, or x and y; {both}")
+            found = {name: file[name] for name in (ARRAY_NAMES if four else _WHOLE)}
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, SyntaxError) as error:  # fmt: skip
+        raise TpbenchError(f"{path}: damaged or not an .npz file ({error or type(error).__name__})") from error
+    return {
+        name: _labels(array, name, path) if name.startswith("y") else _images(array, name, path)
+        for name, array in found.items()
+    }
+
+
+def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    if not (array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)):
+        raise TpbenchError(
+            f"{path}: '{name}' must be uint8 (0 to 255) or a float of at most 64 bits, got {array.dtype}"
+        )
+    if array.ndim < 2 or 0 in array.shape:
+        raise TpbenchError(f"{path}: '{name}' must have the shape (samples, ...), got {array.shape}")
+    # The same bytes on every machine.
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    if array.dtype.kind == "f" and not np.isfinite(plain).all():
+        raise TpbenchError(f"{path}: '{name}' holds numbers that are not finite")
+    return plain
+
+
+def _labels(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    if array.dtype.kind not in "iu":
+        raise TpbenchError(f"{path}: '{name}' must hold whole numbers (0, 1, ...), got {array.dtype}")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not len(array):
+        raise TpbenchError(f"{path}: '{name}' must have the shape (samples,) or (samples, 1), got {array.shape}")
+    if array.min() < 0 or array.max() >= _MOST_CLASSES:
+        outlier = array.min() if array.min() < 0 else array.max()
+        raise TpbenchError(f"{path}: '{name}' holds the label {outlier}; labels are 0, 1, ... without a gap")
+    return np.ascontiguousarray(array, dtype="<i8")
+
+
+def _split(x: NDArray[Any], y: NDArray[Any], test: float, path: Path) -> dict[str, NDArray[Any]]:
+    if len(x) != len(y):
+        raise TpbenchError(f"{path}: 'x' has {len(x)} samples and 'y' {len(y)}")
+    if not test:
+        raise TpbenchError(f"{path}: holds x and y: say which share of them is the test set, such as 'test: 0.2'")
+    count = round(test * len(x))
+    if not 0 < count < len(x):
+        raise TpbenchError(f"{path}: a test set of {test:g} of {len(x)} samples leaves none on one side")
+    # As for digits: the choice is part of what the data are, so no seed of a run changes it.
+    order = np.random.default_rng(0).permutation(len(x))
+    chosen, kept = np.sort(order[:count]), np.sort(order[count:])
+    return {"x_train": x[kept], "y_train": y[kept], "x_test": x[chosen], "y_test": y[chosen]}
+
+
+def _check(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    for split in ("train", "test"):
+        if len(arrays[f"x_{split}"]) != len(arrays[f"y_{split}"]):
+            lengths = len(arrays[f"x_{split}"]), len(arrays[f"y_{split}"])
+            raise TpbenchError(f"{path}: 'x_{split}' has {lengths[0]} samples and 'y_{split}' {lengths[1]}")
+    train, test = arrays["x_train"], arrays["x_test"]
+    if (train.dtype, train.shape[1:]) != (test.dtype, test.shape[1:]):
+        kinds = " and ".join(f"{x.dtype} {x.shape[1:]}" for x in (train, test))
+        raise TpbenchError(f"{path}: training and test samples must be of one kind, got {kinds}")
+    counts = np.bincount(arrays["y_train"])
+    if len(counts) < 2:
+        raise TpbenchError(f"{path}: 'y_train' holds one class; there is nothing to learn")
+    for missing in np.flatnonzero(counts == 0)[:1]:
+        hint = "; subtract 1 from all labels" if missing == 0 and (counts[1:] > 0).all() else ""
+        raise TpbenchError(
+            f"{path}: no training sample has the label {missing}, though labels go to {len(counts) - 1}{hint}"
+        )
+    if arrays["y_test"].max() >= len(counts):
+        raise TpbenchError(f"{path}: 'y_test' holds the label {arrays['y_test'].max()}, which no training sample has")
