@@ -32,7 +32,7 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     if read["space"]:
         for method_name in dict.fromkeys(cell.method for cell in cells):
             space_for(method_name, read["space"])
-    name = jobs.submit(address, line, read["space"])
+    name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))
     print(f"submitted: {name}")
     print(f"tpbench status --address {address}")
     print(f"tpbench logs {name} --address {address}")

@@ -13,13 +13,14 @@ from tpbench.cli.options import (
     RESULTS,
     Data,
     Device,
+    MethodName,
     Precision,
     Results,
     check_precision,
     complain,
     parse_names,
 )
-from tpbench.engine import UsageError, all_methods, method_names
+from tpbench.engine import UsageError, all_methods, get_method, method_names
 from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.training.choice import choose_workloads
@@ -133,6 +134,26 @@ def verify_theory_command(
         ]
         print(listing(header, lines), end="")
     if not all(c.passed for c in checks):
+        raise typer.Exit(1)
+
+
+@verify_app.command("method")
+def verify_method_command(
+    method: MethodName,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
+) -> None:
+    """Check a learning rule on a small network, such as one of a package; exit code 1 if one check fails."""
+    from dataclasses import asdict
+
+    from tpbench.engine.rule_checks import verify_method
+
+    checks = list(verify_method(get_method(method)))
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        rows = [(check.name, check.found, "ok" if check.passed else "FAILED") for check in checks]
+        print(listing(("check", "found", "verdict"), rows), end="")
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 

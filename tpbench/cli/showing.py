@@ -33,10 +33,7 @@ from tpbench.workloads import Workload, all_workloads, get_workload
 @app.command()
 def methods() -> None:
     """The learning rules there are."""
-    rows = [
-        (name, m.title, m.summary, ", ".join(m.names), method_source(name) or "built in")
-        for name, m in all_methods().items()
-    ]
+    rows = [(name, m.title, m.summary, ", ".join(m.names), _origin(name)) for name, m in all_methods().items()]
     print(listing(("method", "paper's name", "what it is", "hyperparameters", "from"), rows), end="")
 
 
@@ -47,24 +44,35 @@ def workloads(
         typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=completion.workloads),
     ] = None,
 ) -> None:  # fmt: skip
-    """The workloads there are, or those of files, with all that is fixed of them."""
-    found = [get_workload(name) for name in files] if files else list(all_workloads().values())
-    header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples", "normalise")
-    print(listing((*header, "random hidden", "feedback epochs", "prune"), [_workload_row(w) for w in found]), end="")
+    """The workloads there are; of those that are named, also files, all that is fixed."""
+    for name in files or ():
+        print(listing(("key", name), _workload_keys(get_workload(name))), end="")
+    if not files:
+        header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples")
+        rows = [[value for _, value in _workload_keys(w)[: len(header)]] for w in all_workloads().values()]
+        print(listing(header, rows), end="")
 
 
-def _workload_row(w: Workload) -> tuple[str, ...]:
-    layers = ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"
-    network = "-".join(map(str, w.architecture.sizes))
-    normalise = w.normalise if isinstance(w.normalise, str) else "({:g}, {:g})".format(*w.normalise)
-    data = w.own_file.name if w.own_file else w.data
-    feedback = "; ".join(
-        f"{kind} {first}, {between}" for kind, (first, between) in w.schedules.items() if kind != "joint"
-    )
-    return (
-        w.name, data, network, layers, str(w.epochs), str(w.batch_size), str(w.validation_size), normalise,
-        str(w.random_hidden), feedback, "{} epochs, {:g}".format(*w.prune),
-    )  # fmt: skip
+def _origin(name: str) -> str:
+    try:
+        return method_source(name) or "built in"
+    except TpbenchError:
+        return "unknown"
+
+
+def _workload_keys(w: Workload) -> list[tuple[str, str]]:
+    feedback = [f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items()]
+    normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
+    return [
+        ("workload", w.name), ("data", w.own_file.name if w.own_file else w.data),
+        ("network", "-".join(map(str, w.architecture.sizes))),
+        ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
+        ("epochs", str(w.epochs)), ("batch", str(w.batch_size)), ("validation samples", str(w.validation_size)),
+        ("training samples", str(w.samples - w.validation_size)), ("normalise", normalise),
+        ("random hidden layer", str(w.random_hidden)), ("feedback epochs", "; ".join(feedback)),
+        ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
+        ("content", w.source or "built in"),
+    ]  # fmt: skip
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,10 +71,13 @@ def check_targets(method: Method, batch: Minibatch, targets: object) -> None:
             raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
     # A built-in rule whose numbers overflow has hyperparameters that make it diverge, which is no fault of the rule.
     if not any(method is known for known in METHODS.values()):
-        _require_finite(method, batch, targets)
+        require_finite(method, batch, targets)
 
 
-def _require_finite(method: Method, batch: Minibatch, targets: list[Tensor] | tuple[Tensor, ...]) -> None:
+def require_finite(method: Method, batch: Minibatch, targets: Sequence[Tensor]) -> None:
+    """Raises:
+    RuleError: the targets of a layer are finite in no member.
+    """
     for i, target in zip(batch.architecture.layers, targets, strict=True):
         if not bool(torch.isfinite(target).flatten(1).all(dim=1).any()):
             raise RuleError(f"{method.title}, target of layer {i}: holds numbers that are not finite in every member")

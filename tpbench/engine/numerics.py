@@ -73,6 +73,12 @@ def _one_and_a_bit(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), 1 + torch.finfo(dtype).eps, dtype=dtype, device=device)
 
 
+def forget_constants() -> None:
+    """Make the constants of each device anew: what was made among tensors without numbers has none."""
+    _one.cache_clear()
+    _one_and_a_bit.cache_clear()
+
+
 def tanh_difference_(h: Tensor, slope: Tensor, d: Tensor, workspace: Tensor | None = None) -> Tensor:
     """``tanh(a + d) - tanh(a)`` from ``h = tanh(a)``, without cancellation, in place of ``d``.
 

@@ -82,7 +82,8 @@ class PackState:
         self.observer: Observer | None = None
         self.generators = [stream(seed, "rule") for seed in self.seeds]
         """What a target rule draws from; whoever drives the epochs makes them anew for each."""
-        self._targets_checked = False
+        self.targets_checked = False
+        """Whether the rule's first results were looked at."""
         members = len(self.seeds)
         self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
         initialise(self.forward, self.seeds, "forward weights")
@@ -160,14 +161,10 @@ class PackState:
         with self.clock("forward"):
             activities = self.propagate(x)
             losses, wrong, output_gradient = self.loss(activities[-1], y)
-            slopes = self._slopes(activities)
+            batch = self._minibatch(activities, output_gradient, y)
         with self.clock("targets"):
-            state = self._feedback_state(activities)
-            batch = Minibatch(
-                self.architecture, self.forward, activities, slopes, output_gradient, self.hyperparameters, state, y,
-                self.generators,
-            )  # fmt: skip
             targets = self._targets(batch)
+        slopes, state = batch.slopes, batch.feedback
         with self.clock("gradients"):
             self.local_gradients(activities, slopes, targets)
         if self.observer:
@@ -179,14 +176,25 @@ class PackState:
             self.forward_adam.step()
         return record
 
+    def minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
+        """What a target rule is given of inputs (P, B, n_0) and labels (P, B)."""
+        activities = self.propagate(x)
+        return self._minibatch(activities, self.loss(activities[-1], y)[2], y)
+
+    def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
+        return Minibatch(
+            self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
+            self.hyperparameters, self._feedback_state(activities), y, self.generators,
+        )  # fmt: skip
+
     def _targets(self, batch: Minibatch) -> list[Tensor]:
         """What the rule makes of a minibatch, looked at where that costs nothing; its results once per pack."""
         watched = Watched(batch)
         targets = self.method.targets(batch)
         watched.require_unchanged(self.method)
-        if not self._targets_checked:
+        if not self.targets_checked:
             check_targets(self.method, batch, targets)
-            self._targets_checked = True
+            self.targets_checked = True
         return targets
 
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -22,20 +23,24 @@ _WINDOW = 10
 def find_records(results: str, workload: str) -> list[AlignmentRecord]:
     """The records of a workload, the longest of each method, in the order of the table of methods.
 
+    All are of the same data (of a workload of the user's: of the same file): those of which there are most methods.
+
     Raises:
         TpbenchError: there are none.
     """
-    best: dict[str, AlignmentRecord] = {}
+    of_data: dict[str, dict[str, AlignmentRecord]] = defaultdict(dict)
     for record in read_alignments(location(results)):
         if record.workload == workload and record.method in method_names():
+            best = of_data[record.data_label]
             known = best.get(record.method)
             if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
                 best[record.method] = record
-    if not best:
+    if not of_data:
         raise TpbenchError(
             f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
         )
-    return [best[m] for m in method_names() if m in best]
+    _, chosen = min(of_data.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [chosen[m] for m in method_names() if m in chosen]
 
 
 def chosen_dampings(record: AlignmentRecord) -> list[float]:

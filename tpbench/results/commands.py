@@ -8,6 +8,7 @@ import shlex
 _OF_ONE_MACHINE = ("--results", "--data", "--address", "--output")
 """Options that say where things lie or run; they change no number."""
 _SEPARATORS = re.compile(r"[/\\]+")
+_WORKLOAD_FILES = (".yaml", ".yml")
 
 
 _ONCE = "--fresh"
@@ -51,9 +52,17 @@ def _without_places(tokens: list[str]) -> list[str]:
                 next(remaining, None)
         elif equals and name.startswith("-") and not _SEPARATORS.search(name):
             kept.append(f"{name}={_last_component(value)}")
-        elif shortened := _last_component(token):
+        elif shortened := _without_folders(token):
             kept.append(shortened)
     return kept
+
+
+def _without_folders(token: str) -> str:
+    """A word without the folders of a path; of several workloads with commas between them, each may be a file."""
+    parts = token.split(",")
+    if len(parts) > 1 and all(part.endswith(_WORKLOAD_FILES) or not _SEPARATORS.search(part) for part in parts):
+        return ",".join(map(_last_component, parts))
+    return _last_component(token)
 
 
 def _last_component(text: str) -> str:

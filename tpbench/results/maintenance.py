@@ -141,6 +141,7 @@ def export_frame(store: RunStore) -> pd.DataFrame:
                 "train_error": percent(history.at_selected("train_error") if "train_error" in record.curves else None),
                 "validation_error": percent(record.validation_error), "test_error": percent(record.test_error),
                 "precision": record.precision, "method_source": d.method_source,
+                "workload_source": d.workload_source,
                 "wall_time_s": record.wall_time_s, "pack_members": record.pack_members,
                 **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
                 **{f"found_{name}": _flat(value) for name, value in record.found.items()},

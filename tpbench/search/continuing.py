@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tpbench.results.commands import continuing
 from tpbench.results.location import absolute
+from tpbench.workloads import is_file
 
 _FOLDERS = ("--results", "--data", "--space")
 
@@ -31,8 +32,19 @@ def kept_command(command: str) -> str:
     for name, *value in _options(_split(continuing(command))):
         if name == "--results":
             continue  # the folder may be moved; who lists it knows where it is
-        words += [name, *([absolute(value[0]) if name in _FOLDERS and value[0] else value[0]] if value else [])]
+        if value:
+            words += [name, absolute(value[0]) if name in _FOLDERS and value[0] else value[0]]
+        else:
+            words.append(_with_absolute_files(name))
     return shlex.join(words) if words else command
+
+
+def _with_absolute_files(word: str) -> str:
+    """Workloads with commas between them, each a name or a file."""
+    parts = word.split(",")
+    if word.startswith("-") or not any(map(is_file, parts)):
+        return word
+    return ",".join(absolute(part) if is_file(part) else part for part in parts)
 
 
 def command_for(kept: str, results: str | Path) -> str:

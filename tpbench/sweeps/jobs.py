@@ -14,14 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
+from tpbench.workloads import Workload, get_workload, is_file
+from tpbench.workloads.declaration import as_declared
 
-# The name of a search space in the folder of the job that it goes with.
+# The names that a search space and the workloads of the user's have in the folder of the job that they go with.
 _SPACE = "space.yaml"
+_WORKLOAD = "workload-{}.yaml"
 
 # Seconds for which a cluster that has just been started may lack the process that starts jobs.
 _AGENTS = 60.0
@@ -60,8 +65,8 @@ def _client(address: str) -> Any:
 
 
 @contextmanager
-def _code(space: Path | None) -> Iterator[Path]:
-    """A folder with this installation's code and the sweep's search space alone, which the cluster's nodes get."""
+def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
+    """A folder with this installation's code and what the sweep is made of, which the cluster's nodes get."""
     package = Path(tpbench.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tpbench-code-") as name:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -71,14 +76,22 @@ def _code(space: Path | None) -> Iterator[Path]:
             shutil.copytree(spaces, Path(name) / "search_spaces", ignore=ignore)
         if space:
             shutil.copyfile(space, Path(name) / _SPACE)
+        for number, workload in enumerate(workloads):
+            text = yaml.safe_dump({"name": workload.name, "title": workload.title, **as_declared(workload)})
+            (Path(name) / _WORKLOAD.format(number)).write_text(text, encoding="utf-8")
         yield Path(name)
 
 
+def own_workloads(text: str) -> list[Workload]:
+    """The workloads from files, of names and files with commas between them."""
+    return [get_workload(name.strip()) for name in text.split(",") if is_file(name.strip())]
+
+
 def job_command(arguments: Sequence[str], results: str, data: Path | None = None) -> str:
-    """The command line that the cluster runs; a search space has the name there under which :func:`submit` sends it.
+    """The command line that the cluster runs; files have the names there under which :func:`submit` sends them.
 
     Args:
-        arguments: of ``tpbench sweep``, without ``--address``.
+        arguments: of ``tpbench sweep``, the workloads first, without ``--address``.
         results, data: their ``--results`` and ``--data``.
 
     Raises:
@@ -88,7 +101,12 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
     require_cluster_path(results)
     if data:
         require_cluster_path(str(data), "--data")
-    words = ["python", "-m", "tpbench.cli", "sweep", *_with_carried_space(arguments), "--address", "auto"]
+    names, number = [], 0
+    for name in arguments[0].split(","):
+        names.append(_WORKLOAD.format(number) if is_file(name.strip()) else name)
+        number += is_file(name.strip())
+    carried = [",".join(names), *_with_carried_space(arguments[1:])]
+    words = ["python", "-m", "tpbench.cli", "sweep", *carried, "--address", "auto"]
     return shlex.join(words)
 
 
@@ -99,10 +117,10 @@ def _with_carried_space(arguments: Sequence[str]) -> Iterator[str]:
         before = word
 
 
-def submit(address: str, command: str, space: Path | None = None) -> str:
-    """Start a job, whose folder gets a copy of the search space; returns its id."""
+def submit(address: str, command: str, space: Path | None = None, workloads: Sequence[Workload] = ()) -> str:
+    """Start a job, whose folder gets a copy of the search space and of workloads from files; returns its id."""
     client = _client(address)
-    with _code(space) as code, _errors(address):
+    with _code(space, workloads) as code, _errors(address):
         environment = {"working_dir": str(code), "env_vars": {"TPBENCH_COMMIT": commit() or ""}}
         until = time.monotonic() + _AGENTS
         while True:

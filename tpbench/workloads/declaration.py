@@ -174,7 +174,7 @@ def declared(
     for key in ("name",) if base else ("name", "data", "network"):
         if key not in values:
             raise UsageError(f"{place('')}: the key '{key}' is missing")
-    inherited = _keys_of(base) if base else {}
+    inherited = as_declared(base) if base else {}
     if base and "data" in values:
         inherited.pop("test", None)
     checked = _Checked({**DEFAULTS, **inherited, **values}, place)
@@ -197,7 +197,7 @@ def declared(
     return replace(workload, source=workload.content_digest()) if shape_of else workload
 
 
-def _keys_of(workload: Workload) -> dict[str, Any]:
+def as_declared(workload: Workload) -> dict[str, Any]:
     """A workload as a file would declare it, but for its name."""
     keys: dict[str, Any] = {
         "data": workload.data, "network": list(workload.hidden), "validation_size": workload.validation_size,

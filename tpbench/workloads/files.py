@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container
 from math import prod
 from pathlib import Path
@@ -36,7 +37,8 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
         return f"{path}:{parts[key][0].start_mark.line + 1}" if key in parts else f"{path}"
 
     def shape_of(data: str, test: float) -> Shape:
-        file = (path.parent / data).resolve()
+        # Not resolved: a link may be what all machines of a cluster have in common.
+        file = Path(os.path.abspath(path.parent / data))  # noqa: PTH100
         if file.suffix != ".npz":
             raise UsageError(f"{place('data')}: data '{data}' must be an .npz file, or a data set that tpbench knows")
         try:

@@ -1,0 +1,217 @@
+"""What can be told of a learning rule without training it (``tpbench verify method``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.checks import Watched, check_targets, require_finite
+from tpbench.engine.errors import RuleError
+from tpbench.engine.methods import Method, Minibatch, example_configuration
+from tpbench.engine.network import Parameters, stream
+from tpbench.engine.rehearsal import READ_BACK, rehearse_step
+from tpbench.engine.step import PackState
+
+_NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
+_SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3
+# In float64 what differs by more is another computation, not another order of adding up.
+_EQUAL = 1e-9
+
+
+@dataclass(frozen=True)
+class RuleCheck:
+    """One check and how it ended."""
+
+    name: str
+    found: str
+    passed: bool
+
+
+def verify_method(method: Method) -> Iterator[RuleCheck]:
+    """All checks of a rule on a small network in float64; those that need valid targets come last."""
+    for name, check in _FIRST:
+        result = _ended(name, check, method)
+        yield result
+        if not result.passed:
+            return
+    for name, check in _FURTHER:
+        yield _ended(name, check, method)
+
+
+def _ended(name: str, check: Callable[[Method], str], method: Method) -> RuleCheck:
+    """A check that raises has failed: the rule is somebody else's code."""
+    try:
+        return RuleCheck(name, check(method), True)
+    except RuleError as error:
+        found = str(error).removeprefix(f"{method.title}: ").removeprefix(f"{method.title}, ")
+    except Exception as error:
+        found = f"{type(error).__name__}: {(str(error) or '-').splitlines()[0]}"
+    return RuleCheck(name, found, False)
+
+
+def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
+    """A pack whose members differ in their learning rate and, where it has one, in eta."""
+    configurations = []
+    for seed in seeds:
+        values = example_configuration(method)
+        for name in ("lr", "lr_eta", "eta"):
+            if name in values:
+                values[name] *= 1 + seed / 10
+        configurations.append(values)
+    return PackState(method, _NETWORK, configurations, list(seeds), dtype=torch.float64)
+
+
+def _data(seeds: tuple[int, ...], step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Inputs, labels and noise, each member's from its seed alone."""
+    generators = [stream(seed, "verify method", step) for seed in seeds]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
+
+    x = draw(_BATCH, _NETWORK.sizes[0])
+    labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
+    return x, torch.stack(labels), [draw(_BATCH, _NETWORK.sizes[i]) for i in _NETWORK.hidden]
+
+
+def _step(pack: PackState, seeds: tuple[int, ...] = _SEEDS, step: int = 0) -> None:
+    x, y, noise = _data(seeds, step)
+    pack.generators = [stream(seed, "rule", step) for seed in seeds]
+    pack.joint_step(x, y, noise if pack.method.trains_feedback else None)
+
+
+def _minibatch(method: Method) -> Minibatch:
+    x, y, _ = _data(_SEEDS)
+    return _pack(method).minibatch(x, y)
+
+
+def _shapes(method: Method) -> str:
+    batch = _minibatch(method)
+    check_targets(method, batch, method.targets(batch))
+    return f"{_NETWORK.depth} targets, each (members, batch, units)"
+
+
+def _finite(method: Method) -> str:
+    batch = _minibatch(method)
+    require_finite(method, batch, method.targets(batch))
+    return "all numbers are finite"
+
+
+def _unchanged(method: Method) -> str:
+    batch = _minibatch(method)
+    watched = Watched(batch)
+    method.targets(batch)
+    watched.require_unchanged(method)
+    return "nothing of the minibatch is changed in place"
+
+
+def _repeatable(method: Method) -> str:
+    batch = _minibatch(method)
+    kept = batch.feedback.parameters.flat.clone() if batch.feedback else None
+    first = method.targets(batch)
+    copies = [target.clone() for target in first]
+    if batch.feedback and kept is not None:
+        batch.feedback.parameters.flat.copy_(kept)
+    batch.generators = [stream(seed, "rule") for seed in _SEEDS]
+    second = method.targets(batch)
+    for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
+        if not torch.equal(copy, other):
+            raise RuleError(f"the second call gives another target of layer {i}")
+        if not torch.equal(copy, mine):
+            raise RuleError(f"the second call changes the first one's target of layer {i}")
+    return "the same minibatch gives the same targets"
+
+
+def _difference(found: Parameters, expected: Parameters) -> float:
+    """The largest difference relative to the largest number of each array."""
+    worst = 0.0
+    for name in expected:
+        scale = float(expected[name].abs().max())
+        if scale:
+            worst = max(worst, float((found[name] - expected[name]).abs().max()) / scale)
+        elif bool(found[name].any()):
+            worst = float("inf")
+    return worst
+
+
+def _members(method: Method) -> str:
+    """Every member's gradients and feedback after some steps, in a pack and alone."""
+    pack = _pack(method)
+    for step in range(_STEPS):
+        _step(pack, step=step)
+    worst = 0.0
+    for row, seed in enumerate(_SEEDS):
+        alone = _pack(method, (seed,))
+        for step in range(_STEPS):
+            _step(alone, (seed,), step)
+        worst = max(worst, _difference(pack.forward_gradients.select([row]), alone.forward_gradients))
+        if pack.feedback and alone.feedback:
+            worst = max(worst, _difference(pack.feedback.select([row]), alone.feedback))
+    if not worst <= _EQUAL:
+        raise RuleError(f"members differ from runs alone by {worst:.1e}: one depends on its pack")
+    return f"a pack of {len(_SEEDS)} is {len(_SEEDS)} runs alone (to {worst:.0e})"
+
+
+def _updates(method: Method) -> str:
+    pack = _pack(method)
+    for step in range(_STEPS):
+        _step(pack, step=step)
+    if pack.idle_layers:
+        raise RuleError(f"no update of hidden layer {', '.join(map(str, pack.idle_layers))}")
+    return "every hidden layer is updated"
+
+
+def _read_backs(method: Method) -> str:
+    if not method.capturable:
+        return "declared capturable=False: a GPU runs it step by step"
+    try:
+        rehearse_step(method, _NETWORK, len(_SEEDS), _BATCH)
+    except READ_BACK as error:
+        raise RuleError(f"reads a number back to the host ({error}): declare capturable=False") from error
+    return "nothing is read back to the host, so a GPU can replay a step"
+
+
+def _continues(method: Method) -> str:
+    straight, broken = _pack(method), _pack(method)
+    for step in range(_STEPS):
+        _step(straight, step=step)
+    _step(broken)
+    resumed = _pack(method)
+    resumed.restore(broken.state())
+    for step in range(1, _STEPS):
+        _step(resumed, step=step)
+    if not torch.equal(straight.forward.flat, resumed.forward.flat):
+        raise RuleError("continued from a checkpoint it trains otherwise: it keeps a state of its own")
+    return "continued from a checkpoint it trains the same"
+
+
+def _descends(method: Method) -> str:
+    loss = method.descends
+    if loss is None:
+        return "declares no loss that it descends"
+    pack = _pack(method)
+    x, y, _ = _data(_SEEDS)
+    arrays = {name: pack.forward[name].clone().requires_grad_() for name in pack.forward}
+    h = x
+    for i in _NETWORK.layers:
+        h = torch.baddbmm(arrays[f"b{i}"].unsqueeze(1), h, arrays[f"W{i}"].mT)
+        h = h.tanh() if i < _NETWORK.depth else h
+    gradients = torch.autograd.grad(loss(h, y).sum(), list(arrays.values()))
+    expected = pack.forward.like()
+    for name, gradient in zip(arrays, gradients, strict=True):
+        expected[name].copy_(gradient)
+    _step(pack)
+    worst = _difference(pack.forward_gradients, expected)
+    if not worst <= _EQUAL:
+        raise RuleError(f"its updates differ from the gradient of the loss by {worst:.1e}")
+    return f"its updates are the gradient of the loss (to {worst:.0e})"
+
+
+_FIRST = (("targets", _shapes), ("finite", _finite), ("minibatch", _unchanged))
+_FURTHER = (
+    ("second call", _repeatable), ("members", _members), ("updates", _updates), ("read-backs", _read_backs),
+    ("checkpoint", _continues), ("gradient", _descends),
+)  # fmt: skip
