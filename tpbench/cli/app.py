@@ -19,11 +19,15 @@ data_app = typer.Typer(help="Data sets: download, import, list.", no_args_is_hel
 
 verify_app = typer.Typer(help="Check the engine against numbers made elsewhere.", no_args_is_help=True)
 
+show_app = typer.Typer(help="What is searched and what the authors chose, as YAML to start from.", no_args_is_help=True)
+
 results_app = typer.Typer(help="Look after run stores: check, merge, export.", no_args_is_help=True)
 
 app.add_typer(data_app, name="data")
 
 app.add_typer(results_app, name="results")
+
+app.add_typer(show_app, name="show")
 
 app.add_typer(verify_app, name="verify")
 

@@ -18,7 +18,7 @@ from tpbench.results.formats import listing
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
     """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
-    from tpbench.search.spaces import space_for
+    from tpbench.search.spaces import spaces_for
     from tpbench.sweeps import jobs
     from tpbench.training.choice import choose_all
 
@@ -30,8 +30,7 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     read = command.make_context("sweep", list(arguments)).params
     line = jobs.job_command(arguments, read["results"], read["data"])
     if read["space"]:
-        for method_name in dict.fromkeys(cell.method for cell in cells):
-            space_for(method_name, read["space"])
+        spaces_for((cell.method for cell in cells), read["space"])
     name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))
     print(f"submitted: {name}")
     print(f"tpbench status --address {address}")

@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 
 from tpbench.cli import completion
-from tpbench.cli.app import app
+from tpbench.cli.app import app, show_app
 from tpbench.cli.options import (
     RESULTS,
     Format,
+    MethodName,
     OfWorkload,
     OptionalFile,
     Results,
+    WorkloadName,
     complain,
     read_store,
     stored_workload,
@@ -73,6 +75,28 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
         ("content", w.source or "built in"),
     ]  # fmt: skip
+
+
+@show_app.command("config")
+def show_config(workload: WorkloadName, method: MethodName) -> None:
+    """The authors' configuration of a method on a workload, and in what it departs from the text."""
+    from tpbench.search.spaces import spell_configuration
+    from tpbench.training.choice import CellChoice
+
+    print(spell_configuration(CellChoice.of(workload, method).workload, method), end="")
+
+
+@show_app.command("space")
+def show_space(
+    method: MethodName,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of this file.", show_default="the paper's", dir_okay=False)
+    ] = None,
+) -> None:
+    """The search space of a method: the paper's, or that of a file."""
+    from tpbench.search.spaces import spell_space
+
+    print(spell_space(method, space), end="")
 
 
 @app.command()

@@ -212,6 +212,21 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
     raise UsageError(f"{where}: no search space covers the method '{method}'; give one with --space FILE")
 
 
+def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, SearchSpace]:
+    """The search space of each method: of the given file where that covers it, otherwise the paper's.
+
+    Raises:
+        UsageError: the file covers none of them, or there is none for a method.
+    """
+    names = list(dict.fromkeys(methods))
+    own = load_space(path) if path else None
+    if own and not set(names) & set(own.methods):
+        raise UsageError(
+            f"{path}: no search space for {', '.join(names)}; this file has one for {', '.join(own.methods)}"
+        )
+    return {name: own if own and name in own.methods else space_for(name) for name in names}
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
     """A YAML or JSON file that holds a mapping."""
     reader = YamlReader(path)
@@ -250,13 +265,62 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
     Raises:
         UsageError: they published none.
     """
-    path = folder() / "published.yaml"
-    published = yaml.safe_load(path.read_text(encoding="utf-8"))
-    rule = get_method(method)
+    given = {name: value for name, value in _published(workload, method).items() if name != "departs"}
+    return workload.complete(get_method(method), given, f"published.yaml, {workload.name}, {method}")
+
+
+def _published(workload: Workload, method: str) -> dict[str, Any]:
+    published = yaml.safe_load((folder() / "published.yaml").read_text(encoding="utf-8"))
     if method not in published.get(workload.name, {}):
+        where = f"a workload of your own with {method}" if workload.source else f"{workload.name} {method}"
         raise UsageError(
-            f"no published configuration of {method} on {workload.name}: search one with "
-            f"'tpbench sweep {workload.name} {method}', or give --config FILE"
+            f"no published configuration of {method} on {workload.name}: search one with 'tpbench sweep' for {where}, "
+            "or give --config FILE"
         )
-    given = {name: value for name, value in published[workload.name][method].items() if name != "departs"}
-    return workload.complete(rule, given, f"{path.name}, {workload.name}, {method}")
+    return dict(published[workload.name][method])
+
+
+def published_departures(workload: Workload, method: str) -> list[str]:
+    """In what the authors' configuration departs from the paper's text.
+
+    Raises:
+        UsageError: they published none.
+    """
+    return [str(line) for line in _published(workload, method).get("departs", [])]
+
+
+def spell_configuration(workload: Workload, method: str) -> str:
+    """The authors' configuration as YAML, which ``--config`` takes, with what is to be known about it.
+
+    Raises:
+        UsageError: they published none.
+    """
+    values = published_configuration(workload, method)
+    notes = [f"departs from the text: {line}" for line in published_departures(workload, method)]
+    head = [
+        f"# {get_method(method).title} on {workload.title}, as published by the authors",
+        *(f"# {n}" for n in notes),
+    ]
+    return "\n".join([*head, *(f"{name}: {_spell_number(value)}" for name, value in values.items())]) + "\n"
+
+
+def spell_space(method: str, path: Path | None = None) -> str:
+    """The search space of a method as YAML, which ``--space`` takes.
+
+    Raises:
+        UsageError: no space covers the method.
+    """
+    space = space_for(method, path)
+    described = get_method(method).described
+    lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
+    for name, (kind, *values) in space.describe().items():
+        spelled = ", ".join(map(_spell_number, values))
+        lines.append(f"  {name}: {{{kind}: {spelled if kind == 'constant' else f'[{spelled}]'}}}")
+        lines[-1] += f"  # {described[name].meaning}"
+    return "\n".join(lines) + "\n"
+
+
+def _spell_number(value: float) -> str:
+    """As YAML 1.1 reads a number: an exponent needs a point before it and a sign."""
+    mantissa, e, exponent = repr(value).partition("e")
+    return repr(value) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"

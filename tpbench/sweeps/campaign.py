@@ -15,7 +15,7 @@ from tpbench.results.location import absolute, location
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
-from tpbench.search.spaces import SearchSpace, space_for
+from tpbench.search.spaces import SearchSpace, spaces_for
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running
 from tpbench.sweeps.quiet import noise_to
@@ -91,9 +91,8 @@ class _Wanted:
     folder: SweepFolder
 
 
-def _wanted(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> _Wanted:
+def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _Wanted:
     """Check the space and the data of a sweep before anything trains."""
-    space = space_for(cell.method, options.space)
     data = Path(settings.data) if settings.data else None
     obtain(cell.workload, data, offline=settings.offline)
     _, dataset = load_problem(cell.workload, data)
@@ -120,7 +119,8 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
-    wanted = [_wanted(cell, options, settings) for cell in cells]
+    spaces = spaces_for((cell.method for cell in cells), options.space)
+    wanted = [_wanted(cell, spaces[cell.method], options, settings) for cell in cells]
     with ExitStack() as stack:
         unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
         stack.enter_context(interruptible(settings.command))
@@ -204,7 +204,9 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     halving = f", halved by {definition.halving}" if definition.halving else ""
     objective = f", by {definition.objective}" if definition.objective != DEFAULT_OBJECTIVE else ""
     seeds = f"{len(definition.seeds)} seed{'s' * (len(definition.seeds) != 1)}"
-    view.say(f"sweep {definition.id}: {trials}{halving}{objective}, then {seeds}")
+    # One file need not have a space for all of them.
+    space = f" of {one.space.path.name}" if options.space else ""
+    view.say(f"sweep {definition.id}: {trials}{space}{halving}{objective}, then {seeds}")
     sweep = SearchedSweep(
         definition, one.cell.workload, one.space, one.folder, journal, settings,
         accept_failures=options.accept_failures, on_cluster=bool(options.resources.address),

@@ -1,0 +1,90 @@
+"""The worked examples of the documentation do what they say: files and commands are taken from the pages."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Inside
+from tests.documents import commands_of, files_of
+from tests.sweeps.playing import no_ray, run_here
+from tpbench.sweeps import campaign
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs are trained in this process."""
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
+    monkeypatch.setattr(campaign, "ray_running", no_ray)
+
+
+def follow(page: str, folder: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Do what a page says; returns what each command of tpbench printed."""
+    assert files_of(page, folder)
+    printed = {}
+    for program, *arguments in commands_of(page):
+        if program == "tpbench":
+            ended = tpbench_inside(*arguments)
+            assert ended.returncode == 0, f"{arguments}: {ended.stderr}"
+            printed[" ".join(arguments)] = ended.stdout
+        elif program == "python":
+            subprocess.run([sys.executable, *arguments], cwd=folder, check=True, timeout=200)
+        else:
+            assert (program, arguments[0]) == ("pip", "install")
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site")]
+            subprocess.run([*pip, *arguments[1:]], cwd=folder, check=True, timeout=200)
+            monkeypatch.syspath_prepend(str(folder / "site"))
+    return printed
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
+
+
+def test_your_own_data(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = follow("your-own-data.md", tmp_path, tpbench_inside, monkeypatch)
+    assert "13-32-32-3" in printed["workloads wine.yaml"]
+    board = printed["leaderboard"]
+    assert re.search(r"wine \(file [0-9a-f]{8}\)", board)
+    for name in ("digits-1", "digits-2", "digits-4"):
+        assert re.search(rf"{name} \(file [0-9a-f]{{8}}\)", board)
+    assert "digits-1" not in printed["leaderboard wine.yaml"]
+    assert tpbench_inside("leaderboard", "wine").stdout == printed["leaderboard wine.yaml"]
+    wines = [run for run in runs(tmp_path) if run["definition"]["workload"] == "wine"]
+    assert {run["workload"]["hidden"] == [32, 32] for run in wines} == {True}
+    assert str(tmp_path) not in json.dumps(wines)
+
+
+def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a campaign of a workload from a file and two rules, of which one is the package's."""
+    printed = follow("adding-a-method.md", tmp_path, tpbench_inside, monkeypatch)
+    assert "tpbench-mirror 1.0" in printed["methods"]
+    assert "FAILED" not in printed["verify method mirror-fa"]
+    assert "Mirror-FA" in printed["leaderboard digits"]
+    sources = {run["definition"].get("method_source", "") for run in runs(tmp_path)}
+    (source,) = sources
+    assert re.fullmatch(r"tpbench-mirror 1\.0 [0-9a-f]{16}", source)
+    assert {"mirror_rate", "mirror_decay"} <= set(runs(tmp_path)[0]["definition"]["configuration"])
+    exported = tpbench_inside("results", "export", "runs.csv")
+    assert exported.returncode == 0
+    assert "hp_mirror_rate" in (tmp_path / "runs.csv").read_text()
+
+    (tmp_path / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
+    swept = tpbench_inside(
+        "sweep", "small.yaml", "mirror-fa,fa", "--space", "mirror/space.yaml", "--trials", "2", "--pack", "2",
+        "--epochs", "2", "--seeds", "2", "--cpus", "2",
+    )  # fmt: skip
+    assert swept.returncode == 0, swept.stderr
+    assert "2 configurations in packs of 2 of space.yaml" in swept.stdout
+    assert "2 configurations in packs of 2 of bp-dfa.yaml" in swept.stdout
+    board = tpbench_inside("leaderboard", "small.yaml").stdout
+    assert "Mirror-FA" in board
+    assert "FA" in board
