@@ -48,10 +48,22 @@ class Watched:
 
 
 def check_targets(method: Method, batch: Minibatch, targets: object) -> None:
-    """The targets of one minibatch.
+    """The first targets of a pack.
 
     Raises:
-        RuleError: their number, kind or shape is not as it must be, or they are not finite in any member.
+        RuleError: their number, kind or shape is not as it must be, or they are finite in no member.
+    """
+    found = require_shapes(method, batch, targets)
+    # A built-in rule whose numbers overflow has hyperparameters that make it diverge, which is no fault of the rule.
+    if not any(method is known for known in METHODS.values()):
+        require_finite(method, batch, found)
+
+
+def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
+    """The targets of a minibatch, if they are some.
+
+    Raises:
+        RuleError: their number, kind or shape is not as it must be.
     """
     depth, sizes = batch.architecture.depth, batch.architecture.sizes
     if not isinstance(targets, (list, tuple)) or len(targets) != depth:
@@ -69,9 +81,7 @@ def check_targets(method: Method, batch: Minibatch, targets: object) -> None:
         if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
             kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
             raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
-    # A built-in rule whose numbers overflow has hyperparameters that make it diverge, which is no fault of the rule.
-    if not any(method is known for known in METHODS.values()):
-        require_finite(method, batch, targets)
+    return targets
 
 
 def require_finite(method: Method, batch: Minibatch, targets: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, check_targets, require_finite
+from tpbench.engine.checks import Watched, require_finite, require_shapes
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
@@ -90,7 +90,7 @@ def _minibatch(method: Method) -> Minibatch:
 
 def _shapes(method: Method) -> str:
     batch = _minibatch(method)
-    check_targets(method, batch, method.targets(batch))
+    require_shapes(method, batch, method.targets(batch))
     return f"{_NETWORK.depth} targets, each (members, batch, units)"
 
 

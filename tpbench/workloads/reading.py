@@ -75,7 +75,10 @@ class YamlReader:
 
     def plain(self, node: yaml.Node) -> Any:
         """What a node stands for as plain data; what looks like a number is one, also where YAML 1.1 reads text."""
-        return self._plain(node, [_MOST_NODES])
+        try:
+            return self._plain(node, [_MOST_NODES])
+        except RecursionError:
+            raise self.fail(node, "lists within lists without end") from None
 
     def _plain(self, node: yaml.Node, left: list[int]) -> Any:
         # An alias may stand in itself, or for many others.

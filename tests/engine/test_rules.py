@@ -1,0 +1,262 @@
+"""Rules of packages: hyperparameters of their own, what is checked of them, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import CONFIGURATION
+from tpbench.engine import (
+    METHODS,
+    Hyperparameter,
+    Method,
+    Minibatch,
+    Problem,
+    RuleError,
+    Trainer,
+    UsageError,
+    check_configuration,
+    example_configuration,
+)
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.methods import aligned_targets, cross_entropy_loss, gradient_targets, propagated_targets
+from tpbench.engine.parts import DIRECT_LINEAR, LAYERWISE_LINEAR
+from tpbench.engine.rehearsal import READ_BACK, rehearse_step
+from tpbench.engine.rule_checks import verify_method
+from tpbench.engine.step import PackState
+
+PLAIN = ("lr", "beta1", "beta2", "epsilon")
+Rule = Callable[[Minibatch], Any]
+
+
+def method(rule: Rule, **more: Any) -> Method:
+    return Method("Mine", "a rule", rule, **{"hyperparameters": PLAIN, **more})
+
+
+def trainer(rule: Method, problem: Problem, seeds: tuple[int, ...] = (0, 1), epochs: int = 2) -> Trainer:
+    return Trainer(rule, problem, [example_configuration(rule)] * len(seeds), list(seeds), epochs=epochs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_built_in_rules_pass_every_check(name: str) -> None:
+    assert [check for check in verify_method(METHODS[name]) if not check.passed] == []
+
+
+def short(batch: Minibatch) -> list[Tensor]:
+    return gradient_targets(batch)[1:]
+
+
+def turned(batch: Minibatch) -> list[Tensor]:
+    targets = gradient_targets(batch)
+    return [targets[0].mT, *targets[1:]]
+
+
+def doubled(batch: Minibatch) -> list[Tensor]:
+    return [t.to(torch.float64 if t.dtype == torch.float32 else torch.float32) for t in gradient_targets(batch)]
+
+
+def infinite(batch: Minibatch) -> list[Tensor]:
+    targets = gradient_targets(batch)
+    return [targets[0] / 0, *targets[1:]]
+
+
+def in_place(batch: Minibatch) -> list[Tensor]:
+    batch.output_gradient.mul_(2)
+    return gradient_targets(batch)
+
+
+def in_place_below(batch: Minibatch) -> list[Tensor]:
+    batch.activities[1].add_(1)
+    return gradient_targets(batch)
+
+
+WRONG = [
+    (lambda batch: None, "targets", r"must give 4 targets, one for each layer, and gave a NoneType"),
+    (short, "targets", r"must give 4 targets, one for each layer, and gave 3 of them"),
+    (lambda batch: [1, 2, 3, 4], "targets", r"layer 1: must be a tensor, got a int"),
+    (turned, "targets", r"layer 1: must have the shape \(\d, \d+, \d+\) \(members, batch, units\), got"),
+    (doubled, "targets", r"layer 1: must be torch.float\d\d on cpu, got"),
+    (infinite, "finite", r"layer 1: holds numbers that are not finite"),
+    (in_place, "minibatch", r"changes the output gradient of its minibatch in place"),
+    (in_place_below, "minibatch", r"changes the activities of layer 1 of its minibatch in place"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "check", "message"), WRONG)
+def test_a_wrong_rule_is_named_in_one_line(small_problem: Problem, rule: Rule, check: str, message: str) -> None:
+    of_three_layers = Problem(
+        Architecture((6, 8, 7, 5, 3)), small_problem.x_train, small_problem.y_train, small_problem.x_test,
+        small_problem.y_test, validation_size=60, batch_size=32,
+    )  # fmt: skip
+    with pytest.raises(RuleError, match=f"^Mine.*{message}") as told:
+        trainer(method(rule), of_three_layers).advance()
+    assert "\n" not in str(told.value)
+    *_, last = verify_method(method(rule))
+    assert (last.name, last.passed) == (check, False)
+
+
+def test_a_member_that_overflows_does_not_stop_its_pack(small_problem: Problem) -> None:
+    def overflowing(batch: Minibatch) -> list[Tensor]:
+        return [target * batch.hyperparameters["size"].view(-1, 1, 1) * 1e38 for target in gradient_targets(batch)]
+
+    rule = method(overflowing, hyperparameters=(*PLAIN, Hyperparameter("size", "how large")))
+    given = example_configuration(rule)
+    pack = Trainer(rule, small_problem, [{**given, "size": s} for s in (1e-38, 1e5)], [0, 1], epochs=1)
+    pack.advance()
+    assert [history.status for history in pack.histories] == ["finished", "diverged"]
+
+
+def stateful() -> Rule:
+    calls = []
+
+    def rule(batch: Minibatch) -> list[Tensor]:
+        calls.append(1)
+        return [target * len(calls) for target in gradient_targets(batch)]
+
+    return rule
+
+
+def pack_mean(batch: Minibatch) -> list[Tensor]:
+    return [target - target.mean(0) for target in gradient_targets(batch)]
+
+
+def idle(batch: Minibatch) -> list[Tensor]:
+    return [torch.zeros_like(t) if i != 3 else t for i, t in enumerate(gradient_targets(batch))]
+
+
+def reading(batch: Minibatch) -> list[Tensor]:
+    return [target * (1 if target.abs().max().item() else 2) for target in gradient_targets(batch)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "checks"),
+    [
+        (stateful(), {}, {"second call", "checkpoint", "members"}),
+        (pack_mean, {}, {"members"}),
+        (idle, {}, {"updates"}),
+        (reading, {}, {"read-backs"}),
+        (reading, {"capturable": False}, set()),
+        (propagated_targets, {"feedback": DIRECT_LINEAR, "descends": cross_entropy_loss}, {"gradient"}),
+    ],
+)
+def test_each_check_can_fail(rule: Rule, more: dict[str, Any], checks: set[str]) -> None:
+    found = {check.name for check in verify_method(method(rule, **more)) if not check.passed}
+    assert found == checks or found >= checks >= {"second call"}
+
+
+def test_targets_may_be_asked_for_twice(small_problem: Problem) -> None:
+    def twice(batch: Minibatch) -> list[Tensor]:
+        assert batch.feedback
+        change = -batch.output_gradient
+        first, second = batch.feedback.targets(change), batch.feedback.targets(2 * change)
+        return [*(b - a for a, b in zip(first, second, strict=True)), change]
+
+    once = trainer(METHODS["dfa"], small_problem)
+    again = trainer(method(twice, feedback=DIRECT_LINEAR), small_problem)
+    for pack in (once, again):
+        pack.advance()
+    torch.testing.assert_close(once.pack.forward.flat, again.pack.forward.flat, rtol=1e-4, atol=1e-6)
+
+
+def changing(batch: Minibatch) -> list[Tensor]:
+    targets = aligned_targets(batch)
+    assert batch.feedback
+    for i in batch.architecture.hidden:
+        batch.feedback.parameters[f"Q{i}"].mul_(0.99)
+    return [t + batch.draw(*t.shape[1:]) * 1e-3 for t in targets]
+
+
+def test_feedback_that_a_rule_changes_and_its_random_stream_survive_a_checkpoint(small_problem: Problem) -> None:
+    rule = method(changing, feedback=LAYERWISE_LINEAR, capturable=False)
+    straight, broken = trainer(rule, small_problem, epochs=3), trainer(rule, small_problem, epochs=3)
+    for _ in range(3):
+        straight.advance()
+    broken.advance()
+    resumed = trainer(rule, small_problem, epochs=3)
+    resumed.restore(broken.checkpoint())
+    resumed.advance()
+    resumed.advance()
+    assert [h.curves for h in resumed.histories] == [h.curves for h in straight.histories]
+    alone = trainer(rule, small_problem, seeds=(1,), epochs=3)
+    for _ in range(3):
+        alone.advance()
+    assert alone.histories[0].curves == straight.histories[1].curves
+
+
+def test_a_rule_knows_the_labels(small_problem: Problem) -> None:
+    seen = []
+
+    def labelled(batch: Minibatch) -> list[Tensor]:
+        seen.append(batch.labels)
+        return gradient_targets(batch)
+
+    trainer(method(labelled), small_problem).advance()
+    assert seen[0].shape == (2, 32)
+
+
+def test_layers_without_any_update_are_said_once(small_problem: Problem) -> None:
+    def first_only(batch: Minibatch) -> list[Tensor]:
+        return [t if i else torch.zeros_like(t) for i, t in enumerate(gradient_targets(batch))]
+
+    pack = trainer(method(first_only), small_problem)
+    assert [pack.advance().idle_layers for _ in range(2)] == [(1,), ()]
+    assert trainer(METHODS["bp"], small_problem).advance().idle_layers == ()
+
+
+def test_hyperparameters_of_a_rule_are_checked_like_the_others() -> None:
+    rule = method(gradient_targets, hyperparameters=(*PLAIN, Hyperparameter("depth", "how deep", whole=True, upper=5)))
+    known = rule.described.values()
+    given = {name: CONFIGURATION[name] for name in PLAIN}
+    assert check_configuration({**given, "depth": 3}, known)["depth"] == 3
+    for value, message in ((7, "must be finite"), (2.5, "whole number"), ("a", "must be a number")):
+        with pytest.raises(UsageError, match=message):
+            check_configuration({**given, "depth": value}, known)
+    with pytest.raises(UsageError, match="missing hyperparameter depth"):
+        check_configuration(given, known)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        (("lr", "beta1", "beta2"), "Mine: of hyperparameters it needs epsilon besides"),
+        (("beta1", "beta2", "epsilon"), "needs lr_eta, eta besides"),
+        ((*PLAIN, "lr"), "has one twice"),
+        ((*PLAIN, "etta"), "unknown hyperparameter 'etta': did you mean 'eta'"),
+        ((*PLAIN, Hyperparameter("eta", "mine")), "the hyperparameter eta exists"),
+    ],
+)
+def test_what_the_engine_needs_is_declared(hyperparameters: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(gradient_targets, hyperparameters=hyperparameters)
+
+
+@pytest.mark.parametrize(("name", "bounds"), [("Beta", (0, 1)), ("a-b", (0, 1)), ("", (0, 1)), ("fine", (1, 1))])
+def test_a_hyperparameter_has_a_name_and_a_range(name: str, bounds: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="hyperparameter"):
+        Hyperparameter(name, "what", *bounds)
+
+
+def test_a_rehearsal_leaves_nothing_behind() -> None:
+    """Constants of tensors without numbers would poison what is real."""
+    rehearse_step(METHODS["ddtp-rhl"], Architecture((5, 4, 3, 2), random_hidden=4), 2, 3)
+    with pytest.raises(READ_BACK):
+        rehearse_step(method(reading), Architecture((5, 4, 3, 2)), 2, 3)
+    pack = PackState(METHODS["bp"], Architecture((5, 4, 3, 2)), [example_configuration(METHODS["bp"])], [0])
+    pack.joint_step(torch.rand(1, 3, 5), torch.zeros(1, 3, dtype=torch.int64), None)
+    assert pack.finite() == [True]
+
+
+def test_feedback_alignment_with_the_weights_themselves_is_backpropagation(small_problem: Problem) -> None:
+    rule = METHODS["fa"]
+    pack = PackState(rule, small_problem.architecture, [example_configuration(rule)], [0], dtype=torch.float64)
+    assert pack.feedback
+    for i in small_problem.architecture.hidden:
+        pack.feedback[f"Q{i}"].copy_(pack.forward[f"W{i + 1}"].mT)
+    x, y = small_problem.batch(torch.arange(16).view(1, -1), torch.float64)
+    batch = pack.minibatch(x, y)
+    for mine, theirs in zip(aligned_targets(batch), gradient_targets(batch), strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -1,0 +1,278 @@
+"""Workloads from files of the user's: what is read, what is refused, and what identifies a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Inside
+from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.training.packs import PackPlan, define_runs, plan_seeds
+from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
+from tpbench.workloads.declaration import KEYS, as_declared, declared
+from tpbench.workloads.normalising import scale_and_shift
+
+KEYS_OF_LETTERS = {
+    "name": "letters", "data": "letters.npz", "network": [8, 6], "batch_size": 8, "validation_size": 10,
+}  # fmt: skip
+
+
+def arrays(kind: Any = np.uint8, classes: int = 3) -> dict[str, Any]:
+    """60 training and 30 test images of 4 x 5 pixels."""
+    random = np.random.default_rng(0)
+    return {
+        "x_train": random.integers(0, 256, (60, 4, 5)).astype(kind), "y_train": np.arange(60) % classes,
+        "x_test": random.integers(0, 256, (30, 4, 5)).astype(kind), "y_test": np.arange(30) % classes,
+    }  # fmt: skip
+
+
+def write(folder: Path, keys: dict[str, Any] | None = None, data: dict[str, Any] | None = None) -> Path:
+    np.savez(folder / "letters.npz", **(arrays() if data is None else data))
+    path = folder / "letters.yaml"
+    path.write_text(yaml.safe_dump({**KEYS_OF_LETTERS, **(keys or {})}, sort_keys=False, default_flow_style=None))
+    return path
+
+
+def test_a_file_is_a_workload(tmp_path: Path) -> None:
+    workload = get_workload(str(write(tmp_path)))
+    assert workload.architecture.sizes == (20, 8, 6, 3)
+    assert (workload.epochs, workload.random_hidden, workload.prune) == (100, 1024, (6, 0.6))
+    assert workload.schedules == {"joint": (0, 0), "sleep": (6, 1), "extra": (10, 4)}
+    problem, dataset = load_problem(workload)
+    assert problem.training_size == 50
+    images = problem.inputs(problem.x_train, torch.float64)
+    assert float(images.mean()) == pytest.approx(0, abs=1e-12)
+    assert float(images.std(correction=0)) == pytest.approx(1)
+    assert dataset.label.startswith("file ")
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float32, ">f8"])
+def test_images_and_labels_of_any_kind(tmp_path: Path, kind: Any, column: bool) -> None:
+    data = arrays(kind)
+    if column:
+        data = {name: a[:, None].astype(np.uint16) if name[0] == "y" else a for name, a in data.items()}
+    problem, dataset = load_problem(get_workload(str(write(tmp_path, data=data))))
+    assert problem.y_train.tolist() == [k % 3 for k in range(60)]
+    assert dataset.arrays["x_train"].dtype == np.dtype(kind).newbyteorder("<")
+
+
+def test_a_share_is_the_test_set(tmp_path: Path) -> None:
+    data = {"x": arrays()["x_train"], "y": arrays()["y_train"]}
+    workload = get_workload(str(write(tmp_path, {"test": 0.25, "validation_size": 0.2}, data)))
+    _, dataset = load_problem(workload)
+    assert (len(dataset.arrays["x_test"]), workload.samples, workload.validation_size) == (15, 45, 9)
+    whole = np.concatenate([dataset.arrays["x_train"], dataset.arrays["x_test"]])
+    assert sorted(map(bytes, whole)) == sorted(map(bytes, data["x"]))
+
+
+def test_like_takes_over_what_is_not_said(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text(
+        "name: deep\nlike: mnist-frozen\nnetwork: [9, 9]\nfeedback_epochs: {sleep: [1, 2]}\n"
+    )
+    deep, frozen = get_workload(str(tmp_path / "deep.yaml")), WORKLOADS["mnist-frozen"]
+    assert deep.architecture.sizes == (784, 9, 9, 10)
+    assert deep.schedules == {**frozen.schedules, "sleep": (1, 2)}
+    for key in ("data", "normalise", "batch_size", "validation_size", "epochs", "trained_layers", "random_hidden"):
+        assert getattr(deep, key) == getattr(frozen, key)
+    assert not frozen.source
+    assert deep.source
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_built_in_ones_are_written_in_the_same_terms(name: str) -> None:
+    workload = WORKLOADS[name]
+    again = declared({"name": name, "title": workload.title, **as_declared(workload)}, lambda key: key)
+    assert again == workload
+
+
+@pytest.mark.parametrize(
+    ("normalise", "kind", "expected"),
+    [
+        ("none", np.uint8, (1, 0)), ("unit", np.uint8, (1 / 255, 0)), ([0.5, 0.25], np.uint8, (4 / 255, -2)),
+        ([0.5, 0.25], np.float32, (4, -2)),
+    ],
+)  # fmt: skip
+def test_normalising(normalise: Any, kind: Any, expected: tuple[float, float]) -> None:
+    chosen = normalise if isinstance(normalise, str) else tuple(normalise)
+    assert scale_and_shift(chosen, np.arange(6, dtype=kind)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("normalise", ["unit", "standard"])
+def test_normalising_by_the_data(normalise: str) -> None:
+    stored = np.array([[-2.0, 4.0], [1.0, 3.0]])
+    scale, shift = scale_and_shift(normalise, stored)
+    found = stored * scale + shift
+    bounds = (found.min(), found.max()) if normalise == "unit" else (found.mean(), found.std())
+    assert bounds == pytest.approx((0, 1))
+    with pytest.raises(TpbenchError, match="all numbers of the training images are 3"):
+        scale_and_shift(normalise, np.full((2, 2), 3.0))
+
+
+WRONG_KEYS = [
+    ({"name": "mnist"}, "letters.yaml:1: the name 'mnist' is taken"),
+    ({"name": "Letters"}, "letters.yaml:1: name has 1 to 40 of a-z"),
+    ({"name": "../up"}, "name has 1 to 40"),
+    ({"colour": 3}, "letters.yaml:6: unknown key 'colour'"),
+    ({"netwrk": [3]}, "unknown key 'netwrk': did you mean 'network'"),
+    ({"data": "absent.npz"}, "letters.yaml:2: .*absent.npz: could not be read"),
+    ({"data": "letters.csv"}, "must be an .npz file"),
+    ({"data": 3}, "letters.yaml:2: data must name"),
+    ({"test": 0.2}, "has a test set of its own"),
+    ({"test": 2}, "test is the share"),
+    ({"network": []}, "letters.yaml:3: network must be a list"),
+    ({"network": [0]}, "whole number from 1"),
+    ({"network": [2.5]}, "whole number from 1"),
+    ({"network": [True]}, "whole number from 1"),
+    ({"network": ["a"]}, "whole number from 1"),
+    ({"network": [4] * 201}, "at most 200"),
+    ({"random_hidden": 0}, "random_hidden must be a whole number from 1"),
+    ({"normalise": "standart"}, "unknown normalise 'standart': did you mean 'standard'"),
+    ({"normalise": [1, 0]}, "needs a deviation above 0"),
+    ({"normalise": [1]}, "list of two"),
+    ({"batch_size": 51}, "more than the 50 samples"),
+    ({"batch_size": "many"}, "batch_size must be a whole number"),
+    ({"validation_size": 60}, "whole number from 1 to 59"),
+    ({"validation_size": 0.001}, "leaves none"),
+    ({"epochs": 0}, "epochs must be a whole number"),
+    ({"trained_layers": [1, 3]}, "next to each other"),
+    ({"trained_layers": [4]}, "from 1 to 3"),
+    ({"feedback_epochs": {"slep": [1, 1]}}, "did you mean 'sleep'"),
+    ({"feedback_epochs": {"sleep": [1]}}, "list of two"),
+    ({"feedback_epochs": 3}, "must be a mapping"),
+    ({"prune": [6, 2]}, "error above 0 and at most 1"),
+    ({"like": "mnst"}, "letters.yaml:6: unknown workload 'mnst': did you mean 'mnist'"),
+    ({"like": "other.yaml"}, "like must name a workload"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), WRONG_KEYS)
+def test_wrong_keys_are_named_with_their_line(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        get_workload(str(write(tmp_path, keys)))
+
+
+def changed(**found: Any) -> dict[str, Any]:
+    return {**arrays(), **found}
+
+
+WRONG_ARRAYS = [
+    ({"x_train": np.zeros((3, 2))}, "needs the arrays"),
+    ({**arrays(), "x": np.zeros(3), "y": np.zeros(3)}, "it holds both"),
+    (changed(x_train=np.zeros((60, 4, 5), np.int32)), "must be uint8"),
+    (changed(x_train=np.zeros((60, 4, 5), complex)), "must be uint8"),
+    (changed(x_train=np.zeros((60,), np.uint8)), "must have the shape"),
+    (changed(x_train=np.full((60, 4, 5), np.nan), x_test=np.zeros((30, 4, 5))), "not finite"),
+    (changed(x_test=np.zeros((30, 4, 6), np.uint8)), "must be of one kind"),
+    (changed(x_train=np.zeros((59, 4, 5), np.uint8)), "'x_train' has 59 samples and 'y_train' 60"),
+    (changed(y_train=np.zeros(60)), "whole numbers"),
+    (changed(y_train=np.zeros((60, 3), int)), "must have the shape"),
+    (changed(y_train=np.arange(60) % 3 - 1), "holds the label -1"),
+    (changed(y_train=np.arange(60) % 3 + 1), "no training sample has the label 0.*subtract 1"),
+    (changed(y_train=np.arange(60) % 3 * 2), "no training sample has the label 1"),
+    (changed(y_train=np.zeros(60, int), y_test=np.zeros(30, int)), "one class"),
+    (changed(y_test=np.full(30, 3)), "'y_test' holds the label 3"),
+    ({"x": np.zeros((4, 2)), "y": np.arange(4) % 2}, "say which share"),
+    (changed(y_train=np.array([{}] * 60)), "damaged or not an .npz"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), WRONG_ARRAYS)
+def test_wrong_arrays_are_named(tmp_path: Path, data: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"letters.yaml:2: .*letters.npz.*{message}"):
+        get_workload(str(write(tmp_path, data=data)))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.dictionaries(st.sampled_from([*KEYS, "other"]), VALUES, min_size=1, max_size=4), junk=st.text(max_size=30)
+)
+def test_malformed_files_end_in_one_line(
+    tmp_path: Path, tpbench_inside: Inside, keys: dict[str, Any], junk: str
+) -> None:
+    """With hypothesis' values in known keys, and with text that is no YAML at all."""
+    path = write(tmp_path, keys)
+    for text in (path.read_text(), path.read_text() + junk, junk):
+        path.write_text(text, encoding="utf-8")
+        ended = tpbench_inside("workloads", "letters.yaml")
+        assert ended.returncode in (0, 2)
+        assert ended.stderr.count("\n") == (ended.returncode == 2)
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a [*a]\nname: x\n", "x: &x [1,1]\ny: &y [*x,*x]\n" + "name: [" + "*y," * 400 + "1]\n"]
+)
+def test_aliases_do_not_grow_without_end(tmp_path: Path, text: str) -> None:
+    (tmp_path / "w.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"w\.yaml"):
+        get_workload(str(tmp_path / "w.yaml"))
+
+
+def identity(workload: Workload) -> tuple[str, str]:
+    """Of a run, and how its column is called."""
+    _, dataset = load_problem(workload)
+    plan = plan_seeds(workload, "bp", workload.complete(get_method("bp"), CONFIGURATION), (0,), 1, {})
+    return define_runs(plan, dataset.fingerprint, "float32")[0].id, dataset.label
+
+
+CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+
+
+def test_content_and_data_identify_a_run_and_nothing_else(tmp_path: Path) -> None:
+    first = get_workload(str(write(tmp_path)))
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    path = write(other, {"title": "Letters"})
+    path.write_text("# spelled otherwise\n" + path.read_text().replace("batch_size: 8", "batch_size: 8.0"))
+    assert identity(get_workload(str(path))) == identity(first)
+    known = {identity(first)[0]}
+    for keys in (
+        {"network": [8, 7]},
+        {"normalise": "none"},
+        {"validation_size": 11},
+        {"epochs": 5},
+        {"random_hidden": 5},
+    ):
+        run, label = identity(get_workload(str(write(tmp_path, keys))))
+        assert run not in known
+        assert label != identity(first)[1]
+        known.add(run)
+    moved = arrays()
+    moved["x_test"][0, 0, 0] ^= 1
+    assert identity(get_workload(str(write(tmp_path, data=moved))))[0] not in known
+
+
+def test_a_plan_travels_as_text(tmp_path: Path) -> None:
+    workload = get_workload(str(write(tmp_path, {"trained_layers": [1, 2], "normalise": [0.5, 2]})))
+    plan = plan_seeds(workload, "bp", CONFIGURATION, (0, 1), 1, {}, "f" * 64)
+    assert PackPlan.from_plain(json.loads(json.dumps(plan.plain()))) == plan
+
+
+def test_data_that_a_machine_lacks_or_has_otherwise_are_named(tmp_path: Path) -> None:
+    workload = get_workload(str(write(tmp_path)))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "letters.npz").rename(tmp_path / "shared" / "letters.npz")
+    with pytest.raises(TpbenchError, match="the data of the workload 'letters' are not there"):
+        load_problem(workload)
+    assert load_problem(workload, tmp_path / "shared")[1].label
+    write(
+        tmp_path, data={**arrays(), "x_train": np.zeros((60, 4, 6), np.uint8), "x_test": np.zeros((30, 4, 6), np.uint8)}
+    )
+    with pytest.raises(TpbenchError, match="not the data that the workload 'letters' was read with"):
+        load_problem(workload)
