@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo-results
 LOWEST ?= .venv-lowest
+JOBS ?= 2
 READY = $(VENV)/.tpbench-ready
 
 .PHONY: demo test lint lowest setup clean
@@ -17,7 +18,7 @@ demo: $(READY)
 	$(VENV)/bin/tpbench leaderboard digits --results $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest --durations=10
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup --durations=10
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

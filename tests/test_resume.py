@@ -97,7 +97,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return store(folder)
 
 
-def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
+def test_ending_the_driver_in_search_and_killing_it_in_the_final_runs_loses_nothing(
     undisturbed: dict[str, Any], tmp_path: Path, tpbench_inside: Inside
 ) -> None:
     process = start(tmp_path)
@@ -107,8 +107,12 @@ def test_killing_the_driver_in_search_and_in_the_final_runs_loses_nothing(
     assert "is running already" in second.stderr
     assert "running" in tpbench_inside("sweeps").stdout
     wait_for(lambda: '"ended"' in journal(tmp_path), process)
-    process.kill()
-    process.wait()
+    # Five more packs follow. SIGKILL at any moment of a search: tests/sweeps/test_queue.py.
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    output = (tmp_path / "output").read_text()
+    assert "To continue: tpbench " + " ".join(ARGUMENTS) in output
+    assert "Traceback" not in output
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     listing = tpbench_inside("sweeps").stdout
     assert "interrupted" in listing
