@@ -78,3 +78,7 @@ def test_the_commit_is_that_of_a_repository_that_holds_the_package(tmp_path: Pat
     (package / "__init__.py").write_text("changed")
     assert runs.commit_of(package) == f"{found}+"
     assert runs.commit_of(tmp_path / "absent") is None
+
+
+def test_of_several_files_each_keeps_its_name() -> None:
+    assert recorded_command("tpbench sweep /home/me/a.yaml,b/c.yml,digits bp") == "tpbench sweep a.yaml,c.yml,digits bp"

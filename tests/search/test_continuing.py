@@ -57,3 +57,11 @@ def test_a_sweep_that_another_replaced_has_no_command(tpbench_inside: Inside, tm
     assert listed.count("tpbench sweep digits bp --trials 2") == 1
     assert listed[listed.index("tpbench sweep digits bp --trials 2") - 1] == f"{second.folder.name}, interrupted:"
     assert first.folder.name != second.folder.name
+
+
+def test_files_of_workloads_are_named_so_that_they_are_found_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = kept_command("tpbench sweep digits,a.yaml,../b.yml bp --trials 3")
+    assert kept == f"tpbench sweep digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml bp --trials 3"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.sweeps import jobs
 from tpbench.sweeps.cluster import Resources, check_address, choose_resources, ray_running, require_cluster_path
 from tpbench.sweeps.jobs import check_jobs_address, job_command
 from tpbench.training import sizing
 from tpbench.training.sizing import choose_sizes, share_gpu
-from tpbench.workloads import WORKLOADS
+from tpbench.workloads import WORKLOADS, get_workload
 
 
 @given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.integers(1, 80), st.booleans())
@@ -93,6 +97,19 @@ def test_a_job_needs_results_that_outlive_it() -> None:
     assert "--results '/a b' --address" in job_command(["digits", "bp", "--results", "/a b"], "/a b")
     with pytest.raises(UsageError, match="absolute path"):
         require_cluster_path("results")
+
+
+def test_workloads_of_files_travel_with_a_job(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", x=np.arange(80.0).reshape(20, 4), y=np.arange(20) % 2)
+    own, like = tmp_path / "own.yaml", tmp_path / "like.yaml"
+    own.write_text("name: own\ndata: own.npz\ntest: 0.2\nnetwork: [3]\nbatch_size: 4\n")
+    like.write_text("name: like\nlike: digits\nnetwork: [5]\n")
+    words = f"{own},digits,{like}"
+    command = job_command([words, "bp", "--results", "/shared"], "/shared").split()
+    assert command[command.index("sweep") + 1] == "workload-0.yaml,digits,workload-1.yaml"
+    with jobs._code(None, jobs.own_workloads(words)) as folder:
+        carried = [get_workload(str(folder / f"workload-{number}.yaml")) for number in range(2)]
+    assert carried == [get_workload(str(own)), get_workload(str(like))]
 
 
 def test_a_cluster_of_other_versions_is_said_with_all_four(monkeypatch: pytest.MonkeyPatch) -> None:

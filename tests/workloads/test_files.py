@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,95 @@ def test_data_that_a_machine_lacks_or_has_otherwise_are_named(tmp_path: Path) ->
     )
     with pytest.raises(TpbenchError, match="not the data that the workload 'letters' was read with"):
         load_problem(workload)
+
+
+def install(site: Path, module: str, entry: str, group: str = "tpbench.workloads") -> None:
+    information = site / f"{module}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[{group}]\n{entry} = {module}:FILE\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("letters", "FILE = __file__.replace('tp_letters.py', 'letters.yaml')", ""),
+        ("other", "FILE = __file__[:-13] + 'letters.yaml'", "tp_letters:FILE is a workload named 'letters'"),
+        ("letters", "FILE = 3", "tp_letters:FILE is not the path of a .yaml file"),
+        ("letters", "FILE = 'absent.yaml'", "absent.yaml: could not be read"),
+        ("mnist", "FILE = 3", "that name is taken"),
+    ],
+)  # fmt: skip
+def test_packages_add_workloads(
+    tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, entry: str, text: str, message: str
+) -> None:
+    site = tmp_path / "site"
+    install(site, "tp_letters", entry)
+    write(site)
+    (site / "tp_letters.py").write_text(text)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delitem(sys.modules, "tp_letters", raising=False)
+    listed = tpbench_inside("workloads")
+    assert listed.returncode == 0
+    assert "fashion-mnist" in listed.stdout
+    if message:
+        assert listed.stderr.startswith(f"warning: the workload '{entry}' of the package 'tp_letters' cannot be used")
+        assert message in listed.stderr
+        return
+    assert "20-8-6-3" in listed.stdout
+    assert "20-8-6-3" in tpbench_inside("workloads", "letters").stdout
+    assert "did you mean 'letters'" in tpbench_inside("workloads", "lettters").stderr
+
+
+def test_an_installed_workload_is_told_from_another_of_its_name(tmp_path: Path) -> None:
+    """Its source is the digest of what it says, as of any file."""
+    workload = get_workload(str(write(tmp_path)))
+    assert workload.source == workload.content_digest() != ""
+
+
+def test_a_run_on_a_file_is_stored_ranked_and_continued(tmp_path: Path, tpbench_inside: Inside) -> None:
+    write(tmp_path)
+    (tmp_path / "bp.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    command = ("run", "letters.yaml", "bp", "--config", "bp.yaml", "--seeds", "0-2", "--epochs", "2")
+    first = tpbench_inside(*command)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1].startswith("letters bp: test error")
+    assert "3 of 3 runs are in results already" in tpbench_inside(*command).stdout
+    body = json.loads(next((tmp_path / "results" / "runs").iterdir()).read_text())
+    assert body["workload"]["hidden"] == [8, 6]
+    assert str(tmp_path) not in json.dumps(body)
+    # Another file of that name is another column, and is never answered from the first.
+    write(tmp_path, {"network": [9]})
+    changed = tpbench_inside(*command)
+    assert "already" not in changed.stdout
+    board = tpbench_inside("leaderboard", "letters", "--format", "csv").stdout
+    assert len({line.split(",")[1] for line in board.splitlines()[1:]}) == 2
+    (tmp_path / "letters.yaml").unlink()
+    assert tpbench_inside("leaderboard", "letters", "--format", "csv").stdout == board
+    assert "did you mean 'letters'" in tpbench_inside("leaderboard", "leters").stderr
+    refused = tpbench_inside("run", "letters.yaml", "bp")
+    assert refused.returncode == 2
+    assert "letters.yaml: could not be read" in refused.stderr
+
+
+def test_no_published_configuration_is_said(tmp_path: Path, tpbench_inside: Inside) -> None:
+    write(tmp_path)
+    refused = tpbench_inside("run", "letters.yaml", "bp")
+    assert refused.returncode == 2
+    assert "no published configuration of bp on letters" in refused.stderr
+
+
+def test_frozen_layers_and_fixed_feedback_do_not_go_together(tmp_path: Path, tpbench_inside: Inside) -> None:
+    write(tmp_path, {"trained_layers": [1]})
+    for method in ("fa", "dfa"):
+        refused = tpbench_inside("run", "letters.yaml", method)
+        assert refused.returncode == 2
+        assert f"{method} cannot be trained on letters" in refused.stderr
+
+
+def test_two_workloads_of_one_name_cannot_be_one_campaign(tmp_path: Path, tpbench_inside: Inside) -> None:
+    write(tmp_path)
+    (tmp_path / "other.yaml").write_text("name: letters\nlike: digits\n")
+    refused = tpbench_inside("sweep", "letters.yaml,other.yaml", "bp")
+    assert refused.returncode == 2
+    assert "two different workloads are named 'letters'" in refused.stderr
