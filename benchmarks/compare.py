@@ -20,8 +20,8 @@ values = dict(lr=1e-3, lr_eta=3e-5, eta=.05, beta1=.9, beta2=.99, epsilon=1e-8, 
 steps = 5 if sys.argv[2] == "cifar10" else 20
 x = torch.randint(0, 256, (128 * (steps + 1), workload.architecture.sizes[0]), dtype=torch.uint8)
 y = torch.randint(0, 10, (len(x),))
-problem = Problem(workload.architecture, x, y, x[:128], y[:128], 128, 128, *workload.affine)
-configuration = {name: values[name] for name in method.names}
+problem = Problem(workload.architecture, x, y, x[:128], y[:128], 128, 128, 1 / 255)
+configuration = {name: values[name] for name in method.hyperparameters}
 trainer = Trainer(method, problem, [configuration] * pack, list(range(pack)), epochs=1000)
 trainer.advance()
 times = []

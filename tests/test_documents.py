@@ -87,4 +87,4 @@ def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: py
     assert "2 configurations in packs of 2 of bp-dfa.yaml" in swept.stdout
     board = tpbench_inside("leaderboard", "small.yaml").stdout
     assert "Mirror-FA" in board
-    assert "FA" in board
+    assert re.search(r"[│|] FA ", board)

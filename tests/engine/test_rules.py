@@ -80,7 +80,6 @@ WRONG = [
     (lambda batch: [1, 2, 3, 4], "targets", r"layer 1: must be a tensor, got a int"),
     (turned, "targets", r"layer 1: must have the shape \(\d, \d+, \d+\) \(members, batch, units\), got"),
     (doubled, "targets", r"layer 1: must be torch.float\d\d on cpu, got"),
-    (infinite, "finite", r"layer 1: holds numbers that are not finite"),
     (in_place, "minibatch", r"changes the output gradient of its minibatch in place"),
     (in_place_below, "minibatch", r"changes the activities of layer 1 of its minibatch in place"),
 ]  # fmt: skip
@@ -97,6 +96,19 @@ def test_a_wrong_rule_is_named_in_one_line(small_problem: Problem, rule: Rule, c
     assert "\n" not in str(told.value)
     *_, last = verify_method(method(rule))
     assert (last.name, last.passed) == (check, False)
+
+
+def test_numbers_that_are_not_finite_diverge_and_are_said(small_problem: Problem) -> None:
+    """A member whose hyperparameters make it overflow does so alone as in a pack: it is no error of the command's."""
+    pack = trainer(method(infinite), small_problem)
+    assert pack.advance().warnings == (
+        "Mine: target of layer 1 holds numbers that are not finite in the first minibatch",
+    )
+    assert [history.status for history in pack.histories] == ["diverged", "diverged"]
+    *_, last = verify_method(method(infinite))
+    assert (last.name, last.passed, last.found) == (
+        "finite", False, "target of layer 1 holds numbers that are not finite",
+    )  # fmt: skip
 
 
 def test_a_member_that_overflows_does_not_stop_its_pack(small_problem: Problem) -> None:
@@ -132,6 +144,20 @@ def reading(batch: Minibatch) -> list[Tensor]:
     return [target * (1 if target.abs().max().item() else 2) for target in gradient_targets(batch)]
 
 
+def to_the_host(batch: Minibatch) -> list[Tensor]:
+    return [target.cpu().to(target.device) for target in gradient_targets(batch)]
+
+
+def from_the_host(batch: Minibatch) -> list[Tensor]:
+    return [target * torch.tensor(2.0).to(target.device) for target in gradient_targets(batch)]
+
+
+def test_a_rule_that_draws_is_not_capturable(small_problem: Problem) -> None:
+    """A GPU would replay the same draw for ever."""
+    with pytest.raises(RuleError, match="must be declared capturable=False"):
+        trainer(method(changing, feedback=LAYERWISE_LINEAR), small_problem).advance()
+
+
 @pytest.mark.parametrize(
     ("rule", "more", "checks"),
     [
@@ -139,6 +165,8 @@ def reading(batch: Minibatch) -> list[Tensor]:
         (pack_mean, {}, {"members"}),
         (idle, {}, {"updates"}),
         (reading, {}, {"read-backs"}),
+        (to_the_host, {}, {"read-backs"}),
+        (from_the_host, {}, {"read-backs"}),
         (reading, {"capturable": False}, set()),
         (propagated_targets, {"feedback": DIRECT_LINEAR, "descends": cross_entropy_loss}, {"gradient"}),
     ],
@@ -203,8 +231,9 @@ def test_layers_without_any_update_are_said_once(small_problem: Problem) -> None
         return [t if i else torch.zeros_like(t) for i, t in enumerate(gradient_targets(batch))]
 
     pack = trainer(method(first_only), small_problem)
-    assert [pack.advance().idle_layers for _ in range(2)] == [(1,), ()]
-    assert trainer(METHODS["bp"], small_problem).advance().idle_layers == ()
+    said = [pack.advance().warnings for _ in range(2)]
+    assert said == [("Mine gave hidden layer 1 no update in the first epoch",), ()]
+    assert trainer(METHODS["bp"], small_problem).advance().warnings == ()
 
 
 def test_hyperparameters_of_a_rule_are_checked_like_the_others() -> None:
@@ -234,10 +263,27 @@ def test_what_the_engine_needs_is_declared(hyperparameters: tuple[Any, ...], mes
         method(gradient_targets, hyperparameters=hyperparameters)
 
 
-@pytest.mark.parametrize(("name", "bounds"), [("Beta", (0, 1)), ("a-b", (0, 1)), ("", (0, 1)), ("fine", (1, 1))])
-def test_a_hyperparameter_has_a_name_and_a_range(name: str, bounds: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("name", "bounds", "more"),
+    [
+        ("Beta", (0, 1), {}), ("a-b", (0, 1), {}), ("", (0, 1), {}), ("fine", (1, 1), {}),
+        ("fine", (float("-inf"), 1), {}), ("fine", (0, 1), {"whole": True}), ("fine", (1.2, 1.8), {"whole": True}),
+    ],
+)  # fmt: skip
+def test_a_hyperparameter_has_a_name_and_a_range(name: str, bounds: tuple[float, float], more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="hyperparameter"):
-        Hyperparameter(name, "what", *bounds)
+        Hyperparameter(name, "what", *bounds, **more)
+
+
+@pytest.mark.parametrize("bounds", [(0, 1), (0, 1e6), (-3, -2), (1, 2), (0.5, 0.6), (4, 1e300)])
+@pytest.mark.parametrize("more", [{}, {"open": False}, {"whole": True, "open": False}, {"whole": True}])
+def test_examples_are_valid(bounds: tuple[float, float], more: dict[str, bool]) -> None:
+    try:
+        hyperparameter = Hyperparameter("mine", "what", *bounds, **more)
+    except ValueError as error:
+        assert "no whole number" in str(error)  # noqa: PT017
+    else:
+        assert hyperparameter.check(hyperparameter.example, "") == hyperparameter.example
 
 
 def test_a_rehearsal_leaves_nothing_behind() -> None:

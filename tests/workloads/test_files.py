@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_like_takes_over_what_is_not_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_built_in_ones_are_written_in_the_same_terms(name: str) -> None:
     workload = WORKLOADS[name]
-    again = declared({"name": name, "title": workload.title, **as_declared(workload)}, lambda key: key)
+    again = declared({"name": name, **as_declared(workload)}, lambda key: key, title=workload.title)
     assert again == workload
 
 
@@ -183,13 +185,65 @@ WRONG_ARRAYS = [
     (changed(y_test=np.full(30, 3)), "'y_test' holds the label 3"),
     ({"x": np.zeros((4, 2)), "y": np.arange(4) % 2}, "say which share"),
     (changed(y_train=np.array([{}] * 60)), "damaged or not an .npz"),
+    (changed(x_train=np.full((60, 4, 5), 7, np.uint8)), "all numbers of the training images are 7"),
+    (changed(x_train=np.linspace(0, 1e300, 1200).reshape(60, 4, 5), x_test=np.ones((30, 4, 5))), "too large"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG_ARRAYS)
 def test_wrong_arrays_are_named(tmp_path: Path, data: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"letters.yaml:2: .*letters.npz.*{message}"):
+    with pytest.raises(UsageError, match=rf"letters\.yaml:2: .*{message}"):
         get_workload(str(write(tmp_path, data=data)))
+
+
+@pytest.mark.parametrize("member", ["x_train", "x_train.npy", "y_test.npy"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00\x10\x00{'descr': bad"])
+def test_what_is_no_array_is_named(tmp_path: Path, member: str, content: bytes) -> None:
+    path = write(tmp_path)
+    with zipfile.ZipFile(tmp_path / "letters.npz") as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    kept.pop(f"{member.removesuffix('.npy')}.npy")
+    with zipfile.ZipFile(tmp_path / "letters.npz", "w") as archive:
+        for name, text in {**kept, member: content}.items():
+            archive.writestr(name, text)
+    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*damaged or not an \.npz file"):
+        get_workload(str(path))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 10**6), value=st.integers(0, 255), length=st.none() | st.integers(0, 4000))
+def test_damaged_archives_end_in_one_line(tmp_path: Path, place: int, value: int, length: int | None) -> None:
+    path = write(tmp_path)
+    content = bytearray((tmp_path / "letters.npz").read_bytes())
+    content[place % len(content)] ^= value
+    (tmp_path / "letters.npz").write_bytes(content[:length])
+    with contextlib.suppress(UsageError):
+        get_workload(str(path))
+
+
+@pytest.mark.parametrize("data", ["a\0.npz", "\ud800.npz", "x" * 300 + ".npz"])
+def test_names_that_no_file_has(tmp_path: Path, data: str) -> None:
+    write(tmp_path)
+    (tmp_path / "w.yaml").write_text(json.dumps({**KEYS_OF_LETTERS, "data": data}))
+    with pytest.raises(UsageError, match=r"w\.yaml:1: .*could not be read"):
+        get_workload(str(tmp_path / "w.yaml"))
+
+
+def test_values_that_are_not_written_are_named_with_a_line(tmp_path: Path) -> None:
+    """They come from what the workload is like, or belong to the data."""
+    np.savez(tmp_path / "few.npz", x=np.arange(80.0).reshape(20, 4), y=np.arange(20) % 2)
+    (tmp_path / "few.yaml").write_text("name: few\nlike: mnist\ndata: few.npz\ntest: 0.2\n")
+    with pytest.raises(UsageError, match=r"few\.yaml:2: validation_size must be .* got 5000"):
+        get_workload(str(tmp_path / "few.yaml"))
+
+
+def test_features_of_a_large_mean_keep_their_differences(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    data = {"x": 1.6e9 + 30 * random.standard_normal((60, 4)), "y": np.arange(60) % 2}
+    problem, _ = load_problem(get_workload(str(write(tmp_path, {"test": 0.2}, data))))
+    found = problem.inputs(problem.x_train, torch.float32)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(found.std()) == pytest.approx(1, abs=0.02)
 
 
 VALUES = st.recursive(
@@ -239,7 +293,7 @@ def test_content_and_data_identify_a_run_and_nothing_else(tmp_path: Path) -> Non
     first = get_workload(str(write(tmp_path)))
     other = tmp_path / "elsewhere"
     other.mkdir()
-    path = write(other, {"title": "Letters"})
+    path = write(other)
     path.write_text("# spelled otherwise\n" + path.read_text().replace("batch_size: 8", "batch_size: 8.0"))
     assert identity(get_workload(str(path))) == identity(first)
     known = {identity(first)[0]}
@@ -267,11 +321,9 @@ def test_a_plan_travels_as_text(tmp_path: Path) -> None:
 
 def test_data_that_a_machine_lacks_or_has_otherwise_are_named(tmp_path: Path) -> None:
     workload = get_workload(str(write(tmp_path)))
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "letters.npz").rename(tmp_path / "shared" / "letters.npz")
+    (tmp_path / "letters.npz").rename(tmp_path / "moved.npz")
     with pytest.raises(TpbenchError, match="the data of the workload 'letters' are not there"):
         load_problem(workload)
-    assert load_problem(workload, tmp_path / "shared")[1].label
     write(
         tmp_path, data={**arrays(), "x_train": np.zeros((60, 4, 6), np.uint8), "x_test": np.zeros((30, 4, 6), np.uint8)}
     )
@@ -294,6 +346,8 @@ def install(site: Path, module: str, entry: str, group: str = "tpbench.workloads
         ("letters", "FILE = 3", "tp_letters:FILE is not the path of a .yaml file"),
         ("letters", "FILE = 'absent.yaml'", "absent.yaml: could not be read"),
         ("mnist", "FILE = 3", "that name is taken"),
+        ("../up", "FILE = 3", "a name has 1 to 40 of"),
+        ("itself", "FILE = __file__[:-13] + 'itself.yaml'", "it is made of itself"),
     ],
 )  # fmt: skip
 def test_packages_add_workloads(
@@ -303,6 +357,7 @@ def test_packages_add_workloads(
     install(site, "tp_letters", entry)
     write(site)
     (site / "tp_letters.py").write_text(text)
+    (site / "itself.yaml").write_text("name: itself\nlike: itself\n")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.delitem(sys.modules, "tp_letters", raising=False)
     listed = tpbench_inside("workloads")

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tpbench.engine.errors import RuleError
-from tpbench.engine.methods import METHODS, Method, Minibatch
+from tpbench.engine.methods import Method, Minibatch
 
 
-def _given(batch: Minibatch) -> Iterator[tuple[str, Tensor]]:
+def _given(batch: Minibatch) -> list[Tensor]:
     """What a rule is given and must leave as it is."""
-    yield "the forward parameters", batch.forward_parameters.flat
-    yield "the output gradient", batch.output_gradient
-    for i in batch.architecture.layers:
-        yield f"the activities of layer {i}", batch.activities[i]
-    yield "the inputs", batch.activities[0]
-    for i in batch.architecture.hidden:
-        yield f"the slopes of layer {i}", batch.slopes[i]
-    for name, values in batch.hyperparameters.items():
-        yield f"the hyperparameter {name}", values
-    if batch.labels is not None:
-        yield "the labels", batch.labels
+    given = [batch.forward_parameters.flat, batch.output_gradient, *batch.activities, *batch.slopes[1:]]
+    given += batch.hyperparameters.values()
+    return given if batch.labels is None else [*given, batch.labels]
+
+
+def _names(batch: Minibatch) -> list[str]:
+    """What :func:`_given` gives, in words."""
+    names = ["the forward parameters", "the output gradient", "the inputs"]
+    names += [f"the activities of layer {i}" for i in batch.architecture.layers]
+    names += [f"the slopes of layer {i}" for i in batch.architecture.hidden]
+    return [*names, *(f"the hyperparameter {name}" for name in batch.hyperparameters), "the labels"]
 
 
 class Watched:
@@ -34,29 +34,19 @@ class Watched:
     """
 
     def __init__(self, batch: Minibatch) -> None:
-        self._versions = [(what, tensor, tensor._version) for what, tensor in _given(batch)]
+        self.batch, self._tensors = batch, _given(batch)
+        self._versions = [tensor._version for tensor in self._tensors]
 
     def require_unchanged(self, method: Method) -> None:
         """Raises:
         RuleError: the rule changed one of them in place.
         """
-        for what, tensor, version in self._versions:
-            if tensor._version != version:
-                raise RuleError(
-                    f"{method.title}: the rule changes {what} of its minibatch in place: let it work on a copy"
-                )
-
-
-def check_targets(method: Method, batch: Minibatch, targets: object) -> None:
-    """The first targets of a pack.
-
-    Raises:
-        RuleError: their number, kind or shape is not as it must be, or they are finite in no member.
-    """
-    found = require_shapes(method, batch, targets)
-    # A built-in rule whose numbers overflow has hyperparameters that make it diverge, which is no fault of the rule.
-    if not any(method is known for known in METHODS.values()):
-        require_finite(method, batch, found)
+        found = [tensor._version for tensor in self._tensors]
+        if found == self._versions:
+            return
+        pairs = zip(found, self._versions, strict=True)
+        what = next(name for name, (now, then) in zip(_names(self.batch), pairs, strict=False) if now != then)
+        raise RuleError(f"{method.title}: the rule changes {what} of its minibatch in place: let it work on a copy")
 
 
 def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
@@ -84,10 +74,9 @@ def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequenc
     return targets
 
 
-def require_finite(method: Method, batch: Minibatch, targets: Sequence[Tensor]) -> None:
-    """Raises:
-    RuleError: the targets of a layer are finite in no member.
-    """
+def not_finite(batch: Minibatch, targets: Sequence[Tensor]) -> str:
+    """Which layer's target holds numbers that are not finite in every member; empty if none does."""
     for i, target in zip(batch.architecture.layers, targets, strict=True):
         if not bool(torch.isfinite(target).flatten(1).all(dim=1).any()):
-            raise RuleError(f"{method.title}, target of layer {i}: holds numbers that are not finite in every member")
+            return f"target of layer {i} holds numbers that are not finite"
+    return ""

@@ -32,14 +32,19 @@ class Hyperparameter:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"hyperparameter '{self.name}': a name has 1 to 40 of a-z, 0-9 and '_'")
-        if not self.lower < self.upper:
+        if not (math.isfinite(self.lower) and self.lower < self.upper):
             raise ValueError(f"hyperparameter {self.name}: no value is above {self.lower:g} and below {self.upper:g}")
+        try:
+            self.check(self.example, "its range")
+        except UsageError as error:
+            raise ValueError(f"hyperparameter {self.name}: no whole number is in its range") from error
 
     @property
     def example(self) -> float:
         """A valid value, for who measures or checks a rule and has no configuration."""
-        middle = (self.lower + min(self.upper, self.lower + 1)) / 2
-        return int(self.lower) + 1 if self.whole else middle
+        if self.whole:
+            return math.floor(self.lower) + 1 if self.open else math.ceil(self.lower)
+        return (self.lower + min(self.upper, self.lower + 1)) / 2
 
     def check(self, value: object, where: str) -> float:
         """The value as a number, or a :class:`UsageError` that says what is allowed."""

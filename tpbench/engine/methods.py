@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tpbench.engine.configuration import HYPERPARAMETERS, Hyperparameter
-from tpbench.engine.errors import TpbenchError, unknown
+from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     CONTROL,
     DIFFERENCE,
@@ -68,14 +68,21 @@ class Minibatch:
     feedback: FeedbackState | None = None
     labels: Tensor | None = None
     generators: Sequence[Generator] = ()
-    """One per member: its own random stream, which depends on its seed and the epoch and not on the pack."""
+    """One per member: its own random stream, which depends on its seed and the epoch and not on the pack. None for a
+    method that a GPU may replay as a graph: that would draw the same numbers for ever."""
 
     def draw(self, *shape: int) -> Tensor:
         """Standard-normal numbers (P, ...), each member's from its own stream.
 
         They come from the host, so that a method that uses them is declared ``capturable=False``.
+
+        Raises:
+            RuleError: it is not.
         """
         import torch
+
+        if not self.generators:
+            raise RuleError("a rule that draws random numbers must be declared capturable=False")
 
         drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
         return drawn.to(self.output_gradient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Container
 from functools import lru_cache
@@ -12,6 +13,8 @@ from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.sources import plugin_source
 
 Kind = TypeVar("Kind")
+
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 @lru_cache(maxsize=100)
@@ -42,13 +45,17 @@ class Plugins(Generic[Kind]):
     ) -> None:  # fmt: skip
         self.group, self.what, self._taken, self._read = group, what, taken, read
         self._loaded: dict[EntryPoint, Kind] = {}
+        self._loading: set[str] = set()
         _GROUPS.append(self)
 
     def entries(self) -> dict[str, EntryPoint]:
         """The entry points by name; imports none of their packages."""
         found: dict[str, EntryPoint] = {}
         for entry in _entries(self.group, tuple(sys.path)):
-            if entry.name in self._taken or entry.name in found:
+            if not _NAME.fullmatch(entry.name):
+                # Folders and files are named by it.
+                _warn(f"{self._whose(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'")
+            elif entry.name in self._taken or entry.name in found:
                 _warn(f"{self._whose(entry)} cannot be used: that name is taken")
             else:
                 found[entry.name] = entry
@@ -64,6 +71,15 @@ class Plugins(Generic[Kind]):
             TpbenchError: its package cannot be imported, or adds something else.
         """
         entry = self.entries()[name]
+        if name in self._loading:
+            raise TpbenchError(f"{self._whose(entry)} cannot be used: it is made of itself")
+        self._loading.add(name)
+        try:
+            return self._load(name, entry)
+        finally:
+            self._loading.discard(name)
+
+    def _load(self, name: str, entry: EntryPoint) -> Kind:
         if entry not in self._loaded:
             try:
                 found = entry.load()

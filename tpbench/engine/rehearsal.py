@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import Method, example_configuration
@@ -18,8 +21,26 @@ from tpbench.engine.step import PackState
 
 DEVICE = "cuda"
 
-READ_BACK = DataDependentOutputException
-"""What is raised where a step reads a number back to the host."""
+
+class DeviceCrossing(Exception):  # noqa: N818 (as torch calls its own)
+    """A tensor went from the host to the GPU or back in the middle of a step."""
+
+
+READ_BACK = (DataDependentOutputException, DeviceCrossing)
+"""What is raised where a step needs the host: a number is read back, or a tensor goes there or comes from there."""
+
+
+class _NoCrossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fake tensors go from device to device as they like; a captured graph cannot."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+        result = function(*arguments, **(more or {}))
+        given = {t.device.type for t in tree_leaves((arguments, more or {})) if isinstance(t, torch.Tensor)}
+        made = {t.device.type for t in tree_leaves(result) if isinstance(t, torch.Tensor)}
+        # A number of the host may take part in a product on the GPU; it is written into the graph.
+        if (DEVICE in given and made - {DEVICE}) or (DEVICE in made and given and DEVICE not in given):
+            raise DeviceCrossing(f"{function} from {', '.join(given)} to {', '.join(made)}")
+        return result
 
 
 @contextmanager
@@ -38,7 +59,7 @@ def rehearse_step(method: Method, architecture: Architecture, members: int, batc
     """One joint step of a pack, and one of its feedback alone where that is trained.
 
     Raises:
-        DataDependentOutputException: a number is read back to the host.
+        DataDependentOutputException, DeviceCrossing: the host is needed (:data:`READ_BACK`).
         RuntimeError: tensors of several devices meet, and the like.
     """
     with rehearsing():
@@ -50,6 +71,7 @@ def rehearse_step(method: Method, architecture: Architecture, members: int, batc
         x = torch.rand(members, batch, architecture.sizes[0], device=DEVICE)
         y = torch.randint(0, architecture.sizes[-1], (members, batch), device=DEVICE)
         noise = [torch.randn(members, batch, architecture.sizes[i], device=DEVICE) for i in architecture.hidden]
-        pack.joint_step(x, y, noise if method.trains_feedback else None)
-        if method.trains_feedback:
-            pack.feedback_step(x, noise)
+        with _NoCrossings():  # type: ignore[no-untyped-call]
+            pack.joint_step(x, y, noise if method.trains_feedback else None)
+            if method.trains_feedback:
+                pack.feedback_step(x, noise)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, require_finite, require_shapes
+from tpbench.engine.checks import Watched, not_finite, require_shapes
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
@@ -96,7 +96,8 @@ def _shapes(method: Method) -> str:
 
 def _finite(method: Method) -> str:
     batch = _minibatch(method)
-    require_finite(method, batch, method.targets(batch))
+    if found := not_finite(batch, method.targets(batch)):
+        raise RuleError(found)
     return "all numbers are finite"
 
 
@@ -170,7 +171,7 @@ def _read_backs(method: Method) -> str:
     try:
         rehearse_step(method, _NETWORK, len(_SEEDS), _BATCH)
     except READ_BACK as error:
-        raise RuleError(f"reads a number back to the host ({error}): declare capturable=False") from error
+        raise RuleError(f"needs the host in the middle of a step ({error}): declare capturable=False") from error
     return "nothing is read back to the host, so a GPU can replay a step"
 
 

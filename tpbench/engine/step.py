@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tpbench.engine.adam import Adam, AdamSettings
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, check_targets
+from tpbench.engine.checks import Watched, not_finite, require_shapes
 from tpbench.engine.clock import Clock
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState, fixed_arrays
-from tpbench.engine.methods import Method, Minibatch
+from tpbench.engine.methods import METHODS, Method, Minibatch
 from tpbench.engine.network import Parameters, forward, initialise, stream
 from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
 from tpbench.engine.reconstruction import feedback_gradients
@@ -84,6 +84,8 @@ class PackState:
         """What a target rule draws from; whoever drives the epochs makes them anew for each."""
         self.targets_checked = False
         """Whether the rule's first results were looked at."""
+        self.not_finite = ""
+        """Which of them held numbers that are not finite, in every member."""
         members = len(self.seeds)
         self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
         initialise(self.forward, self.seeds, "forward weights")
@@ -184,7 +186,8 @@ class PackState:
     def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
         return Minibatch(
             self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
-            self.hyperparameters, self._feedback_state(activities), y, self.generators,
+            self.hyperparameters, self._feedback_state(activities), y,
+            () if self.method.capturable else self.generators,
         )  # fmt: skip
 
     def _targets(self, batch: Minibatch) -> list[Tensor]:
@@ -193,7 +196,10 @@ class PackState:
         targets = self.method.targets(batch)
         watched.require_unchanged(self.method)
         if not self.targets_checked:
-            check_targets(self.method, batch, targets)
+            require_shapes(self.method, batch, targets)
+            # Numbers that overflow may be the hyperparameters' fault: that member diverges. Of a package's it is said.
+            if not any(self.method is known for known in METHODS.values()):
+                self.not_finite = not_finite(batch, targets)
             self.targets_checked = True
         return targets
 

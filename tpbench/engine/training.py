@@ -58,8 +58,9 @@ class EpochReport:
     """Epochs of any kind done so far."""
     total: int
     best_validation_error: float | None
-    idle_layers: tuple[int, ...] = ()
-    """Said once, after the first joint epoch: the hidden layers that no minibatch gave any update."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the rule, said once, after the first joint epoch: hidden layers without any update, numbers
+    that were not finite from the start."""
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -140,9 +141,17 @@ class Trainer:
                 self.histories[p].status = "finished"
         best = [h.at_selected("validation_error") for h in self.histories]
         known = [error for error in best if error is not None]
-        first = phase.kind == "joint" and phase.epoch == 0 and self.alive
-        idle = tuple(self.pack.idle_layers) if first else ()
-        return EpochReport(phase, self.position, len(self.phases), min(known, default=None), idle)
+        said = self._warnings() if phase.kind == "joint" and phase.epoch == 0 else ()
+        return EpochReport(phase, self.position, len(self.phases), min(known, default=None), said)
+
+    def _warnings(self) -> tuple[str, ...]:
+        said, idle = [], self.pack.idle_layers if self.alive else []
+        if self.pack.not_finite:
+            said.append(f"{self.method.title}: {self.pack.not_finite} in the first minibatch")
+        if idle:
+            which = f"layer{'s' * (len(idle) > 1)} {', '.join(map(str, idle))}"
+            said.append(f"{self.method.title} gave hidden {which} no update in the first epoch")
+        return tuple(said)
 
     @property
     def joint_epochs(self) -> int:

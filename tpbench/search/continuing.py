@@ -41,7 +41,7 @@ def kept_command(command: str) -> str:
 
 def _with_absolute_files(word: str) -> str:
     """Workloads with commas between them, each a name or a file."""
-    parts = word.split(",")
+    parts = [part.strip() for part in word.split(",")]
     if word.startswith("-") or not any(map(is_file, parts)):
         return word
     return ",".join(absolute(part) if is_file(part) else part for part in parts)

@@ -96,9 +96,12 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
-def _read_range(reader: YamlReader, hyperparameter: Hyperparameter, node: yaml.Node) -> Range:
-    """``{log_uniform: [lower, upper]}``, ``{uniform: ...}``, ``{choice: [...]}`` or ``{constant: value}``."""
-    name = hyperparameter.name
+def _read_range(reader: YamlReader, wanted: Sequence[Hyperparameter], node: yaml.Node) -> Range:
+    """``{log_uniform: [lower, upper]}``, ``{uniform: ...}``, ``{choice: [...]}`` or ``{constant: value}``.
+
+    ``wanted`` are the hyperparameters of that name: two rules of packages may each have one.
+    """
+    name = wanted[0].name
     kinds = reader.mapping(node, f"the range of {name}")
     if len(kinds) != 1:
         raise reader.fail(node, f"{name} needs exactly one of log_uniform, uniform, choice, constant")
@@ -128,10 +131,13 @@ def _read_range(reader: YamlReader, hyperparameter: Hyperparameter, node: yaml.N
     else:
         raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))
     for number in values:
-        try:
-            hyperparameter.check(number, name)
-        except UsageError as error:
-            raise reader.fail(value, str(error)) from None
+        for hyperparameter in wanted:
+            try:
+                hyperparameter.check(number, name)
+            except UsageError as error:
+                raise reader.fail(value, str(error)) from None
+    if isinstance(chosen, (LogUniform, Uniform)) and any(hyperparameter.whole for hyperparameter in wanted):
+        raise reader.fail(value, f"{name} is a whole number: write a choice of some")
     return chosen
 
 
@@ -161,7 +167,7 @@ def load_space(path: Path) -> SearchSpace:
             raise reader.fail(root, f"the entry '{name}' is missing")
     ranges: dict[str, Range] = {}
     methods = reader.words(parts["methods"][1], "methods")
-    known = {**HYPERPARAMETERS, **_own(method for method, _ in methods)}
+    known = _known(method for method, _ in methods)
     for name, (key, node) in reader.mapping(parts["hyperparameters"][1], "hyperparameters").items():
         if name not in known:
             raise reader.fail(key, str(unknown("hyperparameter", name, known)))
@@ -173,12 +179,13 @@ def load_space(path: Path) -> SearchSpace:
     return SearchSpace(path, tuple(method for method, _ in methods), ranges)
 
 
-def _own(methods: Iterable[str]) -> dict[str, Hyperparameter]:
-    """The hyperparameters that rules of installed packages bring along; a method that is unknown is found later."""
-    found: dict[str, Hyperparameter] = {}
+def _known(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
+    """The hyperparameters there are, and those that rules of packages bring along; unknown methods are found later."""
+    found = {name: [hyperparameter] for name, hyperparameter in HYPERPARAMETERS.items()}
     for method in methods:
-        if method in method_names():
-            found |= get_method(method).described
+        for name, own in get_method(method).described.items() if method in method_names() else ():
+            if own not in found.setdefault(name, []):
+                found[name].append(own)
     return found
 
 
@@ -272,10 +279,10 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
 def _published(workload: Workload, method: str) -> dict[str, Any]:
     published = yaml.safe_load((folder() / "published.yaml").read_text(encoding="utf-8"))
     if method not in published.get(workload.name, {}):
-        where = f"a workload of your own with {method}" if workload.source else f"{workload.name} {method}"
+        name = "FILE.yaml" if workload.source else workload.name
         raise UsageError(
-            f"no published configuration of {method} on {workload.name}: search one with 'tpbench sweep' for {where}, "
-            "or give --config FILE"
+            f"no published configuration of {method} on {workload.name}: search one with "
+            f"'tpbench sweep {name} {method}', or give --config FILE"
         )
     return dict(published[workload.name][method])
 
@@ -316,7 +323,7 @@ def spell_space(method: str, path: Path | None = None) -> str:
     for name, (kind, *values) in space.describe().items():
         spelled = ", ".join(map(_spell_number, values))
         lines.append(f"  {name}: {{{kind}: {spelled if kind == 'constant' else f'[{spelled}]'}}}")
-        lines[-1] += f"  # {described[name].meaning}"
+        lines[-1] += f"  # {' '.join(described[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 

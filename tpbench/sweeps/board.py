@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tpbench.sweeps.sweep import Progress, QueuedSweep
-from tpbench.training.progress import View, idle_warning
+from tpbench.training.progress import View
 
 _ALL = "all sweeps"
 
@@ -26,17 +26,18 @@ class Board:
         self._shown: dict[str, str] = {}
         """The task that is shown of each sweep."""
         self._over: set[str] = set()
-        self._idle: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def say(self, message: str) -> None:
         """A line that stays."""
         self.view.say(message)
 
-    def idle(self, sweep: QueuedSweep, layers: Sequence[int]) -> None:
-        """A pack's rule gave hidden layers no update; of the first pack of each sweep that is said."""
-        if sweep.name not in self._idle:
-            self._idle.add(sweep.name)
-            self.say(idle_warning(sweep.label, layers))
+    def warn(self, sweep: QueuedSweep, warnings: Sequence[str]) -> None:
+        """What is odd about a sweep's rule; the first pack that shows it says so."""
+        for warning in warnings:
+            if (sweep.name, warning) not in self._warned:
+                self._warned.add((sweep.name, warning))
+                self.say(f"{sweep.label}: warning: {warning}")
 
     def start(self) -> None:
         """Show what is there; a bar over all where there are several sweeps."""

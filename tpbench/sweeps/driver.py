@@ -49,8 +49,7 @@ class QueueCallback(tune.Callback):
         place = self.queue.live.get(trial.trial_id)
         if place:
             place[0].report(place[1], result["share"], result.get("best"))
-            if result.get("idle"):
-                self.board.idle(place[0], result["idle"])
+            self.board.warn(place[0], result.get("warnings") or ())
             self.board.show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
@@ -77,7 +76,8 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         if space:
             shutil.copyfile(space, Path(name) / _SPACE)
         for number, workload in enumerate(workloads):
-            text = yaml.safe_dump({"name": workload.name, "title": workload.title, **as_declared(workload)})
+            # JSON is YAML, in which no name can be taken for a number.
+            text = json.dumps({"name": workload.name, **as_declared(workload)}, indent=1)
             (Path(name) / _WORKLOAD.format(number)).write_text(text, encoding="utf-8")
         yield Path(name)
 

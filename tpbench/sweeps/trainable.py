@@ -82,11 +82,11 @@ def _reporter(workers: int) -> Callable[[EpochReport], None]:
     def report(epoch: EpochReport) -> None:
         # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
         nonlocal last
-        if time.monotonic() - last >= interval or epoch.idle_layers:
+        if time.monotonic() - last >= interval or epoch.warnings:
             last = time.monotonic()
             # Not "done": that word is Tune's, and would end the trial.
             share, best = epoch.done / epoch.total, epoch.best_validation_error
-            tune.report({"share": share, "best": best, "idle": list(epoch.idle_layers)})
+            tune.report({"share": share, "best": best, "warnings": list(epoch.warnings)})
 
     return report
 

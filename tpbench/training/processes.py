@@ -29,7 +29,7 @@ class Progress:
     done: int
     total: int
     best: float | None
-    idle_layers: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def parts_of(job: PackJob) -> list[PackPlan]:
@@ -107,7 +107,7 @@ def _work(number: int, plan: PackPlan, settings: PackSettings, messages: Any, pa
     def report(epoch: Any) -> None:
         if os.getppid() != parent:
             os._exit(1)
-        messages.put((number, Progress(epoch.done, epoch.total, epoch.best_validation_error, epoch.idle_layers)))
+        messages.put((number, Progress(epoch.done, epoch.total, epoch.best_validation_error, epoch.warnings)))
 
     try:
         PackJob(plan, settings).run(report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -32,12 +31,6 @@ def spell_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def idle_warning(method: str, layers: Sequence[int]) -> str:
-    """What is said, once, of a rule that gives hidden layers no update at all."""
-    which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
-    return f"warning: {method} gave hidden {which} no update in the first epoch: they stay as they were initialised"
 
 
 class View(Protocol):

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import EpochReport, get_method
+from tpbench.engine import EpochReport
 from tpbench.results import RunRecord
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
-from tpbench.training.progress import Display, View, idle_warning
+from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
 from tpbench.workloads import obtain
 
@@ -43,25 +43,24 @@ def run_seeds(
 
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
-    plans, title = parts_of(job), get_method(job.plan.method).title
+    plans = parts_of(job)
     if len(plans) == 1:
 
         def shown(r: EpochReport) -> None:
             view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error)
-            if r.idle_layers:
-                view.say(idle_warning(title, r.idle_layers))
+            for warning in r.warnings:
+                view.say(f"warning: {warning}")
 
         job.run(shown)
         return
     seen: dict[int, Progress] = {}
-    said = False
+    said: set[str] = set()
 
     def report(number: int, progress: Progress) -> None:
-        nonlocal said
         seen[number] = progress
-        if progress.idle_layers and not said:
-            said = True
-            view.say(idle_warning(title, progress.idle_layers))
+        for warning in set(progress.warnings) - said:
+            said.add(warning)
+            view.say(f"warning: {warning}")
         share = sum(p.done / p.total for p in seen.values()) / len(plans)
         known = [p.best for p in seen.values() if p.best is not None]
         view.update("epochs", epochs * share, epochs, min(known, default=None))

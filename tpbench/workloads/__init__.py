@@ -57,14 +57,10 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
 
     from tpbench.engine import Problem
     from tpbench.workloads.cache import load_for
-    from tpbench.workloads.normalising import scale_and_shift
+    from tpbench.workloads.normalising import inputs_of
 
     dataset = load_for(workload, folder)
-    images = {
-        split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)
-        for split in ("train", "test")
-    }
-    scale, shift = scale_and_shift(workload.normalise, images["train"])
+    images, scale, shift = inputs_of(workload.normalise, dataset)
     problem = Problem(
         workload.architecture,
         x_train=torch.from_numpy(images["train"]),

@@ -30,7 +30,7 @@ from tpbench.workloads.datasets import (
     read_torchvision,
 )
 from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
-from tpbench.workloads.own_data import read_own
+from tpbench.workloads.own_data import read_own, stamp_of
 from tpbench.workloads.specs import DatasetSpec, get_dataset
 from tpbench.workloads.workload import Workload
 
@@ -171,7 +171,7 @@ def _load_once(name: str, folder: Path | None) -> Dataset:
 
 
 def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
-    """The data of a workload; those of a file of the user's are looked for in the folder too, under the file's name.
+    """The data of a workload: of a data set from the folder, or of a file of the user's from where the workload says.
 
     Runs on a workload of the user's are labelled by what the workload and the data are, so that a changed file makes
     another column of a table.
@@ -180,7 +180,7 @@ def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
         TpbenchError: the data are missing or damaged, or are not those that the workload was made for.
     """
     own = workload.own_file
-    dataset = _load_own(workload, own, folder) if own else _load_once(workload.data, folder)
+    dataset = _load_own(workload, own) if own else _load_once(workload.data, folder)
     if not workload.source:
         return dataset
     mark = hashlib.sha256(f"{workload.source} {dataset.fingerprint}".encode()).hexdigest()[:8]
@@ -188,20 +188,24 @@ def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
     return replace(dataset, label=label)
 
 
-def _load_own(workload: Workload, path: Path, folder: Path | None) -> Dataset:
+def _load_own(workload: Workload, path: Path) -> Dataset:
     if not path.exists():
-        other = folder / path.name if folder else path
-        if not other.exists():
-            raise TpbenchError(
-                f"{path}: the data of the workload '{workload.name}' are not there; put the file where every machine "
-                "that trains sees it, or into the folder that --data names"
-            )
-        path = other
-    arrays = read_own(path, workload.test)
-    shape = math.prod(arrays["x_train"].shape[1:]), int(arrays["y_train"].max()) + 1, len(arrays["x_train"])
+        raise TpbenchError(
+            f"{path}: the data of the workload '{workload.name}' are not there; every machine that trains must see the "
+            "file under this path"
+        )
+    dataset = _read_own_once(path, workload.test, stamp_of(path))
+    images, labels = dataset.arrays["x_train"], dataset.arrays["y_train"]
+    shape = math.prod(images.shape[1:]), int(labels.max()) + 1, len(images)
     if shape != (workload.inputs, workload.outputs, workload.samples):
         raise TpbenchError(f"{path}: these are not the data that the workload '{workload.name}' was read with")
-    return Dataset(workload.name, arrays, fingerprint(arrays), "", f"file {path.name}")
+    return replace(dataset, name=workload.name)
+
+
+@lru_cache(maxsize=2)
+def _read_own_once(path: Path, test: float, stamp: tuple[int, int]) -> Dataset:
+    arrays = read_own(path, test)
+    return Dataset(path.stem, arrays, fingerprint(arrays), "", f"file {path.name}")
 
 
 def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> None:

@@ -13,33 +13,33 @@ from tpbench.workloads.workload import Workload
 
 _MNIST_NETWORK = {"network": [256] * 5, "random_hidden": 1024}
 
-_BUILT_IN: tuple[dict[str, Any], ...] = (
+_BUILT_IN: dict[str, dict[str, Any]] = {
     # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels are 0
     # to 16, which becomes 0 to 1.
-    {
-        "name": "digits", "title": "Digits", "data": "digits", "network": [64, 64], "random_hidden": 128,
+    "Digits": {
+        "name": "digits", "data": "digits", "network": [64, 64], "random_hidden": 128,
         "normalise": [0.0, 16 / 255], "feedback_epochs": {"sleep": [2, 1], "extra": [4, 2]}, "epochs": 30,
         "batch_size": 32, "validation_size": 240,
     },
-    {"name": "mnist", "title": "MNIST", "data": "mnist", **_MNIST_NETWORK, "normalise": [0.1307, 0.3081]},
-    {
-        "name": "mnist-frozen", "title": "MNIST (frozen)", "data": "mnist", **_MNIST_NETWORK,
+    "MNIST": {"name": "mnist", "data": "mnist", **_MNIST_NETWORK, "normalise": [0.1307, 0.3081]},
+    "MNIST (frozen)": {
+        "name": "mnist-frozen", "data": "mnist", **_MNIST_NETWORK,
         "normalise": [0.1307, 0.3081], "trained_layers": [1], "feedback_epochs": {"sleep": [10, 0]},
     },
-    {"name": "fashion-mnist", "title": "Fashion-MNIST", "data": "fashion-mnist", **_MNIST_NETWORK, "normalise": "unit"},
-    {
-        "name": "cifar10", "title": "CIFAR10", "data": "cifar10", "network": [1024] * 3, "random_hidden": 2048,
+    "Fashion-MNIST": {"name": "fashion-mnist", "data": "fashion-mnist", **_MNIST_NETWORK, "normalise": "unit"},
+    "CIFAR10": {
+        "name": "cifar10", "data": "cifar10", "network": [1024] * 3, "random_hidden": 2048,
         "normalise": [0.5, 0.5], "feedback_epochs": {"sleep": [10, 2]}, "prune": [6, 0.75],
     },
-)  # fmt: skip
+}  # fmt: skip
 
 
-def _built_in(values: Mapping[str, Any]) -> Workload:
+def _built_in(title: str, values: Mapping[str, Any]) -> Workload:
     # The paper's: 5,000 samples of every data set.
-    return declared({"validation_size": 5000, **values}, lambda _: f"built-in workload {values['name']}")
+    return declared({"validation_size": 5000, **values}, lambda _: f"built-in workload {title}", title=title)
 
 
-WORKLOADS: dict[str, Workload] = {str(values["name"]): _built_in(values) for values in _BUILT_IN}
+WORKLOADS: dict[str, Workload] = {str(values["name"]): _built_in(title, values) for title, values in _BUILT_IN.items()}
 
 
 def is_file(name: str) -> bool:

@@ -13,7 +13,7 @@ from tpbench.workloads.specs import Shape, known_shape
 from tpbench.workloads.workload import Workload
 
 KEYS = (
-    "name", "title", "like", "data", "test", "network", "random_hidden", "normalise", "batch_size", "validation_size",
+    "name", "like", "data", "test", "network", "random_hidden", "normalise", "batch_size", "validation_size",
     "epochs", "trained_layers", "feedback_epochs", "prune",
 )  # fmt: skip
 
@@ -70,12 +70,6 @@ class _Checked:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.fail("name", f"has 1 to 40 of a-z, 0-9 and '-', got {_shown(name)}")
         return name
-
-    def title(self) -> str:
-        title = self.values.get("title", self.values["name"])
-        if not isinstance(title, str) or not title.isprintable() or not 0 < len(title.strip()) <= 60:
-            raise self.fail("title", f"has 1 to 60 printable characters, got {_shown(title)}")
-        return title
 
     def hidden(self) -> tuple[int, ...]:
         widths = self.several("network", self.values["network"], "widths of the hidden layers")
@@ -154,7 +148,7 @@ def _shown(value: object) -> str:
 
 
 def declared(
-    values: Mapping[str, Any], place: Place, *, base: Workload | None = None,
+    values: Mapping[str, Any], place: Place, *, title: str = "", base: Workload | None = None,
     shape_of: Callable[[str, float], Shape] | None = None,
 ) -> Workload:  # fmt: skip
     """A workload from what was written.
@@ -162,6 +156,7 @@ def declared(
     Args:
         values: by the keys of :data:`KEYS`.
         place: where a key stands.
+        title: the paper's name of it, if it has one.
         base: the workload that it is ``like``.
         shape_of: the shape of the data in a file of the user's, which it checks, and the path to keep.
 
@@ -180,11 +175,11 @@ def declared(
     checked = _Checked({**DEFAULTS, **inherited, **values}, place)
     if base and isinstance(values.get("feedback_epochs"), dict):
         checked.values["feedback_epochs"] = {**inherited["feedback_epochs"], **values["feedback_epochs"]}
-    name, title, test = checked.name(), checked.title(), checked.test()
+    name, test = checked.name(), checked.test()
     shape = _shape(checked, test, shape_of)
     hidden, validation = checked.hidden(), checked.share("validation_size", shape.training)
     workload = Workload(
-        name, title, shape.data, shape.training, shape.inputs, shape.outputs, hidden,
+        name, title or name, shape.data, shape.training, shape.inputs, shape.outputs, hidden,
         checked.whole("random_hidden", checked.values["random_hidden"], 1, _WIDEST), checked.normalise(),
         checked.whole("batch_size", checked.values["batch_size"], 1, 1_000_000), validation,
         checked.whole("epochs", checked.values["epochs"], 1, 1_000_000), checked.trained_layers(len(hidden) + 1),

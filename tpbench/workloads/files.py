@@ -8,7 +8,9 @@ from math import prod
 from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.workloads.cache import load_for
 from tpbench.workloads.declaration import declared
+from tpbench.workloads.normalising import inputs_of
 from tpbench.workloads.own_data import read_own
 from tpbench.workloads.reading import YamlReader
 from tpbench.workloads.specs import Shape
@@ -34,7 +36,9 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
     values = {key: reader.plain(value) for key, (_, value) in parts.items()}
 
     def place(key: str) -> str:
-        return f"{path}:{parts[key][0].start_mark.line + 1}" if key in parts else f"{path}"
+        """Of a key that is not written its value comes from what the workload is like, or belongs to the data."""
+        written = next((k for k in (key, "like", "data") if k in parts), None)
+        return f"{path}:{parts[written][0].start_mark.line + 1 if written else 1}"
 
     def shape_of(data: str, test: float) -> Shape:
         # Not resolved: a link may be what all machines of a cluster have in common.
@@ -51,7 +55,13 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
     name = values.get("name")
     if isinstance(name, str) and (name in taken or name in _RESERVED):
         raise UsageError(f"{place('name')}: the name '{name}' is taken; a workload of your own needs another")
-    return declared(values, place, base=_base(values.get("like"), place, find), shape_of=shape_of)
+    workload = declared(values, place, base=_base(values.get("like"), place, find), shape_of=shape_of)
+    if workload.own_file:
+        try:
+            inputs_of(workload.normalise, load_for(workload))
+        except TpbenchError as error:
+            raise UsageError(f"{place('normalise')}: {error}") from error
+    return workload
 
 
 def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workload]) -> Workload | None:

@@ -29,9 +29,7 @@ class YamlReader:
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            raise UsageError(f"{self.path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+            raise UsageError(f"{self.path}{_line(error, text)}: not valid YAML ({_reason(error)})") from error
         if node is None:
             raise UsageError(f"{self.path}: the file is empty")
         return node
@@ -91,6 +89,17 @@ class YamlReader:
             return [self._plain(item, left) for item in node.value]
         quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
         return str(node.value) if quoted else _plain_scalar(str(node.value))
+
+
+def _line(error: Exception, text: str) -> str:
+    mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    if mark:
+        return f":{mark.line + 1}"
+    return f":{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split())
 
 
 def _plain_scalar(text: str) -> Any:

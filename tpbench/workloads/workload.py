@@ -24,7 +24,7 @@ class Workload:
 
     name: str
     title: str
-    """The paper's name of it."""
+    """The paper's name of it; of one from a file its name."""
     data: str
     """A data set that tpbench knows, or the absolute path of an ``.npz`` file."""
     samples: int
