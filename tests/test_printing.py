@@ -58,7 +58,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "results pack": (("é.zip",), 0),
     "results export": (("é.csv",), 0),
     "verify fixtures": (("é",), 2),
+    "verify method": (("bp",), 0),
     "verify theory": ((), 0),
+    "show config": (("mnist", "ddtp-rhl"), 0),
+    "show space": (("dfa",), 0),
 }
 
 

@@ -57,6 +57,8 @@ def test_a_name_that_is_taken(
     assert get_method("bp") is methods.METHODS["bp"]
     assert get_method("twice") is methods.METHODS["dfa"]
     assert method_source("twice").startswith("tp_")
+    assert capsys.readouterr().err == ""  # who asks for another method need not know
+    all_methods()
     assert capsys.readouterr().err.count("that name is taken") == 2
 
 

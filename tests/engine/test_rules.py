@@ -306,3 +306,39 @@ def test_feedback_alignment_with_the_weights_themselves_is_backpropagation(small
     batch = pack.minibatch(x, y)
     for mine, theirs in zip(aligned_targets(batch), gradient_targets(batch), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def raising(batch: Minibatch) -> list[Tensor]:
+    raise KeyError("gian\nt")
+
+
+def leaving(batch: Minibatch) -> list[Tensor]:
+    raise SystemExit(3)
+
+
+def followed(batch: Minibatch) -> list[Tensor]:
+    return [target.clone().requires_grad_() for target in gradient_targets(batch)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (raising, r"Mine: the rule raised KeyError: .*gian.*t.* \(test_rules\.py:\d+\)$"),
+        (leaving, r"Mine: the rule raised SystemExit: 3 \(test_rules\.py:\d+\)$"),
+        (followed, r"Mine, target of layer 1: requires a gradient"),
+    ],
+)
+def test_what_a_rule_raises_is_one_line_that_says_where(small_problem: Problem, rule: Rule, message: str) -> None:
+    with pytest.raises(RuleError, match=message) as told:
+        trainer(method(rule), small_problem).advance()
+    assert "\n" not in str(told.value)
+    (check,) = verify_method(method(rule))
+    assert (check.name, check.passed) == ("targets", False)
+
+
+def test_memory_that_does_not_suffice_is_no_fault_of_the_rule(small_problem: Problem) -> None:
+    def hungry(batch: Minibatch) -> list[Tensor]:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        trainer(method(hungry), small_problem).advance()

@@ -12,8 +12,9 @@ from tpbench.results.commands import continuing
 from tpbench.search.continuing import command_for, kept_command
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
+from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
-from tpbench.workloads import WORKLOADS, load_problem
+from tpbench.workloads import WORKLOADS, get_workload, load_problem
 
 BEGUN = "tpbench sweep digits bp --fresh --results old --space=my.yaml --trials 3"
 
@@ -65,3 +66,26 @@ def test_files_of_workloads_are_named_so_that_they_are_found_anywhere(
     monkeypatch.chdir(tmp_path)
     kept = kept_command("tpbench sweep digits,a.yaml,../b.yml bp --trials 3")
     assert kept == f"tpbench sweep digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml bp --trials 3"
+
+
+def test_a_sweep_continues_though_the_file_of_its_workload_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "deep.yaml"
+    file.write_text("name: deep\nlike: digits\nnetwork: [9]\n")
+    workload = get_workload("deep.yaml")
+    wanted = SweepDefinition(
+        "deep", "bp", load_problem(workload)[1].fingerprint, space_for("bp").describe(), 2, 1, (0,), 0, 2, 3,
+        workload_source=workload.source,
+    )  # fmt: skip
+    folder = SweepFolder.latest(tmp_path / "results" / "sweeps", wanted.id, fresh=False)
+    folder.begin(wanted, "tpbench sweep deep.yaml,digits bp --trials 2")
+    folder.keep_workload(workload)
+    assert sweep_status(folder, "results").command == f"tpbench sweep {file},digits bp --trials 2"
+    file.write_text("name: deep\nlike: digits\nnetwork: [8]\n")
+    for _ in range(2):
+        command = sweep_status(folder, "results").command
+        assert command == f"tpbench sweep {folder.workload_copy},digits bp --trials 2"
+        file.unlink(missing_ok=True)
+    assert get_workload(str(folder.workload_copy)) == workload

@@ -17,6 +17,7 @@ from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.packs import Failure, HandedPack
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.sweep import Admission, QueuedSweep
+from tpbench.sweeps.trainable import failure_kind
 from tpbench.training.packs import Outcome, PackJob
 
 Train = Callable[[HandedPack], list[Outcome]]
@@ -72,7 +73,8 @@ class Tune:
         try:
             outcomes = train(HandedPack.from_json(config["job"]))
         except TpbenchError as error:
-            self.queue.on_trial_complete(trial, {"failed": str(error), "node": "n1"})
+            kind = failure_kind(error)
+            self.queue.on_trial_complete(trial, {"failed": str(error), "node": "n1", "kind": kind})
         except ValueError as error:
             self.queue.on_trial_complete(trial, error=True)
             self.queue.errored(trial, Failure("raised", str(error)))

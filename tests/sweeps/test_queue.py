@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sweeps.playing import Train, Tune
-from tpbench.engine import TpbenchError
+from tpbench.engine import RuleError, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps import packs
 from tpbench.sweeps.packs import Failure, HandedPack, given_up
@@ -181,6 +182,25 @@ def test_a_sweep_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     again = sweep(tmp_path, "bp")
     assert again.failure
     assert again.finished
+
+
+def test_what_a_rule_does_wrong_fails_its_sweep_at_once_and_for_good(tmp_path: Path) -> None:
+    """Once it is mended it is another rule, and another sweep."""
+    bad, good = sweep(tmp_path, "bp"), sweep(tmp_path, "dfa")
+    tried = []
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        if pack.plan.method == "bp":
+            tried.append(pack.key)
+            raise RuleError("Mine: the rule raised KeyError: 'gian' (mine.py:3)")
+        return pretend(pack)
+
+    Tune([bad, good], workers=1).run(train)
+    assert good.done
+    assert bad.failure == "Mine: the rule raised KeyError: 'gian' (mine.py:3)"
+    assert len(tried) == 1
+    assert sweep(tmp_path, "bp").failure == bad.failure
+    assert sweep_status(bad.folder).state == "failed"
 
 
 def test_many_failed_suggestions_are_no_search_unless_accepted(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def _sizes(text: str) -> list[int]:
 
 @app.command()
 def bench(
-    workloads: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them.")] = "mnist,cifar10",
+    workloads: Annotated[
+        str, typer.Option(metavar="NAMES", help="Names or .yaml files, with commas between.")
+    ] = "mnist,cifar10",
     methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above; all by default.")] = None,
     pack: Annotated[str, typer.Option(metavar="SIZES", help="Members per pack, with commas between them.")] = "10",
     device: Device = "auto",

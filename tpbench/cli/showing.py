@@ -26,6 +26,7 @@ from tpbench.cli.options import (
 )
 from tpbench.engine import TpbenchError, all_methods, method_source, unknown
 from tpbench.engine.files import check_target
+from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES
@@ -63,7 +64,9 @@ def _origin(name: str) -> str:
 
 
 def _workload_keys(w: Workload) -> list[tuple[str, str]]:
-    feedback = [f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items()]
+    feedback = [
+        f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items() if kind != JOINT
+    ]
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
     return [
         ("workload", w.name), ("data", w.own_file.name if w.own_file else w.data),
@@ -73,8 +76,19 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         ("training samples", str(w.samples - w.validation_size)), ("normalise", normalise),
         ("random hidden layer", str(w.random_hidden)), ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
-        ("content", w.source or "built in"),
+        ("in tables", _in_tables(w)),
     ]  # fmt: skip
+
+
+def _in_tables(w: Workload) -> str:
+    """The column that runs on it get, which says what the file and its data are."""
+    from tpbench.results.cells import labelled
+    from tpbench.workloads.cache import load_for
+
+    try:
+        return labelled(w.name, load_for(w).label) if w.source else w.title
+    except TpbenchError as error:
+        return f"unknown: {error}"
 
 
 @show_app.command("config")

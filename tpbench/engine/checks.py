@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import tpbench
 from tpbench.engine.errors import RuleError
-from tpbench.engine.methods import Method, Minibatch
+from tpbench.engine.methods import METHODS, Method, Minibatch
 
 
 def _given(batch: Minibatch) -> list[Tensor]:
@@ -49,6 +53,36 @@ class Watched:
         raise RuleError(f"{method.title}: the rule changes {what} of its minibatch in place: let it work on a copy")
 
 
+def targets_of(method: Method, batch: Minibatch) -> list[Tensor]:
+    """What a rule makes of a minibatch.
+
+    Raises:
+        RuleError: the rule of a package raised something; where, in its own code.
+        MemoryError, torch.OutOfMemoryError, RuntimeError: there is not enough memory.
+    """
+    if is_built_in(method):
+        return method.targets(batch)
+    try:
+        return method.targets(batch)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (RuleError, MemoryError, torch.OutOfMemoryError)) or "can't allocate" in str(error):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split()) or '-'}"
+        raise RuleError(f"{method.title}: the rule raised {what} ({_place(error)})") from error
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the traceback that belongs neither to torch nor to tpbench."""
+    ours = tuple(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (torch, tpbench))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in tpbench's own code"
+
+
+def is_built_in(method: Method) -> bool:
+    """Whether a rule is one of tpbench's own."""
+    return any(method is known for known in METHODS.values())
+
+
 def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
     """The targets of a minibatch, if they are some.
 
@@ -68,6 +102,8 @@ def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequenc
             raise RuleError(
                 f"{where}: must have the shape {expected} (members, batch, units), got {tuple(target.shape)}"
             )
+        if target.requires_grad:
+            raise RuleError(f"{where}: requires a gradient, which nobody follows: make it without, or detach it")
         if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
             kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
             raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")

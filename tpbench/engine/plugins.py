@@ -50,16 +50,21 @@ class Plugins(Generic[Kind]):
 
     def entries(self) -> dict[str, EntryPoint]:
         """The entry points by name; imports none of their packages."""
+        return self._sorted()[0]
+
+    def _sorted(self) -> tuple[dict[str, EntryPoint], list[str]]:
+        """Those whose names can be used, and what is wrong with the others."""
         found: dict[str, EntryPoint] = {}
+        wrong = []
         for entry in _entries(self.group, tuple(sys.path)):
             if not _NAME.fullmatch(entry.name):
                 # Folders and files are named by it.
-                _warn(f"{self._whose(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'")
+                wrong.append(f"{self._whose(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'")
             elif entry.name in self._taken or entry.name in found:
-                _warn(f"{self._whose(entry)} cannot be used: that name is taken")
+                wrong.append(f"{self._whose(entry)} cannot be used: that name is taken")
             else:
                 found[entry.name] = entry
-        return found
+        return found, wrong
 
     def _whose(self, entry: EntryPoint) -> str:
         return f"the {self.what} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
@@ -71,6 +76,8 @@ class Plugins(Generic[Kind]):
             TpbenchError: its package cannot be imported, or adds something else.
         """
         entry = self.entries()[name]
+        if ":" not in entry.value:
+            raise TpbenchError(f"{self._whose(entry)} cannot be used: '{entry.value}' must be written MODULE:NAME")
         if name in self._loading:
             raise TpbenchError(f"{self._whose(entry)} cannot be used: it is made of itself")
         self._loading.add(name)
@@ -97,7 +104,10 @@ class Plugins(Generic[Kind]):
     def load_all(self) -> dict[str, Kind]:
         """All that can be used; of those that cannot, a line on standard error tells."""
         found: dict[str, Kind] = {}
-        for name in self.entries():
+        names, wrong = self._sorted()
+        for problem in wrong:
+            _warn(problem)
+        for name in names:
             try:
                 found[name] = self.load(name)
             except TpbenchError as error:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tpbench.engine.architecture import Architecture
+from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.numerics import forget_constants
 from tpbench.engine.step import PackState
@@ -72,6 +73,11 @@ def rehearse_step(method: Method, architecture: Architecture, members: int, batc
         y = torch.randint(0, architecture.sizes[-1], (members, batch), device=DEVICE)
         noise = [torch.randn(members, batch, architecture.sizes[i], device=DEVICE) for i in architecture.hidden]
         with _NoCrossings():  # type: ignore[no-untyped-call]
-            pack.joint_step(x, y, noise if method.trains_feedback else None)
+            try:
+                pack.joint_step(x, y, noise if method.trains_feedback else None)
+            except RuleError as error:
+                if isinstance(error.__cause__, READ_BACK):
+                    raise error.__cause__ from None
+                raise
             if method.trains_feedback:
                 pack.feedback_step(x, noise)

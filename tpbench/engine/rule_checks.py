@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, not_finite, require_shapes
+from tpbench.engine.checks import Watched, not_finite, require_shapes, targets_of
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
@@ -90,13 +90,13 @@ def _minibatch(method: Method) -> Minibatch:
 
 def _shapes(method: Method) -> str:
     batch = _minibatch(method)
-    require_shapes(method, batch, method.targets(batch))
+    require_shapes(method, batch, targets_of(method, batch))
     return f"{_NETWORK.depth} targets, each (members, batch, units)"
 
 
 def _finite(method: Method) -> str:
     batch = _minibatch(method)
-    if found := not_finite(batch, method.targets(batch)):
+    if found := not_finite(batch, targets_of(method, batch)):
         raise RuleError(found)
     return "all numbers are finite"
 
@@ -104,7 +104,7 @@ def _finite(method: Method) -> str:
 def _unchanged(method: Method) -> str:
     batch = _minibatch(method)
     watched = Watched(batch)
-    method.targets(batch)
+    targets_of(method, batch)
     watched.require_unchanged(method)
     return "nothing of the minibatch is changed in place"
 
@@ -112,12 +112,12 @@ def _unchanged(method: Method) -> str:
 def _repeatable(method: Method) -> str:
     batch = _minibatch(method)
     kept = batch.feedback.parameters.flat.clone() if batch.feedback else None
-    first = method.targets(batch)
+    first = targets_of(method, batch)
     copies = [target.clone() for target in first]
     if batch.feedback and kept is not None:
         batch.feedback.parameters.flat.copy_(kept)
     batch.generators = [stream(seed, "rule") for seed in _SEEDS]
-    second = method.targets(batch)
+    second = targets_of(method, batch)
     for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
         if not torch.equal(copy, other):
             raise RuleError(f"the second call gives another target of layer {i}")
@@ -161,7 +161,8 @@ def _updates(method: Method) -> str:
     for step in range(_STEPS):
         _step(pack, step=step)
     if pack.idle_layers:
-        raise RuleError(f"no update of hidden layer {', '.join(map(str, pack.idle_layers))}")
+        which = f"layer{'s' * (len(pack.idle_layers) > 1)} {', '.join(map(str, pack.idle_layers))}"
+        raise RuleError(f"no update of hidden {which}")
     return "every hidden layer is updated"
 
 

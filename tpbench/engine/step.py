@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tpbench.engine.adam import Adam, AdamSettings
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, not_finite, require_shapes
+from tpbench.engine.checks import Watched, is_built_in, not_finite, require_shapes, targets_of
 from tpbench.engine.clock import Clock
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState, fixed_arrays
-from tpbench.engine.methods import METHODS, Method, Minibatch
+from tpbench.engine.methods import Method, Minibatch
 from tpbench.engine.network import Parameters, forward, initialise, stream
 from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
 from tpbench.engine.reconstruction import feedback_gradients
@@ -193,12 +193,12 @@ class PackState:
     def _targets(self, batch: Minibatch) -> list[Tensor]:
         """What the rule makes of a minibatch, looked at where that costs nothing; its results once per pack."""
         watched = Watched(batch)
-        targets = self.method.targets(batch)
+        targets = targets_of(self.method, batch)
         watched.require_unchanged(self.method)
         if not self.targets_checked:
             require_shapes(self.method, batch, targets)
             # Numbers that overflow may be the hyperparameters' fault: that member diverges. Of a package's it is said.
-            if not any(self.method is known for known in METHODS.values()):
+            if not is_built_in(self.method):
                 self.not_finite = not_finite(batch, targets)
             self.targets_checked = True
         return targets

@@ -13,6 +13,8 @@ from tpbench.reports.style import colour
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
 
+_LINES = ("-", "--", ":", "-.")
+
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
     """The cells of a workload, in the order of the table of methods.
@@ -48,6 +50,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     cells = [replace(cell, runs=tuple(store.whole(cell.runs))) for cell in cells]
+    data = sorted({cell.data_label for cell in cells})
     for axes, curve, scale, label in (
         (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
     ):  # fmt: skip
@@ -60,7 +63,11 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
                 continue
             values = scale * np.array(runs)
             epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-            axes.plot(epochs, mean, color=colour(cell.method), label=name_of(cell), linewidth=1.2)
+            axes.plot(
+                epochs, mean, color=colour(cell.method), label=name_of(cell), linewidth=1.2,
+                # A method on several kinds of data has one colour, and a line of its own for each.
+                linestyle=_LINES[data.index(cell.data_label) % len(_LINES)],
+            )  # fmt: skip
             if len(runs) > 1:
                 deviation = values.std(0, ddof=1)
                 axes.fill_between(

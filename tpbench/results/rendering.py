@@ -79,7 +79,10 @@ def notes(table: ErrorTable) -> list[str]:
             f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
             f"{found.p:.2g} (Stouffer)."
         )
-    return lines + [line for column in table.columns if (line := _budgets(table, column))]
+    lines += [line for column in table.columns if (line := _budgets(table, column))]
+    if table.others:
+        lines.append(f"Not among the paper's methods, and in 'tpbench leaderboard': {', '.join(table.others)}.")
+    return lines
 
 
 def _budgets(table: ErrorTable, column: Column) -> str:

@@ -78,6 +78,8 @@ class ErrorTable:
     rows: list[str]
     columns: list[Column]
     entries: Mapping[tuple[str, Column], Entry]
+    others: tuple[str, ...] = ()
+    """Methods of the store that the paper's table has not."""
 
     def column(self, column: Column) -> dict[str, Entry]:
         """The entries of a column that have a cell, by method."""
@@ -115,7 +117,8 @@ def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
             key = (column.workload, column.data_label, method)
             # A copy of the data is compared with the paper too, but its column says that it is a copy.
             entries[method, column] = Entry(cells.get(key), paper_cell(column.workload, method), found.get(key))
-    return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries)
+    others = tuple(sorted({method for _, _, method in chosen} - set(rows)))
+    return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries, others)
 
 
 def columns_of(pairs: Iterable[tuple[str, str]]) -> list[Column]:

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from tpbench.engine import TpbenchError
 from tpbench.results.commands import continuing
 from tpbench.results.location import absolute
-from tpbench.workloads import is_file
+from tpbench.workloads import get_workload, is_file
 
 _FOLDERS = ("--results", "--data", "--space")
 
@@ -37,6 +38,30 @@ def kept_command(command: str) -> str:
         else:
             words.append(_with_absolute_files(name))
     return shlex.join(words) if words else command
+
+
+def with_workload(command: str, name: str, source: str, copy: Path) -> str:
+    """A command with another file of a workload where its own is gone or says something else by now.
+
+    Args:
+        name, source: of the workload, as the sweep has them.
+        copy: a file that says what the workload was.
+    """
+    return shlex.join(
+        ",".join(_standing_file(part, name, source, copy) for part in word.split(","))
+        if any(map(is_file, word.split(","))) and not word.startswith("-") else word
+        for word in _split(command)
+    )  # fmt: skip
+
+
+def _standing_file(part: str, name: str, source: str, copy: Path) -> str:
+    if not is_file(part):
+        return part
+    try:
+        found = get_workload(part)
+    except TpbenchError:
+        return str(copy)
+    return str(copy) if found.name == name and found.source != source else part
 
 
 def _with_absolute_files(word: str) -> str:

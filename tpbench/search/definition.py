@@ -17,6 +17,8 @@ from tpbench.results.store import write_atomically
 from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
 from tpbench.search.locking import is_locked, locked
+from tpbench.workloads import Workload
+from tpbench.workloads.declaration import spell_declaration
 
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
@@ -79,7 +81,7 @@ _LATER_FIELDS = {
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``."""
+    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``, ``workload.yaml``."""
 
     folder: Path
 
@@ -109,6 +111,16 @@ class SweepFolder:
     def exists(self) -> bool:
         """Whether a sweep was begun here."""
         return (self.folder / "sweep.json").exists()
+
+    @property
+    def workload_copy(self) -> Path:
+        """What a workload of a user's file was when the sweep began."""
+        return self.folder / "workload.yaml"
+
+    def keep_workload(self, workload: Workload) -> None:
+        """Keep what a workload of a user's file says, so that the sweep can be continued though the file changes."""
+        if workload.source and not self.workload_copy.exists():
+            write_atomically(self.workload_copy, spell_declaration(workload))
 
     @property
     def journal_path(self) -> Path:

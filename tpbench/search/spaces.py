@@ -215,8 +215,12 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
         space = load_space(candidate)
         if method in space.methods:
             return space
-    where = str(path) if path else str(folder())
-    raise UsageError(f"{where}: no search space covers the method '{method}'; give one with --space FILE")
+    if path:
+        raise UsageError(f"{path}: no search space covers the method '{method}'; give one with --space FILE")
+    raise UsageError(
+        f"the paper's search spaces do not cover the method '{method}'; give one with --space FILE "
+        "('tpbench show space dfa' prints one to start from)"
+    )
 
 
 def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, SearchSpace]:
@@ -282,7 +286,7 @@ def _published(workload: Workload, method: str) -> dict[str, Any]:
         name = "FILE.yaml" if workload.source else workload.name
         raise UsageError(
             f"no published configuration of {method} on {workload.name}: search one with "
-            f"'tpbench sweep {name} {method}', or give --config FILE"
+            f"'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
         )
     return dict(published[workload.name][method])
 

@@ -200,6 +200,7 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
 
 def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
     definition, journal = one.folder.begin(one.definition, settings.command)
+    one.folder.keep_workload(one.cell.workload)
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
     halving = f", halved by {definition.halving}" if definition.halving else ""
     objective = f", by {definition.objective}" if definition.objective != DEFAULT_OBJECTIVE else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
 from tpbench.workloads import Workload, get_workload, is_file
-from tpbench.workloads.declaration import as_declared
+from tpbench.workloads.declaration import spell_declaration
 
 # The names that a search space and the workloads of the user's have in the folder of the job that they go with.
 _SPACE = "space.yaml"
@@ -76,9 +75,7 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         if space:
             shutil.copyfile(space, Path(name) / _SPACE)
         for number, workload in enumerate(workloads):
-            # JSON is YAML, in which no name can be taken for a number.
-            text = json.dumps({"name": workload.name, **as_declared(workload)}, indent=1)
-            (Path(name) / _WORKLOAD.format(number)).write_text(text, encoding="utf-8")
+            (Path(name) / _WORKLOAD.format(number)).write_text(spell_declaration(workload), encoding="utf-8")
         yield Path(name)
 
 

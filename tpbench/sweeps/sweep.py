@@ -175,11 +175,14 @@ class QueuedSweep:
     def lost(self, key: str, failure: Failure, workers: Workers) -> None:
         """An attempt at a pack failed: it waits for another one, or is given up.
 
-        What the only machine lacks, or a rule does wrong, fails the sweep, and no pack for good: the same command goes
-        on when it is mended.
+        What the only machine lacks fails the sweep, and no pack for good: the same command goes on when it is mended.
+        What a rule does wrong it will do again; once it is mended, it is another rule and another sweep.
         """
         self.failures[key].append(failure)
-        if failure.kind == "rule" or (failure.kind == "node" and not self.on_cluster):
+        if failure.kind == "rule":
+            self.fail(failure.message)
+            self.flying.clear()
+        elif failure.kind == "node" and not self.on_cluster:
             self.interrupt(failure.message)
         elif given_up(self.failures[key], self.on_cluster):
             self.give_up(key, failure, workers)
@@ -385,9 +388,15 @@ class SearchedSweep(QueuedSweep):
         if self.journal.best() is None:
             return (
                 f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
-                f"with more --trials, more than {d.epochs} --epochs or another --space"
+                f"with more --trials, more than {d.epochs} --epochs or another --space{self._prune_advice()}"
             )
         return None
+
+    def _prune_advice(self) -> str:
+        epochs, error = self.workload.prune
+        if not self.workload.source or error == 1:
+            return ""
+        return f"; 'prune: [{epochs}, {error:g}]' of its file stops them early, 'prune: [{epochs}, 1]' stops nobody"
 
     def fail(self, reason: str) -> None:
         super().fail(reason)

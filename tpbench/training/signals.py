@@ -45,6 +45,11 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
+    except SystemExit as end:
+        # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
+        if end.code != signal.SIGTERM:
+            raise
+        raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
     finally:
         for number, handler in before.items():
             # None: it was set by what is no Python code, and cannot be put back.

@@ -98,5 +98,8 @@ def get_workload(name: str) -> Workload:
     if name not in PLUGINS.entries():
         if (near := Path(name)).suffix == ".npz" and near.is_file():
             raise UsageError(f"'{name}' holds data; a workload is a .yaml file that names them (docs/your-own-data.md)")
+        beside = [f"{name}{ending}" for ending in (".yaml", ".yml") if Path(f"{name}{ending}").is_file()]
+        if beside:
+            raise UsageError(f"unknown workload '{name}': a workload of your own is named by its file, {beside[0]}")
         raise unknown("workload", name, workload_names())
     return PLUGINS.load(name)

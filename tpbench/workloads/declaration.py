@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -44,10 +45,10 @@ class _Checked:
     def fail(self, key: str, message: str) -> UsageError:
         return UsageError(f"{self.place(key)}: {key} {message}")
 
-    def whole(self, key: str, value: object, least: int, most: int) -> int:
+    def whole(self, key: str, value: object, least: int, most: int, what: str = "") -> int:
         number = int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
         if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
-            raise self.fail(key, f"must be a whole number from {least} to {most}, got {_shown(value)}")
+            raise self.fail(key, f"{what}must be a whole number from {least} to {most}, got {_shown(value)}")
         return number
 
     def number(self, key: str, value: object) -> float:
@@ -68,14 +69,15 @@ class _Checked:
     def name(self) -> str:
         name = self.values["name"]
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise self.fail("name", f"has 1 to 40 of a-z, 0-9 and '-', got {_shown(name)}")
+            quotes = "" if isinstance(name, str) else "; quotes make a number text"
+            raise self.fail("name", f"has 1 to 40 of a-z, 0-9 and '-', got {_shown(name)}{quotes}")
         return name
 
     def hidden(self) -> tuple[int, ...]:
         widths = self.several("network", self.values["network"], "widths of the hidden layers")
         if len(widths) > _MOST_LAYERS:
             raise self.fail("network", f"has {len(widths)} hidden layers, at most {_MOST_LAYERS} can be trained")
-        return tuple(self.whole("network", width, 1, _WIDEST) for width in widths)
+        return tuple(self.whole("network", width, 1, _WIDEST, "holds widths: each ") for width in widths)
 
     def normalise(self) -> str | tuple[float, float]:
         value = self.values["normalise"]
@@ -93,7 +95,7 @@ class _Checked:
     def share(self, key: str, samples: int) -> int:
         """A number of samples, or a share of them."""
         value = self.values[key]
-        if isinstance(value, float) and 0 < value < 1:
+        if isinstance(value, float) and 0 < value <= 1:
             count = round(value * samples)
             if not 0 < count < samples:
                 raise self.fail(key, f"{value:g} of {samples} samples leaves none on one side")
@@ -114,7 +116,7 @@ class _Checked:
         value = self.values["trained_layers"]
         if value is None:
             return None
-        chosen = sorted(self.whole("trained_layers", v, 1, layers) for v in
+        chosen = sorted(self.whole("trained_layers", v, 1, layers, "holds layers: each ") for v in
                         self.several("trained_layers", value, f"layer numbers, 1 to {layers}"))  # fmt: skip
         if chosen != list(range(chosen[0], chosen[0] + len(chosen))):
             raise self.fail("trained_layers", f"must be layers next to each other, each once, got {_shown(value)}")
@@ -203,6 +205,11 @@ def as_declared(workload: Workload) -> dict[str, Any]:
     }  # fmt: skip
     keys |= {key: getattr(workload, key) for key in ("random_hidden", "batch_size", "epochs")}
     return {**keys, "test": workload.test} if workload.test else keys
+
+
+def spell_declaration(workload: Workload) -> str:
+    """A workload as a file declares it: JSON, which is YAML in which no name can be taken for a number."""
+    return json.dumps({"name": workload.name, **as_declared(workload)}, indent=1) + "\n"
 
 
 def _shape(checked: _Checked, test: float, shape_of: Callable[[str, float], Shape] | None) -> Shape:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Container
 from math import prod
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.workloads.cache import load_for
 from tpbench.workloads.declaration import declared
 from tpbench.workloads.normalising import inputs_of
 from tpbench.workloads.own_data import read_own
 from tpbench.workloads.reading import YamlReader
-from tpbench.workloads.specs import Shape
+from tpbench.workloads.specs import DATASETS, Shape
 from tpbench.workloads.workload import Workload
 
 _RESERVED = ("all", "exact")
+KNOWN = ("digits", *DATASETS)
 
 
 def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Workload]) -> Workload:
@@ -44,7 +45,9 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
         # Not resolved: a link may be what all machines of a cluster have in common.
         file = Path(os.path.abspath(path.parent / data))  # noqa: PTH100
         if file.suffix != ".npz":
-            raise UsageError(f"{place('data')}: data '{data}' must be an .npz file, or a data set that tpbench knows")
+            raise UsageError(
+                f"{place('data')}: data must be an .npz file or a data set: {unknown('data set', data, KNOWN)}"
+            )
         try:
             arrays = read_own(file, test)
         except TpbenchError as error:

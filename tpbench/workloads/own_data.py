@@ -72,7 +72,11 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     except TpbenchError:
         raise
     except Exception as error:  # zipfile, zlib, numpy and its header's parser each raise their own
-        raise TpbenchError(f"{path}: damaged or not an .npz file ({error or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        if "pickle" in reason:
+            # numpy takes what it does not know for a pickle, and would have it loaded.
+            reason = "it holds objects, or is no archive at all; numbers alone are read"
+        raise TpbenchError(f"{path}: damaged or not an .npz file ({' '.join(reason.split())})") from error
     return {
         name: _labels(array, name, path) if name.startswith("y") else _images(array, name, path)
         for name, array in found.items()
@@ -82,7 +86,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
     if not (array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)):
         raise TpbenchError(
-            f"{path}: '{name}' must be uint8 (0 to 255) or a float of at most 64 bits, got {array.dtype}"
+            f"{path}: '{name}' must be uint8 (0 to 255) or a float of at most 64 bits, got {array.dtype}; "
+            "'.astype(numpy.float32)' makes one of it"
         )
     if array.ndim < 2 or 0 in array.shape:
         raise TpbenchError(f"{path}: '{name}' must have the shape (samples, ...), got {array.shape}")
