@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Inside
 from tests.documents import commands_of, files_of
 from tests.sweeps.playing import no_ray, run_here
+from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 
 pytestmark = pytest.mark.slow
@@ -83,8 +84,12 @@ def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: py
         "--epochs", "2", "--seeds", "2", "--cpus", "2",
     )  # fmt: skip
     assert swept.returncode == 0, swept.stderr
-    assert "2 configurations in packs of 2 of space.yaml" in swept.stdout
-    assert "2 configurations in packs of 2 of bp-dfa.yaml" in swept.stdout
+    spaces = {
+        path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text())["space"]
+        for path in (tmp_path / "results" / "sweeps").glob("small-*/sweep.json")
+    }
+    assert "mirror_rate" in spaces["small-mirror-fa"]
+    assert spaces["small-fa"] == space_for("fa").describe()
     board = tpbench_inside("leaderboard", "small.yaml").stdout
     assert "Mirror-FA" in board
     assert re.search(r"[│|] FA ", board)

@@ -82,11 +82,13 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
 
 def _in_tables(w: Workload) -> str:
     """The column that runs on it get, which says what the file and its data are."""
+    if not w.source:
+        return w.title
     from tpbench.results.cells import labelled
     from tpbench.workloads.cache import load_for
 
     try:
-        return labelled(w.name, load_for(w).label) if w.source else w.title
+        return labelled(w.name, load_for(w).label)
     except TpbenchError as error:
         return f"unknown: {error}"
 
