@@ -112,6 +112,12 @@ def test_a_pack_that_does_not_fit_is_trained_in_halves(
     assert {r.pack_members for r in RunStore(tmp_path / "b").records()} == {1}
 
 
+def test_a_sweep_is_not_trained_on_other_data_than_it_began_with(tmp_path: Path) -> None:
+    plan = replace(digits_plan(seeds=(0,)), fingerprint="f" * 64)
+    with pytest.raises(TpbenchError, match=r"the data of digits are not the same here .* and ffffffff\)"):
+        PackJob(plan, PackSettings(str(tmp_path)))
+
+
 def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:
     given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
     plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
