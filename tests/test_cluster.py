@@ -65,7 +65,7 @@ def token() -> Iterator[str]:
 def host(token: str) -> Iterator[Host]:
     dashboard = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster_host", str(dashboard)],
+        [sys.executable, "-m", "tests.cluster_host", str(dashboard), str(free_port())],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
         cwd=Path(__file__).parents[1], env={**os.environ, "PATH": PATH},
     )  # fmt: skip
