@@ -5,23 +5,28 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 
 from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
+# Jobs go to the cluster whose address is noted in this folder. In the common one 'ray stop' of another test deletes the
+# note, and then they go to any Ray on this machine.
+temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
 cluster = Cluster(
     initialize_head=True,
     head_node_args={
         "num_cpus": 1,
         "include_dashboard": True,
+        "temp_dir": temporary,
         "dashboard_port": int(sys.argv[1]),
         # The agent takes jobs; on the usual port another Ray of this machine may have one, and this would have none.
         "dashboard_agent_listen_port": int(sys.argv[2]),
     },
 )
-# As 'ray start' does: the jobs of a head that did not would go to any Ray on this machine, such as another test's.
-write_ray_address(cluster.address, cluster.head_node.get_temp_dir_path())
+write_ray_address(cluster.address, temporary)
 print(cluster.address, cluster.head_node.webui_url, flush=True)
 added = []
 for line in sys.stdin:
@@ -31,3 +36,4 @@ for line in sys.stdin:
         cluster.remove_node(added.pop(), allow_graceful=False)
     print("done", flush=True)
 cluster.shutdown()
+shutil.rmtree(temporary, ignore_errors=True)

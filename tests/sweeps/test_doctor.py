@@ -90,7 +90,7 @@ def test_a_folder_with_too_long_a_name_for_rays_sockets_is_named(
     found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
     assert "too long a name for sockets: one in /tmp is used instead" in found.state
     assert not found.fatal
-    monkeypatch.setattr("tpbench.sweeps.doctor.private_parent", lambda: None)
+    monkeypatch.setattr("tpbench.sweeps.doctor.short_parent", lambda: None)
     found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
     assert found.fatal
     assert "RAY_TMPDIR" in found.remedy

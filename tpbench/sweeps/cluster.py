@@ -151,7 +151,7 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
 
 
 def _start(resources: Resources, folder: str | None, say: Callable[[str], None]) -> None:
-    """Start Ray on this machine in that folder, or connect to the cluster."""
+    """Start Ray on this machine, in that folder if one is given, or connect to the cluster."""
     import ray
 
     if not resources.address:

@@ -18,7 +18,7 @@ from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
-from tpbench.sweeps.local_ray import private_parent
+from tpbench.sweeps.local_ray import fits, short_parent
 from tpbench.training.sizing import free_memory
 from tpbench.workloads import DATASETS, default_folder, load
 
@@ -65,9 +65,10 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
 
 def _ray_folder() -> Finding:
     """Where Ray puts its sockets: their names must not be long."""
-    own, parent = default_folder_of_ray(), private_parent()
-    if parent == str(Path(own).parent):
-        return Finding("Ray's folder", f"one of each command in {parent}")
+    own = default_folder_of_ray()
+    if fits(own):
+        return Finding("Ray's folder", own)
+    parent = short_parent()
     if parent:
         return Finding("Ray's folder", f"{own} has too long a name for sockets: one in {parent} is used instead")
     remedy = "set RAY_TMPDIR to a folder with a short name that can be written"

@@ -18,7 +18,6 @@ from tpbench.engine import TpbenchError
 # Below its folder Ray names sockets session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1 and the like.
 _SOCKET_NAME = 68
 _SOCKET_PATH = 103 if sys.platform == "darwin" else 107
-_PREFIX = "tpbench-ray-"
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 # Seconds after which a person wants to know what Ray is waiting for.
@@ -43,31 +42,27 @@ def short_parent() -> str | None:
     return next((folder for folder in _SHORT if os.access(folder, os.W_OK | os.X_OK)), None)
 
 
-def private_parent() -> str | None:
-    """Where a private folder goes: beside Ray's own choice, or elsewhere if its name is too long or it is not there."""
-    parent = os.path.dirname(default_folder())  # noqa: PTH120 (a URL-like name stays as it is)
-    if os.access(parent, os.W_OK | os.X_OK) and fits(f"{parent}/{_PREFIX}12345678"):
-        return parent
-    return short_parent()
-
-
 @contextmanager
-def ray_folder() -> Iterator[str]:
-    """A short, private folder for the Ray of one command; it goes afterwards.
+def ray_folder() -> Iterator[str | None]:
+    """A short, private folder for Ray where its own choice is too long a name for sockets; it goes afterwards.
 
-    In the folder that Ray chooses by itself it notes which cluster of the machine is the latest, and jobs of a cluster
-    with its head here would then go to the Ray of this command.
+    Yields:
+        The folder; None: Ray's own choice is good.
 
     Raises:
-        TpbenchError: there is no place for one.
+        TpbenchError: there is none.
     """
-    own, parent = default_folder(), private_parent()
+    own = default_folder()
+    if fits(own):
+        yield None
+        return
+    parent = short_parent()
     if parent is None:
         raise TpbenchError(
             f"Ray's temporary folder {own} has too long a name for sockets: set RAY_TMPDIR to a folder whose name has "
-            f"at most {_SOCKET_PATH - _SOCKET_NAME - len(f'/{_PREFIX}12345678')} bytes"
+            f"at most {_SOCKET_PATH - _SOCKET_NAME - len('/ray')} bytes"
         )
-    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    folder = tempfile.mkdtemp(prefix="tpbench-ray-", dir=parent)
     try:
         yield folder
     finally:
