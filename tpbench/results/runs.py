@@ -10,8 +10,8 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,14 @@ class RunDefinition:
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["configuration"] = dict(self.configuration)
         return {
-            name: value for name, value in asdict(self).items()
+            name: value for name, value in values.items()
             if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
         }  # fmt: skip
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The name of the run: equal definitions have equal ids on every machine."""
         # 1 and 1.0 are the same hyperparameter, and must be the same run.
