@@ -13,9 +13,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.conftest import CONFIGURATION, Inside
-from tpbench.engine import METHODS, Problem, TpbenchError, Trainer
+from tpbench.engine import METHODS, Method, Minibatch, Problem, TpbenchError, Trainer
+from tpbench.engine.methods import gradient_targets
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
@@ -186,3 +188,19 @@ def test_diverged_seeds_do_not_enter_the_mean(capsys: pytest.CaptureFixture[str]
     assert "digits bp: test error 3.00 ± 1.41 % over 3 seeds (1 diverged, not in the mean)" in capsys.readouterr().out
     with pytest.raises(TpbenchError, match="all of 2 seeds diverged"):
         print_records(gone, "bp", "digits")
+
+
+@pytest.mark.parametrize("command", ["run", "align"])
+def test_hidden_layers_without_update_are_said_once(
+    tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def upper_only(batch: Minibatch) -> list[Tensor]:
+        return [target * (i > 1) for i, target in enumerate(gradient_targets(batch), start=1)]
+
+    rule = Method("Idle", "trains no first layer", upper_only, METHODS["bp"].hyperparameters)
+    monkeypatch.setitem(METHODS, "idle", rule)
+    (tmp_path / "c.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    ended = tpbench_inside(command, "digits", "idle", "--config", "c.yaml", "--seeds", "0", "--epochs", "2")
+    assert ended.returncode == 0, ended.stderr
+    said = (ended.stdout + ended.stderr).count("warning: Idle gave hidden layer 1 no update in the first epoch")
+    assert said == 1

@@ -56,3 +56,11 @@ def test_other_threads_set_no_handlers() -> None:
     thread.join()
     assert found == [{}, "worked"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_exit_with_the_number_of_sigterm_is_one_and_others_are_not() -> None:
+    """While Ray starts it has the signal for itself, and ends with its number."""
+    with pytest.raises(InterruptedWork, match="To continue: tpbench sweep"), interruptible("tpbench sweep"):
+        raise SystemExit(int(signal.SIGTERM))
+    with pytest.raises(SystemExit), interruptible("tpbench sweep"):
+        raise SystemExit(2)

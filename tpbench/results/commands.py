@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 
+from tpbench.workloads import is_file
+
 _OF_ONE_MACHINE = ("--results", "--data", "--address", "--output")
 """Options that say where things lie or run; they change no number."""
 _SEPARATORS = re.compile(r"[/\\]+")
-_WORKLOAD_FILES = (".yaml", ".yml")
 
 
 _ONCE = "--fresh"
@@ -60,7 +61,7 @@ def _without_places(tokens: list[str]) -> list[str]:
 def _without_folders(token: str) -> str:
     """A word without the folders of a path; of several workloads with commas between them, each may be a file."""
     parts = token.split(",")
-    if len(parts) > 1 and all(part.endswith(_WORKLOAD_FILES) or not _SEPARATORS.search(part) for part in parts):
+    if len(parts) > 1 and all(is_file(part) or not _SEPARATORS.search(part) for part in parts):
         return ",".join(map(_last_component, parts))
     return _last_component(token)
 

@@ -43,11 +43,9 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     before = end_as_by_ctrl_c()
     try:
         yield
-    except KeyboardInterrupt:
-        raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
-    except SystemExit as end:
+    except (KeyboardInterrupt, SystemExit) as end:
         # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
-        if end.code != signal.SIGTERM:
+        if isinstance(end, SystemExit) and end.code != signal.SIGTERM:
             raise
         raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
     finally:

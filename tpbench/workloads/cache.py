@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 import tempfile
@@ -30,8 +29,8 @@ from tpbench.workloads.datasets import (
     read_torchvision,
 )
 from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
-from tpbench.workloads.own_data import read_own, stamp_of
-from tpbench.workloads.specs import DatasetSpec, get_dataset
+from tpbench.workloads.own_data import own_shape, read_own, stamp_of
+from tpbench.workloads.specs import DatasetSpec, Shape, get_dataset
 from tpbench.workloads.workload import Workload
 
 
@@ -194,12 +193,20 @@ def _load_own(workload: Workload, path: Path) -> Dataset:
             f"{path}: the data of the workload '{workload.name}' are not there; every machine that trains must see the "
             "file under this path"
         )
-    dataset = _read_own_once(path, workload.test, stamp_of(path))
-    images, labels = dataset.arrays["x_train"], dataset.arrays["y_train"]
-    shape = math.prod(images.shape[1:]), int(labels.max()) + 1, len(images)
-    if shape != (workload.inputs, workload.outputs, workload.samples):
+    dataset = own_dataset(path, workload.test)
+    wanted = Shape(workload.data, workload.inputs, workload.outputs, workload.samples)
+    if own_shape(path, dataset.arrays) != wanted:
         raise TpbenchError(f"{path}: these are not the data that the workload '{workload.name}' was read with")
     return replace(dataset, name=workload.name)
+
+
+def own_dataset(path: Path, test: float) -> Dataset:
+    """The data of a file of the user's (:func:`tpbench.workloads.own_data.read_own`), read once while it is unchanged.
+
+    Raises:
+        TpbenchError: there is no such file, or something in it is not as it must be.
+    """
+    return _read_own_once(path, test, stamp_of(path))
 
 
 @lru_cache(maxsize=2)

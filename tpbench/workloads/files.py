@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
-from math import prod
 from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError, unknown
-from tpbench.workloads.cache import load_for
+from tpbench.workloads.cache import load_for, own_dataset
+from tpbench.workloads.catalogue import is_file
 from tpbench.workloads.declaration import declared
 from tpbench.workloads.normalising import inputs_of
-from tpbench.workloads.own_data import read_own
+from tpbench.workloads.own_data import own_shape
 from tpbench.workloads.reading import YamlReader
 from tpbench.workloads.specs import DATASETS, Shape
 from tpbench.workloads.workload import Workload
@@ -49,11 +49,9 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
                 f"{place('data')}: data must be an .npz file or a data set: {unknown('data set', data, KNOWN)}"
             )
         try:
-            arrays = read_own(file, test)
+            return own_shape(file, own_dataset(file, test).arrays)
         except TpbenchError as error:
             raise UsageError(f"{place('data')}: {error}") from error
-        x = arrays["x_train"]
-        return Shape(str(file), prod(x.shape[1:]), int(arrays["y_train"].max()) + 1, len(x))
 
     name = values.get("name")
     if isinstance(name, str) and (name in taken or name in _RESERVED):
@@ -71,7 +69,7 @@ def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workl
     if like is None:
         return None
     try:
-        if not isinstance(like, str) or like.lower().endswith((".yaml", ".yml")):
+        if not isinstance(like, str) or is_file(like):
             raise UsageError(f"like must name a workload, such as mnist, got {like!r}")
         return find(like)
     except TpbenchError as error:

@@ -81,18 +81,27 @@ def inputs_of(normalise: str | tuple[float, float], dataset: Dataset) -> tuple[d
         TpbenchError: they cannot be normalised so.
     """
     key = (dataset.fingerprint, normalise)
+    if key not in _KEPT:
+        made = _make_inputs(normalise, dataset)
+        while len(_KEPT) >= _MOST_KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        _KEPT[key] = made
+    return _KEPT[key]
+
+
+_Inputs = tuple[dict[str, Any], float, float]
+_KEPT: dict[tuple[str, object], _Inputs] = {}
+"""By fingerprint and normalisation: a process trains many packs on the same data, and a command reads a file often."""
+_MOST_KEPT = 2
+
+
+def _make_inputs(normalise: str | tuple[float, float], dataset: Dataset) -> _Inputs:
     images = {
         split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)
         for split in ("train", "test")
     }
-    if key not in _SCALES:
-        _SCALES[key] = scale_and_shift(normalise, images["train"])
-    scale, shift = _SCALES[key]
+    scale, shift = scale_and_shift(normalise, images["train"])
     if images["train"].dtype.kind != "f":
         return images, scale, shift
     # Floats are normalised once and for all; uint8 stays what takes a quarter of the memory.
     return {split: normalised(rows, scale, shift) for split, rows in images.items()}, 1.0, 0.0
-
-
-_SCALES: dict[tuple[str, object], tuple[float, float]] = {}
-"""By fingerprint and normalisation: a process trains many packs on the same data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError
 from tpbench.workloads.datasets import ARRAY_NAMES
+from tpbench.workloads.specs import Shape
 
 _WHOLE = ("x", "y")
 _MOST_CLASSES = 100_000
@@ -26,7 +27,21 @@ def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
     Raises:
         TpbenchError: there is no such file, or something in it is not as it must be.
     """
-    return dict(_read_own(path, test, stamp_of(path)))
+    found = _arrays(path)
+    if set(_WHOLE) <= set(found):
+        arrays = _split(found["x"], found["y"], test, path)
+    elif test:
+        raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
+    else:
+        arrays = found
+    _check(arrays, path)
+    return arrays
+
+
+def own_shape(path: Path, arrays: dict[str, NDArray[Any]]) -> Shape:
+    """What a network for the arrays of a file must fit."""
+    images = arrays["x_train"]
+    return Shape(str(path), prod(images.shape[1:]), int(arrays["y_train"].max()) + 1, len(images))
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -40,19 +55,6 @@ def stamp_of(path: Path) -> tuple[int, int]:
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
         raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
     return found.st_mtime_ns, found.st_size
-
-
-@lru_cache(maxsize=2)
-def _read_own(path: Path, test: float, stamp: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    found = _arrays(path)
-    if set(_WHOLE) <= set(found):
-        arrays = _split(found["x"], found["y"], test, path)
-    elif test:
-        raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
-    else:
-        arrays = found
-    _check(arrays, path)
-    return arrays
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
