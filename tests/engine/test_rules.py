@@ -25,7 +25,6 @@ from tpbench.engine import (
 from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import aligned_targets, cross_entropy_loss, gradient_targets, propagated_targets
 from tpbench.engine.parts import DIRECT_LINEAR, LAYERWISE_LINEAR
-from tpbench.engine.rehearsal import READ_BACK, rehearse_step
 from tpbench.engine.rule_checks import verify_method
 from tpbench.engine.step import PackState
 
@@ -284,16 +283,6 @@ def test_examples_are_valid(bounds: tuple[float, float], more: dict[str, bool]) 
         assert "no whole number" in str(error)  # noqa: PT017
     else:
         assert hyperparameter.check(hyperparameter.example, "") == hyperparameter.example
-
-
-def test_a_rehearsal_leaves_nothing_behind() -> None:
-    """Constants of tensors without numbers would poison what is real."""
-    rehearse_step(METHODS["ddtp-rhl"], Architecture((5, 4, 3, 2), random_hidden=4), 2, 3)
-    with pytest.raises(READ_BACK):
-        rehearse_step(method(reading), Architecture((5, 4, 3, 2)), 2, 3)
-    pack = PackState(METHODS["bp"], Architecture((5, 4, 3, 2)), [example_configuration(METHODS["bp"])], [0])
-    pack.joint_step(torch.rand(1, 3, 5), torch.zeros(1, 3, dtype=torch.int64), None)
-    assert pack.finite() == [True]
 
 
 def test_feedback_alignment_with_the_weights_themselves_is_backpropagation(small_problem: Problem) -> None:

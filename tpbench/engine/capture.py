@@ -21,30 +21,32 @@ class CapturedStep:
     Args:
         step: trains a minibatch; returns nothing and reads nothing back to the host.
         samples: shape of the sample numbers, (P, B).
-        noise: shapes of the noise of every hidden layer; empty if there is none.
-        dtype: of the noise.
+        noise: shape of the noise, (P, B * units); None if there is none.
         device: a CUDA device.
     """
 
     def __init__(
         self,
-        step: Callable[[Tensor, list[Tensor]], None],
-        samples: tuple[int, int],
-        noise: list[tuple[int, ...]],
-        dtype: torch.dtype,
+        step: Callable[[Tensor, Tensor | None], None],
+        samples: tuple[int, ...],
+        noise: tuple[int, ...] | None,
         device: torch.device,
     ) -> None:
         self.step = step
         self.samples = torch.empty(samples, dtype=torch.int64, device=device)
-        self.noise = [torch.empty(shape, dtype=dtype, device=device) for shape in noise]
+        self.noise = None if noise is None else torch.empty(noise, dtype=torch.float32, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.calls = 0
 
-    def __call__(self, samples: Tensor, noise: list[Tensor]) -> None:
-        """Train one minibatch."""
+    def take(self, samples: Tensor, noise: Tensor | None) -> None:
+        """Copy a minibatch to where the graph looks for it."""
         self.samples.copy_(samples)
-        for mine, given in zip(self.noise, noise, strict=True):
-            mine.copy_(given)
+        if self.noise is not None and noise is not None:
+            self.noise.copy_(noise)
+
+    def __call__(self, samples: Tensor, noise: Tensor | None) -> None:
+        """Train one minibatch."""
+        self.take(samples, noise)
         if self.graph is None and self.calls >= _WARM_UP:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):

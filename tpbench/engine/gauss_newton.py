@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,9 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
     return jacobians
 
 
-def gauss_newton_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
+def gauss_newton_change(
+    jacobian: Tensor, output_gradient: Tensor, damping: Tensor, undamped: Sequence[bool] | None = None
+) -> Tensor:
     """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where it is 0 (equation 12).
 
     The small systems are solved in float64: J J^T squares the condition number of J.
@@ -43,20 +47,32 @@ def gauss_newton_change(jacobian: Tensor, output_gradient: Tensor, damping: Tens
         jacobian: J_i, (P, B, n_L, n_i), float64.
         output_gradient: ``dL/dh_L``, (P, B, n_L).
         damping: Tikhonov damping of every member, (P,), not negative.
+        undamped: whether the damping of each member is 0, where the host knows; otherwise it is read from the device.
 
     Returns:
         ``hhat_i - h_i``, (P, B, n_i), in the precision of ``output_gradient``.
     """
+    zero = (damping == 0).tolist() if undamped is None else list(undamped)
+    if not any(zero):
+        return _damped_change(jacobian, output_gradient, damping)
+    if all(zero):
+        return _undamped_change(jacobian, output_gradient)
     change = output_gradient.new_empty(*jacobian.shape[:2], jacobian.shape[3])
-    undamped = (damping == 0).tolist()
-    for damped in {not zero for zero in undamped}:
-        members = [p for p, zero in enumerate(undamped) if zero != damped]
-        j, e = jacobian[members], output_gradient[members].double().unsqueeze(-1)
-        if damped:
-            identity = torch.eye(j.shape[2], dtype=j.dtype, device=j.device)
-            system = j @ j.mT + damping[members].double().view(-1, 1, 1, 1) * identity
-            solution = j.mT @ torch.linalg.solve(system, e)
-        else:
-            solution = torch.linalg.pinv(j) @ e
-        change[members] = -solution.squeeze(-1).to(change)
+    without, damped = [p for p, z in enumerate(zero) if z], [p for p, z in enumerate(zero) if not z]
+    change[without] = _undamped_change(jacobian[without], output_gradient[without])
+    change[damped] = _damped_change(jacobian[damped], output_gradient[damped], damping[damped])
     return change
+
+
+def _damped_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
+    identity = torch.eye(jacobian.shape[2], dtype=jacobian.dtype, device=jacobian.device)
+    system = jacobian @ jacobian.mT + damping.double().view(-1, 1, 1, 1) * identity
+    # A damped system is never singular, and looking whether it was would wait for the GPU.
+    solved, _ = torch.linalg.solve_ex(system, output_gradient.double().unsqueeze(-1))
+    change: Tensor = jacobian.mT @ solved
+    return -change.squeeze(-1).to(output_gradient)
+
+
+def _undamped_change(jacobian: Tensor, output_gradient: Tensor) -> Tensor:
+    change: Tensor = torch.linalg.pinv(jacobian) @ output_gradient.double().unsqueeze(-1)
+    return -change.squeeze(-1).to(output_gradient)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tpbench.engine.configuration import HYPERPARAMETERS, Hyperparameter
+from tpbench.engine.configuration import HYPERPARAMETERS, Configuration, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     CONTROL,
@@ -70,6 +70,9 @@ class Minibatch:
     generators: Sequence[Generator] = ()
     """One per member: its own random stream, which depends on its seed and the epoch and not on the pack. None for a
     method that a GPU may replay as a graph: that would draw the same numbers for ever."""
+    configurations: Sequence[Configuration] = ()
+    """One per member, as numbers of the host: what a rule decides by a hyperparameter it decides by these, without
+    reading anything back from the device."""
 
     def draw(self, *shape: int) -> Tensor:
         """Standard-normal numbers (P, ...), each member's from its own stream.
@@ -163,8 +166,9 @@ def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
     from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 
     damping = batch.hyperparameters["damping"]
+    undamped = [configuration["damping"] == 0 for configuration in batch.configurations] or None
     jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
-    changes = [gauss_newton_change(jacobian, batch.output_gradient, damping) for jacobian in jacobians]
+    changes = [gauss_newton_change(jacobian, batch.output_gradient, damping, undamped) for jacobian in jacobians]
     return [*changes, -batch.output_gradient / (1 + damping).view(-1, 1, 1)]
 
 
@@ -181,8 +185,9 @@ class Method:
     feedback: Feedback | None = None
     reconstruction: Reconstruction | None = None
     schedule: str = JOINT
-    capturable: bool = True
-    """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host."""
+    capturable: bool | Callable[[Configuration], bool] = True
+    """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host. Where that
+    depends on the hyperparameters, a function of a member's configuration."""
     descends: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss whose gradient the updates are, if they are one: of outputs (P, B, n_L) and labels, one number per
     member, written with torch so that autograd can tell (``tpbench verify method``)."""
@@ -219,6 +224,12 @@ class Method:
         """Its hyperparameters by name."""
         found = (HYPERPARAMETERS[h] if isinstance(h, str) else h for h in self.hyperparameters)
         return {h.name: h for h in found}
+
+    def can_capture(self, configurations: Sequence[Configuration]) -> bool:
+        """Whether a pack of these members can be captured as a CUDA graph."""
+        if isinstance(self.capturable, bool):
+            return self.capturable
+        return all(self.capturable(configuration) for configuration in configurations)
 
     @property
     def trains_feedback(self) -> bool:
@@ -296,7 +307,8 @@ METHODS: dict[str, Method] = {
     ),
     "gnt": Method(
         "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping"),
-        capturable=False,
+        # torch's pseudo-inverse looks whether its SVD has converged.
+        capturable=lambda configuration: configuration["damping"] > 0,
     ),
 }  # fmt: skip
 

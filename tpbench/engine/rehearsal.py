@@ -1,4 +1,4 @@
-"""Steps on tensors that claim to be on a GPU and hold no numbers: what a GPU would refuse is refused here too.
+"""Steps and epochs on tensors that claim to be on a GPU and hold no numbers: what it would refuse is refused here too.
 
 Mixing devices is an error there, and so is reading anything back to the host, which no CUDA graph can do.
 """
@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tpbench.engine.architecture import Architecture
+from tpbench.engine.capture import CapturedStep
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.numerics import forget_constants
+from tpbench.engine.problem import Problem
 from tpbench.engine.step import PackState
+from tpbench.engine.training import Trainer
 
 DEVICE = "cuda"
 
@@ -81,3 +86,54 @@ def rehearse_step(method: Method, architecture: Architecture, members: int, batc
                 raise
             if method.trains_feedback:
                 pack.feedback_step(x, noise)
+
+
+class _RehearsedStep(CapturedStep):
+    """Runs the step and lets nothing in it cross between host and GPU."""
+
+    def __call__(self, samples: Tensor, noise: Tensor | None) -> None:
+        self.take(samples, noise)
+        with _NoCrossings():  # type: ignore[no-untyped-call]
+            self.step(self.samples, self.noise)
+
+
+class _RehearsedTrainer(Trainer):
+    """A trainer on a GPU that is not there: its generators are the host's."""
+
+    capture = _RehearsedStep
+
+    def _generators(self) -> list[torch.Generator]:
+        return [self._stream(p, "noise") for p in self.alive]
+
+
+def _without_numbers(problem: Problem) -> Problem:
+    """The problem with data of the same shapes that the mode in force makes."""
+
+    def empty(data: Tensor) -> Tensor:
+        return torch.empty(data.shape, dtype=data.dtype)
+
+    return replace(
+        problem, x_train=empty(problem.x_train), y_train=empty(problem.y_train), x_test=empty(problem.x_test),
+        y_test=empty(problem.y_test),
+    )  # fmt: skip
+
+
+def rehearse_epoch(method: Method, problem: Problem, members: int) -> int:
+    """A feedback epoch, where the method has any, and a joint epoch with its evaluation, up to the one read at the end.
+
+    Returns:
+        How many kinds of steps were captured: 2, 1, or 0 for a method that no graph can hold.
+
+    Raises:
+        As :func:`rehearse_step`.
+    """
+    configuration = example_configuration(method)
+    with rehearsing():
+        trainer = _RehearsedTrainer(
+            method, _without_numbers(problem), [configuration] * members, list(range(members)), epochs=1, device=DEVICE
+        )
+        trainer.pack.targets_checked = True
+        if method.trains_feedback:
+            trainer.measured_feedback_epoch()
+        trainer.measured_joint_epoch()
+        return len(trainer.captured)

@@ -167,7 +167,7 @@ def _updates(method: Method) -> str:
 
 
 def _read_backs(method: Method) -> str:
-    if not method.capturable:
+    if not method.can_capture([example_configuration(method)]):
         return "declared capturable=False: a GPU runs it step by step"
     try:
         rehearse_step(method, _NETWORK, len(_SEEDS), _BATCH)

@@ -15,7 +15,7 @@ class Scratch:
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device = dtype, torch.device(device)
         self._buffers: dict[str, Tensor] = {}
         # A captured CUDA graph goes on using the memory it has seen, so a buffer that grows must not be freed.
         self._outgrown: list[Tensor] = []

@@ -187,7 +187,7 @@ class PackState:
         return Minibatch(
             self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
             self.hyperparameters, self._feedback_state(activities), y,
-            () if self.method.capturable else self.generators,
+            () if self.method.can_capture(self.configurations) else self.generators, self.configurations,
         )  # fmt: skip
 
     def _targets(self, batch: Minibatch) -> list[Tensor]:
@@ -250,10 +250,10 @@ class PackState:
             and not any(bool(moments[f"{kind}{i}"].any()) for kind in "Wb")
         ]  # fmt: skip
 
-    def finite(self) -> list[bool]:
-        """Whether all parameters of each member are finite."""
-        largest = [parameters.largest() for parameters in (self.forward, self.feedback) if parameters]
-        return list(torch.stack(largest).isfinite().all(dim=0).tolist())
+    def largest(self) -> Tensor:
+        """The largest parameters of each member (P,), float64; not finite if one of its parameters is not."""
+        found = [parameters.largest().double() for parameters in (self.forward, self.feedback) if parameters]
+        return torch.stack(found).sum(dim=0)
 
     def state(self) -> dict[str, object]:
         """Everything that changes in training, for a checkpoint."""

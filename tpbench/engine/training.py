@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
-from tpbench.engine.numerics import in_parallel
+from tpbench.engine.noise import device_generators, draw_noise
 from tpbench.engine.problem import Problem
 from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status
 from tpbench.engine.scratch import Scratch
@@ -27,8 +27,8 @@ from tpbench.engine.step import PackState
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
 
-Step = Callable[[Tensor, list[Tensor]], None]
-"""Trains the minibatch of these sample numbers (P, B) with this noise."""
+Step = Callable[[Tensor, Tensor | None], None]
+"""Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ class Trainer:
         UsageError: members that do not share one schedule.
     """
 
+    capture = CapturedStep
+    """What makes a graph of a step on a GPU."""
+
     def __init__(
         self,
         method: Method,
@@ -112,6 +115,8 @@ class Trainer:
         if precision == "tf32" and self.device.type != "cuda":
             raise UsageError("precision tf32 exists on a GPU only; use float32")
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        # Always drawn in float32, so that all precisions see the same noise.
+        self._noise_memory = Scratch(torch.float32, device)
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
@@ -174,46 +179,42 @@ class Trainer:
     def _stream(self, member: int, purpose: str) -> torch.Generator:
         return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
 
-    def _noise_source(self) -> Callable[[int], list[Tensor]] | None:
-        """A function of the batch size that draws every hidden layer's noise, each member from its own stream."""
+    def _noise(self, batches: Sequence[Tensor]) -> Iterator[Tensor | None]:
+        """The noise of each of these minibatches (:func:`draw_noise`); None where no feedback is trained."""
         if not self.method.trains_feedback:
-            return None
-        sizes = [self.problem.architecture.sizes[i] for i in self.problem.architecture.hidden]
-        generators = [self._stream(p, "noise") for p in self.alive]
-        if self.device.type != "cpu":
-            generators = [torch.Generator(self.device).manual_seed(g.initial_seed()) for g in generators]
+            return iter([None] * len(batches))
+        units = sum(self._hidden_sizes)
+        return draw_noise([samples.shape[1] for samples in batches], units, self._generators(), self._noise_memory)
 
-        # Always drawn in float32, so that both precisions see the same noise.
-        memory = Scratch(torch.float32, self.device)
+    def _generators(self) -> list[torch.Generator]:
+        """What the noise of every member is drawn with, on the device."""
+        return device_generators([self._stream(p, "noise") for p in self.alive], self.device)
 
-        def draw(batch: int) -> list[Tensor]:
-            values = memory("noise", len(generators), batch * sum(sizes))
+    @property
+    def _hidden_sizes(self) -> list[int]:
+        return [self.problem.architecture.sizes[i] for i in self.problem.architecture.hidden]
 
-            def fill(first: int, last: int) -> None:
-                for row, generator in zip(values[first:last], generators[first:last], strict=True):
-                    row.normal_(generator=generator)
+    def _by_layer(self, noise: Tensor) -> list[Tensor]:
+        """The noise (P, B * units) of every hidden layer, (P, B, n_i)."""
+        batch = noise.shape[1] // sum(self._hidden_sizes)
+        parts = torch.split(noise.to(self.dtype), [batch * n for n in self._hidden_sizes], dim=1)
+        return [part.view(-1, batch, n) for part, n in zip(parts, self._hidden_sizes, strict=True)]
 
-            in_parallel(fill, len(generators), values.numel())
-            values = values.to(self.dtype)
-            parts = torch.split(values, [batch * n for n in sizes], dim=1)
-            return [part.view(-1, batch, n) for part, n in zip(parts, sizes, strict=True)]
-
-        return draw
-
-    def _train_joint(self, samples: Tensor, noise: list[Tensor]) -> None:
+    def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
         """One joint minibatch; what it measures is added to the epoch's totals, on the device."""
         with self.pack.clock("batches"):
             x, y = self.problem.batch(samples, self.dtype)
-        record = self.pack.joint_step(x, y, noise or None)
+        record = self.pack.joint_step(x, y, None if noise is None else self._by_layer(noise))
         self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
         self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
         if record.reconstruction_losses is not None:
             self._totals["reconstruction"] += record.reconstruction_losses.mean(1)
 
-    def _train_feedback(self, samples: Tensor, noise: list[Tensor]) -> None:
+    def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
         """One minibatch of pure feedback training."""
+        assert noise is not None
         x, _ = self.problem.batch(samples, self.dtype)
-        self._totals["reconstruction"] += self.pack.feedback_step(x, noise).mean(1)
+        self._totals["reconstruction"] += self.pack.feedback_step(x, self._by_layer(noise)).mean(1)
 
     def _train_epoch(self, kind: Literal["joint", "feedback"]) -> int:
         """All minibatches of an epoch; returns how many. Nothing is read back from the device before the end."""
@@ -221,44 +222,53 @@ class Trainer:
             total.zero_()
         step = self._train_joint if kind == "joint" else self._train_feedback
         self.pack.generators = [self._stream(p, "rule") for p in self.alive]
-        batches, draw = self._minibatches(), self._noise_source()
+        batches = self._minibatches()
+        draws = self._noise(batches)
         for samples in batches:
             with self.pack.clock("batches"):
-                noise = draw(samples.shape[1]) if draw else []
+                noise = next(draws)
             runner = self._captured(kind, step, samples, noise) if samples.shape[1] == self.problem.batch_size else step
             runner(samples, noise)
         return len(batches)
 
-    def _captured(self, kind: str, step: Step, samples: Tensor, noise: list[Tensor]) -> Step:
+    def _captured(self, kind: str, step: Step, samples: Tensor, noise: Tensor | None) -> Step:
         """The step as a CUDA graph where that can be: on a GPU, for rules that allow it, with nothing being timed."""
-        if self.device.type != "cuda" or not self.method.capturable or self.pack.clock.device:
+        if self.device.type != "cuda" or self.pack.clock.device or self.pack.observer:
             return step
-        if self.pack.observer:
+        if not self.method.can_capture(self.pack.configurations):
             return step
-        if kind not in self._graphs:
-            shapes = [tuple(draws.shape) for draws in noise]
-            size = (samples.shape[0], samples.shape[1])
-            self._graphs[kind] = CapturedStep(step, size, shapes, self.dtype, self.device)
-        return self._graphs[kind]
+        if kind not in self.captured:
+            shape = None if noise is None else tuple(noise.shape)
+            self.captured[kind] = self.capture(step, tuple(samples.shape), shape, self.device)
+        return self.captured[kind]
 
-    def _joint_epoch(self) -> None:
+    def measured_joint_epoch(self) -> dict[str, Tensor]:
+        """Train a joint epoch; returns what the curves get of it, by their names, (P,) each and still on the device."""
         batches, size = self._train_epoch("joint"), self.problem.training_size
         measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
         if self.method.trains_feedback:
             measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
         measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
         measured["test_loss"], measured["test_error"] = self._evaluate_test()
-        self._record({name: values.tolist() for name, values in measured.items()})
+        return measured
+
+    def _joint_epoch(self) -> None:
+        measured = self.measured_joint_epoch()
+        # One read for everything: each waits until the device is done.
+        *columns, largest = torch.stack([*measured.values(), self.pack.largest()]).tolist()
+        self._record(dict(zip(measured, columns, strict=True)), [math.isfinite(number) for number in largest])
+
+    def measured_feedback_epoch(self) -> Tensor:
+        """Train an epoch of feedback alone; returns the sum of its minibatches' losses (P,), still on the device."""
+        self._train_epoch("feedback")
+        return self._totals["reconstruction"]
 
     def _feedback_epoch(self) -> None:
-        self._train_epoch("feedback")
-        totals = self._totals["reconstruction"].tolist()
-        ok = [math.isfinite(t) and finite for t, finite in zip(totals, self.pack.finite(), strict=True)]
-        self._drop({p: "diverged" for p, fine in zip(self.alive, ok, strict=True) if not fine})
+        rows = torch.stack([self.measured_feedback_epoch(), self.pack.largest()], dim=1).tolist()
+        self._drop({p: "diverged" for p, row in zip(self.alive, rows, strict=True) if not all(map(math.isfinite, row))})
 
-    def _record(self, measured: dict[str, list[float]]) -> None:
+    def _record(self, measured: dict[str, list[float]], finite: list[bool]) -> None:
         """Append an epoch to the curves; members with non-finite numbers are marked and leave the pack."""
-        finite = self.pack.finite()
         leaving: dict[int, Status] = {}
         for row, p in enumerate(self.alive):
             values = {name: column[row] for name, column in measured.items()}
@@ -285,7 +295,8 @@ class Trainer:
     def _use(self, pack: PackState) -> None:
         """Train this pack from now on; what was captured or counted of another goes."""
         self.pack = pack
-        self._graphs: dict[str, CapturedStep] = {}
+        self.captured: dict[str, CapturedStep] = {}
+        """The graphs of this pack's steps, by the kind of epoch."""
         names = ("loss", "wrong", "reconstruction")
         self._totals = {n: torch.zeros(pack.members, dtype=torch.float64, device=self.device) for n in names}
 

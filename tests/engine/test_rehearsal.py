@@ -1,0 +1,91 @@
+"""Every method on tensors that claim to be on a GPU, and that what a GPU would refuse is refused there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, example_configuration
+from tpbench.engine.methods import Method, gradient_targets
+from tpbench.engine.rehearsal import READ_BACK, rehearse_epoch, rehearse_step
+from tpbench.engine.step import PackState
+from tpbench.engine.training import Trainer as AnyTrainer
+
+ARCHITECTURE = Architecture((5, 4, 3, 2), random_hidden=4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_needs_nothing_of_the_host(method: str) -> None:
+    rehearse_step(METHODS[method], ARCHITECTURE, 2, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_epoch_is_read_once_at_its_end(method: str, small_problem: Problem) -> None:
+    rule = METHODS[method]
+    assert rehearse_epoch(rule, small_problem, 3) == 1 + rule.trains_feedback
+
+
+def test_all_built_in_methods_can_be_captured() -> None:
+    for method in METHODS.values():
+        assert method.can_capture([example_configuration(method)] * 2), method.title
+
+
+def test_undamped_gauss_newton_targets_are_not_captured() -> None:
+    """The SVD of a pseudo-inverse reads back whether it converged, which fake tensors do not show."""
+    damped = example_configuration(METHODS["gnt"])
+    assert not METHODS["gnt"].can_capture([damped, {**damped, "damping": 0.0}])
+
+
+def reading(batch: Minibatch) -> list[Tensor]:
+    return [target * (1 if target.abs().max().item() else 2) for target in gradient_targets(batch)]
+
+
+def from_the_host(batch: Minibatch) -> list[Tensor]:
+    return [target * torch.ones(2, 1, 1).to(target.device) for target in gradient_targets(batch)]
+
+
+@pytest.mark.parametrize("targets", [reading, from_the_host])
+def test_an_epoch_that_needs_the_host_is_noticed(targets: object, small_problem: Problem) -> None:
+    rule: Method = replace(METHODS["bp"], targets=targets)  # type: ignore[arg-type]
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        rehearse_epoch(rule, small_problem, 2)
+    assert isinstance(raised.value.__cause__ or raised.value, READ_BACK)
+
+
+@pytest.mark.parametrize("place", ["_train_joint", "_evaluate"])
+def test_a_number_read_in_the_engine_is_noticed(
+    place: str, small_problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(AnyTrainer, place)
+
+    def read(self: Trainer, *given: object) -> object:
+        float(self.pack.forward.flat.sum())
+        return original(self, *given)
+
+    monkeypatch.setattr(AnyTrainer, place, read)
+    with pytest.raises(READ_BACK):
+        rehearse_epoch(METHODS["bp"], small_problem, 2)
+
+
+def test_a_tensor_of_the_host_in_a_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = PackState.local_gradients
+
+    def mixing(self: PackState, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
+        original(self, activities, slopes, [target + torch.ones(2, 1, 1) for target in targets])
+
+    monkeypatch.setattr(PackState, "local_gradients", mixing)
+    with pytest.raises(RuntimeError, match=r"device"):
+        rehearse_step(METHODS["bp"], ARCHITECTURE, 2, 3)
+
+
+@pytest.mark.parametrize("method", ["ddtp-rhl", "gnt"])
+def test_a_rehearsal_leaves_nothing_behind(method: str, small_problem: Problem) -> None:
+    """Constants of tensors without numbers would poison what is real."""
+    rehearse_epoch(METHODS[method], small_problem, 2)
+    trainer = Trainer(METHODS[method], small_problem, [example_configuration(METHODS[method])], [0], epochs=1)
+    trainer.advance()
+    assert trainer.histories[0].status in ("training", "finished")
+    assert bool(trainer.pack.largest().isfinite().all())
