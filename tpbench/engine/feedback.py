@@ -21,6 +21,7 @@ from tpbench.engine.architecture import Architecture
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.numerics import tanh_, tanh_difference_, tanh_slope
 from tpbench.engine.parts import Feedback
+from tpbench.engine.products import EXACT, Lasting, Products
 from tpbench.engine.scratch import Scratch
 
 
@@ -41,15 +42,12 @@ def fixed_arrays(feedback: Feedback, architecture: Architecture, seeds: list[int
     return {"R": torch.stack(weights), "d": torch.stack(biases)}
 
 
-def stacked_product(stack: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+def stacked_product(stack: Tensor, weight: Tensor, out: Tensor, products: Products = EXACT) -> Tensor:
     """``stack`` (P, m, B, n) times ``weight`` (P, k, n) transposed into ``out`` (P, m, B, k), all m changes at once."""
     members, changes, batch, width = stack.shape
     # Slices of a wider stack keep their rows together, so these are views.
-    torch.bmm(
-        stack.view(members, changes * batch, width),
-        weight.mT,
-        out=out.view(members, changes * batch, weight.shape[1]),
-    )
+    rows = stack.view(members, changes * batch, width)
+    products.bmm(rows, Lasting(weight).mT, out.view(members, changes * batch, weight.shape[1]))
     return out
 
 
@@ -63,6 +61,7 @@ class FeedbackState:
         fixed: ``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) where the map has them.
         activities: ``h_0 .. h_L``, each (P, B, n_i).
         scratch: working memory; what the methods below return lies in it and lasts until the next minibatch.
+        products: how matrices are multiplied.
     """
 
     def __init__(
@@ -73,10 +72,11 @@ class FeedbackState:
         fixed: Mapping[str, Tensor],
         activities: list[Tensor],
         scratch: Scratch,
+        products: Products = EXACT,
     ) -> None:
         self.feedback, self.architecture = feedback, architecture
         self.parameters, self.fixed, self.activities = parameters, fixed, activities
-        self.scratch = scratch
+        self.scratch, self.products = scratch, products
         self._values: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._calls = 0
         self._random: tuple[Tensor, Tensor] | None = None
@@ -87,7 +87,8 @@ class FeedbackState:
             members, batch, _ = self.activities[-1].shape
             shape = (members, batch, self.architecture.random_hidden)
             u = self.scratch("random layer", *shape)
-            torch.baddbmm(self.fixed["d"].unsqueeze(1), self.activities[-1], self.fixed["R"].mT, out=u)
+            weight, source = Lasting(self.fixed["R"]).mT, Lasting(self.activities[-1])
+            self.products.baddbmm(self.fixed["d"].unsqueeze(1), source, weight, u)
             tanh_(u)
             self._random = u, tanh_slope(u, out=self.scratch("random layer slope", *shape))
         return self._random
@@ -103,9 +104,9 @@ class FeedbackState:
         if i not in self._values:
             g = self.scratch(f"g{i}", *self.activities[i].shape)
             bias = self.parameters[f"c{i}"].unsqueeze(1)
-            torch.baddbmm(bias, self.source(i), self.parameters[f"Q{i}"].mT, out=g)
+            self.products.baddbmm(bias, Lasting(self.source(i)), Lasting(self.parameters[f"Q{i}"]).mT, g)
             if self.feedback.has_recurrence(i, self.architecture):
-                g.baddbmm_(self.activities[i], self.parameters[f"S{i}"].mT)
+                self.products.baddbmm(g, Lasting(self.activities[i]), Lasting(self.parameters[f"S{i}"]).mT, g)
             slope = None
             if self.feedback.squash:
                 slope = tanh_slope(tanh_(g), out=self.scratch(f"g{i} slope", *g.shape))
@@ -118,14 +119,16 @@ class FeedbackState:
             return change
         u, slope = self.random_layer()
         shape = (*change.shape[:-1], self.architecture.random_hidden)
-        through = stacked_product(change, self.fixed["R"], self.scratch(f"{name} random change", *shape))
+        memory = self.scratch(f"{name} random change", *shape)
+        through = stacked_product(change, self.fixed["R"], memory, self.products)
         workspace = self.scratch("workspace", *shape)
         return tanh_difference_(u.unsqueeze(1), slope.unsqueeze(1), through, workspace)
 
     def output_change(self, i: int, source_change: Tensor, name: str) -> Tensor:
         """The change of g_i (P, m, B, n_i) when phi changes by ``source_change`` (P, m, B, n_source)."""
         shape = (*source_change.shape[:-1], self.architecture.sizes[i])
-        change = stacked_product(source_change, self.parameters[f"Q{i}"], self.scratch(f"{name} change {i}", *shape))
+        memory = self.scratch(f"{name} change {i}", *shape)
+        change = stacked_product(source_change, self.parameters[f"Q{i}"], memory, self.products)
         if self.feedback.squash:
             g, slope = self.value(i)
             assert slope is not None
@@ -208,16 +211,16 @@ class FeedbackState:
             at_rest = slope_change.mul_(residual).neg_()
         weight_gradient = into[f"Q{i}"]
         if corrected:
-            torch.bmm(at_change.mT, source_change, out=weight_gradient)
+            self.products.bmm(at_change.mT, source_change, weight_gradient)
             if at_rest is not None:
-                weight_gradient.baddbmm_(at_rest.mT, source)
+                self.products.baddbmm(weight_gradient, at_rest.mT, Lasting(source), weight_gradient)
         else:
             moved = torch.add(source, source_change, out=self.scratch("moved source", *source.shape))
-            torch.bmm(at_change.mT, moved, out=weight_gradient)
+            self.products.bmm(at_change.mT, moved, weight_gradient)
             at_rest = at_change
         if at_rest is None:
             into[f"c{i}"].zero_()
             return
         torch.sum(at_rest, dim=1, out=into[f"c{i}"])
         if self.feedback.has_recurrence(i, self.architecture):
-            torch.bmm(at_rest.mT, self.activities[i], out=into[f"S{i}"])
+            self.products.bmm(at_rest.mT, Lasting(self.activities[i]), into[f"S{i}"])

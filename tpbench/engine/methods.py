@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tpbench.engine.architecture import Architecture
     from tpbench.engine.feedback import FeedbackState
     from tpbench.engine.network import Parameters
+    from tpbench.engine.products import Products
 
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
@@ -73,6 +74,17 @@ class Minibatch:
     configurations: Sequence[Configuration] = ()
     """One per member, as numbers of the host: what a rule decides by a hyperparameter it decides by these, without
     reading anything back from the device."""
+
+    products: Products | None = None
+    """How the pack multiplies matrices."""
+
+    def product(self, values: Tensor, weight: Tensor) -> Tensor:
+        """``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, in the precision of the pack's products."""
+        if self.products is None:
+            return values.bmm(weight)
+        from tpbench.engine.products import Lasting
+
+        return self.products.bmm(values, Lasting(weight), values.new_empty(*values.shape[:2], weight.shape[2]))
 
     def draw(self, *shape: int) -> Tensor:
         """Standard-normal numbers (P, ...), each member's from its own stream.
@@ -137,7 +149,7 @@ def _sent_back(batch: Minibatch, weight: Callable[[int], Tensor]) -> list[Tensor
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
         above = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
-        differences.insert(0, above.bmm(weight(i)))
+        differences.insert(0, batch.product(above, weight(i)))
     return differences
 
 

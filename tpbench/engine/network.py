@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.numerics import tanh_
+from tpbench.engine.products import EXACT, Lasting, Products
 
 # Offsets of the arrays in a buffer are multiples of this many elements, so that vector loads stay aligned.
 _ALIGNMENT = 16
@@ -96,13 +97,13 @@ def initialise(parameters: Parameters, seeds: list[int], purpose: str) -> None:
                 parameters[name][member] = 0.0
 
 
-def forward(parameters: Parameters, activities: list[Tensor], depth: int) -> None:
+def forward(parameters: Parameters, activities: list[Tensor], depth: int, products: Products = EXACT) -> None:
     """Propagate ``activities[0]`` (P, B, n_0) forward (equation 1), writing ``activities[1..depth]`` in place.
 
     Hidden layers are tanh, layer ``depth`` is linear.
     """
     for i in range(1, depth + 1):
-        bias, weight = parameters[f"b{i}"].unsqueeze(1), parameters[f"W{i}"]
-        torch.baddbmm(bias, activities[i - 1], weight.mT, out=activities[i])
+        bias, weight = parameters[f"b{i}"].unsqueeze(1), Lasting(parameters[f"W{i}"])
+        products.baddbmm(bias, Lasting(activities[i - 1]), weight.mT, activities[i])
         if i < depth:
             tanh_(activities[i])

@@ -26,7 +26,7 @@ def next_layer_changes(
         batch = state.activities[i].shape[:2]
         shape = (batch[0], 1, batch[1], state.architecture.sizes[i + 1])
         change = state.scratch(f"next change {i}", *shape)
-        stacked_product(corruptions[i - 1].unsqueeze(1), forward_parameters[f"W{i + 1}"], change)
+        stacked_product(corruptions[i - 1].unsqueeze(1), forward_parameters[f"W{i + 1}"], change, state.products)
         if i + 1 < state.architecture.depth:
             h, slope = state.activities[i + 1].unsqueeze(1), slopes[i + 1].unsqueeze(1)
             tanh_difference_(h, slope, change, state.scratch("workspace", *shape))
@@ -64,7 +64,7 @@ def output_changes(
     depth = state.architecture.depth
     for k in range(2, depth + 1):
         arriving = stacks[k - 1][:, : k - 1]
-        stacked_product(stacks[k - 2], forward_parameters[f"W{k}"], arriving)
+        stacked_product(stacks[k - 2], forward_parameters[f"W{k}"], arriving, state.products)
         if k < depth:
             h, slope = state.activities[k].unsqueeze(1), slopes[k].unsqueeze(1)
             tanh_difference_(h, slope, arriving, state.scratch("workspace", *arriving.shape))

@@ -17,6 +17,7 @@ from tpbench.engine.feedback import FeedbackState, fixed_arrays
 from tpbench.engine.methods import Method, Minibatch
 from tpbench.engine.network import Parameters, forward, initialise, stream
 from tpbench.engine.numerics import Loss, cross_entropy, tanh_slope
+from tpbench.engine.products import EXACT, Lasting, Products
 from tpbench.engine.reconstruction import feedback_gradients
 from tpbench.engine.scratch import Scratch
 
@@ -60,6 +61,7 @@ class PackState:
         trained: layers whose forward parameters train, a run of consecutive layers.
         loss: the output loss.
         dtype, device: of all tensors.
+        products: how a step multiplies matrices; what only looks at the pack multiplies exactly.
     """
 
     def __init__(
@@ -73,12 +75,13 @@ class PackState:
         loss: Loss = cross_entropy,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        products: Products = EXACT,
     ) -> None:
         self.method, self.architecture, self.loss = method, architecture, loss
         self.configurations, self.seeds = list(configurations), list(seeds)
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
-        self.scratch, self.clock = Scratch(dtype, device), Clock()
+        self.scratch, self.clock, self.products = Scratch(dtype, device), Clock(), products
         self.observer: Observer | None = None
         self.generators = [stream(seed, "rule") for seed in self.seeds]
         """What a target rule draws from; whoever drives the epochs makes them anew for each."""
@@ -124,7 +127,7 @@ class PackState:
         """A pack of the named members only, with their parameters and optimiser states."""
         chosen = PackState.__new__(PackState)
         chosen.__dict__.update(self.__dict__)
-        chosen.scratch = Scratch(self.dtype, self.device)
+        chosen.scratch, chosen.products = Scratch(self.dtype, self.device), self.products.anew()
         chosen.configurations = [self.configurations[p] for p in members]
         chosen.seeds = [self.seeds[p] for p in members]
         chosen.generators = [self.generators[p] for p in members]
@@ -137,12 +140,17 @@ class PackState:
             chosen.feedback_adam.select(self.feedback_adam, members)
         return chosen
 
-    def propagate(self, x: Tensor) -> list[Tensor]:
+    def propagate(self, x: Tensor, products: Products = EXACT) -> list[Tensor]:
         """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L, in memory that the next pass uses again."""
         sizes = self.architecture.sizes
         activities = [x, *(self.scratch(f"h{i}", *x.shape[:2], sizes[i]) for i in self.architecture.layers)]
-        forward(self.forward, activities, self.architecture.depth)
+        forward(self.forward, activities, self.architecture.depth, products)
         return activities
+
+    def _begin(self, x: Tensor) -> list[Tensor]:
+        """The forward pass of a step."""
+        self.products.begin()
+        return self.propagate(x, self.products)
 
     def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
         """``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
@@ -161,7 +169,7 @@ class PackState:
             noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i); None if no feedback is trained.
         """
         with self.clock("forward"):
-            activities = self.propagate(x)
+            activities = self._begin(x)
             losses, wrong, output_gradient = self.loss(activities[-1], y)
             batch = self._minibatch(activities, output_gradient, y)
         with self.clock("targets"):
@@ -180,7 +188,7 @@ class PackState:
 
     def minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
         """What a target rule is given of inputs (P, B, n_0) and labels (P, B)."""
-        activities = self.propagate(x)
+        activities = self._begin(x)
         return self._minibatch(activities, self.loss(activities[-1], y)[2], y)
 
     def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
@@ -188,6 +196,7 @@ class PackState:
             self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
             self.hyperparameters, self._feedback_state(activities), y,
             () if self.method.can_capture(self.configurations) else self.generators, self.configurations,
+            self.products,
         )  # fmt: skip
 
     def _targets(self, batch: Minibatch) -> list[Tensor]:
@@ -206,7 +215,7 @@ class PackState:
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
         """One minibatch of pure feedback training (section B.1); returns the reconstruction losses (P, L-1)."""
         with self.clock("forward"):
-            activities = self.propagate(x)
+            activities = self._begin(x)
             slopes = self._slopes(activities)
         state = self._feedback_state(activities)
         if state is None:
@@ -217,7 +226,7 @@ class PackState:
         if not (self.feedback and self.method.feedback):
             return None
         return FeedbackState(
-            self.method.feedback, self.architecture, self.feedback, self.fixed, activities, self.scratch
+            self.method.feedback, self.architecture, self.feedback, self.fixed, activities, self.scratch, self.products
         )
 
     def _train_feedback(self, state: FeedbackState, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
@@ -238,7 +247,7 @@ class PackState:
             error = torch.mul(targets[i - 1], scale, out=self.scratch("local error", *targets[i - 1].shape))
             if i < self.architecture.depth:
                 error *= slopes[i]
-            torch.bmm(error.mT, activities[i - 1], out=self.forward_gradients[f"W{i}"])
+            self.products.bmm(error.mT, Lasting(activities[i - 1]), self.forward_gradients[f"W{i}"])
             torch.sum(error, dim=1, out=self.forward_gradients[f"b{i}"])
 
     @property
