@@ -20,7 +20,7 @@ from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.numerics import in_parallel
 from tpbench.engine.problem import Problem
-from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status
+from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status, check_device_precision
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
@@ -84,7 +84,7 @@ class Trainer:
             authors' rule for searches); None: never.
 
     Raises:
-        UsageError: members that do not share one schedule.
+        UsageError: members that do not share one schedule, or a precision that the device cannot do.
     """
 
     def __init__(
@@ -109,8 +109,7 @@ class Trainer:
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
         self.dtype, self.device = dtype_of(precision), torch.device(device)
-        if precision == "tf32" and self.device.type != "cuda":
-            raise UsageError("precision tf32 exists on a GPU only; use float32")
+        check_device_precision(precision, str(self.device))
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self.position = 0
         self.elapsed = 0.0
