@@ -14,7 +14,7 @@ from tests.results.records import record
 from tpbench.results import RunRecord, RunStore, choose_cells, leaderboard, paper_table, render
 from tpbench.results.budgets import FROM_FILE, PUBLISHED, budget_of, by_search, same_budget
 from tpbench.results.cells import Cell, candidates
-from tpbench.results.comparison import compare_methods
+from tpbench.results.comparison import compare_methods, render_comparison
 from tpbench.results.rendering import notes
 from tpbench.results.standings import Verdict, best_of, standings
 from tpbench.results.tables import Column
@@ -280,6 +280,29 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     assert compare_methods(store, "dtp", "ddtp-linear").iloc[0].budgets == "differ"
     assert compare_methods(store, "dfa", "ddtp-linear").iloc[0].budgets == "same"
     assert compare_methods(store, "bp", "ddtp-linear").iloc[0].budgets == "unknown"
+
+
+def test_a_search_in_another_precision_is_another_budget(tmp_path: Path) -> None:
+    other, same = (by_search("s", 40, 10, "d", "final", range(10), precision=p) for p in ("float64", ""))
+    assert "search_precision" not in same
+    store = store_of(tmp_path, runs("ddtp-linear", found=same), runs("dtp", error=0.04, found=other))
+    text = render(paper_table(store, "1"), "md")
+    assert "> #" in text
+    assert "DDTP-linear: search 40 x 10 epochs; DTP: search 40 x 10 epochs in float64." in text
+    assert leaderboard(store).set_index("method").budget["dtp"] == "search 40 x 10 epochs in float64"
+    compared = compare_methods(store, "dtp", "ddtp-linear")
+    assert "search budgets differ (search 40 x 10 epochs in float64; " in render_comparison(compared, "dtp", "x", None)
+    assert str(budget_of({**other, "halving": 3})) == "search 40 x 10 epochs in float64, halving 3"
+
+
+def test_a_search_run_of_another_precision_is_in_no_cell_of_the_final_runs() -> None:
+    search, final = (by_search("s", 40, 100, "d", role, range(10)) for role in ("search", "final"))
+    searched = runs(seeds=[0], error=0.001, precision="float64", found=search)
+    cell = chosen(searched, runs(found={**final, "search_precision": "float64"}))
+    assert (cell.seeds, cell.precision, cell.marks) == (10, "float32", [])
+    assert cell.budget.precision == "float64"
+    # Where the search is all there is, its cell says its precision itself.
+    assert chosen(searched).marks == ["1 seed", "float64"]
 
 
 def test_nobody_knows_what_a_users_file_cost() -> None:

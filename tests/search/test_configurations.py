@@ -65,6 +65,25 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"), [("float32", {"search_precision": "float64"}), ("float64", {})], ids=["other", "same"]
+)
+def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
+    tmp_path: Path, wanted: str, told: dict[str, str]
+) -> None:
+    final = by_search("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
+    stores = {
+        "search": [replace(run, found=SEARCH) for run in digits(1e-3, [0.02], precision="float64")],
+        "final": [replace(run, found=final) for run in digits(1e-3, [0.02])],
+    }
+    for name, runs in stores.items():
+        stored(tmp_path / name, runs)
+        cell = CellChoice.of("digits", "bp")
+        found = find_configuration(cell, "best", str(tmp_path / name), None, precision=wanted)
+        assert found.found == {**SEARCH, "role": "final", **told}
+        assert ("found by a search of 40 configurations in float64)" in found.note) == bool(told)
+
+
 def test_runs_on_other_data_or_by_other_code_are_no_answer_but_are_said(tmp_path: Path) -> None:
     cell = CellChoice.of("digits", "bp")
     with pytest.raises(UsageError, match="holds no run of bp on digits to take the best from"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.results.commands import continuing
+from tpbench.results.commands import continuing, recorded_command
 from tpbench.search.continuing import command_for, kept_command
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
@@ -31,6 +31,12 @@ def test_what_a_folder_keeps_works_everywhere(tmp_path: Path, monkeypatch: pytes
     assert "--fresh" not in command_for(BEGUN, "x")
     assert kept_command("tpbench 'sweep") == "tpbench 'sweep"
     assert command_for("", "x") == ""
+
+
+def test_the_precision_of_the_search_is_kept() -> None:
+    command = "tpbench sweep digits bp --search-precision float64 --precision=float32"
+    assert command_for(kept_command(command), "results") == command
+    assert recorded_command(command) == command
 
 
 def begin(results: Path, *, fresh: bool = False) -> tuple[SweepFolder, SweepDefinition, Journal]:

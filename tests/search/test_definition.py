@@ -21,7 +21,7 @@ def test_the_id_of_a_sweep_stays_what_older_versions_made_it() -> None:
     assert replace(DEFINITION, pack=9, lag=9).id == DEFINITION.id
 
 
-@pytest.mark.parametrize("name", ["precision", "method_source", "workload_source"])
+@pytest.mark.parametrize("name", ["precision", "method_source", "workload_source", "search_precision"])
 def test_another_precision_or_source_is_another_sweep(tmp_path: Path, name: str) -> None:
     other = replace(DEFINITION, **{name: "float64"})
     assert other.id != DEFINITION.id
@@ -38,6 +38,14 @@ def test_runs_say_which_search_found_their_configuration() -> None:
     assert (final["sweep"], final["trials"], final["epochs"], final["seeds"]) == (DEFINITION.id, 2, 7, [0, 1])
     assert final["objective"] == "validation_error"
     assert final["space"] != replace(DEFINITION, space={"lr": ["constant", 2.0]}).found("final")["space"]
+
+
+def test_runs_say_the_precision_of_the_search_where_it_is_not_their_own() -> None:
+    other = replace(DEFINITION, search_precision="float64")
+    assert (DEFINITION.searched_in, other.searched_in, other.precision) == ("float32", "float64", "float32")
+    assert replace(DEFINITION, precision="float64").searched_in == "float64"
+    assert other.found("final")["search_precision"] == "float64"
+    assert not any("search_precision" in f for f in (other.found("search"), DEFINITION.found("final")))
 
 
 def test_final_seeds() -> None:

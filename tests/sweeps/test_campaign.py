@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -20,6 +21,7 @@ from tpbench.sweeps.campaign import SweepOptions, SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.packs import Outcome, PackSettings
+from tpbench.training.sizing import Sizing
 
 OPTIONS = SweepOptions(3, (1, 2), 1, None, 0, 2, Resources(2))
 
@@ -34,7 +36,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def call(workloads: str = "digits", methods: str = "bp", **options: object) -> list[SweepResult]:
         cells, _ = choose_all(workloads, methods)
-        return run_sweeps(cells, replace(OPTIONS, **options), PackSettings(str(tmp_path)))  # type: ignore[arg-type]
+        settings = PackSettings(str(tmp_path), precision=str(options.pop("precision", "float32")))
+        return run_sweeps(cells, replace(OPTIONS, **options), settings)  # type: ignore[arg-type]
 
     return call
 
@@ -178,6 +181,62 @@ def test_the_lag_is_a_sweeps_share_of_the_workers_and_one(run: Run, tmp_path: Pa
     assert {folder.read().lag for folder in folders(tmp_path)} == {4}
     run(methods="dtp")
     assert {folder.read().lag for folder in folders(tmp_path)} == {4, 3}
+
+
+def test_the_search_may_have_a_precision_of_its_own(run: Run, tmp_path: Path) -> None:
+    (result,) = run(seeds=(0, 1), search_precision="float64")
+    (folder,) = folders(tmp_path)
+    best = Journal.read(folder.journal_path).best()
+    store = RunStore(tmp_path)
+    assert best is not None
+    # The run that was selected is of seed 0, and no final run though that seed is one of them.
+    selected = store.read(best[1].run)
+    assert selected is not None
+    assert (selected.precision, selected.definition.seed, selected.found["role"]) == ("float64", 0, "search")
+    assert [(r.precision, r.definition.seed) for r in result.records] == [("float32", 0), ("float32", 1)]
+    again = replace(selected.definition, precision="float32")
+    assert result.records[0].definition == again
+    assert result.records[0].curves != selected.curves
+    assert {r.found["search_precision"] for r in result.records} == {"float64"}
+    roles = sorted((r.found["role"], r.definition.precision) for r in store.records())
+    assert roles == [("final", "float32")] * 2 + [("search", "float64")] * 3
+    assert sweep_status(folder).search_precision == "float64"
+    row = (tmp_path / "leaderboard.csv").read_text().splitlines()[1]
+    assert row.startswith("digits,exact,bp,2,1,")
+    assert f"{100 * fmean(r.test_error or 1 for r in result.records):.4f}" in row
+    before = {path.name for path in store.runs.iterdir()}
+    assert run(seeds=(0, 1), search_precision="float64")[0].records == result.records
+    assert {path.name for path in store.runs.iterdir()} == before
+
+
+def test_a_precision_that_holds_anyway_makes_no_other_sweep(run: Run, tmp_path: Path) -> None:
+    run()
+    run(search_precision="float32")
+    assert [folder.read().search_precision for folder in folders(tmp_path)] == [""]
+
+
+def test_sizes_are_measured_in_the_precision_of_the_search(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def sizes(*_: object, precision: str, **__: object) -> Sizing:
+        measured.append(precision)
+        return Sizing(2)
+
+    monkeypatch.setattr(campaign, "choose_sizes", sizes)
+    run(search_precision="float64")
+    assert measured == ["float64"]
+    assert "in packs of 2, searched in float64, then 2 seeds in float32\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [{"search_precision": "tf32"}, {"precision": "tf32"}], ids=str)
+def test_what_the_device_cannot_do_is_refused_before_anything_begins(
+    run: Run, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError, match="precision tf32 exists on a GPU only"):
+        run(**wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tpbench.cli.options import (
     MethodName,
     Precision,
     Results,
-    check_precision,
     complain,
     parse_names,
 )
@@ -50,7 +49,6 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
-    check_precision(precision)
     chosen = choose_workloads(workloads)
     rules = parse_names(methods, all_methods() if methods is None else method_names(), "method")
     from dataclasses import asdict
@@ -94,7 +92,6 @@ def verify_fixtures(
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
-    check_precision(precision)
     from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
     from tpbench.engine.training import dtype_of
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from tpbench.cli import completion
-from tpbench.engine import PRECISIONS, TpbenchError, UsageError, method_names, unknown
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_device_precision, method_names, unknown
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.location import location, near_folders
@@ -98,9 +98,41 @@ Epochs = Annotated[
     typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
 
+
+def check_precision(precision: str, what: str = "precision") -> str:
+    """A precision that is known; ``what`` it is, its option says.
+
+    Raises:
+        UsageError: it is unknown; the message names what is near.
+    """
+    if precision not in PRECISIONS:
+        raise unknown(what, precision, PRECISIONS)
+    return precision
+
+
+def _known_precision(name: str) -> str:
+    return check_precision(name)
+
+
+def _known_search_precision(name: str | None) -> str | None:
+    return None if name is None else check_precision(name, "search precision")
+
+
 Precision = Annotated[
-    str, typer.Option(help=f"Arithmetic: {', '.join(PRECISIONS)}.", autocompletion=completion.of(PRECISIONS))
-]
+    str,
+    typer.Option(
+        help=f"Arithmetic: {', '.join(PRECISIONS)}.", callback=_known_precision,
+        autocompletion=completion.of(PRECISIONS),
+    ),
+]  # fmt: skip
+
+SearchPrecision = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the search alone; the final runs keep --precision.", show_default="as --precision",
+        callback=_known_search_precision, autocompletion=completion.of(PRECISIONS),
+    ),
+]  # fmt: skip
 
 Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
 
@@ -145,11 +177,6 @@ class OptionalFile(TyperCommand):
         return super().parse_args(ctx, spelled)
 
 
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-
-
 def open_store(results: str) -> RunStore:
     """The store of a folder or URL; a file of that name is a slip of the user's."""
     folder = location(results)
@@ -191,16 +218,23 @@ def stored_workload(name: str, results: str) -> str:
 
 
 def make_settings(
-    results: str, data: Path | None, precision: str, device: str, checkpoint_every: int, offline: bool
+    results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool
 ) -> Any:
+    """What a command was asked for, as packs are trained with it.
+
+    Args:
+        device: None where it is found out later, as on a cluster; it is checked then whether it knows the precision.
+    """
     from tpbench.training.devices import choose_device
     from tpbench.training.packs import PackSettings
 
-    check_precision(precision)
+    chosen = "cpu" if device is None else choose_device(device)
+    if device is not None:
+        check_device_precision(precision, chosen)
     open_store(results)
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
-        results, str(data) if data else None, precision, choose_device(device), checkpoint_every, command,
+        results, str(data) if data else None, precision, chosen, checkpoint_every, command,
         offline=offline,
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from tpbench.cli.options import (
     Offline,
     Precision,
     Results,
+    SearchPrecision,
     Seeds,
     WorkloadName,
     Workloads,
@@ -75,6 +76,7 @@ def sweep(
         bool, typer.Option("--accept-failures", help="Go on though more than a tenth could not be trained.")
     ] = False,
     precision: Precision = "float32",
+    search_precision: SearchPrecision = None,
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
 ) -> None:  # fmt: skip
@@ -93,8 +95,9 @@ def sweep(
     options = SweepOptions(
         trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
         choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
+        search_precision or "",
     )  # fmt: skip
-    settings = make_settings(results, data, precision, "cpu", checkpoint_every, offline)
+    settings = make_settings(results, data, precision, None, checkpoint_every, offline)
     found = run_sweeps(cells, options, settings)
     if len(found) > 1:
         print(_render_results(found), end="")
@@ -170,7 +173,7 @@ def run(
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline)
-    chosen = find_configuration(cell, config, results, data, offline=offline)
+    chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
     if chosen.note:
         print(chosen.note)
     records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
@@ -208,7 +211,7 @@ def reproduce(
 
     resources = choose_resources(cpus, gpus, address)
     # A plan alone downloads nothing.
-    device = "cuda" if resources.gpus and not resources.address else "cpu"
+    device = None if resources.address else "cuda" if resources.gpus else "cpu"
     settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None

@@ -23,7 +23,7 @@ from tpbench.engine.methods import (
     method_source,
     method_title,
 )
-from tpbench.engine.protocol import CURVES, PRECISIONS, PROTOCOL_VERSION, MemberHistory
+from tpbench.engine.protocol import CURVES, PRECISIONS, PROTOCOL_VERSION, MemberHistory, check_device_precision
 
 if TYPE_CHECKING:
     from tpbench.engine.problem import Problem
@@ -63,6 +63,7 @@ __all__ = [
     "UsageError",
     "all_methods",
     "check_configuration",
+    "check_device_precision",
     "example_configuration",
     "get_method",
     "load_checkpoint",

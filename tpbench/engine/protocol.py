@@ -5,12 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tpbench.engine.errors import UsageError
+
 PROTOCOL_VERSION = 1
 """Changes whenever the same definition of a run would give other numbers; part of what names a run."""
 
 PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32"}
 """By name, torch's name of the type that numbers have. ``tf32``: float32 whose products on a GPU keep 10 bits of the
 mantissa; never used unless asked for."""
+
+
+def check_device_precision(precision: str, device: str, what: str = "precision") -> None:
+    """Refuse a precision that a device cannot compute in, so that nothing is begun that could not be trained.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        device: as torch names it, with or without a number; that of a cluster's nodes need not be at hand here.
+        what: the precision is, for the message.
+
+    Raises:
+        UsageError: the device cannot do it.
+    """
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise UsageError(f"{what} tf32 exists on a GPU only; use float32")
+
 
 CURVES = (
     "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",

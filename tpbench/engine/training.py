@@ -20,7 +20,7 @@ from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise
 from tpbench.engine.problem import Problem
-from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status
+from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status, check_device_precision
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
@@ -84,7 +84,7 @@ class Trainer:
             authors' rule for searches); None: never.
 
     Raises:
-        UsageError: members that do not share one schedule.
+        UsageError: members that do not share one schedule, or a precision that the device cannot do.
     """
 
     capture = CapturedStep
@@ -112,8 +112,7 @@ class Trainer:
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
         self.dtype, self.device = dtype_of(precision), torch.device(device)
-        if precision == "tf32" and self.device.type != "cuda":
-            raise UsageError("precision tf32 exists on a GPU only; use float32")
+        check_device_precision(precision, str(self.device))
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         # Always drawn in float32, so that all precisions see the same noise.
         self._noise_memory = Scratch(torch.float32, device)

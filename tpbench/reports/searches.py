@@ -104,6 +104,7 @@ def search_figure(results: str, sweep: str) -> Figure:
     parallel.set_xticks(range(len(columns)), names, fontsize="small")
     scale = "each from its lowest to its highest value (logarithmic beyond a factor of 5)"
     parallel.set(yticks=[], title=f"parallel coordinates, {scale}; dark: low error")
+    precision = f" in {definition.search_precision}" if definition.search_precision else ""
     halving = f", halving by {definition.halving}" if definition.halving else ""
-    figure.suptitle(f"{sweep}: {len(frame)} configurations{halving}")
+    figure.suptitle(f"{sweep}: {len(frame)} configurations{precision}{halving}")
     return figure

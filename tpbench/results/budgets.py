@@ -4,8 +4,9 @@
 
 - ``by``: ``published`` (the authors' configuration), ``file`` (of the user's) or ``search``;
 - of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective``, ``space`` (digest of the search space),
-  ``halving`` (the factor, where packs were brackets), ``role`` (``search`` for a run that the search itself trained,
-  ``final`` for the runs of the chosen configuration) and ``seeds``, those of the final runs.
+  ``halving`` (the factor, where packs were brackets), ``search_precision`` (where it is not the run's own), ``role``
+  (``search`` for a run that the search itself trained, ``final`` for the runs of the chosen configuration) and
+  ``seeds``, those of the final runs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def by_search(
     seeds: Sequence[int],
     objective: str = DEFAULT_OBJECTIVE,
     halving: int = 0,
+    precision: str = "",
 ) -> dict[str, Any]:
     """``found`` of a run that a sweep trained.
 
@@ -42,12 +44,29 @@ def by_search(
         seeds: of the final runs.
         objective: the curve that was minimised.
         halving: factor of a search in which packs are brackets; 0: none.
+        precision: of the search, where it is not that of the run.
     """
     found = {
         "by": "search", "role": role, "sweep": sweep, "trials": trials, "epochs": epochs, "objective": objective,
         "space": space, "seeds": list(seeds),
     }  # fmt: skip
-    return {**found, "halving": halving} if halving else found
+    # Left out where they say nothing, so that the files of older versions read the same.
+    later = {"halving": halving, "search_precision": precision}
+    return {**found, **{name: value for name, value in later.items() if value}}
+
+
+def retold(found: Mapping[str, Any], trained: str, wanted: str) -> dict[str, Any]:
+    """``found`` of a run as one of another precision, with the same configuration, has to tell it.
+
+    Args:
+        found: of a run.
+        trained, wanted: the precision of that run, and of the other.
+    """
+    told = {name: value for name, value in found.items() if name != "search_precision"}
+    if found.get("by") != "search":
+        return told
+    searched = found.get("search_precision", trained)
+    return {**told, "search_precision": searched} if searched != wanted else told
 
 
 @dataclass(frozen=True)
@@ -61,13 +80,16 @@ class Budget:
     objective: str = ""
     halving: int = 0
     """The factor of a search with halving; 0: none."""
+    precision: str = ""
+    """Of the search, where the runs have another."""
 
     def __str__(self) -> str:
         if self.by != "search":
             return self.by
         objective = "" if self.objective == DEFAULT_OBJECTIVE else f", {self.objective}"
         halving = f", halving {self.halving}" if self.halving else ""
-        return f"search {self.trials} x {self.epochs} epochs{halving}{objective}"
+        precision = f" in {self.precision}" if self.precision else ""
+        return f"search {self.trials} x {self.epochs} epochs{precision}{halving}{objective}"
 
 
 UNKNOWN = Budget("unknown")
@@ -79,7 +101,7 @@ def budget_of(found: Mapping[str, Any]) -> Budget:
     if by == "search":
         return Budget(
             by, int(found.get("trials", 0)), int(found.get("epochs", 0)), str(found.get("objective", "")),
-            int(found.get("halving", 0)),
+            int(found.get("halving", 0)), str(found.get("search_precision", "")),
         )  # fmt: skip
     return Budget(str(by)) if by in ("published", "file") else UNKNOWN
 

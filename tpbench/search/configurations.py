@@ -12,9 +12,9 @@ from typing import Any
 
 from tpbench.engine import UsageError, method_source
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.budgets import FROM_FILE, PUBLISHED
+from tpbench.results.budgets import FROM_FILE, PUBLISHED, retold
 from tpbench.results.location import location
-from tpbench.results.runs import canonical_json, digest
+from tpbench.results.runs import DEFAULT_PRECISION, canonical_json, digest
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
@@ -33,12 +33,14 @@ class FoundConfiguration:
 
 
 def find_configuration(
-    cell: CellChoice, config: str, results: str, data: Path | None, *, offline: bool = True
-) -> FoundConfiguration:
+    cell: CellChoice, config: str, results: str, data: Path | None, *, offline: bool = True,
+    precision: str = DEFAULT_PRECISION,
+) -> FoundConfiguration:  # fmt: skip
     """``published``, ``best`` (of the store, on the data at hand) or a file.
 
     Args:
         offline: whether ``best`` may not download the data set, should it be missing.
+        precision: of the runs that it is for, which say so if it was searched in another.
 
     Raises:
         UsageError: there is no such configuration.
@@ -48,7 +50,7 @@ def find_configuration(
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
         obtain(cell.workload, data, offline=offline)
-        return _find_best(cell, results, data)
+        return _find_best(cell, results, data, precision)
     path = Path(config)
     if not path.is_file():
         raise UsageError(f"--config '{config}': neither 'published', 'best' nor a file")
@@ -61,7 +63,7 @@ def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in configuration.items()}
 
 
-def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfiguration:
+def _find_best(cell: CellChoice, results: str, data: Path | None, precision: str) -> FoundConfiguration:
     _, dataset = load_problem(cell.workload, data)
     source = method_source(cell.method)
     of_cell = [
@@ -81,8 +83,9 @@ def _find_best(cell: CellChoice, results: str, data: Path | None) -> FoundConfig
             raise UsageError(f"{where} on the data at hand to take the best from, only {len(of_cell)} on other data")
         raise UsageError(f"{where} to take the best from")
     runs = best_runs(fitting)
-    note = f"best configuration in {results}: {_describe(runs)}"
-    return FoundConfiguration(dict(runs[0].definition.configuration), _found_of(runs), note)
+    found = _found_of(runs, precision)
+    note = f"best configuration in {results}: {_describe(runs, found)}"
+    return FoundConfiguration(dict(runs[0].definition.configuration), found, note)
 
 
 def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -113,20 +116,24 @@ def _validation_error(runs: Sequence[RunRecord]) -> float:
     return fmean(known) if known else math.inf
 
 
-def _found_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """How the configuration of these runs was found; what is trained with it now is no part of the search itself."""
+def _found_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
+    """How the configuration of these runs, of one precision, was found, as runs of a precision tell it.
+
+    What is trained with it now is no part of the search itself.
+    """
     known = sorted((run.found for run in runs if run.found), key=lambda found: found.get("role") != "final")
-    found = dict(known[0]) if known else {}
+    found = retold(known[0], runs[0].precision, precision) if known else {}
     return {**found, "role": "final"} if found.get("by") == "search" else found
 
 
-def _describe(runs: Sequence[RunRecord]) -> str:
+def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
-    found, epochs, error = _found_of(runs), runs[0].definition.epochs, _validation_error(runs)
+    epochs, error = runs[0].definition.epochs, _validation_error(runs)
     diverged = sum(run.diverged for run in runs)
+    precision = f" in {found['search_precision']}" if "search_precision" in found else ""
     origins = {
         "published": "published by the authors", "file": "from a file",
-        "search": f"found by a search of {found.get('trials')} configurations",
+        "search": f"found by a search of {found.get('trials')} configurations{precision}",
     }  # fmt: skip
     words = [
         f"{len(runs)} seed{'s' * (len(runs) > 1)}", f"{diverged} diverged" if diverged else "",

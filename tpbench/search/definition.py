@@ -52,6 +52,13 @@ class SweepDefinition:
     """The curve whose lowest value search and rungs minimise."""
     halving: int = 0
     """Factor of a search in which packs are brackets (:mod:`tpbench.search.halving`); 0: none."""
+    search_precision: str = ""
+    """Of the packs of the search alone; empty: as all of the sweep."""
+
+    @property
+    def searched_in(self) -> str:
+        """The precision of the search's packs."""
+        return self.search_precision or self.precision
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
@@ -69,13 +76,15 @@ class SweepDefinition:
     def found(self, role: str) -> dict[str, Any]:
         """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
         return by_search(
-            self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds, self.objective, self.halving
-        )
+            self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds, self.objective, self.halving,
+            # The search's own runs are of that precision themselves.
+            self.search_precision if role == "final" else "",
+        )  # fmt: skip
 
 
 _LATER_FIELDS = {
     "precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "objective": DEFAULT_OBJECTIVE,
-    "halving": 0,
+    "halving": 0, "search_precision": "",
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class SweepStatus:
     """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
     member_epochs_full: int = 0
     """What the same configurations would have taken to the end."""
+    search_precision: str = ""
+    """Of the search, where the final runs have another."""
     command: str = ""
     """Continues it, where that leads anywhere."""
     reason: str = ""
@@ -59,7 +61,7 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
     known = (
         searched, definition.trials, best[1].validation_error if best else None, definition.objective,
         definition.halving, journal.member_epochs,
-        searched * definition.epochs,
+        searched * definition.epochs, definition.search_precision,
     )  # fmt: skip
     if done or running:
         return SweepStatus(name, "done" if done else "running", *known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine import TpbenchError, UsageError, check_device_precision, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import absolute, location
@@ -59,6 +59,8 @@ class SweepOptions:
     objective: str = DEFAULT_OBJECTIVE
     halving: int = 0
     accept_failures: bool = False
+    search_precision: str = ""
+    """Of the search alone; empty: that of all of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
         options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
         precision=settings.precision, method_source=method_source(cell.method),
         workload_source=cell.workload.source, objective=options.objective, halving=options.halving,
+        # Asking for what holds anyway makes no other sweep.
+        search_precision=options.search_precision if options.search_precision != settings.precision else "",
     )  # fmt: skip
     space.to_hyperopt()
     folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
@@ -113,12 +117,15 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
     Ray's own output goes to a log file whose path is printed.
 
     Raises:
-        UsageError: a search space is wrong, or the nodes of the cluster do not share the results folder.
+        UsageError: a search space is wrong, the device cannot do a precision, or the nodes of the cluster do not share
+            the results folder.
         TpbenchError: a data set is missing, or a sweep is running already.
     """
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
+    if not options.resources.address:
+        settings = _on_device(options, settings)
     spaces = spaces_for((cell.method for cell in cells), options.space)
     wanted = [_wanted(cell, spaces[cell.method], options, settings) for cell in cells]
     with ExitStack() as stack:
@@ -131,6 +138,15 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
         return _run_locked(wanted, options, settings, view)
 
 
+def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
+    """The settings with the device that the packs get, which must know the precisions that were asked for."""
+    device = "cuda" if options.resources.gpus else "cpu"
+    check_device_precision(settings.precision, device)
+    if options.search_precision:
+        check_device_precision(options.search_precision, device, "search precision")
+    return replace(settings, device=device)
+
+
 def _run_locked(
     wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
 ) -> list[SweepResult]:  # fmt: skip
@@ -140,8 +156,7 @@ def _run_locked(
             view.say(f"cluster {address}: {len(nodes())} nodes")
             check_shared(settings.results)
             options = replace(options, resources=cluster_resources(options.resources))
-        if options.resources.gpus:
-            settings = replace(settings, device="cuda")
+            settings = _on_device(options, settings)
         wanted, resources = _size(wanted, options, settings, view)
         sweeps = [_begin(one, options, settings, view) for one in wanted]
         _train(sweeps, resources, wanted[0].folder, view)
@@ -181,7 +196,8 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
     floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
     arguments: dict[str, Any] = {
         "trials": options.trials, "pack": options.pack, "cpus": resources.cpus, "gpus": resources.gpus,
-        "threads": int(share["cpu"]), "device": settings.device, "precision": settings.precision, "floor": floor,
+        "threads": int(share["cpu"]), "device": settings.device,
+        "precision": options.search_precision or settings.precision, "floor": floor,
     }  # fmt: skip
     if not resources.address:
         return choose_sizes(cell.workload, cell.method, **arguments)
@@ -202,12 +218,15 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     definition, journal = one.folder.begin(one.definition, settings.command)
     one.folder.keep_workload(one.cell.workload)
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
+    searched = f", searched in {definition.search_precision}" if definition.search_precision else ""
     halving = f", halved by {definition.halving}" if definition.halving else ""
     objective = f", by {definition.objective}" if definition.objective != DEFAULT_OBJECTIVE else ""
     seeds = f"{len(definition.seeds)} seed{'s' * (len(definition.seeds) != 1)}"
+    # The other precision goes without saying only where the search has the same.
+    final = f" in {definition.precision}" if searched else ""
     # One file need not have a space for all of them.
     space = f" of {one.space.path.name}" if options.space else ""
-    view.say(f"sweep {definition.id}: {trials}{space}{halving}{objective}, then {seeds}")
+    view.say(f"sweep {definition.id}: {trials}{space}{searched}{halving}{objective}, then {seeds}{final}")
     sweep = SearchedSweep(
         definition, one.cell.workload, one.space, one.folder, journal, settings,
         accept_failures=options.accept_failures, on_cluster=bool(options.resources.address),
@@ -215,7 +234,7 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     best = journal.best()
     if best and (known := RunStore(location(settings.results)).read(best[1].run)):
         # Older versions took sweeps of every precision for one and the same.
-        require_precision(known, definition.precision, RunStore(location(settings.results)))
+        require_precision(known, definition.searched_in, RunStore(location(settings.results)))
     return sweep
 
 

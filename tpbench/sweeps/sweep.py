@@ -271,6 +271,8 @@ class SearchedSweep(QueuedSweep):
             name, f"{definition.workload} {definition.method}", replace(settings, sweep=name), on_cluster=on_cluster
         )
         self.definition, self.workload, self.space = definition, workload, space
+        # The final runs keep the precision of the sweep, so none of them is a run of such a search.
+        self.search_settings = replace(self.settings, precision=definition.searched_in)
         self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
         self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
         self.search = PackedSearch(
@@ -322,7 +324,7 @@ class SearchedSweep(QueuedSweep):
             fingerprint=d.fingerprint,
         )  # fmt: skip
         bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
-        return HandedPack(str(number), plan, self.settings, bracket)
+        return HandedPack(str(number), plan, self.search_settings, bracket)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         if self.final is not None:
