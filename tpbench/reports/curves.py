@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.reports.style import colour
+from tpbench.reports.style import colour, plain_powers
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
 
@@ -83,6 +83,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
                     epochs, mean - deviation, mean + deviation, color=colour(cell.method), alpha=0.2, linewidth=0
                 )
         axes.set(xlabel="epoch", ylabel=label, yscale="log")
+        plain_powers(axes.yaxis)
         axes.grid(alpha=0.3)
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
@@ -103,6 +104,7 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     axes.set(
         xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=cells[0].workload
     )
+    plain_powers(axes.xaxis)
     axes.margins(x=0.3)
     axes.grid(alpha=0.3)
     return figure
