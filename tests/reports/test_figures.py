@@ -14,6 +14,7 @@ from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import record
 from tpbench.engine import METHODS
 from tpbench.reports import figures, toy
+from tpbench.reports.curves import cells_of, cost_plot, learning_curves
 from tpbench.reports.searches import importance
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition
@@ -114,3 +115,16 @@ def test_the_gauss_newton_step_is_the_least_squares_slope() -> None:
     assert found.update == pytest.approx(slope)
     after = torch.tanh((found.beta + found.update) * found.x) - found.labels
     assert after.square().sum() < found.residuals.square().sum()
+
+
+def test_logarithmic_axes_are_labelled_without_formulas(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for seed in range(3):
+        store.publish(record("bp", seed, [0.5, 0.02 + seed / 1000]))
+    cells = cells_of(store, "mnist")
+    drawn = [learning_curves(store, cells).axes[1].yaxis, cost_plot(cells).axes[0].xaxis]
+    assert [axis.get_scale() for axis in drawn] == ["log", "log"]
+    for axis in drawn:
+        labels = [axis.get_major_formatter()(0.01), axis.get_minor_formatter()(0.003), axis.get_minor_formatter()(200)]
+        assert labels[:2] == ["10⁻²", "3\u2009\u00d7\u200910⁻³"]
+        assert "$" not in labels[2]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import pytest
+from matplotlib.figure import Figure
 
 from tests.conftest import Inside
 from tests.results.records import record
-from tpbench.results import RunStore
+from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+from tpbench.reports.page import _svg
+from tpbench.results import RunRecord, RunStore
 
 
 @pytest.fixture
@@ -83,6 +89,40 @@ def test_an_empty_store_is_one_line(tpbench_inside: Inside, tmp_path: Path, ther
     assert result.returncode == code
     assert "holds no run yet" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["curves", "cost"])
+def test_a_figure_is_drawn_once_and_as_when_it_is_saved(
+    kind: str, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: (drawn.append(figure), draw(figure, renderer)))
+    cells = cells_of(store, "mnist")
+    with matplotlib.rc_context({"svg.hashsalt": "ids that do not change"}):
+        figures = [learning_curves(store, cells) if kind == "curves" else cost_plot(cells) for _ in range(2)]
+        on_the_page = _svg(figures[0])
+        assert drawn == figures[:1]
+        saved = io.StringIO()
+        figures[1].savefig(saved, format="svg", metadata={"Date": None})
+    assert saved.getvalue().endswith(on_the_page)
+
+
+def test_the_runs_of_a_figure_are_read_together(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cells_of(store, "mnist")
+    gone = cells[0].runs[0].definition.id
+    store.path(gone).unlink()
+    asked: list[list[str]] = []
+
+    def whole(self: RunStore, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
+        runs = list(runs)
+        asked.append([run.definition.id for run in runs])
+        return read(self, runs)
+
+    read = RunStore.whole
+    monkeypatch.setattr(RunStore, "whole", whole)
+    learning_curves(store, cells)  # without the run that is gone
+    assert asked == [[run.definition.id for cell in cells for run in cell.runs]]
 
 
 PROBE = """<script>

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.reports.style import colour
+from tpbench.reports.style import colour, plain_powers
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
 
@@ -40,6 +40,15 @@ def name_of(cell: Cell) -> str:
     return labelled(method_title(cell.method), cell.data_label) + gone
 
 
+def _with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
+    """The same cells with the runs' curves, as far as the runs are still there; all are read together."""
+    runs = {run.definition.id: run for run in store.whole(run for cell in cells for run in cell.runs)}
+    return [
+        replace(cell, runs=tuple(runs[run.definition.id] for run in cell.runs if run.definition.id in runs))
+        for cell in cells
+    ]
+
+
 def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """Mean training loss and validation error over epochs, with the standard deviation over seeds as a band.
 
@@ -49,7 +58,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    cells = [replace(cell, runs=tuple(store.whole(cell.runs))) for cell in cells]
+    cells = _with_curves(store, cells)
     data = sorted({cell.data_label for cell in cells})
     for axes, curve, scale, label in (
         (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
@@ -74,6 +83,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
                     epochs, mean - deviation, mean + deviation, color=colour(cell.method), alpha=0.2, linewidth=0
                 )
         axes.set(xlabel="epoch", ylabel=label, yscale="log")
+        plain_powers(axes.yaxis)
         axes.grid(alpha=0.3)
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
@@ -94,6 +104,7 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     axes.set(
         xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=cells[0].workload
     )
+    plain_powers(axes.xaxis)
     axes.margins(x=0.3)
     axes.grid(alpha=0.3)
     return figure

@@ -11,6 +11,7 @@ from importlib.resources import files
 
 import pandas as pd
 from jinja2 import Environment
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from tpbench import __version__
@@ -69,7 +70,8 @@ class Section:
 def _svg(figure: Figure) -> str:
     """A figure as inline SVG; ids are made unique to it, because all figures share one page."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Not by savefig, which draws a figure once more only to lay it out.
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

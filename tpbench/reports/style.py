@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.files import check_target
@@ -19,6 +21,25 @@ def colour(method: str) -> str:
     """The colour of a method."""
     names = method_names()
     return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
+
+
+class _PlainPowers(LogFormatterSciNotation):
+    """Powers of ten in plain characters: as formulas, labels took a fifth of the time of a figure to be parsed."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = super().__call__(x, pos)
+        plain = formula.removeprefix("$\\mathdefault{").removesuffix("}$").replace("\\times", "\u2009\u00d7\u2009")
+        number, _, power = plain.partition("^")
+        return number + power.strip("{}").translate(_RAISED)
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain_powers(axis: Axis) -> None:
+    """Label a logarithmic axis without formulas."""
+    axis.set_major_formatter(_PlainPowers())
+    axis.set_minor_formatter(_PlainPowers(labelOnlyBase=False))
 
 
 def check_picture(path: Path) -> Path:
