@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from tpbench.cli.options import (
     complain,
     parse_names,
 )
-from tpbench.engine import UsageError, all_methods, get_method, method_names
+from tpbench.engine import PRECISIONS, UsageError, all_methods, check_device_precision, get_method, method_names
 from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.training.choice import choose_workloads
@@ -43,7 +44,9 @@ def bench(
     methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above; all by default.")] = None,
     pack: Annotated[str, typer.Option(metavar="SIZES", help="Members per pack, with commas between them.")] = "10",
     device: Device = "auto",
-    precision: Precision = "float32",
+    precision: Annotated[
+        str, typer.Option(metavar="NAMES", help="Precisions, with commas between; compared with the first.")
+    ] = "float32",
     seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Time per measurement.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="A list of rows with every number.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
@@ -60,7 +63,10 @@ def bench(
         from tpbench.reports.style import check_picture
 
         check_picture(plot)
-    rows = list(measure_all(chosen, rules, _sizes(pack), choose_device(device), precision, seconds))
+    precisions, place = parse_names(precision, PRECISIONS, "precision"), choose_device(device)
+    for name in precisions:
+        check_device_precision(name, place)
+    rows = list(measure_all(chosen, rules, _sizes(pack), place, precisions, seconds))
     print(json.dumps([asdict(row) for row in rows], indent=1) if as_json else _spell_rows(rows).rstrip("\n"))
     # The numbers are there by now, whatever becomes of the picture.
     if plot:
@@ -72,17 +78,27 @@ def bench(
 def _spell_rows(rows: list[BenchmarkRow]) -> str:
     from tpbench.engine.clock import PHASES
 
-    columns = ("workload", "method", "pack", "ms/step", "member epochs/s", "GFLOP/s", "of product rate")
+    first = {(row.workload, row.method, row.pack): row for row in reversed(rows)}
+    compared = len({row.precision for row in rows}) > 1
+    columns = ("ms/step", "member epochs/s", "GFLOP/s", "of product rate")
+    named = ("workload", "method", "pack", *(("precision", f"times {rows[0].precision}") if compared else ()))
     spelled = [
         (
-            row.workload, row.method, str(row.pack), f"{1000 * row.step_seconds:.1f}",
+            row.workload, row.method, str(row.pack), *(_speed_up(row, first) if compared else ()),
+            f"{1000 * row.step_seconds:.1f}",
             f"{row.member_epochs_per_second:.3f}", f"{row.rate / 1e9:.0f}", f"{100 * row.fraction:.0f} %",
             *(f"{100 * row.phases[name]:.0f} %" for name in PHASES),
             f"{row.peak_memory / 2**20:.0f}" if row.peak_memory else "?",
         )
         for row in rows
     ]  # fmt: skip
-    return listing((*columns, *PHASES, "peak MiB"), spelled)
+    return listing((*named, *columns, *PHASES, "peak MiB"), spelled)
+
+
+def _speed_up(row: BenchmarkRow, first: Mapping[tuple[str, str, int], BenchmarkRow]) -> tuple[str, str]:
+    """The precision, and how many times as fast it is as the one that was measured first."""
+    other = first[row.workload, row.method, row.pack]
+    return row.precision, f"{row.member_epochs_per_second / other.member_epochs_per_second:.2f}"
 
 
 @verify_app.command("fixtures")
@@ -93,6 +109,9 @@ def verify_fixtures(
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
     from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
+
+    if precision not in ("float32", "float64"):
+        raise UsageError(f"fixtures have bounds for float32 and float64, none for {precision}")
     from tpbench.engine.training import dtype_of
 
     reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]

@@ -12,6 +12,8 @@ from tpbench.engine.scratch import Scratch
 LARGE = 64
 """A product is large if all three of its sizes are at least this: below, it costs nothing worth losing digits for."""
 
+_FAST_GPU = (8, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
@@ -119,6 +121,22 @@ class LoweredProducts(Products):
 
     def _round(self, values: Tensor) -> Tensor:
         return self._rounded("rounded", *values.shape).copy_(values)
+
+
+def slow_bfloat16(device: str) -> str:
+    """Why products of bfloat16 operands are slow on a device; empty if they are fast, or the device is not at hand."""
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= _FAST_GPU:
+            return ""
+        return f"{torch.cuda.get_device_name(device)} has no bfloat16 products"
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return ""
+    return "this CPU has neither AVX-512 BF16 nor AMX"
+
+
+def products_of(precision: str, device: torch.device | str) -> Products:
+    """How a pack of that precision (one of :data:`tpbench.engine.PRECISIONS`) multiplies."""
+    return LoweredProducts(device) if precision == "bf16" else EXACT
 
 
 def _is_large(a: Tensor, b: Tensor) -> bool:

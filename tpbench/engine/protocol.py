@@ -10,9 +10,10 @@ from tpbench.engine.errors import UsageError
 PROTOCOL_VERSION = 1
 """Changes whenever the same definition of a run would give other numbers; part of what names a run."""
 
-PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32"}
+PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32", "bf16": "float32"}
 """By name, torch's name of the type that numbers have. ``tf32``: float32 whose products on a GPU keep 10 bits of the
-mantissa; never used unless asked for."""
+mantissa. ``bf16``: the operands of large products are rounded to bfloat16 (:mod:`tpbench.engine.products`). Neither is
+used unless asked for."""
 
 
 def check_device_precision(precision: str, device: str, what: str = "precision") -> None:
@@ -28,6 +29,11 @@ def check_device_precision(precision: str, device: str, what: str = "precision")
     """
     if precision == "tf32" and not device.startswith("cuda"):
         raise UsageError(f"{what} tf32 exists on a GPU only; use float32")
+    if precision == "bf16":
+        from tpbench.engine.products import slow_bfloat16
+
+        if reason := slow_bfloat16(device):
+            raise UsageError(f"{what} bf16 would be slower than float32 here: {reason}; use float32")
 
 
 CURVES = (

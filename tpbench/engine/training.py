@@ -20,6 +20,7 @@ from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise
 from tpbench.engine.problem import Problem
+from tpbench.engine.products import Products, products_of
 from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status, check_device_precision
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
@@ -82,6 +83,8 @@ class Trainer:
         device: torch device.
         prune: drop members that learn nothing: ``(epoch, training error)`` above which a member is stopped (the
             authors' rule for searches); None: never.
+        products: how steps multiply matrices, such as a simulation of what the device cannot do fast; None: as the
+            precision says.
 
     Raises:
         UsageError: members that do not share one schedule, or a precision that the device cannot do.
@@ -101,6 +104,7 @@ class Trainer:
         precision: str = "float32",
         device: torch.device | str = "cpu",
         prune: tuple[int, float] | None = None,
+        products: Products | None = None,
     ) -> None:
         if not seeds or len(configurations) != len(seeds):
             raise UsageError(f"a pack needs one configuration per seed, got {len(configurations)} and {len(seeds)}")
@@ -112,7 +116,8 @@ class Trainer:
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
         self.dtype, self.device = dtype_of(precision), torch.device(device)
-        check_device_precision(precision, str(self.device))
+        if products is None:
+            check_device_precision(precision, str(self.device))
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         # Always drawn in float32, so that all precisions see the same noise.
         self._noise_memory = Scratch(torch.float32, device)
@@ -123,7 +128,7 @@ class Trainer:
         self.alive = list(range(len(seeds)))
         pack = PackState(
             method, problem.architecture, configurations, seeds, trained=problem.trained, loss=problem.loss,
-            dtype=self.dtype, device=device,
+            dtype=self.dtype, device=device, products=products or products_of(precision, device),
         )  # fmt: skip
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]

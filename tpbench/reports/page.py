@@ -71,7 +71,7 @@ def _svg(figure: Figure) -> str:
     """A figure as inline SVG; ids are made unique to it, because all figures share one page."""
     buffer = io.StringIO()
     # Not by savefig, which draws a figure once more only to lay it out.
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

@@ -46,7 +46,7 @@ class BenchmarkRow:
 
 def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
     """Operations per second of a square matrix product: the median of several, as for the steps."""
-    a = torch.randn(size, size, dtype=dtype_of(precision), device=device)
+    a = torch.randn(size, size, device=device).to(torch.bfloat16 if precision == "bf16" else dtype_of(precision))
     b = torch.randn_like(a)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -138,11 +138,12 @@ def measure(
 
 
 def measure_all(
-    workloads: list[Workload], methods: list[str], packs: list[int], device: str, precision: str, seconds: float
+    workloads: list[Workload], methods: list[str], packs: list[int], device: str, precisions: list[str], seconds: float
 ) -> Iterator[BenchmarkRow]:
-    """Every combination that makes sense, as it is measured."""
+    """Every combination that makes sense, as it is measured; the precisions of one right after each other."""
     for workload in workloads:
         for method in methods:
             if method not in workload.excluded_methods:
                 for pack in packs:
-                    yield measure(workload, method, pack, device, precision, seconds=seconds)
+                    for precision in precisions:
+                        yield measure(workload, method, pack, device, precision, seconds=seconds)

@@ -1,0 +1,137 @@
+"""Products with operands in bfloat16: what is rounded, what is not, and where they are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tpbench.engine import METHODS, Architecture, Problem, Trainer, UsageError, example_configuration
+from tpbench.engine import products as module
+from tpbench.engine.products import EXACT, LARGE, Lasting, LoweredProducts, products_of
+from tpbench.engine.step import PackState
+
+sizes = st.sampled_from([3, LARGE, LARGE + 3])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rounded(values: Tensor) -> Tensor:
+    return values.bfloat16().double()
+
+
+@given(m=sizes, k=sizes, n=sizes, transposed=st.booleans(), result=st.booleans(), simulated=st.booleans())
+def test_large_products_have_rounded_operands(
+    m: int, k: int, n: int, transposed: bool, result: bool, simulated: bool
+) -> None:
+    if not simulated and not result:
+        return  # a GPU's alone
+    a, b, summand = draw(2, m, k), draw(2, k, n, seed=1), draw(2, 1, n, seed=2)
+    b = b.mT.contiguous().mT if transposed else b
+    lowered = LoweredProducts("cpu", simulated=simulated, rounded=result)
+    large = min(m, k, n) >= LARGE
+    expected = rounded(a) @ rounded(b) if large else a.double() @ b.double()
+    # Another order of adding up may round a result to the neighbouring number.
+    bound = 2**-7 if large and result else 1e-5
+    for product, found in (
+        (expected, lowered.bmm(a, b, torch.empty(2, m, n))),
+        (expected, lowered.bmm(Lasting(a), Lasting(b.mT).mT, torch.empty(2, m, n))),
+        (expected + summand, lowered.baddbmm(summand, a, b, torch.empty(2, m, n))),
+    ):
+        assert float((found - product).abs().max()) <= bound * float(expected.abs().max())
+    if large and result:
+        found = lowered.bmm(a, b, torch.empty(2, m, n))
+        assert torch.equal(found, found.bfloat16().float())
+
+
+def test_a_lasting_operand_is_converted_once_in_a_step() -> None:
+    lowered, a, b = LoweredProducts("cpu", simulated=True), draw(1, LARGE, LARGE), draw(1, LARGE, LARGE, seed=1)
+    weight = Lasting(b)
+    before = lowered.bmm(a, weight, torch.empty_like(a))
+    b += 1
+    assert torch.equal(lowered.bmm(a, weight, torch.empty_like(a)), before)
+    lowered.begin()
+    assert not torch.equal(lowered.bmm(a, weight, torch.empty_like(a)), before)
+
+
+def packs(method: str, *products: module.Products) -> list[PackState]:
+    """The same step with each kind of products, on a network whose hidden products are large."""
+    architecture = Architecture((80, 72, 70, 66, 10), random_hidden=68)
+    rule = METHODS[method]
+    found = []
+    for kind in products:
+        pack = PackState(rule, architecture, [example_configuration(rule)] * 2, [0, 1], products=kind)
+        noise = [draw(2, 64, architecture.sizes[i], seed=i) for i in architecture.hidden]
+        labels = torch.arange(128).view(2, 64) % 10
+        pack.joint_step(draw(2, 64, 80), labels, noise if rule.trains_feedback else None)
+        found.append(pack)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gradients_of_a_step_keep_two_digits(method: str) -> None:
+    exact, lowered = packs(method, EXACT, LoweredProducts("cpu", simulated=True))
+    groups = [(exact.forward_gradients, lowered.forward_gradients)]
+    if exact.feedback_gradients and lowered.feedback_gradients:
+        groups.append((exact.feedback_gradients, lowered.feedback_gradients))
+    for wanted, found in groups:
+        for name in wanted:
+            error = float((found[name] - wanted[name]).norm())
+            assert error <= 0.03 * float(wanted[name].norm()), name
+        # And something was rounded.
+        assert not torch.equal(found.flat, wanted.flat)
+
+
+def test_the_simulation_is_what_torch_computes() -> None:
+    """In torch's bfloat16, however slow it is here."""
+    simulated, real = packs("ddtp-rhl", LoweredProducts("cpu", simulated=True), LoweredProducts("cpu"))
+    for name in real.forward_gradients:
+        error = float((simulated.forward_gradients[name] - real.forward_gradients[name]).norm())
+        assert error <= 3e-3 * float(real.forward_gradients[name].norm()), name
+
+
+def test_evaluation_is_exact_and_members_do_not_depend_on_their_pack() -> None:
+    rule, architecture = METHODS["bp"], Architecture((80, 72, 70, 10))
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(400, 80, generator=generator), torch.arange(400) % 10
+    problem = Problem(architecture, x, y, x, y, validation_size=80, batch_size=64)
+    kind = LoweredProducts("cpu", simulated=True)
+    histories = []
+    for seeds in ([0, 1], [1]):
+        trainer = Trainer(
+            rule, problem, [example_configuration(rule)] * len(seeds), seeds, epochs=1, precision="bf16",
+            products=kind.anew(),
+        )  # fmt: skip
+        trainer.advance()
+        histories.append(trainer.histories[-1])
+        exact = problem.loss(trainer.pack.propagate(x.expand(len(seeds), -1, -1))[-1], y.expand(len(seeds), -1))[0]
+        assert histories[-1].curves["test_loss"][0] == pytest.approx(float(exact[-1].double().mean()), rel=1e-12)
+    assert histories[0].curves == histories[1].curves
+
+
+def test_packs_that_lose_members_go_on_with_memory_of_their_own() -> None:
+    (pack,) = packs("dtp", LoweredProducts("cpu", simulated=True))
+    chosen = pack.select([1])
+    assert isinstance(chosen.products, LoweredProducts)
+    assert chosen.products is not pack.products
+    assert chosen.products.simulated
+
+
+def test_slow_bfloat16_is_refused(small_problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    rule = METHODS["bp"]
+    with pytest.raises(UsageError, match="slower than float32 here: this CPU has neither AVX-512 BF16 nor AMX"):
+        Trainer(rule, small_problem, [example_configuration(rule)], [0], epochs=1, precision="bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    trainer = Trainer(rule, small_problem, [example_configuration(rule)], [0], epochs=1, precision="bf16")
+    assert isinstance(trainer.pack.products, LoweredProducts)
+    assert trainer.pack.forward.flat.dtype == torch.float32
+
+
+def test_other_precisions_multiply_exactly() -> None:
+    assert products_of("float32", "cpu") is products_of("float64", "cpu") is products_of("tf32", "cuda") is EXACT
