@@ -22,6 +22,7 @@ from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.numerics import forget_constants
 from tpbench.engine.problem import Problem
+from tpbench.engine.products import EXACT, Products
 from tpbench.engine.step import PackState
 from tpbench.engine.training import Trainer
 
@@ -61,7 +62,9 @@ def rehearsing() -> Iterator[None]:
         forget_constants()
 
 
-def rehearse_step(method: Method, architecture: Architecture, members: int, batch: int) -> None:
+def rehearse_step(
+    method: Method, architecture: Architecture, members: int, batch: int, products: Products = EXACT
+) -> None:
     """One joint step of a pack, and one of its feedback alone where that is trained.
 
     Raises:
@@ -70,7 +73,12 @@ def rehearse_step(method: Method, architecture: Architecture, members: int, batc
     """
     with rehearsing():
         pack = PackState(
-            method, architecture, [example_configuration(method)] * members, list(range(members)), device=DEVICE
+            method,
+            architecture,
+            [example_configuration(method)] * members,
+            list(range(members)),
+            device=DEVICE,
+            products=products,
         )
         # It looks at its first results once, before anything is captured.
         pack.targets_checked = True
@@ -118,7 +126,7 @@ def _without_numbers(problem: Problem) -> Problem:
     )  # fmt: skip
 
 
-def rehearse_epoch(method: Method, problem: Problem, members: int) -> int:
+def rehearse_epoch(method: Method, problem: Problem, members: int, precision: str = "float32") -> int:
     """A feedback epoch, where the method has any, and a joint epoch with its evaluation, up to the one read at the end.
 
     Returns:
@@ -130,7 +138,13 @@ def rehearse_epoch(method: Method, problem: Problem, members: int) -> int:
     configuration = example_configuration(method)
     with rehearsing():
         trainer = _RehearsedTrainer(
-            method, _without_numbers(problem), [configuration] * members, list(range(members)), epochs=1, device=DEVICE
+            method,
+            _without_numbers(problem),
+            [configuration] * members,
+            list(range(members)),
+            epochs=1,
+            device=DEVICE,
+            precision=precision,
         )
         trainer.pack.targets_checked = True
         if method.trains_feedback:
