@@ -6,13 +6,14 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tpbench.engine.capture import CapturedStep
+from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
@@ -26,9 +27,6 @@ from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
-
-Step = Callable[[Tensor, list[Tensor]], None]
-"""Trains the minibatch of these sample numbers (P, B) with this noise."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,8 @@ class Trainer:
         device: torch device.
         prune: drop members that learn nothing: ``(epoch, training error)`` above which a member is stopped (the
             authors' rule for searches); None: never.
+        capture: whether a GPU replays its steps as graphs, where the method allows it; for who compares.
+        host_noise: draw the noise on the CPU whatever the device, so that every device sees the same; for who compares.
 
     Raises:
         UsageError: members that do not share one schedule.
@@ -98,6 +98,8 @@ class Trainer:
         precision: str = "float32",
         device: torch.device | str = "cpu",
         prune: tuple[int, float] | None = None,
+        capture: bool = True,
+        host_noise: bool = False,
     ) -> None:
         if not seeds or len(configurations) != len(seeds):
             raise UsageError(f"a pack needs one configuration per seed, got {len(configurations)} and {len(seeds)}")
@@ -108,6 +110,7 @@ class Trainer:
         self.method, self.problem = method, problem.to(device)
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
+        self.capture, self.host_noise = capture, host_noise
         self.dtype, self.device = dtype_of(precision), torch.device(device)
         if precision == "tf32" and self.device.type != "cuda":
             raise UsageError("precision tf32 exists on a GPU only; use float32")
@@ -180,11 +183,12 @@ class Trainer:
             return None
         sizes = [self.problem.architecture.sizes[i] for i in self.problem.architecture.hidden]
         generators = [self._stream(p, "noise") for p in self.alive]
-        if self.device.type != "cpu":
-            generators = [torch.Generator(self.device).manual_seed(g.initial_seed()) for g in generators]
+        place = torch.device("cpu") if self.host_noise else self.device
+        if place.type != "cpu":
+            generators = [torch.Generator(place).manual_seed(g.initial_seed()) for g in generators]
 
         # Always drawn in float32, so that both precisions see the same noise.
-        memory = Scratch(torch.float32, self.device)
+        memory = Scratch(torch.float32, place)
 
         def draw(batch: int) -> list[Tensor]:
             values = memory("noise", len(generators), batch * sum(sizes))
@@ -194,7 +198,7 @@ class Trainer:
                     row.normal_(generator=generator)
 
             in_parallel(fill, len(generators), values.numel())
-            values = values.to(self.dtype)
+            values = values.to(self.device, self.dtype)
             parts = torch.split(values, [batch * n for n in sizes], dim=1)
             return [part.view(-1, batch, n) for part, n in zip(parts, sizes, strict=True)]
 
@@ -229,17 +233,27 @@ class Trainer:
             runner(samples, noise)
         return len(batches)
 
+    @property
+    def captures(self) -> bool:
+        """Whether steps become CUDA graphs: on a GPU, for rules that allow it, nothing being timed or looked at."""
+        if not self.capture or self.device.type != "cuda" or not self.method.capturable:
+            return False
+        return not (self.pack.clock.device or self.pack.observer)
+
+    @property
+    def captured(self) -> list[str]:
+        """The kinds of epoch whose step is replayed as a graph by now."""
+        return [kind for kind, captured in self._graphs.items() if captured.graph is not None]
+
     def _captured(self, kind: str, step: Step, samples: Tensor, noise: list[Tensor]) -> Step:
-        """The step as a CUDA graph where that can be: on a GPU, for rules that allow it, with nothing being timed."""
-        if self.device.type != "cuda" or not self.method.capturable or self.pack.clock.device:
-            return step
-        if self.pack.observer:
+        """The step as a CUDA graph where that can be."""
+        if not self.captures:
             return step
         if kind not in self._graphs:
             shapes = [tuple(draws.shape) for draws in noise]
             size = (samples.shape[0], samples.shape[1])
-            self._graphs[kind] = CapturedStep(step, size, shapes, self.dtype, self.device)
-        return self._graphs[kind]
+            self._graphs[kind] = CapturedStep(size, shapes, self.dtype, self.device)
+        return partial(self._graphs[kind], step)
 
     def _joint_epoch(self) -> None:
         batches, size = self._train_epoch("joint"), self.problem.training_size
