@@ -220,6 +220,7 @@ COMMANDS = [
     ["sweep", "digits", "bp", "--pack", "*"], ["sweep", "digits", "bp", "--address", "*"], ["table", "*"],
     ["table", "1", "--format", "*"], ["leaderboard", "*x"], ["data", "get", "*"], ["data", "import", "*", "c.yaml"],
     ["bench", "--methods", "*,", "--seconds", "0.01"], ["results", "merge", "*", "x"], ["verify", "fixtures", "*"],
+    ["verify", "device", "--device", "*"], ["verify", "device", "--only", "*x"],
     ["submit", "digits", "bp", "--address", "*"], ["logs", "*", "--address", "*"], ["*"],
 ]  # fmt: skip
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+# isort: off
+# First, for it says what the others would fail for.
+from tpbench.cli import libraries
+
 from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
-# isort: off
 from tpbench.cli import training, showing, measuring, upkeep, jobs
 from tpbench.cli.app import app
 
@@ -16,7 +19,7 @@ from tpbench.cli.app import app
 from tpbench.engine import TpbenchError
 from tpbench.results.terminal import prepare_streams, print_line
 
-__all__ = ["app", "jobs", "main", "measuring", "showing", "training", "upkeep"]
+__all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
 
 
 def _one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tpbench.cli.app import app, verify_app
+from tpbench.cli.libraries import why_missing
 from tpbench.cli.options import (
     RESULTS,
     Data,
@@ -20,10 +22,20 @@ from tpbench.cli.options import (
     complain,
     parse_names,
 )
-from tpbench.engine import PRECISIONS, UsageError, all_methods, check_device_precision, get_method, method_names
+from tpbench.engine import (
+    METHODS,
+    PRECISIONS,
+    TpbenchError,
+    UsageError,
+    all_methods,
+    check_device_precision,
+    get_method,
+    method_names,
+)
 from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.training.choice import choose_workloads
+from tpbench.training.devices import CHECKS
 
 if TYPE_CHECKING:
     from tpbench.workloads.benchmark import BenchmarkRow
@@ -172,6 +184,49 @@ def verify_method_command(
         rows = [(check.name, check.found, "ok" if check.passed else "FAILED") for check in checks]
         print(listing(("check", "found", "verdict"), rows), end="")
     if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@verify_app.command("device")
+def verify_device_command(
+    device: Device = "auto",
+    fixtures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A folder of golden .npz files.", show_default="'golden' in the folder of the data sets"
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="all built-in ones")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAMES", help=f"Some of: {', '.join(CHECKS)}.", show_default="all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
+) -> None:
+    """Check the engine on a GPU, or what applies on the CPU; exit code 1 if one check fails. Needs no Ray."""
+    rules = parse_names(methods, METHODS if methods is None else method_names(), "method")
+    groups = parse_names(only, CHECKS, "check")
+    for module in ("numpy", "torch", "yaml"):
+        if why := why_missing(module):
+            raise TpbenchError(f"'verify device' {why}")
+    from dataclasses import asdict
+
+    from tpbench.training.device_checks import Request, verify_device
+    from tpbench.training.devices import choose_device
+
+    # A minute or more is long where nothing moves.
+    say = complain if sys.stderr.isatty() else lambda text: None
+    checks = list(verify_device(Request(choose_device(device), rules, fixtures), groups, say))
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        rows = [(check.check, check.setting, check.found, check.criterion, check.verdict) for check in checks]
+        print(listing(("check", "of", "found", "criterion", "verdict"), rows), end="")
+    failed = [check for check in checks if check.verdict == "FAILED"]
+    for check in failed:
+        complain(f"{check.check}, {check.setting}: {check.found}")
+    if failed:
         raise typer.Exit(1)
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+Step = Callable[[Tensor, Tensor | None], None]
+"""Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers), in float32;
+reads nothing back to the host."""
+
 # Steps that run as usual before the capture, so that all memory and all library handles exist.
 _WARM_UP = 3
+
+
+@lru_cache(maxsize=16)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures on a device: cuBLAS keeps working memory, up to 32 MiB, for every stream it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class CapturedStep:
@@ -18,8 +29,10 @@ class CapturedStep:
     touches must stay where it is: parameters, optimiser states and accumulators are updated in place, and the inputs
     are copied into buffers of its own. Capturing runs nothing, so every call trains its minibatch exactly once.
 
+    The function is given with every call and not kept: it belongs to a trainer that holds this object, and the two
+    would keep each other, with all their memory on the GPU, until Python looks for cycles.
+
     Args:
-        step: trains a minibatch; returns nothing and reads nothing back to the host.
         samples: shape of the sample numbers, (P, B).
         noise: shape of the noise, (P, B * units); None if there is none.
         device: a CUDA device.
@@ -27,12 +40,11 @@ class CapturedStep:
 
     def __init__(
         self,
-        step: Callable[[Tensor, Tensor | None], None],
         samples: tuple[int, ...],
         noise: tuple[int, ...] | None,
         device: torch.device,
     ) -> None:
-        self.step = step
+        self.device = device
         self.samples = torch.empty(samples, dtype=torch.int64, device=device)
         self.noise = None if noise is None else torch.empty(noise, dtype=torch.float32, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -44,20 +56,25 @@ class CapturedStep:
         if self.noise is not None and noise is not None:
             self.noise.copy_(noise)
 
-    def __call__(self, samples: Tensor, noise: Tensor | None) -> None:
-        """Train one minibatch."""
+    def __call__(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
+        """Train one minibatch; ``step`` is the same function every time."""
+        # Streams and captures belong to the current device, which need not be that of the pack.
+        with torch.cuda.device(self.device):
+            self._train(step, samples, noise)
+
+    def _train(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
         self.take(samples, noise)
         if self.graph is None and self.calls >= _WARM_UP:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step(self.samples, self.noise)
+            with torch.cuda.graph(graph, stream=_side_stream(self.device)):
+                step(self.samples, self.noise)
             self.graph = graph
         self.calls += 1
         if self.graph is not None:
             self.graph.replay()
             return
-        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = _side_stream(self.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self.step(self.samples, self.noise)
+            step(self.samples, self.noise)
         torch.cuda.current_stream().wait_stream(side)

@@ -91,15 +91,17 @@ class Fixture:
     def steps(self) -> int:
         return len(self["x_all"])
 
-    def pack(self, members: int, dtype: torch.dtype) -> PackState:
+    def pack(self, members: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> PackState:
         """A pack of identical members that starts from the file's parameters."""
-        state = PackState(self.method, self.architecture, [self.configuration] * members, [0] * members, dtype=dtype)
+        state = PackState(
+            self.method, self.architecture, [self.configuration] * members, [0] * members, dtype=dtype, device=device
+        )
         for parameters in (state.forward, state.feedback):
             if parameters:
                 for name in parameters:
                     parameters[name].copy_(self.tensor(f"init/{name}", dtype))
         for name in state.fixed:
-            state.fixed[name] = self.tensor(name, dtype).expand_as(state.fixed[name]).contiguous()
+            state.fixed[name] = self.tensor(name, dtype).to(device).expand_as(state.fixed[name]).contiguous()
         return state
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
@@ -109,7 +111,7 @@ class Fixture:
         """Train one of the file's minibatches."""
 
         def spread(values: Array) -> Tensor:
-            tensor = torch.from_numpy(np.asarray(values))
+            tensor = torch.from_numpy(np.asarray(values)).to(state.device)
             tensor = tensor.to(state.dtype) if tensor.is_floating_point() else tensor
             return tensor.expand(state.members, *tensor.shape).contiguous()
 
@@ -122,7 +124,7 @@ class Fixture:
 def relative_error(mine: Tensor, reference: Array, scale: float = 0.0) -> float:
     """Largest deviation of any member, relative to the largest magnitude of the reference (or ``scale`` if larger)."""
     expected = torch.from_numpy(np.asarray(reference, dtype=np.float64))
-    deviation = float((mine.detach().double() - expected).abs().max())
+    deviation = float((mine.detach().double().cpu() - expected).abs().max())
     magnitude = max(float(expected.abs().max()), scale)
     return deviation / magnitude if magnitude else deviation
 
@@ -166,16 +168,19 @@ def _worst(errors: Iterable[float]) -> float:
     return max(values) if all(value == value for value in values) else float("nan")
 
 
-def verify_fixture(path: Path, precision: torch.dtype = torch.float64, members: int = 1) -> FixtureReport:
+def verify_fixture(
+    path: Path, precision: torch.dtype = torch.float64, members: int = 1, device: torch.device | str = "cpu"
+) -> FixtureReport:
     """Train a fixture's minibatches and compare every recorded number.
 
     Args:
         path: the ``.npz`` file.
         precision: of the pack.
         members: how many identical members the pack has; all are compared.
+        device: of the pack.
     """
     fixture = Fixture(path)
-    state = fixture.pack(members, precision)
+    state = fixture.pack(members, precision, device)
     errors: dict[str, float] = {}
     for step in range(fixture.steps):
         record = fixture.run_step(state, step)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.capture import CapturedStep
+from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.numerics import forget_constants
@@ -99,19 +99,24 @@ def rehearse_step(
 class _RehearsedStep(CapturedStep):
     """Runs the step and lets nothing in it cross between host and GPU."""
 
-    def __call__(self, samples: Tensor, noise: Tensor | None) -> None:
+    def __call__(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
         self.take(samples, noise)
         with _NoCrossings():  # type: ignore[no-untyped-call]
-            self.step(self.samples, self.noise)
+            step(self.samples, self.noise)
 
 
 class _RehearsedTrainer(Trainer):
     """A trainer on a GPU that is not there: its generators are the host's."""
 
-    capture = _RehearsedStep
+    captured_step = _RehearsedStep
 
     def _generators(self) -> list[torch.Generator]:
         return [self._stream(p, "noise") for p in self.alive]
+
+    @property
+    def kinds_of_steps(self) -> int:
+        """How many of them would be captured."""
+        return len(self._graphs)
 
 
 def _without_numbers(problem: Problem) -> Problem:
@@ -150,4 +155,4 @@ def rehearse_epoch(method: Method, problem: Problem, members: int, precision: st
         if method.trains_feedback:
             trainer.measured_feedback_epoch()
         trainer.measured_joint_epoch()
-        return len(trainer.captured)
+        return trainer.kinds_of_steps

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tpbench.engine.capture import CapturedStep
+from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
@@ -27,9 +28,6 @@ from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
-
-Step = Callable[[Tensor, Tensor | None], None]
-"""Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers)."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,14 @@ class Trainer:
             authors' rule for searches); None: never.
         products: how steps multiply matrices, such as a simulation of what the device cannot do fast; None: as the
             precision says.
+        capture: whether a GPU replays its steps as graphs, where the method allows it; for who compares.
+        host_noise: draw the noise on the CPU whatever the device, so that every device sees the same; for who compares.
 
     Raises:
         UsageError: members that do not share one schedule, or a precision that the device cannot do.
     """
 
-    capture = CapturedStep
+    captured_step = CapturedStep
     """What makes a graph of a step on a GPU."""
 
     def __init__(
@@ -105,6 +105,8 @@ class Trainer:
         device: torch.device | str = "cpu",
         prune: tuple[int, float] | None = None,
         products: Products | None = None,
+        capture: bool = True,
+        host_noise: bool = False,
     ) -> None:
         if not seeds or len(configurations) != len(seeds):
             raise UsageError(f"a pack needs one configuration per seed, got {len(configurations)} and {len(seeds)}")
@@ -115,12 +117,13 @@ class Trainer:
         self.method, self.problem = method, problem.to(device)
         self.phases = schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
+        self.capture, self.host_noise = capture, host_noise
         self.dtype, self.device = dtype_of(precision), torch.device(device)
         if products is None:
             check_device_precision(precision, str(self.device))
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         # Always drawn in float32, so that all precisions see the same noise.
-        self._noise_memory = Scratch(torch.float32, device)
+        self._noise_memory = Scratch(torch.float32, "cpu" if host_noise else device)
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
@@ -188,11 +191,12 @@ class Trainer:
         if not self.method.trains_feedback:
             return iter([None] * len(batches))
         units = sum(self._hidden_sizes)
-        return draw_noise([samples.shape[1] for samples in batches], units, self._generators(), self._noise_memory)
+        draws = draw_noise([samples.shape[1] for samples in batches], units, self._generators(), self._noise_memory)
+        return (noise.to(self.device) for noise in draws)
 
     def _generators(self) -> list[torch.Generator]:
-        """What the noise of every member is drawn with, on the device."""
-        return device_generators([self._stream(p, "noise") for p in self.alive], self.device)
+        """What the noise of every member is drawn with, where it is drawn."""
+        return device_generators([self._stream(p, "noise") for p in self.alive], self._noise_memory.device)
 
     @property
     def _hidden_sizes(self) -> list[int]:
@@ -235,16 +239,26 @@ class Trainer:
             runner(samples, noise)
         return len(batches)
 
+    @property
+    def captures(self) -> bool:
+        """Whether steps become CUDA graphs: on a GPU, for rules that allow it, nothing being timed or looked at."""
+        if not self.capture or self.device.type != "cuda" or not self.method.can_capture(self.pack.configurations):
+            return False
+        return not (self.pack.clock.device or self.pack.observer)
+
+    @property
+    def captured(self) -> list[str]:
+        """The kinds of epoch whose step is replayed as a graph by now."""
+        return [kind for kind, captured in self._graphs.items() if captured.graph is not None]
+
     def _captured(self, kind: str, step: Step, samples: Tensor, noise: Tensor | None) -> Step:
-        """The step as a CUDA graph where that can be: on a GPU, for rules that allow it, with nothing being timed."""
-        if self.device.type != "cuda" or self.pack.clock.device or self.pack.observer:
+        """The step as a CUDA graph where that can be."""
+        if not self.captures:
             return step
-        if not self.method.can_capture(self.pack.configurations):
-            return step
-        if kind not in self.captured:
+        if kind not in self._graphs:
             shape = None if noise is None else tuple(noise.shape)
-            self.captured[kind] = self.capture(step, tuple(samples.shape), shape, self.device)
-        return self.captured[kind]
+            self._graphs[kind] = self.captured_step(tuple(samples.shape), shape, self.device)
+        return partial(self._graphs[kind], step)
 
     def measured_joint_epoch(self) -> dict[str, Tensor]:
         """Train a joint epoch; returns what the curves get of it, by their names, (P,) each and still on the device."""
@@ -299,8 +313,7 @@ class Trainer:
     def _use(self, pack: PackState) -> None:
         """Train this pack from now on; what was captured or counted of another goes."""
         self.pack = pack
-        self.captured: dict[str, CapturedStep] = {}
-        """The graphs of this pack's steps, by the kind of epoch."""
+        self._graphs: dict[str, CapturedStep] = {}
         names = ("loss", "wrong", "reconstruction")
         self._totals = {n: torch.zeros(pack.members, dtype=torch.float64, device=self.device) for n in names}
 

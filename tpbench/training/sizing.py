@@ -24,7 +24,7 @@ _MEMORY_SHARE = 0.6
 def free_memory(device: str) -> int:
     """Bytes that are free on a device."""
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.cuda.mem_get_info(device)[0])
     return available_memory()
 
 

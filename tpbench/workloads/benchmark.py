@@ -60,7 +60,7 @@ def product_rate(precision: str, device: str, size: int = 2048, seconds: float =
 
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def _problem(workload: Workload, steps: int) -> Problem:
@@ -79,7 +79,7 @@ def _problem(workload: Workload, steps: int) -> Problem:
 def _reset_peak(device: str) -> bool:
     """Start measuring peak memory anew; False where the system cannot."""
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -90,7 +90,7 @@ def _reset_peak(device: str) -> bool:
 
 def _peak(device: str) -> int | None:
     if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
+        return int(torch.cuda.max_memory_allocated(device))
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(found[1]) * 1024 if found else None
 

@@ -1,0 +1,25 @@
+"""Libraries that may be missing, such as on a machine that a GPU is borrowed on, which has torch and little else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+PACKAGES = {"yaml": "pyyaml"}
+"""What pip calls a module where that is not its name."""
+
+
+def why_missing(module: str) -> str:
+    """What to do where a module cannot be imported; empty where it can."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = PACKAGES.get(module, module)
+        return f"needs {package}, which cannot be imported ({error}); pip install {package}"
+    return ""
+
+
+# The commands are made with the one and print with the other, errors too.
+for _module in ("typer", "rich"):
+    if _why := why_missing(_module):
+        sys.exit(f"error: tpbench's command line {_why}")
