@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,17 @@ from tpbench.engine.plugins import forget_plugins
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)
 settings.load_profile("tpbench")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How several workers share the tests: asked where pytest-xdist is and used."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from tests.scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
+
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -22,7 +22,7 @@ from tests.conftest import CommandLine, Ended, Inside
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.workloads import get_workload
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "25")
 # Jobs and 'ray start' run the python of the environment that the cluster was started in.

@@ -22,7 +22,7 @@ from tpbench.sweeps.cluster import Resources
 from tpbench.training.choice import choose_all
 from tpbench.training.packs import PackSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
