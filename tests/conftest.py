@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import typer.main
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
@@ -89,6 +91,7 @@ class Ended:
 
 
 Inside = Callable[..., Ended]
+_commands = cache(typer.main.get_command)
 
 
 @pytest.fixture
@@ -108,6 +111,8 @@ def tpbench_inside(
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TPBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    # typer makes its commands anew for each call, which takes three times as long as a slip takes to be found.
+    monkeypatch.setattr("typer.main.get_command", _commands)
 
     def call(*arguments: str) -> Ended:
         from tpbench.cli import main
