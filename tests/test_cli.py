@@ -108,15 +108,15 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tpbench_inside: In
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_mnist_with_the_published_configuration(tpbench_inside: Inside, shared_data: Path, tmp_path: Path) -> None:
-    imported = tpbench_inside("data", "import", "mnist", str(shared_data / "mnist.npz"))
+def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_data: Path, tmp_path: Path) -> None:
+    imported = tpbench("data", "import", "mnist", str(shared_data / "mnist.npz"))
     assert imported.returncode == 0, imported.stderr
-    result = tpbench_inside("run", "mnist", "bp", "--seeds", "0-1", "--epochs", "1")
+    result = tpbench("run", "mnist", "bp", "--seeds", "0-1", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     (body, _) = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
     assert body["data_label"] == ""
     assert body["test_error"] < 0.08
-    assert "2 seeds, 1 epoch" in tpbench_inside("table", "1").stdout
+    assert "2 seeds, 1 epoch" in tpbench("table", "1").stdout
 
 
 @pytest.mark.data
