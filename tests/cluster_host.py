@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, driven by lines on standard input. Not a test.
 
-``start``: a node of one core more, ``kill``: SIGKILL the newest; end of input: all go.
+``start``: a node of one core more, ``kill``: SIGKILL the newest, ``count``: nothing; the answer says how many nodes are
+alive then. End of input: all go.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ added = []
 for line in sys.stdin:
     if line.strip() == "start":
         added.append(cluster.add_node(num_cpus=1))
-    else:
+    elif line.strip() == "kill":
         cluster.remove_node(added.pop(), allow_graceful=False)
-    print("done", flush=True)
+    alive = sum(node["Alive"] for node in cluster.global_state.node_table())
+    print("done", alive, flush=True)
 cluster.shutdown()
 shutil.rmtree(temporary, ignore_errors=True)

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import typer.main
 from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
@@ -25,6 +28,17 @@ from tpbench.engine.plugins import forget_plugins
 # A busy machine is no failure, and a failure comes back when the suite runs again.
 settings.register_profile("tpbench", deadline=None, derandomize=True)
 settings.load_profile("tpbench")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How several workers share the tests: asked where pytest-xdist is and used."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from tests.scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
+
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -77,6 +91,7 @@ class Ended:
 
 
 Inside = Callable[..., Ended]
+_commands = cache(typer.main.get_command)
 
 
 @pytest.fixture
@@ -96,6 +111,8 @@ def tpbench_inside(
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TPBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    # typer makes its commands anew for each call, which takes three times as long as a slip takes to be found.
+    monkeypatch.setattr("typer.main.get_command", _commands)
 
     def call(*arguments: str) -> Ended:
         from tpbench.cli import main

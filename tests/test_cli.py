@@ -89,15 +89,15 @@ def test_failed_work_is_one_clear_error_and_exit_code_1(
     assert "Traceback" not in result.stderr
 
 
-def test_run_then_table_and_leaderboard(tpbench: CommandLine, tmp_path: Path) -> None:
+def test_run_then_table_and_leaderboard(tpbench: CommandLine, tpbench_inside: Inside, tmp_path: Path) -> None:
     configuration = write_configuration(tmp_path, "ddtp-linear")
     first = tpbench("run", "digits", "ddtp-linear", "--config", configuration, "--seeds", "0-2", "--epochs", "2")
     assert first.returncode == 0, first.stderr
     assert "over 3 seeds" in first.stdout
-    again = tpbench("run", "digits", "ddtp-linear", "--config", "best", "--seeds", "0-3", "--epochs", "2")
+    again = tpbench_inside("run", "digits", "ddtp-linear", "--config", "best", "--seeds", "0-3", "--epochs", "2")
     assert "3 of 4 runs are in results already" in again.stdout
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 4
-    board = tpbench("leaderboard", "--write")
+    board = tpbench_inside("leaderboard", "--write")
     assert "DDTP-linear" in board.stdout
     frame = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
     row = frame.iloc[0]
@@ -106,7 +106,7 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tmp_path: Path) ->
     errors = [100 * body["test_error"] for body in bodies]
     assert row.test_error_mean == pytest.approx(np.mean(errors), abs=1e-3)
     assert row.test_error_std == pytest.approx(np.std(errors, ddof=1), abs=1e-3)
-    table = tpbench("table", "s6", "--format", "md").stdout
+    table = tpbench_inside("table", "s6", "--format", "md").stdout
     assert "4 seeds, 2 epochs" in table
     assert "Digits" in table
 
@@ -125,14 +125,14 @@ def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_dat
 
 
 @pytest.mark.data
-def test_a_folder_of_keras_files_is_a_data_folder(tpbench: CommandLine, shared_data: Path) -> None:
-    listing = tpbench("data", "list", "--data", str(SHARED)).stdout
+def test_a_folder_of_keras_files_is_a_data_folder(tpbench_inside: Inside, shared_data: Path) -> None:
+    listing = tpbench_inside("data", "list", "--data", str(SHARED)).stdout
     assert listing.count("ready (exact)") == 2
 
 
-def test_bench_prints_rows_and_draws(tpbench: CommandLine, tmp_path: Path) -> None:
+def test_bench_prints_rows_and_draws(tpbench_inside: Inside, tmp_path: Path) -> None:
     arguments = ("bench", "--workloads", "digits", "--methods", "bp,ddtp-rhl", "--pack", "1,3", "--seconds", "0.05")
-    result = tpbench(*arguments, "--json", "--plot", "scaling.png")
+    result = tpbench_inside(*arguments, "--json", "--plot", "scaling.png")
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout)
     assert [(r["method"], r["pack"]) for r in rows] == [("bp", 1), ("bp", 3), ("ddtp-rhl", 1), ("ddtp-rhl", 3)]
@@ -143,21 +143,36 @@ def test_bench_prints_rows_and_draws(tpbench: CommandLine, tmp_path: Path) -> No
     assert (tmp_path / "scaling.png").stat().st_size > 5000
 
 
+# Commands one after the other in a process that has neither: torch is imported once.
+WITHOUT_RAY = """
+import json, sys
+sys.modules["ray"] = sys.modules["hyperopt"] = None
+from tpbench.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["tpbench", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print("ended", arguments[0])
+"""
+
+
 def test_runs_and_benchmarks_need_no_ray(tmp_path: Path) -> None:
     """The GPU machine has neither ray nor hyperopt."""
-    code = (
-        "import sys; sys.modules['ray'] = sys.modules['hyperopt'] = None; sys.argv = ['tpbench', *sys.argv[1:]]\n"
-        "from tpbench.cli import main; main()"
-    )
     configuration = write_configuration(tmp_path, "bp")
-    for arguments in (
+    commands = [
         ["run", "digits", "bp", "--config", configuration, "--seeds", "0", "--epochs", "1"],
         ["bench", "--workloads", "digits", "--methods", "bp", "--seconds", "0.01"],
         ["leaderboard"],
-    ):
-        command = [sys.executable, "-c", code, *arguments]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-        assert result.returncode == 0, result.stderr
+    ]
+    process = [sys.executable, "-c", WITHOUT_RAY, json.dumps(commands)]
+    result = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith("ended ")] == [
+        f"ended {command[0]}" for command in commands
+    ]
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(

@@ -22,7 +22,7 @@ from tests.conftest import CommandLine, Ended, Inside
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.workloads import get_workload
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "25")
 # Jobs and 'ray start' run the python of the environment that the cluster was started in.
@@ -43,12 +43,14 @@ class Host:
     address: str
     dashboard: str
 
-    def do(self, command: str) -> None:
+    def do(self, command: str) -> int:
+        """Returns how many nodes are alive then."""
         assert self.process.stdin
         assert self.process.stdout
         print(command, file=self.process.stdin, flush=True)
-        while self.process.stdout.readline().strip() != "done":
+        while not (line := self.process.stdout.readline()).startswith("done"):
             assert self.process.poll() is None
+        return int(line.split()[1])
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,7 @@ def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
     results.mkdir()
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
+    before = host.do("count")
     script = 'mount -t tmpfs none "$1" && exec ray start --address="$2" --num-cpus=1 --block'
     node = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script, "sh", str(results), host.address],
@@ -159,8 +162,8 @@ def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
         env={**os.environ, "PATH": PATH},
     )  # fmt: skip
     try:
-        # The node joins within seconds; until then, the sweep would simply run.
-        time.sleep(8)
+        # Without the node the sweep would simply run.
+        wait_for(lambda: host.do("count") > before or node.poll() is not None)
         assert node.poll() is None
         result = tpbench("sweep", *ARGUMENTS, "--address", host.address)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,12 +18,13 @@ import torch
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
+from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources
 from tpbench.training.choice import choose_all
 from tpbench.training.packs import PackSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
@@ -45,7 +47,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, "the sweep ended too early"
         assert time.monotonic() < deadline
@@ -54,6 +56,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 def journal(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("results/sweeps/*/journal.jsonl"))
+
+
+def packs(folder: Path, ended: bool) -> set[tuple[str, int]]:
+    """The packs of the searches that have ended, or that have not."""
+    return {
+        (path.parent.name, pack.number)
+        for path in folder.glob("results/sweeps/*/journal.jsonl")
+        for pack in Journal.read(path).packs
+        if (pack.outcomes is not None) is ended
+    }
 
 
 def parent(process: int) -> int:
@@ -97,31 +109,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return store(folder)
 
 
-def test_ending_the_driver_in_search_and_killing_it_in_the_final_runs_loses_nothing(
+def checkpoints(folder: Path) -> dict[str, int]:
+    """The checkpoints of a campaign, and when each was written; one that is just replaced is left out."""
+    found = {}
+    for path in folder.glob("results/checkpoints/*.pt"):
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
+@pytest.mark.timeout(900)  # three times Ray and the campaign twice, on a machine that may be busy
+def test_ending_the_driver_killing_a_process_that_trains_and_killing_the_driver_in_the_final_runs_lose_nothing(
     undisturbed: dict[str, Any], tmp_path: Path, tpbench_inside: Inside
 ) -> None:
-    process = start(tmp_path)
-    wait_for(lambda: b"starting Ray" in (tmp_path / "output").read_bytes(), process)
-    second = tpbench_inside(*ARGUMENTS)
-    assert second.returncode == 1
-    assert "is running already" in second.stderr
-    assert "running" in tpbench_inside("sweeps").stdout
-    wait_for(lambda: '"ended"' in journal(tmp_path), process)
-    # Five more packs follow. SIGKILL at any moment of a search: tests/sweeps/test_queue.py.
-    process.terminate()
-    assert process.wait(timeout=60) == 130
-    output = (tmp_path / "output").read_text()
-    assert "To continue: tpbench " + " ".join(ARGUMENTS) in output
-    assert "Traceback" not in output
+    """One campaign, which is started three times."""
+    end_in_the_search(tmp_path, tpbench_inside)
     kept = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
-    listing = tpbench_inside("sweeps").stdout
-    assert "interrupted" in listing
-    assert listing.count("tpbench " + " ".join(ARGUMENTS)) == 2
-
-    process = start(tmp_path)
-    wait_for(lambda: b"final runs" in (tmp_path / "output").read_bytes(), process)
-    process.kill()
-    process.wait()
+    kill_a_process_that_trains_and_then_the_driver(tmp_path)
     before = journal(tmp_path).count('"suggested"')
 
     assert start(tmp_path).wait(timeout=240) == 0, (tmp_path / "output").read_text()
@@ -132,9 +136,34 @@ def test_ending_the_driver_in_search_and_killing_it_in_the_final_runs_loses_noth
     assert tpbench_inside("sweeps").stdout.count(" done ") == 2
 
 
-def test_killing_a_process_that_trains_costs_epochs_only(undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    process = start(tmp_path)
-    wait_for(lambda: bool(list(tmp_path.glob("results/checkpoints/*.pt")) and trainers(process.pid)), process)
+def end_in_the_search(folder: Path, tpbench_inside: Inside) -> None:
+    process = start(folder)
+    wait_for(lambda: b"starting Ray" in (folder / "output").read_bytes(), process)
+    second = tpbench_inside(*ARGUMENTS)
+    assert second.returncode == 1
+    assert "is running already" in second.stderr
+    assert "running" in tpbench_inside("sweeps").stdout
+    wait_for(lambda: '"ended"' in journal(folder), process)
+    # Five more packs follow. SIGKILL at any moment of a search: tests/sweeps/test_queue.py.
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    output = (folder / "output").read_text()
+    assert "To continue: tpbench " + " ".join(ARGUMENTS) in output
+    assert "Traceback" not in output
+    listing = tpbench_inside("sweeps").stdout
+    assert "interrupted" in listing
+    assert listing.count("tpbench " + " ".join(ARGUMENTS)) == 2
+
+
+def kill_a_process_that_trains_and_then_the_driver(folder: Path) -> None:
+    before = checkpoints(folder)
+    process = start(folder)
+    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and trainers(process.pid)), process)
+    flying = packs(folder, ended=False)
+    assert flying
     os.kill(trainers(process.pid)[0], signal.SIGKILL)
-    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
-    assert store(tmp_path) == undisturbed
+    # The driver goes on, and what was lost is trained again before it is killed in its turn.
+    wait_for(lambda: flying <= packs(folder, ended=True), process)
+    wait_for(lambda: b"final runs" in (folder / "output").read_bytes(), process)
+    process.kill()
+    process.wait()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import CommandLine
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CommandLine
+from tests.conftest import Inside
 from tpbench.engine import TpbenchError
 from tpbench.engine.fixtures import fixture_files, verify_fixture
 
@@ -41,16 +41,16 @@ def test_a_deviation_of_a_millionth_fails(shared_data: Path, tmp_path: Path, nam
     assert not verify_fixture(path).passed
 
 
-def test_command_line_passes_and_fails(shared_data: Path, tmp_path: Path, tpbench: CommandLine) -> None:
+def test_command_line_passes_and_fails(shared_data: Path, tmp_path: Path, tpbench_inside: Inside) -> None:
     golden = shared_data / "golden"
-    good = tpbench("verify", "fixtures", str(golden))
+    good = tpbench_inside("verify", "fixtures", str(golden))
     assert good.returncode == 0, good.stderr
     assert "ddtp-rhl-rec.npz" in good.stdout
     altered(golden / "bp.npz", tmp_path / "bp.npz", "s0/dW1", 1.001)
-    bad = tpbench("verify", "fixtures", str(tmp_path))
+    bad = tpbench_inside("verify", "fixtures", str(tmp_path))
     assert bad.returncode == 1
     assert "gradients" in bad.stderr
-    assert tpbench("verify", "fixtures", str(tmp_path / "absent")).returncode == 2
+    assert tpbench_inside("verify", "fixtures", str(tmp_path / "absent")).returncode == 2
 
 
 def test_a_damaged_fixture_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""Which tests go to the same worker when several share the suite. Not a test.
+
+pytest-xdist hands its groups on in the names of tests, which since pytest 9.2 cannot be changed: ``--dist loadgroup``
+then groups nothing and says nothing (https://github.com/pytest-dev/pytest-xdist/issues/1386). So a group is a list of
+names here.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadScopeScheduling
+
+# What starts Ray. Several Rays at once slow each other down, and two workers with tests of the cluster, or of a sweep
+# that is compared with an undisturbed one, would each start the cluster and each train the other sweep.
+RAY = (
+    "tests/test_cluster.py",
+    "tests/test_resume.py",
+    "tests/test_sweep.py",
+    "tests/test_faults.py::test_two_sweeps_on_one_store_at_once",
+    "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
+)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Ray's tests are one group, which comes first as it is the largest; every other test is a group of its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(RAY) else nodeid
