@@ -1,0 +1,112 @@
+"""What a joint step of every method asks of a GPU, counted on tensors that claim to be on one, and what bounds it.
+
+    python benchmarks/launches.py [--workload mnist] [--packs 10,100] [--methods NAMES]
+
+Every operator that is no view counts as one launch; copies are counted among them and by themselves. Bytes are those of
+all operators' tensors, each read or written once per operator: what an L2 cache keeps is moved less often. Nothing is
+measured: the times are what the data sheet of an H100 SXM allows (66.9 TFLOP/s in float32 without tensor cores,
+3.35 TB/s) and 2 microseconds for a launch of a captured graph, an assumption until ``verify device`` has run there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tpbench.engine import all_methods, example_configuration, get_method
+from tpbench.engine.noise import minibatches_at_once
+from tpbench.engine.operations import joint_operations
+from tpbench.engine.rehearsal import rehearsing
+from tpbench.engine.step import PackState
+from tpbench.workloads import get_workload
+from tpbench.workloads.workload import Workload
+
+OPERATIONS, BYTES, LAUNCH = 66.9e12, 3.35e12, 2e-6
+_COPIES = ("copy_", "_to_copy", "clone")
+# They allocate, and launch nothing.
+_EMPTY = ("empty", "empty_strided", "empty_like", "new_empty")
+
+
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that reach a device, and the bytes of their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.launches: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+        result = function(*arguments, **(more or {}))
+        name = function.overloadpacket.__name__
+        if function.namespace == "aten" and not function.is_view and name not in _EMPTY:
+            self.launches[name] += 1
+            tensors = {id(t): t for t in tree_leaves((arguments, more or {}, result)) if isinstance(t, Tensor)}
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
+        return result
+
+
+def count(workload: Workload, method: str, members: int) -> Counting:
+    """One joint step of a pack on a GPU that is not there."""
+    rule, sizes, batch = get_method(method), workload.architecture.sizes, workload.batch_size
+    with rehearsing():
+        pack = PackState(
+            rule, workload.architecture, [example_configuration(rule)] * members, list(range(members)),
+            trained=workload.trained_layers, device="cuda",
+        )  # fmt: skip
+        pack.targets_checked = True
+        x = torch.empty(members, batch, sizes[0], device="cuda")
+        y = torch.zeros(members, batch, dtype=torch.int64, device="cuda")
+        noise = [torch.empty(members, batch, sizes[i], device="cuda") for i in workload.architecture.hidden]
+        # The first step makes constants and working memory.
+        pack.joint_step(x, y, noise if rule.trains_feedback else None)
+        counted = Counting()
+        with counted:
+            pack.joint_step(x, y, noise if rule.trains_feedback else None)
+    return counted
+
+
+def row(workload: Workload, method: str, members: int) -> str:
+    counted, rule = count(workload, method, members), get_method(method)
+    units = sum(workload.architecture.sizes[i] for i in workload.architecture.hidden)
+    at_once = minibatches_at_once(workload.batch_size * units, torch.device("cuda"))
+    # Noise, and the copies of sample numbers and noise to where the graph reads them.
+    outside = (members / at_once + 2) if rule.trains_feedback else 1
+    launches, copies = sum(counted.launches.values()), sum(counted.launches[name] for name in _COPIES)
+    trained = workload.trained_layers or tuple(workload.architecture.layers)
+    operations = members * joint_operations(rule, workload.architecture, workload.batch_size, trained)
+    times = {"operations": operations / OPERATIONS, "bytes": counted.bytes / BYTES}
+    times["launches"] = (launches + outside) * LAUNCH
+    spelled = " | ".join(f"{1e3 * seconds:.2f}" for seconds in times.values())
+    adam = counted.launches["_fused_adam_"]
+    bound = max(times, key=lambda name: times[name])
+    return (
+        f"| {method} | {members} | {launches} | {adam} | {copies} | {outside:.0f} | {operations / 1e9:.0f} | "
+        f"{counted.bytes / 2**20:.0f} | {spelled} | {bound} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", default="mnist")
+    parser.add_argument("--packs", default="10,100")
+    parser.add_argument("--methods")
+    arguments = parser.parse_args()
+    workload = get_workload(arguments.workload)
+    names = arguments.methods.split(",") if arguments.methods else all_methods()
+    print("| method | pack | launches | Adam's | copies | outside | GFLOP | MiB | ms by operations | by bytes |"
+          " by launches | bound |")  # fmt: skip
+    print("|---" * 12 + "|")
+    for method in names:
+        if method not in workload.excluded_methods:
+            for members in map(int, arguments.packs.split(",")):
+                print(row(workload, method, members), flush=True)
+
+
+if __name__ == "__main__":
+    main()
