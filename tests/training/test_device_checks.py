@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +92,8 @@ def settings(request: Request, group: str) -> list[str]:
     return [check.setting for check in GROUPS[group][1](request)]
 
 
-def test_what_is_checked_on_a_gpu() -> None:
+def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "gnt", replace(METHODS["gnt"], capturable=False))
     request = Request("cuda:1", list(METHODS))
     captured = [carry_out("", check) for check in GROUPS["captured"][1](request) if check.setting == "gnt"]
     assert [(row.verdict, row.found) for row in captured] == [
@@ -101,7 +103,7 @@ def test_what_is_checked_on_a_gpu() -> None:
     assert settings(request, "same") == [f"{name}, float{bits}" for name in METHODS for bits in (32, 64)]
     assert settings(request, "resume")[:2] == ["bp, cuda:1 to cpu", "bp, cpu to cuda:1"]
     assert len(settings(request, "rates")) == 12
-    assert settings(request, "gradients") == [f"{name}, {p}" for p in ("float32", "tf32") for name in METHODS]
+    assert settings(request, "gradients") == [f"{name}, {p}" for p in ("float32", "tf32", "bf16") for name in METHODS]
 
 
 def test_what_there_is_no_place_for_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
