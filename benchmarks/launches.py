@@ -2,10 +2,10 @@
 
     python benchmarks/launches.py [--workload mnist] [--packs 10,100] [--methods NAMES]
 
-Every operator that is no view counts as one launch; copies are counted among them and by themselves. Bytes are those of
-all operators' tensors, each read or written once per operator: what an L2 cache keeps is moved less often. Nothing is
-measured: the times are what the data sheet of an H100 SXM allows (66.9 TFLOP/s in float32 without tensor cores,
-3.35 TB/s) and 2 microseconds for a launch of a captured graph, an assumption until ``verify device`` has run there.
+Every operator that is no view counts as one launch; copies are counted among them and by themselves. Bytes are those
+that the operators read and write, one by one: what an L2 cache keeps is moved less often. Nothing is measured: the times
+are what the data sheet of an H100 SXM allows (66.9 TFLOP/s in float32 without tensor cores, 3.35 TB/s) and 2
+microseconds for a launch of a captured graph, an assumption until ``tpbench verify device`` has run there.
 """
 
 from __future__ import annotations
@@ -46,9 +46,23 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = function.overloadpacket.__name__
         if function.namespace == "aten" and not function.is_view and name not in _EMPTY:
             self.launches[name] += 1
-            tensors = {id(t): t for t in tree_leaves((arguments, more or {}, result)) if isinstance(t, Tensor)}
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
+            self.bytes += _moved(function, arguments, more or {}, result)
         return result
+
+
+def _moved(function: Any, arguments: Any, more: Any, result: Any) -> int:
+    """Bytes that an operator reads and writes; what it changes in place it does both with."""
+    tensors = {id(t): t for t in tree_leaves((arguments, more, result)) if isinstance(t, Tensor)}
+    given = [
+        *zip(function._schema.arguments, arguments, strict=False),
+        *((argument, more[argument.name]) for argument in function._schema.arguments if argument.name in more),
+    ]
+    changed = [
+        t for argument, value in given
+        if argument.alias_info and argument.alias_info.is_write and not argument.is_out
+        for t in tree_leaves(value) if isinstance(t, Tensor)
+    ]  # fmt: skip
+    return sum(t.numel() * t.element_size() for t in [*tensors.values(), *changed])
 
 
 def count(workload: Workload, method: str, members: int) -> Counting:

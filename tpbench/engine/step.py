@@ -210,6 +210,9 @@ class PackState:
             if not is_built_in(self.method):
                 self.not_finite = not_finite(batch, targets)
             self.targets_checked = True
+        if not is_built_in(self.method):
+            # It may have changed the feedback parameters, which are its own to change.
+            self.products.begin()
         return targets
 
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
