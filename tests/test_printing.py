@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "sweep": (("digits", "bp", "--space", "é.yaml"), 2),
     "sweeps": ((), 0),
     "run": (("digits", "bp", *RUN), 0),
-    "reproduce": (("--dry-run", "--workloads", "mnist"), 0),
+    "reproduce": (("--dry-run", "--workloads", "mnist", "--methods", "bp"), 0),
     "align": (("digits", "bp", *RUN), 0),
     "methods": ((), 0),
     "workloads": ((), 0),
