@@ -20,11 +20,18 @@ import torch
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from tpbench.engine import METHODS, Architecture, Trainer, example_configuration, get_method
+from tpbench.engine import (
+    METHODS,
+    Architecture,
+    Trainer,
+    example_configuration,
+    get_method,
+    load_checkpoint,
+    save_checkpoint,
+)
 from tpbench.engine.network import Parameters
 from tpbench.engine.products import EXACT, LoweredProducts, Products, slow_bfloat16
 from tpbench.engine.step import PackState
-from tpbench.engine.training import load_checkpoint, save_checkpoint
 from tpbench.results.formats import mean_and_deviation
 from tpbench.search.spaces import published_configuration
 from tpbench.workloads import get_workload, load_problem

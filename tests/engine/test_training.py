@@ -19,7 +19,7 @@ from tpbench.engine import (
     load_checkpoint,
     save_checkpoint,
 )
-from tpbench.engine.training import schedule
+from tpbench.engine.schedule import schedule
 
 
 def trainer(

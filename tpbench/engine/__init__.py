@@ -26,19 +26,21 @@ from tpbench.engine.methods import (
 from tpbench.engine.protocol import CURVES, PRECISIONS, PROTOCOL_VERSION, MemberHistory, check_device_precision
 
 if TYPE_CHECKING:
+    from tpbench.engine.checkpoints import load_checkpoint, save_checkpoint
     from tpbench.engine.problem import Problem
-    from tpbench.engine.training import EpochReport, Trainer, load_checkpoint, save_checkpoint
+    from tpbench.engine.schedule import EpochReport
+    from tpbench.engine.training import Trainer
 
-_TRAINING = "tpbench.engine.training"
+_CHECKPOINTS = "tpbench.engine.checkpoints"
 
 __getattr__ = lazily(
     globals(),
     {
         "Problem": "tpbench.engine.problem",
-        "EpochReport": _TRAINING,
-        "Trainer": _TRAINING,
-        "load_checkpoint": _TRAINING,
-        "save_checkpoint": _TRAINING,
+        "EpochReport": "tpbench.engine.schedule",
+        "Trainer": "tpbench.engine.training",
+        "load_checkpoint": _CHECKPOINTS,
+        "save_checkpoint": _CHECKPOINTS,
     },
 )
 

@@ -1,13 +1,10 @@
-"""The protocol: which epochs a run trains, what is measured after each, which epoch is selected, and checkpoints."""
+"""The protocol: a pack trained epoch by epoch, what is measured after each, and which members go on."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,50 +13,18 @@ from torch import Tensor
 from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise
 from tpbench.engine.problem import Problem
 from tpbench.engine.products import Products, products_of
 from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status, check_device_precision
+from tpbench.engine.schedule import EpochReport, schedule
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
 _EVALUATION_CHUNK = 1000
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One epoch of the schedule: joint training, or feedback alone. ``epoch`` counts the joint epochs before it."""
-
-    kind: Literal["joint", "feedback"]
-    epoch: int
-
-
-def schedule(epochs: int, pretrain: int, between: int) -> list[Phase]:
-    """The epochs of section B.1: feedback pretraining, then joint epochs with pure feedback epochs between them."""
-    phases = [Phase("feedback", 0)] * pretrain
-    for epoch in range(epochs):
-        phases.append(Phase("joint", epoch))
-        if epoch + 1 < epochs:
-            phases += [Phase("feedback", epoch + 1)] * between
-    return phases
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What a caller hears after each epoch of a pack."""
-
-    phase: Phase
-    done: int
-    """Epochs of any kind done so far."""
-    total: int
-    best_validation_error: float | None
-    warnings: tuple[str, ...] = ()
-    """What is odd about the rule, said once, after the first joint epoch: hidden layers without any update, numbers
-    that were not finite from the start."""
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -367,22 +332,3 @@ class Trainer:
         self.alive = list(checkpoint["alive"])
         self._use(self.pack.select(self.alive))
         self.pack.restore(checkpoint["pack"])
-
-
-def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint so that a crash leaves either the old one or the new one, never half of one."""
-    with atomic_write(path) as file:
-        torch.save(trainer.checkpoint(), file)
-
-
-def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Continue from a file written by :func:`save_checkpoint`.
-
-    Raises:
-        TpbenchError: the file is damaged or belongs to something else.
-    """
-    try:
-        checkpoint = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location=trainer.device)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise TpbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
-    trainer.restore(checkpoint)
