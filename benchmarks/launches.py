@@ -85,7 +85,12 @@ def count(workload: Workload, method: str, members: int) -> Counting:
     return counted
 
 
-def row(workload: Workload, method: str, members: int) -> str:
+COLUMNS = ("pack", "launches", "Adam's", "copies", "outside", "GFLOP", "MiB", "ms by operations", "by bytes",
+           "by launches", "bound")  # fmt: skip
+
+
+def row(workload: Workload, method: str, members: int) -> tuple[str, ...]:
+    """One entry for each of the columns."""
     counted, rule = count(workload, method, members), get_method(method)
     units = sum(workload.architecture.sizes[i] for i in workload.architecture.hidden)
     at_once = minibatches_at_once(workload.batch_size * units, torch.device("cuda"))
@@ -96,13 +101,11 @@ def row(workload: Workload, method: str, members: int) -> str:
     operations = members * joint_operations(rule, workload.architecture, workload.batch_size, trained)
     times = {"operations": operations / OPERATIONS, "bytes": counted.bytes / BYTES}
     times["launches"] = (launches + outside) * LAUNCH
-    spelled = " | ".join(f"{1e3 * seconds:.2f}" for seconds in times.values())
-    adam = counted.launches["_fused_adam_"]
-    bound = max(times, key=lambda name: times[name])
     return (
-        f"| {method} | {members} | {launches} | {adam} | {copies} | {outside:.0f} | {operations / 1e9:.0f} | "
-        f"{counted.bytes / 2**20:.0f} | {spelled} | {bound} |"
-    )
+        str(members), str(launches), str(counted.launches["_fused_adam_"]), str(copies), f"{outside:.0f}",
+        f"{operations / 1e9:.0f}", f"{counted.bytes / 2**20:.0f}",
+        *(f"{1e3 * seconds:.2f}" for seconds in times.values()), max(times, key=lambda name: times[name]),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -113,13 +116,13 @@ def main() -> None:
     arguments = parser.parse_args()
     workload = get_workload(arguments.workload)
     names = arguments.methods.split(",") if arguments.methods else all_methods()
-    print("| method | pack | launches | Adam's | copies | outside | GFLOP | MiB | ms by operations | by bytes |"
-          " by launches | bound |")  # fmt: skip
-    print("|---" * 12 + "|")
+    packs = [int(size) for size in arguments.packs.split(",")]
+    print("| method |", " | ".join(COLUMNS), "|")
+    print("|---" * (1 + len(COLUMNS)) + "|")
     for method in names:
         if method not in workload.excluded_methods:
-            for members in map(int, arguments.packs.split(",")):
-                print(row(workload, method, members), flush=True)
+            columns = zip(*(row(workload, method, members) for members in packs), strict=True)
+            print(f"| {method} |", " | ".join(" / ".join(dict.fromkeys(column)) for column in columns), "|", flush=True)
 
 
 if __name__ == "__main__":

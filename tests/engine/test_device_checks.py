@@ -25,6 +25,7 @@ from tpbench.engine.device_checks import (
     same_as_on_cpu,
 )
 from tpbench.engine.fixtures import Fixture
+from tpbench.engine.products import LoweredProducts
 from tpbench.engine.rehearsal import rehearsing
 from tpbench.engine.step import PackState
 
@@ -219,9 +220,17 @@ def test_gradients_that_depend_on_the_precision_are_noticed(monkeypatch: pytest.
 def test_products_are_what_they_were_before() -> None:
     before = torch.backends.cuda.matmul.allow_tf32
     found = gradient_error(METHODS["bp"], "tf32", "cpu")
-    # On a CPU it is float32; nothing is judged.
-    assert found.passed is None
+    # On a CPU it is float32.
+    assert found.passed
     assert torch.backends.cuda.matmul.allow_tf32 is before
+
+
+def test_wrong_products_in_bfloat16_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_checks, "slow_bfloat16", lambda device: "slow")
+    assert gradient_error(METHODS["dtp"], "bf16", "cpu").passed
+    lower = LoweredProducts._lower
+    monkeypatch.setattr(LoweredProducts, "_lower", lambda self, operand, name: 2 * lower(self, operand, name))
+    assert gradient_error(METHODS["dtp"], "bf16", "cpu").passed is False
 
 
 @pytest.mark.data
@@ -245,7 +254,7 @@ def test_fixtures_go_to_the_device(shared_data: Path) -> None:
 
 
 def test_the_hosts_noise_goes_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_checks, "_TRAINING", 20)
+    monkeypatch.setattr(device_checks, "_MINIBATCHES", 1)
     with rehearsing():
         trainer = device_checks._trainer(METHODS["dtp"], "cuda", "float64", host_noise=True, capture=False)
         drawn = [noise for noise in trainer._noise(trainer._minibatches()) if noise is not None]

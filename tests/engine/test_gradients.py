@@ -193,6 +193,18 @@ def test_gauss_newton_targets(architecture: Architecture, seed: int, damping: fl
     torch.testing.assert_close(record.targets[-1][0], -gradient / (1 + damping))
 
 
+def test_a_damping_that_float32_does_not_know_is_none() -> None:
+    architecture = Architecture((6, 8, 2, 7, 5))
+    x = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))
+    targets = []
+    for damping in (0.0, 1e-46):
+        configuration = {k: CONFIGURATION[k] for k in METHODS["gnt"].hyperparameters} | {"damping": damping}
+        pack = PackState(METHODS["gnt"], architecture, [configuration], [0])
+        targets.append([t.clone() for t in pack.joint_step(x, torch.tensor([[0, 1, 2, 3]]), None).targets])
+    for none, underflown in zip(*targets, strict=True):
+        assert torch.equal(none, underflown)
+
+
 def test_gauss_newton_targets_behind_a_bottleneck_are_the_same_in_float32() -> None:
     architecture = Architecture((6, 8, 2, 7, 5))  # J_1 has rank 2 of 5
     configuration = {k: CONFIGURATION[k] for k in METHODS["gnt"].hyperparameters} | {"damping": 0.0}

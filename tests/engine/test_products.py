@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tpbench.engine import METHODS, Architecture, Problem, Trainer, UsageError, example_configuration
+from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, UsageError, example_configuration
 from tpbench.engine import products as module
-from tpbench.engine.products import EXACT, LARGE, Lasting, LoweredProducts, products_of
+from tpbench.engine.products import EXACT, LARGE, Lasting, LoweredProducts, Operand, Products, products_of
 from tpbench.engine.step import PackState
 
 sizes = st.sampled_from([3, LARGE, LARGE + 3])
@@ -48,14 +50,20 @@ def test_large_products_have_rounded_operands(
         assert torch.equal(found, found.bfloat16().float())
 
 
-def test_a_lasting_operand_is_converted_once_in_a_step() -> None:
+def test_a_lasting_operand_is_converted_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered, a, b = LoweredProducts("cpu", simulated=True), draw(1, LARGE, LARGE), draw(1, LARGE, LARGE, seed=1)
-    weight = Lasting(b)
+    weight, converted = Lasting(b), []
+    original = LoweredProducts._round
+    monkeypatch.setattr(
+        LoweredProducts, "_round", lambda self, values: (converted.append(values is b), original(self, values))[1]
+    )
     before = lowered.bmm(a, weight, torch.empty_like(a))
+    assert torch.equal(lowered.bmm(a, weight.mT.mT, torch.empty_like(a)), before)
+    assert sum(converted) == 1
     b += 1
-    assert torch.equal(lowered.bmm(a, weight, torch.empty_like(a)), before)
-    lowered.begin()
     assert not torch.equal(lowered.bmm(a, weight, torch.empty_like(a)), before)
+    lowered.bmm(a, weight, torch.empty_like(a))
+    assert sum(converted) == 2
 
 
 def packs(method: str, *products: module.Products) -> list[PackState]:
@@ -135,3 +143,54 @@ def test_slow_bfloat16_is_refused(small_problem: Problem, monkeypatch: pytest.Mo
 
 def test_other_precisions_multiply_exactly() -> None:
     assert products_of("float32", "cpu") is products_of("float64", "cpu") is products_of("tf32", "cuda") is EXACT
+
+
+class RoundedEachTime(Products):
+    """What :class:`LoweredProducts` computes, without anything that is kept."""
+
+    def bmm(self, a: Operand, b: Operand, out: Tensor) -> Tensor:
+        left, right = (operand.plain if isinstance(operand, Lasting) else operand for operand in (a, b))
+        if min(left.shape[1], left.shape[2], right.shape[2]) < LARGE:
+            return torch.bmm(left, right, out=out)
+        return out.copy_(torch.bmm(left.bfloat16().float(), right.bfloat16().float()).bfloat16())
+
+    def baddbmm(self, summand: Tensor, a: Operand, b: Operand, out: Tensor) -> Tensor:
+        left, right = (operand.plain if isinstance(operand, Lasting) else operand for operand in (a, b))
+        if min(left.shape[1], left.shape[2], right.shape[2]) < LARGE:
+            return torch.baddbmm(summand, left, right, out=out)
+        return torch.add(summand, self.bmm(a, b, torch.empty_like(out)), out=out)
+
+
+def changing(batch: Minibatch) -> list[Tensor]:
+    """Asks, changes the feedback, and asks again."""
+    assert batch.feedback
+    first = batch.feedback.targets(-batch.output_gradient)
+    for name in batch.feedback.parameters:
+        batch.feedback.parameters[name].mul_(1.5)
+    second = batch.feedback.targets(-batch.output_gradient)
+    return [*(one + other for one, other in zip(first, second, strict=True)), -batch.output_gradient]
+
+
+RULES = {**METHODS, "changing": replace(METHODS["ddtp-rhl"], targets=changing)}
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_nothing_that_is_kept_is_out_of_date(method: str) -> None:
+    """Several steps of both kinds, of other sizes and with a member that leaves, against products that keep nothing."""
+    architecture, rule = Architecture((80, 72, 70, 66, 10), random_hidden=68), RULES[method]
+    flat = []
+    for kind in (LoweredProducts("cpu", simulated=True), RoundedEachTime()):
+        configuration = example_configuration(rule)
+        pack = PackState(rule, architecture, [configuration] * 2, [0, 1], products=kind)
+        for step, batch in enumerate((64, 96, 64)):
+            if step == 2:
+                pack = pack.select([1])
+            noise = [draw(pack.members, batch, architecture.sizes[i], seed=i) for i in architecture.hidden]
+            x, y = draw(pack.members, batch, 80, seed=step), torch.arange(batch).expand(pack.members, -1) % 10
+            if rule.trains_feedback:
+                pack.feedback_step(x, noise)
+            pack.joint_step(x, y, noise if rule.trains_feedback else None)
+        flat.append((pack.forward.flat, pack.feedback.flat if pack.feedback else None))
+    (mine, mine_back), (reference, reference_back) = flat
+    assert torch.equal(mine, reference)
+    assert mine_back is reference_back or (mine_back is not None and torch.equal(mine_back, reference_back))

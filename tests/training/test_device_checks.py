@@ -61,7 +61,7 @@ def test_it_runs_where_torch_is_and_little_else(tmp_path: Path) -> None:
     ended = without(ABSENT, tmp_path, "verify", "device", "--device", "cpu", "--methods", "dfa", "--json", first=small)
     assert (ended.returncode, ended.stderr) == (0, "")
     rows = json.loads(ended.stdout)
-    assert Counter(row["verdict"] for row in rows) == {"ok": 3, "measured": 3, "not here": 4}
+    assert Counter(row["verdict"] for row in rows) == {"ok": 4, "measured": 2, "not here": 4}
     assert "without ray, hyperopt, pandas, scipy, torchvision" in rows[0]["found"]
     assert [row["setting"] for row in rows if row["check"] == "rates"] == ["mnist dfa, pack of 1"]
     assert list(tmp_path.iterdir()) == []
@@ -72,6 +72,7 @@ def test_it_runs_where_torch_is_and_little_else(tmp_path: Path) -> None:
     [
         ("typer", "tpbench's command line needs typer, which cannot be imported"),
         ("rich", "tpbench's command line needs rich, which cannot be imported"),
+        ("yaml", "tpbench's command line needs pyyaml, which cannot be imported"),
         ("torch", "'verify device' needs torch, which cannot be imported"),
         ("numpy", "'verify device' needs numpy, which cannot be imported"),
     ],
@@ -80,7 +81,7 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, missing: str, message
     ended = without((missing,), tmp_path, "verify", "device", "--device", "cpu")
     assert ended.returncode == 1
     assert message in ended.stderr
-    assert f"pip install {missing}" in ended.stderr
+    assert "pip install " in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
@@ -95,11 +96,11 @@ def settings(request: Request, group: str) -> list[str]:
 def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "gnt", replace(METHODS["gnt"], capturable=False))
     request = Request("cuda:1", list(METHODS))
-    captured = [carry_out("", check) for check in GROUPS["captured"][1](request) if check.setting == "gnt"]
+    captured = [carry_out("", check) for check in GROUPS["captured"][1](request) if check.setting == "gnt, float32"]
     assert [(row.verdict, row.found) for row in captured] == [
-        ("not here", "runs step by step: declared capturable=False")
+        ("not here", "runs step by step: declared not capturable")
     ]
-    assert settings(request, "captured") == list(METHODS)
+    assert settings(request, "captured") == [f"{name}, {p}" for p in ("float32", "bf16") for name in METHODS]
     assert settings(request, "same") == [f"{name}, float{bits}" for name in METHODS for bits in (32, 64)]
     assert settings(request, "resume")[:2] == ["bp, cuda:1 to cpu", "bp, cpu to cuda:1"]
     assert len(settings(request, "rates")) == 12
@@ -110,7 +111,7 @@ def test_what_there_is_no_place_for_is_said(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path))
     rows = list(verify_device(Request("cpu", ["bp"]), ("fixtures", "captured", "same")))
     assert [(row.verdict, row.found) for row in rows[1:]] == [
-        ("not here", "no folder of golden fixtures; name it with --fixtures"),
+        ("not here", "no folder 'golden' in the data folder ($TPBENCH_DATA); name it with --fixtures"),
         ("not here", "a CPU captures nothing"),
         ("not here", "this is the CPU"),
     ]
@@ -119,8 +120,11 @@ def test_what_there_is_no_place_for_is_said(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.data
 def test_fixtures_are_found_among_the_data_sets(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPBENCH_DATA", str(shared_data))
-    rows = list(verify_device(Request("cpu", ["bp"]), ("fixtures",)))[1:]
+    rows = list(verify_device(Request("cpu", list(METHODS)), ("fixtures",)))[1:]
     assert len(rows) == 20
+    # The damped and the undamped one, in both precisions.
+    of_gnt = list(verify_device(Request("cpu", ["gnt"]), ("fixtures",)))[1:]
+    assert {row.setting.split(",")[0] for row in of_gnt} == {"gnt", "gnt-damped"}
     assert {row.verdict for row in rows} == {"ok"}
     assert {row.criterion for row in rows} == {"everything to 1e-09", "gradients to 1e-04", "gradients to 1e-03"}
 
@@ -140,7 +144,7 @@ def test_a_fixture_that_fails_or_is_damaged_does_not_stop_the_rest(
     rows = json.loads(ended.stdout)
     assert ended.returncode == 1
     assert [row["verdict"] for row in rows[1:]] == ["FAILED"] * 4 + ["ok"] * 2
-    assert rows[3]["found"].startswith(f"TpbenchError: {folder / 'b.npz'}: not a readable fixture")
+    assert rows[3]["found"].startswith(f"{folder / 'b.npz'}: not a readable fixture")
     assert ended.stderr.startswith("golden fixtures, a, float32: to 1.0e-03 (gradients)\n")
 
 

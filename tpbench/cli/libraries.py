@@ -19,7 +19,7 @@ def why_missing(module: str) -> str:
     return ""
 
 
-# The commands are made with the one and print with the other, errors too.
-for _module in ("typer", "rich"):
+# The commands are made with the first, print with the second, errors too, and look up their names with the third.
+for _module in ("typer", "rich", "yaml"):
     if _why := why_missing(_module):
         sys.exit(f"error: tpbench's command line {_why}")

@@ -17,20 +17,20 @@ from tpbench.cli.options import (
     Data,
     Device,
     MethodName,
-    Precision,
     Results,
+    check_precision,
     complain,
     parse_names,
 )
 from tpbench.engine import (
     METHODS,
-    PRECISIONS,
     TpbenchError,
     UsageError,
     all_methods,
     check_device_precision,
     get_method,
     method_names,
+    unknown,
 )
 from tpbench.results.formats import listing
 from tpbench.results.location import location
@@ -75,7 +75,7 @@ def bench(
         from tpbench.reports.style import check_picture
 
         check_picture(plot)
-    precisions, place = parse_names(precision, PRECISIONS, "precision"), choose_device(device)
+    precisions, place = [check_precision(name.strip()) for name in precision.split(",")], choose_device(device)
     for name in precisions:
         check_device_precision(name, place)
     rows = list(measure_all(chosen, rules, _sizes(pack), place, precisions, seconds))
@@ -116,14 +116,14 @@ def _speed_up(row: BenchmarkRow, first: Mapping[tuple[str, str, int], BenchmarkR
 @verify_app.command("fixtures")
 def verify_fixtures(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.")],
-    precision: Precision = "float64",
+    precision: Annotated[str, typer.Option(help="Arithmetic: float32, float64.")] = "float64",
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
     from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
 
     if precision not in ("float32", "float64"):
-        raise UsageError(f"fixtures have bounds for float32 and float64, none for {precision}")
+        raise unknown("precision of fixtures", precision, ("float32", "float64"))
     from tpbench.engine.training import dtype_of
 
     reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
@@ -197,7 +197,12 @@ def verify_device_command(
         ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="With commas between them.", show_default="all built-in ones")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="With commas between them; memory is looked at with bp.",
+            show_default="all built-in ones",
+        ),
     ] = None,
     only: Annotated[
         str | None, typer.Option(metavar="NAMES", help=f"Some of: {', '.join(CHECKS)}.", show_default="all")
@@ -207,7 +212,7 @@ def verify_device_command(
     """Check the engine on a GPU, or what applies on the CPU; exit code 1 if one check fails. Needs no Ray."""
     rules = parse_names(methods, METHODS if methods is None else method_names(), "method")
     groups = parse_names(only, CHECKS, "check")
-    for module in ("numpy", "torch", "yaml"):
+    for module in ("numpy", "torch"):
         if why := why_missing(module):
             raise TpbenchError(f"'verify device' {why}")
     from dataclasses import asdict

@@ -105,6 +105,8 @@ def check_precision(precision: str, what: str = "precision") -> str:
     Raises:
         UsageError: it is unknown; the message names what is near.
     """
+    if precision == "bfloat16":
+        raise UsageError(f"unknown {what} 'bfloat16': did you mean 'bf16'?")
     if precision not in PRECISIONS:
         raise unknown(what, precision, PRECISIONS)
     return precision

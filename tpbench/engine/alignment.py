@@ -5,7 +5,7 @@ The "update" is the gradient of the local losses, before the optimiser, as in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -78,7 +78,8 @@ class AlignmentLog:
     def measure(self, batch: Minibatch, gradients: Parameters) -> None:
         """Append one measurement."""
         hidden = batch.architecture.hidden
-        by_loss = gradient_targets(batch)
+        # What is measured against is exact, whatever precision the pack has.
+        by_loss = gradient_targets(replace(batch, products=None))
         self.loss_angles.append(
             torch.stack(
                 [angles(gradients[f"W{i}"], weight_gradient(batch, i, by_loss[i - 1])) for i in hidden], 1

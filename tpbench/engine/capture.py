@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -64,11 +65,8 @@ class CapturedStep:
 
     def _train(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
         self.take(samples, noise)
-        if self.graph is None and self.calls >= _WARM_UP:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=_side_stream(self.device)):
-                step(self.samples, self.noise)
-            self.graph = graph
+        if self.calls == _WARM_UP:
+            self._capture(step)
         self.calls += 1
         if self.graph is not None:
             self.graph.replay()
@@ -78,3 +76,17 @@ class CapturedStep:
         with torch.cuda.stream(side):
             step(self.samples, self.noise)
         torch.cuda.current_stream().wait_stream(side)
+
+    def _capture(self, step: Step) -> None:
+        """Make the graph; where a library refuses, steps go on as they are."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=_side_stream(self.device)):
+                step(self.samples, self.noise)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = (str(error).strip() or "-").splitlines()[0]
+            logging.getLogger(__name__).warning("the steps are not replayed as a CUDA graph: %s", reason)
+            return
+        self.graph = graph

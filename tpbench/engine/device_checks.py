@@ -34,13 +34,18 @@ CLOSE = 1e-4
 """The same in float32, after some epochs. On a CPU the methods are then up to 2.3e-6 from float64."""
 CAPTURED = 1e-6
 """Of an epoch that was captured against the same one uncaptured, in float32: the kernels are the same."""
-GRADIENT = 1e-3
-"""Of the first gradients in float32 against float64, on networks of full width."""
+GRADIENT = {"float32": 1e-3, "tf32": 2e-2, "bf16": 5e-2}
+"""Of the first gradients against float64's, on networks of full width. On a CPU they are within 2e-6 in float32 and
+1.1e-2 with operands and results in bfloat16 (``benchmarks/precision.py``)."""
+CAPTURED_LOWERED = 1e-2
+"""As :data:`CAPTURED`, with operands in bfloat16, where a last digit of float32 may round to another number."""
 
 _SEEDS, _BATCH = (0, 1, 2), 16
-# Ten whole minibatches and a short one, which is never captured.
-_TRAINING, _VALIDATION, _TEST = 10 * _BATCH + 5, 40, 60
+# So many whole minibatches and a short one, which is never captured.
+_MINIBATCHES, _SHORT, _VALIDATION, _TEST = 10, 5, 40, 60
 _NETWORK = Architecture((20, 24, 16, 12, 5), random_hidden=32)
+# Whose hidden products are large enough for bfloat16.
+_WIDE, _WIDE_BATCH = Architecture((80, 72, 70, 66, 5), random_hidden=68), 64
 # Feedback epochs before and between, where a method trains feedback: all kinds of epoch, each of them twice.
 _EPOCHS = 2
 _FULL_WIDTH, _FULL_BATCH = Architecture((784, 256, 256, 10), random_hidden=512), 128
@@ -80,9 +85,10 @@ def fixture_on(path: Path, precision: str, device: str) -> Found:
     return Found(f"to {errors[worst]:.1e} ({worst})", report.passed, {"error": errors[worst]})
 
 
-def captured_and_not(method: Method, device: str) -> Found:
-    """All epochs of a short training with captured steps, and the same ones step by step, in float32."""
-    packs = [_trainer(method, device, capture=capture) for capture in (True, False)]
+def captured_and_not(method: Method, device: str, precision: str = "float32") -> Found:
+    """All epochs of a short training with captured steps, and the same ones step by step."""
+    network, batch = (_WIDE, _WIDE_BATCH) if precision == "bf16" else (_NETWORK, _BATCH)
+    packs = [_trainer(method, device, precision, network, batch, capture=capture) for capture in (True, False)]
     for pack in packs:
         _advance(pack, len(pack.phases))
     replayed, stepwise = packs
@@ -92,7 +98,8 @@ def captured_and_not(method: Method, device: str) -> Found:
     if stepwise.captured:
         return Found("the epochs to compare with were captured too", False)
     worst = difference(replayed, stepwise)
-    return Found(f"{worst.spelled()}: {', '.join(sorted(kinds))}", worst.size <= CAPTURED, {"difference": worst.size})
+    bound = CAPTURED_LOWERED if precision == "bf16" else CAPTURED
+    return Found(f"{worst.spelled()}: {', '.join(sorted(kinds))}", worst.size <= bound, {"difference": worst.size})
 
 
 def same_as_on_cpu(method: Method, precision: str, device: str) -> Found:
@@ -129,10 +136,7 @@ def gradient_error(method: Method, precision: str, device: str) -> Found:
     """
     given, exact = (_first_gradients(method, p, device) for p in (precision, "float64"))
     worst = max((_relative(given, exact, kind) for kind in given), key=lambda d: d.size)
-    bounded = precision == "float32"
-    return Found(
-        f"{worst.size:.1e} ({worst.where})", worst.size <= GRADIENT if bounded else None, {"error": worst.size}
-    )
+    return Found(f"{worst.size:.1e} ({worst.where})", worst.size <= GRADIENT[precision], {"error": worst.size})
 
 
 def difference(one: Trainer, other: Trainer) -> Difference:
@@ -149,7 +153,10 @@ def difference(one: Trainer, other: Trainer) -> Difference:
 
 
 def _curve_differences(one: Trainer, other: Trainer) -> Iterator[Difference]:
-    samples = {"train": _TRAINING, "validation": _VALIDATION, "test": _TEST}
+    problem = one.problem
+    samples = {
+        "train": problem.training_size, "validation": problem.validation_size, "test": len(problem.x_test)
+    }  # fmt: skip
     for mine, theirs in zip(one.histories, other.histories, strict=True):
         for name, values in theirs.curves.items():
             if len(values) != len(mine.curves[name]):
@@ -220,14 +227,17 @@ def _configurations(method: Method) -> list[dict[str, float]]:
     return [{**base, rate: base[rate] * (1 + seed)} for seed in _SEEDS]
 
 
-def _trainer(method: Method, device: str, precision: str = "float32", **more: Any) -> Trainer:
+def _trainer(
+    method: Method, device: str, precision: str = "float32", network: Architecture = _NETWORK, batch: int = _BATCH,
+    **more: Any,
+) -> Trainer:  # fmt: skip
     """A pack at its beginning, on points around five centres."""
     generator = stream(0, "verify device")
-    y = torch.arange(_TRAINING + _VALIDATION + _TEST) % _NETWORK.sizes[-1]
-    centres = torch.randn(_NETWORK.sizes[-1], _NETWORK.sizes[0], generator=generator)
-    x = centres[y] + 0.5 * torch.randn(len(y), _NETWORK.sizes[0], generator=generator)
+    y = torch.arange(_MINIBATCHES * batch + _SHORT + _VALIDATION + _TEST) % network.sizes[-1]
+    centres = torch.randn(network.sizes[-1], network.sizes[0], generator=generator)
+    x = centres[y] + 0.5 * torch.randn(len(y), network.sizes[0], generator=generator)
     problem = Problem(
-        _NETWORK, x[_TEST:], y[_TEST:], x[:_TEST], y[:_TEST], validation_size=_VALIDATION, batch_size=_BATCH
+        network, x[_TEST:], y[_TEST:], x[:_TEST], y[:_TEST], validation_size=_VALIDATION, batch_size=batch
     )
     return Trainer(
         method, problem, _configurations(method), _SEEDS, epochs=_EPOCHS, precision=precision, device=device, **more

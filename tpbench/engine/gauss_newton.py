@@ -67,7 +67,8 @@ def gauss_newton_change(
 def _damped_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -> Tensor:
     identity = torch.eye(jacobian.shape[2], dtype=jacobian.dtype, device=jacobian.device)
     system = jacobian @ jacobian.mT + damping.double().view(-1, 1, 1, 1) * identity
-    # A damped system is never singular, and looking whether it was would wait for the GPU.
+    # Not solve(), which looks whether the system is singular and for that waits for the GPU. A damped one is not, but
+    # for rounding: a damping of less than 1e-15 of what J J^T has is lost there, as it is with solve().
     solved, _ = torch.linalg.solve_ex(system, output_gradient.double().unsqueeze(-1))
     change: Tensor = jacobian.mT @ solved
     return -change.squeeze(-1).to(output_gradient)

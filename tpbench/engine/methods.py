@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tpbench.engine.network import Parameters
     from tpbench.engine.products import Products
 
+_SMALLEST_DAMPING = 1.2e-38
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
 
@@ -173,12 +174,17 @@ def cross_entropy_loss(outputs: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
 
 
+def _is_damped(configuration: Configuration) -> bool:
+    """Whether its damping is a number in float32 too; what is smaller is none."""
+    return configuration["damping"] >= _SMALLEST_DAMPING
+
+
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
     """The Gauss-Newton target method (Conditions 2 and S3) with stepsize 1; at the output J is the identity."""
     from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 
     damping = batch.hyperparameters["damping"]
-    undamped = [configuration["damping"] == 0 for configuration in batch.configurations] or None
+    undamped = [not _is_damped(configuration) for configuration in batch.configurations] or None
     jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
     changes = [gauss_newton_change(jacobian, batch.output_gradient, damping, undamped) for jacobian in jacobians]
     return [*changes, -batch.output_gradient / (1 + damping).view(-1, 1, 1)]
@@ -320,7 +326,7 @@ METHODS: dict[str, Method] = {
     "gnt": Method(
         "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping"),
         # torch's pseudo-inverse looks whether its SVD has converged.
-        capturable=lambda configuration: configuration["damping"] > 0,
+        capturable=_is_damped,
     ),
 }  # fmt: skip
 

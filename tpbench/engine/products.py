@@ -17,7 +17,7 @@ _FAST_GPU = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
-    """An operand that stays as it is until the step ends, so that it is converted once for all its products."""
+    """An operand of several products of a step, converted once for all of them, and anew if it was changed since."""
 
     tensor: Tensor
     transposed: bool = False
@@ -79,7 +79,8 @@ class LoweredProducts(Products):
         self._lowered = Scratch(torch.float32 if simulated else torch.bfloat16, device)
         self._rounded = Scratch(torch.bfloat16, device)
         self._results = Scratch(torch.float32, device)
-        self._lasting: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lasting: dict[int, tuple[Tensor, int, Tensor]] = {}
+        """By identity: the operand, the version that was converted, and what it became."""
 
     def anew(self) -> Products:
         return LoweredProducts(self.device, simulated=self.simulated, rounded=self.rounded)
@@ -105,16 +106,22 @@ class LoweredProducts(Products):
 
     def _lower(self, operand: Operand, name: str) -> Tensor:
         if isinstance(operand, Lasting):
-            if id(operand.tensor) not in self._lasting:
-                # In the order of first use, which is the same in each step of a kind: so is the memory.
-                lowered = self._cast(operand.tensor, f"lasting {len(self._lasting)}")
-                self._lasting[id(operand.tensor)] = operand.tensor, lowered
-            lowered = self._lasting[id(operand.tensor)][1]
+            lowered = self._lower_lasting(operand.tensor)
             return lowered.mT if operand.transposed else lowered
         # A transposed operand is converted as it lies in memory.
         if operand.mT.is_contiguous() and not operand.is_contiguous():
             return self._cast(operand.mT, name).mT
         return self._cast(operand, name)
+
+    def _lower_lasting(self, values: Tensor) -> Tensor:
+        _, version, lowered = self._lasting.get(id(values), (values, None, values))
+        if version is None:
+            # In the order of first use, which is the same in each step of a kind: so is the memory.
+            lowered = self._cast(values, f"lasting {len(self._lasting)}")
+        elif version != values._version:
+            lowered.copy_(self._round(values) if self.simulated else values)
+        self._lasting[id(values)] = values, values._version, lowered
+        return lowered
 
     def _cast(self, values: Tensor, name: str) -> Tensor:
         return self._lowered(name, *values.shape).copy_(self._round(values) if self.simulated else values)

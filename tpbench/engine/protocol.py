@@ -16,24 +16,36 @@ mantissa. ``bf16``: the operands of large products are rounded to bfloat16 (:mod
 used unless asked for."""
 
 
-def check_device_precision(precision: str, device: str, what: str = "precision") -> None:
-    """Refuse a precision that a device cannot compute in, so that nothing is begun that could not be trained.
+def why_not(precision: str, device: str, *, here: bool = True) -> str:
+    """Why a device cannot compute in a precision, or only slowly; empty if it can.
 
     Args:
         precision: one of :data:`PRECISIONS`.
-        device: as torch names it, with or without a number; that of a cluster's nodes need not be at hand here.
+        device: as torch names it, with or without a number.
+        here: whether it is this machine's; of a cluster's nodes only what holds for every such device is known.
+    """
+    if precision == "tf32" and not device.startswith("cuda"):
+        return "exists on a GPU only"
+    if precision == "bf16" and here:
+        from tpbench.engine.products import slow_bfloat16
+
+        if reason := slow_bfloat16(device):
+            return f"would be slower than float32 here: {reason}"
+    return ""
+
+
+def check_device_precision(precision: str, device: str, what: str = "precision", *, here: bool = True) -> None:
+    """Refuse a precision that a device cannot compute in, so that nothing is begun that could not be trained.
+
+    Args:
+        precision, device, here: as of :func:`why_not`.
         what: the precision is, for the message.
 
     Raises:
         UsageError: the device cannot do it.
     """
-    if precision == "tf32" and not device.startswith("cuda"):
-        raise UsageError(f"{what} tf32 exists on a GPU only; use float32")
-    if precision == "bf16":
-        from tpbench.engine.products import slow_bfloat16
-
-        if reason := slow_bfloat16(device):
-            raise UsageError(f"{what} bf16 would be slower than float32 here: {reason}; use float32")
+    if reason := why_not(precision, device, here=here):
+        raise UsageError(f"{what} {precision} {reason}; use float32")
 
 
 CURVES = (

@@ -16,14 +16,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.numerics import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.products import EXACT, Products
-from tpbench.engine.step import PackState
 from tpbench.engine.training import Trainer
 
 DEVICE = "cuda"
@@ -62,40 +59,6 @@ def rehearsing() -> Iterator[None]:
         forget_constants()
 
 
-def rehearse_step(
-    method: Method, architecture: Architecture, members: int, batch: int, products: Products = EXACT
-) -> None:
-    """One joint step of a pack, and one of its feedback alone where that is trained.
-
-    Raises:
-        DataDependentOutputException, DeviceCrossing: the host is needed (:data:`READ_BACK`).
-        RuntimeError: tensors of several devices meet, and the like.
-    """
-    with rehearsing():
-        pack = PackState(
-            method,
-            architecture,
-            [example_configuration(method)] * members,
-            list(range(members)),
-            device=DEVICE,
-            products=products,
-        )
-        # It looks at its first results once, before anything is captured.
-        pack.targets_checked = True
-        x = torch.rand(members, batch, architecture.sizes[0], device=DEVICE)
-        y = torch.randint(0, architecture.sizes[-1], (members, batch), device=DEVICE)
-        noise = [torch.randn(members, batch, architecture.sizes[i], device=DEVICE) for i in architecture.hidden]
-        with _NoCrossings():  # type: ignore[no-untyped-call]
-            try:
-                pack.joint_step(x, y, noise if method.trains_feedback else None)
-            except RuleError as error:
-                if isinstance(error.__cause__, READ_BACK):
-                    raise error.__cause__ from None
-                raise
-            if method.trains_feedback:
-                pack.feedback_step(x, noise)
-
-
 class _RehearsedStep(CapturedStep):
     """Runs the step and lets nothing in it cross between host and GPU."""
 
@@ -131,28 +94,29 @@ def _without_numbers(problem: Problem) -> Problem:
     )  # fmt: skip
 
 
-def rehearse_epoch(method: Method, problem: Problem, members: int, precision: str = "float32") -> int:
+def rehearse(method: Method, problem: Problem, members: int, precision: str = "float32") -> int:
     """A feedback epoch, where the method has any, and a joint epoch with its evaluation, up to the one read at the end.
 
     Returns:
         How many kinds of steps were captured: 2, 1, or 0 for a method that no graph can hold.
 
     Raises:
-        As :func:`rehearse_step`.
+        DataDependentOutputException, DeviceCrossing: the host is needed (:data:`READ_BACK`).
+        RuntimeError: tensors of several devices meet, and the like.
     """
-    configuration = example_configuration(method)
+    configurations, seeds = [example_configuration(method)] * members, list(range(members))
     with rehearsing():
         trainer = _RehearsedTrainer(
-            method,
-            _without_numbers(problem),
-            [configuration] * members,
-            list(range(members)),
-            epochs=1,
-            device=DEVICE,
-            precision=precision,
+            method, _without_numbers(problem), configurations, seeds, epochs=1, device=DEVICE, precision=precision
         )
+        # It looks at a rule's first results once, before anything is captured.
         trainer.pack.targets_checked = True
-        if method.trains_feedback:
-            trainer.measured_feedback_epoch()
-        trainer.measured_joint_epoch()
+        try:
+            if method.trains_feedback:
+                trainer.measured_feedback_epoch()
+            trainer.measured_joint_epoch()
+        except RuleError as error:
+            if isinstance(error.__cause__, READ_BACK):
+                raise error.__cause__ from None
+            raise
         return trainer.kinds_of_steps

@@ -13,7 +13,8 @@ from tpbench.engine.checks import Watched, not_finite, require_shapes, targets_o
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
-from tpbench.engine.rehearsal import READ_BACK, rehearse_step
+from tpbench.engine.problem import Problem
+from tpbench.engine.rehearsal import READ_BACK, rehearse
 from tpbench.engine.step import PackState
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
@@ -166,11 +167,18 @@ def _updates(method: Method) -> str:
     return "every hidden layer is updated"
 
 
+def _problem() -> Problem:
+    """Three minibatches, of which nothing but the shapes is looked at."""
+    count = 3 * _BATCH
+    x, y = torch.zeros(count, _NETWORK.sizes[0]), torch.zeros(count, dtype=torch.int64)
+    return Problem(_NETWORK, x, y, x, y, validation_size=_BATCH, batch_size=_BATCH)
+
+
 def _read_backs(method: Method) -> str:
     if not method.can_capture([example_configuration(method)]):
-        return "declared capturable=False: a GPU runs it step by step"
+        return "declared not capturable: a GPU runs it step by step"
     try:
-        rehearse_step(method, _NETWORK, len(_SEEDS), _BATCH)
+        rehearse(method, _problem(), len(_SEEDS))
     except READ_BACK as error:
         raise RuleError(f"needs the host in the middle of a step ({error}): declare capturable=False") from error
     return "nothing is read back to the host, so a GPU can replay a step"

@@ -61,7 +61,7 @@ class PackState:
         trained: layers whose forward parameters train, a run of consecutive layers.
         loss: the output loss.
         dtype, device: of all tensors.
-        products: how a step multiplies matrices; what only looks at the pack multiplies exactly.
+        products: how a step multiplies matrices; :meth:`propagate` is exact unless it is told otherwise.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class PackState:
         self.observer: Observer | None = None
         self.generators = [stream(seed, "rule") for seed in self.seeds]
         """What a target rule draws from; whoever drives the epochs makes them anew for each."""
+        self.capturable = method.can_capture(self.configurations)
+        """Whether a GPU may replay its steps; decided once, also for what is left when members leave."""
         self.targets_checked = False
         """Whether the rule's first results were looked at."""
         self.not_finite = ""
@@ -195,7 +197,7 @@ class PackState:
         return Minibatch(
             self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
             self.hyperparameters, self._feedback_state(activities), y,
-            () if self.method.can_capture(self.configurations) else self.generators, self.configurations,
+            () if self.capturable else self.generators, self.configurations,
             self.products,
         )  # fmt: skip
 
@@ -210,9 +212,6 @@ class PackState:
             if not is_built_in(self.method):
                 self.not_finite = not_finite(batch, targets)
             self.targets_checked = True
-        if not is_built_in(self.method):
-            # It may have changed the feedback parameters, which are its own to change.
-            self.products.begin()
         return targets
 
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:

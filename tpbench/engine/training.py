@@ -207,7 +207,7 @@ class Trainer:
     @property
     def captures(self) -> bool:
         """Whether steps become CUDA graphs: on a GPU, for rules that allow it, nothing being timed or looked at."""
-        if not self.capture or self.device.type != "cuda" or not self.method.can_capture(self.pack.configurations):
+        if not self.capture or self.device.type != "cuda" or not self.pack.capturable:
             return False
         return not (self.pack.clock.device or self.pack.observer)
 

@@ -139,11 +139,14 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
 
 
 def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
-    """The settings with the device that the packs get, which must know the precisions that were asked for."""
-    device = "cuda" if options.resources.gpus else "cpu"
-    check_device_precision(settings.precision, device)
+    """The settings with the device that the packs get, which must know the precisions that were asked for.
+
+    What a cluster's nodes cannot do they say themselves, when sizes are measured on one.
+    """
+    device, here = "cuda" if options.resources.gpus else "cpu", not options.resources.address
+    check_device_precision(settings.precision, device, here=here)
     if options.search_precision:
-        check_device_precision(options.search_precision, device, "search precision")
+        check_device_precision(options.search_precision, device, "search precision", here=here)
     return replace(settings, device=device)
 
 

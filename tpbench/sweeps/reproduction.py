@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method
+from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
@@ -67,9 +68,11 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
     """Seconds of a whole training of a pack, from a short measurement of its joint step.
 
     A feedback epoch is what a joint one spends on batches, forward pass and feedback, with half of Adam; an evaluation
-    is forward passes over the validation and test samples.
+    is forward passes over the validation and test samples. What only a cluster's nodes can compute in is measured in
+    float32 here.
     """
-    row = measure(cell.workload, cell.method, members, settings.device, settings.precision, seconds=0.3)
+    precision = "float32" if why_not(settings.precision, settings.device) else settings.precision
+    row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
     joint = members / row.member_epochs_per_second
     share = row.phases["batches"] + row.phases["forward"] + row.phases["feedback"] + row.phases["adam"] / 2
     epochs = cell.workload.epochs
@@ -181,6 +184,7 @@ def reproduce(
             resources = cluster_resources(resources)
         if resources.gpus:
             settings = replace(settings, device="cuda")
+        check_device_precision(settings.precision, settings.device, here=not resources.address)
         sweeps = [_sweep(cell, settings, resources, place) for place, cell in enumerate(cells)]
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
         board = Board(view, sweeps, on_end=lambda sweep: _write_tables(store, view))

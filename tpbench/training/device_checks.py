@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tpbench.engine import TpbenchError, example_configuration, get_method
+from tpbench.engine import TpbenchError, UsageError, example_configuration, get_method
 from tpbench.engine.device_checks import (
     CAPTURED,
+    CAPTURED_LOWERED,
     CLOSE,
     EXACT,
     GRADIENT,
@@ -101,6 +102,8 @@ def carry_out(group: str, check: Check) -> Row:
         verdict = "measured" if found.passed is None else "ok" if found.passed else "FAILED"
     except NotHere as reason:
         text, verdict = str(reason), "not here"
+    except TpbenchError as error:
+        text = str(error)
     except Exception as error:
         text = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
     # JSON has no infinity.
@@ -123,7 +126,7 @@ def _golden(request: Request) -> list[Path]:
             return fixture_files(folder)
     except TpbenchError:
         pass  # no home folder, or no file
-    raise NotHere("no folder of golden fixtures; name it with --fixtures")
+    raise NotHere(f"no folder '{GOLDEN}' in the data folder ($TPBENCH_DATA); name it with --fixtures")
 
 
 def _fixtures(request: Request) -> Iterator[Check]:
@@ -133,9 +136,19 @@ def _fixtures(request: Request) -> Iterator[Check]:
         yield Check("", "", partial(_not_here, str(reason)))
         return
     for path in files:
+        if not _is_of(path, request.methods):
+            continue
         for precision in BOTH:
             find = partial(fixture_on, path, precision, request.device)
             yield Check(f"{path.stem}, {precision}", _bound(path, precision), find)
+
+
+def _is_of(path: Path, methods: Sequence[str]) -> bool:
+    """Whether a golden file is of one of these methods; of a damaged one nobody knows."""
+    try:
+        return Fixture(path).method_name in methods
+    except TpbenchError:
+        return True
 
 
 def _bound(path: Path, precision: str) -> str:
@@ -150,11 +163,15 @@ def _captured(request: Request) -> Iterator[Check]:
     if not request.gpu:
         yield Check(_EVERY, "", partial(_not_here, "a CPU captures nothing"))
         return
-    for name in request.methods:
-        find = partial(captured_and_not, get_method(name), request.device)
-        if not get_method(name).can_capture([example_configuration(get_method(name))]):
-            find = partial(_not_here, "runs step by step: declared capturable=False")
-        yield Check(name, f"bit for bit, or to {CAPTURED:.0e}", find)
+    slow = slow_bfloat16(request.device)
+    for precision, bound in (("float32", CAPTURED), ("bf16", CAPTURED_LOWERED)):
+        for name in request.methods:
+            find = partial(captured_and_not, get_method(name), request.device, precision)
+            if precision == "bf16" and slow:
+                find = partial(_not_here, slow)
+            if not get_method(name).can_capture([example_configuration(get_method(name))]):
+                find = partial(_not_here, "runs step by step: declared not capturable")
+            yield Check(f"{name}, {precision}", f"bit for bit, or to {bound:.0e}", find)
 
 
 def _same(request: Request) -> Iterator[Check]:
@@ -183,7 +200,7 @@ def _gradients(request: Request) -> Iterator[Check]:
             continue
         simulated = " (simulated)" if precision == "bf16" and slow_bfloat16(request.device) else ""
         for name in request.methods:
-            criterion = f"float64's to {GRADIENT:.0e}" if precision == "float32" else ""
+            criterion = f"float64's to {GRADIENT[precision]:.0e}"
             find = partial(gradient_error, get_method(name), precision, request.device)
             yield Check(f"{name}, {precision}{simulated}", criterion, find)
 
@@ -219,11 +236,16 @@ def verify_device(
     """The rows of these groups, as they are found; ``say`` hears of each group before it begins.
 
     Raises:
-        UsageError: the folder of fixtures that was named has none.
+        UsageError: the folder of fixtures that was named has none, or fixtures alone were asked for and none are found.
     """
-    if "fixtures" in groups and request.fixtures:
+    if request.fixtures:
         # A slip is said before anything runs.
         fixture_files(request.fixtures)
+    if tuple(groups) == ("fixtures",):
+        try:
+            _golden(request)
+        except NotHere as reason:
+            raise UsageError(str(reason)) from reason
     yield carry_out("machine", Check(request.device, "", partial(machine, request.device)))
     for group in groups:
         title, checks = GROUPS[group]
