@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
-from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine import TpbenchError, UsageError, products
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
@@ -256,3 +256,14 @@ def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: R
     assert (status.member_epochs, status.member_epochs_full) == (9 + 6 + 6, 81)
     run(trials=9, pack=9, epochs=9)
     assert len(folders(tmp_path)) == 2
+
+
+def test_what_a_clusters_nodes_can_compute_is_not_told_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "slow_bfloat16", lambda device: "this one is slow")
+    options = SweepOptions(1, (0,), 1, None, 0, 1, Resources(8, 0), search_precision="bf16")
+    with pytest.raises(UsageError, match="search precision bf16 would be slower than float32 here: this one is slow"):
+        campaign._on_device(options, PackSettings("results"))
+    there = replace(options, resources=Resources(8, 0, address="auto"))
+    assert campaign._on_device(there, PackSettings("results", precision="bf16")).device == "cpu"
+    with pytest.raises(UsageError, match="tf32 exists on a GPU only"):
+        campaign._on_device(there, PackSettings("results", precision="tf32"))
