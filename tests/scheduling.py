@@ -15,7 +15,6 @@ RAY = (
     "tests/test_cluster.py",
     "tests/test_resume.py",
     "tests/test_sweep.py",
-    "tests/test_faults.py::test_two_sweeps_on_one_store_at_once",
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 

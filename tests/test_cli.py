@@ -143,6 +143,18 @@ def test_bench_prints_rows_and_draws(tpbench_inside: Inside, tmp_path: Path) -> 
     assert (tmp_path / "scaling.png").stat().st_size > 5000
 
 
+def test_bench_compares_precisions(tpbench_inside: Inside) -> None:
+    arguments = ("bench", "--workloads", "digits", "--methods", "bp", "--pack", "1", "--seconds", "0.05")
+    result = tpbench_inside(*arguments, "--device", "cpu", "--precision", "float32,float64")
+    assert result.returncode == 0, result.stderr
+    assert "times float32" in result.stdout
+    rows = [line.split("│")[1:] for line in result.stdout.splitlines() if line.startswith("│")]
+    assert [(row[3].strip(), row[4].strip() == "1.00") for row in rows] == [("float32", True), ("float64", False)]
+    refused = tpbench_inside(*arguments, "--device", "cpu", "--precision", "float32,tf32")
+    assert refused.returncode == 2
+    assert "precision tf32 exists on a GPU only" in refused.stderr
+
+
 # Commands one after the other in a process that has neither: torch is imported once.
 WITHOUT_RAY = """
 import json, sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,13 +64,26 @@ def test_a_read_only_store_is_found_before_the_work(
     assert "Traceback" not in result.stderr
 
 
+WITHOUT_RAY = """
+import sys
+from tests.sweeps.playing import no_ray, run_here
+from tpbench.cli import main
+from tpbench.sweeps import campaign, driver
+driver.run_queue, campaign.ray_running = run_here, no_ray
+main()
+"""
+
+
 @pytest.mark.slow
 def test_two_sweeps_on_one_store_at_once(tmp_path: Path) -> None:
+    """Two processes; that two Rays can run side by side is no matter of the store."""
     options = ["--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2", "--cpus", "1"]
+    root = Path(__file__).parents[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tpbench.cli", "sweep", "digits", method, *options],
+            [sys.executable, "-c", WITHOUT_RAY, "sweep", "digits", method, *options],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), os.environ.get("PYTHONPATH", "")))},
         )
         for method in ("bp", "dfa")
     ]  # fmt: skip
