@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
-from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, canonical_json, percent
+from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, percent
 from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired
 from tpbench.workloads import DATASETS, WORKLOADS
 
@@ -172,12 +172,11 @@ class Cell:
         return marks
 
 
-def _variant(record: RunRecord) -> str:
+def _variant(record: RunRecord) -> Hashable:
     """What the runs of one candidate share."""
     d = record.definition
-    configuration = {name: float(value) for name, value in d.configuration.items()}
-    same: list[Any] = [configuration, d.epochs, d.fingerprint, d.protocol, record.precision]
-    return canonical_json([*same, d.method_source, d.workload_source])
+    configuration = tuple(sorted((name, float(value)) for name, value in d.configuration.items()))
+    return configuration, d.epochs, d.fingerprint, d.protocol, record.precision, d.method_source, d.workload_source
 
 
 def _final(runs: list[RunRecord]) -> list[RunRecord]:
@@ -199,7 +198,7 @@ def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
 
 def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
     """Every configuration, number of epochs, precision and data that a method was trained with, best choice first."""
-    groups: dict[CellKey, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[CellKey, dict[Hashable, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     runs = list(records)
     labels = column_labels(runs)
     for record in runs:
@@ -230,7 +229,8 @@ def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
     searched = all(from_search(run.found, "search") for run in cell.runs)
     # Not-a-number sorts nowhere: a cell without any finished seed comes last.
-    known = cell.validation if cell.validation == cell.validation else float("inf")
+    validation = cell.validation
+    known = validation if validation == validation else float("inf")
     distance = abs(cell.epochs - full)
     seeds = -min(cell.seeds, FULL_SEEDS)
     other = cell.precision != DEFAULT_PRECISION

@@ -35,9 +35,12 @@ def _plain(summary: RunRecord) -> Plain:
     return {"definition": summary.definition.plain(), **{name: getattr(summary, name) for name in _FIELDS}}
 
 
-def _record(plain: Plain) -> RunRecord | None:
+def _record(plain: Plain, run_id: str) -> RunRecord | None:
     try:
-        return RunRecord(RunDefinition(**plain["definition"]), **{name: plain[name] for name in _FIELDS})
+        definition = RunDefinition(**plain["definition"])
+        # Its hash is what it is kept by; thousands of them would be made anew for each table.
+        definition.__dict__["id"] = run_id
+        return RunRecord(definition, **{name: plain[name] for name in _FIELDS})
     except (KeyError, TypeError):
         return None
 
@@ -103,12 +106,12 @@ class KeptSummaries:
 
     def file(self, run_id: str) -> RunRecord | None:
         """The summary of a run file, if it is known."""
-        return _record(self.files[run_id][1]) if run_id in self.files else None
+        return _record(self.files[run_id][1], run_id) if run_id in self.files else None
 
     def archived(self, archive: str, run_id: str) -> RunRecord | None:
         """The summary of an archive's run, if it is known."""
         plain = self.archives[archive].entries.get(run_id) if archive in self.archives else None
-        return _record(plain) if plain else None
+        return _record(plain, run_id) if plain else None
 
     def add_file(self, stamp: str, summary: RunRecord) -> None:
         """Keep the summary of a run file."""
