@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tpbench.engine.network import Parameters
     from tpbench.engine.products import Products
 
+# The smallest number that float32 holds with all its digits.
 _SMALLEST_DAMPING = 1.2e-38
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")

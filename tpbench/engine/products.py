@@ -47,7 +47,7 @@ class Products:
         return self
 
     def begin(self) -> None:
-        """A step begins: what lasted in the one before may have changed."""
+        """A step begins, with tensors of its own: nothing of the one before lasts."""
 
     def bmm(self, a: Operand, b: Operand, out: Tensor) -> Tensor:
         """``out = a b``, (P, m, k) times (P, k, n)."""
@@ -114,17 +114,23 @@ class LoweredProducts(Products):
         return self._cast(operand, name)
 
     def _lower_lasting(self, values: Tensor) -> Tensor:
-        _, version, lowered = self._lasting.get(id(values), (values, None, values))
-        if version is None:
+        kept = self._lasting.get(id(values))
+        if kept is None:
             # In the order of first use, which is the same in each step of a kind: so is the memory.
             lowered = self._cast(values, f"lasting {len(self._lasting)}")
-        elif version != values._version:
-            lowered.copy_(self._round(values) if self.simulated else values)
+        else:
+            _, version, lowered = kept
+            if version == values._version:
+                return lowered
+            self._fill(lowered, values)
         self._lasting[id(values)] = values, values._version, lowered
         return lowered
 
     def _cast(self, values: Tensor, name: str) -> Tensor:
-        return self._lowered(name, *values.shape).copy_(self._round(values) if self.simulated else values)
+        return self._fill(self._lowered(name, *values.shape), values)
+
+    def _fill(self, memory: Tensor, values: Tensor) -> Tensor:
+        return memory.copy_(self._round(values) if self.simulated else values)
 
     def _round(self, values: Tensor) -> Tensor:
         return self._rounded("rounded", *values.shape).copy_(values)
