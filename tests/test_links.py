@@ -63,7 +63,7 @@ def test_commands_and_options_in_the_documents_are_those_of_the_command_line(pag
 
 
 def test_a_wrong_command_or_option_in_a_document_is_found() -> None:
-    text = "    tpbench swep mnist bp\n\n`tpbench run mnist bp --sed 3`, `tpbench verify theories`, `tpbench NAME --help`"
+    text = "    tpbench swep a b\n\n`tpbench run a b --sed 3`, `tpbench verify theories`, `tpbench NAME --help`"
     assert [wrong_in(words) for words in mentioned(text)] == ["swep", "--sed", "theories", ""]
 
 
