@@ -13,4 +13,6 @@ def pages() -> dict[str, str]:
     import tpbench
 
     names = [name for name in getattr(tpbench, "__all__", ()) if not name.startswith("_")]
+    # What one calls, then the classes.
+    names.sort(key=lambda name: (name[0].isupper(), name))
     return {"api.md": "\n".join([_INTRODUCTION, *(f"::: tpbench.{name}\n" for name in names)])} if names else {}

@@ -48,7 +48,7 @@ def _table(command: Any, context: Any, kind: str) -> Iterator[str]:
         for name, told in records:
             found = _EXTRAS.match(told)
             text, extras = (found["text"], found["extras"]) if found else (told, "")
-            yield f"| `{_name(name)}` | {_plain(text)} | {_plain(_limits(extras))} |"
+            yield f"| `{_name(name)}`{{ .option }} | {_plain(text)} | {_plain(_limits(extras))} |"
         yield ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ def _there(entry: Any, uris: set[str]) -> Any:
     return None if entry in OPTIONAL - uris else entry
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """The docstrings' ``:func:`` and ``:class:`` are for readers of the source: the name alone stays."""
+    return re.sub(r":(?:attr|class|func|meth|mod):(?=<code>)", "", html)
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that are right in the repository become right in the site."""
-    return documents.site_links(markdown, page.file.src_uri, config, files)
+    """Links that are right in the repository become right in the site; in tables a deviation stays beside its mean."""
+    rows = re.sub(r"^\|.*$", lambda row: row[0].replace(" ± ", "\u00a0±\u00a0"), markdown, flags=re.MULTILINE)
+    return documents.site_links(rows, page.file.src_uri, config, files)
