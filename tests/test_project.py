@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 import tpbench
+from tests.conftest import Inside
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -49,6 +50,12 @@ def test_ray_is_of_a_version_with_tokens() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     asked = [*PROJECT["project"]["dependencies"], *extras["cluster"], *extras["dev"]]
     assert [name for name in asked if name.startswith("ray[")] == ["ray[tune]>=2.52", *["ray[default]>=2.52"] * 2]
+
+
+def test_committed_runs_are_whole_and_keep_their_names_whatever_the_version(tpbench_inside: Inside) -> None:
+    """Reading a run compares its name with the hash of what defines it, of which tpbench's version is no part."""
+    checked = tpbench_inside("results", "check", "--results", str(ROOT / "results"))
+    assert re.search(r"[1-9]\d+ runs whole, 0 damaged", checked.stdout)
 
 
 def test_how_to_cite_it_is_said_as_the_format_wants_it() -> None:
