@@ -2,16 +2,18 @@
 # make test   the whole test suite, and its slowest ten
 # make lint   ruff and mypy
 # make lowest the fast tests with the lowest versions that pyproject.toml permits (downloads a few GB)
-# make clean  what these made
+# make docs   the documentation as a site, in site/: strict, a link to nothing fails
+# make clean  removes what these made
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo-results
 LOWEST ?= .venv-lowest
+SITE ?= site
 JOBS ?= 2
 READY = $(VENV)/.tpbench-ready
 
-.PHONY: demo test lint lowest setup clean
+.PHONY: demo test lint lowest docs setup clean
 
 demo: $(READY)
 	$(VENV)/bin/tpbench sweep digits bp,dfa,ddtp-linear --trials 8 --pack 4 --epochs 10 --seeds 5 --results $(DEMO)
@@ -32,6 +34,10 @@ lowest:
 	$(LOWEST)/uv/bin/uv pip install --quiet --python $(LOWEST)/env --resolution lowest-direct --editable '.[dev,s3,gcs]'
 	$(LOWEST)/env/bin/python -m pytest -m 'not slow' --durations=10
 
+# material's warning is of what its authors do next, not of these documents.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --site-dir $(SITE)
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -42,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(DEMO)
+	rm -rf $(VENV) $(LOWEST) $(DEMO) $(SITE)

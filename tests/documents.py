@@ -1,12 +1,18 @@
-"""Reads worked examples out of a page of the documentation. Not a test."""
+"""Reads examples, commands and links out of the documents. Not a test."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-DOCUMENTS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ROOT / "docs"
+# Every document of the repository.
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *DOCUMENTS.glob("*.md"), ROOT / "cluster" / "README.md", *(ROOT / "results").glob("*.md")]
+)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -31,3 +37,29 @@ def commands_of(page: str) -> list[list[str]]:
         for line in text.splitlines()
         if line.startswith("$ ")
     ]
+
+
+def mentioned(text: str) -> Iterator[list[str]]:
+    """The words of every command line of tpbench in a document: indented, in a block, or in a line's backticks."""
+    for line in re.findall(r"^(?: {4,}|\$ )(tpbench .*)$", text, re.MULTILINE):
+        yield _words(line)
+    for line in re.findall(r"`(tpbench [^`]+)`", text):
+        yield _words(" ".join(line.split()))
+
+
+def _words(line: str) -> list[str]:
+    words = shlex.split(line, comments=True)
+    ends = [words.index(mark) for mark in (">", "|", "&&") if mark in words]
+    return words[1 : min(ends, default=len(words))]
+
+
+def links(text: str) -> list[str]:
+    """The targets of a document's relative links and images; places of the same document begin with #."""
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\[[^\[\]]*\]\((?![a-z]+:)([^()\s]+)\)", prose)
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub names the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -18,9 +18,13 @@ RAY = (
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 
+# Files whose tests share something that takes seconds to build: the site, the wheel.
+BUILT_ONCE = ("tests/test_site.py", "tests/test_wheel.py")
+
 
 class GroupScheduling(LoadScopeScheduling):
-    """Ray's tests are one group, which comes first as it is the largest; every other test is a group of its own."""
+    """Ray's tests are one group, which comes first as it is the largest; most other tests are groups of their own."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(RAY) else nodeid
+        file = nodeid.partition("::")[0]
+        return "ray" if nodeid.startswith(RAY) else file if file in BUILT_ONCE else nodeid

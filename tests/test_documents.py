@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Inside
+from tests.conftest import Ended, Inside
 from tests.documents import commands_of, files_of
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.search.spaces import space_for
@@ -27,14 +27,23 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign, "ray_running", no_ray)
 
 
+def partition(words: list[str], mark: str) -> tuple[list[str], list[str], list[str]]:
+    """What stands before a word, the word, and what stands after it."""
+    at = words.index(mark) if mark in words else len(words)
+    return words[:at], words[at : at + 1], words[at + 1 :]
+
+
 def follow(page: str, folder: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Do what a page says; returns what each command of tpbench printed."""
-    assert files_of(page, folder)
+    """Do what a page says; returns what each command of tpbench printed (its last time)."""
+    files_of(page, folder)
     printed = {}
     for program, *arguments in commands_of(page):
         if program == "tpbench":
+            arguments, _, file = partition(arguments, ">")
             ended = tpbench_inside(*arguments)
             assert ended.returncode == 0, f"{arguments}: {ended.stderr}"
+            if file:
+                (folder / file[0]).write_text(ended.stdout)
             printed[" ".join(arguments)] = ended.stdout
         elif program == "python":
             subprocess.run([sys.executable, *arguments], cwd=folder, check=True, timeout=200)
@@ -48,6 +57,22 @@ def follow(page: str, folder: Path, tpbench_inside: Inside, monkeypatch: pytest.
 
 def runs(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
+
+
+def test_the_tour(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With five seeds nothing can be told, with ten it can: two epochs are enough to see that."""
+    compared = []
+
+    def with_fewer_epochs(*arguments: str) -> Ended:
+        ended = tpbench_inside(*("2" if word == "10" else word for word in arguments))
+        if arguments[0] == "compare":
+            compared.append(ended.stdout)
+        return ended
+
+    follow("tour.md", tmp_path, with_fewer_epochs, monkeypatch)
+    verdicts = [re.findall("not told apart|bp is better|none", text) for text in compared]
+    assert verdicts == [["none", "not told apart"], ["bp is better"]]
+    assert len(runs(tmp_path)) == 20
 
 
 def test_your_own_data(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:

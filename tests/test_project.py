@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from pathlib import Path
 
+import yaml
+
 import tpbench
+from tests.conftest import Inside
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -20,17 +25,15 @@ def test_the_licence_is_there_and_packed() -> None:
     # Packing fails without it, so the image needs it too.
     assert "LICENSE" in (ROOT / "cluster" / "Dockerfile").read_text()
     assert "!LICENSE" in (ROOT / ".dockerignore").read_text()
-    # An sdist holds all that git tracks, unless told otherwise.
-    assert "sdist" not in PROJECT["tool"]["hatch"]["build"]["targets"]
 
 
 def test_the_changes_and_how_to_contribute_are_there() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in changes
-    assert tpbench.__version__ in changes
+    assert f"## [{tpbench.__version__}] - " in changes
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("setup", "test", "lint", "lowest"):
+    for target in ("setup", "test", "lint", "lowest", "docs"):
         assert f"make {target}" in guide
         assert f"\n{target}:" in makefile
     assert "--durations=10" in makefile
@@ -47,3 +50,42 @@ def test_ray_is_of_a_version_with_tokens() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     asked = [*PROJECT["project"]["dependencies"], *extras["cluster"], *extras["dev"]]
     assert [name for name in asked if name.startswith("ray[")] == ["ray[tune]>=2.52", *["ray[default]>=2.52"] * 2]
+
+
+def test_committed_runs_are_whole_and_keep_their_names_whatever_the_version(tpbench_inside: Inside) -> None:
+    """Reading a run compares its name with the hash of what defines it, of which tpbench's version is no part."""
+    checked = tpbench_inside("results", "check", "--results", str(ROOT / "results"))
+    assert re.search(r"[1-9]\d+ runs whole, 0 damaged", checked.stdout)
+
+
+def test_how_to_cite_it_is_said_as_the_format_wants_it() -> None:
+    """What Citation File Format 1.2.0 requires, and what must agree with the package."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["type"] == "software"
+    assert cited["version"] == tpbench.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", cited["date-released"])
+    assert f"## [{cited['version']}] - {cited['date-released']}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert cited["license"] == PROJECT["project"]["license"]
+    assert cited["authors"] == PROJECT["project"]["authors"]
+    (paper,) = cited["references"]
+    assert {"type", "title", "authors"} <= set(paper)
+    assert paper["title"] == "A Theoretical Framework for Target Propagation"
+    assert all({"family-names", "given-names"} == set(author) for author in paper["authors"])
+
+
+def test_github_runs_what_a_change_must_pass() -> None:
+    # YAML 1.1 takes the key 'on' for a truth value.
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text().replace("\non:", "\n'on':"))
+    assert {"push", "pull_request"} <= set(workflow["on"])
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert job["timeout-minutes"] <= 60
+    steps = job["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    (python,) = (step["with"] for step in steps if "setup-python" in step.get("uses", ""))
+    assert python["python-version"] == "3.11"
+    assert python["cache"] == "pip"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.conftest import pytest_xdist_make_scheduler
-from tests.scheduling import RAY
+from tests.scheduling import BUILT_ONCE, RAY
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +59,15 @@ def test_one_worker_runs_all_that_starts_ray_and_begins_with_it() -> None:
     assert sorted(first + second) == sorted(others + of_ray)
 
 
+def test_what_is_built_once_is_built_by_one_worker() -> None:
+    tests = [f"{name}::test_{i}" for name in BUILT_ONCE for i in range(3)]
+    workers = shared_out([f"tests/test_other.py::test_{i}" for i in range(40)] + tests, "loadgroup")
+    for name in BUILT_ONCE:
+        assert sum(any(test.startswith(name) for test in given) for given in workers) == 1
+
+
 def test_what_is_listed_exists() -> None:
-    for name in RAY:
+    for name in (*RAY, *BUILT_ONCE):
         path, _, function = name.partition("::")
         tests = {node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)}
         assert not function or function in tests

@@ -1,3 +1,3 @@
 """tpbench: is this learning rule really better than that one?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
