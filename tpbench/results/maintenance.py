@@ -13,7 +13,7 @@ from tpbench.engine.files import atomic_write
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, network_ids, network_of
+from tpbench.results.networks import has_network, keep_network, network_ids, read_network
 from tpbench.results.runs import NewerFormat, percent
 from tpbench.results.store import RunStore, read_run
 
@@ -141,12 +141,15 @@ def merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:
         if record is None or has_network(target, record):
             continue
         try:
-            network = network_of(source, record)
+            network = read_network(source, run_id)
         except TpbenchError as error:
             problems.append(f"{error}; it was not copied")
             continue
-        keep_network(target, network)
-        copied += 1
+        if network and network.belongs(record):
+            keep_network(target, network)
+            copied += 1
+        elif network:
+            problems.append(f"the network of {run_id} was not copied: the run in {target.folder} has other curves")
     return copied, problems
 
 
