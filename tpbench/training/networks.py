@@ -50,7 +50,7 @@ def trained_network(
         raise ValueError(f"the run {d.id} has no epoch to take a network from")
     return TrainedNetwork(
         d.id, d.workload, d.method, d.seed, record.precision, epoch, validation, test, curves_digest(record),
-        workload.architecture.sizes, scale, shift,
+        workload.architecture.sizes, scale, shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
     )  # fmt: skip
 
