@@ -168,6 +168,8 @@ for arguments in json.loads(sys.argv[1]):
         if end.code:
             raise
     print("ended", arguments[0])
+import pathlib, tpbench
+print(tpbench.load_network("results", next(pathlib.Path("results/networks").iterdir()).stem))
 """
 
 
@@ -175,7 +177,7 @@ def test_runs_and_benchmarks_need_no_ray(tmp_path: Path) -> None:
     """The GPU machine has neither ray nor hyperopt."""
     configuration = write_configuration(tmp_path, "bp")
     commands = [
-        ["run", "digits", "bp", "--config", configuration, "--seeds", "0", "--epochs", "1"],
+        ["run", "digits", "bp", "--config", configuration, "--seeds", "0", "--epochs", "1", "--keep-networks"],
         ["bench", "--workloads", "digits", "--methods", "bp", "--seconds", "0.01"],
         ["leaderboard"],
     ]
@@ -185,6 +187,7 @@ def test_runs_and_benchmarks_need_no_ray(tmp_path: Path) -> None:
     assert [line for line in result.stdout.splitlines() if line.startswith("ended ")] == [
         f"ended {command[0]}" for command in commands
     ]
+    assert "Linear(in_features=64, out_features=10" in result.stdout
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(

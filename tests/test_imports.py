@@ -72,9 +72,10 @@ def test_packages_are_imported_without_torch(package: str) -> None:
 
 
 def test_every_public_name_is_there() -> None:
+    import tpbench
     from tpbench import engine, results, workloads
 
-    for package in (engine, results, workloads):
+    for package in (tpbench, engine, results, workloads):
         assert all(hasattr(package, name) for name in package.__all__)
         assert not hasattr(package, "nothing_of_that_name")
 

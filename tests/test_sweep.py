@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:
-    arguments = ("sweep", "digits", "ddtp-rhl", "--trials", "5", "--pack", "2", "--seeds", "3", "--epochs", "4")
+    arguments = (
+        "sweep", "digits", "ddtp-rhl", "--trials", "5", "--pack", "2", "--seeds", "3", "--epochs", "4",
+        "--keep-networks",
+    )  # fmt: skip
     result = tpbench(*arguments)
     assert result.returncode == 0, result.stderr
     assert "over 3 seeds" in result.stdout
@@ -35,6 +38,10 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
         assert run["provenance"]["command"] == "tpbench " + " ".join(arguments)
         assert run["found"]["role"] == ("final" if run["definition"]["seed"] else "search")
         assert (run["found"]["trials"], run["found"]["epochs"], run["found"]["seeds"]) == (5, 4, [0, 1, 2])
+    # Of the final runs, also of the one that the search had trained; not of the others of the search.
+    final = [r["id"] for r in runs if r["definition"]["configuration"] == best["definition"]["configuration"]]
+    assert sorted(p.stem for p in (tmp_path / "results" / "networks").iterdir()) == sorted(final)
+    assert len(final) == 3
     row = pd.read_csv(tmp_path / "results" / "leaderboard.csv").iloc[0]
     assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
 

@@ -13,7 +13,7 @@ from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import absolute, location
-from tpbench.results.maintenance import check_store, merge_stores
+from tpbench.results.maintenance import check_store, merge_networks, merge_stores
 from tpbench.results.runs import NewerFormat
 from tpbench.search.journal import Journal
 
@@ -158,7 +158,10 @@ def test_a_missing_bucket_is_one_line(s3: str, tpbench_inside: Inside, tmp_path:
 
 def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside: Inside, tmp_path: Path) -> None:
     (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
-    options = ("--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--checkpoint-every", "1", "--results", s3)
+    options = (
+        "--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--checkpoint-every", "1", "--keep-networks",
+        "--results", s3,
+    )  # fmt: skip
     first = tpbench_inside("run", "digits", "bp", *options)
     assert first.returncode == 0, first.stderr
     assert "2 of 2 runs are in" in tpbench_inside("run", "digits", "bp", *options).stdout
@@ -169,6 +172,7 @@ def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside:
     journal.ended(0, [])
     assert [pack.outcomes for pack in Journal.open(journal.path).packs] == [[]]
     assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, 0)
+    assert merge_networks(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, [])
 
 
 def test_a_url_that_refuses_writing_is_an_error(monkeypatch: pytest.MonkeyPatch, memory: Path) -> None:

@@ -62,6 +62,14 @@ def test_the_plan_names_what_is_missing_and_is_carried_out(
     nothing = tpbench_inside(*arguments)
     assert "0 cells" in nothing.stdout
 
+    # Runs that lack their networks are trained again for them.
+    keeping = ("reproduce", "--workloads", "mnist", "--methods", "bp", "--seeds", "2", "--keep-networks")
+    kept = tpbench_inside(*keeping)
+    assert "1 cell, " in kept.stdout
+    assert "without a network" not in kept.stderr
+    assert len(list((tmp_path / "results" / "networks").iterdir())) == 2
+    assert "0 cells" in tpbench_inside(*keeping).stdout
+
 
 def test_a_cell_that_does_not_fit_is_left(
     tiny_mnist: None, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,14 +39,17 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path: Pa
     configuration = published_configuration(WORKLOADS["mnist"], "bp")
     nowhere = plan_seeds(WORKLOADS["mnist"], "bp", configuration, (0,), 1, PUBLISHED)
     parts = [digits_plan("bp", (0, 1)), nowhere]
-    settings = PackSettings(str(tmp_path), data=str(tmp_path / "none"), offline=True)
+    settings = PackSettings(str(tmp_path), data=str(tmp_path / "none"), offline=True, keep_networks=True)
     heard: dict[int, processes.Progress] = {}
     with pytest.raises(TpbenchError, match="mnist"):
         processes.train_side_by_side(parts, settings, heard.__setitem__)
     assert heard == {0: processes.Progress(3, 3, heard[0].best)}
-    alone = PackSettings(str(tmp_path / "alone"))
+    alone = PackSettings(str(tmp_path / "alone"), keep_networks=True)
     PackJob(parts[0], alone).run()
     trained, expected = (
         {r.definition.id: r.test_error for r in RunStore(tmp_path / f).records()} for f in ("", "alone")
     )
     assert trained == expected
+    networks = [{path.name: path.read_bytes() for path in (tmp_path / f / "networks").iterdir()} for f in ("", "alone")]
+    assert networks[0] == networks[1]
+    assert len(networks[0]) == 2

@@ -157,6 +157,10 @@ Offline = Annotated[
     bool, typer.Option("--offline", envvar="TPBENCH_OFFLINE", help="Download nothing: a missing data set is an error.")
 ]
 
+KeepNetworks = Annotated[
+    bool, typer.Option("--keep-networks", help="Keep the final runs' weights of the selected epoch, not the search's.")
+]
+
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
 Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
@@ -220,8 +224,9 @@ def stored_workload(name: str, results: str) -> str:
 
 
 def make_settings(
-    results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool
-) -> Any:
+    results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
+    keep_networks: bool = False,
+) -> Any:  # fmt: skip
     """What a command was asked for, as packs are trained with it.
 
     Args:
@@ -237,7 +242,7 @@ def make_settings(
     command = shlex.join(["tpbench", *sys.argv[1:]])
     return PackSettings(
         results, str(data) if data else None, precision, chosen, checkpoint_every, command,
-        offline=offline,
+        offline=offline, keep_networks=keep_networks,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from tpbench.cli.options import (
     Device,
     Epochs,
     Gpus,
+    KeepNetworks,
     MethodName,
     Methods,
     Offline,
@@ -32,11 +33,13 @@ from tpbench.cli.options import (
     Workloads,
     complain,
     make_settings,
+    open_store,
     parse_names,
     print_records,
     read_store,
 )
 from tpbench.engine import TpbenchError, method_names, unknown
+from tpbench.results import RunRecord
 from tpbench.results.budgets import OBJECTIVES
 from tpbench.results.formats import listing
 from tpbench.results.paper import ERROR_TABLES
@@ -79,6 +82,7 @@ def sweep(
     search_precision: SearchPrecision = None,
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    keep_networks: KeepNetworks = False,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
     from tpbench.search.halving import check_factor
@@ -97,8 +101,10 @@ def sweep(
         choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
         search_precision or "",
     )  # fmt: skip
-    settings = make_settings(results, data, precision, None, checkpoint_every, offline)
+    settings = make_settings(results, data, precision, None, checkpoint_every, offline, keep_networks)
     found = run_sweeps(cells, options, settings)
+    if keep_networks:
+        _warn_unkept(results, [record for one in found for record in one.records])
     if len(found) > 1:
         print(_render_results(found), end="")
         for one in found:
@@ -114,6 +120,14 @@ def sweep(
         print(f"  {name}: {value:g}")
     only = found[0].cell
     print_records(found[0].records, only.method, only.workload.name)
+
+
+def _warn_unkept(results: str, records: Sequence[RunRecord]) -> None:
+    """Say of how many runs the networks could not be kept."""
+    from tpbench.training.networks import spell_unkept, unkept
+
+    if count := unkept(open_store(results), records):
+        complain(spell_unkept(count))
 
 
 def _render_results(results: Sequence[Any]) -> str:
@@ -164,6 +178,7 @@ def run(
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    keep_networks: KeepNetworks = False,
 ) -> None:
     """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
@@ -172,7 +187,7 @@ def run(
     from tpbench.training.running import run_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every, offline)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
     if chosen.note:
         print(chosen.note)
@@ -202,17 +217,19 @@ def reproduce(
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    keep_networks: KeepNetworks = False,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
+    from tpbench.training.networks import spell_unkept
     from tpbench.training.progress import spell_seconds
 
     resources = choose_resources(cpus, gpus, address)
     # A plan alone downloads nothing.
     device = None if resources.address else "cuda" if resources.gpus else "cpu"
-    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run, keep_networks)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, method_names(), "method") if methods else None
@@ -235,6 +252,8 @@ def reproduce(
         else:
             lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
             print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
+    if count := sum(done.unkept for done in trained):
+        complain(spell_unkept(count))
     if any(done.failure for done in trained) or (left and not cells):
         raise typer.Exit(1)
 

@@ -19,17 +19,24 @@ from tpbench.cli.options import (
 )
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import check_target
+from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
+from tpbench.results.networks import EXPORTS
 
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
-    """Verify the checksum of every run, in files and in archives."""
+    """Verify the checksum of every run, in files and in archives, and of every network."""
     from tpbench.results.maintenance import check_store
+    from tpbench.results.networks import check_networks
 
-    found = check_store(read_store(results))
-    whole, wrong = found.whole, found.wrong
-    print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(wrong)} damaged")
+    store = read_store(results)
+    found, networks = check_store(store), check_networks(store)
+    whole, wrong = found.whole, [*found.wrong, *networks.wrong]
+    print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
+    if networks.whole or networks.wrong:
+        orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
+        print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
     for message in wrong:
         complain(message)
     if wrong:
@@ -41,12 +48,16 @@ def results_merge(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, whose runs are copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
-    """Copy the runs of one store into another."""
-    from tpbench.results.maintenance import merge_stores, open_source
+    """Copy the runs of one store into another, and their networks."""
+    from tpbench.results.maintenance import merge_networks, merge_stores, open_source
 
     store, into = open_source(source), open_store(target)
     new, known = merge_stores(store, into)
-    print(f"{new} run{'s' * (new != 1)} copied, {known} there already")
+    networks, problems = merge_networks(store, into)
+    also = f"; {_networks(networks)} copied" if networks else ""
+    print(f"{new} run{'s' * (new != 1)} copied, {known} there already{also}")
+    for problem in problems:
+        complain(f"warning: {problem}")
     warn_damaged(store)
     warn_damaged(into)
 
@@ -56,12 +67,15 @@ def results_pack(
     file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
     results: Results = RESULTS,
 ) -> None:
-    """Write the runs of a store into one compressed archive."""
+    """Write the runs of a store, without networks, into one compressed archive."""
     from tpbench.results.maintenance import pack_store
+    from tpbench.results.networks import network_ids
 
     check_target(file, [".zip"])
     store = read_store(results)
     print(f"{pack_store(store, file)} runs written to {file}")
+    if left := len(network_ids(store)):
+        print(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
 
 
@@ -80,6 +94,28 @@ def results_export(
     store = read_store(results)
     print(f"{export_runs(store, file, chosen)} runs written to {file}")
     warn_damaged(store)
+
+
+@results_app.command("export-network")
+def results_export_network(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or at least its first 8 digits.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.")],
+    results: Results = RESULTS,
+) -> None:
+    """Write a run's trained network to a file that torch.nn.Sequential loads."""
+    check_target(file, EXPORTS)
+    store = read_store(results)
+    find_record(store, run)
+    from tpbench.results.modules import export_network
+
+    made = export_network(store, run, file)
+    print(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
+    layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
+    print(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
+
+
+def _networks(count: int) -> str:
+    return f"{count} network{'s' * (count != 1)}"
 
 
 @data_app.command("get")

@@ -142,6 +142,12 @@ class PackState:
             chosen.feedback_adam.select(self.feedback_adam, members)
         return chosen
 
+    def member(self, row: int) -> dict[str, Tensor]:
+        """A copy of one member's arrays in the host's memory: ``W1``, ``b1``; of the feedback ``Q1``, ``R``."""
+        trained = [parameters for parameters in (self.forward, self.feedback) if parameters]
+        arrays = {name: parameters[name] for parameters in trained for name in parameters} | self.fixed
+        return {name: values[row].to("cpu", copy=True) for name, values in arrays.items()}
+
     def propagate(self, x: Tensor, products: Products = EXACT) -> list[Tensor]:
         """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L, in memory that the next pass uses again."""
         sizes = self.architecture.sizes

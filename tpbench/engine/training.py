@@ -50,6 +50,7 @@ class Trainer:
             precision says.
         capture: whether a GPU replays its steps as graphs, where the method allows it; for who compares.
         host_noise: draw the noise on the CPU whatever the device, so that every device sees the same; for who compares.
+        keep: copy the parameters of every member's selected epoch into ``kept``.
 
     Raises:
         UsageError: members that do not share one schedule, or a precision that the device cannot do.
@@ -72,6 +73,7 @@ class Trainer:
         products: Products | None = None,
         capture: bool = True,
         host_noise: bool = False,
+        keep: bool = False,
     ) -> None:
         if not seeds or len(configurations) != len(seeds):
             raise UsageError(f"a pack needs one configuration per seed, got {len(configurations)} and {len(seeds)}")
@@ -94,6 +96,10 @@ class Trainer:
         """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
         self.histories = [MemberHistory() for _ in seeds]
         self.alive = list(range(len(seeds)))
+        self.keep = keep
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        """By member, its arrays after the selected epoch so far (:meth:`PackState.member`). In the host's memory: a
+        GPU's may be all taken by the pack, and an epoch ends with a read anyway."""
         pack = PackState(
             method, problem.architecture, configurations, seeds, trained=problem.trained, loss=problem.loss,
             dtype=self.dtype, device=device, products=products or products_of(precision, device),
@@ -261,6 +267,8 @@ class Trainer:
                 continue
             for name, value in values.items():
                 history.curves[name].append(value)
+            if self.keep and history.selected_epoch == history.epochs - 1:
+                self.kept[p] = self.pack.member(row)
             if self.prune and history.epochs == self.prune[0] and values["train_error"] > self.prune[1]:
                 leaving[p] = "pruned"
         self._drop(leaving)
@@ -270,6 +278,9 @@ class Trainer:
             return
         for p, status in leaving.items():
             self.histories[p].status = status
+            if status != "diverged":
+                # Of those that are given up nobody asks for a network.
+                self.kept.pop(p, None)
         rows = [row for row, p in enumerate(self.alive) if p not in leaving]
         self.alive = [self.alive[row] for row in rows]
         if rows:
@@ -310,7 +321,7 @@ class Trainer:
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to continue: plain tensors, lists and numbers, so that it loads with ``weights_only``."""
-        return {
+        state = {
             "protocol": PROTOCOL_VERSION,
             "position": self.position,
             "elapsed": self.elapsed,
@@ -318,17 +329,26 @@ class Trainer:
             "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
             "pack": self.pack.state(),
         }
+        return {**state, "kept": self.kept} if self.keep else state
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of a trainer that was made with the same arguments.
 
         Raises:
-            TpbenchError: the checkpoint belongs to another protocol version or another pack.
+            TpbenchError: the checkpoint belongs to another protocol version or another pack, or lacks the copies that
+                are to be kept.
         """
         if checkpoint["protocol"] != PROTOCOL_VERSION or len(checkpoint["histories"]) != len(self.histories):
             raise TpbenchError("the checkpoint belongs to another protocol version or another pack")
+        histories = [MemberHistory(h["curves"], h["status"]) for h in checkpoint["histories"]]
+        if self.keep:
+            kept = checkpoint.get("kept", {})
+            wanted = {p for p, h in enumerate(histories) if h.epochs and h.status not in ("pruned", "stopped")}
+            if not wanted <= set(kept):
+                raise TpbenchError("the checkpoint lacks the networks that are to be kept")
+            self.kept = {p: {name: values.cpu() for name, values in arrays.items()} for p, arrays in kept.items()}
         self.position, self.elapsed = checkpoint["position"], checkpoint["elapsed"]
-        self.histories = [MemberHistory(h["curves"], h["status"]) for h in checkpoint["histories"]]
+        self.histories = histories
         self.alive = list(checkpoint["alive"])
         self._use(self.pack.select(self.alive))
         self.pack.restore(checkpoint["pack"])

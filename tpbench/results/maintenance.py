@@ -13,6 +13,7 @@ from tpbench.engine.files import atomic_write
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
+from tpbench.results.networks import has_network, keep_network, network_ids, read_network
 from tpbench.results.runs import NewerFormat, percent
 from tpbench.results.store import RunStore, read_run
 
@@ -124,6 +125,32 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
             target.publish(record)
             new += 1
     return new, known
+
+
+def merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:
+    """Copy the networks of a store that has been merged into another, to the runs that they belong to.
+
+    Returns how many were copied, and what is the matter with others, a line each.
+
+    Raises:
+        TpbenchError: the target cannot be written.
+    """
+    copied, problems = 0, []
+    for run_id in network_ids(source):
+        record = target.read(run_id)
+        if record is None or has_network(target, record):
+            continue
+        try:
+            network = read_network(source, run_id)
+        except TpbenchError as error:
+            problems.append(f"{error}; it was not copied")
+            continue
+        if network and network.belongs(record):
+            keep_network(target, network)
+            copied += 1
+        elif network:
+            problems.append(f"the network of {run_id} was not copied: the run in {target.folder} has other curves")
+    return copied, problems
 
 
 def export_frame(store: RunStore) -> pd.DataFrame:

@@ -122,6 +122,15 @@ class RunStore:
         with self.archived.opened() as read_archived:
             return self._noted(self._read(run_id, read_archived)).record
 
+    def ids(self) -> list[str]:
+        """The ids of all runs, in order, whether they can be read or not.
+
+        Raises:
+            TpbenchError: the folder cannot be read.
+        """
+        files = self._stamps(self.runs, ".json")
+        return sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders))
+
     def records(self) -> Iterator[RunRecord]:
         """All readable runs, in the order of their ids; what is damaged is named in ``damaged``.
 
@@ -129,9 +138,7 @@ class RunStore:
             NewerFormat: a newer version wrote one of them.
             TpbenchError: one cannot be read.
         """
-        files = self._stamps(self.runs, ".json")
-        ids = {name.removesuffix(".json") for name in files} | set(self.archived.holders)
-        for reading in self._read_all(sorted(ids)):
+        for reading in self._read_all(self.ids()):
             if reading.record:
                 yield reading.record
 
@@ -216,16 +223,20 @@ class RunStore:
         if message not in self.damaged:
             self.damaged.append(message)
 
-    def require_writable(self) -> None:
+    def require_writable(self, *folders: str) -> None:
         """Find out before the work, not after it.
+
+        Args:
+            folders: to be written to besides that of the runs.
 
         Raises:
             TpbenchError: nothing can be written to the store.
         """
-        probe = self.runs / f".probe-{secrets.token_hex(8)}"
-        with atomic_write(probe) as file:
-            file.write(b"probe")
-        probe.unlink(missing_ok=True)
+        for folder in ("runs", *folders):
+            probe = self.folder / folder / f".probe-{secrets.token_hex(8)}"
+            with atomic_write(probe) as file:
+                file.write(b"probe")
+            probe.unlink(missing_ok=True)
 
     def publish(self, record: RunRecord) -> Path:
         """Add a finished run; if it is there already, the old one stays. A damaged file of its name is kept aside.

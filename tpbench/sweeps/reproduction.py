@@ -15,6 +15,7 @@ from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
+from tpbench.results.networks import FOLDER
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
@@ -24,6 +25,7 @@ from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, r
 from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
+from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
@@ -133,6 +135,8 @@ class TrainedCell:
     failure: str | None = None
     diverged: int = 0
     """Seeds whose numbers became non-finite."""
+    unkept: int = 0
+    """Seeds whose networks were to be kept and were not."""
 
 
 class Budget(Admission):
@@ -170,7 +174,7 @@ def reproduce(
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
     store = RunStore(location(settings.results))
-    store.require_writable()
+    store.require_writable(*[FOLDER] * settings.keep_networks)
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
         unsafe = stack.enter_context(folder.lock())
@@ -194,9 +198,12 @@ def reproduce(
         admission = Budget(budget, estimates) if budget is not None else None
         run_queue(sweeps, resources, folder.ray, board, admission=admission)
     return [
-        TrainedCell(cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep))
+        TrainedCell(
+            cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep),
+            unkept(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
+        )
         for cell, sweep in zip(cells, sweeps, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def _diverged(sweep: PlainSweep) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from tpbench.engine import TpbenchError, get_method
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.location import location
+from tpbench.results.networks import has_network
 from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
 from tpbench.search.halving import Bracket
 from tpbench.search.journal import Journal
@@ -63,7 +64,8 @@ class FinalRuns:
 
     def split(self, parts: int) -> None:
         """Make the packs; the same number of parts gives the same packs, so that checkpoints fit."""
-        known, count = self.records(), len(self.plan.seeds)
+        keep, count = self.settings.keep_networks, len(self.plan.seeds)
+        known = [record and (not keep or has_network(self.store, record)) for record in self.records()]
         for part in range(parts):
             chosen = slice(part * count // parts, (part + 1) * count // parts)
             if all(known[chosen]):
@@ -272,7 +274,7 @@ class SearchedSweep(QueuedSweep):
         )
         self.definition, self.workload, self.space = definition, workload, space
         # The final runs keep the precision of the sweep, so none of them is a run of such a search.
-        self.search_settings = replace(self.settings, precision=definition.searched_in)
+        self.search_settings = replace(self.settings, precision=definition.searched_in, keep_networks=False)
         self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
         self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
         self.search = PackedSearch(

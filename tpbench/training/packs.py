@@ -14,11 +14,15 @@ from tpbench.engine import MemberHistory, TpbenchError, UsageError, get_method, 
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
+from tpbench.results.networks import has_network, keep_network
 from tpbench.results.runs import DEFAULT_PRECISION, digest
+from tpbench.training.networks import trained_network
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
     # Imports torch, and who lists sweeps trains nothing.
+    from torch import Tensor
+
     from tpbench.engine import EpochReport, Trainer
 
 WORST_ERROR = 1.0
@@ -70,6 +74,8 @@ class PackSettings:
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
     offline: bool = False
     """Whether a missing data set is an error, and not downloaded before the work begins."""
+    keep_networks: bool = False
+    """Whether the store gets the network of each run too; runs that lack theirs are trained again for it."""
 
 
 class Judge(Protocol):
@@ -177,8 +183,9 @@ def find_run(store: RunStore, definition: RunDefinition) -> RunRecord | None:
 class PackJob:
     """One pack from its plan to the published runs.
 
-    Runs that the store has are not trained again. A checkpoint is written every few epochs and removed at the end; the
-    same plan started again continues from it.
+    Runs that the store has are not trained again, unless their networks are to be kept and are not there: a run's file
+    stays as it is, and its network is kept if the curves come out the same. A checkpoint is written every few epochs
+    and removed at the end; the same plan started again continues from it.
 
     Raises:
         UsageError, TpbenchError: the data set is missing, the store cannot be written, or holds under the same name a
@@ -197,12 +204,18 @@ class PackJob:
         self.definitions = define_runs(plan, self.dataset.fingerprint, settings.precision)
         known = {d.id: find_run(self.store, d) for d in self.definitions}
         self.finished = {run_id: record for run_id, record in known.items() if record}
+        kept = settings.keep_networks
+        self.unkept = {i for i, record in self.finished.items() if kept and not has_network(self.store, record)}
+        """Finished runs whose networks are to be kept and are not there."""
+        left = [d for d in self.definitions if d.id not in self.finished or d.id in self.unkept]
         # Equal definitions in one pack are trained once.
-        self.missing = list({d.id: d for d in self.definitions if d.id not in self.finished}.values())
+        self.missing = list({d.id: d for d in left}.values())
 
     @property
     def checkpoint_path(self) -> Path:
         what = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
+        # With networks it holds more, and one begun without them cannot be continued.
+        what += ["networks"] if self.settings.keep_networks else []
         name = digest([*what, *([self.judge.name] if self.judge else [])])[:24]
         return self.store.folder / "checkpoints" / f"{name}.pt"
 
@@ -213,6 +226,7 @@ class PackJob:
             get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
             [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
             device=self.settings.device, prune=self.plan.workload.prune if self.plan.prune else None,
+            keep=self.settings.keep_networks,
         )  # fmt: skip
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
@@ -306,17 +320,27 @@ class PackJob:
     def _publish(self, trainer: Trainer) -> None:
         members, workload = len(self.missing), self.plan.workload
         origin = provenance(self.settings.device, self.settings.precision, self.settings.command)
-        for definition, history in zip(self.missing, trainer.histories, strict=True):
+        for member, (definition, history) in enumerate(zip(self.missing, trainer.histories, strict=True)):
             # A pruned or stopped run is no finished one: the sweep's journal keeps what it reached, the store does not.
             if history.status in ("finished", "diverged"):
                 curves = {name: values for name, values in history.curves.items() if values}
-                self.store.publish(
-                    RunRecord(
-                        definition, self.dataset.label, history.status, curves,
-                        wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
-                        found=self.plan.found, workload=workload.content() if workload.source else {},
-                    )
+                record = RunRecord(
+                    definition, self.dataset.label, history.status, curves,
+                    wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
+                    found=self.plan.found, workload=workload.content() if workload.source else {},
                 )  # fmt: skip
+                if member in trainer.kept:
+                    self._keep(record, trainer.kept[member])
+                # An older version's run of another precision has another name.
+                if definition.id not in self.finished:
+                    self.store.publish(record)
+
+    def _keep(self, record: RunRecord, arrays: Mapping[str, Tensor]) -> None:
+        """Store a member's network, before its run: where the run is, its network is too."""
+        stored = find_run(self.store, record.definition) or record
+        # Bit for bit on the same machine. Of another machine's run this is not the network.
+        if stored.curves == record.curves:
+            keep_network(self.store, trained_network(stored, arrays, self.plan.workload, self.dataset))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -8,12 +8,16 @@ from typing import Any
 
 from tpbench.engine import EpochReport
 from tpbench.results import RunRecord
+from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
+from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
 from tpbench.workloads import obtain
+
+_AGAIN = "their networks: these are trained again, and a network is kept if the curves come out the same"
 
 
 def run_seeds(
@@ -31,15 +35,18 @@ def run_seeds(
     plan = plan_seeds(cell.workload, cell.method, configuration, seeds, epochs, found)
     job = PackJob(plan, settings)
     with interruptible(settings.command), Display() as view:
-        skipped = len(seeds) - len(job.missing)
-        if skipped:
-            view.say(f"{skipped} of {len(seeds)} runs are in {settings.results} already")
+        if job.finished:
+            without = f", {len(job.unkept)} without {_AGAIN}" if job.unkept else ""
+            view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
-            job.store.require_writable()
+            job.store.require_writable(*[FOLDER] * settings.keep_networks)
             view.start("epochs", epochs)
             _train(job, epochs, view)
             view.end("epochs")
-    return [record for record in PackJob(plan, settings).records() if record]
+        ended = PackJob(plan, settings)
+        if ended.unkept:
+            view.say(spell_unkept(len(ended.unkept)))
+    return [record for record in ended.records() if record]
 
 
 def _train(job: PackJob, epochs: int, view: View) -> None:

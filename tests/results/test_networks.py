@@ -1,0 +1,199 @@
+"""Network files: damage, names, other stores. The networks are made up."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tpbench
+from tests.conftest import Inside
+from tests.results.records import record
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results import RunRecord, RunStore
+from tpbench.results import networks as module
+from tpbench.results.finding import find_record
+from tpbench.results.location import location
+from tpbench.results.maintenance import merge_networks, merge_stores
+from tpbench.results.networks import (
+    TrainedNetwork,
+    check_networks,
+    curves_digest,
+    keep_network,
+    network_ids,
+    network_of,
+    network_path,
+    read_network,
+)
+from tpbench.results.runs import NewerFormat
+
+
+def network(run: RunRecord, number: float = 1.0) -> TrainedNetwork:
+    arrays = {
+        "forward.1.weight": np.full((3, 2), number, np.float32), "forward.1.bias": np.zeros(3, np.float32),
+        "forward.2.weight": np.ones((2, 3), np.float32), "forward.2.bias": np.arange(2, dtype=np.float32),
+        "feedback.1.weight": np.ones((3, 2), np.float32),
+    }  # fmt: skip
+    d = run.definition
+    return TrainedNetwork(
+        d.id, d.workload, d.method, d.seed, run.precision, 1, 0.02, 0.03, curves_digest(run), (2, 3, 2), 0.1 / 3, -0.5,
+        arrays,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    """Three runs with their networks."""
+    made = RunStore(tmp_path / "results")
+    for seed in range(3):
+        keep_network(made, network(record(seed=seed)))
+        made.publish(record(seed=seed))
+    return made
+
+
+CONTENT = network(record()).to_bytes()
+
+
+def test_a_file_holds_the_network_and_is_the_same_every_time() -> None:
+    made = TrainedNetwork.from_bytes(CONTENT, "x")
+    assert made.to_bytes() == CONTENT
+    assert replace(made, arrays={}) == replace(network(record()), arrays={})
+    assert all(np.array_equal(made.arrays[name], values) for name, values in network(record()).arrays.items())
+
+
+@settings(max_examples=150)
+@given(st.integers(0, len(CONTENT) - 1), st.integers(1, 255), st.booleans())
+def test_any_damage_is_found(place: int, change: int, cut: bool) -> None:
+    damaged = CONTENT[:place] if cut else CONTENT[:place] + bytes([CONTENT[place] ^ change]) + CONTENT[place + 1 :]
+    with pytest.raises(TpbenchError, match=r"x: not a valid network .*; delete it: 'tpbench run"):
+        TrainedNetwork.from_bytes(damaged, "x")
+
+
+def test_more_than_a_network_is_none_and_a_newer_one_is_never_replaced(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TpbenchError, match="not a valid network"):
+        TrainedNetwork.from_bytes(CONTENT + b"\0" * 4, "x")
+    path = network_path(store, record().definition.id)
+    monkeypatch.setattr(module, "FORMAT", 2)
+    path.write_bytes(newer := network(record()).to_bytes())
+    monkeypatch.undo()
+    with pytest.raises(NewerFormat, match="update this one"):
+        keep_network(store, network(record()))
+    assert path.read_bytes() == newer
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil", "", "a" * 23, "A" * 24, "a" * 24 + "\n", "/etc/passwd", "runs/" + "a" * 24]
+)
+def test_what_is_no_id_becomes_no_path(store: RunStore, name: str) -> None:
+    with pytest.raises(ValueError, match="not the id of a run"):
+        network_path(store, name)
+    with pytest.raises(UsageError):
+        tpbench.load_network(store.folder, name)
+
+
+def test_a_network_of_another_name_or_training_is_refused(store: RunStore) -> None:
+    run, other = record(seed=0), record(seed=1)
+    network_path(store, run.definition.id).write_bytes(network(other).to_bytes())
+    with pytest.raises(TpbenchError, match=f"holds the network of the run {other.definition.id}"):
+        tpbench.load_network(store.folder, run.definition.id)
+    again = replace(network(run), curves="0" * 64)
+    network_path(store, run.definition.id).write_bytes(again.to_bytes())
+    with pytest.raises(TpbenchError, match="comes from another training of the run"):
+        network_of(store, run)
+    # What is of another training, or damaged, makes way; what is the run's stays.
+    keep_network(store, network(run))
+    assert network_of(store, run).curves == curves_digest(run)
+    before = network_path(store, run.definition.id).stat().st_mtime_ns
+    keep_network(store, network(run, 2.0))
+    assert network_path(store, run.definition.id).stat().st_mtime_ns == before
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record(seed=2)
+    assert find_record(store, f" {run.definition.id[:8].upper()}") == run
+    wrong = ("0" if run.definition.id[0] != "0" else "1") + run.definition.id[1:]
+    for text, message in (
+        (wrong, f"holds no run '{wrong}': did you mean {run.definition.id}"),
+        ("f" * 10 + "0", "holds no run '.*'; 'tpbench results export FILE.csv' lists its runs"),
+        (run.definition.id[:7], "write the 24 hex digits .* or at least the first 8"),
+        ("bp-on-mnist", "write the 24 hex digits"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_record(store, text)
+    monkeypatch.setattr(RunStore, "ids", lambda _: [f"0123456{k}" + "a" * 16 for k in "777"])
+    with pytest.raises(UsageError, match="3 runs begin so: "):
+        find_record(store, "01234567")
+    with pytest.raises(UsageError, match=r"there is no such folder.*did you mean '.*results'"):
+        find_record(RunStore(store.folder.parent / "resluts"), "01234567")
+
+
+def test_check_names_damage_and_takes_orphans_for_no_harm(store: RunStore, tpbench_inside: Inside) -> None:
+    keep_network(store, network(record(seed=9)))
+    (store.folder / "networks" / "notes.safetensors").write_bytes(b"somebody's own")
+    checked = tpbench_inside("results", "check")
+    assert checked.returncode == 0, checked.stderr
+    assert "4 networks whole (1 of runs that are not here, which is no harm), 0 damaged" in checked.stdout
+    path = network_path(store, record(seed=1).definition.id)
+    path.write_bytes(path.read_bytes()[:-1])
+    checked = tpbench_inside("results", "check")
+    assert checked.returncode == 1
+    assert f"{path.name}: not a valid network" in checked.stderr
+    assert "3 runs whole, 0 damaged" in checked.stdout
+    assert check_networks(RunStore(store.folder / "absent")).whole == 0
+
+
+def test_merge_takes_networks_along(store: RunStore, tmp_path: Path, tpbench_inside: Inside) -> None:
+    into = RunStore(tmp_path / "into")
+    # This one was trained elsewhere to other digits: the network is not that of its run.
+    into.publish(record(seed=2, errors=[0.5, 0.021]))
+    path = network_path(store, record(seed=1).definition.id)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    first = tpbench_inside("results", "merge", "results", "into")
+    assert "2 runs copied, 1 there already; 1 network copied" in first.stdout
+    assert "not a valid network" in first.stderr
+    assert f"the network of {record(seed=2).definition.id} was not copied: the run in into has" in first.stderr
+    path.write_bytes(content)
+    assert "; 1 network copied" in tpbench_inside("results", "merge", "results", "into").stdout
+    ids = [record(seed=seed).definition.id for seed in (0, 1)]
+    assert network_ids(into) == sorted(ids)
+    for run_id in ids:
+        assert network_path(into, run_id).read_bytes() == network_path(store, run_id).read_bytes()
+
+
+def test_networks_lie_in_object_stores_too(store: RunStore) -> None:
+    remote = RunStore(location(f"memory://{uuid.uuid4().hex}/store"))
+    assert network_ids(remote) == []
+    assert read_network(remote, "0" * 24) is None
+    merge_stores(store, remote)
+    assert merge_networks(store, remote) == (3, [])
+    found = check_networks(remote)
+    assert (found.whole, found.wrong, found.orphans) == (3, [], 0)
+    made = tpbench.load_network(str(remote.folder), record().definition.id[:10], normalise=False)
+    assert [type(layer).__name__ for layer in made] == ["Flatten", "Linear", "Tanh", "Linear"]
+
+
+def test_exporting_checks_the_target_first(store: RunStore, tmp_path: Path, tpbench_inside: Inside) -> None:
+    run_id = record().definition.id
+    for arguments, code, message in (
+        ((run_id, "net.onnx"), 2, "'net.onnx': its name must end in .npz or .pt or .safetensors"),
+        ((run_id, "results.pt/x.pt"), 1, "it is no folder"),
+        (("0" * 24, "net.pt"), 2, "holds no run"),
+        ((run_id, "net.pt", "--results", "resluts"), 2, "did you mean 'results'?"),
+    ):  # fmt: skip
+        (tmp_path / "results.pt").touch()
+        ended = tpbench_inside("results", "export-network", *arguments)
+        assert (ended.returncode, message in ended.stderr) == (code, True), ended.stderr
+    assert not (tmp_path / "net.pt").exists()
+    assert tpbench_inside("results", "export-network", run_id[:8], "net.safetensors").returncode == 0
+    header = (tmp_path / "net.safetensors").read_bytes()
+    about = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
+    assert json.loads(about["tpbench"]) == {"run": run_id, "sizes": [2, 3, 2], "scale": 0.1 / 3, "shift": -0.5}

@@ -1,0 +1,257 @@
+"""Networks that are kept beside their runs: what is in them, and what interruptions leave."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tpbench
+from tests.conftest import CONFIGURATION, Inside
+from tests.training.test_packs import InterruptedTrainingError
+from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.networks import check_networks, has_network, network_ids, network_path, read_network
+from tpbench.sweeps.packs import HandedPack
+from tpbench.training.networks import array_name
+from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.workloads import Workload, load_problem
+from tpbench.workloads.catalogue import read_workload
+
+
+def keeping(folder: Path, **more: Any) -> PackSettings:
+    return PackSettings(str(folder), keep_networks=True, **more)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "networks").iterdir()}
+
+
+def plan_of(workload: Workload, method: str, seeds: tuple[int, ...] = (0, 1)) -> PackPlan:
+    given = {k: CONFIGURATION[k] for k in METHODS[method].hyperparameters}
+    return plan_seeds(workload, method, workload.complete(METHODS[method], given), seeds, 2, {})
+
+
+def error_of(folder: Path, workload: Workload, run: RunRecord) -> float:
+    """On the samples as the data set stores them."""
+    _, dataset = load_problem(workload)
+    network = tpbench.load_network(folder, run.definition.id)
+    labels = torch.from_numpy(dataset.arrays["y_test"]).long()
+    wrong = network(torch.from_numpy(dataset.arrays["x_test"])).argmax(-1) != labels
+    return wrong.double().mean().item()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    """Images of 0 to 255 in rows and columns, normalised as MNIST is; the first layer alone trains."""
+    folder = tmp_path_factory.mktemp("tiny")
+    y = np.arange(160) % 4
+    x = np.random.default_rng(0).integers(0, 120, (160, 6, 5)) + 30 * y[:, None, None]
+    arrays = {"x_train": x[:120], "x_test": x[120:]}
+    np.savez(
+        folder / "tiny.npz", y_train=y[:120], y_test=y[120:],
+        **{name: values.astype(np.uint8) for name, values in arrays.items()},
+    )  # fmt: skip
+    (folder / "tiny.yaml").write_text(
+        "name: tiny\ndata: tiny.npz\nnetwork: [12, 9]\nrandom_hidden: 8\nnormalise: [0.1307, 0.3081]\nbatch_size: 16\n"
+        "validation_size: 24\ntrained_layers: [1]\nfeedback_epochs: {sleep: [1, 1]}\n"
+    )
+    return read_workload(folder / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def plan(tiny: Workload) -> PackPlan:
+    """Two seeds, of feedback and joint epochs two each."""
+    return plan_of(tiny, "ddtp-rhl")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, plan: PackPlan) -> Path:
+    """A store with both runs and their networks."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    PackJob(plan, keeping(folder)).run()
+    return folder
+
+
+def test_a_network_has_the_test_error_of_its_run(undisturbed: Path, tiny: Workload) -> None:
+    store = RunStore(undisturbed)
+    runs = list(store.records())
+    assert network_ids(store) == [run.definition.id for run in runs]
+    for run in runs:
+        assert error_of(undisturbed, tiny, run) == run.test_error
+        kept = read_network(store, run.definition.id)
+        assert kept
+        assert (kept.method, kept.seed, kept.sizes) == ("ddtp-rhl", run.definition.seed, (30, 12, 9, 4))
+        assert (kept.selected_epoch, kept.test_error) == (run.history.selected_epoch, run.test_error)
+        assert {name: array.shape for name, array in kept.arrays.items() if "feedback" in name} == {
+            "feedback.1.weight": (12, 8), "feedback.1.bias": (12,), "feedback.2.weight": (9, 4),
+            "feedback.2.bias": (9,), "feedback.random.weight": (8, 4), "feedback.random.bias": (8,),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("normalise", ["standard", "unit", "none"])
+def test_networks_of_own_numbers_in_float64(tmp_path: Path, normalise: str) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    np.savez(tmp_path / "own.npz", x=generator.normal(size=(90, 7)) + 0.6 * y[:, None], y=y)
+    (tmp_path / "own.yaml").write_text(
+        f"name: own\ndata: own.npz\ntest: 0.3\nnetwork: [8]\nnormalise: {normalise}\nbatch_size: 8\n"
+        "validation_size: 9\n"
+    )
+    workload = read_workload(tmp_path / "own.yaml")
+    PackJob(plan_of(workload, "bp"), keeping(tmp_path, precision="float64")).run()
+    for run in RunStore(tmp_path).records():
+        network = tpbench.load_network(str(tmp_path), run.definition.id[:8])
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float64}
+        assert error_of(tmp_path, workload, run) == run.test_error
+        problem, dataset = load_problem(workload)
+        inputs = network[0](torch.from_numpy(dataset.arrays["x_test"]))
+        assert torch.equal(inputs, problem.inputs(problem.x_test, torch.float64))
+        plain = tpbench.load_network(tmp_path, run.definition.id, normalise=False)
+        assert torch.equal(plain(inputs), network(torch.from_numpy(dataset.arrays["x_test"])))
+
+
+def test_an_interrupted_pack_leaves_the_same_networks(undisturbed: Path, plan: PackPlan, tmp_path: Path) -> None:
+    def stop(report: EpochReport) -> None:
+        if report.done == 3:
+            raise InterruptedTrainingError
+
+    # A checkpoint without networks is not taken for one with them.
+    for settings in (PackSettings(str(tmp_path), checkpoint_every=2), keeping(tmp_path, checkpoint_every=2)):
+        with pytest.raises(InterruptedTrainingError):
+            PackJob(plan, settings).run(stop)
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 2
+    done: list[int] = []
+    PackJob(plan, keeping(tmp_path)).run(lambda report: done.append(report.done))
+    assert done[0] == 3
+    assert files(tmp_path) == files(undisturbed)
+
+
+def test_halves_of_a_pack_leave_the_same_networks(
+    undisturbed: Path, plan: PackPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Trainer.advance
+
+    def limited(trainer: Trainer) -> EpochReport:
+        if len(trainer.alive) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", limited)
+    PackJob(plan, keeping(tmp_path)).run()
+    assert files(tmp_path) == files(undisturbed)
+
+
+def test_a_kill_between_network_and_run_leaves_no_run_without_its_network(
+    undisturbed: Path, plan: PackPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise InterruptedTrainingError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "publish", killed)
+        with pytest.raises(InterruptedTrainingError):
+            PackJob(plan, keeping(tmp_path)).run()
+    found = check_networks(RunStore(tmp_path))
+    assert (found.whole, found.wrong, found.orphans) == (1, [], 1)
+    PackJob(plan, keeping(tmp_path)).run()
+    assert files(tmp_path) == files(undisturbed)
+    assert check_networks(RunStore(tmp_path)).orphans == 0
+
+
+def test_networks_that_are_missing_are_made_without_touching_the_runs(
+    undisturbed: Path, plan: PackPlan, tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path)
+    first = PackJob(plan, PackSettings(str(tmp_path))).run()
+    assert network_ids(store) == []
+    with pytest.raises(
+        TpbenchError, match=r"holds no network of the run .* it was not kept; 'tpbench run .*--keep-net"
+    ):
+        tpbench.load_network(tmp_path, store.ids()[0])
+    runs = {path.name: path.read_bytes() for path in store.runs.iterdir()}
+    assert PackJob(plan, keeping(tmp_path)).run() == first
+    assert files(tmp_path) == files(undisturbed)
+    # A damaged one is made anew, too.
+    path = network_path(store, store.ids()[0])
+    path.write_bytes(path.read_bytes()[:-5])
+    job = PackJob(plan, keeping(tmp_path))
+    assert [d.id for d in job.missing] == [path.stem]
+    job.run()
+    assert files(tmp_path) == files(undisturbed)
+    assert {path.name: path.read_bytes() for path in store.runs.iterdir()} == runs
+    assert PackJob(plan, keeping(tmp_path)).missing == []
+
+
+def test_a_run_that_diverges_in_its_first_epoch_has_no_network(plan: PackPlan, tmp_path: Path) -> None:
+    plan = replace(plan, seeds=(0,))
+    wild = {**plan.configurations[0], "lr_fb": 9e30, "sigma": 1e30, "lr_eta": 1e30}
+    plan = replace(plan, configurations=(wild,))
+    PackJob(plan, keeping(tmp_path)).run()
+    (run,) = RunStore(tmp_path).records()
+    assert network_ids(RunStore(tmp_path)) == []
+    assert has_network(RunStore(tmp_path), run)  # nothing is missing
+    assert PackJob(plan, keeping(tmp_path)).missing == []
+    with pytest.raises(TpbenchError, match="it diverged before its first epoch ended"):
+        tpbench.load_network(tmp_path, run.definition.id)
+
+
+def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside: Inside) -> None:
+    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
+    (tmp_path / "c.yaml").write_text(json.dumps(given))
+    command = ("run", "digits", "bp", "--config", "c.yaml", "--epochs", "2", "--seeds")
+    assert tpbench_inside(*command, "0").returncode == 0
+    # A run of another machine, as this one would not train it.
+    store, other = RunStore(tmp_path / "results"), RunStore(tmp_path / "other")
+    (run,) = store.records()
+    other.publish(replace(run, curves={**run.curves, "test_loss": [1.0, 2.0]}))
+    again = tpbench_inside(*command, "0", "--keep-networks", "--results", "other")
+    assert "1 of 1 runs are in other already, 1 without their networks: these are trained again" in again.stdout
+    assert "warning: 1 run is without a network still" in again.stdout
+    assert network_ids(other) == []
+
+    kept = tpbench_inside(*command, "0-1", "--keep-networks")
+    assert "1 of 2 runs are in results already, 1 without their networks" in kept.stdout
+    assert "warning" not in kept.stdout + kept.stderr
+    checked = tpbench_inside("results", "check").stdout
+    assert "2 runs whole, 0 damaged\n2 networks whole, 0 damaged" in checked
+    (run, _) = store.records()
+    for ending in (".pt", ".safetensors", ".npz"):
+        made = tpbench_inside("results", "export-network", run.definition.id[:9], f"net{ending}")
+        assert made.returncode == 0, made.stderr
+        assert "layers 64-64-64-10, tanh between them; inputs: stored numbers * 0.0625 + 0.0" in made.stdout
+    network = tpbench.load_network("results", run.definition.id)
+    plain = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh(),
+        torch.nn.Linear(64, 10),
+    )  # fmt: skip
+    from safetensors.torch import load_file
+
+    with np.load("net.npz") as arrays:
+        of_npz = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    for state in (torch.load("net.pt", weights_only=True), load_file("net.safetensors"), of_npz):
+        plain.load_state_dict(state)
+        network.load_state_dict(state)
+        assert all(torch.equal(plain.state_dict()[name], values) for name, values in network.state_dict().items())
+    packed = tpbench_inside("results", "pack", "a.zip").stdout
+    assert "2 networks left out: 'results merge results INTO' copies them too" in packed
+
+
+def test_keeping_travels_to_workers_and_names_nothing(plan: PackPlan, tmp_path: Path) -> None:
+    pack = HandedPack("final-0", plan, keeping(tmp_path))
+    assert HandedPack.from_json(pack.to_json()).settings.keep_networks
+    with_networks, without = PackJob(plan, pack.settings), PackJob(plan, PackSettings(str(tmp_path)))
+    assert with_networks.definitions == without.definitions
+    assert with_networks.checkpoint_path != without.checkpoint_path
+
+
+def test_every_array_of_the_engine_has_a_name() -> None:
+    assert [array_name(name) for name in ("W1", "b12", "Q3", "c3", "S2", "R", "d")] == [
+        "forward.1.weight", "forward.12.bias", "feedback.3.weight", "feedback.3.bias", "feedback.2.recurrent",
+        "feedback.random.weight", "feedback.random.bias",
+    ]  # fmt: skip
