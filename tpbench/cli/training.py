@@ -28,6 +28,7 @@ from tpbench.cli.options import (
     Results,
     SearchPrecision,
     Seeds,
+    Track,
     WorkloadName,
     Workloads,
     complain,
@@ -35,6 +36,7 @@ from tpbench.cli.options import (
     parse_names,
     print_records,
     read_store,
+    tracked,
 )
 from tpbench.engine import TpbenchError, method_names, unknown
 from tpbench.results.budgets import OBJECTIVES
@@ -79,6 +81,7 @@ def sweep(
     search_precision: SearchPrecision = None,
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    track: Track = None,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
     from tpbench.search.halving import check_factor
@@ -98,6 +101,7 @@ def sweep(
         search_precision or "",
     )  # fmt: skip
     settings = make_settings(results, data, precision, None, checkpoint_every, offline)
+    settings = tracked(settings, track)
     found = run_sweeps(cells, options, settings)
     if len(found) > 1:
         print(_render_results(found), end="")
@@ -164,6 +168,7 @@ def run(
     device: Device = "auto",
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    track: Track = None,
 ) -> None:
     """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
@@ -173,6 +178,7 @@ def run(
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline)
+    settings = tracked(settings, track)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
     if chosen.note:
         print(chosen.note)
@@ -202,6 +208,7 @@ def reproduce(
     precision: Precision = "float32",
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
+    track: Track = None,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.cluster import choose_resources
@@ -213,6 +220,7 @@ def reproduce(
     # A plan alone downloads nothing.
     device = None if resources.address else "cuda" if resources.gpus else "cpu"
     settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run)
+    settings = tracked(settings, track)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, method_names(), "method") if methods else None

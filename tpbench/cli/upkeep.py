@@ -12,6 +12,7 @@ from tpbench.cli.options import (
     RESULTS,
     Data,
     Results,
+    Track,
     complain,
     open_store,
     read_store,
@@ -20,6 +21,7 @@ from tpbench.cli.options import (
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import check_target
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
+from tpbench.training.tracking.targets import resolve_targets
 
 
 @results_app.command("check")
@@ -79,6 +81,20 @@ def results_export(
     chosen = export_format(check_target(file), form)
     store = read_store(results)
     print(f"{export_runs(store, file, chosen)} runs written to {file}")
+    warn_damaged(store)
+
+
+@results_app.command("track")
+def results_track(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The store whose runs are tracked.")],
+    track: Track,
+) -> None:
+    """Show the runs of a store in TensorBoard or MLflow, as if they had been tracked when they were trained."""
+    from tpbench.training.tracking.stored import track_store
+
+    store = read_store(results)
+    new, known = track_store(store, resolve_targets(track or (), results))
+    print(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
     warn_damaged(store)
 
 

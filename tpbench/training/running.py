@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
+from tpbench.training.tracking.following import prepared
 from tpbench.workloads import obtain
 
 
@@ -36,6 +38,7 @@ def run_seeds(
             view.say(f"{skipped} of {len(seeds)} runs are in {settings.results} already")
         if job.missing:
             job.store.require_writable()
+            job.settings = replace(settings, track=prepared(settings.track, view.say))
             view.start("epochs", epochs)
             _train(job, epochs, view)
             view.end("epochs")
