@@ -149,7 +149,7 @@ class MlflowRuns:
         curve = next((name for name in CURVES if name in run.data.metrics), None)
         if curve is None:
             return 0
-        return max(metric.step for metric in self.client.get_metric_history(run.info.run_id, curve))
+        return max(int(metric.step) for metric in self.client.get_metric_history(run.info.run_id, curve))
 
     def log(self, member: Member, epochs: Sequence[EpochValues]) -> None:
         """Add epochs in as few batches as MLflow takes: one, unless training is much faster."""

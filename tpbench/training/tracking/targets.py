@@ -62,6 +62,11 @@ def parse_target(text: str) -> Target:
         _check_folder(place)
     elif place:
         _check_uri(place, "--track mlflow")
+        if re.search(r"//[^/@]*:[^/@]*@", place):
+            raise UsageError(
+                "--track mlflow: others see a password on the command line: set MLFLOW_TRACKING_URI, and give --track "
+                "mlflow alone"
+            )
     return Target(name, place)
 
 
@@ -122,6 +127,16 @@ def resolve_target(target: Target, results: str) -> Target:
     if found := _SQLITE.fullmatch(place):
         place = f"sqlite:///{Path(found['path']).resolve()}{found['query'] or ''}"
     return Target(target.tracker, place)
+
+
+def portable_target(text: str) -> str:
+    """What ``--track`` was given, so that it works in any folder of this machine; what is no target stays as it is."""
+    try:
+        target = parse_target(text)
+        # Without a place, it is that of the results wherever they are by then.
+        return str(resolve_target(target, "results")) if target.place else text
+    except UsageError:
+        return text
 
 
 def resolve_targets(texts: Sequence[str], results: str) -> tuple[str, ...]:
