@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from tpbench.engine import MemberHistory
 from tpbench.training.tracking.members import Bringer, Member, Tracker
-from tpbench.training.tracking.targets import Target, parse_target
+from tpbench.training.tracking.targets import Target
 
 # Seconds without anything logged that the end of a training waits for a tracker; the end of one that was interrupted,
 # in all; and before the first training, where a database may be made.
@@ -142,7 +142,7 @@ class Tracking:
     """All trackers of one pack."""
 
     def __init__(self, targets: Sequence[str], members: Sequence[Member]) -> None:
-        self.followers = [Follower(parse_target(text), members) for text in targets]
+        self.followers = [Follower(Target.of(text), members) for text in targets]
         self._said: set[str] = set()
 
     def show(self, histories: Sequence[MemberHistory]) -> None:
@@ -151,7 +151,7 @@ class Tracking:
             if not follower.failure:
                 follower.show(histories)
 
-    def close(self, most: float = _HURRY) -> None:
+    def close(self, most: float = math.inf) -> None:
         """Log what was shown; a tracker that answers no more, or takes longer than so many seconds, has failed."""
         for follower in self.followers:
             follower.ask_to_close()
@@ -161,7 +161,7 @@ class Tracking:
     def finish(self, histories: Sequence[MemberHistory]) -> None:
         """The training is over and published."""
         self.show(histories)
-        self.close(math.inf)
+        self.close()
 
     def warnings(self) -> tuple[str, ...]:
         """Of every tracker that has failed, why, once."""
@@ -184,7 +184,7 @@ def tracking(targets: Sequence[str], members: Sequence[Member]) -> Iterator[Trac
     try:
         yield found
     finally:
-        found.close()
+        found.close(_HURRY)
 
 
 def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, .
     """
     usable = []
     for text in targets:
-        follower = Follower(parse_target(text), [])
+        follower = Follower(Target.of(text), [])
         follower.close(_FIRST)
         if follower.failure:
             say(f"warning: {_warning(follower.target.shown, follower.failure)}")

@@ -9,7 +9,7 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.training.tracking.following import open_tracker, reason_of
 from tpbench.training.tracking.members import Bringer, Member, Tracker
-from tpbench.training.tracking.targets import Target, parse_target
+from tpbench.training.tracking.targets import Target
 
 
 def track_store(store: RunStore, targets: Sequence[str]) -> tuple[int, int]:
@@ -24,7 +24,7 @@ def track_store(store: RunStore, targets: Sequence[str]) -> tuple[int, int]:
     """
     new = known = 0
     with ExitStack() as stack:
-        trackers = [(target, stack.enter_context(_opened(target))) for target in map(parse_target, targets)]
+        trackers = [(target, stack.enter_context(_opened(target))) for target in map(Target.of, targets)]
         for record in store.records():
             member, history = Member.of_record(record), record.history
             lacking = []

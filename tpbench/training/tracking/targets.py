@@ -30,6 +30,12 @@ class Target:
     place: str
     """Empty: the tracker's own default."""
 
+    @classmethod
+    def of(cls, text: str) -> Target:
+        """What :func:`resolve_targets` made, read back without a check: where it is used, the check was long ago."""
+        tracker, _, place = text.partition(":")
+        return cls(tracker, place)
+
     def __str__(self) -> str:
         return f"{self.tracker}:{self.place}" if self.place else self.tracker
 
@@ -53,12 +59,13 @@ def parse_target(text: str) -> Target:
     Raises:
         UsageError: there is no such tracker, or its place is written wrongly; the message names what is near.
     """
-    name, colon, place = text.partition(":")
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
-    if colon and not place.strip():
-        raise UsageError(f"--track '{text}': a {'folder' if name == 'tensorboard' else 'URI'} must follow the colon")
-    if place and name == "tensorboard":
+    target = Target.of(text)
+    if target.tracker not in TRACKERS:
+        raise unknown("tracker", target.tracker, TRACKERS)
+    place, folders = target.place, target.tracker == "tensorboard"
+    if ":" in text and not place.strip():
+        raise UsageError(f"--track '{text}': a {'folder' if folders else 'URI'} must follow the colon")
+    if place and folders:
         _check_folder(place)
     elif place:
         _check_uri(place, "--track mlflow")
@@ -67,7 +74,7 @@ def parse_target(text: str) -> Target:
                 "--track mlflow: others see a password on the command line: set MLFLOW_TRACKING_URI, and give --track "
                 "mlflow alone"
             )
-    return Target(name, place)
+    return target
 
 
 def _check_folder(place: str) -> None:
