@@ -21,10 +21,12 @@ from tests.results.records import record
 from tests.training.test_packs import InterruptedTrainingError, digits_plan
 from tpbench.engine import METHODS, EpochReport, MemberHistory, UsageError
 from tpbench.results import RunStore
+from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.packs import HandedPack
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.training.tracking import following
+from tpbench.training.tracking.following import open_tracker
 from tpbench.training.tracking.members import Bringer, EpochValues, Member, epochs_after
 from tpbench.training.tracking.stored import track_store
 from tpbench.training.tracking.targets import Target, parse_target, portable_target, resolve_targets
@@ -258,6 +260,28 @@ def test_hyperparameters_reach_tensorboards_plugin(tmp_path: Path) -> None:
     assert ends == [STATUS_SUCCESS, STATUS_FAILURE]
     found = tags(folder_of(tmp_path / "tb", one.definition.id))
     assert (found["sweep"], found["role"], found["version"]) == ("digits-bp-1", "final", "0.0.9")
+
+
+def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
+    RunStore(tmp_path / "store").publish(record())
+    targets = [f"tensorboard:memory://{tmp_path.name}/tb"]
+    assert track_store(RunStore(tmp_path / "store"), targets) == (1, 0)
+    assert track_store(RunStore(tmp_path / "store"), targets) == (0, 1)
+    member = Member.of_record(record())
+    folder = location(f"memory://{tmp_path.name}/tb") / member.name
+    # Continued, interrupted, and ended: one object each time.
+    for end in (False, True):
+        files = open_tracker(Target("tensorboard", f"memory://{tmp_path.name}/tb"))
+        assert files.begin(member) == 0
+        files.log(member, epochs_after(record().history, 0))
+        if end:
+            files.end(member, [], record().history)
+        files.close()
+        (path,) = folder.glob("*tfevents*")
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    found = scalars(tmp_path)
+    assert found["validation_error"] == pytest.approx({1: 0.5, 2: 0.02})
+    assert (folder / "ended").read_text() == "finished"
 
 
 # Failures
