@@ -170,7 +170,7 @@ Track = Annotated[
     list[str] | None,
     typer.Option(
         "--track", metavar="tensorboard[:DIR]|mlflow[:URI]", help="Follow every run there too; may be given twice.",
-        show_default="none", callback=_known_trackers, autocompletion=completion.of(TRACKERS),
+        show_default=False, callback=_known_trackers, autocompletion=completion.of(TRACKERS),
     ),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from tpbench.training.tracking.targets import Target
 
 # Seconds without anything logged that the end of a training waits for a tracker; the end of one that was interrupted,
 # in all; and before the first training, where a database may be made.
-_PATIENCE, _HURRY, _FIRST = 30.0, 5.0, 120.0
+_PATIENCE, _HURRY, _FIRST = 60.0, 5.0, 120.0
 # The part of its time that a tracker may work while others train.
 _SHARE = 0.05
 
