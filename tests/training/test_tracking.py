@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -423,3 +424,28 @@ def test_mlflow_holds_what_the_store_does_also_of_a_pack_that_was_killed(
     assert {r.info.status for r in runs().values()} == {"FINISHED"}
     assert all(len(steps(r, "selected_test_error")) == 1 for r in runs().values())
     assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tpbench.training.tracking import mlflow
+
+    monkeypatch.setattr(mlflow, "_WAITS", (0.0, 0.0))
+    answers = iter([OSError("database is locked"), OSError("database is locked"), None])
+
+    def call() -> str:
+        if error := next(answers):
+            raise error
+        return "done"
+
+    assert mlflow.patiently(call) == "done"
+    answers = iter([OSError("disk full")])
+    with pytest.raises(OSError, match="disk full"):
+        mlflow.patiently(call)
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            mlflow.require_answer(f"http://127.0.0.1:{closed.getsockname()[1]}")
+    mlflow.require_answer("sqlite:///a.db")
