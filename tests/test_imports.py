@@ -23,7 +23,10 @@ except SystemExit:
     pass
 print("\\n" + json.dumps([n for n in sys.modules if n in os.environ["LOOK_FOR"].split()]))
 """
-TRAINING = ("torch", "ray", "hyperopt", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize", "jinja2", "s3fs")
+TRAINING = (
+    "torch", "ray", "hyperopt", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize", "jinja2", "s3fs",
+    "tensorboard", "mlflow",
+)  # fmt: skip
 TABLES = ("pandas", "scipy", *TRAINING)
 
 

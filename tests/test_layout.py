@@ -51,6 +51,11 @@ def test_ray_is_known_where_it_is_used(path: Path) -> None:
         assert not of_ray
 
 
+def test_trackers_are_known_to_their_adapters_alone() -> None:
+    found = {path.name for path in MODULES for name in imports(path) if name.split(".")[0] in ("tensorboard", "mlflow")}
+    assert found == {"tensorboard.py", "mlflow.py"}
+
+
 def test_the_engine_imports_torch_and_numpy_and_nothing_else() -> None:
     outside = {name.split(".")[0] for path in MODULES if layer(path) == "engine" for name in imports(path)}
     import sys

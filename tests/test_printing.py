@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "results pack": (("é.zip",), 0),
     "results export": (("é.csv",), 0),
     "results export-network": (("é", "é.pt"), 2),
+    "results track": (("results", "--track", "tensorboard:é"), 0),
     "verify device": (("--device", "cpu", "--only", "resume", "--methods", "bp"), 0),
     "verify fixtures": (("é",), 2),
     "verify method": (("bp",), 0),

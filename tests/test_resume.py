@@ -18,6 +18,7 @@ import torch
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
+from tests.training.test_tracking import require_curves
 from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
     "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
-    "--checkpoint-every", "2", "--cpus", "2",
+    "--checkpoint-every", "2", "--cpus", "2", "--track", "tensorboard",
 )  # fmt: skip
 
 
@@ -134,6 +135,9 @@ def test_ending_the_driver_killing_a_process_that_trains_and_killing_the_driver_
     now = {p.name: p.read_bytes() for p in tmp_path.glob("results/runs/*.json")}
     assert {name: now[name] for name in kept} == kept  # no finished run was trained again
     assert tpbench_inside("sweeps").stdout.count(" done ") == 2
+    # What was killed between a run's publication and its last event, this completes.
+    assert " tracked, " in tpbench_inside("results", "track", "results", "--track", "tensorboard").stdout
+    require_curves(tmp_path / "results" / "tensorboard", tmp_path / "results")
 
 
 def end_in_the_search(folder: Path, tpbench_inside: Inside) -> None:

@@ -28,7 +28,7 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     # Read here as the cluster will read them, so that a slip shows now.
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     read = command.make_context("sweep", list(arguments)).params
-    line = jobs.job_command(arguments, read["results"], read["data"])
+    line = jobs.job_command(arguments, read["results"], read["data"], read["track"] or ())
     if read["space"]:
         spaces_for((cell.method for cell in cells), read["space"])
     name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))

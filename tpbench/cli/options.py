@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.location import location, near_folders
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
+from tpbench.training.tracking.targets import TRACKERS, parse_target, resolve_targets
 from tpbench.workloads import get_workload, is_file, workload_names
 
 
@@ -161,6 +163,21 @@ KeepNetworks = Annotated[
     bool, typer.Option("--keep-networks", help="Keep the final runs' weights of the selected epoch, not the search's.")
 ]
 
+
+def _known_trackers(texts: list[str] | None) -> list[str] | None:
+    for text in texts or ():
+        parse_target(text)
+    return texts
+
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track", metavar="tensorboard[:DIR]|mlflow[:URI]", help="Follow every run there too; may be given twice.",
+        show_default=False, callback=_known_trackers, autocompletion=completion.of(TRACKERS),
+    ),
+]  # fmt: skip
+
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
 Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
@@ -244,6 +261,15 @@ def make_settings(
         results, str(data) if data else None, precision, chosen, checkpoint_every, command,
         offline=offline, keep_networks=keep_networks,
     )  # fmt: skip
+
+
+def tracked(settings: Any, track: list[str] | None) -> Any:
+    """The settings with what ``--track`` asked for.
+
+    Raises:
+        UsageError: a tracker's package is missing, or its place makes no sense here.
+    """
+    return replace(settings, track=resolve_targets(track or (), settings.results))
 
 
 def complain(message: str) -> None:

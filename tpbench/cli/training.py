@@ -29,6 +29,7 @@ from tpbench.cli.options import (
     Results,
     SearchPrecision,
     Seeds,
+    Track,
     WorkloadName,
     Workloads,
     complain,
@@ -37,6 +38,7 @@ from tpbench.cli.options import (
     parse_names,
     print_records,
     read_store,
+    tracked,
 )
 from tpbench.engine import TpbenchError, method_names, unknown
 from tpbench.results import RunRecord
@@ -83,6 +85,7 @@ def sweep(
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
     keep_networks: KeepNetworks = False,
+    track: Track = None,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
     from tpbench.search.halving import check_factor
@@ -102,6 +105,7 @@ def sweep(
         search_precision or "",
     )  # fmt: skip
     settings = make_settings(results, data, precision, None, checkpoint_every, offline, keep_networks)
+    settings = tracked(settings, track)
     found = run_sweeps(cells, options, settings)
     if keep_networks:
         _warn_unkept(results, [record for one in found for record in one.records])
@@ -179,6 +183,7 @@ def run(
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
     keep_networks: KeepNetworks = False,
+    track: Track = None,
 ) -> None:
     """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
@@ -188,6 +193,7 @@ def run(
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks)
+    settings = tracked(settings, track)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
     if chosen.note:
         print(chosen.note)
@@ -218,6 +224,7 @@ def reproduce(
     checkpoint_every: CheckpointEvery = 5,
     offline: Offline = False,
     keep_networks: KeepNetworks = False,
+    track: Track = None,
 ) -> None:
     """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
     from tpbench.sweeps.cluster import choose_resources
@@ -230,6 +237,7 @@ def reproduce(
     # A plan alone downloads nothing.
     device = None if resources.address else "cuda" if resources.gpus else "cpu"
     settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run, keep_networks)
+    settings = tracked(settings, track)
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, method_names(), "method") if methods else None

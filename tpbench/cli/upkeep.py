@@ -12,6 +12,7 @@ from tpbench.cli.options import (
     RESULTS,
     Data,
     Results,
+    Track,
     complain,
     open_store,
     read_store,
@@ -22,6 +23,7 @@ from tpbench.engine.files import check_target
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
+from tpbench.training.tracking.targets import resolve_targets
 
 
 @results_app.command("check")
@@ -116,6 +118,20 @@ def results_export_network(
 
 def _networks(count: int) -> str:
     return f"{count} network{'s' * (count != 1)}"
+
+
+@results_app.command("track")
+def results_track(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The store whose runs are tracked.")],
+    track: Track,
+) -> None:
+    """Show the runs of a store in TensorBoard or MLflow, as if they had been tracked when they were trained."""
+    from tpbench.training.tracking.stored import track_store
+
+    store = read_store(results)
+    new, known = track_store(store, resolve_targets(track or (), results))
+    print(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
+    warn_damaged(store)
 
 
 @data_app.command("get")

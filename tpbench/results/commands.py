@@ -7,8 +7,8 @@ import shlex
 
 from tpbench.workloads import is_file
 
-_OF_ONE_MACHINE = ("--results", "--data", "--address", "--output")
-"""Options that say where things lie or run; they change no number."""
+_OF_ONE_MACHINE = ("--results", "--data", "--address", "--output", "--track")
+"""Options that say where things lie, run or are tracked; they change no number."""
 _SEPARATORS = re.compile(r"[/\\]+")
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.results.commands import continuing
 from tpbench.results.location import absolute
+from tpbench.training.tracking.targets import portable_target
 from tpbench.workloads import get_workload, is_file
 
 _FOLDERS = ("--results", "--data", "--space")
+_PLACES = (*_FOLDERS, "--track")
 
 
 def _options(tokens: Iterable[str]) -> list[list[str]]:
@@ -20,7 +22,7 @@ def _options(tokens: Iterable[str]) -> list[list[str]]:
     remaining = iter(tokens)
     for token in remaining:
         name, equals, value = token.partition("=")
-        if name not in _FOLDERS:
+        if name not in _PLACES:
             grouped.append([token])
         else:
             grouped.append([name, value if equals else next(remaining, "")])
@@ -34,10 +36,16 @@ def kept_command(command: str) -> str:
         if name == "--results":
             continue  # the folder may be moved; who lists it knows where it is
         if value:
-            words += [name, absolute(value[0]) if name in _FOLDERS and value[0] else value[0]]
+            words += [name, _absolute_place(name, value[0])]
         else:
             words.append(_with_absolute_files(name))
     return shlex.join(words) if words else command
+
+
+def _absolute_place(option: str, value: str) -> str:
+    if option == "--track":
+        return portable_target(value)
+    return absolute(value) if value else value
 
 
 def with_workload(command: str, name: str, source: str, copy: Path) -> str:

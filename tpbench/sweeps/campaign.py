@@ -25,6 +25,7 @@ from tpbench.training.packs import PackSettings, parse_seeds, require_precision
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
+from tpbench.training.tracking.following import prepared
 from tpbench.workloads import load_problem, obtain
 
 
@@ -135,6 +136,7 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
         view = stack.enter_context(Display(stream))
         for warning in filter(None, unsafe):
             view.say(f"warning: {warning}")
+        settings = replace(settings, track=prepared(settings.track, view.say))
         return _run_locked(wanted, options, settings, view)
 
 

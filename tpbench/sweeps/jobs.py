@@ -19,6 +19,7 @@ from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
+from tpbench.training.tracking.targets import parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 from tpbench.workloads.declaration import spell_declaration
 
@@ -84,12 +85,14 @@ def own_workloads(text: str) -> list[Workload]:
     return [get_workload(name.strip()) for name in text.split(",") if is_file(name.strip())]
 
 
-def job_command(arguments: Sequence[str], results: str, data: Path | None = None) -> str:
+def job_command(
+    arguments: Sequence[str], results: str, data: Path | None = None, track: Sequence[str] = ()
+) -> str:  # fmt: skip
     """The command line that the cluster runs; files have the names there under which :func:`submit` sends them.
 
     Args:
         arguments: of ``tpbench sweep``, the workloads first, without ``--address``.
-        results, data: their ``--results`` and ``--data``.
+        results, data, track: their ``--results``, ``--data`` and ``--track``.
 
     Raises:
         UsageError: the results would be written to the job's own folder, which goes with it, or data be looked for
@@ -98,6 +101,8 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
     require_cluster_path(results)
     if data:
         require_cluster_path(str(data), "--data")
+    for folder in filter(None, (parse_target(text).folder_here for text in track)):
+        require_cluster_path(folder, "--track")
     names, number = [], 0
     for name in arguments[0].split(","):
         names.append(_WORKLOAD.format(number) if is_file(name.strip()) else name)

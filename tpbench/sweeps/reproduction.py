@@ -29,6 +29,7 @@ from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
+from tpbench.training.tracking.following import prepared
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
@@ -182,6 +183,7 @@ def reproduce(
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
         if unsafe:
             view.say(f"warning: {unsafe}")
+        settings = replace(settings, track=prepared(settings.track, view.say))
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
             check_shared(settings.results)

@@ -17,6 +17,8 @@ from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.networks import trained_network
+from tpbench.training.tracking.following import Tracking, tracking
+from tpbench.training.tracking.members import Member
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
@@ -76,6 +78,12 @@ class PackSettings:
     """Whether a missing data set is an error, and not downloaded before the work begins."""
     keep_networks: bool = False
     """Whether the store gets the network of each run too; runs that lack theirs are trained again for it."""
+    track: tuple[str, ...] = ()
+    """Where runs are tracked besides the store, as :func:`tpbench.training.tracking.targets.resolve_targets` says."""
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples.
+        object.__setattr__(self, "track", tuple(self.track))
 
 
 class Judge(Protocol):
@@ -292,6 +300,13 @@ class PackJob:
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+        members = [Member.of(d, self.dataset.label, self.plan.found) for d in self.missing]
+        with tracking(self.settings.track, members) as trackers:
+            return self._train_tracked(on_epoch, trackers)
+
+    def _train_tracked(
+        self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking
+    ) -> list[MemberHistory]:  # fmt: skip
         from tpbench.engine import load_checkpoint, save_checkpoint
 
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
@@ -311,10 +326,16 @@ class PackJob:
                 self._judge(trainer)
             if not trainer.done and trainer.position % every == 0:
                 save_checkpoint(trainer, path)
+            if not trainer.done:
+                trackers.show(trainer.histories)
             if on_epoch:
-                on_epoch(report)
+                on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
         self._publish(trainer)
         path.unlink(missing_ok=True)
+        # Only now: the store comes first.
+        trackers.finish(trainer.histories)
+        if on_epoch and (late := trackers.warnings()):
+            on_epoch(replace(report, warnings=late))
         return trainer.histories
 
     def _publish(self, trainer: Trainer) -> None:

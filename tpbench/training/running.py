@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
 from tpbench.training.progress import Display, View
 from tpbench.training.signals import interruptible
+from tpbench.training.tracking.following import prepared
 from tpbench.workloads import obtain
 
 _AGAIN = "their networks: these are trained again, and a network is kept if the curves come out the same"
@@ -40,6 +42,7 @@ def run_seeds(
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
+            job.settings = replace(settings, track=prepared(settings.track, view.say))
             view.start("epochs", epochs)
             _train(job, epochs, view)
             view.end("epochs")

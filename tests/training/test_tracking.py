@@ -1,0 +1,451 @@
+"""Runs in TensorBoard and MLflow: read back with their own libraries. Sweeps with Ray: tests/test_resume.py."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+
+from tests.conftest import CONFIGURATION, Inside
+from tests.results.records import record
+from tests.training.test_packs import InterruptedTrainingError, digits_plan
+from tpbench.engine import METHODS, EpochReport, MemberHistory, UsageError
+from tpbench.results import RunStore
+from tpbench.results.location import location
+from tpbench.sweeps.jobs import job_command
+from tpbench.sweeps.packs import HandedPack
+from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.tracking import following
+from tpbench.training.tracking.following import open_tracker
+from tpbench.training.tracking.members import Bringer, EpochValues, Member, epochs_after
+from tpbench.training.tracking.stored import track_store
+from tpbench.training.tracking.targets import Target, parse_target, portable_target, resolve_targets
+from tpbench.workloads import WORKLOADS
+
+# Targets
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tensorbord", "unknown tracker 'tensorbord': did you mean 'tensorboard'?"),
+        ("wandb", "unknown tracker 'wandb': there are mlflow, tensorboard"),
+        ("tensorboard:", "a folder must follow the colon"),
+        ("mlflow: ", "a URI must follow the colon"),
+        ("mlflow:runs", "write a URI such as http://HOST:5000 or sqlite:///FILE.db"),
+        ("mlflow:sqlit:///runs.db", "unknown kind of MLflow URI 'sqlit': did you mean 'sqlite'?"),
+        ("mlflow:sqlite://", "name the file"),
+        ("mlflow:sqlite:///:memory:", "name the file"),
+        ("mlflow:http://me:secret@host", "others see a password on the command line"),
+        ("tensorboard:nosuch://a/b", "unknown kind of URL"),
+    ],
+)
+def test_wrong_targets_are_named_before_anything_trains(tpbench_inside: Inside, text: str, message: str) -> None:
+    for command in (("run", "digits", "bp"), ("sweep", "digits", "bp"), ("reproduce",), ("results", "track", "x")):
+        ended = tpbench_inside(*command, "--track", text)
+        assert (ended.returncode, message in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended.stderr
+        assert "secret" not in ended.stderr
+
+
+def test_a_missing_library_is_named_with_its_extra(tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpbench.training.tracking.targets.find_spec", lambda name: None)
+    ended = tpbench_inside("run", "digits", "bp", "--track", "mlflow")
+    assert ended.returncode == 2
+    assert "--track mlflow needs the package mlflow: pip install 'tpbench[mlflow]'" in ended.stderr
+
+
+def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_targets(["tensorboard", "mlflow", f"tensorboard:{tmp_path}/results/tensorboard"], "results") == (
+        f"tensorboard:{tmp_path}/results/tensorboard", f"mlflow:sqlite:///{tmp_path}/results/mlflow.db",
+    )  # fmt: skip
+    assert resolve_targets(["mlflow:sqlite:///a.db", "tensorboard:tb", "tensorboard:memory://b"], "results") == (
+        f"mlflow:sqlite:///{tmp_path}/a.db", f"tensorboard:{tmp_path}/tb", "tensorboard:memory://b",
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="SQLite cannot write to memory://store"):
+        resolve_targets(["mlflow"], "memory://store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
+    assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:http://me:secret@host:5000",)
+    assert parse_target("mlflow:http://host:5000").shown == "mlflow:http://host:5000"
+    assert Target("mlflow", "http://me:secret@host:5000").shown == "mlflow:http://host:5000"
+    assert portable_target("tensorboard:tb") == f"tensorboard:{tmp_path}/tb"
+    assert (portable_target("tensorboard"), portable_target("?")) == ("tensorboard", "?")
+
+
+def test_a_job_needs_places_that_outlive_it() -> None:
+    command = ["digits", "bp", "--results", "/a", "--track", "tensorboard"]
+    assert "--track tensorboard --address" in job_command(command, "/a", None, ["tensorboard", "mlflow:http://host"])
+    for text in ("tensorboard:tb", "mlflow:sqlite:///a.db"):
+        with pytest.raises(UsageError, match=r"--track .*: the sweep runs on the cluster"):
+            job_command(command, "/a", None, [text])
+
+
+def test_settings_travel_as_json() -> None:
+    settings = PackSettings("results", track=("tensorboard:/a", "mlflow:http://host"))
+    assert HandedPack.from_json(HandedPack("0", digits_plan(), settings).to_json()).settings == settings
+    assert PackSettings(**json.loads(json.dumps(asdict(settings)))) == settings
+
+
+# What every tracker is told
+
+
+class Kept:
+    """A tracker in memory: what it holds outlives its processes."""
+
+    def __init__(self, runs: dict[str, list[int]]) -> None:
+        self.runs = runs
+        self.ends: list[str] = []
+
+    def has(self, member: Member, status: str) -> bool:
+        return False
+
+    def begin(self, member: Member) -> int:
+        return len(self.runs.setdefault(member.run, []))
+
+    def log(self, member: Member, epochs: Sequence[EpochValues]) -> None:
+        self.runs[member.run] += [step for step, _ in epochs]
+
+    def end(self, member: Member, epochs: Sequence[EpochValues], history: MemberHistory) -> None:
+        self.log(member, epochs)
+        self.ends.append(history.status)
+
+    def close(self) -> None:
+        pass
+
+
+def history_of(epochs: int, status: str = "training") -> MemberHistory:
+    curves = {"train_loss": [0.5] * epochs, "validation_error": [1.0 / (1 + e) for e in range(epochs)]}
+    return MemberHistory(curves, status)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=4).map(sorted), max_size=4))
+def test_every_epoch_is_logged_once_whatever_is_seen_and_however_often_it_is_killed(lives: list[list[int]]) -> None:
+    member, runs = Member.of_record(record()), {}
+    for seen in lives:  # each continues from a checkpoint, which may lie behind what is logged
+        bringer = Bringer(Kept(runs))
+        for epochs in seen:
+            bringer.bring(member, history_of(epochs))
+    last = Kept(runs)
+    for _ in range(2):
+        Bringer(last).bring(member, history_of(12, "finished"))
+    assert runs[member.run] == list(range(1, 13))
+    assert last.ends == ["finished"] * 2
+    assert epochs_after(history_of(2), 1) == [(2, {"train_loss": 0.5, "validation_error": 0.5})]
+
+
+def test_a_name_leads_nowhere_else() -> None:
+    definition = replace(record().definition, workload="../..", method="a/b\0c")
+    assert Member.of(definition, "", {}).name == f"-/a-b-c/seed0/{definition.id}"
+
+
+# TensorBoard
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Every curve of an event file, by step; none of which is there twice."""
+    events = EventAccumulator(str(folder)).Reload()
+    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    assert all(len({e.step for e in points}) == len(points) for points in found.values())
+    return {tag: {e.step: e.value for e in points} for tag, points in found.items()}
+
+
+def tags(folder: Path) -> dict[str, str]:
+    (event,) = EventAccumulator(str(folder)).Reload().Tensors("tags")
+    rows = [line.strip("| ").split(" | ") for line in event.tensor_proto.string_val[0].decode().splitlines()[2:]]
+    return dict(rows)
+
+
+def folder_of(place: Path, run: str) -> Path:
+    (found,) = place.glob(f"*/*/*/{run}")
+    return found
+
+
+def require_curves(place: Path, store: Path) -> None:
+    """Every run of a store is in TensorBoard with the same numbers."""
+    for one in RunStore(store).records():
+        found = scalars(folder_of(place, one.definition.id))
+        for name, values in one.curves.items():
+            assert found[name] == pytest.approx(dict(enumerate(values, start=1)), rel=1e-6), name
+        assert found["selected/epoch"] == {one.history.selected_epoch + 1: one.history.selected_epoch + 1}
+        assert list(found["selected/test_error"].values()) == pytest.approx([one.test_error])
+
+
+class StopsTheSecond:
+    """A judge."""
+
+    name = "stops-the-second"
+
+    def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
+        return {1: 2} if epoch >= 2 else {}
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no failure."""
+    monkeypatch.setattr(following, "_HURRY", 200.0)
+    monkeypatch.setattr(following, "_PATIENCE", 200.0)
+
+
+def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
+    def stop(report: EpochReport) -> None:
+        if report.done == epoch:
+            raise InterruptedTrainingError
+
+    return stop
+
+
+def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(
+    tmp_path: Path, patient: None
+) -> None:  # fmt: skip
+    place, store = tmp_path / "tb", tmp_path / "store"
+    settings = PackSettings(str(store), checkpoint_every=3, track=(f"tensorboard:{place}",))
+    job = PackJob(digits_plan(), settings, StopsTheSecond())
+    with pytest.raises(InterruptedTrainingError):
+        job.run(interrupt_at(5))
+    first, second = (folder_of(place, d.id) for d in job.definitions)
+    (before,) = first.glob("*tfevents*")
+    assert scalars(first)["test_error"].keys() == {1, 2}
+    assert not (first / "ended").exists()
+    # As if it had been killed between the new file and the removal of the old one, and in the middle of a record.
+    copied = before.read_bytes()
+    assert [o.status for o in PackJob(job.plan, settings, StopsTheSecond()).run()] == ["finished", "stopped"]
+    require_curves(place, store)
+    assert [p.name for p in first.glob("*tfevents*")] != [before.name]
+    before.write_bytes(copied[:-3])
+    require_curves(place, store)
+
+    assert scalars(second)["validation_error"].keys() == {1, 2}
+    assert ((first / "ended").read_text(), (second / "ended").read_text()) == ("finished", "stopped")
+    expected = {
+        "run": first.name, "workload": "digits", "method": "ddtp-linear", "seed": "0", "data": "exact",
+        "precision": "float32", "status": "finished",
+    }  # fmt: skip
+    assert expected.items() <= tags(first).items()
+    assert tags(second)["status"] == "stopped"
+    assert [r.definition.id for r in RunStore(store).records()] == [first.name]
+
+
+def test_hyperparameters_reach_tensorboards_plugin(tmp_path: Path) -> None:
+    one = replace(record(found={"sweep": "digits-bp-1", "role": "final"}), provenance={"tpbench": "0.0.9"})
+    gone = record(seed=1, errors=[], status="diverged")
+    for run in (one, gone):
+        RunStore(tmp_path / "store").publish(run)
+    assert track_store(RunStore(tmp_path / "store"), [f"tensorboard:{tmp_path / 'tb'}"]) == (2, 0)
+    files = {p.name: p.read_bytes() for p in (tmp_path / "tb").rglob("*tfevents*")}
+    assert track_store(RunStore(tmp_path / "store"), [f"tensorboard:{tmp_path / 'tb'}"]) == (0, 2)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "tb").rglob("*tfevents*")} == files
+    ends = []
+    for run in (one, gone):
+        folder = folder_of(tmp_path / "tb", run.definition.id)
+        events = EventAccumulator(str(folder)).Reload()
+        content = {tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.Tags()["tensors"]}
+        start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG])
+        ends.append(hparams.parse_session_end_info_plugin_data(content[hparams.SESSION_END_INFO_TAG]).status)
+        assert start.hparams["lr"].number_value == run.definition.configuration["lr"]
+        assert start.hparams["method"].string_value == "bp"
+    experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
+    assert [m.name.tag for m in experiment.metric_infos] == ["selected/validation_error", "selected/test_error"]
+    assert {"lr", "sigma", "seed"} <= {info.name for info in experiment.hparam_infos}
+    assert ends == [STATUS_SUCCESS, STATUS_FAILURE]
+    found = tags(folder_of(tmp_path / "tb", one.definition.id))
+    assert (found["sweep"], found["role"], found["version"]) == ("digits-bp-1", "final", "0.0.9")
+
+
+def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
+    RunStore(tmp_path / "store").publish(record())
+    targets = [f"tensorboard:memory://{tmp_path.name}/tb"]
+    assert track_store(RunStore(tmp_path / "store"), targets) == (1, 0)
+    assert track_store(RunStore(tmp_path / "store"), targets) == (0, 1)
+    member = Member.of_record(record())
+    folder = location(f"memory://{tmp_path.name}/tb") / member.name
+    # Continued, interrupted, and ended: one object each time.
+    for end in (False, True):
+        files = open_tracker(Target("tensorboard", f"memory://{tmp_path.name}/tb"))
+        assert files.begin(member) == 0
+        files.log(member, epochs_after(record().history, 0))
+        if end:
+            files.end(member, [], record().history)
+        files.close()
+        (path,) = folder.glob("*tfevents*")
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    found = scalars(tmp_path)
+    assert found["validation_error"] == pytest.approx({1: 0.5, 2: 0.02})
+    assert (folder / "ended").read_text() == "finished"
+
+
+# Failures
+
+
+class Failing(Kept):
+    """A tracker that fails at one of its calls."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__({})
+        self.where, self.calls = where, 0
+        setattr(self, where, self.fail)
+
+    def fail(self, *_: object) -> Any:
+        self.calls += 1
+        raise ConnectionError(f"http://me:secret@host: no route for {'a' * 24} at 0x7f12\nsecond line")
+
+
+@pytest.mark.parametrize("where", ["open", "begin", "log", "end", "close"])
+def test_a_tracker_that_fails_is_a_warning_and_the_runs_are_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, patient: None
+) -> None:
+    failing = Failing(where)
+    monkeypatch.setattr(following, "open_tracker", lambda target: failing.fail() if where == "open" else failing)
+    settings = PackSettings(str(tmp_path), track=("mlflow:http://me:secret@host",))
+    warnings: list[str] = []
+    outcomes = PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
+    assert [o.status for o in outcomes] == ["finished"] * 2
+    assert len(list(RunStore(tmp_path).records())) == 2
+    reason = "ConnectionError: http://host: no route for ... at ..."
+    assert warnings == [
+        f"tracking to mlflow:http://host failed ({reason}); training goes on without it, and 'tpbench results track' "
+        "adds finished runs later"
+    ]
+    assert failing.calls == 1
+
+
+def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(following, "open_tracker", lambda target: never.wait(250))
+    monkeypatch.setattr(following, "_PATIENCE", 0.3)
+    warnings: list[str] = []
+    settings = PackSettings(str(tmp_path), track=("mlflow:http://host",))
+    PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
+    assert len(list(RunStore(tmp_path).records())) == 2
+    assert [w.partition(";")[0] for w in warnings] == ["tracking to mlflow:http://host failed (no answer within 0.3 s)"]
+    never.set()
+
+
+def test_a_tracker_that_cannot_be_opened_is_said_before_the_training_and_left_out(
+    tmp_path: Path, tpbench_inside: Inside
+) -> None:
+    (tmp_path / "c.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    (tmp_path / "full").write_text("a file")
+    arguments = ("run", "digits", "bp", "--config", "c.yaml", "--seeds", "0", "--epochs", "1")
+    ended = tpbench_inside(*arguments, "--track", "tensorboard:full/tb", "--track", "tensorboard")
+    assert ended.returncode == 0, ended.stderr
+    said = ended.stdout + ended.stderr
+    assert said.count("warning: tracking to tensorboard:") == 1
+    assert "NotADirectoryError" in said
+    require_curves(tmp_path / "results" / "tensorboard", tmp_path / "results")
+    (run,) = RunStore(tmp_path / "results").records()
+    assert "--track" not in run.provenance["command"]
+    ended = tpbench_inside("results", "track", "results", "--track", "tensorboard:full/tb")
+    assert ended.returncode == 1
+    assert "error: tracking to tensorboard:" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    ended = tpbench_inside("results", "track", "results", "--track", "tensorboard")
+    assert ended.stdout == "0 runs tracked, 1 there already\n"
+
+
+# MLflow
+
+
+@pytest.mark.slow
+def test_mlflow_holds_what_the_store_does_also_of_a_pack_that_was_killed(
+    tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, patient: None
+) -> None:
+    """One function: importing MLflow and making its tables takes seconds."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
+    plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
+    uri = f"sqlite:///{tmp_path}/results/mlflow.db"
+    settings = PackSettings(str(tmp_path / "results"), checkpoint_every=2, track=(f"mlflow:{uri}",))
+    with pytest.raises(InterruptedTrainingError):
+        PackJob(plan, settings).run(interrupt_at(7))
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("tpbench")
+
+    def runs() -> dict[str, Any]:
+        found = client.search_runs([experiment.experiment_id])
+        assert len({run.data.tags["tpbench.run"] for run in found}) == len(found)
+        return {run.data.tags["tpbench.run"]: run for run in found}
+
+    def steps(run: Any, name: str) -> list[int]:
+        return [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+
+    pruned, finished = (d.id for d in PackJob(plan, settings).definitions)
+    before = runs()
+    assert {run: (r.info.status, r.data.tags["tpbench.status"]) for run, r in before.items()} == {
+        pruned: ("FINISHED", "pruned"), finished: ("KILLED", "training"),
+    }  # fmt: skip
+    assert steps(before[finished], "test_error") == list(range(1, 8))  # the checkpoint is of the sixth
+    assert [o.status for o in PackJob(plan, settings).run()] == ["pruned", "finished"]
+
+    after, (one,) = runs(), RunStore(tmp_path / "results").records()
+    assert {run: r.info.run_id for run, r in after.items()} == {run: r.info.run_id for run, r in before.items()}
+    run = after[finished]
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"digits/bp/seed0/{finished}"
+    for name, values in one.curves.items():
+        history = client.get_metric_history(run.info.run_id, name)
+        assert {m.step: m.value for m in history} == dict(enumerate(values, start=1))
+        assert len(history) == len(values)
+    assert run.data.metrics["selected_test_error"] == one.test_error
+    assert steps(run, "selected_epoch") == [one.history.selected_epoch + 1]
+    assert {name: float(value) for name, value in run.data.params.items()} == given
+    assert {
+        "tpbench.workload": "digits",
+        "tpbench.status": "finished",
+        "tpbench.data": "exact",
+    }.items() <= run.data.tags.items()
+    assert steps(after[pruned], "validation_error") == list(range(1, WORKLOADS["digits"].prune[0] + 1))
+
+    # What is there is continued by 'results track' and by commands, and never there twice.
+    RunStore(tmp_path / "results").publish(record("dtp", 1))
+    for new, known in ((1, 1), (0, 2)):
+        ended = tpbench_inside("results", "track", "results", "--track", "mlflow")
+        assert ended.stdout == f"{new} run{'s' * (new != 1)} tracked, {known} there already\n"
+    (tmp_path / "c.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
+    ended = tpbench_inside(
+        "run", "digits", "bp", "--config", "c.yaml", "--seeds", "0-1", "--epochs", "8", "--track", "mlflow"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(r.data.tags["tpbench.seed"] for r in runs().values()) == ["0", "0", "1", "1"]
+    assert {r.info.status for r in runs().values()} == {"FINISHED"}
+    assert all(len(steps(r, "selected_test_error")) == 1 for r in runs().values())
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tpbench.training.tracking import mlflow
+
+    monkeypatch.setattr(mlflow, "_WAITS", (0.0, 0.0))
+    answers = iter([OSError("database is locked"), OSError("database is locked"), None])
+
+    def call() -> str:
+        if error := next(answers):
+            raise error
+        return "done"
+
+    assert mlflow.patiently(call) == "done"
+    answers = iter([OSError("disk full")])
+    with pytest.raises(OSError, match="disk full"):
+        mlflow.patiently(call)
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            mlflow.require_answer(f"http://127.0.0.1:{closed.getsockname()[1]}")
+    mlflow.require_answer("sqlite:///a.db")

@@ -1,0 +1,208 @@
+"""Trackers follow a training in threads of their own: it never waits for them, and what they raise is a warning."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tpbench.engine import MemberHistory
+from tpbench.training.tracking.members import Bringer, Member, Tracker
+from tpbench.training.tracking.targets import Target
+
+# Seconds without anything logged that the end of a training waits for a tracker; the end of one that was interrupted,
+# in all; and before the first training, where a database may be made.
+_PATIENCE, _HURRY, _FIRST = 60.0, 5.0, 120.0
+# The part of its time that a tracker may work while others train.
+_SHARE = 0.05
+
+
+def open_tracker(target: Target) -> Tracker:
+    """The tracker of a target; imports its library."""
+    if target.tracker == "tensorboard":
+        from tpbench.training.tracking.tensorboard import EventFiles
+
+        return EventFiles(target.place)
+    with _without_telemetry():
+        from tpbench.training.tracking.mlflow import MlflowRuns
+
+    return MlflowRuns(target.place)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """MLflow reports how it is used to its makers, unless it is told otherwise before it is imported."""
+    name = "MLFLOW_DISABLE_TELEMETRY"
+    if name in os.environ or "mlflow" in sys.modules:
+        yield
+        return
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong in a line that reads the same for every run, so that it is said once; no password is in it."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("tensorboard", "mlflow"):
+        return f"the package {error.name} is missing: pip install 'tpbench[{error.name}]'"
+    first = (str(error).strip().splitlines() or [""])[0]
+    first = re.sub(r"(?<=//)[^/@\s]*@", "", re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", first))
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return said if len(said) <= 200 else f"{said[:197]}..."
+
+
+def _snapshot(history: MemberHistory) -> MemberHistory:
+    return MemberHistory({name: list(values) for name, values in history.curves.items()}, history.status)
+
+
+class Follower:
+    """One tracker and the members of one pack.
+
+    It is shown the histories as they grow and logs what is new. Where it is slower than the epochs, several of them
+    become one batch.
+    """
+
+    def __init__(self, target: Target, members: Sequence[Member]) -> None:
+        self.target, self.members = target, list(members)
+        self.failure: str | None = None
+        """Why it follows no longer, if so."""
+        self._news = threading.Condition()
+        self._shown: list[MemberHistory] | None = None
+        self._closing = False
+        self._logged = 0.0
+        """When something was logged last."""
+        # A tracker that hangs must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=f"tpbench-{target.tracker}", daemon=True)
+        self._thread.start()
+
+    def show(self, histories: Sequence[MemberHistory]) -> None:
+        """Histories as they are now, in the order of the members."""
+        copies = [_snapshot(history) for history in histories]
+        with self._news:
+            self._shown = copies
+            self._news.notify()
+
+    def ask_to_close(self) -> None:
+        """Log what was shown, and end."""
+        with self._news:
+            self._closing = True
+            self._news.notify()
+
+    def close(self, patience: float, most: float = math.inf) -> None:
+        """Log what was shown; it has failed once nothing is logged for so many seconds, or not all within ``most``."""
+        self.ask_to_close()
+        asked = time.monotonic()
+        while self._thread.is_alive() and not self.failure:
+            self._thread.join(0.2)
+            now = time.monotonic()
+            if now - max(self._logged, asked) > patience or now - asked > most:
+                self.failure = self.failure or f"no answer within {min(patience, most):g} s"
+
+    def _run(self) -> None:
+        try:
+            tracker = open_tracker(self.target)
+        except Exception as error:  # whatever it is, training goes on
+            self._fail(error)
+            return
+        try:
+            self._follow(Bringer(tracker))
+        except Exception as error:
+            self._fail(error)
+        try:
+            tracker.close()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = self.failure or reason_of(error)
+
+    def _follow(self, bringer: Bringer) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._closing or self._shown is not None)
+                histories, self._shown, last = self._shown, None, self._closing
+            begun = time.monotonic()
+            for member, history in zip(self.members, histories or (), strict=bool(histories)):
+                bringer.bring(member, history)
+                self._logged = time.monotonic()
+            if last:
+                return
+            with self._news:
+                self._news.wait_for(lambda: self._closing, (time.monotonic() - begun) * (1 / _SHARE - 1))
+
+
+class Tracking:
+    """All trackers of one pack."""
+
+    def __init__(self, targets: Sequence[str], members: Sequence[Member]) -> None:
+        self.followers = [Follower(Target.of(text), members) for text in targets]
+        self._said: set[str] = set()
+
+    def show(self, histories: Sequence[MemberHistory]) -> None:
+        """The members' histories as they are now."""
+        for follower in self.followers:
+            if not follower.failure:
+                follower.show(histories)
+
+    def close(self, most: float = math.inf) -> None:
+        """Log what was shown; a tracker that answers no more, or takes longer than so many seconds, has failed."""
+        for follower in self.followers:
+            follower.ask_to_close()
+        for follower in self.followers:
+            follower.close(_PATIENCE, most)
+
+    def finish(self, histories: Sequence[MemberHistory]) -> None:
+        """The training is over and published."""
+        self.show(histories)
+        self.close()
+
+    def warnings(self) -> tuple[str, ...]:
+        """Of every tracker that has failed, why, once."""
+        found = {f.target.shown: f.failure for f in self.followers if f.failure and f.target.shown not in self._said}
+        self._said |= found.keys()
+        return tuple(_warning(shown, failure) for shown, failure in found.items())
+
+
+def _warning(shown: str, failure: str) -> str:
+    return (
+        f"tracking to {shown} failed ({failure}); training goes on without it, and 'tpbench results track' adds "
+        "finished runs later"
+    )
+
+
+@contextmanager
+def tracking(targets: Sequence[str], members: Sequence[Member]) -> Iterator[Tracking]:
+    """Trackers that follow the training of a pack for the length of a ``with`` block."""
+    found = Tracking(targets, members)
+    try:
+        yield found
+    finally:
+        found.close(_HURRY)
+
+
+def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, ...]:
+    """Open every tracker once, before any training: a new place is made by one process, not by all at the same time.
+
+    Args:
+        targets: as settings carry them.
+        say: hears of those that could not be opened.
+
+    Returns:
+        Those that could be opened.
+    """
+    usable = []
+    for text in targets:
+        follower = Follower(Target.of(text), [])
+        follower.close(_FIRST)
+        if follower.failure:
+            say(f"warning: {_warning(follower.target.shown, follower.failure)}")
+        else:
+            usable.append(text)
+    return tuple(usable)

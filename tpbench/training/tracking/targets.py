@@ -1,0 +1,157 @@
+"""Where runs are tracked besides the store: what ``--track`` takes, and what becomes of it. Imports no tracker."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from tpbench.engine import UsageError, unknown
+from tpbench.results.location import absolute, is_url, location
+
+TRACKERS = ("tensorboard", "mlflow")
+"""Names of trackers; each needs the package of its name, which is an extra of tpbench's."""
+
+_MLFLOW_URIS = (
+    "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc",
+)  # fmt: skip
+_SQLITE = re.compile(r"sqlite:///(?P<path>[^?]+)(?P<query>\?.*)?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tracker, and the place where it keeps runs: a folder or URL of TensorBoard's, a tracking URI of MLflow's."""
+
+    tracker: str
+    place: str
+    """Empty: the tracker's own default."""
+
+    @classmethod
+    def of(cls, text: str) -> Target:
+        """What :func:`resolve_targets` made, read back without a check: where it is used, the check was long ago."""
+        tracker, _, place = text.partition(":")
+        return cls(tracker, place)
+
+    def __str__(self) -> str:
+        return f"{self.tracker}:{self.place}" if self.place else self.tracker
+
+    @property
+    def shown(self) -> str:
+        """As a person may see it: without the password of a URI."""
+        return re.sub(r"(?<=//)[^/@]*@", "", str(self))
+
+    @property
+    def folder_here(self) -> str:
+        """The part of the place that is a path of some machine; empty where it is none."""
+        if self.tracker == "tensorboard":
+            return "" if is_url(self.place) else self.place
+        found = _SQLITE.fullmatch(self.place)
+        return found["path"] if found else ""
+
+
+def parse_target(text: str) -> Target:
+    """``tensorboard``, ``tensorboard:DIR``, ``mlflow`` or ``mlflow:URI``.
+
+    Raises:
+        UsageError: there is no such tracker, or its place is written wrongly; the message names what is near.
+    """
+    target = Target.of(text)
+    if target.tracker not in TRACKERS:
+        raise unknown("tracker", target.tracker, TRACKERS)
+    place, folders = target.place, target.tracker == "tensorboard"
+    if ":" in text and not place.strip():
+        raise UsageError(f"--track '{text}': a {'folder' if folders else 'URI'} must follow the colon")
+    if place and folders:
+        _check_folder(place)
+    elif place:
+        _check_uri(place, "--track mlflow")
+        if re.search(r"//[^/@]*:[^/@]*@", place):
+            raise UsageError(
+                "--track mlflow: others see a password on the command line: set MLFLOW_TRACKING_URI, and give --track "
+                "mlflow alone"
+            )
+    return target
+
+
+def _check_folder(place: str) -> None:
+    folder = location(place)
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--track 'tensorboard:{place}': this is a file, a folder is needed")
+
+
+def _check_uri(place: str, said: str) -> None:
+    """A tracking URI of a kind that MLflow knows, or a package of its plug-ins."""
+    scheme, separator, rest = place.partition("://")
+    shown = Target("mlflow", place).shown.partition(":")[2]
+    if not separator and place.partition(":")[0] not in ("databricks", "databricks-uc", "uc"):
+        raise UsageError(f"{said} '{shown}': write a URI such as http://HOST:5000 or sqlite:///FILE.db")
+    plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
+    if separator and scheme.partition("+")[0] not in {*_MLFLOW_URIS, *plugins}:
+        raise unknown("kind of MLflow URI", scheme, [*_MLFLOW_URIS, *plugins])
+    if scheme == "sqlite" and (not _SQLITE.fullmatch(place) or ":memory:" in rest):
+        raise UsageError(f"{said} '{shown}': name the file, as in sqlite:///FILE.db")
+
+
+def require_libraries(targets: Sequence[Target]) -> None:
+    """Find out before the work whether the trackers' packages are installed.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    for target in targets:
+        if find_spec(target.tracker) is None:
+            raise UsageError(
+                f"--track {target.tracker} needs the package {target.tracker}: pip install 'tpbench[{target.tracker}]'"
+            )
+
+
+def resolve_target(target: Target, results: str) -> Target:
+    """The same target for a process that runs in another folder or on another machine.
+
+    Args:
+        target: as it was asked for.
+        results: the run store, in whose folder trackers keep their files unless told otherwise.
+
+    Raises:
+        UsageError: the store lies at a URL where SQLite cannot write, or the environment's URI is wrong.
+    """
+    if target.tracker == "tensorboard":
+        return Target(target.tracker, absolute(target.place or str(location(results) / "tensorboard")))
+    place = target.place
+    if not place and (told := os.environ.get("MLFLOW_TRACKING_URI", "")):
+        _check_uri(told, "MLFLOW_TRACKING_URI")
+        place = told
+    if not place:
+        if is_url(absolute(results)):
+            raise UsageError(
+                f"--track mlflow: SQLite cannot write to {results}; give a server, mlflow:http://HOST:5000"
+            )
+        place = f"sqlite:///{absolute(results)}/mlflow.db"
+    if found := _SQLITE.fullmatch(place):
+        place = f"sqlite:///{Path(found['path']).resolve()}{found['query'] or ''}"
+    return Target(target.tracker, place)
+
+
+def portable_target(text: str) -> str:
+    """What ``--track`` was given, so that it works in any folder of this machine; what is no target stays as it is."""
+    try:
+        target = parse_target(text)
+        # Without a place, it is that of the results wherever they are by then.
+        return str(resolve_target(target, "results")) if target.place else text
+    except UsageError:
+        return text
+
+
+def resolve_targets(texts: Sequence[str], results: str) -> tuple[str, ...]:
+    """What was asked for as settings carry it, each place once.
+
+    Raises:
+        UsageError: as of :func:`parse_target`, :func:`require_libraries` and :func:`resolve_target`.
+    """
+    targets = [parse_target(text) for text in texts]
+    require_libraries(targets)
+    return tuple(dict.fromkeys(str(resolve_target(target, results)) for target in targets))
