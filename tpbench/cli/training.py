@@ -34,11 +34,11 @@ from tpbench.cli.options import (
     make_settings,
     parse_names,
     print_records,
-    read_store,
 )
-from tpbench.engine import TpbenchError, method_names, unknown
+from tpbench.engine import method_names
 from tpbench.results.budgets import OBJECTIVES
 from tpbench.results.formats import listing
+from tpbench.results.opening import read_store
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.workloads import WORKLOADS
 
@@ -81,21 +81,17 @@ def sweep(
     offline: Offline = False,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
-    from tpbench.search.halving import check_factor
-    from tpbench.sweeps.campaign import SweepOptions, choose_final_seeds, run_sweeps
-    from tpbench.sweeps.cluster import choose_resources
+    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.sweeps.options import choose_options
     from tpbench.training.choice import choose_all
-    from tpbench.training.sizing import parse_pack
 
     cells, left = choose_all(workload, method)
-    if objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
     for line in left:
         complain(f"left out: {line}")
-    options = SweepOptions(
-        trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
-        choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
-        search_precision or "",
+    options = choose_options(
+        trials, seeds=seeds, final_seeds=final_seeds, epochs=epochs, space=space, objective=objective, halving=halving,
+        cpus=cpus, gpus=gpus, address=address, pack=pack, search_seed=search_seed, fresh=fresh,
+        accept_failures=accept_failures, search_precision=search_precision,
     )  # fmt: skip
     settings = make_settings(results, data, precision, None, checkpoint_every, offline)
     found = run_sweeps(cells, options, settings)
@@ -107,8 +103,7 @@ def sweep(
         if any(one.failure for one in found):
             raise typer.Exit(1)
         return
-    if found[0].failure:
-        raise TpbenchError(f"the sweep {found[0].name} has failed: {found[0].failure}")
+    require_success(found)
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
         print(f"  {name}: {value:g}")
@@ -174,9 +169,9 @@ def run(
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
-    if chosen.note:
-        print(chosen.note)
-    records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
+    records = run_seeds(
+        cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings, note=chosen.note
+    )  # fmt: skip
     print_records(records, method, cell.workload.name)
 
 

@@ -13,13 +13,12 @@ from tpbench.cli.options import (
     Data,
     Results,
     complain,
-    open_store,
-    read_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import check_target
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
+from tpbench.results.opening import open_store, read_store
 
 
 @results_app.command("check")

@@ -31,11 +31,7 @@ def final_losses(store: RunStore, cell: Cell) -> list[float]:
 
 
 def loss_rows(store: RunStore) -> pd.DataFrame:
-    """One row per cell of a store, in the order of Table S6.
-
-    Raises:
-        TpbenchError: the store is empty.
-    """
+    """One row per cell of a store, in the order of Table S6."""
     order = table_methods("s6")
     rows = []
     for cell in choose_cells(store.summaries()).values():
@@ -48,8 +44,6 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "train_loss_std": deviation, "marks": ", ".join(cell.marks),
             }
         )  # fmt: skip
-    if not rows:
-        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
     place = {method: number for number, method in enumerate(order)}
     frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))
@@ -64,8 +58,11 @@ def loss_table(store: RunStore, form: str) -> str:
 
     Raises:
         UsageError: there is no such format.
+        TpbenchError: the store is empty.
     """
     frame = loss_rows(store)
+    if frame.empty:
+        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     if check_format(form) == "csv":
         return frame[list(_COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
     found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
