@@ -110,7 +110,11 @@ def alignment_figure(results: str, name: str, workload: str | None = None) -> Fi
     return figure
 
 
-def damping_rows(results: str, workload: str = "fashion-mnist") -> list[tuple[str, list[float]]]:
+DAMPING_WORKLOAD = "fashion-mnist"
+"""Of Table S7."""
+
+
+def damping_rows(results: str, workload: str = DAMPING_WORKLOAD) -> list[tuple[str, list[float]]]:
     """Table S7: the chosen damping of every hidden layer, per method."""
     return [(record.method, chosen_dampings(record)) for record in find_records(results, workload)]
 

@@ -17,6 +17,8 @@ from tpbench.results.tables import columns_of
 
 Row = Mapping[Hashable, Any]
 
+TITLE = "Training loss of the last epoch"
+
 NOTE = (
     "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
     "as they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the "
@@ -71,7 +73,7 @@ def loss_table(store: RunStore, form: str) -> str:
         [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
         for method in dict.fromkeys(method for method, _, _ in found)
     ]
-    return spell_table("Training loss of the last epoch", ["method", *(c.title for c in columns)], rows, form, NOTE)
+    return spell_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
 
 
 def _label(row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tpbench.engine import UsageError, unknown
+from tpbench.engine import UsageError, method_names, unknown
 from tpbench.results.location import location, near_folders
 from tpbench.results.store import RunStore
 from tpbench.workloads import get_workload, is_file, workload_names
@@ -47,4 +47,18 @@ def stored_workload(name: str, results: str) -> str:
     found = {record.definition.workload for record in store.summaries()} if store.folder_exists else set()
     if name not in found:
         raise unknown("workload", name, [*known, *sorted(found)])
+    return name
+
+
+def stored_method(name: str, store: RunStore) -> str:
+    """The name of a method that is installed, or of which a store has runs.
+
+    Raises:
+        UsageError: there is no such method; the message names what is near.
+    """
+    known = method_names()
+    if name not in known:
+        found = {record.definition.method for record in store.summaries()}
+        if name not in found:
+            raise unknown("method", name, {*known, *found})
     return name

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +22,9 @@ from tpbench.workloads import Workload, load_problem
 if TYPE_CHECKING:
     # Imports torch, and who lists sweeps trains nothing.
     from tpbench.engine import EpochReport, Trainer
+
+# What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
+_ALONE_ON_GPU = threading.Lock()
 
 WORST_ERROR = 1.0
 """What a search is told of a run whose numbers became non-finite."""
@@ -278,6 +283,10 @@ class PackJob:
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+        with _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext():
+            return self._train_to_the_end(on_epoch)
+
+    def _train_to_the_end(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
         from tpbench.engine import load_checkpoint, save_checkpoint
 
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
