@@ -11,7 +11,7 @@ from typing import Any
 from tpbench.engine import TpbenchError, check_device_precision, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
-from tpbench.results.location import absolute, location
+from tpbench.results.location import absolute, from_here, location
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
@@ -238,7 +238,7 @@ def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolde
     if all(sweep.finished for sweep in sweeps):
         board.show()
         return
-    view.say(f"starting Ray; its log: {folder.log}")
+    view.say(f"starting Ray; its log: {from_here(folder.log)}")
     with ray_running(resources, view.say) if not resources.address else nullcontext():
         from tpbench.sweeps.driver import run_queue
 
