@@ -72,11 +72,39 @@ def test_packages_are_imported_without_torch(package: str) -> None:
 
 
 def test_every_public_name_is_there() -> None:
+    import tpbench
     from tpbench import engine, results, workloads
 
-    for package in (engine, results, workloads):
+    for package in (tpbench, engine, results, workloads):
         assert all(hasattr(package, name) for name in package.__all__)
         assert not hasattr(package, "nothing_of_that_name")
+
+
+def test_the_package_is_imported_in_no_time() -> None:
+    """Nothing of it is read but its first file; what is heavy waits until a name is used."""
+    code = (
+        "import sys; before = set(sys.modules); import tpbench; from tpbench import *; "
+        "assert {'run', 'load_runs', 'TpbenchError'} <= set(dir(tpbench)); "
+        "import tpbench.engine.errors; assert TpbenchError is tpbench.engine.errors.TpbenchError; "
+        "print(' '.join(set(sys.modules) - before))"
+    )
+    alone = code.replace("from tpbench import *; ", "").replace("import tpbench.engine.errors; ", "")
+    alone = alone.replace("assert TpbenchError is tpbench.engine.errors.TpbenchError; ", "")
+    loaded = subprocess.run([sys.executable, "-c", alone], check=True, capture_output=True, text=True).stdout.split()
+    assert [name for name in loaded if name.startswith("tpbench")] == ["tpbench"]
+    assert not {"numpy", *TABLES} & set(loaded)
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"numpy", *TABLES} & set(loaded)
+
+
+def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys, tpbench; store = sys.argv[1]; tpbench.load_runs(store); tpbench.load_curves(store); "
+        "tpbench.leaderboard(store); tpbench.table(store, 's6'); tpbench.compare(store, 'bp', 'dtp'); "
+        "print([name for name in sys.argv[2:] if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(folder / "results"), *TRAINING]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,11 @@ def noise_to(path: Path) -> Iterator[TextIO]:
         stream = stack.enter_context(_redirected(1, log, sys.stdout))
         errors = stack.enter_context(_redirected(2, log, sys.stderr))
         noise = stack.enter_context(os.fdopen(os.dup(log), "w", encoding="utf-8", errors=REPLACE, buffering=1))
+        own = sys.stdout is sys.__stdout__
         known = frozenset(thread.ident for thread in threading.enumerate()) - {threading.get_ident()}
         for name, real in (("stdout", stream), ("stderr", errors)):
             stack.enter_context(_sorted_by_thread(name, real, noise, known))
-        _real = stream if sys.__stdout__ is sys.stdout else None
+        _real = stream if own else None
         try:
             yield stream
         finally:
