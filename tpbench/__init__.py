@@ -12,9 +12,10 @@ A name is imported when it is used, so that importing this takes no time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
+
+# Type checkers know it by its name; typing itself takes longer to import than this.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from tpbench.api.reading import compare, leaderboard, load_curves, load_runs, table
@@ -48,12 +49,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Not at the top: the engine's package is read then, which takes longer than all of this.
     from tpbench.engine.lazy import lazily
 
-    return lazily(globals(), _MODULES)(name)
+    found: object = lazily(globals(), _MODULES)(name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from tpbench.api.asked import Names, Place, one_name, place, several_names
@@ -177,7 +178,7 @@ def compare(
 
     for method in (first, second):
         get_method(one_name(method, "method"))
-    if detect is not None and not 0.001 <= float(detect) <= 100:
+    if detect is not None and not (isinstance(detect, Real) and 0.001 <= detect <= 100):
         raise UsageError(f"detect {detect!r}: give percentage points from 0.001 to 100")
     store = read_store(place(results))
     frame = compare_methods(store, first, second, _workloads(results, workload), detect)
@@ -198,9 +199,7 @@ def _workloads(results: Place, names: Names | None) -> list[str] | None:
     return [stored_workload(name, place(results)) for name in found]
 
 
-def _records(
-    store: RunStore, results: Place, workload: Names | None, method: Names | None
-) -> Iterator[RunRecord] | Iterable[RunRecord]:
+def _records(store: RunStore, results: Place, workload: Names | None, method: Names | None) -> Iterable[RunRecord]:
     """The runs of a store with their curves; which they are, their summaries tell."""
     workloads, methods = _workloads(results, workload), None
     if method is not None:
