@@ -26,7 +26,7 @@ def executed(notebook: Any, folder: Path) -> Any:
     # A kernel of this environment, and this checkout: it runs in another folder.
     path = os.pathsep.join(filter(None, [str(TOUR.parents[1]), os.environ.get("PYTHONPATH")]))
     client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    client.execute(env={**os.environ, "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+    client.execute(env={**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / ".ipython")})
     for cell in notebook.cells:
         # When it was executed says nothing.
         cell.metadata.pop("execution", None)

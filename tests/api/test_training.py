@@ -69,7 +69,8 @@ def test_what_a_run_records_is_a_command_that_trains_it(folder: Path) -> None:
 
 
 def test_the_best_configuration_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    first = tpbench.run("digits", "bp", BP, range(3), 1, progress=False)
+    first = tpbench.run("digits", "bp", BP, range(3), 1, data=Path("elsewhere"), progress=False)
+    assert commands() == {f"tpbench.run('digits', 'bp', {BP}, seeds='0-2', epochs=1)"}
     found = tpbench.run("digits", "bp", "best", seeds=[7], epochs=1)
     assert found.hp_lr[0] == BP["lr"]
     assert f"best configuration in results: run {min(first.id)[:8]}"[:40] in capsys.readouterr().out

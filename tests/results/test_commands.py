@@ -33,6 +33,10 @@ from tpbench.results.commands import recorded_command
             "tpbench.run('digits', 'bp', {'lr': 0.1}, seeds='0-9')",
             "tpbench.run('digits', 'bp', {'lr': 0.1}, seeds='0-9')",
         ),
+        (
+            "tpbench.run('w', 'bp', {'lr': 1}, epochs=2, results=\"/it's/x\", data='/d')",
+            "tpbench.run('w', 'bp', {'lr': 1}, epochs=2)",
+        ),
         ("tpbench.run('/home/me/wine.yaml', 'bp', {'lr': 0.1})", "tpbench.run('wine.yaml', 'bp', {'lr': 0.1})"),
         ("", ""),
         ("/", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.api.asked import (
@@ -201,5 +202,6 @@ def _run_command(names: tuple[str, str], options: Mapping[str, Any]) -> str:
     if not isinstance(options["config"], Mapping):
         return shlex.join(["tpbench", "run", *names, *options_of(options, {**_USUAL, "seeds": "0-9"})])
     others = {name: value for name, value in options.items() if name != "config" and value != _USUAL.get(name)}
-    spelled = [f"{name}={value!r}" for name, value in others.items() if value is not None]
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in others.items()}
+    spelled = [f"{name}={value!r}" for name, value in plain.items() if value is not None and value is not False]
     return f"{CALL}{', '.join([*map(repr, names), repr(options['config']), *spelled])})"

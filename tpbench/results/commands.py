@@ -14,7 +14,8 @@ _SEPARATORS = re.compile(r"[/\\]+")
 
 CALL = "tpbench.run("
 """Begins what stands for a command where no command does the same: a call with hyperparameters in it."""
-_LITERAL = re.compile(r"'([^']*)'")
+_LITERAL = re.compile(r"""(['"])(.*?)\1""")
+_PLACES = re.compile(r""", (?:results|data)=(['"]).*?\1""")
 
 _ONCE = "--fresh"
 """Asked for once: the command that continues what it began leaves it out, or would begin yet another."""
@@ -37,7 +38,8 @@ def recorded_command(command: str) -> str:
             missing), what stands before the first quote is kept.
     """
     if command.startswith(CALL):
-        return _SEPARATORS.sub("", _LITERAL.sub(lambda found: f"'{_last_component(found[1])}'", command))
+        kept = _LITERAL.sub(lambda found: f"{found[1]}{_last_component(found[2])}{found[1]}", _PLACES.sub("", command))
+        return _SEPARATORS.sub("", kept)
     try:
         tokens = shlex.split(command)
     except ValueError:
