@@ -131,18 +131,18 @@ def test_two_threads_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         both.wait(60)
         return before(self, heard)
 
-    monkeypatch.setattr(PackJob, "_train", train)
     frames: dict[int, Any] = {}
 
     def work(seed: int) -> None:
         frames[seed] = tpbench.run("digits", "bp", BP, [seed], 1, results=f"of-{seed}", progress=False)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(PackJob, "_train", train)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     alone = tpbench.run("digits", "bp", BP, range(2), 1, results="alone", progress=False)
     assert [frames[seed].test_error[0] for seed in (0, 1)] == list(alone.test_error)
 
