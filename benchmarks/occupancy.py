@@ -31,10 +31,10 @@ from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.driver import run_queue
 from tpbench.sweeps.packs import HandedPack
-from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.packs import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
+from tpbench.training.quiet import noise_to
 from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64

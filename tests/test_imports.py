@@ -83,6 +83,28 @@ def test_every_public_name_is_there() -> None:
         assert not hasattr(package, "nothing_of_that_name")
 
 
+def loaded_by(code: str) -> set[str]:
+    """The modules that some code loads."""
+    code = f"import sys; before = set(sys.modules); {code}; print(*(set(sys.modules) - before))"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_the_package_is_imported_in_no_time() -> None:
+    """Nothing of it is read but its first file; what is heavy waits until a name is used."""
+    assert loaded_by("import tpbench; assert 'load_runs' in dir(tpbench)") <= {"tpbench", "__future__"}
+    assert not {"numpy", *TABLES} & loaded_by("from tpbench import *; run, load_runs, TpbenchError")
+
+
+def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys, tpbench; store = sys.argv[1]; tpbench.load_runs(store); tpbench.load_curves(store); "
+        "tpbench.leaderboard(store); tpbench.table(store, 's6'); tpbench.compare(store, 'bp', 'dtp'); "
+        "print([name for name in sys.argv[2:] if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(folder / "results"), *TRAINING]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.engine import get_method, method_names, method_title
 

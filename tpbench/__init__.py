@@ -1,17 +1,64 @@
-"""tpbench: is this learning rule really better than that one?"""
+"""tpbench: is this learning rule really better than that one?
+
+The command line is ``tpbench``; from Python, stores are read as data frames and runs are trained:
+
+    import tpbench
+
+    tpbench.run("digits", "bp", seeds=range(3))
+    tpbench.leaderboard("results")
+
+A name is imported when it is used, so that importing this takes no time.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.2.0"
 
-# What follows asks for the version.
-from tpbench.engine.lazy import lazily
+# Type checkers know it by its name; typing itself takes longer to import than this.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from tpbench.results.modules import load_network
+    from tpbench.api.networks import load_network
+    from tpbench.api.reading import compare, leaderboard, load_curves, load_runs, table
+    from tpbench.api.training import run, sweep
+    from tpbench.engine.errors import TpbenchError, UsageError
 
-__getattr__ = lazily(globals(), {"load_network": "tpbench.results.modules"})
+_READING, _TRAINING, _ERRORS = "tpbench.api.reading", "tpbench.api.training", "tpbench.engine.errors"
+_MODULES = {
+    "TpbenchError": _ERRORS,
+    "UsageError": _ERRORS,
+    "compare": _READING,
+    "leaderboard": _READING,
+    "load_curves": _READING,
+    "load_network": "tpbench.api.networks",
+    "load_runs": _READING,
+    "run": _TRAINING,
+    "sweep": _TRAINING,
+    "table": _READING,
+}
 
-__all__ = ["__version__", "load_network"]
+__all__ = [
+    "TpbenchError",
+    "UsageError",
+    "__version__",
+    "compare",
+    "leaderboard",
+    "load_curves",
+    "load_network",
+    "load_runs",
+    "run",
+    "sweep",
+    "table",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Not at the top: the engine's package is read then, which takes longer than all of this.
+    from tpbench.engine.lazy import lazily
+
+    found: object = lazily(globals(), _MODULES)(name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,9 +14,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-# Left out of the navigation where they are not there (yet); any other page of the navigation must be.
-OPTIONAL = {"api.md", "networks.md", "notebook.md", "python.md", "tracking.md"}
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
@@ -29,19 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for uri, text in made.items():
         files.append(File.generated(config, uri, content=text))
-    if config.nav:
-        config.nav = _there(config.nav, {file.src_uri for file in files})
     return files
-
-
-def _there(entry: Any, uris: set[str]) -> Any:
-    """The navigation without the optional pages that are absent."""
-    if isinstance(entry, list):
-        kept = [_there(part, uris) for part in entry]
-        return [part for part in kept if part]
-    if isinstance(entry, dict):
-        return {title: kept for title, part in entry.items() if (kept := _there(part, uris))}
-    return None if entry in OPTIONAL - uris else entry
 
 
 def on_page_content(html: str, **_: Any) -> str:

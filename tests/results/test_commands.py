@@ -29,6 +29,15 @@ from tpbench.results.commands import recorded_command
         ("tpbench run mnist bp --config folder/", "tpbench run mnist bp --config folder"),
         ("tpbench run mnist bp --config '/home/my secret", "tpbench run mnist bp --config"),
         ("tpbench run a/--results b", "tpbench run"),
+        (
+            "tpbench.run('digits', 'bp', {'lr': 0.1}, seeds='0-9')",
+            "tpbench.run('digits', 'bp', {'lr': 0.1}, seeds='0-9')",
+        ),
+        (
+            "tpbench.run('w', 'bp', {'lr': 1}, epochs=2, results=\"/it's/x\", data='/d')",
+            "tpbench.run('w', 'bp', {'lr': 1}, epochs=2)",
+        ),
+        ("tpbench.run('/home/me/wine.yaml', 'bp', {'lr': 0.1})", "tpbench.run('wine.yaml', 'bp', {'lr': 0.1})"),
         ("", ""),
         ("/", ""),
     ],
@@ -38,7 +47,20 @@ def test_places_of_the_machine_are_not_recorded(command: str, recorded: str) -> 
 
 
 words = st.sampled_from(
-    ["tpbench", "run", "--results", "--data=x", "--config", "/a/b c", "a/--data", "=", "'", '"', "\\"]
+    [
+        "tpbench",
+        "tpbench.run('a/b',",
+        "run",
+        "--results",
+        "--data=x",
+        "--config",
+        "/a/b c",
+        "a/--data",
+        "=",
+        "'",
+        '"',
+        "\\",
+    ]
 )
 
 

@@ -132,7 +132,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: RunStore, monkeypatch:
     with pytest.raises(UsageError, match="3 runs begin so: "):
         find_record(store, "01234567")
     with pytest.raises(UsageError, match=r"there is no such folder.*did you mean '.*results'"):
-        find_record(RunStore(store.folder.parent / "resluts"), "01234567")
+        tpbench.load_network(store.folder.parent / "resluts", "01234567")
 
 
 def test_check_names_damage_and_takes_orphans_for_no_harm(store: RunStore, tpbench_inside: Inside) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Inside
 from tpbench.engine import UsageError
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.sweeps.campaign import choose_final_seeds
+from tpbench.sweeps.options import choose_final_seeds
 
 DEFINITION = SweepDefinition("digits", "bp", "f", {"lr": ["constant", 1.0]}, 2, 7, (0, 1), 0, 2, 3)
 

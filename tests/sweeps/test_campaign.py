@@ -17,8 +17,9 @@ from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_status
 from tpbench.sweeps import campaign
-from tpbench.sweeps.campaign import SweepOptions, SweepResult, run_sweeps
+from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.options import SweepOptions
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.packs import Outcome, PackSettings
 from tpbench.training.sizing import Sizing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,14 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
     assert [part.seeds for part in processes.parts_of(again)] == [(1, 2)]
 
 
-def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do they run the script again that called, as processes of multiprocessing would."""
+    script = tmp_path / "script.py"
+    script.write_text(f"open({str(tmp_path / 'ran-again')!r}, 'w')")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     configuration = published_configuration(WORKLOADS["mnist"], "bp")
     nowhere = plan_seeds(WORKLOADS["mnist"], "bp", configuration, (0,), 1, PUBLISHED)
     parts = [digits_plan("bp", (0, 1)), nowhere]
@@ -43,6 +51,7 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path: Pa
     heard: dict[int, processes.Progress] = {}
     with pytest.raises(TpbenchError, match="mnist"):
         processes.train_side_by_side(parts, settings, heard.__setitem__)
+    assert not (tmp_path / "ran-again").exists()
     assert heard == {0: processes.Progress(3, 3, heard[0].best)}
     alone = PackSettings(str(tmp_path / "alone"), keep_networks=True)
     PackJob(parts[0], alone).run()

@@ -18,7 +18,6 @@ from tpbench.cli.options import (
     Device,
     MethodName,
     Results,
-    check_precision,
     complain,
     parse_names,
 )
@@ -28,6 +27,7 @@ from tpbench.engine import (
     UsageError,
     all_methods,
     check_device_precision,
+    check_precision,
     get_method,
     method_names,
     unknown,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +12,13 @@ import typer
 from typer.core import TyperCommand
 
 from tpbench.cli import completion
-from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_device_precision, method_names, unknown
+from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
-from tpbench.results.location import location, near_folders
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
-from tpbench.training.tracking.targets import TRACKERS, parse_target, resolve_targets
-from tpbench.workloads import get_workload, is_file, workload_names
+from tpbench.training.tracking.targets import TRACKERS, parse_target
+from tpbench.workloads import get_workload
 
 
 def _known_workload(name: str) -> str:
@@ -99,19 +97,6 @@ Epochs = Annotated[
     int | None,
     typer.Option(min=1, max=1_000_000, help="Joint epochs.", show_default="the workload's, 100 in the paper"),
 ]
-
-
-def check_precision(precision: str, what: str = "precision") -> str:
-    """A precision that is known; ``what`` it is, its option says.
-
-    Raises:
-        UsageError: it is unknown; the message names what is near.
-    """
-    if precision == "bfloat16":
-        raise UsageError(f"unknown {what} 'bfloat16': did you mean 'bf16'?")
-    if precision not in PRECISIONS:
-        raise unknown(what, precision, PRECISIONS)
-    return precision
 
 
 def _known_precision(name: str) -> str:
@@ -200,76 +185,17 @@ class OptionalFile(TyperCommand):
         return super().parse_args(ctx, spelled)
 
 
-def open_store(results: str) -> RunStore:
-    """The store of a folder or URL; a file of that name is a slip of the user's."""
-    folder = location(results)
-    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--results '{results}': this is a file, a folder is needed")
-    return RunStore(folder)
-
-
-def read_store(results: str) -> RunStore:
-    """The store of commands that only read: where nothing is, the name is a slip.
-
-    Raises:
-        UsageError: there is no such folder; the message names what is near.
-    """
-    store = open_store(results)
-    if not store.folder_exists:
-        near = near_folders(store.folder)
-        hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
-        raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
-    return store
-
-
-def stored_workload(name: str, results: str) -> str:
-    """The name that a workload has in a store: it may be given as a file, or be known from the store's runs alone.
-
-    Raises:
-        UsageError: there is no such workload; the message names what is near.
-    """
-    if is_file(name):
-        return get_workload(name).name
-    known = workload_names()
-    if name in known:
-        return name
-    store = open_store(results)
-    found = {record.definition.workload for record in store.summaries()} if store.folder_exists else set()
-    if name not in found:
-        raise unknown("workload", name, [*known, *sorted(found)])
-    return name
-
-
 def make_settings(
     results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
-    keep_networks: bool = False,
+    keep_networks: bool = False, track: Sequence[str] | None = None,
 ) -> Any:  # fmt: skip
-    """What a command was asked for, as packs are trained with it.
+    """:func:`tpbench.training.settings.make_settings` for the command that was typed."""
+    from tpbench.training.settings import make_settings
 
-    Args:
-        device: None where it is found out later, as on a cluster; it is checked then whether it knows the precision.
-    """
-    from tpbench.training.devices import choose_device
-    from tpbench.training.packs import PackSettings
-
-    chosen = "cpu" if device is None else choose_device(device)
-    if device is not None:
-        check_device_precision(precision, chosen)
-    open_store(results)
-    command = shlex.join(["tpbench", *sys.argv[1:]])
-    return PackSettings(
-        results, str(data) if data else None, precision, chosen, checkpoint_every, command,
-        offline=offline, keep_networks=keep_networks,
+    return make_settings(
+        results, data, precision, device, checkpoint_every, offline, shlex.join(["tpbench", *sys.argv[1:]]),
+        keep_networks=keep_networks, track=track or (),
     )  # fmt: skip
-
-
-def tracked(settings: Any, track: list[str] | None) -> Any:
-    """The settings with what ``--track`` asked for.
-
-    Raises:
-        UsageError: a tracker's package is missing, or its place makes no sense here.
-    """
-    return replace(settings, track=resolve_targets(track or (), settings.results))
 
 
 def complain(message: str) -> None:

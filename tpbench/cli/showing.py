@@ -20,8 +20,6 @@ from tpbench.cli.options import (
     Results,
     WorkloadName,
     complain,
-    read_store,
-    stored_workload,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, all_methods, method_source, unknown
@@ -29,7 +27,8 @@ from tpbench.engine.files import check_target
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
 from tpbench.results.formats import check_format, listing
-from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES
+from tpbench.results.opening import read_store, stored_workload
+from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
@@ -129,9 +128,7 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """A table computed from the store: the paper's beside its numbers, or the training losses at the end."""
-    name = name.lower()
-    if name not in TABLES:
-        raise unknown("table", name, TABLES)
+    name = check_table(name)
     check_format(form)
     store = read_store(results)
     if name == DAMPING_TABLE:
@@ -150,11 +147,10 @@ def table(
 
 
 def _damping_table(results: str, form: str) -> str:
-    from tpbench.reports.figures import damping_rows
-    from tpbench.results.paper import paper_dampings
+    from tpbench.reports.figures import damping_entries
     from tpbench.results.rendering import damping_table
 
-    return damping_table([(m, d, paper_dampings(m)) for m, d in damping_rows(results)], form)
+    return damping_table(damping_entries(results), form)
 
 
 @app.command("leaderboard", cls=OptionalFile)
@@ -215,7 +211,7 @@ def compare(
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
-    frame = compare_methods(store, first, second, workload, detect)
+    frame = compare_methods(store, first, second, [workload] if workload else None, detect)
     if frame.empty:
         where = f" on {workload}" if workload else ""
         raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}")

@@ -34,16 +34,13 @@ from tpbench.cli.options import (
     Workloads,
     complain,
     make_settings,
-    open_store,
     parse_names,
     print_records,
-    read_store,
-    tracked,
 )
-from tpbench.engine import TpbenchError, method_names, unknown
-from tpbench.results import RunRecord
+from tpbench.engine import method_names
 from tpbench.results.budgets import OBJECTIVES
 from tpbench.results.formats import listing
+from tpbench.results.opening import read_store
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.workloads import WORKLOADS
 
@@ -88,27 +85,20 @@ def sweep(
     track: Track = None,
 ) -> None:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
-    from tpbench.search.halving import check_factor
-    from tpbench.sweeps.campaign import SweepOptions, choose_final_seeds, run_sweeps
-    from tpbench.sweeps.cluster import choose_resources
+    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.sweeps.options import choose_options
     from tpbench.training.choice import choose_all
-    from tpbench.training.sizing import parse_pack
 
     cells, left = choose_all(workload, method)
-    if objective not in OBJECTIVES:
-        raise unknown("objective", objective, OBJECTIVES)
     for line in left:
         complain(f"left out: {line}")
-    options = SweepOptions(
-        trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
-        choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
-        search_precision or "",
+    options = choose_options(
+        trials, seeds=seeds, final_seeds=final_seeds, epochs=epochs, space=space, objective=objective, halving=halving,
+        cpus=cpus, gpus=gpus, address=address, pack=pack, search_seed=search_seed, fresh=fresh,
+        accept_failures=accept_failures, search_precision=search_precision,
     )  # fmt: skip
-    settings = make_settings(results, data, precision, None, checkpoint_every, offline, keep_networks)
-    settings = tracked(settings, track)
+    settings = make_settings(results, data, precision, None, checkpoint_every, offline, keep_networks, track)
     found = run_sweeps(cells, options, settings)
-    if keep_networks:
-        _warn_unkept(results, [record for one in found for record in one.records])
     if len(found) > 1:
         print(_render_results(found), end="")
         for one in found:
@@ -117,21 +107,12 @@ def sweep(
         if any(one.failure for one in found):
             raise typer.Exit(1)
         return
-    if found[0].failure:
-        raise TpbenchError(f"the sweep {found[0].name} has failed: {found[0].failure}")
+    require_success(found)
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
         print(f"  {name}: {value:g}")
     only = found[0].cell
     print_records(found[0].records, only.method, only.workload.name)
-
-
-def _warn_unkept(results: str, records: Sequence[RunRecord]) -> None:
-    """Say of how many runs the networks could not be kept."""
-    from tpbench.training.networks import spell_unkept, unkept
-
-    if count := unkept(open_store(results), records):
-        complain(spell_unkept(count))
 
 
 def _render_results(results: Sequence[Any]) -> str:
@@ -192,12 +173,11 @@ def run(
     from tpbench.training.running import run_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks)
-    settings = tracked(settings, track)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks, track)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
-    if chosen.note:
-        print(chosen.note)
-    records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings)
+    records = run_seeds(
+        cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings, note=chosen.note
+    )  # fmt: skip
     print_records(records, method, cell.workload.name)
 
 
@@ -236,8 +216,9 @@ def reproduce(
     resources = choose_resources(cpus, gpus, address)
     # A plan alone downloads nothing.
     device = None if resources.address else "cuda" if resources.gpus else "cpu"
-    settings = make_settings(results, data, precision, device, checkpoint_every, offline or dry_run, keep_networks)
-    settings = tracked(settings, track)
+    settings = make_settings(
+        results, data, precision, device, checkpoint_every, offline or dry_run, keep_networks, track
+    )
     limit = parse_budget(budget) if budget else None
     names = parse_names(workloads, WORKLOADS, "workload") if workloads else None
     rules = parse_names(methods, method_names(), "method") if methods else None

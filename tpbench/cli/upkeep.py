@@ -14,8 +14,6 @@ from tpbench.cli.options import (
     Results,
     Track,
     complain,
-    open_store,
-    read_store,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError
@@ -23,6 +21,7 @@ from tpbench.engine.files import check_target
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
+from tpbench.results.opening import open_store, read_store
 from tpbench.training.tracking.targets import resolve_targets
 
 

@@ -23,7 +23,14 @@ from tpbench.engine.methods import (
     method_source,
     method_title,
 )
-from tpbench.engine.protocol import CURVES, PRECISIONS, PROTOCOL_VERSION, MemberHistory, check_device_precision
+from tpbench.engine.protocol import (
+    CURVES,
+    PRECISIONS,
+    PROTOCOL_VERSION,
+    MemberHistory,
+    check_device_precision,
+    check_precision,
+)
 
 if TYPE_CHECKING:
     from tpbench.engine.checkpoints import load_checkpoint, save_checkpoint
@@ -66,6 +73,7 @@ __all__ = [
     "all_methods",
     "check_configuration",
     "check_device_precision",
+    "check_precision",
     "example_configuration",
     "get_method",
     "load_checkpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tpbench.engine.errors import UsageError
+from tpbench.engine.errors import UsageError, unknown
 
 PROTOCOL_VERSION = 1
 """Changes whenever the same definition of a run would give other numbers; part of what names a run."""
@@ -14,6 +14,19 @@ PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32", "bf
 """By name, torch's name of the type that numbers have. ``tf32``: float32 whose products on a GPU keep 10 bits of the
 mantissa. ``bf16``: the operands of large products are rounded to bfloat16 (:mod:`tpbench.engine.products`). Neither is
 used unless asked for."""
+
+
+def check_precision(precision: str, what: str = "precision") -> str:
+    """A precision that is known; ``what`` it is, its option says.
+
+    Raises:
+        UsageError: it is unknown; the message names what is near.
+    """
+    if precision == "bfloat16":
+        raise UsageError(f"unknown {what} 'bfloat16': did you mean 'bf16'?")
+    if precision not in PRECISIONS:
+        raise unknown(what, precision, PRECISIONS)
+    return precision
 
 
 def why_not(precision: str, device: str, *, here: bool = True) -> str:

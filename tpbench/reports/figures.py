@@ -15,6 +15,8 @@ from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.location import location
+from tpbench.results.paper import paper_dampings
+from tpbench.results.rendering import DampingRow
 from tpbench.training.aligning import AlignmentRecord, read_alignments
 
 _WINDOW = 10
@@ -108,9 +110,18 @@ def alignment_figure(results: str, name: str, workload: str | None = None) -> Fi
     return figure
 
 
-def damping_rows(results: str, workload: str = "fashion-mnist") -> list[tuple[str, list[float]]]:
+DAMPING_WORKLOAD = "fashion-mnist"
+"""Of Table S7."""
+
+
+def damping_rows(results: str, workload: str = DAMPING_WORKLOAD) -> list[tuple[str, list[float]]]:
     """Table S7: the chosen damping of every hidden layer, per method."""
     return [(record.method, chosen_dampings(record)) for record in find_records(results, workload)]
+
+
+def damping_entries(results: str) -> list[DampingRow]:
+    """The same beside the paper's."""
+    return [(method, found, paper_dampings(method)) for method, found in damping_rows(results)]
 
 
 def null_space_figure() -> Figure:

@@ -2,7 +2,8 @@
 
 ``found`` of a run is a mapping with
 
-- ``by``: ``published`` (the authors' configuration), ``file`` (of the user's) or ``search``;
+- ``by``: ``published`` (the authors' configuration), ``file`` (of the user's), ``python`` (given to ``tpbench.run``) or
+  ``search``;
 - of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective``, ``space`` (digest of the search space),
   ``halving`` (the factor, where packs were brackets), ``search_precision`` (where it is not the run's own), ``role``
   (``search`` for a run that the search itself trained, ``final`` for the runs of the chosen configuration) and
@@ -21,6 +22,7 @@ OBJECTIVES = (DEFAULT_OBJECTIVE, "validation_loss", "train_loss")
 
 PUBLISHED: Mapping[str, Any] = {"by": "published"}
 FROM_FILE: Mapping[str, Any] = {"by": "file"}
+FROM_PYTHON: Mapping[str, Any] = {"by": "python"}
 
 
 def by_search(
@@ -74,7 +76,7 @@ class Budget:
     """What finding a configuration cost, as far as comparing methods fairly needs it."""
 
     by: str
-    """``published``, ``file``, ``search`` or ``unknown``."""
+    """``published``, ``file``, ``python``, ``search`` or ``unknown``."""
     trials: int = 0
     epochs: int = 0
     objective: str = ""
@@ -103,7 +105,7 @@ def budget_of(found: Mapping[str, Any]) -> Budget:
             by, int(found.get("trials", 0)), int(found.get("epochs", 0)), str(found.get("objective", "")),
             int(found.get("halving", 0)), str(found.get("search_precision", "")),
         )  # fmt: skip
-    return Budget(str(by)) if by in ("published", "file") else UNKNOWN
+    return Budget(str(by)) if by in ("published", "file", "python") else UNKNOWN
 
 
 def check_found(found: Any) -> dict[str, Any]:

@@ -12,6 +12,11 @@ _OF_ONE_MACHINE = ("--results", "--data", "--address", "--output", "--track")
 _SEPARATORS = re.compile(r"[/\\]+")
 
 
+CALL = "tpbench.run("
+"""Begins what stands for a command where no command does the same: a call with hyperparameters in it."""
+_LITERAL = re.compile(r"""(['"])(.*?)\1""")
+_PLACES = re.compile(r""", (?:results|data)=(['"]).*?\1""")
+
 _ONCE = "--fresh"
 """Asked for once: the command that continues what it began leaves it out, or would begin yet another."""
 
@@ -29,9 +34,12 @@ def recorded_command(command: str) -> str:
     """A command without the places of the machine that it ran on.
 
     Args:
-        command: as a shell would read it; of one that no shell reads (a quote is missing), what stands before the
-            first quote is kept.
+        command: as a shell would read it, or a call of Python's (:data:`CALL`); of one that no shell reads (a quote is
+            missing), what stands before the first quote is kept.
     """
+    if command.startswith(CALL):
+        kept = _LITERAL.sub(lambda found: f"{found[1]}{_last_component(found[2])}{found[1]}", _PLACES.sub("", command))
+        return _SEPARATORS.sub("", kept)
     try:
         tokens = shlex.split(command)
     except ValueError:

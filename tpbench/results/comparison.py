@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,14 @@ from tpbench.results.statistics import Comparison, corrected
 from tpbench.results.store import RunStore
 
 _BUDGETS = {True: "same", False: "differ", None: "unknown"}
+
+
+COLUMNS = (
+    "workload", "data", "first_mean", "first_std", "first_seeds", "first_diverged", "second_mean", "second_std",
+    "second_seeds", "second_diverged", "shared_seeds", "difference", "test", "p", "p_holm", "detectable", "seeds_for",
+    "same_epochs", "budgets", "first_budget", "second_budget", "verdict",
+)  # fmt: skip
+"""Of :func:`compare_methods`."""
 
 
 def verdict(first: Cell, second: Cell, found: Comparison) -> str:
@@ -31,13 +39,16 @@ def verdict(first: Cell, second: Cell, found: Comparison) -> str:
 
 
 def compare_methods(
-    store: RunStore, first: str, second: str, workload: str | None = None, detect: float | None = None
+    store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, detect: float | None = None
 ) -> pd.DataFrame:
     """One row per workload (and kind of data) with both methods; errors in per cent.
 
     ``difference`` is the first method minus the second; ``test`` says which test gave ``p``, ``p_holm`` corrects it for
     the number of workloads. ``detectable`` is the smallest difference that the test would have shown with power 0.8,
     ``seeds_for`` the shared seeds with which a difference of ``detect`` points would show (None without ``detect``).
+
+    Args:
+        workloads: only these, and corrected for their number; None: all.
 
     Raises:
         UsageError: both are the same method.
@@ -48,14 +59,14 @@ def compare_methods(
     pairs = {
         (name, label): (cell, cells[name, label, second])
         for (name, label, method), cell in sorted(cells.items())
-        if method == first and (name, label, second) in cells and workload in (None, name)
+        if method == first and (name, label, second) in cells and (workloads is None or name in workloads)
     }
     tests = {" ".join(key): compare_cells(*pair) for key, pair in pairs.items()}
     adjusted = corrected(tests)
     rows = [
         _row(*pair, tests[" ".join(key)], adjusted[" ".join(key)], detect) for key, pair in pairs.items()
     ]  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, detect: float | None) -> dict[str, Any]:
@@ -70,6 +81,15 @@ def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, det
         "first_budget": str(first.budget), "second_budget": str(second.budget),
         "verdict": verdict(first, second, adjusted),
     }  # fmt: skip
+
+
+def note_of(first: str, second: str, *, several: bool) -> str:
+    """What the numbers of a comparison are, of one workload or of several."""
+    note = (
+        f"Test error (%). difference: {first} - {second}. would show: the difference that this test shows four "
+        "times in five (power 0.8)."
+    )
+    return note + (" The verdict corrects for the number of workloads (Holm)." if several else "")
 
 
 def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: float | None) -> str:
@@ -88,13 +108,7 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
         if detect:
             line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
         rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])
-    note = (
-        f"Test error (%). difference: {first} - {second}. would show: the difference that this test shows four "
-        "times in five (power 0.8)."
-    )
-    if several:
-        note += " The verdict corrects for the number of workloads (Holm)."
-    return spell_table(f"{first} against {second}", header, rows, "text", note)
+    return spell_table(f"{first} against {second}", header, rows, "text", note_of(first, second, several=several))
 
 
 def _side(row: Mapping[Hashable, Any], which: str) -> str:

@@ -6,7 +6,6 @@ import difflib
 import re
 
 from tpbench.engine import UsageError
-from tpbench.results.location import near_folders
 from tpbench.results.runs import ID_PATTERN, RunRecord
 from tpbench.results.store import RunStore
 
@@ -17,13 +16,9 @@ def find_record(store: RunStore, text: str) -> RunRecord:
     """The run that an id or at least its first 8 digits name.
 
     Raises:
-        UsageError: there is no store, no such run, or several; the message names what is near.
+        UsageError: there is no such run, or there are several; the message names what is near.
         TpbenchError: it cannot be read.
     """
-    if not store.folder_exists:
-        near = near_folders(store.folder)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"{store.folder}: there is no such folder, so it holds no run{hint}")
     wanted = text.strip().lower()
     if not _BEGINNING.fullmatch(wanted):
         raise UsageError(f"run '{text}': write the 24 hex digits that name the run's file, or at least the first 8")

@@ -115,6 +115,12 @@ def _object_bytes(path: Any) -> bytes:
     return bytes(path.fs.cat_file(path.path, **options))
 
 
+def from_here(path: Path) -> Path:
+    """A path as short as it can be written: without the current folder, where it lies in that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def absolute(text: str) -> str:
     """The same location for a process that runs in another folder or on another machine."""
     found = location(text)

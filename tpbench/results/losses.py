@@ -17,6 +17,8 @@ from tpbench.results.tables import columns_of
 
 Row = Mapping[Hashable, Any]
 
+TITLE = "Training loss of the last epoch"
+
 NOTE = (
     "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
     "as they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the "
@@ -31,11 +33,7 @@ def final_losses(store: RunStore, cell: Cell) -> list[float]:
 
 
 def loss_rows(store: RunStore) -> pd.DataFrame:
-    """One row per cell of a store, in the order of Table S6.
-
-    Raises:
-        TpbenchError: the store is empty.
-    """
+    """One row per cell of a store, in the order of Table S6."""
     order = table_methods("s6")
     rows = []
     for cell in choose_cells(store.summaries()).values():
@@ -48,8 +46,6 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "train_loss_std": deviation, "marks": ", ".join(cell.marks),
             }
         )  # fmt: skip
-    if not rows:
-        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
     place = {method: number for number, method in enumerate(order)}
     frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))
@@ -64,8 +60,11 @@ def loss_table(store: RunStore, form: str) -> str:
 
     Raises:
         UsageError: there is no such format.
+        TpbenchError: the store is empty.
     """
     frame = loss_rows(store)
+    if frame.empty:
+        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     if check_format(form) == "csv":
         return frame[list(_COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
     found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
@@ -74,7 +73,7 @@ def loss_table(store: RunStore, form: str) -> str:
         [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
         for method in dict.fromkeys(method for method, _, _ in found)
     ]
-    return spell_table("Training loss of the last epoch", ["method", *(c.title for c in columns)], rows, form, NOTE)
+    return spell_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
 
 
 def _label(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
-from tpbench.results.runs import NewerFormat, percent
+from tpbench.results.runs import NewerFormat, RunRecord, percent
 from tpbench.results.store import RunStore, read_run
 
 if TYPE_CHECKING:
@@ -153,12 +154,19 @@ def merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:
     return copied, problems
 
 
-def export_frame(store: RunStore) -> pd.DataFrame:
+EXPORT_COLUMNS = (
+    "id", "workload", "data", "method", "seed", "epochs", "protocol", "status", "selected_epoch", "train_error",
+    "validation_error", "test_error", "precision", "method_source", "workload_source", "wall_time_s", "pack_members",
+)  # fmt: skip
+"""Of every export; the hyperparameters and origins of its runs follow."""
+
+
+def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per run: definition, hyperparameters as ``hp_*``, errors in per cent at the selected epoch, origin."""
     import pandas as pd
 
     rows = []
-    for record in store.records():
+    for record in records:
         d, history = record.definition, record.history
         rows.append(
             {
@@ -175,7 +183,7 @@ def export_frame(store: RunStore) -> pd.DataFrame:
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
 
 
 def _flat(value: object) -> object:
@@ -191,7 +199,7 @@ def export_runs(store: RunStore, path: Path, form: str) -> int:
         TpbenchError: the file cannot be written.
     """
     form = export_format(path, form)
-    frame = export_frame(store)
+    frame = export_frame(store.records())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if form == "csv":

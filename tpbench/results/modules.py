@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tpbench.engine.files import atomic_write, check_target
 from tpbench.results.finding import find_record
-from tpbench.results.location import location
 from tpbench.results.networks import EXPORTS, TrainedNetwork, network_of
 from tpbench.results.store import RunStore
 
@@ -68,29 +67,6 @@ def sequential(network: TrainedNetwork, *, normalise: bool = True) -> nn.Sequent
     return made
 
 
-def load_network(
-    results: str | Path, run_id: str, *, normalise: bool = True, device: torch.device | str = "cpu"
-) -> nn.Sequential:
-    """The network of a run after its selected epoch, the one whose test error is the run's.
-
-    Args:
-        results: the store, a folder or URL.
-        run_id: the run's id, or at least its first 8 digits.
-        normalise: the network takes numbers as the data set stores them (images of built-in data sets: whole numbers, 0
-            to 255, digits 0 to 16) in samples of any shape (B, ...); otherwise inputs that are normalised already.
-        device: where its parameters are.
-
-    Returns:
-        ``Sequential(Inputs, Linear, Tanh, ..., Linear)`` with outputs (B, classes), logits, in the run's precision.
-
-    Raises:
-        UsageError: there is no such store or run, or several begin so.
-        TpbenchError: the network was not kept, is damaged, or comes from another training of the run.
-    """
-    store = RunStore(location(str(results)))
-    return sequential(network_of(store, find_record(store, run_id)), normalise=normalise).to(device)
-
-
 def export_network(store: RunStore, run_id: str, path: Path) -> TrainedNetwork:
     """Write the forward parameters of a run's network to a file that ``Sequential.load_state_dict`` takes.
 
@@ -98,7 +74,9 @@ def export_network(store: RunStore, run_id: str, path: Path) -> TrainedNetwork:
         path: ``.safetensors``, ``.pt`` (tensors alone, for ``torch.load(weights_only=True)``) or ``.npz``.
 
     Raises:
-        UsageError, TpbenchError: as of :func:`load_network`; or the file cannot be written.
+        UsageError: there is no such run, several begin so, or the file's name has another ending.
+        TpbenchError: the network was not kept, is damaged, or comes from another training of the run; or the file
+            cannot be written.
     """
     check_target(path, EXPORTS)
     network = network_of(store, find_record(store, run_id))

@@ -21,6 +21,17 @@ TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE)
 """Every table that can be made."""
 
 
+def check_table(name: str) -> str:
+    """The name of one of :data:`TABLES`, which may be written in capitals.
+
+    Raises:
+        UsageError: there is no such table.
+    """
+    if name.lower() not in TABLES:
+        raise unknown("table", name.lower(), TABLES)
+    return name.lower()
+
+
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
     return dict(yaml.safe_load(files("tpbench.results").joinpath("paper_tables.yaml").read_text(encoding="utf-8")))

@@ -164,25 +164,33 @@ def render(table: ErrorTable, form: str) -> str:
         UsageError: there is no such format.
     """
     if check_format(form) == "csv":
-        return table_rows(table).to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        rows = table_rows(table).drop(columns="marks")
+        return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)
 
 
-def damping_table(rows: Sequence[tuple[str, Sequence[float], Sequence[float] | None]], form: str) -> str:
+DampingRow = tuple[str, Sequence[float], Sequence[float] | None]
+"""Method, its chosen damping of every hidden layer, and the paper's where it prints some."""
+
+
+def damping_frame(rows: Sequence[DampingRow]) -> pd.DataFrame:
+    """Table S7 as one row per method and hidden layer (from 1)."""
+    found = [
+        {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
+        for method, found, printed in rows
+        for k, value in enumerate(found)
+    ]
+    return pd.DataFrame(found, columns=["method", "layer", "damping", "paper"])
+
+
+def damping_table(rows: Sequence[DampingRow], form: str) -> str:
     """Table S7 in one of the formats: the chosen damping per method and hidden layer, the paper's in brackets.
 
     Raises:
         UsageError: there is no such format.
     """
     if check_format(form) == "csv":
-        frame = pd.DataFrame(
-            [
-                {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
-                for method, found, printed in rows
-                for k, value in enumerate(found)
-            ]
-        )
-        return frame.to_csv(index=False, lineterminator="\n")
+        return damping_frame(rows).to_csv(index=False, lineterminator="\n")
     layers = max(len(found) for _, found, _ in rows)
     header = ["method", *(f"layer {k + 1}" for k in range(layers))]
     body = []

@@ -137,7 +137,7 @@ def columns_of(pairs: Iterable[tuple[str, str]]) -> list[Column]:
 
 
 def table_rows(table: ErrorTable) -> pd.DataFrame:
-    """One row per entry with plain numbers: what ``--format csv`` writes."""
+    """One row per entry with plain numbers: what ``--format csv`` writes, and ``marks``, how it departs."""
     rows = []
     for method in table.rows:
         for column in table.columns:
@@ -154,7 +154,7 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "p_paper": entry.p_paper, "best": entry.best,
                     "p_best": entry.standing.p if entry.standing else None,
                     **_test_columns(entry), "precision": cell.precision if cell else None,
-                    "configuration_from": str(cell.budget) if cell else None,
+                    "configuration_from": str(cell.budget) if cell else None, "marks": ", ".join(entry.marks),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})

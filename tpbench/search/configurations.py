@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tpbench.engine import UsageError, method_source
+from tpbench.engine import UsageError, get_method, method_source
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.budgets import FROM_FILE, PUBLISHED, retold
+from tpbench.results.budgets import FROM_FILE, FROM_PYTHON, PUBLISHED, retold
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_PRECISION, canonical_json, digest
 from tpbench.results.statistics import FEWEST
@@ -33,10 +33,10 @@ class FoundConfiguration:
 
 
 def find_configuration(
-    cell: CellChoice, config: str, results: str, data: Path | None, *, offline: bool = True,
+    cell: CellChoice, config: str | Mapping[str, object], results: str, data: Path | None, *, offline: bool = True,
     precision: str = DEFAULT_PRECISION,
 ) -> FoundConfiguration:  # fmt: skip
-    """``published``, ``best`` (of the store, on the data at hand) or a file.
+    """``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
 
     Args:
         offline: whether ``best`` may not download the data set, should it be missing.
@@ -46,6 +46,8 @@ def find_configuration(
         UsageError: there is no such configuration.
         TpbenchError: ``best``, and the data set is missing.
     """
+    if isinstance(config, Mapping):
+        return _of_the_users(cell.workload.complete(get_method(cell.method), config), FROM_PYTHON)
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
@@ -54,8 +56,11 @@ def find_configuration(
     path = Path(config)
     if not path.is_file():
         raise UsageError(f"--config '{config}': neither 'published', 'best' nor a file")
-    values = load_configuration(cell.workload, cell.method, path)
-    return FoundConfiguration(values, {**FROM_FILE, "digest": digest(_as_floats(values))[:16]})
+    return _of_the_users(load_configuration(cell.workload, cell.method, path), FROM_FILE)
+
+
+def _of_the_users(values: dict[str, float], found: Mapping[str, Any]) -> FoundConfiguration:
+    return FoundConfiguration(values, {**found, "digest": digest(_as_floats(values))[:16]})
 
 
 def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
@@ -132,7 +137,7 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     diverged = sum(run.diverged for run in runs)
     precision = f" in {found['search_precision']}" if "search_precision" in found else ""
     origins = {
-        "published": "published by the authors", "file": "from a file",
+        "published": "published by the authors", "file": "from a file", "python": "from Python",
         "search": f"found by a search of {found.get('trials')} configurations{precision}",
     }  # fmt: skip
     words = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tpbench.sweeps.sweep import Progress, QueuedSweep
-from tpbench.training.progress import View
+from tpbench.training.progress import WARNING, View
 
 _ALL = "all sweeps"
 
@@ -37,7 +37,7 @@ class Board:
         for warning in warnings:
             if (sweep.name, warning) not in self._warned:
                 self._warned.add((sweep.name, warning))
-                self.say(f"{sweep.label}: warning: {warning}")
+                self.say(f"{sweep.label}: {WARNING}{warning}")
 
     def start(self) -> None:
         """Show what is there; a bar over all where there are several sweeps."""

@@ -8,60 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import TpbenchError, UsageError, check_device_precision, method_source
+from tpbench.engine import TpbenchError, check_device_precision, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
-from tpbench.results.location import absolute, location
-from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.location import absolute, from_here, location
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
 from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, nodes, ray_running
-from tpbench.sweeps.quiet import noise_to
+from tpbench.sweeps.cluster import (
+    Resources,
+    check_shared,
+    cluster_resources,
+    nodes,
+    ray_running,
+    require_no_other_ray,
+)
+from tpbench.sweeps.options import SweepOptions
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackSettings, parse_seeds, require_precision
-from tpbench.training.progress import Display, View
+from tpbench.training.networks import spell_unkept, unkept
+from tpbench.training.packs import PackSettings, require_precision
+from tpbench.training.progress import WARNING, Display, View
+from tpbench.training.quiet import noise_to
 from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.training.tracking.following import prepared
 from tpbench.workloads import load_problem, obtain
-
-
-def choose_final_seeds(count: int | None, seeds: str | None) -> tuple[int, ...]:
-    """The seeds of a sweep's final runs: so many from 0 on, or those that are named (SEEDS, in any order).
-
-    Raises:
-        UsageError: both are given, or the seeds are written wrongly.
-    """
-    if seeds is None:
-        return tuple(range(FULL_SEEDS if count is None else count))
-    if count is not None:
-        raise UsageError("--seeds says how many final runs there are, --final-seeds which: give one of them")
-    return tuple(sorted(parse_seeds(seeds)))
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What ``tpbench sweep`` was asked for; it holds for each sweep of a campaign."""
-
-    trials: int
-    seeds: tuple[int, ...]
-    """Of the final runs."""
-    epochs: int | None
-    space: Path | None
-    search_seed: int
-    pack: int | None
-    """Members per pack; None: measured."""
-    resources: Resources
-    fresh: bool = False
-    """Start another sweep though there is one."""
-    objective: str = DEFAULT_OBJECTIVE
-    halving: int = 0
-    accept_failures: bool = False
-    search_precision: str = ""
-    """Of the search alone; empty: that of all of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +55,19 @@ class SweepResult:
     @property
     def state(self) -> str:
         return "failed" if self.failure else "done"
+
+
+def require_success(results: Sequence[SweepResult]) -> None:
+    """Say which sweeps failed.
+
+    Raises:
+        TpbenchError: one or more did; what the others trained is in the store.
+    """
+    failed = [f"{one.name}: {one.failure}" for one in results if one.failure]
+    if failed and len(results) == 1:
+        raise TpbenchError(f"the sweep {results[0].name} has failed: {results[0].failure}")
+    if failed:
+        raise TpbenchError(f"{len(failed)} of {len(results)} sweeps have failed; {'; '.join(failed)}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,9 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
     return _Wanted(cell, space, definition, folder)
 
 
-def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings) -> list[SweepResult]:
+def run_sweeps(
+    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, *, progress: bool = True
+) -> list[SweepResult]:
     """Search and train the final runs of every cell through one queue; one that fails does not stop the others.
 
     Ray's own output goes to a log file whose path is printed.
@@ -125,6 +113,7 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
+    require_no_other_ray(options.resources)
     if not options.resources.address:
         settings = _on_device(options, settings)
     spaces = spaces_for((cell.method for cell in cells), options.space)
@@ -133,9 +122,9 @@ def run_sweeps(cells: Sequence[CellChoice], options: SweepOptions, settings: Pac
         unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
         stack.enter_context(interruptible(settings.command))
         stream = stack.enter_context(noise_to(wanted[0].folder.log))
-        view = stack.enter_context(Display(stream))
+        view = stack.enter_context(Display(stream, progress=progress))
         for warning in filter(None, unsafe):
-            view.say(f"warning: {warning}")
+            view.say(f"{WARNING}{warning}")
         settings = replace(settings, track=prepared(settings.track, view.say))
         return _run_locked(wanted, options, settings, view)
 
@@ -170,7 +159,12 @@ def _run_locked(
             with suppress(TpbenchError):
                 sweep.close()
         _write_board(RunStore(location(settings.results)), view)
-        return [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
+        results = [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
+        if settings.keep_networks:
+            store = RunStore(location(settings.results))
+            if count := unkept(store, (record for one in results for record in one.records)):
+                view.say(spell_unkept(count))
+        return results
 
 
 def _size(
@@ -252,7 +246,7 @@ def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolde
     if all(sweep.finished for sweep in sweeps):
         board.show()
         return
-    view.say(f"starting Ray; its log: {folder.log}")
+    view.say(f"starting Ray; its log: {from_here(folder.log)}")
     with ray_running(resources, view.say) if not resources.address else nullcontext():
         from tpbench.sweeps.driver import run_queue
 
@@ -278,4 +272,4 @@ def _write_board(store: RunStore, view: View) -> None:
     try:
         write_leaderboard(leaderboard(store), store)
     except (TpbenchError, OSError) as error:
-        view.say(f"warning: leaderboard.csv was not written: {error}")
+        view.say(f"{WARNING}leaderboard.csv was not written: {error}")

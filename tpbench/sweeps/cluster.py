@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -121,6 +122,23 @@ def versions_differ(error: Exception, address: str) -> str | None:
     )
 
 
+def require_no_other_ray(resources: Resources) -> None:
+    """A process has one Ray: where it is connected to one already, it can train on that one alone.
+
+    Raises:
+        UsageError: it is connected, and a Ray of the sweep's own was asked for.
+    """
+    ray = sys.modules.get("ray")
+    if resources.address or ray is None or not ray.is_initialized():
+        return
+    if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        return  # a task of a cluster
+    raise UsageError(
+        "this process is connected to Ray already: give --address auto to train on that Ray, or call ray.shutdown() "
+        "first"
+    )
+
+
 @contextmanager
 def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Iterator[None]:
     """Ray for the length of a sweep; its token authentication stays as Ray sets it up.
@@ -130,14 +148,16 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         say: tells a person what takes long.
 
     Raises:
+        UsageError: this process is connected to another Ray.
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
     prepare_environment()
+    require_no_other_ray(resources)
     if not resources.address:
         provide_token()
     import ray
 
-    if ray.is_initialized():  # inside a task of the cluster
+    if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
         yield
         return
     with nullcontext() if resources.address else ray_folder() as folder:

@@ -19,6 +19,7 @@ from tpbench.sweeps.packs import Failure
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import Train, run_trial, train_job
+from tpbench.training.progress import in_notebook
 
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
 # fails at once would be handed one pack after the other.
@@ -94,6 +95,16 @@ class QueueCallback(tune.Callback):
         self.board.show()
 
 
+class SilentReporter(tune.ProgressReporter):
+    """Tune's own table in a notebook, which it would clear a cell for however quiet it is told to be."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Nothing."""
+
+
 def failure_of(trial: Any) -> Failure:
     """What a trial of Tune's died of."""
     from ray.exceptions import RayTaskError
@@ -151,6 +162,7 @@ def run_queue(
             name="queue", storage_path=str(ray_folder.resolve()), verbose=0,
             # The queue hands packs out again by itself: elsewhere, and not for ever.
             failure_config=tune.FailureConfig(max_failures=0), callbacks=[QueueCallback(queue, board)],
+            progress_reporter=SilentReporter() if in_notebook() else None,
         ),
     )  # fmt: skip
     # Results are in the journals and the store: that Tune finds none in its own files is no news.

@@ -22,12 +22,12 @@ from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, ray_running
-from tpbench.sweeps.quiet import noise_to
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import Display, View
+from tpbench.training.quiet import noise_to
 from tpbench.training.signals import interruptible
 from tpbench.training.tracking.following import prepared
 from tpbench.workloads import get_workload, load_problem, obtain

@@ -38,7 +38,12 @@ def _excluded(method: str, workload: str) -> str:
     return f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)"
 
 
-def _names(text: str, every: Sequence[str], what: str) -> list[str]:
+def split_names(text: str, every: Sequence[str], what: str) -> list[str]:
+    """Names with commas between them, each once; ``all`` stands for every one.
+
+    Raises:
+        UsageError: one is empty.
+    """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise UsageError(f"{what} '{text}': write names with commas between them, or '{ALL}'")
@@ -52,7 +57,7 @@ def choose_workloads(text: str) -> list[Workload]:
         UsageError: one is unknown, or two are called alike.
     """
     found: dict[str, Workload] = {}
-    for name in _names(text, PAPER_WORKLOADS, "workloads"):
+    for name in split_names(text, PAPER_WORKLOADS, "workloads"):
         workload = get_workload(name)
         if found.setdefault(workload.name, workload) != workload:
             raise UsageError(f"workloads '{text}': two different workloads are named '{workload.name}'")
@@ -65,7 +70,7 @@ def choose_methods(text: str) -> list[str]:
     Raises:
         UsageError: one is unknown.
     """
-    names = _names(text, table_methods("s6"), "methods")
+    names = split_names(text, table_methods("s6"), "methods")
     for name in names:
         if name not in method_names():
             raise unknown("method", name, method_names())

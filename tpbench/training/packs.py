@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
+
+# What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
+_ALONE_ON_GPU = threading.Lock()
 
 WORST_ERROR = 1.0
 """What a search is told of a run whose numbers became non-finite."""
@@ -301,10 +306,11 @@ class PackJob:
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
         members = [Member.of(d, self.dataset.label, self.plan.found) for d in self.missing]
-        with tracking(self.settings.track, members) as trackers:
-            return self._train_tracked(on_epoch, trackers)
+        alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
+        with tracking(self.settings.track, members) as trackers, alone:
+            return self._train_to_the_end(on_epoch, trackers)
 
-    def _train_tracked(
+    def _train_to_the_end(
         self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking
     ) -> list[MemberHistory]:  # fmt: skip
         from tpbench.engine import load_checkpoint, save_checkpoint

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import queue
-import signal
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +61,13 @@ def _seconds(job: PackJob) -> float:
     return step * steps / _RATE
 
 
+# Not multiprocessing: it would run the script that called again, from its top, in each process.
+_CHILD = (
+    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.stdin.readline()); "
+    "sys.path[:] = task['path']; from tpbench.training.processes import work; work(task)"
+)
+
+
 def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Callable[[int, Progress], None]) -> None:
     """Train plans, each in a process of its own; what they finish is in the store.
 
@@ -67,49 +77,71 @@ def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Ca
     Raises:
         TpbenchError: one of them failed; the others are trained to their end first.
     """
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    workers = [
-        context.Process(target=_work, args=(number, plan, settings, messages, os.getpid()), daemon=True)
-        for number, plan in enumerate(plans)
-    ]
-    for worker in workers:
-        worker.start()
-    errors: dict[int, str] = {}
-    try:
-        while any(worker.is_alive() for worker in workers) or not messages.empty():
-            try:
-                number, what = messages.get(timeout=0.2)
-            except queue.Empty:
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_process(plan, settings)) for plan in plans]
+        messages: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        for number, worker in enumerate(workers):
+            threading.Thread(target=_listen, args=(number, worker, messages.put), daemon=True).start()
+        errors, open_ends = {}, len(workers)
+        while open_ends:
+            number, line = messages.get()
+            if not line:
+                open_ends -= 1
                 continue
-            if isinstance(what, str):
-                errors[number] = what
+            said = json.loads(line)
+            if "error" in said:
+                errors[number] = said["error"]
             else:
-                report(number, what)
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-    lost = [n for n, worker in enumerate(workers) if worker.exitcode and n not in errors]
+                report(number, Progress(**{**said, "warnings": tuple(said["warnings"])}))
+        lost = [worker.returncode for n, worker in enumerate(workers) if worker.wait() and n not in errors]
     if errors or lost:
-        raise TpbenchError(
-            next(
-                iter(errors.values()), f"a training process ended with code {workers[lost[0]].exitcode if lost else 0}"
-            )
-        )
+        raise TpbenchError(next(iter(errors.values()), f"a training process ended with code {lost[0] if lost else 0}"))
 
 
-def _work(number: int, plan: PackPlan, settings: PackSettings, messages: Any, parent: int) -> None:
+@contextmanager
+def _process(plan: PackPlan, settings: PackSettings) -> Iterator[subprocess.Popen[str]]:
+    """A process that trains a plan; it is over when this is."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    task = {"path": sys.path, "plan": plan.plain(), "settings": asdict(settings), "parent": os.getpid()}
+    try:
+        if process.stdin:
+            with suppress(BrokenPipeError):  # it has ended, and its exit code tells
+                print(json.dumps(task), file=process.stdin, flush=True)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def _listen(number: int, process: subprocess.Popen[str], hear: Callable[[tuple[int, str]], None]) -> None:
+    """Hand on what a process says, line by line; nothing when it ended."""
+    with suppress(ValueError):  # its pipe was closed, for the work was interrupted
+        for line in process.stdout or ():
+            hear((number, line))
+    hear((number, ""))
+
+
+def work(task: Mapping[str, Any]) -> None:
     """One process: Ctrl-C is the parent's to handle; when the parent is gone, so is this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    # What a package's rule prints is no message.
+    os.dup2(2, 1)
     torch.set_num_threads(1)
 
+    def say(**words: Any) -> None:
+        print(json.dumps(words), file=messages)
+
     def report(epoch: Any) -> None:
-        if os.getppid() != parent:
+        if os.getppid() != task["parent"]:
             os._exit(1)
-        messages.put((number, Progress(epoch.done, epoch.total, epoch.best_validation_error, epoch.warnings)))
+        say(done=epoch.done, total=epoch.total, best=epoch.best_validation_error, warnings=epoch.warnings)
 
     try:
-        PackJob(plan, settings).run(report)
+        PackJob(PackPlan.from_plain(task["plan"]), PackSettings(**task["settings"])).run(report)
     except TpbenchError as error:
-        messages.put((number, str(error)))
+        say(error=str(error))

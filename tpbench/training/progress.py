@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import warnings
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +21,7 @@ from rich.progress import (
 )
 
 from tpbench.results.terminal import print_line
+from tpbench.training.quiet import real_output
 
 
 def spell_error(error: float | None) -> str:
@@ -31,6 +34,12 @@ def spell_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+WARNING = "warning: "
+"""Begins what a view is told of something odd, after the name of what it is about."""
+
+_BAR = 20
 
 
 class View(Protocol):
@@ -113,23 +122,101 @@ class PlainView:
         print_line(message, self.console)
 
 
-class Display:
-    """A view for the length of a ``with`` block, on the given stream."""
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return Console().is_jupyter
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.console = Console(file=stream)
-        self.live = LiveView(self.console) if self.console.is_terminal else None
+
+class NotebookView:
+    """One output of the cell that is written anew as the work gets on, at most every ``interval`` seconds."""
+
+    def __init__(self, interval: float = 0.5) -> None:
+        self.interval, self.shown = interval, 0.0
+        self.lines: list[str] = []
+        """What stays, and below it what runs."""
+        self.tasks: dict[str, str] = {}
+        self.output: Any = None
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.update(name, done, total, None)
+
+    def update(self, name: str, done: float, total: int, best: float | None) -> None:
+        bar = "█" * int(_BAR * done / max(total, 1))
+        reached = "" if best is None else f", best validation error {spell_error(best)}"
+        self.tasks[name] = f"{name} {bar:░<{_BAR}} {int(done)}/{total}{reached}"
+        self._show(time.monotonic() - self.shown >= self.interval or done >= total)
+
+    def end(self, name: str) -> None:
+        if line := self.tasks.pop(name, None):
+            self.say(line)
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+        self._show(True)
+
+    def _show(self, due: bool) -> None:
+        if not due:
+            return
+        from IPython.display import display
+
+        self.shown = time.monotonic()
+        text = {"text/plain": "\n".join([*self.lines, *self.tasks.values()])}
+        if self.output is None:
+            self.output = display(text, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self.output.update(text, raw=True)
+
+
+class SilentView:
+    """Shows nothing; what is odd is still said, as a warning of Python's."""
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        pass
+
+    def update(self, name: str, done: float, total: int, best: float | None) -> None:
+        pass
+
+    def end(self, name: str) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        if WARNING in message:
+            warnings.warn(message.replace(WARNING, "", 1), stacklevel=2)
+
+
+# One live view at a time has the terminal; what trains beside it in another thread writes lines.
+_LIVE = threading.Lock()
+
+
+class Display:
+    """A view for the length of a ``with`` block, on the given stream: live on a terminal and in a notebook.
+
+    Args:
+        stream: None: standard output.
+        progress: whether to show anything; without it, warnings are Python's.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, progress: bool = True) -> None:
+        self.progress, self.notebook = progress, progress and in_notebook()
+        self.console = Console(file=stream or real_output(), force_jupyter=False)
+        self.live: LiveView | None = None
 
     def __enter__(self) -> View:
-        if self.live is None:
+        if not self.progress:
+            return SilentView()
+        if self.notebook:
+            return NotebookView()
+        if not (self.console.is_terminal and _LIVE.acquire(blocking=False)):
             return PlainView(self.console)
+        self.live = LiveView(self.console)
         self.live.progress.start()
         return self.live
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A terminal that was closed takes no last picture; what ended the work is more to the point.
-        with suppress(OSError):
-            if self.live:
+        if self.live:
+            # A terminal that was closed takes no last picture; what ended the work is more to the point.
+            with suppress(OSError):
                 self.live.progress.stop()
+            _LIVE.release()

@@ -14,7 +14,7 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
-from tpbench.training.progress import Display, View
+from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.signals import interruptible
 from tpbench.training.tracking.following import prepared
 from tpbench.workloads import obtain
@@ -24,19 +24,23 @@ _AGAIN = "their networks: these are trained again, and a network is kept if the 
 
 def run_seeds(
     cell: CellChoice, configuration: Mapping[str, float], found: Mapping[str, Any], seeds: tuple[int, ...],
-    epochs: int | None, settings: PackSettings,
+    epochs: int | None, settings: PackSettings, *, note: str = "", progress: bool = True,
 ) -> list[RunRecord]:  # fmt: skip
     """Train one configuration over seeds, as one pack or as one per core; shows the epochs.
 
     Args:
         found: how the configuration was found (:mod:`tpbench.results.budgets`).
         epochs: None: the workload's.
+        note: said first.
+        progress: whether anything is shown.
     """
     epochs = epochs or cell.workload.epochs
     obtain(cell.workload, Path(settings.data) if settings.data else None, offline=settings.offline)
     plan = plan_seeds(cell.workload, cell.method, configuration, seeds, epochs, found)
     job = PackJob(plan, settings)
-    with interruptible(settings.command), Display() as view:
+    with interruptible(settings.command), Display(progress=progress) as view:
+        if note:
+            view.say(note)
         if job.finished:
             without = f", {len(job.unkept)} without {_AGAIN}" if job.unkept else ""
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
@@ -59,7 +63,7 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
         def shown(r: EpochReport) -> None:
             view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error)
             for warning in r.warnings:
-                view.say(f"warning: {warning}")
+                view.say(f"{WARNING}{warning}")
 
         job.run(shown)
         return
@@ -70,7 +74,7 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
         seen[number] = progress
         for warning in set(progress.warnings) - said:
             said.add(warning)
-            view.say(f"warning: {warning}")
+            view.say(f"{WARNING}{warning}")
         share = sum(p.done / p.total for p in seen.values()) / len(plans)
         known = [p.best for p in seen.values() if p.best is not None]
         view.update("epochs", epochs * share, epochs, min(known, default=None))

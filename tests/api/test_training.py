@@ -1,0 +1,201 @@
+"""Runs and sweeps from Python, on digits for an epoch or two."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tpbench
+from tests.sweeps.playing import no_ray, run_here
+from tpbench.engine import TpbenchError
+from tpbench.results import RunStore
+from tpbench.sweeps import campaign
+from tpbench.training.packs import PackJob
+
+BP = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the test's own, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(store: str = "results") -> set[str]:
+    return {record.provenance["command"] for record in RunStore(Path(store)).records()}
+
+
+def test_runs_come_back_as_rows_and_are_stored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = tpbench.run("digits", "bp", BP, seeds=range(2), epochs=1)
+    assert list(frame.seed) == [0, 1]
+    assert set(frame.found_by) == {"python"}
+    assert frame.test_error.between(0, 100).all()
+    assert "epochs: 1/1, best validation error" in capsys.readouterr().out
+    again = tpbench.run("digits", "bp", BP, seeds="0-1", epochs=1, progress=False)
+    assert list(again.id) == list(frame.id)
+    assert capsys.readouterr().out == ""
+    assert list(tpbench.load_runs("results").id) == sorted(frame.id)
+    # Of a row of a frame, whose numbers are numpy's.
+    best = frame.filter(like="hp_").iloc[0].rename(lambda name: name.removeprefix("hp_"))
+    assert list(tpbench.run("digits", "bp", dict(best), [np.int64(0)], 1, progress=False).id) == [frame.id[0]]
+    assert commands() == {f"tpbench.run('digits', 'bp', {BP}, seeds='0-1', epochs=1)"}
+
+
+def test_what_a_run_records_is_a_command_that_trains_it(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "bp.yaml").write_text("".join(f"{name}: {value}\n" for name, value in BP.items()))
+    frame = tpbench.run(
+        "digits", "bp", folder / "elsewhere" / "bp.yaml", [0, 3], np.int64(1), results=folder / "my store",
+        data=folder / "data", precision="float64", device="cpu", checkpoint_every=2, progress=False,
+    )  # fmt: skip
+    options = "--config bp.yaml --seeds 0,3 --epochs 1 --precision float64 --device cpu --checkpoint-every 2"
+    assert commands("my store") == {f"tpbench run digits bp {options}"}
+    assert set(frame.found_by) == {"file"}
+
+    from typer.main import get_command
+
+    from tpbench.cli import app
+
+    words = ["digits", "bp", *shlex.split(options)]
+    words[words.index("bp.yaml")] = str(folder / "elsewhere" / "bp.yaml")
+    read = get_command(app).commands["run"].make_context("run", words).params  # type: ignore[attr-defined]
+    assert (read["seeds"], read["epochs"], read["precision"], read["checkpoint_every"]) == ("0,3", 1, "float64", 2)
+
+
+def test_the_best_configuration_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    first = tpbench.run("digits", "bp", BP, range(3), 1, data=Path("elsewhere"), progress=False)
+    assert commands() == {f"tpbench.run('digits', 'bp', {BP}, seeds='0-2', epochs=1)"}
+    found = tpbench.run("digits", "bp", "best", seeds=[7], epochs=1)
+    assert found.hp_lr[0] == BP["lr"]
+    assert f"best configuration in results: run {min(first.id)[:8]}"[:40] in capsys.readouterr().out
+
+
+def test_slips_are_told_before_anything_trains(folder: Path) -> None:
+    run, sweep = tpbench.run, tpbench.sweep
+    wrong: list[tuple[Any, str]] = [
+        (lambda: run("digit", "bp"), "unknown workload 'digit': did you mean 'digits'?"),
+        (lambda: run(["digits"], "bp"), "workload ['digits']: one name is needed, as text"),
+        (lambda: run("digits", "bp", {**BP, "mu": 1}), "configuration: unknown hyperparameter 'mu'"),
+        (lambda: run("digits", "bp", {"lr": 1e-2}), "configuration: missing hyperparameters beta1, beta2, epsilon"),
+        (lambda: run("digits", "bp", {**BP, "lr": -1}), "configuration: lr must be finite, > 0"),
+        (lambda: run("digits", "bp", "bp.yaml"), "configuration 'bp.yaml': neither 'published', 'best' nor a file"),
+        (lambda: run("digits", "bp"), "take configuration='best', or give configuration FILE"),
+        (lambda: run("digits", "bp", BP, seeds=3), "seeds 3: give [3] for that seed alone, range(3) for so many"),
+        (lambda: run("digits", "bp", BP, seeds=[0, -1]), "a seed of seeds -1: give a whole number from 0 to"),
+        (lambda: run("digits", "bp", BP, seeds=[0.5]), "a seed of seeds 0.5: give a whole number"),
+        (lambda: run("digits", "bp", BP, seeds=[]), "seeds: there is none"),
+        (lambda: run("digits", "bp", BP, seeds="0-"), "seeds '0-': write a seed, a range or a list of them"),
+        (lambda: run("digits", "bp", BP, epochs=0), "epochs 0: give a whole number from 1 to 1000000"),
+        (lambda: run("digits", "bp", BP, epochs=True), "epochs True: give a whole number"),
+        (lambda: run("digits", "bp", BP, precision="bfloat16"), "unknown precision 'bfloat16': did you mean 'bf16'?"),
+        (lambda: run("digits", "bp", BP, device="gpu"), "unknown device 'gpu'"),
+        (lambda: sweep("digits", []), "methods '': write names with commas between them, or 'all'"),
+        (lambda: sweep("mnist-frozen", "bp", trials=0), "trials 0: give a whole number from 1"),
+        (lambda: sweep("digits", "bp", halving=1), "halving 1: write a factor from 2 to 10"),
+        (lambda: sweep("digits", "bp", pack=0), "pack '0': write 'auto' or a number from 1 to 9999"),
+        (lambda: sweep("digits", "bp", seeds=2, final_seeds=[1]), "final_seeds which: give one of them"),
+        (lambda: sweep("digits", "bp", seeds=range(2)), "seeds range(0, 2): give a whole number from 1 to 10000"),
+        (lambda: sweep("digits", "bp", objective="error"), "unknown objective 'error'"),
+        (lambda: sweep("digits", "bp", address="here"), "address 'here': write 'auto' or HOST:PORT"),
+        (lambda: sweep("digits", "bp", search_precision="half"), "unknown search precision 'half'"),
+    ]  # fmt: skip
+    for call, message in wrong:
+        with pytest.raises(tpbench.UsageError) as told:
+            call()
+        assert message in str(told.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_interrupt_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that goes on after a run that failed must not go on after Ctrl-C."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PackJob, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"is stored\. To continue: tpbench\.run\('digits', 'bp', "):
+        tpbench.run("digits", "bp", BP, range(2), 1)
+
+
+def test_two_threads_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is in the middle of its training while the other is."""
+    both, before = threading.Barrier(2), PackJob._train
+
+    def train(self: PackJob, heard: Any) -> Any:
+        both.wait(60)
+        return before(self, heard)
+
+    frames: dict[int, Any] = {}
+
+    def work(seed: int) -> None:
+        frames[seed] = tpbench.run("digits", "bp", BP, [seed], 1, results=f"of-{seed}", progress=False)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(PackJob, "_train", train)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    alone = tpbench.run("digits", "bp", BP, range(2), 1, results="alone", progress=False)
+    assert [frames[seed].test_error[0] for seed in (0, 1)] == list(alone.test_error)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs of sweeps are trained in this process."""
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
+    monkeypatch.setattr(campaign, "ray_running", no_ray)
+
+
+OPTIONS: dict[str, Any] = {"trials": 2, "seeds": 2, "epochs": 1, "pack": 2, "cpus": 2, "progress": False}
+
+
+def test_a_sweep_gives_its_final_runs_and_a_command_that_continues_it(here: None, folder: Path) -> None:
+    frames: list[Any] = []
+    thread = threading.Thread(target=lambda: frames.append(tpbench.sweep("digits", ("bp", "dfa"), **OPTIONS)))
+    thread.start()
+    thread.join()
+    assert list(zip(frames[0].method, frames[0].seed, strict=True)) == [("bp", 0), ("bp", 1), ("dfa", 0), ("dfa", 1)]
+    assert commands() == {"tpbench sweep digits bp,dfa --trials 2 --seeds 2 --epochs 1 --cpus 2 --pack 2"}
+    again = tpbench.sweep("digits", "bp, dfa", **OPTIONS)
+    assert list(again.id) == list(frames[0].id)
+    board = tpbench.leaderboard("results")
+    assert list(board.budget.unique()) == ["search 2 x 1 epochs"]
+
+
+def test_pairs_that_make_no_sense_are_left_out_with_a_warning(folder: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="left out: dfa cannot be trained on mnist-frozen"),
+        pytest.raises(tpbench.TpbenchError, match="mnist"),  # no such data
+    ):
+        tpbench.sweep("mnist-frozen", ["dfa", "bp"], data=folder, offline=True, **OPTIONS)
+
+
+def test_a_sweep_that_fails_says_so_and_keeps_the_others(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = PackJob.run
+
+    def run(self: PackJob, *arguments: Any) -> Any:
+        if self.plan.method == "dfa":
+            raise TpbenchError("no luck today; try --fresh")
+        return before(self, *arguments)
+
+    monkeypatch.setattr(PackJob, "run", run)
+    with pytest.raises(tpbench.TpbenchError, match=r"^1 of 2 sweeps have failed; digits-dfa-[0-9a-f]{8}: .*fresh=True"):
+        tpbench.sweep("digits", "bp,dfa", **OPTIONS)
+    assert set(tpbench.load_runs("results").method) == {"bp"}
+
+
+def test_the_users_own_ray_is_neither_used_unasked_nor_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is the user's"))
+    with pytest.raises(tpbench.UsageError, match=r"give address='auto' to train on that Ray, or call ray\.shutdown"):
+        tpbench.sweep("digits", "bp", **OPTIONS)

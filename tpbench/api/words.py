@@ -1,0 +1,63 @@
+"""Errors and warnings in the words of Python: what the command line calls ``--final-seeds`` is ``final_seeds`` here."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from tpbench.engine.errors import InterruptedWork, TpbenchError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OTHERWISE = {
+    "config": "configuration", "fresh": "fresh=True", "accept-failures": "accept_failures=True",
+    "offline": "offline=True",
+}  # fmt: skip
+# A command that a message names stays one.
+_OPTION = re.compile(r"\btpbench [a-z][^';:,]*|(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (auto|cpu|best)\b)?")
+
+
+def in_python(message: str) -> str:
+    """A message with the options that it names spelled as arguments: ``--device cpu`` is ``device='cpu'``."""
+
+    def spelled(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]
+        name = _OTHERWISE.get(found[1], found[1].replace("-", "_"))
+        return f"{name}='{found[2]}'" if found[2] else name
+
+    return _OPTION.sub(spelled, message)
+
+
+def for_python(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function of the public interface fail in the words of Python.
+
+    Ctrl-C, and in a notebook the interrupt of its kernel, stays a KeyboardInterrupt, which no ``except TpbenchError``
+    takes for a run that failed.
+    """
+
+    @wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return function(*arguments, **options)
+        except InterruptedWork as error:
+            raise KeyboardInterrupt(str(error)) from None
+        except TpbenchError as error:
+            error.args = (in_python(str(error)),)
+            raise
+
+    return called
+
+
+def warn(messages: Iterable[str]) -> None:
+    """Warnings of Python's that name the line which called tpbench."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith("tpbench."):
+        level, frame = level + 1, frame.f_back
+    for message in messages:
+        warnings.warn(in_python(message), stacklevel=level)

@@ -1,0 +1,43 @@
+"""What a store holds as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from tpbench.engine import CURVES
+from tpbench.results.maintenance import export_frame
+from tpbench.results.runs import RunRecord
+
+CURVE_COLUMNS = ("run", "workload", "data", "method", "seed", "epoch", "curve", "value")
+"""Of :func:`curves_frame`."""
+
+_RUN_TYPES = {
+    "seed": "int64", "epochs": "int64", "protocol": "int64", "pack_members": "int64", "selected_epoch": "Int64",
+    "train_error": "float64", "validation_error": "float64", "test_error": "float64", "wall_time_s": "float64",
+}  # fmt: skip
+
+
+def runs_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """:func:`tpbench.results.maintenance.export_frame` with types, and epochs from 1 as those of curves."""
+    frame = export_frame(records).astype(_RUN_TYPES)
+    return frame.assign(selected_epoch=frame["selected_epoch"] + 1)
+
+
+def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per run, curve and epoch (from 1): losses and errors as the run's file has them, errors as fractions."""
+    heads, parts = [], []
+    for record in records:
+        d = record.definition
+        for curve in CURVES:
+            if values := record.curves.get(curve):
+                heads.append((d.id, d.workload, record.data_label or "exact", d.method, d.seed, curve))
+                parts.append(np.asarray(values, dtype=np.float64))
+    frame = pd.DataFrame(heads, columns=["run", "workload", "data", "method", "seed", "curve"])
+    lengths = [len(part) for part in parts]
+    frame = frame.loc[frame.index.repeat(lengths)].reset_index(drop=True)
+    frame["epoch"] = np.concatenate([np.arange(1, length + 1) for length in lengths]) if parts else []
+    frame["value"] = np.concatenate(parts) if parts else []
+    return frame[list(CURVE_COLUMNS)].astype({"seed": "int64", "epoch": "int64", "value": "float64"})
