@@ -27,7 +27,7 @@ class PageEntry:
         """What the entry is sorted by; None: what is shown. A dash comes last."""
         if self.key is not None:
             return self.key
-        if self.text.startswith("missing"):
+        if self.text.startswith(("missing", "- ")):
             return "-"
         return self.text if self.below else None
 
