@@ -75,9 +75,9 @@ def test_a_best_method_with_another_below_it_says_why() -> None:
     for run in better:
         run.curves["test_error"][1] = 0.02
     summary = summary_of(better, runs("dfa", 0.025, seeds=4))
-    ((title, (said,)), *_) = statements(summary)
+    ((title, said), *_) = statements(summary)
     assert title == "Best"
-    assert said == "DFA: 3.65 ± 0.13 %, by validation error; DTP has the lower test error, 2.00 %"
+    assert said == ["DFA: 3.65 ± 0.13 %", "by validation error; DTP has the lower test error, 2.00 %"]
 
 
 def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
@@ -112,7 +112,7 @@ def test_completeness_counts_the_papers_cells_alone() -> None:
     assert mnist.states["dtp"] is State.MISSING
     assert (len(mnist.states), "gnt" in mnist.states) == (10, False)
     assert [len(summary.states) for summary in summaries] == [10, 9, 10, 0, 0]
-    assert "1 stand here by its protocol" in completeness(summaries)
+    assert "1 stands here by its protocol" in completeness(summaries)
     assert "1 with fewer seeds or otherwise" in completeness(summaries)
 
 

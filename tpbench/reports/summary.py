@@ -136,9 +136,11 @@ def completeness(summaries: Sequence[WorkloadSummary]) -> str:
     whole, partial = (sum(s.count(state) for s in summaries) for state in (State.WHOLE, State.PARTIAL))
     if not whole + partial:
         return ""
+    missing = cells - whole - partial
     return (
-        f"Of the {cells} cells of the paper's Table S6, {whole} stand here by its protocol ({FULL_SEEDS} seeds, all "
-        f"epochs, none diverged), {partial} with fewer seeds or otherwise, and {cells - whole - partial} are missing."
+        f"Of the {cells} cells of the paper's Table S6, {whole or 'none'} stand{'s' * (whole == 1)} here by its "
+        f"protocol ({FULL_SEEDS} seeds, all epochs, none diverged), {partial or 'none'} with fewer seeds or otherwise; "
+        f"{missing or 'none'} {'is' if missing == 1 else 'are'} missing."
     )
 
 
@@ -155,12 +157,12 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
             summary.rows
         )
     cell, _ = summary.best
-    said = f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"
+    said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
     lower = next((other for other, _ in summary.rows if other.can_be_best and other.method != YARDSTICK), cell)
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.
-        said += f", by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %"
-    return [said]
+        said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
+    return said
 
 
 def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:
