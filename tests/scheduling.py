@@ -19,8 +19,14 @@ RAY = (
 )
 
 
+# What shares one Chromium.
+BROWSER = "tests/reports/test_page_in_use.py"
+
+
 class GroupScheduling(LoadScopeScheduling):
-    """Ray's tests are one group, which comes first as it is the largest; every other test is a group of its own."""
+    """Ray's tests are one group, which comes first as it is the largest, so are the browser's; others are alone."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(BROWSER):
+            return "browser"
         return "ray" if nodeid.startswith(RAY) else nodeid

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION, Inside
@@ -141,6 +141,7 @@ def test_logarithmic_axes_have_plain_labels(low: float, high: float, labels: str
     assert " ".join(map(plain_number, logarithmic_labels(low, high))) == labels
 
 
+@settings(max_examples=50)
 @given(st.floats(-200, 200), st.floats(1e-4, 12))
 def test_logarithmic_labels_are_few_and_differ(exponent: float, decades: float) -> None:
     low, high = 10.0**exponent, 10.0 ** (exponent + decades)

@@ -20,7 +20,7 @@ from tpbench.results.standings import Standing, all_standings
 ForestRow = tuple[Cell, Standing]
 # Errors that differ by more than this factor share no linear axis.
 _WIDE = 5.0
-LEGEND = "Dot and bar: mean and 95 % interval (Student's t); hollow diamond: the paper's mean."
+LEGEND = "Dot and bar: mean and 95 % interval; hollow diamond: the paper's mean."
 
 
 def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:

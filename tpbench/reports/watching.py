@@ -63,7 +63,8 @@ class Watch:
             return
         try:
             report = make_report(self.results, self.command)
-            said = f"written: {self.output} ({report.content['runs']} runs)"
+            runs = report.content["runs"]
+            said = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
         except NoRunError:
             report = empty_report(self.results, self.command)
             said = f"{self.results} holds no run yet: waiting for the first one. Ctrl-C ends"
