@@ -200,3 +200,20 @@ def test_the_forest_shows_what_the_leaderboard_says(tmp_path: Path) -> None:
     assert values == ["2.20 [2.00, 2.40] =", "3.20 [3.00, 3.40] best", "3.15 [2.94, 3.36] ?", "2.55 ?"]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
     assert [float(line.get_xdata()[0]) for line in hollow] == [1.98, 2.17, 2.04, 2.39]
+
+
+@pytest.mark.parametrize(
+    ("levels", "scale"), [((0.01, 0.02), "linear"), ((0.01, 0.3), "log"), ((-0.01, 0.3), "linear")]
+)
+def test_a_forest_of_errors_far_apart_is_logarithmic(levels: tuple[float, float], scale: str, tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for method, level in zip(("dfa", "gnt"), levels, strict=True):
+        for seed in range(3):
+            # Errors that vary enough for an interval that reaches below zero; test errors are 0.01 higher.
+            store.publish(record(method, seed, [0.5, level + 0.005 * (seed - 1) * (level > 0)]))
+    axes = forest_figure(forest_rows(store, "mnist")).axes[0]
+    assert axes.get_xscale() == scale
+    left, right = axes.get_xlim()
+    for line in axes.lines:
+        if line.get_marker() in ("o", "D"):
+            assert left < float(line.get_xdata()[0]) < right

@@ -118,8 +118,10 @@ def said_of(cell: Cell, standing: Standing) -> str:
 
 def _scale(axes: Axes, rows: Sequence[ForestRow]) -> None:
     printed = [paper_cell(cell.workload, cell.method) for cell, _ in rows]
-    means = [mean for mean in (*(cell.mean for cell, _ in rows), *(p[0] for p in printed if p)) if mean > 0]
-    if not means or max(means) <= _WIDE * min(means):
+    known = (*(cell.mean for cell, _ in rows), *(pair[0] for pair in printed if pair))
+    means = [mean for mean in known if not math.isnan(mean)]
+    # An error of 0 has no place on a logarithmic axis.
+    if not means or max(means) <= _WIDE * min(means) or min(means) == 0:
         return
     axes.set_xscale("log")
     plain_labels(axes.xaxis)

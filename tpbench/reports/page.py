@@ -39,7 +39,7 @@ from tpbench.results.cells import CellKey
 from tpbench.results.leaderboards import leaderboard_of
 from tpbench.results.location import location
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.rendering import notes
+from tpbench.results.rendering import against_paper
 from tpbench.results.standings import all_standings
 from tpbench.results.tables import paper_table_of
 from tpbench.search.listing import all_sweeps
@@ -178,15 +178,15 @@ def make_report(results: str, command: str) -> Report:
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    board = leaderboard_of(cells)
     tables = {name: paper_table_of(cells, name) for name in ERROR_TABLES}
     summaries = summarise(cells, all_standings(cells))
+    workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
-        leaderboard_section(board), paper_section(tables),
-        curve_section(store, cells, dict.fromkeys(board["workload"]), glyphs), alignment_section(results, glyphs),
+        leaderboard_section(leaderboard_of(cells)), paper_section(tables),
+        curve_section(store, cells, workloads, glyphs), alignment_section(results, glyphs),
         search_section(results, glyphs), provenance_section(cells),
     ]  # fmt: skip
-    told = [headline(summaries), completeness(summaries), *notes(tables["s6"])[: tables["s6"].overall.tested > 0]]
+    told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
     content = _heading(results, command, len(runs)) | {
         "lead": [text for text in told if text],
         "warnings": list(dict.fromkeys(store.damaged)),

@@ -29,14 +29,13 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
         rows.append(
             [
                 PageEntry(workload_words(row)), PageEntry(method_title(row["method"]), loose=True),
-                number(row["seeds"], ".0f", f"{row['epochs']} epochs"),
                 PageEntry(error_words(row), _known(row["test_error_mean"]), interval_words(row).removeprefix("-")),
                 PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
-                PageEntry(row["budget"], loose=True),
+                number(row["seeds"], ".0f", f"{row['epochs']} epochs"), PageEntry(row["budget"], loose=True),
                 PageEntry(spell(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
             ]
         )  # fmt: skip
-    columns = ["workload", "method", "seeds", "test error (%)", "against the best", "configuration from", "paper"]
+    columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
     note = "Below the test error its 95 % interval, below the paper's value p of Welch's test against it (n = 10)."
     return Section(
         "leaderboard", "Leaderboard", tables=[PageTable("Test error, best first", columns, rows)],
