@@ -19,8 +19,8 @@ RAY = (
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 
-# Files whose tests share something that takes seconds to build: the site, the wheel.
-BUILT_ONCE = ("tests/test_site.py", "tests/test_wheel.py")
+# Files whose tests share something that takes seconds to build: the site, the wheel, one Chromium.
+BUILT_ONCE = ("tests/test_site.py", "tests/test_wheel.py", "tests/reports/test_page_in_use.py")
 
 
 class GroupScheduling(LoadScopeScheduling):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import record
 from tpbench.engine import METHODS
 from tpbench.reports import figures, toy
-from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+from tpbench.reports.curves import middle_and_band, panel
+from tpbench.reports.forest import forest_figure, forest_rows
 from tpbench.reports.searches import importance
-from tpbench.results import RunStore
+from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
+from tpbench.results import RunStore, leaderboard
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.training.packs import Outcome
@@ -91,7 +97,7 @@ def test_plots_of_a_store_and_of_a_search(tpbench_inside: Inside, tmp_path: Path
     for k in range(12):
         journal.suggested([{"lr": 10.0**-k, "beta1": 0.9, "epsilon": 1e-8 * (k % 3 + 1)}])
         journal.ended(k, [Outcome("0" * 24, "finished", 0.1 + k / 100, None)])
-    for kind, what in (("curves", "mnist"), ("cost", "mnist"), ("search", "mnist-bp-1")):
+    for kind, what in (("curves", "mnist"), ("cost", "mnist"), ("forest", "mnist"), ("search", "mnist-bp-1")):
         result = tpbench_inside("plot", kind, what)
         assert result.returncode == 0, result.stderr
         assert (tmp_path / f"{kind}_{what}.png").read_bytes().startswith(PNG)
@@ -117,14 +123,97 @@ def test_the_gauss_newton_step_is_the_least_squares_slope() -> None:
     assert after.square().sum() < found.residuals.square().sum()
 
 
-def test_logarithmic_axes_are_labelled_without_formulas(tmp_path: Path) -> None:
+def test_numbers_on_axes_are_plain() -> None:
+    spelled = [plain_number(value) for value in (0.02, 0.5, 1, 2, 5, 10, 200, 2.25, 50_000, 1e-6, 2e-6, 3e7, 1e-300)]
+    assert spelled[:9] == ["0.02", "0.5", "1", "2", "5", "10", "200", "2.25", "50000"]
+    assert spelled[9:] == ["10⁻⁶", "2\u00d710⁻⁶", "3\u00d710⁷", "10⁻³⁰⁰"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.9, 11, "1 2 5 10"), (0.02, 0.6, "0.02 0.05 0.1 0.2 0.5"), (30, 3000, "50 100 200 500 1000 2000"),
+        (0.5, 200, "1 3 10 30 100"), (1e-7, 1, "10⁻⁶ 10⁻⁴ 0.01 1"), (1.8, 2.6, "1.8 2 2.2 2.4 2.6"),
+        (1.7, 7, "2 4 6"),
+    ],
+)  # fmt: skip
+def test_logarithmic_axes_have_plain_labels(low: float, high: float, labels: str) -> None:
+    assert " ".join(map(plain_number, logarithmic_labels(low, high))) == labels
+
+
+@settings(max_examples=50)
+@given(st.floats(-200, 200), st.floats(1e-4, 12))
+def test_logarithmic_labels_are_few_and_differ(exponent: float, decades: float) -> None:
+    low, high = 10.0**exponent, 10.0 ** (exponent + decades)
+    labels = logarithmic_labels(low, high)
+    assert 1 <= len(labels) <= 6
+    assert all(low * (1 - 1e-6) <= label <= high * (1 + 1e-6) for label in labels)
+    assert labels == sorted(labels)
+    assert len({plain_number(label) for label in labels}) == len(labels)
+
+
+@pytest.mark.parametrize("ends", [(600.0, 900.0), (2e-7, 3e-4), (1.2, 2.9e6)])
+def test_labels_do_not_overlap(ends: tuple[float, float]) -> None:
+    figure, axes = panel()
+    axes.plot(ends, ends)
+    axes.set(xscale="log", yscale="log")
+    plain_labels(axes.xaxis)
+    plain_labels(axes.yaxis)
+    figure.draw_without_rendering()
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [label.get_window_extent() for label in labels if label.get_text()]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+        assert "$" not in "".join(label.get_text() for label in labels)
+
+
+def test_the_band_holds_the_middle_eighty_per_cent_and_of_few_seeds_all() -> None:
+    values = np.arange(1.0, 12.0)[:, None] * np.ones(3)
+    assert [float(row[0]) for row in middle_and_band(values)] == [6.0, 2.0, 10.0]
+    assert [float(row[0]) for row in middle_and_band(values[:4])] == [2.5, 1.0, 4.0]
+
+
+@given(st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=12))
+def test_a_band_is_on_a_logarithmic_axis_and_around_its_line(values: list[float]) -> None:
+    middle, below, above = (float(row[0]) for row in middle_and_band(np.array(values)[:, None]))
+    assert 0 < min(values) <= below <= middle <= above <= max(values)
+
+
+def test_the_forest_shows_what_the_leaderboard_says(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    for seed in range(3):
-        store.publish(record("bp", seed, [0.5, 0.02 + seed / 1000]))
-    cells = cells_of(store, "mnist")
-    drawn = [learning_curves(store, cells).axes[1].yaxis, cost_plot(cells).axes[0].xaxis]
-    assert [axis.get_scale() for axis in drawn] == ["log", "log"]
-    for axis in drawn:
-        labels = [axis.get_major_formatter()(0.01), axis.get_minor_formatter()(0.003), axis.get_minor_formatter()(200)]
-        assert labels[:2] == ["10⁻²", "3\u2009\u00d7\u200910⁻³"]
-        assert "$" not in labels[2]
+    for method, level, seeds in (("bp", 0.01, 5), ("dfa", 0.02, 5), ("dtp", 0.015, 2), ("ddtp-linear", 0.02, 4)):
+        for seed in range(seeds):
+            store.publish(record(method, seed, [0.5, level + seed / 1000]))
+    store.publish(record("ddtp-linear", 9, [0.5], status="diverged"))
+    rows = forest_rows(store, "mnist")
+    board = leaderboard(store)
+    assert [cell.method for cell, _ in rows] == list(board["method"]) == ["bp", "dfa", "ddtp-linear", "dtp"]
+    for (cell, _), row in zip(rows, board.to_dict("records"), strict=True):
+        assert cell.interval == pytest.approx((row["ci_low"], row["ci_high"]), nan_ok=True)
+    axes = forest_figure(rows).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "BP",
+        "DFA",
+        "DDTP-linear\n1 of 5 diverged",
+        "DTP",
+    ]
+    values = [text.get_text() for text in axes.texts]
+    assert values == ["2.20 [2.00, 2.40] =", "3.20 [3.00, 3.40] best", "3.15 [2.94, 3.36] ?", "2.55 ?"]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert [float(line.get_xdata()[0]) for line in hollow] == [1.98, 2.17, 2.04, 2.39]
+
+
+@pytest.mark.parametrize(
+    ("levels", "scale"), [((0.01, 0.02), "linear"), ((0.01, 0.3), "log"), ((-0.01, 0.3), "linear")]
+)
+def test_a_forest_of_errors_far_apart_is_logarithmic(levels: tuple[float, float], scale: str, tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for method, level in zip(("dfa", "gnt"), levels, strict=True):
+        for seed in range(3):
+            # Errors that vary enough for an interval that reaches below zero; test errors are 0.01 higher.
+            store.publish(record(method, seed, [0.5, level + 0.005 * (seed - 1) * (level > 0)]))
+    axes = forest_figure(forest_rows(store, "mnist")).axes[0]
+    assert axes.get_xscale() == scale
+    left, right = axes.get_xlim()
+    for line in axes.lines:
+        if line.get_marker() in ("o", "D"):
+            assert left < float(line.get_xdata()[0]) < right

@@ -22,10 +22,10 @@ from tpbench.cli.options import (
     complain,
     warn_damaged,
 )
-from tpbench.engine import TpbenchError, all_methods, method_source, unknown
+from tpbench.engine import TpbenchError, UsageError, all_methods, method_source, unknown
 from tpbench.engine.files import check_target
 from tpbench.engine.parts import JOINT
-from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, PLOTS
+from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.opening import read_store, stored_workload
 from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
@@ -271,18 +271,21 @@ def plot(
     ] = None,
     results: Results = RESULTS,
 ) -> None:
-    """Learning curves or cost of a workload's methods, or what a sweep's search saw."""
+    """Learning curves, cost or a forest of a workload's methods, or what a sweep's search saw."""
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if kind != "search":
         what = stored_workload(what, results)
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+    from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.searches import search_figure
     from tpbench.reports.style import check_picture, save
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
         figure = search_figure(results, what)
+    elif kind == "forest":
+        figure = forest_figure(forest_rows(store, what), what)
     else:
         cells = cells_of(store, what)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
@@ -294,14 +297,35 @@ def plot(
 @app.command()
 def report(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path("report.html"),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it anew as runs come in, until Ctrl-C; the page reloads itself.")
+    ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="With --watch: between two looks.",
+            show_default=f"{LOOK_EVERY:g}",
+        ),
+    ] = None,
     results: Results = RESULTS,
 ) -> None:
     """Everything the store holds as one self-contained HTML page."""
+    if every is not None and not watch:
+        raise UsageError("--every goes with --watch")
+    check_target(output, [".html", ".htm"])
+    read_store(results)
     from tpbench.reports.page import render_report
     from tpbench.results.store import write_atomically
 
-    check_target(output, [".html", ".htm"])
-    read_store(results)
-    text = render_report(results, shlex.join(["tpbench", *sys.argv[1:]]))
+    command = shlex.join(["tpbench", *sys.argv[1:]])
+    if watch:
+        from tpbench.reports.watching import watch_store
+
+        watch_store(results, output, command, every or LOOK_EVERY)
+        return
+    text = render_report(results, command)
     write_atomically(output, text)
     print(f"written: {output} ({len(text) / 1e6:.1f} MB)")

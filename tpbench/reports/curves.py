@@ -6,13 +6,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.reports.style import colour, plain_powers
+from tpbench.reports.style import again, colour, plain_labels, plain_number
+from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
+from tpbench.results.formats import spell
+from tpbench.results.runs import FULL_SEEDS
 
+Values = NDArray[np.floating]
+
+CURVES = {"train_loss": (1.0, "training loss"), "validation_error": (100.0, "validation error (%)")}
+"""The curves that are drawn: what their values are multiplied by, and what is then on the axis."""
+BANDS = (
+    f"Line: median over seeds; band: between their 10 % and 90 % quantiles, or from the lowest to the highest "
+    f"of fewer than {FULL_SEEDS} seeds. Diverged seeds are left out."
+)
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -40,7 +53,7 @@ def name_of(cell: Cell) -> str:
     return labelled(method_title(cell.method), cell.data_label) + gone
 
 
-def _with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
+def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
     """The same cells with the runs' curves, as far as the runs are still there; all are read together."""
     runs = {run.definition.id: run for run in store.whole(run for cell in cells for run in cell.runs)}
     return [
@@ -49,62 +62,129 @@ def _with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
+def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
+    """Median over seeds, and the ends of the band around it: what :data:`BANDS` says.
+
+    Below ten seeds a 10 % quantile would lie between the two lowest of them, where none was measured. Unlike a mean
+    less its deviation, no quantile of positive numbers is below zero, so a logarithmic axis shows all of the band.
+
+    Args:
+        values: (seeds, epochs).
+    """
+    low, high = (0.1, 0.9) if len(values) >= FULL_SEEDS else (0.0, 1.0)
+    below, middle, above = np.quantile(values, (low, 0.5, high), axis=0)
+    return middle, below, above
+
+
+def line_of(cell: Cell, cells: Sequence[Cell]) -> str:
+    """The line of a cell: methods that share a colour, and kinds of data of one method, have lines of their own."""
+    data = sorted({other.data_label for other in cells})
+    return _LINES[(data.index(cell.data_label) + 2 * again(cell.method)) % len(_LINES)]
+
+
+def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
+    """One of :data:`CURVES` over epochs, a line with its band for each cell.
+
+    Args:
+        cells: as :func:`with_curves` gives them.
+    """
+    scale, label = CURVES[curve]
+    for cell in cells:
+        runs = [r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
+        shade, name = colour(cell.method), name_of(cell)
+        if not runs:
+            axes.plot([], [], color=shade, label=name)
+            continue
+        middle, below, above = middle_and_band(scale * np.array(runs))
+        epochs = np.arange(1, len(middle) + 1)
+        (line,) = axes.plot(
+            epochs, middle, color=shade, label=name, linewidth=1.2, linestyle=line_of(cell, cells), zorder=3
+        )
+        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+        mark(
+            line,
+            f"{curve}-line",
+            name,
+            f"{name}: {label} {plain_number(float(f'{middle[-1]:.3g}'))} at the end ({seeds})",
+        )
+        if len(runs) > 1:
+            band = axes.fill_between(epochs, below, above, color=shade, alpha=0.18, linewidth=0)
+            mark(band, f"{curve}-band", name)
+    axes.set(xlabel="epoch", ylabel=label, yscale="log")
+    plain_labels(axes.yaxis)
+    axes.grid(alpha=0.3)
+
+
 def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
-    """Mean training loss and validation error over epochs, with the standard deviation over seeds as a band.
+    """Training loss and validation error over epochs: the median over seeds with a band of quantiles.
 
     Args:
         store: has the curves.
         cells: of one workload, as :func:`cells_of` gives them.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    cells = _with_curves(store, cells)
-    data = sorted({cell.data_label for cell in cells})
-    for axes, curve, scale, label in (
-        (panels[0], "train_loss", 1.0, "training loss"), (panels[1], "validation_error", 100.0, "validation error (%)"),
-    ):  # fmt: skip
-        for cell in cells:
-            runs = [
-                r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs
-            ]
-            if not runs:
-                axes.plot([], [], color=colour(cell.method), label=name_of(cell))
-                continue
-            values = scale * np.array(runs)
-            epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-            axes.plot(
-                epochs, mean, color=colour(cell.method), label=name_of(cell), linewidth=1.2,
-                # A method on several kinds of data has one colour, and a line of its own for each.
-                linestyle=_LINES[data.index(cell.data_label) % len(_LINES)],
-            )  # fmt: skip
-            if len(runs) > 1:
-                deviation = values.std(0, ddof=1)
-                axes.fill_between(
-                    epochs, mean - deviation, mean + deviation, color=colour(cell.method), alpha=0.2, linewidth=0
-                )
-        axes.set(xlabel="epoch", ylabel=label, yscale="log")
-        plain_powers(axes.yaxis)
-        axes.grid(alpha=0.3)
+    cells = with_curves(store, cells)
+    for axes, curve in zip(panels, CURVES, strict=True):
+        draw_curves(axes, cells, curve)
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{cells[0].workload}: mean and standard deviation over seeds", fontsize="medium")
+    figure.suptitle(f"{cells[0].workload}. {BANDS}", fontsize="small")
     return figure
+
+
+def panel() -> tuple[Figure, Axes]:
+    """A figure of one panel, as large as a third of the report, so that its letters are as large as the page's."""
+    figure = Figure(figsize=(4.1, 3.1), layout="constrained")
+    return figure, figure.subplots()
+
+
+def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
+    """One of :data:`CURVES` for a page, which has the legend.
+
+    Args:
+        cells: as :func:`with_curves` gives them.
+    """
+    figure, axes = panel()
+    draw_curves(axes, cells, curve)
+    return figure
+
+
+def cost_panel(cells: Sequence[Cell]) -> Figure:
+    """:func:`cost_plot` for a page, which has the legend."""
+    figure, axes = panel()
+    draw_cost(axes, cells)
+    axes.margins(x=0.1)
+    return figure
+
+
+def draw_cost(axes: Axes, cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
+    """Test error (mean and deviation) against the wall time of a run; returns where each cell's point is, by name."""
+    points = {}
+    for cell in cells:
+        seconds, name = float(np.mean([run.wall_time_s for run in cell.runs])), name_of(cell)
+        points[name] = seconds, cell.mean
+        shade, error = colour(cell.method), None if np.isnan(cell.std) else cell.std
+        point, caps, bars = axes.errorbar(
+            seconds, cell.mean, yerr=error, marker="s" if again(cell.method) else "o", color=shade, capsize=3
+        )
+        said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+        mark(point, "point", name, said)
+        for number, part in enumerate((*caps, *bars)):
+            mark(part, f"bar-{number}", name)
+    axes.set(xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)")
+    plain_labels(axes.xaxis)
+    axes.grid(alpha=0.3)
+    return points
 
 
 def cost_plot(cells: Sequence[Cell]) -> Figure:
     """Test error against the wall time of a run (its share of its pack's), one point per method."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for cell in cells:
-        seconds = float(np.mean([run.wall_time_s for run in cell.runs]))
-        error = None if np.isnan(cell.std) else cell.std
-        axes.errorbar(seconds, cell.mean, yerr=error, marker="o", color=colour(cell.method), capsize=3)
-        axes.annotate(name_of(cell), (seconds, cell.mean), xytext=(6, 4), textcoords="offset points", fontsize="small")
-    axes.set(
-        xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)", title=cells[0].workload
-    )
-    plain_powers(axes.xaxis)
+    for name, point in draw_cost(axes, cells).items():
+        axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize="small")
+    axes.set(title=cells[0].workload)
     axes.margins(x=0.3)
-    axes.grid(alpha=0.3)
     return figure

@@ -10,4 +10,7 @@ TOY = ("2", "s2", "s6")
 
 FIGURES = tuple(sorted((*TOY, *ALIGNMENT_WORKLOADS)))
 
-PLOTS = ("curves", "cost", "search")
+PLOTS = ("curves", "cost", "forest", "search")
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks of ``tpbench report --watch`` at the store."""

@@ -2,156 +2,101 @@
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
+from typing import Any
 
-import pandas as pd
 from jinja2 import Environment
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
-from tpbench.reports.curves import cost_plot, in_order, learning_curves
+from tpbench.reports.curves import BANDS, CURVES, cost_panel, curve_panel, in_order, line_of, name_of, with_curves
+from tpbench.reports.forest import LEGEND, forest_figure
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
+from tpbench.reports.page_tables import leaderboard_section, paper_section, provenance_section
+from tpbench.reports.parts import Card, Fold, LegendEntry, PageFigure, PlotGroup, Section
 from tpbench.reports.searches import search_figure
+from tpbench.reports.style import colour
+from tpbench.reports.summary import (
+    State,
+    WorkloadSummary,
+    completeness,
+    headline,
+    protocol_words,
+    statements,
+    summarise,
+    warnings_of,
+)
+from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, workload_words
-from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, leaderboard_of
+from tpbench.results.cells import CellKey
+from tpbench.results.leaderboards import leaderboard_of
 from tpbench.results.location import location
-from tpbench.results.origins import origins_of
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
-from tpbench.results.tables import ErrorTable, paper_table_of
+from tpbench.results.rendering import against_paper
+from tpbench.results.standings import all_standings
+from tpbench.results.tables import paper_table_of
 from tpbench.search.listing import all_sweeps
 
 Cells = Mapping[CellKey, Cell]
 
+TITLE = "tpbench: is this learning rule really better than that one?"
+_DASHES = {"-": "none", "--": "5 2", ":": "1 2", "-.": "6 2 1 2"}
+_NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
 
-@dataclass(frozen=True)
-class PageEntry:
-    """One entry of a table: what is shown, and the number to sort by where that is not it."""
 
-    text: str
-    key: float | None = None
-    long: bool = False
-    best: bool = False
+class NoRunError(TpbenchError):
+    """There is nothing to show yet."""
 
 
 @dataclass(frozen=True)
-class PageTable:
-    caption: str
-    columns: list[str]
-    rows: list[list[PageEntry]]
+class Report:
+    """What a page shows; how it is written is decided later."""
 
+    content: Mapping[str, Any]
 
-@dataclass(frozen=True)
-class PageFigure:
-    svg: str
-    alt: str
-    caption: str
-    command: str
+    def html(self, reload_s: int | None = None) -> str:
+        """The page.
 
-
-@dataclass
-class Section:
-    id: str
-    title: str
-    paragraphs: list[str] = field(default_factory=list)
-    tables: list[PageTable] = field(default_factory=list)
-    figures: list[PageFigure] = field(default_factory=list)
-
-
-def _svg(figure: Figure) -> str:
-    """A figure as inline SVG; ids are made unique to it, because all figures share one page."""
-    buffer = io.StringIO()
-    # Not by savefig, which draws a figure once more only to lay it out.
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _number(value: float, form: str = ".2f") -> PageEntry:
-    missing = pd.isna(value)
-    return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value))
-
-
-def leaderboard_section(board: pd.DataFrame) -> Section:
-    """All cells, best first."""
-    rows = []
-    for row in board.to_dict("records"):
-        rows.append(
-            [
-                PageEntry(workload_words(row)), PageEntry(method_title(row["method"])), _number(row["seeds"], ".0f"),
-                _number(row["epochs"], ".0f"),
-                PageEntry(error_words(row), None if math.isnan(row["test_error_mean"]) else row["test_error_mean"]),
-                PageEntry(interval_words(row), None if math.isnan(row["ci_low"]) else row["ci_low"]),
-                PageEntry(row["against_best"], None if math.isnan(row["p_best"]) else row["p_best"]),
-                PageEntry(row["budget"]),
-                PageEntry(
-                    spell(row["paper_mean"], row["paper_std"]), row["paper_mean"] if row["paper_mean"] > 0 else None
-                ),
-                _number(row["p_paper"], ".2g"), _number(row["diverged"], ".0f"),
-            ]
+        Args:
+            reload_s: seconds after which it loads itself anew; None: it does not.
+        """
+        folder = files("tpbench.reports").joinpath("templates")
+        template, style, script = (
+            folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
+        )
+        page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+        return page.render(
+            **self.content, title=TITLE, version=__version__, reload=reload_s, style=Markup(style),
+            script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
         )  # fmt: skip
-    columns = [
-        "workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "against the best",
-        "configuration from", "paper", "p against paper", "diverged",
-    ]  # fmt: skip
-    note = "p against paper: Welch's test from the printed mean, deviation and n = 10."
-    return Section(
-        "leaderboard", "Leaderboard", [f"{BOARD_NOTE} {note}"], [PageTable("Test error, best first", columns, rows)]
-    )
 
 
-def _paper_table(table: ErrorTable) -> PageTable:
-    rows = []
-    for method in table.rows:
-        entries = [table.entries[method, column] for column in table.columns]
-        spelled = [
-            PageEntry(
-                " / ".join(entry_lines(e)), e.cell.mean if e.cell and not math.isnan(e.cell.mean) else None, best=e.best
-            )
-            for e in entries
-        ]
-        rows.append([PageEntry(method_title(method)), *spelled])
-    return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
+def _hash(text: str) -> str:
+    """What a page's policy calls the one script, and the one style sheet, that it lets through."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def paper_section(cells: Cells) -> Section:
-    """The tables of errors beside the paper's numbers."""
-    tables = [paper_table_of(cells, name) for name in ERROR_TABLES]
-    said = dict.fromkeys(note for table in tables for note in notes(table))
-    return Section("tables", "The paper's tables", [FOOTNOTE, *said], [_paper_table(table) for table in tables])
+def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: str = "") -> PageFigure:
+    return PageFigure(inline(drawn(figure), alt, glyphs), caption, command)
 
 
-def provenance_section(cells: Cells) -> Section:
-    """Where the cells of the tables come from: one row per cell and command."""
-    rows = []
-    for cell in cells.values():
-        configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
-        for origin in origins_of(cell):
-            rows.append(
-                [
-                    PageEntry(cell.workload_title), PageEntry(method_title(cell.method)), PageEntry(origin.seeds),
-                    _number(origin.seconds, ".0f"), PageEntry(origin.said("command"), long=True),
-                    PageEntry(origin.said("commit")[:12]), PageEntry(origin.hardware),
-                    PageEntry(origin.said("precision")), PageEntry(origin.said("torch")),
-                    PageEntry(configuration, long=True),
-                ]
-            )  # fmt: skip
-    columns = [
-        "workload", "method", "seeds", "seconds", "command", "commit", "processor", "precision", "torch",
-        "configuration",
-    ]  # fmt: skip
-    return Section(
-        "provenance", "Provenance", ["What made each cell."], [PageTable("Origin of the runs", columns, rows)]
-    )
+def summary_card(summary: WorkloadSummary, glyphs: Glyphs) -> Card:
+    """One workload in words and one picture."""
+    groups = {state: [method_title(m) for m, found in summary.states.items() if found is state] for state in State}
+    said = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
+    figure = _drawing(
+        glyphs, forest_figure(summary.rows), f"{summary.title}: test errors of its methods with intervals",
+        f"tpbench plot forest {summary.column.workload}",
+    )  # fmt: skip
+    states = [state.name.lower() for state in summary.states.values()]
+    return Card(summary.title, statements(summary), states, said, protocol_words(summary), warnings_of(summary), figure)
 
 
 def _try(make: Callable[[], Figure]) -> Figure | None:
@@ -162,21 +107,33 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
         return None
 
 
-def curve_sections(store: RunStore, cells: Cells, workloads: Iterable[str]) -> Section:
+def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs) -> Section:
     """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
-    section = Section("curves", "Learning curves and cost")
+    section = Section(
+        "curves", "Learning curves and cost",
+        [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
+    )  # fmt: skip
     for workload in workloads:
-        drawn = in_order(cell for cell in cells.values() if cell.workload == workload)
-        for kind, figure, alt in (
-            ("curves", learning_curves(store, drawn), "training loss and validation error over epochs"),
-            ("cost", cost_plot(drawn), "test error against seconds per run"),
-        ):
-            command = f"tpbench plot {kind} {workload}"
-            section.figures.append(PageFigure(_svg(figure), f"{workload}: {alt}", f"{workload}: {alt}.", command))
+        shown = in_order(cell for cell in cells.values() if cell.workload == workload)
+        section.groups.append(_plots(workload, with_curves(store, shown), shown, glyphs))
     return section
 
 
-def alignment_section(results: str) -> Section:
+def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs) -> PlotGroup:
+    command = f"tpbench plot curves {workload}"
+    figures = [
+        _drawing(
+            glyphs, curve_panel(read, curve), f"{workload}: {label} over epochs", command, f"{label.capitalize()}."
+        )
+        for curve, (_, label) in CURVES.items()
+    ]
+    alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
+    figures.append(_drawing(glyphs, cost_panel(cells), alt, f"tpbench plot cost {workload}", caption))
+    legend = [LegendEntry(name_of(cell), colour(cell.method), _DASHES[line_of(cell, cells)]) for cell in cells]
+    return PlotGroup(f"curves-{workload}", workload, legend, figures)
+
+
+def alignment_section(results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
     if not (location(results) / "alignment").is_dir():
@@ -188,22 +145,69 @@ def alignment_section(results: str) -> Section:
         figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
-            alt = f"{workload}: angles of weight updates over epochs"
-            section.figures.append(PageFigure(_svg(figure), alt, caption, f"tpbench figure {name}"))
+            alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
+            section.figures.append(_drawing(glyphs, figure, alt, f"tpbench figure {name}", caption))
     return section
 
 
-def search_section(results: str) -> Section:
-    """What every sweep searched."""
+def search_section(results: str, glyphs: Glyphs) -> Section:
+    """What every sweep searched, each in a fold."""
     section = Section("searches", "Searches")
     for status in all_sweeps(results):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
-            section.figures.append(
-                PageFigure(_svg(figure), f"search of {status.id}", caption, f"tpbench plot search {status.id}")
-            )
+            shown = _drawing(glyphs, figure, f"search of {status.id}", f"tpbench plot search {status.id}", caption)
+            title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
+            section.folds.append(Fold(title, figures=[shown], printed=False))
     return section
+
+
+def make_report(results: str, command: str) -> Report:
+    """What the page of a store shows.
+
+    Args:
+        results: the store.
+        command: as it was typed.
+
+    Raises:
+        NoRunError: the store is empty.
+    """
+    store = RunStore(location(results))
+    runs = store.summaries()
+    if not runs:
+        raise NoRunError(_NO_RUN.format(results))
+    cells, glyphs = choose_cells(runs), Glyphs()
+    tables = {name: paper_table_of(cells, name) for name in ERROR_TABLES}
+    summaries = summarise(cells, all_standings(cells))
+    workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
+    sections = [
+        leaderboard_section(leaderboard_of(cells)), paper_section(tables),
+        curve_section(store, cells, workloads, glyphs), alignment_section(results, glyphs),
+        search_section(results, glyphs), provenance_section(cells),
+    ]  # fmt: skip
+    told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
+    content = _heading(results, command, len(runs)) | {
+        "lead": [text for text in told if text],
+        "warnings": list(dict.fromkeys(store.damaged)),
+        "cards": [summary_card(summary, glyphs) for summary in summaries if summary.rows],
+        "nothing": [s.title for s in summaries if not s.rows] if completeness(summaries) else [],
+        "forest_note": LEGEND,
+        "sections": [section for section in sections if section.filled],
+    }
+    return Report(content | {"glyphs": glyphs.svg})
+
+
+def empty_report(results: str, command: str) -> Report:
+    """The page of a store in which there is nothing yet."""
+    lead = [_NO_RUN.format(results) + "."]
+    nothing: dict[str, Any] = {name: [] for name in ("warnings", "cards", "nothing", "sections")}
+    return Report(_heading(results, command, 0) | nothing | {"lead": lead, "forest_note": "", "glyphs": ""})
+
+
+def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"made": made, "runs": runs, "store": results, "command": command}
 
 
 def render_report(results: str, command: str) -> str:
@@ -212,22 +216,4 @@ def render_report(results: str, command: str) -> str:
     Raises:
         TpbenchError: the store is empty.
     """
-    store = RunStore(location(results))
-    runs = store.summaries()
-    if not runs:
-        raise TpbenchError(f"{results} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
-    cells = choose_cells(runs)
-    board = leaderboard_of(cells)
-    sections = [
-        leaderboard_section(board), paper_section(cells),
-        curve_sections(store, cells, dict.fromkeys(board["workload"])), alignment_section(results),
-        search_section(results), provenance_section(cells),
-    ]  # fmt: skip
-    template = files("tpbench.reports").joinpath("templates/report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    return page.render(
-        title="tpbench: is this learning rule really better than that one?",
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), version=__version__, runs=len(runs), store=results,
-        command=command, warnings=list(dict.fromkeys(store.damaged)),
-        sections=[s for s in sections if s.tables or s.figures],
-    )  # fmt: skip
+    return make_report(results, command).html()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpbench.reports.style import save
+from tpbench.reports.style import plain_labels, save
 from tpbench.workloads.benchmark import BenchmarkRow
 
 
@@ -36,6 +36,7 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     packs = sorted({row.pack for row in rows})
     axes.set_xticks(packs, [str(p) for p in packs])
     axes.minorticks_off()
+    plain_labels(axes.yaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     save(figure, path)

@@ -50,13 +50,14 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
     Permutation importance, negative values as 0, scaled to a sum of 1. It speaks of the configurations that TPE chose,
     which crowd where the error is low.
     """
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
-
     inputs = frame.drop(columns="error")
     inputs = inputs.loc[:, inputs.nunique() > 1]
     if len(frame) < _FEWEST or inputs.empty or frame["error"].nunique() < 2:
         return None
+    # Slow to import, and small searches have no importance.
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
     forest = RandomForestRegressor(200, random_state=0, min_samples_leaf=2).fit(inputs, frame["error"])
     found = permutation_importance(forest, inputs, frame["error"], n_repeats=20, random_state=0)
     shares = pd.Series(found["importances_mean"], index=inputs.columns).clip(lower=0)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
 from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, percent
-from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired
+from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
 
 CellKey = tuple[str, str, str]
@@ -118,6 +118,11 @@ class Cell:
         """A cell with diverged seeds is never the best nor told to be as good: its mean is that of survivors."""
         return self.ranked and not self.diverged
 
+    @property
+    def tier(self) -> int:
+        """Lists show all of 0 (no seed diverged) before those of 1 (some did) before those of 2 (too few seeds)."""
+        return 0 if self.can_be_best else 1 if self.ranked else 2
+
     @cached_property
     def budget(self) -> Budget:
         """What finding the configuration cost; unknown where its runs do not agree."""
@@ -149,6 +154,11 @@ class Cell:
     def std(self) -> float:
         """Sample standard deviation of the test error in per cent; not a number for a single seed."""
         return float(self.errors().std(ddof=1))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean in per cent; not numbers where too few seeds finished."""
+        return mean_interval(self.errors()) if self.ranked else (math.nan, math.nan)
 
     @property
     def validation(self) -> float:

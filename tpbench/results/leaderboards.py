@@ -14,7 +14,7 @@ from tpbench.results.cells import Cell, CellKey, choose_cells, workload_words
 from tpbench.results.formats import spell, spell_table
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
 from tpbench.results.standings import Standing, all_standings
-from tpbench.results.statistics import compare_with_printed, mean_interval
+from tpbench.results.statistics import compare_with_printed
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.workloads import WORKLOADS
 
@@ -55,7 +55,7 @@ _FURTHER = (
 
 
 def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
-    low, high = mean_interval(cell.errors()) if cell.ranked else (math.nan, math.nan)
+    low, high = cell.interval
     printed = paper_cell(cell.workload, cell.method)
     paper, comparison = printed or (math.nan, math.nan), standing.comparison
     testable = printed and cell.can_be_best
@@ -68,7 +68,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
         "verdict": standing.verdict.value, "against_best": standing.words,
         "test": comparison.test if comparison else "", "detectable": comparison.detectable if comparison else math.nan,
         "budget": str(cell.budget), "unequal": standing.unequal, "marks": ", ".join(cell.marks),
-        "ranked": cell.ranked, "tier": 0 if cell.can_be_best else 1 if cell.ranked else 2,
+        "ranked": cell.ranked, "tier": cell.tier,
     }  # fmt: skip
 
 

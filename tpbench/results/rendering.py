@@ -70,15 +70,21 @@ FOOTNOTE = (
 )
 
 
+def against_paper(table: ErrorTable) -> str:
+    """The cells against the paper's together, in a sentence; nothing where none could be tested."""
+    found = table.overall
+    if not found.tested:
+        return ""
+    return (
+        f"Against the paper: {found.differing} of {found.tested} cells of full length differ (p < 0.05; "
+        f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
+        f"{found.p:.2g} (Stouffer)."
+    )
+
+
 def notes(table: ErrorTable) -> list[str]:
     """What must be said of the whole table: the cells against the paper's together, and unequal search budgets."""
-    found, lines = table.overall, []
-    if found.tested:
-        lines.append(
-            f"Against the paper: {found.differing} of {found.tested} cells of full length differ (p < 0.05; "
-            f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
-            f"{found.p:.2g} (Stouffer)."
-        )
+    lines = [said] if (said := against_paper(table)) else []
     lines += [line for column in table.columns if (line := _budgets(table, column))]
     if table.others:
         lines.append(f"Not among the paper's methods, and in 'tpbench leaderboard': {', '.join(table.others)}.")

@@ -30,6 +30,18 @@ def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
 
 
 @contextmanager
+def ending_by_signals() -> Iterator[None]:
+    """Within, what asks for an end raises KeyboardInterrupt (:func:`end_as_by_ctrl_c`); then all is as before."""
+    before = end_as_by_ctrl_c()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was set by what is no Python code, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
 def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP end the work with a command to go on with.
 
@@ -40,15 +52,11 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     Raises:
         InterruptedWork: one of the three came.
     """
-    before = end_as_by_ctrl_c()
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
-        if isinstance(end, SystemExit) and end.code != signal.SIGTERM:
-            raise
-        raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
-    finally:
-        for number, handler in before.items():
-            # None: it was set by what is no Python code, and cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    with ending_by_signals():
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as end:
+            # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
+            if isinstance(end, SystemExit) and end.code != signal.SIGTERM:
+                raise
+            raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None

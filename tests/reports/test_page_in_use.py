@@ -1,0 +1,189 @@
+"""The report in a real browser: by keyboard and pointer, narrow, dark and on paper; and what axe-core says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.reports.axe import violations_in, violations_without_browser
+from tests.reports.browser import Browser, browsing, chromium
+from tests.results.records import record
+from tpbench.reports.page import Report, make_report
+from tpbench.results import RunStore
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Of a small store in which everything that can be said is said."""
+    folder = tmp_path_factory.mktemp("report")
+    store = RunStore(folder / "results")
+    for seed in range(4):
+        for method, level in (("bp", 0.01), ("ddtp-linear", 0.011), ("dtp", 0.2)):
+            store.publish(record(method, seed, [0.5, level + seed / 1000], epochs=2))
+        store.publish(record("dfa", seed, [0.4, 0.1 + seed / 1000], epochs=2, label="copy 0123abcd"))
+    store.publish(record("dtpdrl", 0, [0.5], status="diverged"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TPBENCH_CACHE", str(folder / "cache"))
+        return make_report(str(store.folder), "tpbench report")
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(report.html(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not chromium():
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    with browsing(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def show(browser: Browser, page: Path, width: int, **media: str) -> None:
+    """Open a page on a screen of this width with these preferences, or on paper."""
+    features = [{"name": "prefers-color-scheme", "value": media.get("scheme", "light")}]
+    browser.call("Emulation.setEmulatedMedia", media=media.get("kind", "screen"), features=features)
+    browser.open(page, width)
+
+
+def test_axe_finds_nothing(page: Path, request: pytest.FixtureRequest) -> None:
+    """Best practices and WCAG A and AA, with every fold open; what differs by screen on another one too."""
+    if not chromium():
+        assert violations_without_browser(page) == []
+        return
+    browser = request.getfixturevalue("browser")
+    for width, scheme, rules in ((1300, "light", ()), (390, "dark", ("color-contrast", "scrollable-region-focusable"))):
+        show(browser, page, width, scheme=scheme)
+        browser.ask("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+        assert violations_in(browser, *rules) == []
+
+
+def test_axe_would_find_something(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text('<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><img src="x.png"></main></html>')
+    if not chromium():
+        found = violations_without_browser(bad)
+    else:
+        browser = request.getfixturevalue("browser")
+        show(browser, bad, 390)
+        found = violations_in(browser)
+    assert [violation.split(":")[0] for violation in found] == ["image-alt"]
+
+
+@pytest.mark.parametrize(("width", "kind"), [(1300, "screen"), (800, "screen"), (390, "screen"), (760, "print")])
+def test_the_page_is_as_wide_as_its_window(page: Path, browser: Browser, width: int, kind: str) -> None:
+    """Wide tables scroll inside their own frame; on a laptop and on paper none has to."""
+    show(browser, page, width, kind=kind)
+    assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
+    if kind == "print" or width == 1300:
+        wide = "[...document.querySelectorAll('section:not([aria-labelledby=provenance]) .wide')]"
+        assert browser.ask(f"{wide}.filter(one => one.scrollWidth > one.clientWidth + 1).length") == 0
+    assert browser.complaints == []  # nor does the page's policy stop its own script and style
+    assert browser.ask("document.documentElement.className") == "script"
+
+
+def focused(browser: Browser) -> str:
+    """A name for what has the focus: its text, or its label."""
+    return str(
+        browser.ask(
+            "(one => one === document.body ? '' : one.getAttribute('aria-label') ?? one.textContent.trim())"
+            "(document.activeElement)"
+        )
+    )
+
+
+def tabbed(browser: Browser) -> list[str]:
+    """Everything that the tabulator stops at, from the top of the page."""
+    seen = []
+    while True:
+        browser.press("Tab")
+        name = focused(browser)
+        if not name or len(seen) > 200:
+            return seen
+        seen.append(name)
+
+
+def test_everything_can_be_reached_with_the_tabulator(page: Path, browser: Browser) -> None:
+    show(browser, page, 1300)
+    stops = tabbed(browser)
+    assert stops[:2] == ["Skip to the summary", "Summary"]
+    shown = "[...document.querySelectorAll('th button, summary, .legend button')].filter(one => one.checkVisibility())"
+    wanted = browser.ask(f"{shown}.map(one => one.textContent.trim())")
+    assert len(wanted) > 20
+    remaining = list(stops)
+    for name in wanted:
+        remaining.remove(name)
+    # One stop for each figure: two forests, and loss (which these runs have not), errors and cost.
+    series = browser.ask("[...document.querySelectorAll('figure .series[tabindex=\"0\"]')].map(one => one.ariaLabel)")
+    assert len(series) == 4
+    assert all(name in remaining for name in series)
+
+
+def test_arrows_go_from_curve_to_curve_and_each_says_its_name(page: Path, browser: Browser) -> None:
+    show(browser, page, 1300)
+    browser.ask("document.querySelector('.plots .series[tabindex=\"0\"]').focus()")
+    seen = [focused(browser)]
+    for _ in range(4):
+        assert browser.ask("document.querySelector('.bubble').textContent") == seen[-1]
+        browser.press("ArrowRight")
+        seen.append(focused(browser))
+    assert [name.split(": ")[0] for name in seen] == ["BP", "DFA (copy 0123abcd)", "DTP", "DDTP-linear", "BP"]
+    assert seen[0] == "BP: validation error (%) 1.15 at the end (4 seeds)"
+    browser.press("ArrowLeft")
+    chosen = "[...document.querySelectorAll('.plots .series')].filter(one => getComputedStyle(one).opacity === '1')"
+    browser.wait(f"new Set({chosen}.map(one => one.dataset.name)).size === 1")
+    assert set(browser.ask(f"{chosen}.map(one => one.dataset.name)")) == {"DDTP-linear"}
+    browser.press("Escape")
+    assert browser.ask("document.querySelector('.bubble').hidden")
+
+
+def test_tables_and_folds_work_by_keyboard(page: Path, browser: Browser) -> None:
+    show(browser, page, 390)
+    table = "document.querySelector('table.sortable')"
+    column = browser.ask(f"[...{table}.tHead.rows[0].cells].findIndex(one => one.textContent.startsWith('test error'))")
+    browser.ask(f"{table}.tHead.rows[0].cells[{column}].querySelector('button').focus()")
+    for key, direction in (("Enter", "ascending"), ("Space", "descending")):
+        browser.press(key)
+        assert browser.ask(f"{table}.tHead.rows[0].cells[{column}].ariaSort") == direction
+        keys = browser.ask(f"[...{table}.tBodies[0].rows].map(row => row.cells[{column}].dataset.key)")
+        numbers = [float(key) for key in keys if key != "-"]
+        assert numbers == sorted(numbers, reverse=direction == "descending")
+        assert (len(numbers), keys[-1]) == (4, "-")  # what is missing comes last
+    browser.ask("document.querySelector('summary').focus()")
+    browser.press("Enter")
+    assert browser.ask("document.querySelector('details').open")
+    browser.ask("document.querySelector('.legend button').focus()")
+    browser.press("Enter")
+    assert browser.ask("document.querySelector('.legend button').ariaPressed") == "true"
+
+
+def test_pointing_to_a_curve_names_it(page: Path, browser: Browser) -> None:
+    show(browser, page, 1300)
+    browser.point(".card .series[data-name=DTP][tabindex]")
+    browser.wait("!document.querySelector('.bubble').hidden")
+    assert browser.ask("document.querySelector('.bubble').textContent").startswith("DTP: 21.15 %")
+    browser.point("h1")
+    browser.wait("document.querySelector('.bubble').hidden")
+
+
+def test_a_watched_page_is_after_a_reload_as_it_was_left(report: Report, browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "watched.html"
+    path.write_text(report.html(reload_s=1), encoding="utf-8")
+    show(browser, path, 800)
+    browser.ask("document.querySelector('details').open = true; document.querySelector('th button').click()")
+    browser.ask("document.querySelectorAll('summary')[1].focus(); scrollTo(0, 500); window.before = true")
+    browser.wait("!window.before && document.readyState === 'complete'")
+    assert browser.ask("[...document.querySelectorAll('details')].map(one => one.open).indexOf(true)") == 0
+    assert browser.ask("document.querySelector('th').ariaSort") == "ascending"
+    assert browser.ask("scrollY") == 500
+    assert browser.ask("document.activeElement === document.querySelectorAll('summary')[1]")
+    browser.ask("document.querySelector('.live button').click()")
+    assert browser.ask("document.querySelector('.live button').ariaPressed") == "true"
+    assert browser.complaints == []

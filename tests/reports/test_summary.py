@@ -1,0 +1,131 @@
+"""The top of the report says what tables and leaderboards say, in words: each rule on a made-up store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.results.records import record
+from tpbench.reports.summary import State, WorkloadSummary, completeness, headline, statements, summarise, warnings_of
+from tpbench.results import RunRecord, choose_cells
+from tpbench.results.budgets import by_search
+from tpbench.results.standings import Verdict, all_standings
+
+
+def runs(method: str, level: float, seeds: int = 8, step: float = 0.001, **options: Any) -> list[RunRecord]:
+    """A method's runs; the error of a seed is ``level`` and a little that depends on method and seed."""
+    wobble = [step * ((seed * (len(method) + 3)) % 5) for seed in range(seeds)]
+    return [record(method, seed, [0.5, level + wobble[seed]], **options) for seed in range(seeds)]
+
+
+def summary_of(*records: list[RunRecord]) -> WorkloadSummary:
+    """Of MNIST."""
+    return summaries_of(*records)[0]
+
+
+def summaries_of(*records: list[RunRecord]) -> list[WorkloadSummary]:
+    cells = choose_cells(run for part in records for run in part)
+    return summarise(cells, all_standings(cells))
+
+
+def methods(rows: list[Any]) -> list[str]:
+    return [cell.method for cell, _ in rows]
+
+
+def test_every_method_stands_in_one_group() -> None:
+    diverged = [record("dtpdrl", 8, [0.5], status="diverged")]
+    summary = summary_of(
+        runs("bp", 0.01), runs("dfa", 0.03), runs("ddtp-linear", 0.0301), runs("dtp", 0.05),
+        runs("dtp-pretrained", 0.04, seeds=2), runs("dtpdrl", 0.02), diverged, runs("ddtp-control", 0.04, seeds=4),
+    )  # fmt: skip
+    assert summary.best is not None
+    assert summary.best[0].method == "dfa"
+    groups = {
+        "lower": summary.of(Verdict.LOWER), "apart": summary.not_told_apart,
+        "silent": summary.silent, "higher": summary.of(Verdict.HIGHER),
+        "untested": summary.untested,
+    }  # fmt: skip
+    assert {name: methods(rows) for name, rows in groups.items()} == {
+        "lower": ["bp"], "apart": ["ddtp-linear"], "silent": ["ddtp-control"], "higher": ["dtp"],
+        "untested": ["dtpdrl", "dtp-pretrained"],
+    }  # fmt: skip
+    said = dict(statements(summary))
+    assert said["Best"] == ["DFA: 4.16 ± 0.14 %"]
+    assert said["No difference could show (4 shared seeds)"] == ["DDTP-control"]
+    assert said["Could not be tested"] == ["DTPDRL (9 seeds, 1 diverged)", "DTP (pre-trained) (2 seeds)"]
+    assert [title.split(" (")[0] for title in said] == [
+        "Best", "Lower error", "Not told apart", "No difference could show", "Higher error", "Could not be tested"
+    ]  # fmt: skip
+
+
+def test_the_words_hold_the_numbers_of_the_tests() -> None:
+    summary = summary_of(runs("bp", 0.02), runs("dfa", 0.03), runs("ddtp-linear", 0.0301))
+    said = dict(statements(summary))
+    by_method = {cell.method: standing.comparison for cell, standing in summary.rows}
+    lower, apart = by_method["bp"], by_method["ddtp-linear"]
+    assert lower is not None
+    assert apart is not None
+    assert said[f"Lower error (p {lower.p:.2g})"] == [f"BP {lower.difference:+.2f}"]
+    assert said[f"Not told apart ({apart.detectable:.2f} would show)"] == ["DDTP-linear"]
+
+
+def test_a_best_method_with_another_below_it_says_why() -> None:
+    better = [record("dtp", seed, [0.5, 0.03 + seed / 1000]) for seed in range(4)]
+    for run in better:
+        run.curves["test_error"][1] = 0.02
+    summary = summary_of(better, runs("dfa", 0.025, seeds=4))
+    ((title, said), *_) = statements(summary)
+    assert title == "Best"
+    assert said == ["DFA: 3.65 ± 0.13 %", "by validation error; DTP has the lower test error, 2.00 %"]
+
+
+def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
+    small, large = (by_search("s", trials, 100, "0" * 64, "final", range(10)) for trials in (40, 100))
+    summary = summary_of(
+        runs("dfa", 0.03, seeds=10, found=large), runs("dtp", 0.05, seeds=10, found=small), runs("bp", 0.02, seeds=3),
+        runs("dtpdrl", 0.05, seeds=9), [record("dtpdrl", 9, [0.5], status="diverged")],
+        runs("ddtp-linear", 0.06, seeds=10, found=large),
+    )  # fmt: skip
+    assert warnings_of(summary) == [
+        "not by the protocol (3 seeds): BP",
+        "not by the protocol (1 diverged): DTPDRL",
+        "unequal search budgets: search 100 x 100 epochs for the best; search 40 x 100 epochs for DTP",
+    ]
+    shorter = runs("dtp", 0.05, seeds=10, epochs=90)
+    said = warnings_of(summary_of(runs("dfa", 0.03, seeds=10), shorter))
+    assert said[0] == "not by the protocol (90 epochs): DTP"
+    assert "unknown, trained for 100 epochs for the best; unknown, trained for 90 epochs for DTP" in said[1]
+
+
+def test_completeness_counts_the_papers_cells_alone() -> None:
+    summaries = summaries_of(
+        runs("bp", 0.02, seeds=10), runs("dfa", 0.03, seeds=3), runs("gnt", 0.03, seeds=10),
+        runs("bp", 0.4, seeds=10, workload="cifar10", label="copy 0123abcd"), runs("bp", 0.4, workload="digits"),
+    )  # fmt: skip
+    assert [summary.title for summary in summaries] == [
+        "MNIST", "MNIST (frozen)", "Fashion-MNIST", "CIFAR10 (copy 0123abcd)", "Digits"
+    ]  # fmt: skip
+    mnist = summaries[0]
+    assert mnist.states["bp"] is State.WHOLE
+    assert mnist.states["dfa"] is State.PARTIAL
+    assert mnist.states["dtp"] is State.MISSING
+    assert (len(mnist.states), "gnt" in mnist.states) == (10, False)
+    assert [len(summary.states) for summary in summaries] == [10, 9, 10, 0, 0]
+    assert "1 stands here by its protocol" in completeness(summaries)
+    assert "1 with fewer seeds or otherwise" in completeness(summaries)
+
+
+def test_nothing_is_said_of_the_paper_where_the_store_has_none_of_its_workloads() -> None:
+    summaries = summaries_of(runs("bp", 0.02, workload="digits"))
+    assert completeness(summaries) == ""
+    assert headline(summaries).startswith("No method can be called best yet")
+    (digits,) = (summary for summary in summaries if summary.rows)
+    assert dict(statements(digits))["Best"][0].startswith("none can be named")
+
+
+@pytest.mark.parametrize("method", ["dfa", "dtp"])
+def test_the_headline_names_the_best(method: str) -> None:
+    other = {"dfa": "dtp", "dtp": "dfa"}[method]
+    both = [runs(method, 0.02, workload=w) + runs(other, 0.05, workload=w) for w in ("mnist", "digits")]
+    assert headline(summaries_of(*both)) == f"Best so far: {method.upper()} on MNIST and Digits."

@@ -1,0 +1,113 @@
+"""``tpbench report --watch``: the page follows the store and is left whole, however it ends."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tests.results.records import record
+from tests.training.test_signals import handlers  # noqa: F401 (a fixture)
+from tpbench.engine import TpbenchError
+from tpbench.reports import watching
+from tpbench.reports.watching import Watch, store_stamp
+from tpbench.results import RunStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    (tmp_path / "results").mkdir()
+    return RunStore(tmp_path / "results")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
+    return Watch(str(store.folder), tmp_path / "report.html", "tpbench report --watch", 1, said.append)
+
+
+def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
+    watch.look()
+    assert "waiting for the first one" in said[0]
+    assert 'data-reload="10"' in watch.output.read_text()
+    assert "holds no run yet" in watch.output.read_text()
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    watch.look()
+    assert said[1:] == [f"written: {watch.output} (1 run)"]
+    page = watch.output.read_text()
+    assert 'data-reload="10"' in page
+    assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in page
+    watch.look()
+    assert len(said) == 2  # nothing is drawn where nothing changed
+    watch.rest()
+    assert "data-reload" not in watch.output.read_text()
+    assert 'http-equiv="refresh"' not in watch.output.read_text()
+    assert not list(watch.output.parent.glob("*.part"))
+
+
+def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunStore) -> None:
+    results = str(store.folder)
+    seen = [store_stamp(results)]
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    seen.append(store_stamp(results))
+    for name in ("more.zip", "alignment/a.json", "sweeps/mnist-bp-1/sweep.json", "sweeps/mnist-bp-1/journal.jsonl"):
+        (store.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.folder / name).write_text("{}")
+        seen.append(store_stamp(results))
+    assert len(set(seen)) == len(seen)
+    (store.folder / "checkpoints").mkdir()
+    (store.folder / "checkpoints" / "x.json").write_text("{}")
+    (store.folder / "runs" / "x.part").write_text("{}")
+    assert store_stamp(results) == seen[-1]
+
+
+def test_what_fails_later_is_said_once_and_tried_again(
+    watch: Watch, store: RunStore, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter(["", "away", "away", ""])
+
+    def listing(results: str) -> str:
+        problem = next(looks, None)
+        if problem is None:
+            raise KeyboardInterrupt
+        if problem:
+            raise TpbenchError(problem)
+        return "a stamp"
+
+    monkeypatch.setattr(watching, "store_stamp", listing)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(KeyboardInterrupt):
+        watching._follow(watch)
+    assert said[1:] == ["away; trying again"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_ends_it_cleanly(
+    store: RunStore, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert "data-reload" in (tmp_path / "report.html").read_text()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    ended = tpbench_inside("report", "--watch", "--every", "3")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "reloads itself no more" in ended.stdout
+    assert "data-reload" not in (tmp_path / "report.html").read_text()
+    assert slept[0] >= 3
+
+
+def test_an_interval_without_watching_is_a_slip(store: RunStore, tpbench_inside: Inside) -> None:
+    ended = tpbench_inside("report", "--every", "3")
+    assert (ended.returncode, "--every goes with --watch" in ended.stderr) == (2, True)

@@ -1,0 +1,247 @@
+"""What a store says in few words: the best method of each workload, how the others stand to it, what to beware of.
+
+Nothing is computed here that tables and leaderboards do not compute: verdicts are those of
+:mod:`tpbench.results.standings`, warnings the marks of cells and unequal budgets (docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from tpbench.engine import method_title
+from tpbench.reports.forest import ForestRow, best_first
+from tpbench.results.cells import Cell, CellKey
+from tpbench.results.formats import spell
+from tpbench.results.paper import paper_cell, table_methods
+from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words
+from tpbench.results.statistics import Comparison
+from tpbench.results.tables import Column, columns_of
+
+
+class State(Enum):
+    """Of a cell that the paper's table has; the value is how it is called."""
+
+    WHOLE = "whole"
+    PARTIAL = "departs from the protocol"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class WorkloadSummary:
+    """One workload on one kind of data."""
+
+    column: Column
+    rows: Sequence[ForestRow]
+    """Its cells with their standings, in the order of the leaderboard."""
+    states: Mapping[str, State]
+    """Of the cells that the paper's Table S6 has, by method; empty where it has none, and of copies of the data."""
+
+    @property
+    def title(self) -> str:
+        return self.column.title
+
+    @property
+    def best(self) -> ForestRow | None:
+        """None where no method but BP has three seeds, none of them diverged."""
+        return next((row for row in self.rows if row[1].best), None)
+
+    def of(self, verdict: Verdict) -> list[ForestRow]:
+        """The cells of which the test against the best said this."""
+        return [row for row in self.rows if row[1].verdict is verdict]
+
+    @property
+    def not_told_apart(self) -> list[ForestRow]:
+        """Tested, without a difference, where one could have shown."""
+        return [row for row in self.of(Verdict.NOT_TOLD_APART) if not _silent(row[1])]
+
+    @property
+    def silent(self) -> list[ForestRow]:
+        """Tested over so few seeds that no difference, however large, would have shown."""
+        return [row for row in self.of(Verdict.NOT_TOLD_APART) if _silent(row[1])]
+
+    @property
+    def untested(self) -> list[ForestRow]:
+        """Could not be tested: few seeds, diverged seeds, or no best."""
+        return self.of(Verdict.NOT_TESTED)
+
+    @property
+    def departures(self) -> dict[str, list[Cell]]:
+        """The cells that depart from the protocol, by how: ``3 seeds``, ``2 diverged``, ``90 epochs``, ``bf16``."""
+        found: dict[str, list[Cell]] = defaultdict(list)
+        for cell, _ in self.rows:
+            for mark in cell.marks:
+                found[mark].append(cell)
+        return found
+
+    @property
+    def unequal(self) -> list[Cell]:
+        """Found with another search budget than the best, or trained for other epochs."""
+        return [cell for cell, standing in self.rows if standing.unequal]
+
+    def count(self, state: State) -> int:
+        """How many of the paper's cells are in this state."""
+        return sum(found is state for found in self.states.values())
+
+
+def _silent(standing: Standing) -> bool:
+    return standing.comparison is not None and math.isinf(standing.comparison.detectable)
+
+
+def summarise(cells: Mapping[CellKey, Cell], standings: Mapping[CellKey, Standing]) -> list[WorkloadSummary]:
+    """The summary of every workload that the paper's table or the store has, the paper's first.
+
+    Args:
+        cells: as :func:`tpbench.results.choose_cells` chooses them.
+        standings: of all of them.
+    """
+    groups: dict[tuple[str, str], list[ForestRow]] = defaultdict(list)
+    for (workload, label, method), cell in cells.items():
+        groups[workload, label].append((cell, standings[workload, label, method]))
+    found = []
+    for column in columns_of(groups):
+        rows = best_first(groups.get((column.workload, column.data_label), []))
+        found.append(WorkloadSummary(column, rows, {} if column.data_label else _states(column.workload, rows)))
+    return found
+
+
+def _states(workload: str, rows: Iterable[ForestRow]) -> dict[str, State]:
+    marks = {cell.method: cell.marks for cell, _ in rows}
+    return {
+        method: State.MISSING if method not in marks else State.PARTIAL if marks[method] else State.WHOLE
+        for method in table_methods("s6")
+        if paper_cell(workload, method)
+    }
+
+
+def headline(summaries: Sequence[WorkloadSummary]) -> str:
+    """One sentence: which method is best where."""
+    best: dict[str, list[str]] = defaultdict(list)
+    for summary in summaries:
+        if summary.best:
+            best[method_title(summary.best[0].method)].append(summary.title)
+    if not best:
+        return "No method can be called best yet: that takes three finished seeds of a method other than BP."
+    named = "; ".join(f"{method} on {_listed(titles)}" for method, titles in best.items())
+    return f"Best so far: {named}."
+
+
+def completeness(summaries: Sequence[WorkloadSummary]) -> str:
+    """One sentence: how much of the paper's table there is; empty where the store has none of its workloads."""
+    cells = sum(len(summary.states) for summary in summaries)
+    whole, partial = (sum(s.count(state) for s in summaries) for state in (State.WHOLE, State.PARTIAL))
+    if not whole + partial:
+        return ""
+    missing = cells - whole - partial
+    return (
+        f"Of the {cells} cells of the paper's Table S6, {whole or 'none'} stand{'s' * (whole == 1)} here by its "
+        f"protocol ({FULL_SEEDS} seeds, all epochs, none diverged), {partial or 'none'} with fewer seeds or otherwise; "
+        f"{missing or 'none'} {'is' if missing == 1 else 'are'} missing."
+    )
+
+
+def statements(summary: WorkloadSummary) -> list[tuple[str, list[str]]]:
+    """What there is to say of a workload: what is said, and of whom or in which words."""
+    said = [("Best", _best_words(summary))]
+    said += [(title, [words(row) for row in rows]) for title, rows, words in _groups(summary)]
+    return [(title, entries) for title, entries in said if entries]
+
+
+def _best_words(summary: WorkloadSummary) -> list[str]:
+    if summary.best is None:
+        return ["none can be named: no method but BP has three finished seeds without a diverged one"] * bool(
+            summary.rows
+        )
+    cell, _ = summary.best
+    said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
+    lower = next((other for other, _ in summary.rows if other.can_be_best and other.method != YARDSTICK), cell)
+    if lower.mean < cell.mean:
+        # Who reads test errors alone would take it for a slip.
+        said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
+    return said
+
+
+def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:
+    lower, higher = summary.of(Verdict.LOWER), summary.of(Verdict.HIGHER)
+    yield f"Lower error ({_largest_p(lower)})", lower, _difference_words
+    yield f"Not told apart ({_would_show(summary.not_told_apart)})", summary.not_told_apart, _name
+    yield f"No difference could show ({_shared(summary.silent)})", summary.silent, _name
+    yield f"Higher error ({_largest_p(higher)})", higher, _difference_words
+    yield "Could not be tested", summary.untested, _untested_words
+
+
+def _comparisons(rows: Iterable[ForestRow]) -> list[Comparison]:
+    return [standing.comparison for _, standing in rows if standing.comparison]
+
+
+def _largest_p(rows: Iterable[ForestRow]) -> str:
+    p = [comparison.p for comparison in _comparisons(rows)]
+    return f"p {'at most ' * (len(p) > 1)}{max(p):.2g}" if p else ""
+
+
+def _would_show(rows: Iterable[ForestRow]) -> str:
+    """The smallest and the largest difference that the tests would have shown."""
+    found = sorted(_comparisons(rows), key=lambda comparison: comparison.detectable)
+    if not found:
+        return ""
+    least = f"{found[0].detectable:.2f} to "
+    most = detectable_words(found[-1])
+    return most if most.startswith(least.removesuffix("to ")) else least + most
+
+
+def _shared(rows: Iterable[ForestRow]) -> str:
+    seeds = sorted({comparison.seeds for comparison in _comparisons(rows)})
+    return f"{' or '.join(map(str, seeds))} shared seeds"
+
+
+def _name(row: ForestRow) -> str:
+    return method_title(row[0].method)
+
+
+def _difference_words(row: ForestRow) -> str:
+    comparison = row[1].comparison
+    return _name(row) + (f" {comparison.difference:+.2f}" if comparison else "")
+
+
+def _untested_words(row: ForestRow) -> str:
+    marks = row[0].marks
+    return _name(row) + (f" ({', '.join(marks)})" if marks else "")
+
+
+def warnings_of(summary: WorkloadSummary) -> list[str]:
+    """What a reader should beware of, by the rules of docs/protocol.md."""
+    said = [f"not by the protocol ({mark}): {_listed(_titles(cells))}" for mark, cells in summary.departures.items()]
+    if summary.unequal and summary.best:
+        best, costs = summary.best[0], defaultdict(list)
+        same_epochs = all(cell.epochs == best.epochs for cell in summary.unequal)
+        for cell in summary.unequal:
+            costs[_cost(cell, same_epochs)].append(cell)
+        others = "; ".join(f"{cost} for {_listed(_titles(cells))}" for cost, cells in costs.items())
+        what = "search budgets" if same_epochs else "search budgets or epochs"
+        said.append(f"unequal {what}: {_cost(best, same_epochs)} for the best; {others}")
+    return said
+
+
+def _cost(cell: Cell, same_epochs: bool) -> str:
+    return f"{cell.budget}" if same_epochs else f"{cell.budget}, trained for {cell.epochs} epochs"
+
+
+def protocol_words(summary: WorkloadSummary) -> str:
+    """``4 of the paper's 10 cells, 3 by its protocol``; of other workloads, that the paper has not got them."""
+    if not summary.states:
+        return "a copy of the data" if summary.column.data_label else "not in the paper"
+    here = len(summary.states) - summary.count(State.MISSING)
+    whole = f", {summary.count(State.WHOLE)} by its protocol" if here else ""
+    return f"{here} of the paper's {len(summary.states)} cells{whole}"
+
+
+def _titles(cells: Iterable[Cell]) -> list[str]:
+    return [method_title(cell.method) for cell in cells]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,114 @@
+"""``tpbench report --watch``: the page is written anew while sweeps run."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tpbench.engine import TpbenchError
+from tpbench.reports.page import NoRunError, Report, empty_report, make_report
+from tpbench.results.location import file_stamps, location
+from tpbench.results.store import write_atomically
+from tpbench.search.listing import sweep_folders
+from tpbench.training.signals import ending_by_signals
+
+# A page that opens in a browser is to be read in between.
+_RELOAD_S = 10
+# Drawing takes seconds on a large store, and the cores belong to the training.
+_REST = 4
+
+
+def store_stamp(results: str) -> str:
+    """What changes whenever something of what a report shows does: listings of folders alone, no file is read.
+
+    Raises:
+        TpbenchError: the store cannot be read.
+    """
+    folder = location(results)
+    places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
+    places += [(sweep.folder, ".jsonl") for sweep in sweep_folders(folder)]
+    try:
+        found = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
+    except Exception as error:  # a URL's file system has exceptions of its own
+        raise TpbenchError(f"{results}: could not be read ({error})") from error
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+class Watch:
+    """A page that follows its store.
+
+    Args:
+        results: the store.
+        output: the page.
+        command: as it was typed.
+        every: seconds between two looks at the store.
+        say: takes a line for the person at the terminal.
+    """
+
+    def __init__(self, results: str, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
+        self.results, self.output, self.command, self.every, self.say = results, output, command, every, say
+        self.report: Report | None = None
+        self.stamp = ""
+
+    def look(self) -> None:
+        """Write the page anew if the store has changed since the last time.
+
+        Raises:
+            TpbenchError: the store cannot be read, or the page not written. The next look tries again.
+        """
+        stamp = store_stamp(self.results)
+        if stamp == self.stamp:
+            return
+        try:
+            report = make_report(self.results, self.command)
+            runs = report.content["runs"]
+            said = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
+        except NoRunError:
+            report = empty_report(self.results, self.command)
+            said = f"{self.results} holds no run yet: waiting for the first one. Ctrl-C ends"
+        self.report = report
+        self._write(max(_RELOAD_S, round(self.every)))
+        self.stamp = stamp
+        self.say(said)
+
+    def _write(self, reload_s: int | None) -> None:
+        if self.report:
+            write_atomically(self.output, self.report.html(reload_s))
+
+    def rest(self) -> None:
+        """The last page once more, without the part that reloads it."""
+        self._write(None)
+
+
+def watch_store(results: str, output: Path, command: str, every: float) -> None:
+    """Follow a store until Ctrl-C, SIGTERM or SIGHUP; the page that is left reloads itself no more.
+
+    Raises:
+        TpbenchError: the store cannot be read, or the page not written.
+    """
+    watch = Watch(results, output, command, every, lambda line: print(line, flush=True))
+    with ending_by_signals():
+        try:
+            _follow(watch)
+        except KeyboardInterrupt:
+            watch.rest()
+            print(f"ended; {output} stays as it is, and reloads itself no more", flush=True)
+
+
+def _follow(watch: Watch) -> None:
+    """Look again and again. What fails at first ends it; what fails later may pass, as a file that is being copied."""
+    said = ""
+    while True:
+        begun = time.monotonic()
+        try:
+            watch.look()
+            said = ""
+        except TpbenchError as error:
+            if watch.report is None:
+                raise
+            if str(error) != said:
+                watch.say(f"{error}; trying again")
+            said = str(error)
+        time.sleep(max(watch.every, _REST * (time.monotonic() - begun)))
