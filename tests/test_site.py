@@ -120,7 +120,8 @@ def small(tmp_path: Path) -> Path:
     """A documentation of two pages, built by the same hooks with the same rules."""
     shutil.copytree(ROOT / "docs" / "building", tmp_path / "docs" / "building")
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    settings.update(plugins=[], nav=[{"Home": "index.md"}, {"Notebook": "notebook.md"}, {"Commands": "commands.md"}])
+    made = {"Home": "index.md", "Notebook": "notebook.md", "Commands": "commands.md", "API": "api.md"}
+    settings.update(plugins=[], nav=[{title: page} for title, page in made.items()])
     del settings["extra_css"]
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (tmp_path / "docs" / "guide.md").write_text("# Guide\n")
