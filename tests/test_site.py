@@ -142,6 +142,7 @@ def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:
     settings["nav"].append({"Guide": "guide.md"})
     (small / "mkdocs.yml").write_text(yaml.safe_dump(settings))
     (small / "README.md").write_text("# Home\n\n[the code](tool.py), [the tour](docs/tour.ipynb)\n")
+    (small / "docs" / "notes.txt").write_text("somebody's own\n")
     (small / "tool.py").write_text("print(1)\n")
     image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
     outputs = [
@@ -160,3 +161,4 @@ def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:
     for words in ("of text", "<b>7</b>", f"data:image/png;base64,{image}", 'href="guide.html"', 'href="tour.ipynb"'):
         assert words in page
     assert (small / "site" / "files" / "tool.py.txt").read_text() == "print(1)\n"
+    assert not list((small / "site").rglob("notes.txt"))

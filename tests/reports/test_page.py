@@ -112,6 +112,25 @@ def test_every_curve_says_its_name_without_a_script(store: RunStore, tpbench_ins
     assert page.count("<title>") == 1 + len(stops)
 
 
+def test_numbers_are_read_out_and_intervals_shown_as_they_are(
+    tpbench_inside: Inside, tmp_path: Path
+) -> None:  # fmt: skip
+    store = RunStore(tmp_path / "results")
+    for seed, error in enumerate((0.0001, 0.0002, 0.03)):
+        store.publish(record("dfa", seed, [0.5, error], epochs=2, label="jitter 0.12345 deadbeef"))
+    for seed in range(2):
+        store.publish(record("bp", seed, [0.5, 0.000456], epochs=2))
+    page = make(tpbench_inside, tmp_path)
+    structure = Structure()
+    structure.feed(page)
+    assert "BP: validation error (%) 0.0456 at the end" in {part.get("aria-label") for part in structure.series}
+    # Legend and curve call a method alike.
+    named = {part["data-name"] for part in structure.series}
+    assert "DFA (jitter 0.12345 deadbeef)" in named
+    assert set(re.findall(r'<button[^>]* data-name="([^"]*)"', page)) <= named
+    assert re.search(r"<small>-3\.\d\d to 7\.\d\d</small>", page)
+
+
 @pytest.mark.parametrize(("there", "code"), [(True, 1), (False, 2)], ids=["empty", "absent"])
 def test_an_empty_store_is_one_line(tpbench_inside: Inside, tmp_path: Path, there: bool, code: int) -> None:
     if there:

@@ -178,12 +178,21 @@ def test_a_watched_page_is_after_a_reload_as_it_was_left(report: Report, browser
     path.write_text(report.html(reload_s=1), encoding="utf-8")
     show(browser, path, 800)
     browser.ask("document.querySelector('details').open = true; document.querySelector('th button').click()")
+    browser.ask("document.querySelector('.legend button').click()")
     browser.ask("document.querySelectorAll('summary')[1].focus(); scrollTo(0, 500); window.before = true")
+    # What is written meanwhile has one more link before it, and another title.
+    changed = (
+        report.html(reload_s=1)
+        .replace("<summary>", "<summary>more of ")
+        .replace("<ul><li>", "<ul><li><a href='#main'>new</a></li><li>", 1)
+    )
+    path.write_text(changed, encoding="utf-8")
     browser.wait("!window.before && document.readyState === 'complete'")
     assert browser.ask("[...document.querySelectorAll('details')].map(one => one.open).indexOf(true)") == 0
     assert browser.ask("document.querySelector('th').ariaSort") == "ascending"
     assert browser.ask("scrollY") == 500
     assert browser.ask("document.activeElement === document.querySelectorAll('summary')[1]")
+    assert browser.ask("document.querySelector('.legend button').ariaPressed") == "true"
     browser.ask("document.querySelector('.live button').click()")
     assert browser.ask("document.querySelector('.live button').ariaPressed") == "true"
     assert browser.complaints == []

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from tests.results.records import record
-from tpbench.reports.summary import State, WorkloadSummary, completeness, headline, statements, summarise, warnings_of
+from tpbench.reports.summary import (
+    State,
+    WorkloadSummary,
+    completeness,
+    headline,
+    protocol_words,
+    statements,
+    summarise,
+    warnings_of,
+)
 from tpbench.results import RunRecord, choose_cells
 from tpbench.results.budgets import by_search
 from tpbench.results.standings import Verdict, all_standings
@@ -112,6 +121,10 @@ def test_completeness_counts_the_papers_cells_alone() -> None:
     assert mnist.states["dtp"] is State.MISSING
     assert (len(mnist.states), "gnt" in mnist.states) == (10, False)
     assert [len(summary.states) for summary in summaries] == [10, 9, 10, 0, 0]
+    assert protocol_words(summaries[3]) == "a copy of the data"
+    assert protocol_words(summaries[4]) == "not in the paper"
+    (mine,) = (s for s in summaries_of(runs("bp", 0.4, workload="letters", label="file 1a2b3c4d")) if s.rows)
+    assert protocol_words(mine) == "not in the paper"
     assert "1 stands here by its protocol" in completeness(summaries)
     assert "1 with fewer seeds or otherwise" in completeness(summaries)
 

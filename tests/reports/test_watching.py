@@ -14,6 +14,7 @@ from tpbench.engine import TpbenchError
 from tpbench.reports import watching
 from tpbench.reports.watching import Watch, store_stamp
 from tpbench.results import RunStore
+from tpbench.search.definition import SweepFolder
 
 
 @pytest.fixture
@@ -45,7 +46,12 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in page
     watch.look()
     assert len(said) == 2  # nothing is drawn where nothing changed
+    store.publish(record("bp", 1, [0.5, 0.03]))
     watch.rest()
+    assert said[2:] == [
+        f"written: {watch.output} (2 runs)",
+        f"ended; {watch.output} stays as it is, and reloads itself no more",
+    ]
     assert "data-reload" not in watch.output.read_text()
     assert 'http-equiv="refresh"' not in watch.output.read_text()
     assert not list(watch.output.parent.glob("*.part"))
@@ -60,6 +66,9 @@ def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunS
         (store.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (store.folder / name).write_text("{}")
         seen.append(store_stamp(results))
+    with SweepFolder(store.folder / "sweeps" / "mnist-bp-1").lock():
+        running = store_stamp(results)
+    assert running not in seen  # a sweep that is killed writes nothing
     assert len(set(seen)) == len(seen)
     (store.folder / "checkpoints").mkdir()
     (store.folder / "checkpoints" / "x.json").write_text("{}")
@@ -85,6 +94,17 @@ def test_what_fails_later_is_said_once_and_tried_again(
     with pytest.raises(KeyboardInterrupt):
         watching._follow(watch)
     assert said[1:] == ["away; trying again"]
+
+
+def test_what_fails_at_first_ends_it_and_nothing_is_said_to_be_written(
+    watch: Watch, store: RunStore, said: list[str]
+) -> None:
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    watch.output.mkdir()
+    with pytest.raises(TpbenchError):
+        watching._follow(watch)
+    watch.rest()
+    assert said == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -25,6 +25,7 @@ from tpbench.results.networks import (
     TrainedNetwork,
     check_networks,
     curves_digest,
+    has_network,
     keep_network,
     network_ids,
     network_of,
@@ -133,6 +134,15 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: RunStore, monkeypatch:
         find_record(store, "01234567")
     with pytest.raises(UsageError, match=r"there is no such folder.*did you mean '.*results'"):
         tpbench.load_network(store.folder.parent / "resluts", "01234567")
+
+
+def test_what_cannot_be_read_is_not_taken_for_missing(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "read_bytes", broken)
+    with pytest.raises(TpbenchError, match="could not be read"):
+        has_network(store, record())
 
 
 def test_check_names_damage_and_takes_orphans_for_no_harm(store: RunStore, tpbench_inside: Inside) -> None:

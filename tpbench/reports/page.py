@@ -159,7 +159,7 @@ def search_section(results: str, glyphs: Glyphs) -> Section:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
             shown = _drawing(glyphs, figure, f"search of {status.id}", f"tpbench plot search {status.id}", caption)
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
-            section.folds.append(Fold(title, figures=[shown], printed=False))
+            section.folds.append(Fold(title, figures=[shown], printed=False, name=status.id))
     return section
 
 

@@ -26,10 +26,11 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
     for row in board.to_dict("records"):
         verdict, _, more = str(row["against_best"]).partition(" (")
         p_paper = "" if math.isnan(row["p_paper"]) else f"p {row['p_paper']:.2g}"
+        interval = "" if math.isnan(row["ci_low"]) else interval_words(row)
         rows.append(
             [
                 PageEntry(workload_words(row)), PageEntry(method_title(row["method"]), loose=True),
-                PageEntry(error_words(row), _known(row["test_error_mean"]), interval_words(row).removeprefix("-")),
+                PageEntry(error_words(row), _known(row["test_error_mean"]), interval),
                 PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
                 number(row["seeds"], ".0f", f"{row['epochs']} epochs"), PageEntry(row["budget"], loose=True),
                 PageEntry(spell(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),

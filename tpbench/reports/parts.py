@@ -77,6 +77,8 @@ class Fold:
     figures: Sequence[PageFigure] = ()
     printed: bool = True
     """Whether it is open on paper."""
+    name: str = ""
+    """Stays the same while the title changes; empty: the title does not."""
 
 
 @dataclass(frozen=True)

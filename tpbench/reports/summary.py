@@ -16,7 +16,7 @@ from tpbench.engine import method_title
 from tpbench.reports.forest import ForestRow, best_first
 from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
-from tpbench.results.paper import paper_cell, table_methods
+from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words
 from tpbench.results.statistics import Comparison
@@ -233,7 +233,7 @@ def _cost(cell: Cell, same_epochs: bool) -> str:
 def protocol_words(summary: WorkloadSummary) -> str:
     """``4 of the paper's 10 cells, 3 by its protocol``; of other workloads, that the paper has not got them."""
     if not summary.states:
-        return "a copy of the data" if summary.column.data_label else "not in the paper"
+        return "a copy of the data" if summary.column.workload in PAPER_WORKLOADS else "not in the paper"
     here = len(summary.states) - summary.count(State.MISSING)
     whole = f", {summary.count(State.WHOLE)} by its protocol" if here else ""
     return f"{here} of the paper's {len(summary.states)} cells{whole}"

@@ -19,7 +19,8 @@ _NEEDLESS = re.compile(r'<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*
 _GROUP_ID = re.compile(r'<g id="[^"]*">')
 # A character of a font: always the same shape under the same name.
 _GLYPH = re.compile(r'<path id="([A-Za-z-]+-[0-9a-f]+)".*?/>\s*', re.DOTALL)
-_DIGITS = re.compile(r"(\.\d\d\d)\d+")
+# Of coordinates; what a group is called is no number.
+_DIGITS = re.compile(r'<g id="[^"]*">|(\.\d\d\d)\d+')
 _SPACE = re.compile(r"\s*\n\s*")
 _EMPTY = re.compile(r"<defs>\s*</defs>")
 
@@ -74,7 +75,7 @@ def inline(svg: str, alt: str, glyphs: Glyphs) -> str:
         alt: what it shows.
         glyphs: of the page.
     """
-    text = _DIGITS.sub(r"\1", glyphs.take(_NEEDLESS.sub("", svg)))
+    text = _DIGITS.sub(lambda found: found[1] or found[0], glyphs.take(_NEEDLESS.sub("", svg)))
     # Nothing refers to groups, and every figure numbers them alike.
     text = _GROUP_ID.sub("<g>", _MARKED.sub(_series, text))
     text = _HEAD.sub(partial(_head, alt), text, count=1)

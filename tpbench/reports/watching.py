@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
@@ -28,12 +29,11 @@ def store_stamp(results: str) -> str:
     """
     folder = location(results)
     places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
-    places += [(sweep.folder, ".jsonl") for sweep in sweep_folders(folder)]
-    try:
-        found = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
-    except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{results}: could not be read ({error})") from error
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    sweeps = sweep_folders(folder)
+    places += [(sweep.folder, ".jsonl") for sweep in sweeps]
+    found = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
+    # A sweep that is stopped lets go of its lock, and writes nothing.
+    return hashlib.sha256(repr((found, [sweep.locked for sweep in sweeps])).encode()).hexdigest()
 
 
 class Watch:
@@ -50,6 +50,7 @@ class Watch:
     def __init__(self, results: str, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
         self.results, self.output, self.command, self.every, self.say = results, output, command, every, say
         self.report: Report | None = None
+        """What the page shows; None before the page has been written once."""
         self.stamp = ""
 
     def look(self) -> None:
@@ -68,18 +69,19 @@ class Watch:
         except NoRunError:
             report = empty_report(self.results, self.command)
             said = f"{self.results} holds no run yet: waiting for the first one. Ctrl-C ends"
-        self.report = report
-        self._write(max(_RELOAD_S, round(self.every)))
-        self.stamp = stamp
+        write_atomically(self.output, report.html(max(_RELOAD_S, round(self.every))))
+        self.report, self.stamp = report, stamp
         self.say(said)
 
-    def _write(self, reload_s: int | None) -> None:
-        if self.report:
-            write_atomically(self.output, self.report.html(reload_s))
-
     def rest(self) -> None:
-        """The last page once more, without the part that reloads it."""
-        self._write(None)
+        """What the store holds at the end, or else the last page once more, without the part that reloads it."""
+        if self.report is None:
+            return
+        # The page that is there must stop to reload itself, whatever is wrong with the store by now.
+        with suppress(TpbenchError):
+            self.look()
+        write_atomically(self.output, self.report.html(None))
+        self.say(f"ended; {self.output} stays as it is, and reloads itself no more")
 
 
 def watch_store(results: str, output: Path, command: str, every: float) -> None:
@@ -94,7 +96,9 @@ def watch_store(results: str, output: Path, command: str, every: float) -> None:
             _follow(watch)
         except KeyboardInterrupt:
             watch.rest()
-            print(f"ended; {output} stays as it is, and reloads itself no more", flush=True)
+        except BaseException:
+            watch.rest()
+            raise
 
 
 def _follow(watch: Watch) -> None:

@@ -35,8 +35,9 @@ def find_record(store: RunStore, text: str) -> RunRecord:
 
 
 def _hint(wanted: str, ids: list[str], store: RunStore) -> str:
-    if store.damaged:
-        return f" that can be read: {store.damaged[-1]}"
+    for message in store.damaged:
+        if wanted in message:
+            return f" that can be read: {message}"
     beginnings = {run_id[: len(wanted)]: run_id for run_id in ids}
     near = difflib.get_close_matches(wanted, beginnings, n=1, cutoff=0.7)
     return f": did you mean {beginnings[near[0]]}?" if near else "; 'tpbench results export FILE.csv' lists its runs"

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from tpbench.engine import UsageError
+from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import unknown
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
@@ -75,11 +75,15 @@ def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
     The stamp is empty where a URL's file system tells nothing of that kind.
 
     Raises:
-        OSError: the folder cannot be read; file systems of URLs have errors of their own. One that is not there is
-            empty.
+        TpbenchError: the folder cannot be read. One that is not there is empty.
     """
-    if not isinstance(folder, Path):
-        return _object_stamps(folder, suffix)
+    try:
+        return _entry_stamps(folder, suffix) if isinstance(folder, Path) else _object_stamps(folder, suffix)
+    except Exception as error:  # a URL's file system has exceptions of its own
+        raise TpbenchError(f"{folder}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:
     found = {}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:

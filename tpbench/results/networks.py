@@ -28,6 +28,10 @@ EXPORTS = (ENDING, ".pt", ".npz")
 _AGAIN = "'tpbench run ... --keep-networks' with the run's configuration trains it again"
 
 
+class WrongNetwork(TpbenchError):  # noqa: N818 (named for what is there)
+    """A network that is missing, damaged, or of another training: training the run again makes it."""
+
+
 @dataclass(frozen=True)
 class TrainedNetwork:
     """The parameters that a run had after its selected epoch, and what they are."""
@@ -73,7 +77,7 @@ class TrainedNetwork:
 
         Raises:
             NewerFormat: it is whole, but a newer version wrote it.
-            TpbenchError: it is truncated, altered, or no network.
+            WrongNetwork: it is truncated, altered, or no network.
         """
         try:
             about = unsealed(_metadata(content))
@@ -91,7 +95,7 @@ class TrainedNetwork:
             raise
         except Exception as error:  # safetensors has exceptions of its own
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TpbenchError(f"{where}: not a valid network ({reason}); delete it: {_AGAIN}") from error
+            raise WrongNetwork(f"{where}: not a valid network ({reason}); delete it: {_AGAIN}") from error
         return found
 
     def _check(self) -> None:
@@ -143,7 +147,8 @@ def read_network(store: RunStore, run_id: str) -> TrainedNetwork | None:
 
     Raises:
         NewerFormat: a newer version wrote its file.
-        TpbenchError: it is damaged, or cannot be read.
+        WrongNetwork: it is damaged.
+        TpbenchError: it cannot be read.
     """
     path = network_path(store, run_id)
     try:
@@ -154,7 +159,7 @@ def read_network(store: RunStore, run_id: str) -> TrainedNetwork | None:
         raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
     found = TrainedNetwork.from_bytes(content, str(path))
     if found.run != run_id:
-        raise TpbenchError(f"{path}: holds the network of the run {found.run}; delete it: {_AGAIN}")
+        raise WrongNetwork(f"{path}: holds the network of the run {found.run}; delete it: {_AGAIN}")
     return found
 
 
@@ -163,15 +168,16 @@ def network_of(store: RunStore, record: RunRecord) -> TrainedNetwork:
 
     Raises:
         NewerFormat: a newer version wrote its file.
-        TpbenchError: there is none, or it is damaged, or comes from another training of the run.
+        WrongNetwork: there is none, or it is damaged, or comes from another training of the run.
+        TpbenchError: it cannot be read.
     """
     found, run_id = read_network(store, record.definition.id), record.definition.id
     if found is None:
         diverged = record.history.selected_epoch is None
         why = "it diverged before its first epoch ended" if diverged else f"it was not kept; {_AGAIN} and keeps it"
-        raise TpbenchError(f"{store.folder} holds no network of the run {run_id}: {why}")
+        raise WrongNetwork(f"{store.folder} holds no network of the run {run_id}: {why}")
     if not found.belongs(record):
-        raise TpbenchError(
+        raise WrongNetwork(
             f"{network_path(store, run_id)}: comes from another training of the run, whose curves are not those of the "
             f"run's file; delete it: {_AGAIN}"
         )
@@ -183,14 +189,13 @@ def has_network(store: RunStore, record: RunRecord) -> bool:
 
     Raises:
         NewerFormat: a newer version wrote its file.
+        TpbenchError: it cannot be read.
     """
     if record.history.selected_epoch is None:
         return True
     try:
         network_of(store, record)
-    except NewerFormat:
-        raise
-    except TpbenchError:
+    except WrongNetwork:
         return False
     return True
 
@@ -200,13 +205,11 @@ def keep_network(store: RunStore, network: TrainedNetwork) -> None:
 
     Raises:
         NewerFormat: a newer version wrote the file that is there.
-        TpbenchError: the store cannot be written; nothing half-written stays behind.
+        TpbenchError: the store cannot be read or written; nothing half-written stays behind.
     """
     try:
         there = read_network(store, network.run)
-    except NewerFormat:
-        raise
-    except TpbenchError:
+    except WrongNetwork:
         there = None
     if there and there.curves == network.curves:
         return
@@ -220,11 +223,7 @@ def network_ids(store: RunStore) -> list[str]:
     Raises:
         TpbenchError: the folder cannot be read.
     """
-    folder = store.folder / FOLDER
-    try:
-        names = [name.removesuffix(ENDING) for name in file_stamps(folder, ENDING)]
-    except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{folder}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+    names = [name.removesuffix(ENDING) for name in file_stamps(store.folder / FOLDER, ENDING)]
     return sorted(name for name in names if ID_PATTERN.fullmatch(name))
 
 

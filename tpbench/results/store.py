@@ -69,19 +69,13 @@ class RunStore:
     @cached_property
     def archived(self) -> ArchivedRuns:
         """The archives' runs, a layer below the files; what the archives hold is looked up once."""
-        return self._look_at_archives(self._stamps(self.folder, ".zip"), {})
+        return self._look_at_archives(file_stamps(self.folder, ".zip"), {})
 
     def _look_at_archives(self, names: Iterable[str], known: Mapping[str, Sequence[str]]) -> ArchivedRuns:
         found = ArchivedRuns.of((self.folder / name for name in sorted(names)), known)
         for message in found.broken:
             self._note(message, "its runs count as not trained")
         return found
-
-    def _stamps(self, folder: Path, suffix: str) -> dict[str, str]:
-        try:
-            return file_stamps(folder, suffix)
-        except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{folder}: could not be read ({_reason(error)})") from error
 
     @property
     def exists(self) -> bool:
@@ -128,7 +122,9 @@ class RunStore:
         Raises:
             TpbenchError: the folder cannot be read.
         """
-        files = self._stamps(self.runs, ".json")
+        return self._ids(file_stamps(self.runs, ".json"))
+
+    def _ids(self, files: Iterable[str]) -> list[str]:
         return sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders))
 
     def records(self) -> Iterator[RunRecord]:
@@ -150,14 +146,14 @@ class RunStore:
         Raises:
             NewerFormat, TpbenchError: as :meth:`records`.
         """
-        files, archives = self._stamps(self.runs, ".json"), self._stamps(self.folder, ".zip")
+        files, archives = file_stamps(self.runs, ".json"), file_stamps(self.folder, ".zip")
         kept = KeptSummaries.of(self.folder, files, archives)
         # Looked at now: what is learnt of an archive must belong to the stamp it has now.
         self.archived = self._look_at_archives(archives, kept.archived_ids)
         for path in self.archived.looked_at:
             kept.learn_archive(path.name, archives[path.name], self.archived.ids_of(path))
         found: dict[str, RunRecord | None] = {}
-        for run_id in sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders)):
+        for run_id in self._ids(files):
             first, *_ = self.archived.holders.get(run_id, [self.folder])
             in_file = f"{run_id}.json" in files
             found[run_id] = kept.file(run_id) if in_file else kept.archived(first.name, run_id)

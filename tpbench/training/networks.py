@@ -32,19 +32,24 @@ def array_name(name: str) -> str:
     return _NAMES[found[1]].format(found[2])
 
 
+def input_scale(workload: Workload, dataset: Dataset) -> tuple[float, float]:
+    """How the workload's problem normalises the data set's stored numbers: ``number * scale + shift``."""
+    from tpbench.workloads.normalising import scale_and_shift
+
+    images = dataset.arrays["x_train"]
+    return scale_and_shift(workload.normalise, images.reshape(len(images), -1))
+
+
 def trained_network(
-    record: RunRecord, arrays: Mapping[str, Tensor], workload: Workload, dataset: Dataset
+    record: RunRecord, arrays: Mapping[str, Tensor], workload: Workload, scale: float, shift: float
 ) -> TrainedNetwork:
     """The network of a run that has a selected epoch.
 
     Args:
         arrays: the member's, as :meth:`tpbench.engine.step.PackState.member` names them.
-        dataset: that the workload's problem was made from.
+        scale, shift: of the inputs (:func:`input_scale`).
     """
-    from tpbench.workloads.normalising import scale_and_shift
-
-    images, d = dataset.arrays["x_train"], record.definition
-    scale, shift = scale_and_shift(workload.normalise, images.reshape(len(images), -1))
+    d = record.definition
     epoch, validation, test = record.history.selected_epoch, record.validation_error, record.test_error
     if epoch is None or validation is None or test is None:
         raise ValueError(f"the run {d.id} has no epoch to take a network from")

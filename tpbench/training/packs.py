@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network
 from tpbench.results.runs import DEFAULT_PRECISION, digest
-from tpbench.training.networks import trained_network
+from tpbench.training.networks import input_scale, trained_network
 from tpbench.training.tracking.following import Tracking, tracking
 from tpbench.training.tracking.members import Member
 from tpbench.workloads import Workload, load_problem
@@ -367,7 +368,11 @@ class PackJob:
         stored = find_run(self.store, record.definition) or record
         # Bit for bit on the same machine. Of another machine's run this is not the network.
         if stored.curves == record.curves:
-            keep_network(self.store, trained_network(stored, arrays, self.plan.workload, self.dataset))
+            keep_network(self.store, trained_network(stored, arrays, self.plan.workload, *self._input_scale))
+
+    @cached_property
+    def _input_scale(self) -> tuple[float, float]:
+        return input_scale(self.plan.workload, self.dataset)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

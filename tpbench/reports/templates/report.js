@@ -38,9 +38,15 @@ function say(text, x, y) {
   bubble.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 4))}px`;
   bubble.style.top = `${y + 18 + height > innerHeight ? y - height - 10 : y + 18}px`;
 }
+const pins = new Map();
 for (const group of document.querySelectorAll(".linked")) {
   const series = [...group.querySelectorAll(".series")], buttons = [...group.querySelectorAll(".legend button")];
   let pinned = null;
+  const pin = name => {
+    pinned = name;
+    for (const other of buttons) other.setAttribute("aria-pressed", String(other.dataset.name === pinned));
+    choose(pinned);
+  };
   const choose = name => {
     group.classList.toggle("chosen", name !== null);
     for (const one of series) one.classList.toggle("on", one.dataset.name === name);
@@ -59,11 +65,10 @@ for (const group of document.querySelectorAll(".linked")) {
   group.addEventListener("pointerleave", rest);
   group.addEventListener("focusin", event => point(event.target));
   group.addEventListener("focusout", rest);
-  for (const button of buttons) button.addEventListener("click", () => {
-    pinned = pinned === button.dataset.name ? null : button.dataset.name;
-    for (const other of buttons) other.setAttribute("aria-pressed", String(other.dataset.name === pinned));
-    choose(pinned);
-  });
+  for (const button of buttons) {
+    button.addEventListener("click", () => pin(pinned === button.dataset.name ? null : button.dataset.name));
+  }
+  pins.set(group.querySelector("h3").textContent, {name: () => pinned, pin});
 }
 for (const figure of document.querySelectorAll("figure > svg")) {
   const stops = [...figure.querySelectorAll(".series[tabindex]")];
@@ -103,6 +108,13 @@ const every = Number(document.documentElement.dataset.reload);
 if (every) {
   const folds = () => [...document.querySelectorAll("details")], captions = () => [...document.querySelectorAll("table.sortable")];
   const focusable = () => [...document.querySelectorAll("a, button, summary, [tabindex]")];
+  // What an element is called on every version of the page: there may be more of them after a while.
+  const called = one => JSON.stringify([
+    one.tagName, one.getAttribute("href"), one.dataset.name, one.dataset.name ? null : one.getAttribute("aria-label"),
+    one.tagName === "BUTTON" ? one.textContent : null, one.closest("[data-fold]")?.dataset.fold,
+    one.closest("table")?.caption.textContent, one.closest(".linked")?.querySelector("h3").textContent,
+    one.closest("svg")?.getAttribute("aria-label"),
+  ].map(text => text ?? null));
   const pause = document.querySelector(".live button");
   let paused = false;
   const show = () => pause.setAttribute("aria-pressed", String(paused));
@@ -112,7 +124,8 @@ if (every) {
     for (const fold of folds()) fold.open = kept.folds.includes(fold.dataset.fold);
     for (const table of captions()) if (kept.sorted[table.caption.textContent]) sort(table, ...kept.sorted[table.caption.textContent]);
     paused = kept.paused;
-    focusable()[kept.focus]?.focus({preventScroll: true});
+    for (const [title, name] of Object.entries(kept.pinned)) pins.get(title)?.pin(name);
+    focusable().find(one => called(one) === kept.focus)?.focus({preventScroll: true});
     scrollTo(0, kept.top);
   }
   show();
@@ -121,7 +134,8 @@ if (every) {
     if (paused || document.hidden) return;
     history.replaceState({
       folds: folds().filter(fold => fold.open).map(fold => fold.dataset.fold), sorted: Object.fromEntries(sorted),
-      top: scrollY, focus: focusable().indexOf(document.activeElement), paused,
+      pinned: Object.fromEntries([...pins].filter(([, one]) => one.name() !== null).map(([title, one]) => [title, one.name()])),
+      top: scrollY, focus: document.activeElement ? called(document.activeElement) : null, paused,
     }, "");
     location.reload();
   }, 1000 * every);
