@@ -4,7 +4,7 @@ The command line is ``tpbench``; from Python, stores are read as data frames and
 
     import tpbench
 
-    tpbench.run("digits", "bp", seeds=range(3))
+    tpbench.run("mnist", "bp", seeds=range(3))
     tpbench.leaderboard("results")
 
 A name is imported when it is used, so that importing this takes no time.

@@ -35,7 +35,7 @@ def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
 
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
     watch.look()
-    assert "waiting for the first one" in said[0]
+    assert "holds no run yet: waiting for the first run" in said[0]
     assert 'data-reload="10"' in watch.output.read_text()
     assert "holds no run yet" in watch.output.read_text()
     store.publish(record("bp", 0, [0.5, 0.02]))
@@ -55,6 +55,17 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     assert "data-reload" not in watch.output.read_text()
     assert 'http-equiv="refresh"' not in watch.output.read_text()
     assert not list(watch.output.parent.glob("*.part"))
+
+
+def test_who_watches_may_come_before_the_sweep(
+    watch: Watch, store: RunStore, said: list[str], tpbench_inside: Inside
+) -> None:
+    store.folder.rmdir()
+    watch.look()
+    assert "is no folder yet: waiting for the first run" in said[0]
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    watch.look()
+    assert said[1:] == [f"written: {watch.output} (1 run)"]
 
 
 def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunStore) -> None:

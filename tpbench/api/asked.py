@@ -19,6 +19,8 @@ Seeds = str | Iterable[int]
 Track = str | Iterable[str]
 """A tracker as ``--track`` takes it, or several."""
 
+# A range of the command line is no longer.
+_LONGEST = 10_000
 _YES = ("1", "t", "true", "y", "yes", "on")
 
 
@@ -52,7 +54,7 @@ def place(value: object, what: str = "results") -> str:
     Raises:
         UsageError: it is neither.
     """
-    if not (isinstance(value, (str, os.PathLike)) or hasattr(value, "protocol")):
+    if not (isinstance(value, (str, os.PathLike)) or (hasattr(value, "protocol") and hasattr(value, "joinpath"))):
         raise UsageError(f"{what} {value!r}: give a folder or a URL")
     return str(value)
 
@@ -88,7 +90,10 @@ def maybe_whole(value: object, what: str, lowest: int, highest: int) -> int | No
 
 def numbers(configuration: Mapping[Any, Any]) -> dict[str, Any]:
     """Hyperparameters by name; numpy's numbers, as those of a row of a data frame, become Python's."""
-    return {str(name): value.item() if hasattr(value, "item") else value for name, value in configuration.items()}
+    return {
+        str(name): value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+        for name, value in configuration.items()
+    }
 
 
 def seeds_text(seeds: object, what: str = "seeds") -> str:
@@ -99,33 +104,64 @@ def seeds_text(seeds: object, what: str = "seeds") -> str:
     """
     if isinstance(seeds, str):
         return seeds
-    if not isinstance(seeds, Iterable):
-        example = f"[{seeds}] for that seed alone, range({seeds}) for so many" if type(seeds) is int else "range(10)"
+    if not isinstance(seeds, Iterable) or isinstance(seeds, bytes):
+        single = type(seeds) is int and seeds > 0
+        example = f"[{seeds}] for that seed alone, range({seeds}) for so many" if single else "range(10)"
         raise UsageError(f"{what} {seeds!r}: give {example}, or text such as '0-4,7'")
     numbers = [whole(seed, f"a seed of {what}", 0, 2**32 - 1) for seed in seeds]
     if not numbers:
         raise UsageError(f"{what}: there is none")
     spans: list[list[int]] = []
     for number in numbers:
-        if spans and number == spans[-1][1] + 1:
+        if spans and number == spans[-1][1] + 1 and number - spans[-1][0] < _LONGEST:
             spans[-1][1] = number
         else:
             spans.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
-def trackers(value: Track) -> tuple[str, ...]:
+def trackers(value: Track | None) -> tuple[str, ...]:
     """Trackers; a place may hold commas, so several are a list.
 
     Raises:
         UsageError: one is no text.
     """
-    return (value,) if isinstance(value, str) else tuple(one_name(text, "track") for text in value)
+    if value is None or isinstance(value, str):
+        return (value,) if value else ()
+    if not isinstance(value, Iterable):
+        raise UsageError(f"track {value!r}: give 'tensorboard', 'mlflow' or a list of them")
+    return tuple(one_name(text, "track") for text in value)
+
+
+def hyperparameters(value: object) -> str | dict[str, Any]:
+    """A configuration: what names it, or its numbers.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(value, Mapping):
+        return numbers(value)
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"configuration {value!r}: give 'published', 'best', a YAML file or hyperparameters by name")
+    return os.fspath(value)
+
+
+def yes_or_no(value: object, what: str) -> bool:
+    """True or False; of anything else, such as "no", nobody can know which is meant.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise UsageError(f"{what} {value!r}: give True or False")
+    return bool(value)
 
 
 def is_offline(offline: bool | None) -> bool:
     """Whether nothing is downloaded; None: what TPBENCH_OFFLINE says, as on the command line."""
-    return os.environ.get("TPBENCH_OFFLINE", "").strip().lower() in _YES if offline is None else bool(offline)
+    if offline is None:
+        return os.environ.get("TPBENCH_OFFLINE", "").strip().lower() in _YES
+    return yes_or_no(offline, "offline")
 
 
 def options_of(given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:

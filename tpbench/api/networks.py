@@ -30,13 +30,15 @@ def load_network(
         ``Sequential(Inputs, Linear, Tanh, ..., Linear)`` with outputs (B, classes), logits, in the run's precision.
 
     Raises:
-        UsageError: there is no such store or run, or several begin so.
+        UsageError: there is no such store, run or device, or several runs begin so.
         TpbenchError: the network was not kept, is damaged, or comes from another training of the run.
     """
     from tpbench.results.finding import find_record
     from tpbench.results.modules import sequential
     from tpbench.results.networks import network_of
+    from tpbench.training.devices import choose_device
 
+    where = choose_device(str(device))
     store = read_store(place(results))
     network = network_of(store, find_record(store, one_name(run_id, "run_id")))
-    return sequential(network, normalise=normalise).to(device)
+    return sequential(network, normalise=normalise).to(where)

@@ -13,9 +13,9 @@ from tpbench.api.asked import (
     Seeds,
     Track,
     folder,
+    hyperparameters,
     is_offline,
     maybe_whole,
-    numbers,
     one_name,
     options_of,
     place,
@@ -23,6 +23,7 @@ from tpbench.api.asked import (
     several_names,
     trackers,
     whole,
+    yes_or_no,
 )
 from tpbench.api.words import for_python, warn
 from tpbench.engine import check_precision
@@ -39,7 +40,7 @@ _MOST = 1_000_000
 _USUAL = {
     "results": "results", "precision": DEFAULT_PRECISION, "device": "auto", "checkpoint_every": 5,
     "config": "published", "trials": 100, "objective": DEFAULT_OBJECTIVE, "halving": 0, "pack": "auto",
-    "search_seed": 0, "offline": False,
+    "search_seed": 0, "offline": False, "track": (),
 }  # fmt: skip
 """What the command line takes where nothing is said."""
 
@@ -50,7 +51,7 @@ def run(
     configuration: str | os.PathLike[str] | Mapping[str, float] = "published", seeds: Seeds = range(10),
     epochs: int | None = None, results: Place = "results", *, data: Place | None = None,
     precision: str = DEFAULT_PRECISION, device: str = "auto", checkpoint_every: int = 5, offline: bool | None = None,
-    keep_networks: bool = False, track: Track = (), progress: bool = True,
+    keep_networks: bool = False, track: Track | None = None, progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Train one configuration over seeds, as one pack or as one per core, without Ray: ``tpbench run``.
 
@@ -71,7 +72,8 @@ def run(
         checkpoint_every: epochs between checkpoints.
         offline: whether a missing data set is an error. None: what ``$TPBENCH_OFFLINE`` says.
         keep_networks: whether the store gets the networks of the final runs too (:func:`load_network`).
-        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list.
+        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
+            none.
         progress: whether to show how far it is.
 
     Returns:
@@ -92,7 +94,7 @@ def run(
 
     names = one_name(workload, "workload"), one_name(method, "method")
     cell = CellChoice.of(*names)
-    config = numbers(configuration) if isinstance(configuration, Mapping) else one_name(configuration, "configuration")
+    config = hyperparameters(configuration)
     store, folder_of_data = place(results), folder(data, "data")
     options: dict[str, Any] = {
         "config": config, "seeds": seeds_text(seeds), "epochs": maybe_whole(epochs, "epochs", 1, _MOST),
@@ -100,7 +102,8 @@ def run(
         "checkpoint_every": whole(checkpoint_every, "checkpoint_every", 1, _MOST),
     }  # fmt: skip
     places: dict[str, Any] = {
-        "results": store, "data": folder_of_data, "offline": is_offline(offline), "keep_networks": bool(keep_networks),
+        "results": store, "data": folder_of_data, "offline": is_offline(offline),
+        "keep_networks": yes_or_no(keep_networks, "keep_networks"),
         "track": trackers(track),
     }  # fmt: skip
     settings = make_settings(
@@ -113,7 +116,7 @@ def run(
     )
     records = run_seeds(
         cell, chosen.values, chosen.found, parse_seeds(options["seeds"]), options["epochs"], settings,
-        note=chosen.note, progress=progress,
+        note=chosen.note, progress=yes_or_no(progress, "progress"),
     )  # fmt: skip
     return runs_frame(records)
 
@@ -125,7 +128,7 @@ def sweep(
     results: Place = "results", data: Place | None = None, cpus: int | None = None, gpus: int | None = None,
     address: str | None = None, pack: int | str = "auto", search_seed: int = 0, fresh: bool = False,
     accept_failures: bool = False, precision: str = DEFAULT_PRECISION, search_precision: str | None = None,
-    checkpoint_every: int = 5, offline: bool | None = None, keep_networks: bool = False, track: Track = (),
+    checkpoint_every: int = 5, offline: bool | None = None, keep_networks: bool = False, track: Track | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Search hyperparameters with TPE, then train the best configuration over all seeds: ``tpbench sweep``.
@@ -157,7 +160,8 @@ def sweep(
         checkpoint_every: epochs between checkpoints.
         offline: whether a missing data set is an error. None: what ``$TPBENCH_OFFLINE`` says.
         keep_networks: whether the store gets the networks of the final runs too (:func:`load_network`).
-        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list.
+        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
+            none.
         progress: whether to show how far it is.
 
     Returns:
@@ -186,8 +190,9 @@ def sweep(
         "objective": one_name(objective, "objective"), "halving": whole(halving, "halving", 0, 10),
         "cpus": maybe_whole(cpus, "cpus", 1, _MOST), "gpus": maybe_whole(gpus, "gpus", 0, _MOST),
         "address": None if address is None else one_name(address, "address"),
-        "pack": str(pack), "search_seed": whole(search_seed, "search_seed", 0, 2**32 - 1), "fresh": bool(fresh),
-        "accept_failures": bool(accept_failures),
+        "pack": str(pack), "search_seed": whole(search_seed, "search_seed", 0, 2**32 - 1),
+        "fresh": yes_or_no(fresh, "fresh"),
+        "accept_failures": yes_or_no(accept_failures, "accept_failures"),
         "search_precision": search_precision,
     }  # fmt: skip
     if search_precision is not None:
@@ -196,7 +201,8 @@ def sweep(
     others: dict[str, Any] = {
         "precision": check_precision(one_name(precision, "precision")),
         "checkpoint_every": whole(checkpoint_every, "checkpoint_every", 1, _MOST), "results": place(results),
-        "data": folder(data, "data"), "offline": is_offline(offline), "keep_networks": bool(keep_networks),
+        "data": folder(data, "data"), "offline": is_offline(offline),
+        "keep_networks": yes_or_no(keep_networks, "keep_networks"),
         "track": trackers(track),
     }  # fmt: skip
     command = shlex.join(["tpbench", "sweep", *names, *options_of({**options, **others}, _USUAL)])
@@ -204,7 +210,7 @@ def sweep(
         others["results"], others["data"], others["precision"], None, others["checkpoint_every"], others["offline"],
         command, keep_networks=others["keep_networks"], track=others["track"],
     )  # fmt: skip
-    found = run_sweeps(cells, chosen, settings, progress=progress)
+    found = run_sweeps(cells, chosen, settings, progress=yes_or_no(progress, "progress"))
     require_success(found)
     return runs_frame(record for one in found for record in one.records)
 
@@ -213,9 +219,7 @@ def _run_command(names: tuple[str, str], options: Mapping[str, Any]) -> str:
     """The command that does the same; of hyperparameters in a mapping there is none, so the call itself."""
     if not isinstance(options["config"], Mapping):
         return shlex.join(["tpbench", "run", *names, *options_of(options, {**_USUAL, "seeds": "0-9"})])
-    # Where runs are tracked is no part of what a run records.
-    left = ("config", "track")
-    others = {name: value for name, value in options.items() if name not in left and value != _USUAL.get(name)}
+    others = {name: value for name, value in options.items() if name != "config" and value != _USUAL.get(name)}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in others.items()}
     spelled = [f"{name}={value!r}" for name, value in plain.items() if value is not None and value is not False]
     return f"{CALL}{', '.join([*map(repr, names), repr(options['config']), *spelled])})"

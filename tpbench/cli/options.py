@@ -15,6 +15,7 @@ from tpbench.cli import completion
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
 from tpbench.training.tracking.targets import TRACKERS, parse_target
@@ -167,7 +168,7 @@ JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265
 
 Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=completion.of(FORMATS))]
 
-RESULTS = "results"
+RESULTS = DEFAULT_STORE
 
 
 class OptionalFile(TyperCommand):

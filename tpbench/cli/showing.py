@@ -27,7 +27,7 @@ from tpbench.engine.files import check_target
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
-from tpbench.results.opening import read_store, stored_workload
+from tpbench.results.opening import open_store, read_store, stored_workload
 from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
 from tpbench.workloads import Workload, all_workloads, get_workload
 
@@ -316,7 +316,8 @@ def report(
     if every is not None and not watch:
         raise UsageError("--every goes with --watch")
     check_target(output, [".html", ".htm"])
-    read_store(results)
+    # Who watches may have come before the sweep.
+    open_store(results) if watch else read_store(results)
     from tpbench.reports.page import render_report
     from tpbench.results.store import write_atomically
 

@@ -30,7 +30,9 @@ class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error of anybody's)
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or the list of what there is when nothing is near."""
-    names = sorted(known)
+    names = sorted(set(known))
+    if "," in str(name) and {part.strip() for part in str(name).split(",")} <= set(names):
+        return UsageError(f"{what} '{name}': one is needed here, not several")
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), names, n=1) or difflib.get_close_matches(
         str(name), names, n=1
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
@@ -111,6 +112,7 @@ def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
             band = axes.fill_between(epochs, below, above, color=shade, alpha=0.18, linewidth=0)
             mark(band, f"{curve}-band", name)
     axes.set(xlabel="epoch", ylabel=label, yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_labels(axes.yaxis)
     axes.grid(alpha=0.3)
 

@@ -15,7 +15,7 @@ from tpbench.reports.style import colour, plain_labels
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.paper import paper_cell
-from tpbench.results.standings import Standing, all_standings
+from tpbench.results.standings import YARDSTICK, Standing, all_standings
 
 ForestRow = tuple[Cell, Standing]
 # Errors that differ by more than this factor share no linear axis.
@@ -61,8 +61,9 @@ def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
     several = len({cell.data_label for cell, _ in rows}) > 1
     # Where all are of one kind of data, that is in the title.
     names = [name_of(cell if several else replace(cell, data_label="")) for cell, _ in rows]
+    best = "best but BP" if any(cell.method == YARDSTICK for cell, _ in rows) else "best"
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
-        _draw(axes, place, name, row)
+        _draw(axes, place, name, row, best)
     # In two lines, so that long names leave room for the picture.
     names = [name.replace(" (", "\n(").replace(", ", "\n") for name in names]
     axes.set_yticks(range(len(rows)), names, fontsize="small", linespacing=1)
@@ -79,7 +80,7 @@ def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
     return figure
 
 
-def _draw(axes: Axes, place: int, name: str, row: ForestRow) -> None:
+def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
     cell, standing = row
     shade = colour(cell.method)
     low, high = cell.interval
@@ -92,18 +93,18 @@ def _draw(axes: Axes, place: int, name: str, row: ForestRow) -> None:
         (paper,) = axes.plot([printed[0]], [place + 0.3], "D", color=shade, markerfacecolor="none", markersize=4)
         mark(paper, "paper", name)
     text = axes.text(
-        1.02, place, values_of(cell, standing), transform=axes.get_yaxis_transform(), va="center", fontsize="small",
-        fontweight="bold" if standing.best else "normal",
+        1.02, place, values_of(cell, standing, best), transform=axes.get_yaxis_transform(), va="center",
+        fontsize="small", fontweight="bold" if standing.best else "normal",
     )  # fmt: skip
     mark(text, "values", name)
 
 
-def values_of(cell: Cell, standing: Standing) -> str:
-    """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table."""
+def values_of(cell: Cell, standing: Standing, best: str = "best") -> str:
+    """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table, or what the best is called."""
     low, high = cell.interval
     mean = "-" if math.isnan(cell.mean) else f"{cell.mean:.2f}"
     interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    return f"{mean}{interval} {'best' if standing.best else standing.verdict.value}"
+    return f"{mean}{interval} {best if standing.best else standing.verdict.value}"
 
 
 def said_of(cell: Cell, standing: Standing) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +38,8 @@ from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey
 from tpbench.results.leaderboards import leaderboard_of
-from tpbench.results.location import location
+from tpbench.results.location import file_stamps, location
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import against_paper
 from tpbench.results.standings import all_standings
@@ -53,6 +55,11 @@ _NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'
 
 class NoRunError(TpbenchError):
     """There is nothing to show yet."""
+
+
+def _here(command: str, results: str) -> str:
+    """A command that reads the store that the page shows."""
+    return command if results == DEFAULT_STORE else f"{command} --results {shlex.quote(results)}"
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,13 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
     return PageFigure(inline(drawn(figure), alt, glyphs), caption, command)
 
 
-def summary_card(summary: WorkloadSummary, glyphs: Glyphs) -> Card:
+def summary_card(summary: WorkloadSummary, glyphs: Glyphs, results: str) -> Card:
     """One workload in words and one picture."""
     groups = {state: [method_title(m) for m, found in summary.states.items() if found is state] for state in State}
     said = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
     figure = _drawing(
         glyphs, forest_figure(summary.rows), f"{summary.title}: test errors of its methods with intervals",
-        f"tpbench plot forest {summary.column.workload}",
+        _here(f"tpbench plot forest {summary.column.workload}", results),
     )  # fmt: skip
     states = [state.name.lower() for state in summary.states.values()]
     return Card(summary.title, statements(summary), states, said, protocol_words(summary), warnings_of(summary), figure)
@@ -107,7 +114,9 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
         return None
 
 
-def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs) -> Section:
+def curve_section(
+    store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str
+) -> Section:  # fmt: skip
     """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
     section = Section(
         "curves", "Learning curves and cost",
@@ -115,12 +124,14 @@ def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyph
     )  # fmt: skip
     for workload in workloads:
         shown = in_order(cell for cell in cells.values() if cell.workload == workload)
-        section.groups.append(_plots(workload, with_curves(store, shown), shown, glyphs))
+        section.groups.append(_plots(workload, with_curves(store, shown), shown, glyphs, results))
     return section
 
 
-def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs) -> PlotGroup:
-    command = f"tpbench plot curves {workload}"
+def _plots(
+    workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs, results: str
+) -> PlotGroup:  # fmt: skip
+    command = _here(f"tpbench plot curves {workload}", results)
     figures = [
         _drawing(
             glyphs, curve_panel(read, curve), f"{workload}: {label} over epochs", command, f"{label.capitalize()}."
@@ -128,7 +139,8 @@ def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: G
         for curve, (_, label) in CURVES.items()
     ]
     alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
-    figures.append(_drawing(glyphs, cost_panel(cells), alt, f"tpbench plot cost {workload}", caption))
+    cost = _here(f"tpbench plot cost {workload}", results)
+    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
     legend = [LegendEntry(name_of(cell), colour(cell.method), _DASHES[line_of(cell, cells)]) for cell in cells]
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
@@ -136,7 +148,7 @@ def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: G
 def alignment_section(results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
-    if not (location(results) / "alignment").is_dir():
+    if not file_stamps(location(results) / "alignment", ".json"):
         return section
     # It needs torch.
     from tpbench.reports.figures import alignment_figure
@@ -146,7 +158,7 @@ def alignment_section(results: str, glyphs: Glyphs) -> Section:
         if figure:
             caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
             alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
-            section.figures.append(_drawing(glyphs, figure, alt, f"tpbench figure {name}", caption))
+            section.figures.append(_drawing(glyphs, figure, alt, _here(f"tpbench figure {name}", results), caption))
     return section
 
 
@@ -157,7 +169,9 @@ def search_section(results: str, glyphs: Glyphs) -> Section:
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
-            shown = _drawing(glyphs, figure, f"search of {status.id}", f"tpbench plot search {status.id}", caption)
+            shown = _drawing(
+                glyphs, figure, f"search of {status.id}", _here(f"tpbench plot search {status.id}", results), caption
+            )
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
             section.folds.append(Fold(title, figures=[shown], printed=False, name=status.id))
     return section
@@ -182,15 +196,15 @@ def make_report(results: str, command: str) -> Report:
     summaries = summarise(cells, all_standings(cells))
     workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
-        leaderboard_section(leaderboard_of(cells)), paper_section(tables),
-        curve_section(store, cells, workloads, glyphs), alignment_section(results, glyphs),
+        leaderboard_section(leaderboard_of(cells)), paper_section(tables, folded=not completeness(summaries)),
+        curve_section(store, cells, workloads, glyphs, results), alignment_section(results, glyphs),
         search_section(results, glyphs), provenance_section(cells),
     ]  # fmt: skip
     told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
     content = _heading(results, command, len(runs)) | {
         "lead": [text for text in told if text],
         "warnings": list(dict.fromkeys(store.damaged)),
-        "cards": [summary_card(summary, glyphs) for summary in summaries if summary.rows],
+        "cards": [summary_card(summary, glyphs, results) for summary in summaries if summary.rows],
         "nothing": [s.title for s in summaries if not s.rows] if completeness(summaries) else [],
         "forest_note": LEGEND,
         "sections": [section for section in sections if section.filled],
@@ -207,7 +221,8 @@ def empty_report(results: str, command: str) -> Report:
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {"made": made, "runs": runs, "store": results, "command": command}
+    plan = _here("tpbench reproduce --dry-run", results)
+    return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}
 
 
 def render_report(results: str, command: str) -> str:

@@ -61,14 +61,21 @@ def _paper_table(table: ErrorTable) -> PageTable:
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
 
-def paper_section(tables: Mapping[str, ErrorTable]) -> Section:
-    """The tables of errors beside the paper's numbers: the whole one, and the shorter one in a fold."""
+def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
+    """The tables of errors beside the paper's numbers: the whole one, and the shorter one in a fold.
+
+    Args:
+        folded: whether the whole one is in a fold too, as where the store has nothing of it.
+    """
     fewer = "Fewer methods are tested here, so the correction for their number is smaller."
     shorter = Fold(
         "Table 1, the part of it that the paper's text shows", [fewer, *notes(tables["1"])], [_paper_table(tables["1"])]
     )
     read = Fold(f"{_READ}, and what must be said of all of it", [FOOTNOTE, *notes(tables["s6"])])
-    return Section("tables", "The paper's table", tables=[_paper_table(tables["s6"])], folds=[read, shorter])
+    whole = _paper_table(tables["s6"])
+    if folded:
+        return Section("tables", "The paper's table", folds=[Fold(whole.caption, [], [whole]), read, shorter])
+    return Section("tables", "The paper's table", tables=[whole], folds=[read, shorter])
 
 
 def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:

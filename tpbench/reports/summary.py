@@ -50,6 +50,16 @@ class WorkloadSummary:
         """None where no method but BP has three seeds, none of them diverged."""
         return next((row for row in self.rows if row[1].best), None)
 
+    @property
+    def best_title(self) -> str:
+        """What the best method is called: BP is what the others are measured by, and never the best."""
+        return "Best but BP" if any(cell.method == YARDSTICK for cell, _ in self.rows) else "Best"
+
+    @property
+    def alone(self) -> bool:
+        """Whether the best method is the only one that could be."""
+        return sum(cell.can_be_best and cell.method != YARDSTICK for cell, _ in self.rows) == 1
+
     def of(self, verdict: Verdict) -> list[ForestRow]:
         """The cells of which the test against the best said this."""
         return [row for row in self.rows if row[1].verdict is verdict]
@@ -119,15 +129,16 @@ def _states(workload: str, rows: Iterable[ForestRow]) -> dict[str, State]:
 
 
 def headline(summaries: Sequence[WorkloadSummary]) -> str:
-    """One sentence: which method is best where."""
+    """One sentence: which method is best where several could be."""
     best: dict[str, list[str]] = defaultdict(list)
     for summary in summaries:
-        if summary.best:
+        if summary.best and not summary.alone:
             best[method_title(summary.best[0].method)].append(summary.title)
     if not best:
-        return "No method can be called best yet: that takes three finished seeds of a method other than BP."
+        return "No method can be called best yet: that takes three finished seeds of two methods other than BP."
     named = "; ".join(f"{method} on {_listed(titles)}" for method, titles in best.items())
-    return f"Best so far: {named}."
+    apart = ", BP apart" if any(summary.best_title != "Best" for summary in summaries) else ""
+    return f"Best so far{apart}: {named}."
 
 
 def completeness(summaries: Sequence[WorkloadSummary]) -> str:
@@ -146,7 +157,7 @@ def completeness(summaries: Sequence[WorkloadSummary]) -> str:
 
 def statements(summary: WorkloadSummary) -> list[tuple[str, list[str]]]:
     """What there is to say of a workload: what is said, and of whom or in which words."""
-    said = [("Best", _best_words(summary))]
+    said = [(summary.best_title, _best_words(summary))]
     said += [(title, [words(row) for row in rows]) for title, rows, words in _groups(summary)]
     return [(title, entries) for title, entries in said if entries]
 
@@ -158,6 +169,8 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
         )
     cell, _ = summary.best
     said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
+    if summary.alone:
+        said.append("the only one that could be")
     lower = next((other for other, _ in summary.rows if other.can_be_best and other.method != YARDSTICK), cell)
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.

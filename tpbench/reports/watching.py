@@ -11,7 +11,7 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
 from tpbench.results.location import file_stamps, location
-from tpbench.results.store import write_atomically
+from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
 from tpbench.training.signals import ending_by_signals
 
@@ -68,7 +68,9 @@ class Watch:
             said = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
         except NoRunError:
             report = empty_report(self.results, self.command)
-            said = f"{self.results} holds no run yet: waiting for the first one. Ctrl-C ends"
+            there = RunStore(location(self.results)).folder_exists
+            state = "holds no run yet" if there else "is no folder yet"
+            said = f"{self.results} {state}: waiting for the first run. Ctrl-C ends"
         write_atomically(self.output, report.html(max(_RELOAD_S, round(self.every))))
         self.report, self.stamp = report, stamp
         self.say(said)

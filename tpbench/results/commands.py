@@ -14,8 +14,10 @@ _SEPARATORS = re.compile(r"[/\\]+")
 
 CALL = "tpbench.run("
 """Begins what stands for a command where no command does the same: a call with hyperparameters in it."""
-_LITERAL = re.compile(r"""(['"])(.*?)\1""")
-_PLACES = re.compile(r""", (?:results|data)=(['"]).*?\1""")
+_TEXT = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
+"""A literal of Python's, as ``repr`` writes it."""
+_LITERAL = re.compile(_TEXT)
+_PLACES = re.compile(rf", (?:(?:results|data)=(?:{_TEXT})|track=\((?:(?:{_TEXT}),? ?)*\))")
 
 _ONCE = "--fresh"
 """Asked for once: the command that continues what it began leaves it out, or would begin yet another."""
@@ -38,7 +40,9 @@ def recorded_command(command: str) -> str:
             missing), what stands before the first quote is kept.
     """
     if command.startswith(CALL):
-        kept = _LITERAL.sub(lambda found: f"{found[1]}{_last_component(found[2])}{found[1]}", _PLACES.sub("", command))
+        kept = _LITERAL.sub(
+            lambda found: found[0][0] + _last_component(found[0][1:-1]) + found[0][0], _PLACES.sub("", command)
+        )
         return _SEPARATORS.sub("", kept)
     try:
         tokens = shlex.split(command)

@@ -9,6 +9,9 @@ from tpbench.results.location import location, near_folders
 from tpbench.results.store import RunStore
 from tpbench.workloads import get_workload, is_file, workload_names
 
+DEFAULT_STORE = "results"
+"""The store where none is named."""
+
 
 def open_store(results: str) -> RunStore:
     """The store of a folder or URL; a file of that name is a slip of the user's."""
