@@ -43,7 +43,7 @@ def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
     """:func:`leaderboard` of a store whose cells were chosen already."""
     found = all_standings(cells)
     frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
-    order = {name: n for n, name in enumerate([*PAPER_WORKLOADS, *WORKLOADS])}
+    order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
     frame["order"] = frame["workload"].map(lambda name: order.get(name, len(order)))
     keys = ["order", "workload", "data", "tier", "test_error_mean", "method"]
     return frame.sort_values(keys, na_position="last").drop(columns=["order", "tier"]).reset_index(drop=True)
