@@ -208,8 +208,12 @@ class Display:
             return NotebookView()
         if not (self.console.is_terminal and _LIVE.acquire(blocking=False)):
             return PlainView(self.console)
-        self.live = LiveView(self.console)
-        self.live.progress.start()
+        try:
+            self.live = LiveView(self.console)
+            self.live.progress.start()
+        except BaseException:
+            _LIVE.release()
+            raise
         return self.live
 
     def __exit__(
@@ -217,6 +221,8 @@ class Display:
     ) -> None:
         if self.live:
             # A terminal that was closed takes no last picture; what ended the work is more to the point.
-            with suppress(OSError):
-                self.live.progress.stop()
-            _LIVE.release()
+            try:
+                with suppress(OSError, ValueError):
+                    self.live.progress.stop()
+            finally:
+                _LIVE.release()
