@@ -110,7 +110,7 @@ def _stream(descriptor: int, encoding: str) -> TextIO:
     Not before: another thread may be about to write to it.
     """
     own = os.dup(descriptor)
-    stream = open(own, "w", encoding=encoding, errors=REPLACE, buffering=1, closefd=False)  # noqa: PTH123, SIM115
+    stream = open(own, "w", encoding=encoding, errors=REPLACE, buffering=1, closefd=False)  # noqa: SIM115
     weakref.finalize(stream, os.close, own).atexit = False
     return stream
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from socket import gaierror
@@ -18,6 +17,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from tpbench.engine import CURVES, MemberHistory
+from tpbench.training.loggers import quieter
 from tpbench.training.tracking.members import EpochValues, Member, selected
 from tpbench.training.tracking.targets import Target
 
@@ -61,20 +61,6 @@ def require_answer(uri: str) -> None:
             raise error.reason from None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No news of MLflow's while it makes its tables: they would run through the progress that is shown."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 class MlflowRuns:
     """The runs of one tracking URI. What is there of a run is found by its tag ``tpbench.run`` and continued."""
 
@@ -85,7 +71,8 @@ class MlflowRuns:
         if file:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         require_answer(uri)
-        with _quiet():
+        # No news of MLflow's while it makes its tables: they would run through the progress that is shown.
+        with quieter(logging.WARNING, "mlflow", "alembic"):
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment = self._find_experiment()
         self.runs: dict[str, Run] = {}
