@@ -34,6 +34,7 @@ from tpbench.training.quiet import noise_to, one_at_a_time
 from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.training.tracking.following import prepared
+from tpbench.training.tracking.targets import of_the_environment
 from tpbench.workloads import load_problem, obtain
 
 
@@ -156,6 +157,8 @@ def _run_locked(
     with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
             view.say(f"cluster {address}: {len(nodes())} nodes")
+            if odd := of_the_environment(settings.track):
+                view.say(f"{WARNING}{odd}")
             check_shared(settings.results)
             options = replace(options, resources=cluster_resources(options.resources))
             settings = _on_device(options, settings)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tpbench.sweeps.local_ray import provide_token
 
@@ -15,6 +17,8 @@ _TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Tune imports MLflow, where it is installed, though nobody asked for it.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
 _AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
@@ -71,7 +75,6 @@ def _read_again() -> None:
     A Ray that is started now reads the environment: both must say the same, or they never find each other.
     """
     if "ray" in sys.modules and not _connected():
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")  # as Ray itself does where it switches authentication on
-        AuthenticationTokenLoader.instance().reset_cache()
+        core: Any = importlib.import_module("ray._raylet")
+        core.Config.initialize("")  # as Ray itself does where it switches authentication on
+        core.AuthenticationTokenLoader.instance().reset_cache()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from tpbench.engine import MemberHistory
 from tpbench.training.tracking.members import Bringer, Member, Tracker
+from tpbench.training.tracking.secrecy import without_secrets
 from tpbench.training.tracking.targets import Target
 
 # Seconds without anything logged that the end of a training waits for a tracker; the end of one that was interrupted,
@@ -27,11 +28,11 @@ def open_tracker(target: Target) -> Tracker:
     if target.tracker == "tensorboard":
         from tpbench.training.tracking.tensorboard import EventFiles
 
-        return EventFiles(target.place)
+        return EventFiles(target.told)
     with _without_telemetry():
         from tpbench.training.tracking.mlflow import MlflowRuns
 
-    return MlflowRuns(target.place)
+    return MlflowRuns(target.told)
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in ("tensorboard", "mlflow"):
         return f"the package {error.name} is missing: pip install 'tpbench[{error.name}]'"
     first = (str(error).strip().splitlines() or [""])[0]
-    first = re.sub(r"(?<=//)[^/@\s]*@", "", re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", first))
+    first = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", without_secrets(first))
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return said if len(said) <= 200 else f"{said[:197]}..."
 
