@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.packs import HandedPack
+from tpbench.training import packs
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.training.tracking import following
 from tpbench.training.tracking.following import open_tracker, reason_of
@@ -249,6 +252,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no failure."""
     monkeypatch.setattr(following, "_HURRY", 200.0)
     monkeypatch.setattr(following, "_PATIENCE", 200.0)
+    monkeypatch.setattr(following, "_FIRST", 200.0)
 
 
 def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
@@ -385,6 +389,36 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
     never.set()
 
 
+def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first training."""
+    never, asked, said = threading.Event(), [], []
+    monkeypatch.setattr(following, "open_tracker", lambda target: never.wait(250))
+    monkeypatch.setattr(following, "import_library", lambda target: None)
+    monkeypatch.setattr(following, "_FIRST", 0.1)
+    close = following.Follower.close
+
+    def noted(self: following.Follower, begun: float, *limits: float) -> None:
+        asked.append(begun)
+        close(self, begun, *limits)
+
+    monkeypatch.setattr(following.Follower, "close", noted)
+    targets = ["mlflow:http://a", "mlflow:http://b"]
+    assert following.prepared(targets, said.append) == ()
+    following.Tracking(targets, []).close(0.1)
+    assert len(said) == 2
+    assert (len(asked), len(set(asked)), asked[0] == asked[1]) == (4, 2, True)
+    never.set()
+
+
+def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, seen = threading.Lock(), []
+    monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
+    monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
+    monkeypatch.setattr(following.Tracking, "finish", lambda *_: seen.append(lock.locked()))
+    PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
+    assert seen == [True, False]
+
+
 def test_a_tracker_that_cannot_be_opened_is_said_before_the_training_and_left_out(
     tmp_path: Path, tpbench_inside: Inside
 ) -> None:
@@ -502,3 +536,26 @@ def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_a
         with pytest.raises(ConnectionRefusedError):
             mlflow.require_answer(f"http://127.0.0.1:{closed.getsockname()[1]}")
     mlflow.require_answer("sqlite:///a.db")
+
+
+@pytest.mark.slow
+def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    from tpbench.training.tracking import mlflow
+
+    monkeypatch.setattr(mlflow, "_GLANCE", 0.0)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda **_: pytest.fail("MLflow tries for minutes"))
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "text.db").write_text("no database " * 100)
+    for name, message in (
+        ("folder.db", "unable to open"),
+        ("text.db", "not a database"),
+        ("text.db/x.db", "exists|Not a"),
+    ):
+        with pytest.raises((OSError, sqlite3.Error), match=message):
+            mlflow.MlflowRuns(f"sqlite:///{tmp_path}/{name}")
+    mlflow.require_file(tmp_path / "new" / "a.db")
+    with closing(sqlite3.connect(tmp_path / "new" / "a.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        mlflow.require_file(tmp_path / "new" / "a.db")
