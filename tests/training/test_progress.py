@@ -61,8 +61,9 @@ def test_silence_but_for_warnings(capsys: pytest.CaptureFixture[str]) -> None:
         view.update("epochs", 3, 3, None)
         view.end("epochs")
         view.say("starting Ray")
-        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$"):
+        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$") as told:
             view.say("digits bp: warning: its targets are odd")
+        assert told[0].filename == __file__  # the line that called, and none of tpbench's
     assert capsys.readouterr().out == ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -20,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tpbench.engine.callers import warn_caller
 from tpbench.results.terminal import print_line
 from tpbench.training.quiet import real_output
 
@@ -181,7 +181,7 @@ class SilentView:
 
     def say(self, message: str) -> None:
         if WARNING in message:
-            warnings.warn(message.replace(WARNING, "", 1), stacklevel=2)
+            warn_caller(message.replace(WARNING, "", 1))
 
 
 # One live view at a time has the terminal; what trains beside it in another thread writes lines.
