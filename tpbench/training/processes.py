@@ -37,6 +37,10 @@ class Progress:
     warnings: tuple[str, ...] = ()
 
 
+Report = Callable[[int, Progress], None]
+"""Hears the number of a plan and how far it is."""
+
+
 def parts_of(job: PackJob) -> list[PackPlan]:
     """The plan split over the cores that torch may use, or whole where that would not pay.
 
@@ -75,11 +79,8 @@ _CHILD = (
 _PATIENCE = 8.0
 
 
-def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Callable[[int, Progress], None]) -> None:
+def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Report) -> None:
     """Train plans, each in a process of its own; what they finish is in the store.
-
-    Args:
-        report: hears the number of a plan and how far it is.
 
     Raises:
         TpbenchError: one of them failed; the others are trained to their end first.
