@@ -134,3 +134,5 @@ def test_progress_on_a_stream_that_was_closed_is_lost_and_no_more(monkeypatch: p
     with Display() as view:
         gone.close()
         view.say("nobody sees this")
+        monkeypatch.setattr(sys, "stdout", None)
+        view.say("nor this")

@@ -20,6 +20,8 @@ from tpbench.results.terminal import REPLACE
 
 # The process has one standard output, and one local Ray: who comes second waits.
 _ALONE = threading.RLock()
+# What a stream raises that was closed, and None, which a process without a terminal may have for a stream.
+_NO_STREAM = (ValueError, AttributeError)
 
 
 @contextmanager
@@ -42,16 +44,15 @@ class RealOutput:
         return now.theirs if isinstance(now, SortedStream) else now
 
     def write(self, text: str) -> int:
-        try:
-            return self._target().write(text)
-        except ValueError:
-            return len(text)
+        with suppress(*_NO_STREAM):
+            self._target().write(text)
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        with suppress(ValueError):
+        with suppress(*_NO_STREAM):
             self._target().flush()
 
     def __getattr__(self, name: str) -> Any:
