@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.test_packs import digits_plan
+from tests.training.test_tracking import scalars
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
@@ -44,6 +46,10 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
     script.write_text(f"open({str(tmp_path / 'ran-again')!r}, 'w')")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    # Nor what lies in the current folder under a name of the standard library's.
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran-another')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path / "no text"])
     configuration = published_configuration(WORKLOADS["mnist"], "bp")
     nowhere = plan_seeds(WORKLOADS["mnist"], "bp", configuration, (0,), 1, PUBLISHED)
     parts = [digits_plan("bp", (0, 1)), nowhere]
@@ -51,7 +57,7 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
     heard: dict[int, processes.Progress] = {}
     with pytest.raises(TpbenchError, match="mnist"):
         processes.train_side_by_side(parts, settings, heard.__setitem__)
-    assert not (tmp_path / "ran-again").exists()
+    assert not list(tmp_path.glob("ran-*"))
     assert heard == {0: processes.Progress(3, 3, heard[0].best)}
     alone = PackSettings(str(tmp_path / "alone"), keep_networks=True)
     PackJob(parts[0], alone).run()
@@ -62,3 +68,20 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
     networks = [{path.name: path.read_bytes() for path in (tmp_path / f / "networks").iterdir()} for f in ("", "alone")]
     assert networks[0] == networks[1]
     assert len(networks[0]) == 2
+
+
+def test_a_process_that_is_interrupted_closes_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reported is there, though trackers log now and then only."""
+    monkeypatch.setattr(processes, "_PATIENCE", 200.0)  # a busy machine is no failure
+    reported: list[int] = []
+
+    def interrupt(_: int, progress: processes.Progress) -> None:
+        reported.append(progress.done)
+        if progress.done > 20 and list((tmp_path / "tb").rglob("*tfevents*")):
+            raise KeyboardInterrupt
+
+    settings = PackSettings(str(tmp_path), track=(f"tensorboard:{tmp_path / 'tb'}",))
+    with pytest.raises(KeyboardInterrupt):
+        processes.train_side_by_side([replace(digits_plan("bp", (0,)), epochs=100_000)], settings, interrupt)
+    (folder,) = {path.parent for path in (tmp_path / "tb").rglob("*tfevents*")}
+    assert max(scalars(folder)["test_error"]) >= reported[-1]

@@ -61,19 +61,34 @@ def test_silence_but_for_warnings(capsys: pytest.CaptureFixture[str]) -> None:
         view.update("epochs", 3, 3, None)
         view.end("epochs")
         view.say("starting Ray")
-        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$"):
+        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$") as told:
             view.say("digits bp: warning: its targets are odd")
+        assert told[0].filename == __file__  # the line that called, and none of tpbench's
     assert capsys.readouterr().out == ""
 
 
-def test_one_view_at_a_time_has_the_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_one_view_at_a_time_has_the_terminal() -> None:
     first, second, third = (progress.Display(Terminal()) for _ in range(3))
     with first as live, second as lines:
         assert isinstance(live, progress.LiveView)
         assert isinstance(lines, progress.PlainView)
     with third as live:
+        assert isinstance(live, progress.LiveView)
+
+
+@pytest.mark.parametrize("where", ["start", "stop"])
+def test_a_view_that_fails_gives_the_terminal_back(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, where, fail)
+        with pytest.raises(ZeroDivisionError), progress.Display(Terminal()):
+            pass
+    with progress.Display(Terminal()) as live:
         assert isinstance(live, progress.LiveView)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import logging
 import os
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tpbench.training.quiet import noise_to, real_output
+from tpbench.training.progress import Display
+from tpbench.training.quiet import SortedStream, noise_to, real_output
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:
@@ -33,22 +36,23 @@ def test_threads_that_were_there_print_where_they_did(
     def old() -> None:
         go.wait(30)
         print("from an old thread")
-        print("its error", file=sys.stderr)
+        sys.stderr.writelines(["its ", "error\n"])
         said.set()
 
     thread = in_thread(old)
     with noise_to(tmp_path / "log") as stream:
         go.set()
         said.wait(30)
+        # Its number may be given to the next thread, whose text is noise nevertheless.
+        thread.join()
         print("from the sweep")
-        in_thread(lambda: print("from a thread of its own", file=sys.stderr)).join()
+        in_thread(lambda: sys.stderr.writelines(["from a thread ", "of its own\n"])).join()
         os.write(1, b"from below Python\n")
         print("shown", file=stream)
-        assert (real_output() is stream) is not replaced
-    thread.join()
+        in_thread(lambda: print("a new thread's progress", file=real_output())).join()
     print("after")
     shown = capfd.readouterr()
-    assert sorted(shown.out.splitlines()) == ["after", "from an old thread", "shown"]
+    assert sorted(shown.out.splitlines()) == ["a new thread's progress", "after", "from an old thread", "shown"]
     assert shown.err == "its error\n"
     noise = sorted((tmp_path / "log").read_text().splitlines())
     assert noise == ["from a thread of its own", "from below Python", "from the sweep"]
@@ -85,3 +89,47 @@ def test_a_logger_that_kept_the_stream_goes_on(tmp_path: Path, capfd: pytest.Cap
         logger.warning("within")
     assert capfd.readouterr().err == "between\n"
     assert (tmp_path / "log").read_text() == "within\n"
+
+
+def test_a_view_outlives_the_sweep_beside_which_it_was_made_and_the_other_way_round(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``tpbench.run`` in one thread, and sweeps that begin and end in another."""
+    monkeypatch.setattr(sys, "__stdout__", sys.stdout)
+    with Display() as before, noise_to(tmp_path / "log") as stream:
+        before.say("within")
+        with Display() as during:
+            pass
+    kept = SortedStream("stdout", stream, stream, frozenset())
+    for view in (before, during):
+        view.say("after")
+    print("the sweep's own stream", file=stream)
+    assert kept.end().write("what was fetched before the end\n")
+    with noise_to(tmp_path / "log"):
+        during.say("within the next")
+    out = capfd.readouterr().out.splitlines()
+    assert out == [
+        "within", "after", "after", "the sweep's own stream", "what was fetched before the end", "within the next",
+    ]  # fmt: skip
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_stream_is_closed_when_nobody_has_it(tmp_path: Path) -> None:
+    with noise_to(tmp_path / "log") as stream:
+        number = stream.fileno()
+    stream.write("without an end of line")
+    os.fstat(number)
+    del stream
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+def test_progress_on_a_stream_that_was_closed_is_lost_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", gone)
+    with Display() as view:
+        gone.close()
+        view.say("nobody sees this")
+        monkeypatch.setattr(sys, "stdout", None)
+        view.say("nor this")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,25 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import record
 from tests.training.test_packs import InterruptedTrainingError, digits_plan
-from tpbench.engine import METHODS, EpochReport, MemberHistory, UsageError
+from tpbench.engine import METHODS, EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.packs import HandedPack
+from tpbench.training import packs
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.training.tracking import following
-from tpbench.training.tracking.following import open_tracker
+from tpbench.training.tracking.following import open_tracker, reason_of
 from tpbench.training.tracking.members import Bringer, EpochValues, Member, epochs_after
+from tpbench.training.tracking.secrecy import has_secret, without_secrets
 from tpbench.training.tracking.stored import track_store
-from tpbench.training.tracking.targets import Target, parse_target, portable_target, resolve_targets
+from tpbench.training.tracking.targets import (
+    Target,
+    of_the_environment,
+    parse_target,
+    portable_target,
+    resolve_targets,
+)
 from tpbench.workloads import WORKLOADS
 
 # Targets
@@ -47,7 +57,11 @@ from tpbench.workloads import WORKLOADS
         ("mlflow:sqlit:///runs.db", "unknown kind of MLflow URI 'sqlit': did you mean 'sqlite'?"),
         ("mlflow:sqlite://", "name the file"),
         ("mlflow:sqlite:///:memory:", "name the file"),
-        ("mlflow:http://me:secret@host", "others see a password on the command line"),
+        ("mlflow:http://me:secret@host", "others see a password or token on the command line"),
+        ("mlflow:postgresql://me:a/secret@host/db", "set MLFLOW_TRACKING_URI, and give --track mlflow alone"),
+        ("mlflow:postgresql://host/db?user=me&password=secret", "others see a password or token"),
+        ("mlflow:nosuch://me:secret@host", "others see a password or token"),
+        ("tensorboard:s3://key:secret@bucket/tb", "give it to fsspec by its configuration or environment"),
         ("tensorboard:nosuch://a/b", "unknown kind of URL"),
     ],
 )
@@ -77,11 +91,53 @@ def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypa
     with pytest.raises(UsageError, match="SQLite cannot write to memory://store"):
         resolve_targets(["mlflow"], "memory://store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
-    assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:http://me:secret@host:5000",)
+    # Settings are written to disk, by Tune too.
+    assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:$MLFLOW_TRACKING_URI",)
+    kept = Target.of("mlflow:$MLFLOW_TRACKING_URI")
+    assert (kept.told, kept.folder_here, kept.shown) == ("http://me:secret@host:5000", "", str(kept))
+    assert "which is not sent to the nodes" in of_the_environment([str(kept)])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(TpbenchError, match="MLFLOW_TRACKING_URI is not set here"):
+        open_tracker(kept)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:http://host:5000",)
+    assert not of_the_environment(["mlflow:http://host:5000"])
     assert parse_target("mlflow:http://host:5000").shown == "mlflow:http://host:5000"
     assert Target("mlflow", "http://me:secret@host:5000").shown == "mlflow:http://host:5000"
     assert portable_target("tensorboard:tb") == f"tensorboard:{tmp_path}/tb"
     assert (portable_target("tensorboard"), portable_target("?")) == ("tensorboard", "?")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:hush@host:5000", "http://host:5000"),
+        ("postgresql://me:hu/s?h@host/db", "postgresql://host/db"),
+        ("postgresql://me:hu@sh@host/db", "postgresql://host/db"),
+        ("postgresql://host/db?user=me&password=hush", "postgresql://host/db?user=me&password=..."),
+        ("postgresql://host/db?sslpassword=hush&a=b", "postgresql://host/db?sslpassword=...&a=b"),
+        ("http://host?Access_Token=hush", "http://host?Access_Token=..."),
+        ("mysql+pymysql://host/db?passwd=hush", "mysql+pymysql://host/db?passwd=..."),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhush", "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D..."),
+        ("postgresql://host/db?p%61ssword=hush", "postgresql://..."),
+        ("http://me%3Ahush@host", "http://host"),
+    ],
+)
+def test_a_password_is_found_wherever_it_stands(uri: str, shown: str) -> None:
+    assert has_secret(uri)
+    assert without_secrets(uri) == Target("mlflow", uri).shown.removeprefix("mlflow:") == shown
+    assert reason_of(OSError(f"cannot reach '{uri}' now")) == f"OSError: cannot reach '{shown}' now"
+    with pytest.raises(UsageError) as told:
+        parse_target(f"mlflow:{uri}")
+    assert "hu" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://host:5000", "sqlite:////a/b.db", "postgresql://host/db?passfile=/a&sslmode=require", "databricks"]
+)
+def test_what_holds_no_password_is_shown_as_it_is(uri: str) -> None:
+    assert (has_secret(uri), without_secrets(uri)) == (False, uri)
+    assert str(parse_target(f"mlflow:{uri}")) == f"mlflow:{uri}"
 
 
 def test_a_job_needs_places_that_outlive_it() -> None:
@@ -196,6 +252,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no failure."""
     monkeypatch.setattr(following, "_HURRY", 200.0)
     monkeypatch.setattr(following, "_PATIENCE", 200.0)
+    monkeypatch.setattr(following, "_FIRST", 200.0)
 
 
 def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
@@ -332,6 +389,36 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
     never.set()
 
 
+def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the first training."""
+    never, asked, said = threading.Event(), [], []
+    monkeypatch.setattr(following, "open_tracker", lambda target: never.wait(250))
+    monkeypatch.setattr(following, "import_library", lambda target: None)
+    monkeypatch.setattr(following, "_FIRST", 0.1)
+    close = following.Follower.close
+
+    def noted(self: following.Follower, begun: float, *limits: float) -> None:
+        asked.append(begun)
+        close(self, begun, *limits)
+
+    monkeypatch.setattr(following.Follower, "close", noted)
+    targets = ["mlflow:http://a", "mlflow:http://b"]
+    assert following.prepared(targets, said.append) == ()
+    following.Tracking(targets, []).close(0.1)
+    assert len(said) == 2
+    assert (len(asked), len(set(asked)), asked[0] == asked[1]) == (4, 2, True)
+    never.set()
+
+
+def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, seen = threading.Lock(), []
+    monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
+    monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
+    monkeypatch.setattr(following.Tracking, "finish", lambda *_: seen.append(lock.locked()))
+    PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
+    assert seen == [True, False]
+
+
 def test_a_tracker_that_cannot_be_opened_is_said_before_the_training_and_left_out(
     tmp_path: Path, tpbench_inside: Inside
 ) -> None:
@@ -449,3 +536,26 @@ def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_a
         with pytest.raises(ConnectionRefusedError):
             mlflow.require_answer(f"http://127.0.0.1:{closed.getsockname()[1]}")
     mlflow.require_answer("sqlite:///a.db")
+
+
+@pytest.mark.slow
+def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    from tpbench.training.tracking import mlflow
+
+    monkeypatch.setattr(mlflow, "_GLANCE", 0.0)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda **_: pytest.fail("MLflow tries for minutes"))
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "text.db").write_text("no database " * 100)
+    for name, message in (
+        ("folder.db", "unable to open"),
+        ("text.db", "not a database"),
+        ("text.db/x.db", "exists|Not a"),
+    ):
+        with pytest.raises((OSError, sqlite3.Error), match=message):
+            mlflow.MlflowRuns(f"sqlite:///{tmp_path}/{name}")
+    mlflow.require_file(tmp_path / "new" / "a.db")
+    with closing(sqlite3.connect(tmp_path / "new" / "a.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        mlflow.require_file(tmp_path / "new" / "a.db")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-import warnings
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from tpbench.engine.callers import warn_caller
 from tpbench.engine.errors import InterruptedWork, TpbenchError
 
 P = ParamSpec("P")
@@ -56,8 +55,5 @@ def for_python(function: Callable[P, T]) -> Callable[P, T]:
 
 def warn(messages: Iterable[str]) -> None:
     """Warnings of Python's that name the line which called tpbench."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith("tpbench."):
-        level, frame = level + 1, frame.f_back
     for message in messages:
-        warnings.warn(in_python(message), stacklevel=level)
+        warn_caller(in_python(message))

@@ -30,10 +30,11 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept, unkept
 from tpbench.training.packs import PackSettings, require_precision
 from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to
+from tpbench.training.quiet import noise_to, one_at_a_time
 from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.training.tracking.following import prepared
+from tpbench.training.tracking.targets import of_the_environment
 from tpbench.workloads import load_problem, obtain
 
 
@@ -113,6 +114,14 @@ def run_sweeps(
     # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
+    # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
+    with one_at_a_time():
+        return _run_alone(cells, options, settings, progress)
+
+
+def _run_alone(
+    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, progress: bool
+) -> list[SweepResult]:  # fmt: skip
     require_no_other_ray(options.resources)
     if not options.resources.address:
         settings = _on_device(options, settings)
@@ -148,6 +157,8 @@ def _run_locked(
     with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
             view.say(f"cluster {address}: {len(nodes())} nodes")
+            if odd := of_the_environment(settings.track):
+                view.say(f"{WARNING}{odd}")
             check_shared(settings.results)
             options = replace(options, resources=cluster_resources(options.resources))
             settings = _on_device(options, settings)

@@ -17,8 +17,8 @@ import torch
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.environment import prepare_environment
-from tpbench.sweeps.local_ray import impatient, provide_token, ray_folder, require_loopback
+from tpbench.sweeps.environment import ray_environment
+from tpbench.sweeps.local_ray import impatient, ray_folder, require_loopback
 from tpbench.training.signals import end_as_by_ctrl_c
 
 # Seconds that one node may take to look at the results folder.
@@ -151,16 +151,13 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         UsageError: this process is connected to another Ray.
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
-    prepare_environment()
     require_no_other_ray(resources)
-    if not resources.address:
-        provide_token()
-    import ray
+    with ray_environment(own=not resources.address), nullcontext() if resources.address else ray_folder() as folder:
+        import ray
 
-    if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
-        yield
-        return
-    with nullcontext() if resources.address else ray_folder() as folder:
+        if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
+            yield
+            return
         _start(resources, folder, say)
         # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
         end_as_by_ctrl_c()
@@ -189,13 +186,15 @@ def _start(resources: Resources, folder: str | None, say: Callable[[str], None])
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
-            raise TpbenchError(f"Ray did not start: {reason}") from error
+            raise TpbenchError(
+                f"Ray did not start: {reason}. The machine may be busy: the same command or call goes on where it was"
+            ) from None
         if differ := versions_differ(error, resources.address):
-            raise TpbenchError(differ) from error
+            raise TpbenchError(differ) from None
         raise TpbenchError(
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
-        ) from error
+        ) from None
 
 
 def cluster_resources(wanted: Resources) -> Resources:

@@ -14,11 +14,13 @@ from ray import tune
 
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.environment import kept_environment
 from tpbench.sweeps.gate import open_gate
 from tpbench.sweeps.packs import Failure
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import Train, run_trial, train_job
+from tpbench.training.loggers import quieter
 from tpbench.training.progress import in_notebook
 
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
@@ -147,7 +149,7 @@ def run_queue(
     share = resources.per_pack(workers)
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
     # by one node at a time. The experiment's state is in the journals.
-    os.environ.update(TUNE_MAX_PENDING_TRIALS_PG=str(2 * workers), TUNE_GLOBAL_CHECKPOINT_S="inf")
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(2 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
     trainable = tune.with_parameters(
         run_trial, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
         patience=_PATIENCE if resources.address else 0.0,
@@ -165,10 +167,11 @@ def run_queue(
             progress_reporter=SilentReporter() if in_notebook() else None,
         ),
     )  # fmt: skip
-    # Results are in the journals and the store: that Tune finds none in its own files is no news.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     try:
-        tuner.fit()
+        # Results are in the journals and the store: that Tune finds none in its own files is no news.
+        with kept_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
+            os.environ.update(pending)
+            tuner.fit()
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
 

@@ -90,15 +90,12 @@ def provide_token() -> None:
     """Ray keeps its token in the home folder; where that cannot be, a Ray of this process gets one of its own."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
-    try:
-        folder = Path.home() / ".ray"
-    except RuntimeError:
-        folder = None
+    # Ray looks for HOME alone.
+    folder = Path(os.environ["HOME"]) / ".ray" if os.environ.get("HOME") else None
     if folder and (folder / "auth_token").is_file() and os.access(folder / "auth_token", os.R_OK):
         return
     existing = next((path for path in (folder, *folder.parents) if path.exists()), None) if folder else None
-    # Ray looks for HOME alone.
-    if "HOME" not in os.environ or not (existing and os.access(existing, os.W_OK | os.X_OK)):
+    if not (existing and os.access(existing, os.W_OK | os.X_OK)):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 

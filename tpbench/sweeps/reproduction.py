@@ -30,6 +30,7 @@ from tpbench.training.progress import Display, View
 from tpbench.training.quiet import noise_to
 from tpbench.training.signals import interruptible
 from tpbench.training.tracking.following import prepared
+from tpbench.training.tracking.targets import of_the_environment
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
@@ -186,6 +187,8 @@ def reproduce(
         settings = replace(settings, track=prepared(settings.track, view.say))
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
+            if odd := of_the_environment(settings.track):
+                view.say(f"warning: {odd}")
             check_shared(settings.results)
             resources = cluster_resources(resources)
         if resources.gpus:

@@ -308,12 +308,19 @@ class PackJob:
     def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
         members = [Member.of(d, self.dataset.label, self.plan.found) for d in self.missing]
         alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
-        with tracking(self.settings.track, members) as trackers, alone:
-            return self._train_to_the_end(on_epoch, trackers)
+        with tracking(self.settings.track, members) as trackers:
+            with alone:
+                histories, report = self._train_to_the_end(on_epoch, trackers)
+            # Only now: the store comes first, and the next pack may have the GPU.
+            trackers.finish(histories)
+            if on_epoch and (late := trackers.warnings()):
+                on_epoch(replace(report, warnings=late))
+        return histories
 
     def _train_to_the_end(
         self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking
-    ) -> list[MemberHistory]:  # fmt: skip
+    ) -> tuple[list[MemberHistory], EpochReport]:  # fmt: skip
+        """Train and publish; returns how the members ended, and what was reported last."""
         from tpbench.engine import load_checkpoint, save_checkpoint
 
         trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
@@ -339,11 +346,7 @@ class PackJob:
                 on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
         self._publish(trainer)
         path.unlink(missing_ok=True)
-        # Only now: the store comes first.
-        trackers.finish(trainer.histories)
-        if on_epoch and (late := trackers.warnings()):
-            on_epoch(replace(report, warnings=late))
-        return trainer.histories
+        return trainer.histories, report
 
     def _publish(self, trainer: Trainer) -> None:
         members, workload = len(self.missing), self.plan.workload

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,6 +35,10 @@ class Progress:
     total: int
     best: float | None
     warnings: tuple[str, ...] = ()
+
+
+Report = Callable[[int, Progress], None]
+"""Hears the number of a plan and how far it is."""
 
 
 def parts_of(job: PackJob) -> list[PackPlan]:
@@ -62,23 +68,24 @@ def _seconds(job: PackJob) -> float:
 
 
 # Not multiprocessing: it would run the script that called again, from its top, in each process.
+# Ctrl-C and the end of a terminal are the parent's to handle, who then asks its processes to end.
 _CHILD = (
-    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); task = json.loads(sys.stdin.readline()); "
+    "import json, signal, sys; "
+    "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)]; "
+    "task = json.loads(sys.stdin.readline()); "
     "sys.path[:] = task['path']; from tpbench.training.processes import work; work(task)"
 )
+# Seconds in which a process that was asked to end closes its trackers, which it waits for a little less.
+_PATIENCE = 8.0
 
 
-def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Callable[[int, Progress], None]) -> None:
+def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Report) -> None:
     """Train plans, each in a process of its own; what they finish is in the store.
-
-    Args:
-        report: hears the number of a plan and how far it is.
 
     Raises:
         TpbenchError: one of them failed; the others are trained to their end first.
     """
-    with ExitStack() as stack:
-        workers = [stack.enter_context(_process(plan, settings)) for plan in plans]
+    with _processes(plans, settings) as workers:
         messages: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         for number, worker in enumerate(workers):
             threading.Thread(target=_listen, args=(number, worker, messages.put), daemon=True).start()
@@ -99,23 +106,49 @@ def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Ca
 
 
 @contextmanager
-def _process(plan: PackPlan, settings: PackSettings) -> Iterator[subprocess.Popen[str]]:
-    """A process that trains a plan; it is over when this is."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-    task = {"path": sys.path, "plan": plan.plain(), "settings": asdict(settings), "parent": os.getpid()}
+def _processes(plans: list[PackPlan], settings: PackSettings) -> Iterator[list[subprocess.Popen[str]]]:
+    """A process for each plan; all of them are over when this is."""
+    workers: list[subprocess.Popen[str]] = []
     try:
-        if process.stdin:
-            with suppress(BrokenPipeError):  # it has ended, and its exit code tells
-                print(json.dumps(task), file=process.stdin, flush=True)
-        yield process
+        for plan in plans:
+            workers.append(_started())
+            _hand(workers[-1], plan, settings)
+        yield workers
     finally:
-        process.terminate()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+        _end(workers)
+
+
+def _started() -> subprocess.Popen[str]:
+    # Without -P it would take its first modules from the current folder, whatever lies there.
+    command = [sys.executable, "-P", "-c", _CHILD]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+
+
+def _hand(process: subprocess.Popen[str], plan: PackPlan, settings: PackSettings) -> None:
+    # Python passes over what is no text there.
+    path = [str(folder) for folder in sys.path if isinstance(folder, str)]
+    task = {"path": path, "plan": plan.plain(), "settings": asdict(settings), "parent": os.getpid()}
+    if process.stdin:
+        with suppress(BrokenPipeError):  # it has ended, and its exit code tells
+            print(json.dumps(task), file=process.stdin, flush=True)
+
+
+def _end(workers: list[subprocess.Popen[str]]) -> None:
+    """Ask processes to end, and make them after a while."""
+    try:
+        for worker in workers:
+            worker.terminate()
+        until = time.monotonic() + _PATIENCE
+        for worker in workers:
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(max(0.0, until - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                if pipe:
+                    pipe.close()
 
 
 def _listen(number: int, process: subprocess.Popen[str], hear: Callable[[tuple[int, str]], None]) -> None:
@@ -126,8 +159,14 @@ def _listen(number: int, process: subprocess.Popen[str], hear: Callable[[tuple[i
     hear((number, ""))
 
 
+def _end_in_order(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise SystemExit(128 + number)
+
+
 def work(task: Mapping[str, Any]) -> None:
-    """One process: Ctrl-C is the parent's to handle; when the parent is gone, so is this."""
+    """One process; it ends in good order, its trackers closed, when the parent asks for it or is gone."""
+    signal.signal(signal.SIGTERM, _end_in_order)
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     # What a package's rule prints is no message.
     os.dup2(2, 1)
@@ -138,7 +177,7 @@ def work(task: Mapping[str, Any]) -> None:
 
     def report(epoch: Any) -> None:
         if os.getppid() != task["parent"]:
-            os._exit(1)
+            raise SystemExit(1)
         say(done=epoch.done, total=epoch.total, best=epoch.best_validation_error, warnings=epoch.warnings)
 
     try:

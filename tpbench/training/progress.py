@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -20,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tpbench.engine.callers import warn_caller
 from tpbench.results.terminal import print_line
 from tpbench.training.quiet import real_output
 
@@ -181,7 +181,7 @@ class SilentView:
 
     def say(self, message: str) -> None:
         if WARNING in message:
-            warnings.warn(message.replace(WARNING, "", 1), stacklevel=2)
+            warn_caller(message.replace(WARNING, "", 1))
 
 
 # One live view at a time has the terminal; what trains beside it in another thread writes lines.
@@ -208,8 +208,12 @@ class Display:
             return NotebookView()
         if not (self.console.is_terminal and _LIVE.acquire(blocking=False)):
             return PlainView(self.console)
-        self.live = LiveView(self.console)
-        self.live.progress.start()
+        try:
+            self.live = LiveView(self.console)
+            self.live.progress.start()
+        except BaseException:
+            _LIVE.release()
+            raise
         return self.live
 
     def __exit__(
@@ -217,6 +221,8 @@ class Display:
     ) -> None:
         if self.live:
             # A terminal that was closed takes no last picture; what ended the work is more to the point.
-            with suppress(OSError):
-                self.live.progress.stop()
-            _LIVE.release()
+            try:
+                with suppress(OSError, ValueError):
+                    self.live.progress.stop()
+            finally:
+                _LIVE.release()

@@ -9,22 +9,59 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from tpbench.engine import TpbenchError
 from tpbench.results.terminal import REPLACE
 
 # The process has one standard output, and one local Ray: who comes second waits.
-_ALONE = threading.Lock()
-_real: TextIO | None = None
+_ALONE = threading.RLock()
+# What a stream raises that was closed, and None, which a process without a terminal may have for a stream.
+_NO_STREAM = (ValueError, AttributeError)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Within, no other thread sends noise elsewhere or has a local Ray; who comes second waits."""
+    with _ALONE:
+        yield
+
+
+class RealOutput:
+    """Standard output as it is when no noise is sent elsewhere, looked up anew for every text.
+
+    What is made while a sweep runs in another thread may outlive that sweep, and the other way round. Where the stream
+    was closed meanwhile, the text is lost: progress that nobody sees is no reason to end the work.
+    """
+
+    @staticmethod
+    def _target() -> TextIO:
+        now = sys.stdout
+        return now.theirs if isinstance(now, SortedStream) else now
+
+    def write(self, text: str) -> int:
+        with suppress(*_NO_STREAM):
+            self._target().write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        with suppress(*_NO_STREAM):
+            self._target().flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target(), name)
 
 
 def real_output() -> TextIO:
     """What standard output is when no noise is sent elsewhere, also from a thread that began since."""
-    return _real or sys.stdout
+    return cast(TextIO, RealOutput())
 
 
 @contextmanager
@@ -37,29 +74,27 @@ def noise_to(path: Path) -> Iterator[TextIO]:
         path: the log file; it is appended to.
 
     Yields:
-        A text stream on what standard output was before.
+        A text stream on what standard output was before. It may be kept: it stays open as long as somebody has it.
 
     Raises:
         TpbenchError: the file cannot be written.
     """
-    global _real
-    with _ALONE, ExitStack() as stack:
+    with one_at_a_time(), ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
         log = _open(path)
         stack.callback(os.close, log)
-        stream = stack.enter_context(_redirected(1, log, sys.stdout))
-        errors = stack.enter_context(_redirected(2, log, sys.stderr))
-        noise = stack.enter_context(os.fdopen(os.dup(log), "w", encoding="utf-8", errors=REPLACE, buffering=1))
-        own = sys.stdout is sys.__stdout__
-        known = frozenset(thread.ident for thread in threading.enumerate()) - {threading.get_ident()}
-        for name, real in (("stdout", stream), ("stderr", errors)):
-            stack.enter_context(_sorted_by_thread(name, real, noise, known))
-        _real = stream if own else None
-        try:
-            yield stream
-        finally:
-            _real = None
+        noise = _stream(log, "utf-8")
+        stack.callback(noise.flush)
+        known = frozenset(threading.enumerate()) - {threading.current_thread()}
+        # Text is sorted before any descriptor leads elsewhere: nothing that others print meanwhile gets into the log.
+        stream, errors = (
+            stack.enter_context(_sorted_by_thread(name, number, noise, known))
+            for name, number in (("stdout", 1), ("stderr", 2))
+        )
+        for number, text in ((1, stream), (2, errors)):
+            stack.enter_context(_redirected(number, log, text.before))
+        yield stream.real
 
 
 def _open(path: Path) -> int:
@@ -70,18 +105,28 @@ def _open(path: Path) -> int:
         raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
+def _stream(descriptor: int, encoding: str) -> TextIO:
+    """A text stream on a copy of a descriptor, which is closed when nobody has the stream any more.
+
+    Not before: another thread may be about to write to it.
+    """
+    own = os.dup(descriptor)
+    stream = open(own, "w", encoding=encoding, errors=REPLACE, buffering=1, closefd=False)  # noqa: SIM115
+    weakref.finalize(stream, os.close, own).atexit = False
+    return stream
+
+
 @contextmanager
-def _redirected(descriptor: int, log: int, text: TextIO) -> Iterator[TextIO]:
-    """Send a file descriptor to a log; yields a text stream, as lenient as ``text``, on what it was before."""
+def _redirected(descriptor: int, log: int, text: TextIO) -> Iterator[None]:
+    """Send a file descriptor to a log; ``text`` is the process's own stream on it."""
     saved = os.dup(descriptor)
-    stream = os.fdopen(os.dup(saved), "w", encoding=text.encoding or "utf-8", errors=REPLACE, buffering=1)
     os.dup2(log, descriptor)
     try:
-        yield stream
+        yield
     finally:
-        text.flush()
+        with suppress(ValueError):  # somebody has closed it
+            text.flush()
         os.dup2(saved, descriptor)
-        stream.close()
         os.close(saved)
 
 
@@ -92,44 +137,62 @@ class SortedStream:
         name: of the stream in ``sys``.
         real: takes what the process's own standard stream took before its descriptor was sent to the log.
         noise: the log.
-        known: the threads whose text is no noise.
+        known: the threads whose text is no noise. Threads, not their numbers: these are given anew once a thread ends.
     """
 
-    def __init__(self, name: str, real: TextIO, noise: TextIO, known: frozenset[int | None]) -> None:
-        self._name, self._noise, self._known = name, noise, known
-        self._before: TextIO = getattr(sys, name)
+    def __init__(self, name: str, real: TextIO, noise: TextIO, known: frozenset[threading.Thread]) -> None:
+        self._name, self.real, self._noise, self._known = name, real, noise, known
+        self.before: TextIO = getattr(sys, name)
         # A notebook's stream, or that of a test, writes to no descriptor that was sent elsewhere.
-        own = self._before is getattr(sys, f"__{name}__")
-        self._theirs = real if own else self._before
+        own = self.before is getattr(sys, f"__{name}__")
+        self.theirs = real if own else self.before
+        """Where the text goes that is no noise."""
         self._ended = False
+
+    def _is_known(self) -> bool:
+        return threading.current_thread() in self._known
 
     def _target(self) -> TextIO:
         if not self._ended:
-            return self._theirs if threading.get_ident() in self._known else self._noise
+            return self.theirs if self._is_known() else self._noise
         now = getattr(sys, self._name)
-        return now._target() if isinstance(now, SortedStream) and not now._ended else self._before
+        return now._target() if isinstance(now, SortedStream) and not now._ended else self.before
 
     def end(self) -> TextIO:
         """From now on all text goes where it went before; returns that stream."""
         self._ended = True
-        return self._before
+        for stream in (self.theirs, self.real):
+            with suppress(ValueError, OSError):  # closed by somebody, or a terminal that is gone
+                stream.flush()
+        # Who keeps this object keeps neither the log nor the threads.
+        self.theirs = self.real = self._noise = self.before
+        self._known = frozenset()
+        return self.before
 
     def write(self, text: str) -> int:
         return self._target().write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self._target().writelines(lines)
 
     def flush(self) -> None:
         self._target().flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._before, name)
+        # The descriptor of the process's own stream leads to the log by now, and so stays right for noise.
+        known = not self._ended and self._is_known()
+        return getattr(self.theirs if known else self.before, name)
 
 
 @contextmanager
-def _sorted_by_thread(name: str, real: TextIO, noise: TextIO, known: frozenset[int | None]) -> Iterator[None]:
+def _sorted_by_thread(
+    name: str, number: int, noise: TextIO, known: frozenset[threading.Thread]
+) -> Iterator[SortedStream]:  # fmt: skip
+    real = _stream(number, getattr(sys, name).encoding or "utf-8")
     stream = SortedStream(name, real, noise, known)
     setattr(sys, name, stream)
     try:
-        yield
+        yield stream
     finally:
         before = stream.end()
         if getattr(sys, name) is stream:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import EpochReport
 from tpbench.results import RunRecord
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
@@ -47,7 +46,6 @@ def run_seeds(
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
             job.settings = replace(settings, track=prepared(settings.track, view.say))
-            view.start("epochs", epochs)
             _train(job, epochs, view)
             view.end("epochs")
         ended = PackJob(plan, settings)
@@ -58,25 +56,36 @@ def run_seeds(
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
     plans = parts_of(job)
-    if len(plans) == 1:
-
-        def shown(r: EpochReport) -> None:
-            view.update("epochs", epochs * r.done / r.total, epochs, r.best_validation_error)
-            for warning in r.warnings:
-                view.say(f"{WARNING}{warning}")
-
-        job.run(shown)
-        return
-    seen: dict[int, Progress] = {}
+    shares: dict[int, float] = {}
+    # Where it goes on from a checkpoint, the first report tells.
+    parts = [job] if len(plans) == 1 else [PackJob(plan, job.settings) for plan in plans]
+    started = not any(part.checkpoint_path.exists() for part in parts)
+    if started:
+        view.start("epochs", epochs)
     said: set[str] = set()
 
+    def show(number: int, share: float, best: float | None, warnings: Iterable[str]) -> None:
+        nonlocal started
+        for warning in dict.fromkeys(warnings):
+            if warning not in said:
+                said.add(warning)
+                view.say(f"{WARNING}{warning}")
+        shares[number] = share
+        done = epochs * sum(shares.values()) / len(plans)
+        if not started and len(shares) == len(plans):
+            started = True
+            view.start("epochs", epochs, int(done))
+        if started:
+            view.update("epochs", done, epochs, best)
+
+    if len(plans) == 1:
+        job.run(lambda r: show(0, r.done / r.total, r.best_validation_error, r.warnings))
+        return
+    known: dict[int, float] = {}
+
     def report(number: int, progress: Progress) -> None:
-        seen[number] = progress
-        for warning in set(progress.warnings) - said:
-            said.add(warning)
-            view.say(f"{WARNING}{warning}")
-        share = sum(p.done / p.total for p in seen.values()) / len(plans)
-        known = [p.best for p in seen.values() if p.best is not None]
-        view.update("epochs", epochs * share, epochs, min(known, default=None))
+        if progress.best is not None:
+            known[number] = progress.best
+        show(number, progress.done / progress.total, min(known.values(), default=None), progress.warnings)
 
     train_side_by_side(plans, job.settings, report)

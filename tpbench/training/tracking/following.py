@@ -9,29 +9,35 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tpbench.engine import MemberHistory
 from tpbench.training.tracking.members import Bringer, Member, Tracker
+from tpbench.training.tracking.secrecy import without_secrets
 from tpbench.training.tracking.targets import Target
 
 # Seconds without anything logged that the end of a training waits for a tracker; the end of one that was interrupted,
-# in all; and before the first training, where a database may be made.
-_PATIENCE, _HURRY, _FIRST = 60.0, 5.0, 120.0
+# in all; and before the first training, where a database may be made, once the tracker's library is imported.
+_PATIENCE, _HURRY, _FIRST = 60.0, 5.0, 20.0
 # The part of its time that a tracker may work while others train.
 _SHARE = 0.05
 
 
-def open_tracker(target: Target) -> Tracker:
-    """The tracker of a target; imports its library."""
+def import_library(target: Target) -> Callable[[str], Tracker]:
+    """Import the library of a tracker; returns what opens a place of its."""
     if target.tracker == "tensorboard":
         from tpbench.training.tracking.tensorboard import EventFiles
 
-        return EventFiles(target.place)
+        return EventFiles
     with _without_telemetry():
         from tpbench.training.tracking.mlflow import MlflowRuns
 
-    return MlflowRuns(target.place)
+    return MlflowRuns
+
+
+def open_tracker(target: Target) -> Tracker:
+    """The tracker of a target; imports its library."""
+    return import_library(target)(target.told)
 
 
 @contextmanager
@@ -53,7 +59,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in ("tensorboard", "mlflow"):
         return f"the package {error.name} is missing: pip install 'tpbench[{error.name}]'"
     first = (str(error).strip().splitlines() or [""])[0]
-    first = re.sub(r"(?<=//)[^/@\s]*@", "", re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", first))
+    first = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", without_secrets(first))
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return said if len(said) <= 200 else f"{said[:197]}..."
 
@@ -95,14 +101,17 @@ class Follower:
             self._closing = True
             self._news.notify()
 
-    def close(self, patience: float, most: float = math.inf) -> None:
-        """Log what was shown; it has failed once nothing is logged for so many seconds, or not all within ``most``."""
+    def close(self, asked: float, patience: float, most: float = math.inf) -> None:
+        """Log what was shown; it has failed once nothing is logged for so many seconds, or not all within ``most``.
+
+        Args:
+            asked: the time from which both are counted: that of all trackers that are closed together.
+        """
         self.ask_to_close()
-        asked = time.monotonic()
         while self._thread.is_alive() and not self.failure:
             self._thread.join(0.2)
             now = time.monotonic()
-            if now - max(self._logged, asked) > patience or now - asked > most:
+            if self._thread.is_alive() and (now - max(self._logged, asked) > patience or now - asked > most):
                 self.failure = self.failure or f"no answer within {min(patience, most):g} s"
 
     def _run(self) -> None:
@@ -155,8 +164,9 @@ class Tracking:
         """Log what was shown; a tracker that answers no more, or takes longer than so many seconds, has failed."""
         for follower in self.followers:
             follower.ask_to_close()
+        asked = time.monotonic()
         for follower in self.followers:
-            follower.close(_PATIENCE, most)
+            follower.close(asked, _PATIENCE, most)
 
     def finish(self, histories: Sequence[MemberHistory]) -> None:
         """The training is over and published."""
@@ -197,10 +207,13 @@ def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, .
     Returns:
         Those that could be opened.
     """
-    usable = []
     for text in targets:
-        follower = Follower(Target.of(text), [])
-        follower.close(_FIRST)
+        # A slow disk is no tracker that hangs; what is wrong with a library, the follower says.
+        with suppress(Exception):
+            import_library(Target.of(text))
+    followers, asked, usable = [Follower(Target.of(text), []) for text in targets], time.monotonic(), []
+    for text, follower in zip(targets, followers, strict=True):
+        follower.close(asked, _FIRST)
         if follower.failure:
             say(f"warning: {_warning(follower.target.shown, follower.failure)}")
         else:

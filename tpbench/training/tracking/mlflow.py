@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from socket import gaierror
@@ -18,6 +19,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from tpbench.engine import CURVES, MemberHistory
+from tpbench.training.loggers import quieter
 from tpbench.training.tracking.members import EpochValues, Member, selected
 from tpbench.training.tracking.targets import Target
 
@@ -28,6 +30,8 @@ _EPOCHS = 900 // len(CURVES)
 _WAITS = (0.1, 0.3, 1.0, 2.0, 4.0)
 # Seconds that a server may take to answer at all.
 _ANSWER = 15.0
+# Seconds that an SQLite file is waited for that another process has locked.
+_GLANCE = 1.0
 
 Returned = TypeVar("Returned")
 
@@ -61,18 +65,20 @@ def require_answer(uri: str) -> None:
             raise error.reason from None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No news of MLflow's while it makes its tables: they would run through the progress that is shown."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def require_file(path: Path) -> None:
+    """Look whether an SQLite file can be opened and written: MLflow itself would try again for minutes.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot. One that another process has locked for the moment can.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=_GLANCE, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
 
 
 class MlflowRuns:
@@ -83,9 +89,10 @@ class MlflowRuns:
         # Nothing is kept there, but MLflow would note the folder that the process happens to be in.
         self._artifacts = (Path(file).parent / "mlflow-artifacts").as_uri() if file else None
         if file:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            require_file(Path(file))
         require_answer(uri)
-        with _quiet():
+        # No news of MLflow's while it makes its tables: they would run through the progress that is shown.
+        with quieter(logging.WARNING, "mlflow", "alembic"):
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment = self._find_experiment()
         self.runs: dict[str, Run] = {}

@@ -10,8 +10,9 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from tpbench.engine import UsageError, unknown
+from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results.location import absolute, is_url, location
+from tpbench.training.tracking.secrecy import has_secret, without_secrets
 
 TRACKERS = ("tensorboard", "mlflow")
 """Names of trackers; each needs the package of its name, which is an extra of tpbench's."""
@@ -19,6 +20,9 @@ TRACKERS = ("tensorboard", "mlflow")
 _MLFLOW_URIS = (
     "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc",
 )  # fmt: skip
+_VARIABLE = "MLFLOW_TRACKING_URI"
+FROM_ENVIRONMENT = f"${_VARIABLE}"
+"""In the place of a URI with a password: settings are written to disk, and it stays in the environment."""
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?]+)(?P<query>\?.*)?")
 
 
@@ -42,7 +46,20 @@ class Target:
     @property
     def shown(self) -> str:
         """As a person may see it: without the password of a URI."""
-        return re.sub(r"(?<=//)[^/@]*@", "", str(self))
+        return without_secrets(str(self))
+
+    @property
+    def told(self) -> str:
+        """The place in the words of whoever opens it: what stands in the environment is read there.
+
+        Raises:
+            TpbenchError: it does not.
+        """
+        if self.place != FROM_ENVIRONMENT:
+            return self.place
+        if uri := os.environ.get(_VARIABLE):
+            return uri
+        raise TpbenchError(f"{_VARIABLE} is not set here, where it was when the work began")
 
     @property
     def folder_here(self) -> str:
@@ -63,17 +80,21 @@ def parse_target(text: str) -> Target:
     if target.tracker not in TRACKERS:
         raise unknown("tracker", target.tracker, TRACKERS)
     place, folders = target.place, target.tracker == "tensorboard"
+    if "://" in place and has_secret(place):
+        instead = (
+            "give it to fsspec by its configuration or environment" if folders
+            else f"set {_VARIABLE}, and give --track mlflow alone"
+        )  # fmt: skip
+        raise UsageError(
+            f"--track {target.tracker}: others see a password or token on the command line, and it would stand in "
+            f"files: {instead}"
+        )
     if ":" in text and not place.strip():
         raise UsageError(f"--track '{text}': a {'folder' if folders else 'URI'} must follow the colon")
     if place and folders:
         _check_folder(place)
     elif place:
         _check_uri(place, "--track mlflow")
-        if re.search(r"//[^/@]*:[^/@]*@", place):
-            raise UsageError(
-                "--track mlflow: others see a password on the command line: set MLFLOW_TRACKING_URI, and give --track "
-                "mlflow alone"
-            )
     return target
 
 
@@ -122,9 +143,9 @@ def resolve_target(target: Target, results: str) -> Target:
     if target.tracker == "tensorboard":
         return Target(target.tracker, absolute(target.place or str(location(results) / "tensorboard")))
     place = target.place
-    if not place and (told := os.environ.get("MLFLOW_TRACKING_URI", "")):
-        _check_uri(told, "MLFLOW_TRACKING_URI")
-        place = told
+    if not place and (told := os.environ.get(_VARIABLE, "")):
+        _check_uri(told, _VARIABLE)
+        place = told if without_secrets(told) == told else FROM_ENVIRONMENT
     if not place:
         if is_url(absolute(results)):
             raise UsageError(
@@ -134,6 +155,16 @@ def resolve_target(target: Target, results: str) -> Target:
     if found := _SQLITE.fullmatch(place):
         place = f"sqlite:///{Path(found['path']).resolve()}{found['query'] or ''}"
     return Target(target.tracker, place)
+
+
+def of_the_environment(targets: Sequence[str]) -> str:
+    """What must be said of targets on a cluster; empty if nothing is."""
+    if not any(Target.of(text).place == FROM_ENVIRONMENT for text in targets):
+        return ""
+    return (
+        f"{_VARIABLE} holds a password or token, which is not sent to the nodes: set it where Ray is started on each, "
+        "or runs are not tracked there"
+    )
 
 
 def portable_target(text: str) -> str:

@@ -42,7 +42,7 @@ class EventFile:
         # Readers take a folder's files in the order of their names. No host is in it.
         self.path = folder / f"events.out.tfevents.{time.time_ns()}.tpbench"
         self._buffer = io.BytesIO()
-        self._records, self._written, self._when = RecordWriter(self._buffer), 0, 0.0
+        self._records, self._when = RecordWriter(self._buffer), 0.0
         # A reader that has seen an older file forgets every step from this one on.
         self.add(file_version="brain.Event:2")
         self.add(step=0, session_log=SessionLog(status=SessionLog.START))

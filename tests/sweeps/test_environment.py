@@ -1,0 +1,118 @@
+"""What a sweep changes of its process is as it was afterwards, and Ray is never told two things."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+from ray._raylet import AuthenticationMode, get_authentication_mode
+
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.sweeps import campaign
+from tpbench.sweeps.cluster import Resources, ray_running
+from tpbench.sweeps.environment import ray_environment
+from tpbench.sweeps.options import SweepOptions
+from tpbench.training.loggers import quieter
+from tpbench.training.packs import PackSettings
+from tpbench.training.quiet import noise_to
+
+ONE = Resources(1)
+OPTIONS = SweepOptions(1, (0,), 1, None, 0, 1, ONE)
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray was imported, and nobody has said how it authenticates; there is no home."""
+    for name in [name for name in os.environ if name.startswith(("TUNE_", "RAY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("HOME")
+
+
+def test_a_ray_that_was_imported_before_asks_for_the_token_and_has_it(nothing_set: None) -> None:
+    from ray._raylet import AuthenticationTokenLoader
+
+    before = dict(os.environ)
+    tokens = []
+    for _ in range(2):
+        with ray_environment(own=True):
+            assert os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] == "1"
+            assert get_authentication_mode() == AuthenticationMode.TOKEN
+            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+            # Not that of the sweep before, which Ray has read once.
+            assert AuthenticationTokenLoader.instance().get_raw_token() == tokens[-1]
+        assert dict(os.environ) == before
+        assert get_authentication_mode() == AuthenticationMode.DISABLED
+    assert len(set(tokens)) == 2
+
+
+def test_what_the_user_has_set_stays(nothing_set: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    before = dict(os.environ)
+    with ray_environment(own=True):
+        assert get_authentication_mode() == AuthenticationMode.DISABLED
+    assert dict(os.environ) == before
+    # A Ray that this process is connected to is not told anything else.
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with ray_environment(own=False):
+        assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_a_ray_that_does_not_start_is_said_in_a_line(nothing_set: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("the node did not come up. And so on\nand on")
+
+    before = dict(os.environ)
+    monkeypatch.setattr(ray, "init", fail)
+    with (
+        pytest.raises(TpbenchError, match=r"^Ray did not start: the node did not come up\. The machine may be") as told,
+        ray_running(Resources(1)),
+    ):
+        pass
+    assert told.value.__suppress_context__
+    assert "goes on where it was" in str(told.value)
+    assert dict(os.environ) == before
+
+
+def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only who has a Ray of his own is told to shut it down."""
+    asked, order = threading.Event(), []
+
+    def second() -> None:
+        asked.set()
+        with pytest.raises(ZeroDivisionError):
+            campaign.run_sweeps([], OPTIONS, PackSettings(str(tmp_path)))
+        order.append("second")
+
+    def begun(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(campaign, "_on_device", begun)
+    thread = threading.Thread(target=second)
+    with noise_to(tmp_path / "log"), monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: True)
+        thread.start()
+        asked.wait(60)
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(UsageError, match="connected to Ray already"):
+        campaign.run_sweeps([], OPTIONS, PackSettings(str(tmp_path)))
+
+
+def test_loggers_that_several_want_quiet_get_their_levels_back() -> None:
+    logger = logging.getLogger("tpbench-test-of-quiet-loggers")
+    logger.setLevel(logging.DEBUG)
+    first, second = (quieter(logging.ERROR, logger.name) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logger.level == logging.ERROR
+    second.__exit__(None, None, None)
+    assert logger.level == logging.DEBUG

@@ -1,0 +1,48 @@
+"""What is shown of runs that train."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests.training.test_packs import InterruptedTrainingError, digits_plan
+from tests.training.test_tracking import interrupt_at
+from tpbench.training import processes, running
+from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.processes import Progress
+from tpbench.training.progress import PlainView
+
+
+def shown(job: PackJob) -> list[str]:
+    written = io.StringIO()
+    running._train(job, job.plan.epochs, PlainView(Console(file=written), interval=0))
+    return [line.partition(",")[0] for line in written.getvalue().splitlines()]
+
+
+def test_the_first_line_says_where_it_goes_on(tmp_path: Path) -> None:
+    settings = PackSettings(str(tmp_path), checkpoint_every=2)
+    with pytest.raises(InterruptedTrainingError):
+        PackJob(digits_plan("bp"), settings).run(interrupt_at(2))
+    assert shown(PackJob(digits_plan("bp"), settings)) == ["epochs: 3/3"]
+    assert shown(PackJob(digits_plan("bp", (5,)), settings)) == [f"epochs: {done}/3" for done in range(4)]
+
+
+def test_parts_that_go_on_are_shown_once_all_have_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+
+    def train(plans: list[PackPlan], settings: PackSettings, report: processes.Report) -> None:
+        for number, done in ((0, 2), (1, 1), (0, 3), (1, 2), (1, 3)):
+            report(number, Progress(done, 3, 0.5, ("odd",)))
+
+    monkeypatch.setattr(running, "train_side_by_side", train)
+    job = PackJob(digits_plan("bp", (0, 1)), PackSettings(str(tmp_path)))
+    assert shown(job)[:2] == ["epochs: 0/3", "warning: odd"]
+    path = PackJob(processes.parts_of(job)[1], job.settings).checkpoint_path
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert shown(job) == ["warning: odd", "epochs: 1/3", "epochs: 2/3", "epochs: 3/3"]
