@@ -19,7 +19,7 @@ from tpbench.api.asked import (
     yes_or_no,
 )
 from tpbench.engine import UsageError
-from tpbench.training.packs import parse_seeds
+from tpbench.training.seeds import parse_seeds
 
 
 @given(st.lists(st.integers(0, 50) | st.integers(0, 2**32 - 1), min_size=1))

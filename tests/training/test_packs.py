@@ -14,7 +14,8 @@ from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer, UsageErr
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
 from tpbench.training.devices import choose_device
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, parse_seeds, plan_seeds
+from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, plan_seeds
+from tpbench.training.seeds import parse_seeds
 from tpbench.workloads import WORKLOADS
 
 

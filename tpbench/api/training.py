@@ -88,8 +88,8 @@ def run(
     from tpbench.results.frames import runs_frame
     from tpbench.search.configurations import find_configuration
     from tpbench.training.choice import CellChoice
-    from tpbench.training.packs import parse_seeds
     from tpbench.training.running import run_seeds
+    from tpbench.training.seeds import parse_seeds
     from tpbench.training.settings import make_settings
 
     names = one_name(workload, "workload"), one_name(method, "method")

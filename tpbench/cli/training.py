@@ -169,8 +169,8 @@ def run(
     """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
     from tpbench.training.choice import CellChoice
-    from tpbench.training.packs import parse_seeds
     from tpbench.training.running import run_seeds
+    from tpbench.training.seeds import parse_seeds
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks, track)
@@ -265,7 +265,7 @@ def align(
     from tpbench.search.configurations import find_configuration
     from tpbench.training.aligning import record_alignment
     from tpbench.training.choice import CellChoice
-    from tpbench.training.packs import parse_seeds
+    from tpbench.training.seeds import parse_seeds
     from tpbench.training.signals import interruptible
 
     cell = CellChoice.of(workload, method)

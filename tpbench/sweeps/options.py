@@ -10,7 +10,7 @@ from tpbench.results.budgets import DEFAULT_OBJECTIVE, OBJECTIVES
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.search.halving import check_factor
 from tpbench.sweeps.cluster import Resources, choose_resources
-from tpbench.training.packs import parse_seeds
+from tpbench.training.seeds import parse_seeds
 from tpbench.training.sizing import parse_pack
 
 
