@@ -154,7 +154,8 @@ def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
     results.mkdir()
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
-    before = host.do("count")
+    # A node that another test has killed counts for a while.
+    wait_for(lambda: host.do("count") == 1)
     script = 'mount -t tmpfs none "$1" && exec ray start --address="$2" --num-cpus=1 --block'
     node = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script, "sh", str(results), host.address],
@@ -163,7 +164,7 @@ def test_a_folder_that_a_node_does_not_share_is_found_at_the_start(
     )  # fmt: skip
     try:
         # Without the node the sweep would simply run.
-        wait_for(lambda: host.do("count") > before or node.poll() is not None)
+        wait_for(lambda: host.do("count") > 1 or node.poll() is not None)
         assert node.poll() is None
         result = tpbench("sweep", *ARGUMENTS, "--address", host.address)
     finally:
