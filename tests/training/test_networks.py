@@ -13,8 +13,9 @@ import torch
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
+from tests.training.memory import allow_one_member
 from tests.training.test_packs import InterruptedTrainingError
-from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer
+from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.networks import check_networks, has_network, network_ids, network_path, read_network
 from tpbench.sweeps.packs import HandedPack
@@ -135,14 +136,7 @@ def test_an_interrupted_pack_leaves_the_same_networks(undisturbed: Path, plan: P
 def test_halves_of_a_pack_leave_the_same_networks(
     undisturbed: Path, plan: PackPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Trainer.advance
-
-    def limited(trainer: Trainer) -> EpochReport:
-        if len(trainer.alive) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return advance(trainer)
-
-    monkeypatch.setattr(Trainer, "advance", limited)
+    allow_one_member(monkeypatch)
     PackJob(plan, keeping(tmp_path)).run()
     assert files(tmp_path) == files(undisturbed)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.conftest import CONFIGURATION
 from tests.results.records import record
-from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer, UsageError
+from tests.training.memory import allow_one_member
+from tpbench.engine import METHODS, EpochReport, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
 from tpbench.training.devices import choose_device
@@ -100,14 +100,7 @@ def test_a_pack_that_does_not_fit_is_trained_in_halves(
 ) -> None:
     plan = digits_plan(seeds=(0, 1, 2))
     expected = [o.run for o in PackJob(plan, PackSettings(str(tmp_path / "a"))).run()]
-    advance = Trainer.advance
-
-    def limited(trainer: Trainer) -> EpochReport:
-        if len(trainer.alive) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return advance(trainer)
-
-    monkeypatch.setattr(Trainer, "advance", limited)
+    allow_one_member(monkeypatch)
     assert [o.run for o in PackJob(plan, PackSettings(str(tmp_path / "b"))).run()] == expected
     assert "out of memory with 3 members" in caplog.text
     assert {r.pack_members for r in RunStore(tmp_path / "b").records()} == {1}

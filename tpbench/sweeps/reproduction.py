@@ -26,7 +26,7 @@ from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
-from tpbench.training.progress import Display, View
+from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to
 from tpbench.training.signals import interruptible
 from tpbench.training.tracking.following import prepared
@@ -183,12 +183,12 @@ def reproduce(
         stack.enter_context(interruptible(settings.command))
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
         if unsafe:
-            view.say(f"warning: {unsafe}")
+            view.say(f"{WARNING}{unsafe}")
         settings = replace(settings, track=prepared(settings.track, view.say))
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
             if odd := of_the_environment(settings.track):
-                view.say(f"warning: {odd}")
+                view.say(f"{WARNING}{odd}")
             check_shared(settings.results)
             resources = cluster_resources(resources)
         if resources.gpus:
@@ -238,7 +238,7 @@ def _write_tables(store: RunStore, view: View) -> None:
     try:
         write_tables(store)
     except (TpbenchError, OSError) as error:
-        view.say(f"warning: the tables were not written: {error}")
+        view.say(f"{WARNING}the tables were not written: {error}")
 
 
 def write_tables(store: RunStore) -> None:

@@ -20,7 +20,7 @@ from tpbench.results.location import location
 from tpbench.results.runs import digest, sealed, unsealed
 from tpbench.results.store import write_atomically
 from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
-from tpbench.training.progress import Display
+from tpbench.training.progress import WARNING, Display
 from tpbench.workloads import Workload, load_problem, obtain
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def _train(trainer: Trainer) -> None:
             report = trainer.advance()
             view.update("epochs", report.done, report.total, report.best_validation_error)
             for warning in report.warnings:
-                view.say(f"warning: {warning}")
+                view.say(f"{WARNING}{warning}")
         view.end("epochs")
 
 

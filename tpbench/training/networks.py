@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.networks import TrainedNetwork, curves_digest, has_network
+from tpbench.training.progress import WARNING
 from tpbench.workloads import Workload
 
 if TYPE_CHECKING:
@@ -69,6 +70,6 @@ def spell_unkept(count: int) -> str:
     """A warning that is due after runs were trained again for their networks."""
     runs = f"{count} run{'s are' if count != 1 else ' is'}"
     return (
-        f"warning: {runs} without a network still: trained again, the curves did not come out as they are stored "
+        f"{WARNING}{runs} without a network still: trained again, the curves did not come out as they are stored "
         "(another machine, device or version trained them). The stored runs stay; for networks choose another --results"
     )

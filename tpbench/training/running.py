@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tpbench.results import RunRecord
+from tpbench.results.location import file_stamps
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, parts_of, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.signals import interruptible
@@ -54,12 +55,19 @@ def run_seeds(
     return [record for record in ended.records() if record]
 
 
+def _continues(job: PackJob, plans: Sequence[PackPlan]) -> bool:
+    """Whether one of a job's parts has a checkpoint."""
+    if not file_stamps(job.checkpoint_path.parent, ".pt"):
+        return False  # a look at a folder; each part's own name takes another reading of its data
+    parts = [job] if len(plans) == 1 else [PackJob(plan, job.settings) for plan in plans]
+    return any(part.checkpoint_path.exists() for part in parts)
+
+
 def _train(job: PackJob, epochs: int, view: View) -> None:
     plans = parts_of(job)
     shares: dict[int, float] = {}
     # Where it goes on from a checkpoint, the first report tells.
-    parts = [job] if len(plans) == 1 else [PackJob(plan, job.settings) for plan in plans]
-    started = not any(part.checkpoint_path.exists() for part in parts)
+    started = not _continues(job, plans)
     if started:
         view.start("epochs", epochs)
     said: set[str] = set()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from tpbench.engine import MemberHistory
+from tpbench.training.progress import WARNING
 from tpbench.training.tracking.members import Bringer, Member, Tracker
 from tpbench.training.tracking.secrecy import without_secrets
 from tpbench.training.tracking.targets import Target
@@ -215,7 +216,7 @@ def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, .
     for text, follower in zip(targets, followers, strict=True):
         follower.close(asked, _FIRST)
         if follower.failure:
-            say(f"warning: {_warning(follower.target.shown, follower.failure)}")
+            say(f"{WARNING}{_warning(follower.target.shown, follower.failure)}")
         else:
             usable.append(text)
     return tuple(usable)
