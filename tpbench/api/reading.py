@@ -216,9 +216,9 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
 
 def _dampings(results: str) -> pd.DataFrame:
     from tpbench.reports.figures import DAMPING_WORKLOAD, damping_entries
+    from tpbench.results.alignments import read_alignments
     from tpbench.results.location import location
     from tpbench.results.rendering import damping_frame
-    from tpbench.training.aligning import read_alignments
 
     recorded = any(record.workload == DAMPING_WORKLOAD for record in read_alignments(location(results)))
     return damping_frame(damping_entries(results) if recorded else [])

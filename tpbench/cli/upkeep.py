@@ -27,17 +27,20 @@ from tpbench.training.tracking.targets import resolve_targets
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
-    """Verify the checksum of every run, in files and in archives, and of every network."""
+    """Verify the checksum of every run and alignment record, in files and in archives, and of every network."""
+    from tpbench.results.alignments import check_alignments
     from tpbench.results.maintenance import check_store
     from tpbench.results.networks import check_networks
 
     store = read_store(results)
-    found, networks = check_store(store), check_networks(store)
-    whole, wrong = found.whole, [*found.wrong, *networks.wrong]
+    found, networks, alignments = check_store(store), check_networks(store), check_alignments(store.folder)
+    whole, wrong = found.whole, [*found.wrong, *networks.wrong, *alignments.wrong]
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
     if networks.whole or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
         print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
+    if alignments.whole or alignments.wrong:
+        print(f"{_alignments(alignments.whole)} whole, {len(alignments.wrong)} damaged")
     for message in wrong:
         complain(message)
     if wrong:
@@ -49,14 +52,18 @@ def results_merge(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, whose runs are copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
-    """Copy the runs of one store into another, and their networks."""
+    """Copy the runs of one store into another, their networks, and its alignment records."""
+    from tpbench.results.alignments import merge_alignments
     from tpbench.results.maintenance import merge_networks, merge_stores, open_source
 
     store, into = open_source(source), open_store(target)
     new, known = merge_stores(store, into)
     networks, problems = merge_networks(store, into)
+    alignments, recorded = merge_alignments(store, into)
     also = f"; {_networks(networks)} copied" if networks else ""
     print(f"{new} run{'s' * (new != 1)} copied, {known} there already{also}")
+    if alignments or recorded:
+        print(f"{_alignments(alignments)} copied, {recorded} there already")
     for problem in problems:
         complain(f"warning: {problem}")
     warn_damaged(store)
@@ -68,13 +75,15 @@ def results_pack(
     file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
     results: Results = RESULTS,
 ) -> None:
-    """Write the runs of a store, without networks, into one compressed archive."""
+    """Write the runs and alignment records of a store, without networks, into one compressed archive."""
     from tpbench.results.maintenance import pack_store
     from tpbench.results.networks import network_ids
 
     check_target(file, [".zip"])
     store = read_store(results)
-    print(f"{pack_store(store, file)} runs written to {file}")
+    runs, alignments = pack_store(store, file)
+    also = f" and {_alignments(alignments)}" if alignments else ""
+    print(f"{runs} runs{also} written to {file}")
     if left := len(network_ids(store)):
         print(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
@@ -117,6 +126,10 @@ def results_export_network(
 
 def _networks(count: int) -> str:
     return f"{count} network{'s' * (count != 1)}"
+
+
+def _alignments(count: int) -> str:
+    return f"{count} alignment record{'s' * (count != 1)}"
 
 
 @results_app.command("track")

@@ -14,10 +14,10 @@ from tpbench.engine.alignment import choose_damping
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
+from tpbench.results.alignments import AlignmentRecord, read_alignments
 from tpbench.results.location import location
 from tpbench.results.paper import paper_dampings
 from tpbench.results.rendering import DampingRow
-from tpbench.training.aligning import AlignmentRecord, read_alignments
 
 _WINDOW = 10
 

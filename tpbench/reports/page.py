@@ -36,9 +36,10 @@ from tpbench.reports.summary import (
 )
 from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results.alignments import alignments_of
 from tpbench.results.cells import CellKey
 from tpbench.results.leaderboards import leaderboard_of
-from tpbench.results.location import file_stamps, location
+from tpbench.results.location import location
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import against_paper
@@ -148,7 +149,7 @@ def _plots(
 def alignment_section(results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
-    if not file_stamps(location(results) / "alignment", ".json"):
+    if not alignments_of(location(results), skip_broken=True):
         return section
     # It needs torch.
     from tpbench.reports.figures import alignment_figure

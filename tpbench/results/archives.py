@@ -1,4 +1,4 @@
-"""Archives of runs, as ``tpbench results pack`` writes them: read without unpacking, never changed."""
+"""Archives of what stores hold, as ``tpbench results pack`` writes them: read without unpacking, never changed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ArchivedRuns:
                     with opening:
                         if path not in zips:
                             zips[path] = stack.enter_context(_open(path))
-                    text = _entry_text(zips[path], path, entry_name(run_id))
+                    text = _entry_text(zips[path], path, entry_name(run_id), _LARGEST_RUN)
                 record = RunRecord.from_json(text, f"{path}: {entry_name(run_id)}")
                 if record.definition.id != run_id:
                     raise TpbenchError(f"{path}: {entry_name(run_id)}: holds the run {record.definition.id}")
@@ -86,28 +86,33 @@ class ArchivedRuns:
             yield read
 
 
-def runs_of_archive(path: Path) -> ArchivedRuns:
-    """The runs of an archive that holds nothing else.
+def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
+    """The runs of an archive that holds nothing else, but entries of such names.
 
     Raises:
         UsageError: it cannot be read, or holds other files.
     """
     try:
-        names = _names(path)
+        names = archive_names(path)
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for name in names:
-        if not _ENTRY.fullmatch(name):
+        if not (_ENTRY.fullmatch(name) or others.fullmatch(name)):
             raise UsageError(f"{path}: holds '{name}', which is no run file")
     return ArchivedRuns.of([path])
 
 
 def _ids(path: Path) -> list[str]:
     """The ids of the runs in an archive, each once."""
-    return list(dict.fromkeys(entry.group(1) for name in _names(path) if (entry := _ENTRY.fullmatch(name))))
+    return list(dict.fromkeys(entry.group(1) for name in archive_names(path) if (entry := _ENTRY.fullmatch(name))))
 
 
-def _names(path: Path) -> list[str]:
+def archive_names(path: Path) -> list[str]:
+    """The names of an archive's entries.
+
+    Raises:
+        TpbenchError: it is no archive, or damaged.
+    """
     with _readable(path), _open(path) as archive:
         return archive.namelist()
 
@@ -119,10 +124,20 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _entry_text(archive: zipfile.ZipFile, path: Path, name: str) -> str:
+def archived_text(path: Path, name: str, largest: int) -> str:
+    """One entry of an archive, of at most so many bytes.
+
+    Raises:
+        TpbenchError: it is damaged, or larger.
+    """
+    with _readable(path), _open(path) as archive:
+        return _entry_text(archive, path, name, largest)
+
+
+def _entry_text(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> str:
     entry = archive.getinfo(name)
-    if entry.file_size > _LARGEST_RUN:
-        raise TpbenchError(f"{path}: {name}: larger than a run can be")
+    if entry.file_size > largest:
+        raise TpbenchError(f"{path}: {name}: larger than such a file can be")
     try:
         return archive.read(entry).decode("utf-8", errors="replace")
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
+from tpbench.results.alignments import ENTRY, FOLDER, alignment_copies, alignments_of, whole_alignments
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
@@ -62,23 +63,32 @@ def check_store(store: RunStore) -> StoreCheck:
     return StoreCheck(len(whole), [*wrong, *(f"{path}: set aside as damaged earlier" for path in aside)], newer)
 
 
-def pack_store(store: RunStore, path: Path) -> int:
-    """Write the whole runs of a store into one compressed archive, the same bytes for the same runs; returns how many.
+def pack_store(store: RunStore, path: Path) -> tuple[int, int]:
+    """Write the whole runs and alignment records of a store into one compressed archive; returns how many of each.
+
+    The same ones make the same bytes.
 
     Raises:
         UsageError: the file is an archive of the store's own of which something would be lost.
         TpbenchError: the file cannot be written.
     """
     _require_replaceable(store, path)
-    count = 0
+    runs = alignments = 0
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
         for record in store.records():
-            # A fixed date: what is in the archive, and nothing else, decides its bytes.
-            entry = zipfile.ZipInfo(entry_name(record.definition.id), (1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_LZMA
-            archive.writestr(entry, record.to_json())
-            count += 1
-    return count
+            _add(archive, entry_name(record.definition.id), record.to_json())
+            runs += 1
+        for name, alignment in whole_alignments(store):
+            _add(archive, f"{FOLDER}/{name}", alignment.to_json())
+            alignments += 1
+    return runs, alignments
+
+
+def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
+    # A fixed date: what is in the archive, and nothing else, decides its bytes.
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_LZMA
+    archive.writestr(entry, text)
 
 
 def _require_replaceable(store: RunStore, path: Path) -> None:
@@ -86,26 +96,28 @@ def _require_replaceable(store: RunStore, path: Path) -> None:
     inside = isinstance(store.folder, Path) and path.resolve().parent == store.folder.resolve()
     if not (inside and path.is_file()):
         return
-    archived = runs_of_archive(path)
-    with archived.opened() as read_archived:
-        for run_id in archived.holders:
-            try:
+    archived = runs_of_archive(path, ENTRY)
+    try:
+        with archived.opened() as read_archived:
+            for run_id in archived.holders:
                 read_archived(path, run_id)
-            except TpbenchError as error:
-                raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
+        for copy in alignment_copies(path):
+            copy.record()
+    except TpbenchError as error:
+        raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
 
 
 def open_source(text: str) -> RunStore:
     """A store to read: a folder, a URL, or an archive of :func:`pack_store`.
 
     Raises:
-        UsageError: the archive is none, or holds files that are no runs.
+        UsageError: the archive is none, or holds files that are neither runs nor alignment records.
     """
     folder = location(text)
     store = RunStore(folder)
     if isinstance(folder, Path) and folder.is_file():
         # A store without a folder of its own, whose only layer is the archive.
-        store.archived = runs_of_archive(folder)
+        store.archived = runs_of_archive(folder, ENTRY)
     return store
 
 
@@ -116,7 +128,7 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
         UsageError: the source is no store.
         TpbenchError: the target cannot be written.
     """
-    if not source.exists:
+    if not source.exists and not alignments_of(source.folder, skip_broken=True):
         raise UsageError(f"{source.folder} is no run store: it has no folder 'runs' and no archive of runs")
     new = known = 0
     for record in source.records():

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tpbench.engine import TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
 from tpbench.results import RunStore, provenance
+from tpbench.results.alignments import FOLDER, AlignmentRecord
 from tpbench.results.location import location
-from tpbench.results.runs import digest, sealed, unsealed
+from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
 from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
 from tpbench.training.progress import WARNING, Display
 from tpbench.workloads import Workload, load_problem, obtain
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class AlignmentRecord:
-    """The angles of one method on one workload, in degrees; one row per measured minibatch."""
-
-    workload: str
-    data_label: str
-    method: str
-    seeds: list[int]
-    epochs: int
-    every: int
-    steps_per_epoch: int
-    """Joint minibatches of one epoch."""
-    dampings: list[float]
-    steps: list[int]
-    loss_angles: list[Any]
-    """(measurements, seeds, hidden layers)"""
-    target_angles: list[Any]
-    """(measurements, seeds, dampings, hidden layers)"""
-    provenance: Mapping[str, Any]
-
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both kinds of angles as tensors; not a number where an update was zero."""
-        # As floats, numpy reads None as not a number.
-        loss, target = (torch.from_numpy(np.array(v, dtype=float)) for v in (self.loss_angles, self.target_angles))
-        return loss, target
 
 
 def _plain(values: Tensor) -> Any:
@@ -114,26 +83,6 @@ def record_alignment(
     plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"
-    path = location(settings.results) / "alignment" / name
-    write_atomically(path, json.dumps(sealed({"format": FORMAT, **asdict(record)})) + "\n")
+    path = location(settings.results) / FOLDER / name
+    write_atomically(path, record.to_json())
     return path
-
-
-def read_alignments(results: Path) -> list[AlignmentRecord]:
-    """All records of a results folder, by name.
-
-    Raises:
-        TpbenchError: one is damaged.
-    """
-    found = []
-    for path in sorted((results / "alignment").glob("*.json")):
-        try:
-            body = unsealed(path.read_text(encoding="utf-8"))
-            if body.pop("format") != FORMAT:
-                raise ValueError("it has another format")
-            found.append(AlignmentRecord(**body))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise TpbenchError(
-                f"{path}: not a valid alignment record ({error}); delete it and make it again"
-            ) from error
-    return found
