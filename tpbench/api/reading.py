@@ -10,7 +10,7 @@ from tpbench.api.asked import Names, Place, one_name, place, several_names
 from tpbench.api.words import for_python, warn
 from tpbench.engine import UsageError, get_method
 from tpbench.results.opening import read_store, stored_method, stored_workload
-from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
+from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
 from tpbench.training.choice import split_names
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def table(results: Place, name: str) -> pd.DataFrame:
     Args:
         results: the store: a folder or a URL.
         name: ``"1"`` or ``"s6"`` (test errors), ``"s7"`` (the best damping of every layer, from the records of
-            ``tpbench align``), or ``"loss"`` (training losses at the end).
+            ``tpbench align``), ``"loss"`` (training losses at the end), or ``"angles"`` (those behind Figures 4 and
+            S3 to S5, in numbers).
 
     Returns:
         Of ``"1"`` and ``"s6"`` a row for each of the table's methods on each workload, also where the store has no
@@ -125,7 +126,9 @@ def table(results: Place, name: str) -> pd.DataFrame:
         ``frame.pivot(index="method", columns=["workload", "data"], values="test_error_mean")`` is the printed shape.
         Of ``"loss"`` a row for each method on each workload of the store: ``workload``, ``data``, ``method``,
         ``seeds``, ``epochs``, ``diverged``, ``train_loss_mean``, ``train_loss_std``, ``marks``. Of ``"s7"`` a row for
-        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``. ``frame.attrs["title"]``
+        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``. Of ``"angles"`` the same
+        on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``, ``damping``, and in
+        degrees ``loss_angle``, ``target_angle`` (without damping), ``damped_target_angle``. ``frame.attrs["title"]``
         and ``frame.attrs["notes"]`` are what stands above and below the printed table.
 
     Raises:
@@ -136,6 +139,10 @@ def table(results: Place, name: str) -> pd.DataFrame:
     store = read_store(place(results))
     if chosen == DAMPING_TABLE:
         return _annotated(_dampings(place(results)), "Table S7: best damping", [])
+    if chosen == ANGLE_TABLE:
+        from tpbench.reports.angles import ANGLE_NOTE, ANGLE_TITLE, angle_frame
+
+        return _annotated(angle_frame(place(results)), ANGLE_TITLE, [ANGLE_NOTE])
     if chosen == LOSS_TABLE:
         from tpbench.results.losses import NOTE, TITLE, loss_rows
 
@@ -215,7 +222,7 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
 
 
 def _dampings(results: str) -> pd.DataFrame:
-    from tpbench.reports.figures import DAMPING_WORKLOAD, damping_entries
+    from tpbench.reports.angles import DAMPING_WORKLOAD, damping_entries
     from tpbench.results.alignments import read_alignments
     from tpbench.results.location import location
     from tpbench.results.rendering import damping_frame

@@ -28,7 +28,7 @@ from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.opening import open_store, read_store, stored_workload
-from tpbench.results.paper import DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
+from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
@@ -120,19 +120,21 @@ def table(
         str,
         typer.Argument(
             metavar="|".join(TABLES),
-            help="Which of the paper's tables, or that of losses.",
+            help="Which of the paper's tables, or that of losses or angles.",
             autocompletion=completion.of(TABLES),
         ),
     ],
     form: Format = "text",
     results: Results = RESULTS,
 ) -> None:
-    """A table computed from the store: the paper's beside its numbers, or the training losses at the end."""
+    """A table computed from the store: one of the paper's beside its numbers, training losses, or angles."""
     name = check_table(name)
     check_format(form)
     store = read_store(results)
-    if name == DAMPING_TABLE:
-        print(_damping_table(results, form), end="")
+    if name in (DAMPING_TABLE, ANGLE_TABLE):
+        from tpbench.reports.angles import angle_table, damping_text
+
+        print((damping_text if name == DAMPING_TABLE else angle_table)(results, form), end="")
         return
     if name == LOSS_TABLE:
         from tpbench.results.losses import loss_table
@@ -144,13 +146,6 @@ def table(
         text = render(paper_table(store, name), form)
     warn_damaged(store)
     print(text, end="" if text.endswith("\n") else "\n")
-
-
-def _damping_table(results: str, form: str) -> str:
-    from tpbench.reports.figures import damping_entries
-    from tpbench.results.rendering import damping_table
-
-    return damping_table(damping_entries(results), form)
 
 
 @app.command("leaderboard", cls=OptionalFile)

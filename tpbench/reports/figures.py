@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.engine.alignment import choose_damping
+from tpbench.engine import method_title
+from tpbench.reports.angles import chosen_dampings, find_records, made_with
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
-from tpbench.results.alignments import AlignmentRecord, read_alignments
-from tpbench.results.location import location
-from tpbench.results.paper import paper_dampings
-from tpbench.results.rendering import DampingRow
+from tpbench.results.alignments import AlignmentRecord
 
 _WINDOW = 10
-
-
-def find_records(results: str, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload, the longest of each method, in the order of the table of methods.
-
-    All are of the same data (of a workload of the user's: of the same file): those of which there are most methods.
-
-    Raises:
-        TpbenchError: there are none.
-    """
-    of_data: dict[str, dict[str, AlignmentRecord]] = defaultdict(dict)
-    for record in read_alignments(location(results)):
-        if record.workload == workload and record.method in method_names():
-            best = of_data[record.data_label]
-            known = best.get(record.method)
-            if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
-                best[record.method] = record
-    if not of_data:
-        raise TpbenchError(
-            f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
-        )
-    _, chosen = min(of_data.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [chosen[m] for m in method_names() if m in chosen]
-
-
-def chosen_dampings(record: AlignmentRecord) -> list[float]:
-    """The damping of every hidden layer that aligns best in the third epoch (the last one of shorter records)."""
-    epoch = min(2, record.epochs - 1)
-    first, last = epoch * record.steps_per_epoch, (epoch + 1) * record.steps_per_epoch
-    rows = [k for k, step in enumerate(record.steps) if first <= step < last]
-    if not rows:
-        raise TpbenchError(
-            f"{record.method} on {record.workload}: nothing was measured in epoch {epoch + 1}; use a smaller --every"
-        )
-    return choose_damping(record.tensors()[1][rows].nanmean(1), tuple(record.dampings))
 
 
 def window(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +29,6 @@ def _curve(axes, record: AlignmentRecord, angles: Tensor) -> None:  # type: igno
     epochs = torch.tensor(record.steps[len(record.steps) - len(mean) :], dtype=torch.float64) / record.steps_per_epoch
     axes.plot(epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2)
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
-
-
-def _note(records: Sequence[AlignmentRecord]) -> str:
-    seeds, epochs = {len(r.seeds) for r in records}, {r.epochs for r in records}
-    labels = {r.data_label for r in records if r.data_label}
-    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seed{'s' * (min(seeds) > 1)}"]
-    parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
-    return ", ".join([*parts, *labels])
 
 
 def alignment_figure(results: str, name: str, workload: str | None = None) -> Figure:
@@ -106,22 +57,8 @@ def alignment_figure(results: str, name: str, workload: str | None = None) -> Fi
         axes.set_xlabel("epoch")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"Angles of the weight updates on {chosen} ({_note(records)})", fontsize="medium")
+    figure.suptitle(f"Angles of the weight updates on {chosen} ({made_with(records)})", fontsize="medium")
     return figure
-
-
-DAMPING_WORKLOAD = "fashion-mnist"
-"""Of Table S7."""
-
-
-def damping_rows(results: str, workload: str = DAMPING_WORKLOAD) -> list[tuple[str, list[float]]]:
-    """Table S7: the chosen damping of every hidden layer, per method."""
-    return [(record.method, chosen_dampings(record)) for record in find_records(results, workload)]
-
-
-def damping_entries(results: str) -> list[DampingRow]:
-    """The same beside the paper's."""
-    return [(method, found, paper_dampings(method)) for method, found in damping_rows(results)]
 
 
 def null_space_figure() -> Figure:

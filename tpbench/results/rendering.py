@@ -189,7 +189,7 @@ def damping_frame(rows: Sequence[DampingRow]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["method", "layer", "damping", "paper"])
 
 
-def damping_table(rows: Sequence[DampingRow], form: str) -> str:
+def damping_table(rows: Sequence[DampingRow], form: str, note: str) -> str:
     """Table S7 in one of the formats: the chosen damping per method and hidden layer, the paper's in brackets.
 
     Raises:
@@ -203,4 +203,4 @@ def damping_table(rows: Sequence[DampingRow], form: str) -> str:
     for method, found, printed in rows:
         beside = [f" ({p:g})" for p in printed] if printed and len(printed) == len(found) else [""] * len(found)
         body.append([method_title(method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
-    return spell_table("Table S7: best damping (the paper's in brackets)", header, body, form)
+    return spell_table("Table S7: best damping (the paper's in brackets)", header, body, form, note)
