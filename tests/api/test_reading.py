@@ -11,6 +11,7 @@ import pytest
 
 import tpbench
 from tests.results.records import record
+from tpbench.reports.dampings import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.frames import CURVE_COLUMNS
@@ -88,7 +89,7 @@ def test_an_empty_store_gives_empty_frames_and_none_is_a_slip(tmp_path: Path) ->
     assert set(RANKED) <= set(tpbench.leaderboard(empty).columns)
     assert list(tpbench.compare(empty, "bp", "dtp").columns) == list(COMPARED)
     assert "train_loss_mean" in tpbench.table(empty, "loss").columns
-    assert list(tpbench.table(empty, "s7").columns) == ["method", "layer", "damping", "paper"]
+    assert list(tpbench.table(empty, "s7").columns) == list(DAMPING_COLUMNS)
     for frame in (tpbench.load_runs(empty), tpbench.load_curves(empty), tpbench.leaderboard(empty)):
         assert frame.empty
     assert tpbench.table(empty, "1").seeds.sum() == 0

@@ -87,7 +87,11 @@ def test_table_s7_stands_beside_the_papers(tpbench_inside: Inside, tmp_path: Pat
     assert "records of 2 seeds, 3 epochs" in text
     assert "DFA" not in text
     frame = pd.read_csv(pd.io.common.StringIO(tpbench_inside("table", "s7", "--format", "csv").stdout))
-    assert list(frame[frame.method == "dtp"].paper) == [10.0] * 5
+    rows = frame[frame.method == "dtp"]
+    assert list(rows.paper) == [10.0] * 5
+    assert list(rows.angle) == [20.5] * 5
+    assert list(rows.paper_angle) == [30.5, 20.5, 30.5, 30.5, 30.5]
+    assert frame[frame.method == "bp"].paper_angle.isna().all()
     assert r"\toprule" in tpbench_inside("table", "s7", "--format", "latex").stdout
     assert "unknown format" in tpbench_inside("table", "s7", "--format", "pdf").stderr
 

@@ -126,7 +126,8 @@ def table(results: Place, name: str) -> pd.DataFrame:
         ``frame.pivot(index="method", columns=["workload", "data"], values="test_error_mean")`` is the printed shape.
         Of ``"loss"`` a row for each method on each workload of the store: ``workload``, ``data``, ``method``,
         ``seeds``, ``epochs``, ``diverged``, ``train_loss_mean``, ``train_loss_std``, ``marks``. Of ``"s7"`` a row for
-        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``. Of ``"angles"`` the same
+        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``angle`` (degrees, with that
+        damping), and ``paper``, ``paper_angle``: the paper's damping, and the angle with it. Of ``"angles"`` the same
         on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``, ``damping``, and in
         degrees ``loss_angle``, ``target_angle`` (without damping), ``damped_target_angle``. ``frame.attrs["title"]``
         and ``frame.attrs["notes"]`` are what stands above and below the printed table.
@@ -222,10 +223,10 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
 
 
 def _dampings(results: str) -> pd.DataFrame:
-    from tpbench.reports.angles import DAMPING_WORKLOAD, damping_entries
+    from tpbench.reports.dampings import DAMPING_WORKLOAD, damping_frame
+    from tpbench.reports.recorded import find_records
     from tpbench.results.alignments import read_alignments
     from tpbench.results.location import location
-    from tpbench.results.rendering import damping_frame
 
     recorded = any(record.workload == DAMPING_WORKLOAD for record in read_alignments(location(results)))
-    return damping_frame(damping_entries(results) if recorded else [])
+    return damping_frame(find_records(results, DAMPING_WORKLOAD) if recorded else [])

@@ -132,9 +132,10 @@ def table(
     check_format(form)
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
-        from tpbench.reports.angles import angle_table, damping_text
+        from tpbench.reports.angles import angle_table
+        from tpbench.reports.dampings import damping_table
 
-        print((damping_text if name == DAMPING_TABLE else angle_table)(results, form), end="")
+        print((damping_table if name == DAMPING_TABLE else angle_table)(results, form), end="")
         return
     if name == LOSS_TABLE:
         from tpbench.results.losses import loss_table

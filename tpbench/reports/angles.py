@@ -1,94 +1,15 @@
-"""Tables of how updates align, from the records of ``tpbench align``: Table S7, and the angles themselves."""
+"""The angles of updates behind Figures 4 and S3 to S5 in numbers, from the records of ``tpbench align``."""
 
 from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Sequence
 
 import pandas as pd
 
 from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.engine.alignment import choose_damping
+from tpbench.reports.dampings import chosen_dampings
+from tpbench.reports.recorded import find_records, settled_epoch
 from tpbench.results.alignments import AlignmentRecord, read_alignments
 from tpbench.results.formats import check_format, spell_table
 from tpbench.results.location import location
-from tpbench.results.paper import paper_dampings
-from tpbench.results.rendering import DampingRow, damping_table
-
-DAMPING_WORKLOAD = "fashion-mnist"
-"""Of Table S7."""
-# Of B.2: the third is when the activation functions are partly in their nonlinear range.
-_SETTLED = 2
-
-
-def find_records(results: str, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload, the longest of each method, in the order of the table of methods.
-
-    All are of the same data (of a workload of the user's: of the same file): those of which there are most methods.
-
-    Raises:
-        TpbenchError: there are none.
-    """
-    of_data: dict[str, dict[str, AlignmentRecord]] = defaultdict(dict)
-    for record in read_alignments(location(results)):
-        if record.workload == workload and record.method in method_names():
-            best = of_data[record.data_label]
-            known = best.get(record.method)
-            if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
-                best[record.method] = record
-    if not of_data:
-        raise TpbenchError(
-            f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
-        )
-    _, chosen = min(of_data.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [chosen[m] for m in method_names() if m in chosen]
-
-
-def chosen_dampings(record: AlignmentRecord) -> list[float]:
-    """The damping of every hidden layer that aligns best in the third epoch (the last one of shorter records)."""
-    epoch = min(_SETTLED, record.epochs - 1)
-    rows = [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch == epoch]
-    if not rows:
-        raise TpbenchError(
-            f"{record.method} on {record.workload}: nothing was measured in epoch {epoch + 1}; use a smaller --every"
-        )
-    return choose_damping(record.tensors()[1][rows].nanmean(1), tuple(record.dampings))
-
-
-def made_with(records: Sequence[AlignmentRecord]) -> str:
-    """Seeds, epochs and kind of data of some records, in words."""
-    seeds, epochs = {len(r.seeds) for r in records}, {r.epochs for r in records}
-    labels = {r.data_label for r in records if r.data_label}
-    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seed{'s' * (min(seeds) > 1)}"]
-    parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
-    return ", ".join([*parts, *labels])
-
-
-def damping_entries(results: str) -> list[DampingRow]:
-    """Table S7: the chosen damping of every hidden layer, per method, beside the paper's.
-
-    Raises:
-        TpbenchError: there are no records, or one is damaged.
-    """
-    return _dampings(find_records(results, DAMPING_WORKLOAD))
-
-
-def _dampings(records: Sequence[AlignmentRecord]) -> list[DampingRow]:
-    return [(record.method, chosen_dampings(record), paper_dampings(record.method)) for record in records]
-
-
-def damping_text(results: str, form: str) -> str:
-    """Table S7 in one of the formats of tables.
-
-    Raises:
-        UsageError: there is no such format.
-        TpbenchError: there are no records, or one is damaged.
-    """
-    check_format(form)
-    records = find_records(results, DAMPING_WORKLOAD)
-    note = f"Chosen by the angles in the third epoch on {DAMPING_WORKLOAD} (B.2); records of {made_with(records)}."
-    return damping_table(_dampings(records), form, note)
-
 
 ANGLE_COLUMNS = (
     "workload", "data", "method", "seeds", "epochs", "layer", "damping", "loss_angle", "target_angle",
@@ -114,7 +35,7 @@ def angle_frame(results: str) -> pd.DataFrame:
 
 
 def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
-    first = min(_SETTLED, record.epochs - 1) * record.steps_per_epoch
+    first = settled_epoch(record) * record.steps_per_epoch
     rows = [k for k, step in enumerate(record.steps) if step >= first]
     by_loss, by_target = (values[rows].nanmean((0, 1)) for values in record.tensors())
     common = {

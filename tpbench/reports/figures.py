@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tpbench.engine import method_title
-from tpbench.reports.angles import chosen_dampings, find_records, made_with
+from tpbench.reports.dampings import chosen_dampings
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
+from tpbench.reports.recorded import find_records, made_with
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.alignments import AlignmentRecord

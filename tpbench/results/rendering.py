@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import pandas as pd
 from rich.text import Text
 
 from tpbench.engine import method_title
@@ -18,7 +16,6 @@ from tpbench.results.formats import (
     markdown_rows,
     plain_table,
     spell,
-    spell_table,
     words,
 )
 from tpbench.results.origins import origins_of
@@ -173,34 +170,3 @@ def render(table: ErrorTable, form: str) -> str:
         rows = table_rows(table).drop(columns="marks")
         return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)
-
-
-DampingRow = tuple[str, Sequence[float], Sequence[float] | None]
-"""Method, its chosen damping of every hidden layer, and the paper's where it prints some."""
-
-
-def damping_frame(rows: Sequence[DampingRow]) -> pd.DataFrame:
-    """Table S7 as one row per method and hidden layer (from 1)."""
-    found = [
-        {"method": method, "layer": k + 1, "damping": value, "paper": printed[k] if printed else math.nan}
-        for method, found, printed in rows
-        for k, value in enumerate(found)
-    ]
-    return pd.DataFrame(found, columns=["method", "layer", "damping", "paper"])
-
-
-def damping_table(rows: Sequence[DampingRow], form: str, note: str) -> str:
-    """Table S7 in one of the formats: the chosen damping per method and hidden layer, the paper's in brackets.
-
-    Raises:
-        UsageError: there is no such format.
-    """
-    if check_format(form) == "csv":
-        return damping_frame(rows).to_csv(index=False, lineterminator="\n")
-    layers = max(len(found) for _, found, _ in rows)
-    header = ["method", *(f"layer {k + 1}" for k in range(layers))]
-    body = []
-    for method, found, printed in rows:
-        beside = [f" ({p:g})" for p in printed] if printed and len(printed) == len(found) else [""] * len(found)
-        body.append([method_title(method), *(f"{v:g}{p}" for v, p in zip(found, beside, strict=True))])
-    return spell_table("Table S7: best damping (the paper's in brackets)", header, body, form, note)
