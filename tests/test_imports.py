@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.results.records import record
+from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.results import RunStore
 
 _LOADED = """
@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in ("bp", "dtp", "ddtp-linear"):
         for seed in range(4):
             RunStore(made / "results").publish(record(method, seed, [0.5, 0.02 + seed / 1000]))
+    keep_alignments(made / "results", alignment_record("fashion-mnist", "bp", [1.0] * 5))
     (made / "results" / "sweeps" / "mnist-bp-12345678").mkdir(parents=True)
     (made / "results" / "sweeps" / "mnist-bp-12345678" / "sweep.json").write_text("{}")
     return made
@@ -61,7 +62,9 @@ def test_help_slips_and_lists_import_nothing_heavy(folder: Path, command: str) -
     assert called(folder, *command.split(), look_for=TABLES)[1] == []
 
 
-@pytest.mark.parametrize("command", ["leaderboard", "table 1", "table s6 --format csv", "compare bp dtp"])
+@pytest.mark.parametrize(
+    "command", ["leaderboard", "table 1", "table s6 --format csv", "table s7", "table angles", "compare bp dtp"]
+)
 def test_tables_need_neither_torch_nor_slow_statistics(folder: Path, command: str) -> None:
     text, loaded = called(folder, *command.split(), look_for=TRAINING)
     assert loaded == []

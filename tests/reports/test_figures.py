@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
-from tests.results.records import record
+from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import METHODS
 from tpbench.reports import toy
 from tpbench.reports.curves import middle_and_band, panel
@@ -24,8 +24,6 @@ from tpbench.reports.forest import forest_figure, forest_rows
 from tpbench.reports.searches import importance
 from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
 from tpbench.results import RunStore, leaderboard
-from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.training.packs import Outcome
@@ -59,27 +57,12 @@ def test_alignment_is_recorded_and_drawn(tpbench_inside: Inside, tmp_path: Path)
     assert "do not match its checksum" in broken.stderr
 
 
-def alignment(workload: str, method: str, dampings: list[float], label: str = "") -> AlignmentRecord:
-    """Three epochs of two measured minibatches: the targets' angle is least at these dampings, of one layer each."""
-    at = (0.0, 0.001, 1.0, 10.0)
-    target = [[[10.0 * (d != best) + 20 + k for best in dampings] for d in at] for k in range(2)]
-    loss = [[30.0 + layer + 10 * k for layer in range(len(dampings))] for k in range(2)]
-    return AlignmentRecord(
-        workload, label, method, [0, 1], 3, 1, 2, list(at), list(range(6)), [loss] * 6, [target] * 6, {}
-    )
-
-
-def keep(folder: Path, *records: AlignmentRecord) -> None:
-    for k, made in enumerate(records):
-        write_atomically(folder / "results" / "alignment" / f"{k}.json", made.to_json())
-
-
 def test_table_s7_stands_beside_the_papers(tpbench_inside: Inside, tmp_path: Path) -> None:
-    keep(
-        tmp_path,
-        alignment("fashion-mnist", "dtp", [1.0, 10.0, 0.0, 1.0, 1.0]),
-        alignment("fashion-mnist", "bp", [0.0] * 5),
-        alignment("mnist", "dfa", [0.0] * 5),
+    keep_alignments(
+        tmp_path / "results",
+        alignment_record("fashion-mnist", "dtp", [1.0, 10.0, 0.0, 1.0, 1.0]),
+        alignment_record("fashion-mnist", "bp", [0.0] * 5),
+        alignment_record("mnist", "dfa", [0.0] * 5),
     )
     text = tpbench_inside("table", "s7", "--format", "md").stdout
     assert "| DTP | 1 (10) | 10 (10) | 0 (10) | 1 (10) | 1 (10) |" in text
@@ -101,11 +84,11 @@ def test_the_angles_behind_the_figures_are_a_table(tpbench_inside: Inside, tmp_p
     empty = tpbench_inside("table", "angles")
     assert empty.returncode == 1
     assert "tpbench align WORKLOAD METHOD" in empty.stderr
-    keep(
-        tmp_path,
-        alignment("fashion-mnist", "dtp", [1.0, 0.001, 10.0, 1.0, 0.0]),
-        alignment("cifar10", "dtp", [1.0] * 3, "JPEG copy"),
-        alignment("cifar10", "no-such-method", [1.0] * 3, "JPEG copy"),
+    keep_alignments(
+        tmp_path / "results",
+        alignment_record("fashion-mnist", "dtp", [1.0, 0.001, 10.0, 1.0, 0.0]),
+        alignment_record("cifar10", "dtp", [1.0] * 3, "JPEG copy"),
+        alignment_record("cifar10", "no-such-method", [1.0] * 3, "JPEG copy"),
     )
     text = tpbench_inside("table", "angles", "--format", "md").stdout
     assert "| fashion-mnist | DTP | 2 | 3 | 35.0 / 20.5 | 36.0 / 20.5 |" in text

@@ -1,15 +1,18 @@
-"""Made-up runs for the tests of the store and the tables."""
+"""Made-up runs and alignment records for the tests of the store and the tables."""
 
 from __future__ import annotations
 
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tpbench.results import RunDefinition, RunRecord
+from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.runs import FORMAT, digest
+from tpbench.results.store import write_atomically
 
 
 def record(
@@ -40,3 +43,33 @@ def archive_of(*runs: RunRecord, others: Mapping[str, bytes | str] | None = None
         for name, content in (others or {}).items():
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def alignment_record(
+    workload: str, method: str, dampings: Sequence[float], label: str = "", epochs: int = 3
+) -> AlignmentRecord:
+    """Two seeds, two minibatches an epoch: the angles with GNT updates are least at these dampings, of a layer each."""
+    tried = (0.0, 0.001, 1.0, 10.0)
+    target = [[[10.0 * (damping != best) + 20 + k for best in dampings] for damping in tried] for k in range(2)]
+    loss = [[30.0 + layer + 10 * k for layer in range(len(dampings))] for k in range(2)]
+    steps = list(range(2 * epochs))
+    return AlignmentRecord(
+        workload,
+        label,
+        method,
+        [0, 1],
+        epochs,
+        1,
+        2,
+        list(tried),
+        steps,
+        [loss for _ in steps],
+        [target for _ in steps],
+        {},
+    )
+
+
+def keep_alignments(folder: Path, *records: AlignmentRecord) -> None:
+    """Write records into a store as ``tpbench align`` does."""
+    for made in records:
+        write_atomically(folder / "alignment" / f"{made.workload}-{made.method}-0123456789ab.json", made.to_json())

@@ -8,33 +8,22 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
+from tests.results.records import alignment_record, keep_alignments
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.alignments import AlignmentRecord, check_alignments, read_alignments
 from tpbench.results.maintenance import pack_store
 
 
-def alignment(method: str = "dtp", epochs: int = 1) -> AlignmentRecord:
-    """Two minibatches, one seed, two dampings, three hidden layers; a first update that is zero."""
-    return AlignmentRecord(
-        "digits", "", method, [0], epochs, 8, 9, [0.0, 1.0], [0, 8], [[[None, 20.0, 30.5]], [[10.0, 20.0, 30.0]]],
-        [[[[None, 2.0, 3.0], [1.0, 2.0, 3.0]]], [[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]]], {"command": "tpbench align"},
-    )  # fmt: skip
-
-
-def keep(folder: Path, name: str, record: AlignmentRecord) -> Path:
-    path = folder / "alignment" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(record.to_json())
-    return path
+def alignment(method: str = "dtp", epochs: int = 3) -> AlignmentRecord:
+    return alignment_record("digits", method, [0.0, 1.0], epochs=epochs)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> RunStore:
     """Two records in files."""
     folder = tmp_path / "results"
-    for method in ("dtp", "dfa"):
-        keep(folder, f"digits-{method}-0123456789ab.json", alignment(method))
+    keep_alignments(folder, alignment("dtp"), alignment("dfa"))
     return RunStore(folder)
 
 
@@ -51,25 +40,25 @@ def test_an_archive_of_records_stands_for_their_files(store: RunStore, tpbench_i
 
 def test_the_file_counts_where_an_archive_has_one_of_its_name(store: RunStore) -> None:
     pack_store(store, store.folder / "a.zip")
-    keep(store.folder, "digits-dtp-0123456789ab.json", alignment(epochs=2))
-    assert [r.epochs for r in read_alignments(store.folder)] == [1, 2]
+    keep_alignments(store.folder, alignment(epochs=5))
+    assert [r.epochs for r in read_alignments(store.folder)] == [3, 5]
 
 
 def test_merge_copies_the_records_that_are_new(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
     pack_store(store, tmp_path / "records.zip")
-    keep(tmp_path / "into", "digits-dtp-0123456789ab.json", alignment(epochs=2))
+    keep_alignments(tmp_path / "into", alignment(epochs=5))
     merged = tpbench_inside("results", "merge", "records.zip", "into")
     assert merged.returncode == 0, merged.stderr
     assert "0 runs copied, 0 there already" in merged.stdout
     assert "1 alignment record copied, 1 there already" in merged.stdout
-    assert [r.epochs for r in read_alignments(tmp_path / "into")] == [1, 2]
+    assert [r.epochs for r in read_alignments(tmp_path / "into")] == [3, 5]
     assert tpbench_inside("results", "merge", "results", "into").returncode == 0
 
 
 def test_check_names_every_damaged_copy(store: RunStore, tpbench_inside: Inside) -> None:
     pack_store(store, store.folder / "a.zip")
     path = store.folder / "alignment" / "digits-dtp-0123456789ab.json"
-    path.write_text(path.read_text().replace("30.5", "30.6"))
+    path.write_text(path.read_text().replace("31.0", "31.5"))
     with zipfile.ZipFile(store.folder / "b.zip", "w") as archive:
         archive.writestr("alignment/other.json", "{}")
     (store.folder / "c.zip").write_bytes(b"no archive")

@@ -95,14 +95,3 @@ class AlignmentLog:
                 row.append(angles(gradients[f"W{i}"], weight_gradient(batch, i, change)))
             found.append(torch.stack(row, 1))
         self.target_angles.append(torch.stack(found, 1).cpu())
-
-
-def choose_damping(target_angles: Tensor, dampings: tuple[float, ...] = DAMPINGS) -> list[float]:
-    """The damping of every hidden layer that aligns best (Table S7).
-
-    Args:
-        target_angles: (measurements, len(dampings), L-1), averaged over members: those of one epoch after two epochs of
-            training (B.2).
-    """
-    mean = target_angles.nanmean(0)
-    return [dampings[int(k)] for k in mean.nan_to_num(nan=180.0).argmin(0)]

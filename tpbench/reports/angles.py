@@ -6,7 +6,7 @@ import pandas as pd
 
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.reports.dampings import chosen_dampings
-from tpbench.reports.recorded import find_records, settled_epoch
+from tpbench.reports.recorded import find_records, mean_of, settled_epoch
 from tpbench.results.alignments import AlignmentRecord, read_alignments
 from tpbench.results.formats import check_format, spell_table
 from tpbench.results.location import location
@@ -37,7 +37,7 @@ def angle_frame(results: str) -> pd.DataFrame:
 def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
     first = settled_epoch(record) * record.steps_per_epoch
     rows = [k for k, step in enumerate(record.steps) if step >= first]
-    by_loss, by_target = (values[rows].nanmean((0, 1)) for values in record.tensors())
+    by_loss, by_target = (mean_of(values[rows], (0, 1)) for values in record.arrays())
     common = {
         "workload": record.workload, "data": record.data_label or "exact", "method": record.method,
         "seeds": len(record.seeds), "epochs": record.epochs,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
-from torch import Tensor
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_title
-from tpbench.engine.alignment import choose_damping
-from tpbench.reports.recorded import find_records, made_with, settled_epoch
+from tpbench.reports.recorded import find_records, made_with, mean_of, settled_epoch
 from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.formats import check_format, spell_table
 from tpbench.results.paper import paper_dampings
@@ -20,15 +20,25 @@ DAMPING_WORKLOAD = "fashion-mnist"
 DAMPING_COLUMNS = ("method", "layer", "damping", "angle", "paper", "paper_angle")
 
 
-def _settled_angles(record: AlignmentRecord) -> Tensor:
-    """With GNT updates in the third epoch, averaged over seeds: (measurements, dampings, hidden layers)."""
+def _settled_angles(record: AlignmentRecord) -> NDArray[np.float64]:
+    """With GNT updates, averaged over seeds and the minibatches of the third epoch: (dampings, hidden layers)."""
     epoch = settled_epoch(record)
     rows = [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch == epoch]
     if not rows:
         raise TpbenchError(
             f"{record.method} on {record.workload}: nothing was measured in epoch {epoch + 1}; use a smaller --every"
         )
-    return record.tensors()[1][rows].nanmean(1)
+    return mean_of(mean_of(record.arrays()[1][rows], 1), 0)
+
+
+def choose_damping(angles: NDArray[np.float64], dampings: Sequence[float]) -> list[float]:
+    """The damping of every hidden layer that aligns best (Table S7).
+
+    Args:
+        angles: with GNT updates, in degrees: (len(dampings), L-1).
+        dampings: those that were tried; of equal ones the first counts.
+    """
+    return [dampings[int(k)] for k in np.nan_to_num(angles, nan=180.0).argmin(0)]
 
 
 def chosen_dampings(record: AlignmentRecord) -> list[float]:
@@ -37,7 +47,7 @@ def chosen_dampings(record: AlignmentRecord) -> list[float]:
     Raises:
         TpbenchError: nothing was measured in that epoch.
     """
-    return choose_damping(_settled_angles(record), tuple(record.dampings))
+    return choose_damping(_settled_angles(record), record.dampings)
 
 
 def _paper_dampings(record: AlignmentRecord) -> list[float] | None:
@@ -54,8 +64,7 @@ def damping_frame(records: Sequence[AlignmentRecord]) -> pd.DataFrame:
     """
     rows = []
     for record in records:
-        mean = _settled_angles(record).nanmean(0)
-        at = {damping: mean[k].tolist() for k, damping in enumerate(record.dampings)}
+        at = dict(zip(record.dampings, _settled_angles(record).tolist(), strict=True))
         printed = _paper_dampings(record)
         for k, damping in enumerate(chosen_dampings(record)):
             paper = printed[k] if printed else math.nan

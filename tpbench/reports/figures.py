@@ -1,4 +1,4 @@
-"""The paper's figures that hold data, drawn from what a results folder holds (4, S3 to S5) or made at once (2, S2)."""
+"""The paper's figures that hold data: those of toy experiments, made at once (2, S2, S6), and those of records."""
 
 from __future__ import annotations
 
@@ -7,59 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tpbench.engine import method_title
-from tpbench.reports.dampings import chosen_dampings
-from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
-from tpbench.reports.recorded import find_records, made_with
+from tpbench.reports.alignment_figures import alignment_figure
+from tpbench.reports.names import TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
-from tpbench.results.alignments import AlignmentRecord
-
-_WINDOW = 10
-
-
-def window(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Window average and deviation along the first dimension."""
-    size = min(_WINDOW, len(values))
-    windows = values.unfold(0, size, 1)
-    return windows.nanmean(-1), windows.std(-1, correction=0)
-
-
-def _curve(axes, record: AlignmentRecord, angles: Tensor) -> None:  # type: ignore[no-untyped-def]
-    """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
-    mean, deviation = window(angles.nanmean(1))
-    epochs = torch.tensor(record.steps[len(record.steps) - len(mean) :], dtype=torch.float64) / record.steps_per_epoch
-    axes.plot(epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2)
-    axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
-
-
-def alignment_figure(results: str, name: str, workload: str | None = None) -> Figure:
-    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping)."""
-    chosen = workload or ALIGNMENT_WORKLOADS[name]
-    records = find_records(results, chosen)
-    layers = len(records[0].loss_angles[0][0])
-    shown = [layers - 1] if name == "4" else list(range(layers))
-    figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
-    grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
-    for record in records:
-        by_loss, by_target = record.tensors()
-        dampings = [0.0] * layers if name == "4" else chosen_dampings(record)
-        for row, layer in zip(grid, shown, strict=True):
-            _curve(row[0], record, by_loss[:, :, layer])
-            _curve(row[1], record, by_target[:, :, record.dampings.index(dampings[layer]), layer])
-    for row, layer in zip(grid, shown, strict=True):
-        row[0].set(ylabel=f"layer {layer + 1}: angle (degrees)")
-        for axes in row:
-            axes.axhline(90, color="0.6", linewidth=0.8, linestyle=":")
-            axes.set_ylim(0, None)
-    condition = "GNT updates (Condition 2)" if name == "4" else "damped GNT updates (Condition S3)"
-    grid[0][0].set_title("(a) with the loss gradient")
-    grid[0][1].set_title(f"(b) with the {condition}")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
-    handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"Angles of the weight updates on {chosen} ({made_with(records)})", fontsize="medium")
-    return figure
 
 
 def null_space_figure() -> Figure:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
+from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.curves import BANDS, CURVES, cost_panel, curve_panel, in_order, line_of, name_of, with_curves
 from tpbench.reports.forest import LEGEND, forest_figure
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
@@ -151,9 +152,6 @@ def alignment_section(results: str, glyphs: Glyphs) -> Section:
     section = Section("alignment", "Alignment of the updates")
     if not alignments_of(location(results), skip_broken=True):
         return section
-    # It needs torch.
-    from tpbench.reports.figures import alignment_figure
-
     for name, workload in ALIGNMENT_WORKLOADS.items():
         figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
         if figure:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names
 from tpbench.results.alignments import AlignmentRecord, read_alignments
@@ -48,3 +52,10 @@ def made_with(records: Sequence[AlignmentRecord]) -> str:
     parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seed{'s' * (min(seeds) > 1)}"]
     parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
     return ", ".join([*parts, *labels])
+
+
+def mean_of(values: NDArray[np.float64], axes: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """The mean over some dimensions of what is a number; not a number where nothing is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        return np.asarray(np.nanmean(values, axis=axes))

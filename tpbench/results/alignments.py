@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write
@@ -16,9 +19,6 @@ from tpbench.results.archives import archive_names, archived_text
 from tpbench.results.location import file_stamps, read_bytes
 from tpbench.results.runs import sealed, unsealed
 from tpbench.results.store import RunStore
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT = 1
 FOLDER = "alignment"
@@ -49,13 +49,10 @@ class AlignmentRecord:
     """(measurements, seeds, dampings, hidden layers)"""
     provenance: Mapping[str, Any]
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both kinds of angles as tensors; not a number where an update was zero."""
-        import numpy as np
-        import torch
-
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Both kinds of angles as arrays; not a number where an update was zero."""
         # As floats, numpy reads None as not a number.
-        loss, target = (torch.from_numpy(np.array(v, dtype=float)) for v in (self.loss_angles, self.target_angles))
+        loss, target = (np.array(values, dtype=np.float64) for values in (self.loss_angles, self.target_angles))
         return loss, target
 
     def to_json(self) -> str:

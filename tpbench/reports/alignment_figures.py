@@ -1,0 +1,61 @@
+"""Figures 4 and S3 to S5: the angles of updates over training, from the records of ``tpbench align``."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from tpbench.engine import method_title
+from tpbench.reports.dampings import chosen_dampings
+from tpbench.reports.names import ALIGNMENT_WORKLOADS
+from tpbench.reports.recorded import find_records, made_with, mean_of
+from tpbench.reports.style import colour
+from tpbench.results.alignments import AlignmentRecord
+
+_WINDOW = 10
+
+
+def window(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average and deviation of windows of ten measurements, one value after another."""
+    windows = sliding_window_view(values, min(_WINDOW, len(values)))
+    return mean_of(windows, -1), windows.std(-1)
+
+
+def _curve(axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None:  # type: ignore[no-untyped-def]
+    """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
+    mean, deviation = window(mean_of(angles, 1))
+    epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
+    axes.plot(epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2)
+    axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
+
+
+def alignment_figure(results: str, name: str, workload: str | None = None) -> Figure:
+    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping)."""
+    chosen = workload or ALIGNMENT_WORKLOADS[name]
+    records = find_records(results, chosen)
+    layers = len(records[0].loss_angles[0][0])
+    shown = [layers - 1] if name == "4" else list(range(layers))
+    figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for record in records:
+        by_loss, by_target = record.arrays()
+        dampings = [0.0] * layers if name == "4" else chosen_dampings(record)
+        for row, layer in zip(grid, shown, strict=True):
+            _curve(row[0], record, by_loss[:, :, layer])
+            _curve(row[1], record, by_target[:, :, record.dampings.index(dampings[layer]), layer])
+    for row, layer in zip(grid, shown, strict=True):
+        row[0].set(ylabel=f"layer {layer + 1}: angle (degrees)")
+        for axes in row:
+            axes.axhline(90, color="0.6", linewidth=0.8, linestyle=":")
+            axes.set_ylim(0, None)
+    condition = "GNT updates (Condition 2)" if name == "4" else "damped GNT updates (Condition S3)"
+    grid[0][0].set_title("(a) with the loss gradient")
+    grid[0][1].set_title(f"(b) with the {condition}")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"Angles of the weight updates on {chosen} ({made_with(records)})", fontsize="medium")
+    return figure
