@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.packs import Outcome
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 METRIC = "objective"
+# Relative; the spaces are sampled in float64.
+_ROUNDING = 1e-9
 
 
 class PackedSearch:
@@ -21,9 +24,10 @@ class PackedSearch:
 
     Pack n is suggested when, and only when, the inner searcher has been told the results of the packs up to n - lag, in
     their order. With ``lag`` one more than the packs that train at once, all workers are busy while packs take about
-    the same time, and the same seed gives the same search on every machine and after every interruption.
+    the same time, and the same seed gives the same search whatever the timing and after every interruption.
 
     What the journal holds is replayed when the first pack is asked for: a campaign of forty sweeps begins with one.
+    It may have been written on a processor of another kind, whose suggestions differ in the last bit.
 
     Args:
         inner: makes the inner searcher, anew from its seed.
@@ -75,13 +79,21 @@ class PackedSearch:
         self.journal.ended(number, outcomes)
 
     def _replayed(self) -> Searcher:
-        """The inner searcher, brought to where the journal ends."""
+        """The inner searcher, brought to where the journal ends.
+
+        Raises:
+            TpbenchError: it does not suggest what the journal holds.
+        """
         if self._inner is None:
             inner = self._make()
             for entry in self.journal.packs:
                 self._tell(inner, entry.number)
-                if self._ask(inner, entry.number, len(entry.suggestions)) != entry.suggestions:
-                    raise RuntimeError(f"replaying pack {entry.number} gave other suggestions than the journal holds")
+                if not _same(self._ask(inner, entry.number, len(entry.suggestions)), entry.suggestions):
+                    raise TpbenchError(
+                        f"{self.journal.path}: the searcher gives other suggestions for pack {entry.number} than the "
+                        "journal holds, so this search cannot go on: it was begun with another version of hyperopt or "
+                        "numpy, or the journal was changed. Go on with that version; or --fresh searches anew"
+                    )
             self._inner = inner
         return self._inner
 
@@ -104,3 +116,11 @@ class PackedSearch:
                 raise RuntimeError(f"the searcher gave no suggestion for member {k} of pack {number}")
             suggestions.append({name: float(value) for name, value in suggestion.items()})
         return suggestions
+
+
+def _same(some: list[dict[str, float]], others: list[dict[str, float]]) -> bool:
+    """Whether they are the same but for rounding: kinds of processors differ in the last bit of an exponential."""
+    return len(some) == len(others) and all(
+        one.keys() == other.keys() and all(math.isclose(one[name], other[name], rel_tol=_ROUNDING) for name in one)
+        for one, other in zip(some, others, strict=True)
+    )
