@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,17 @@ from tests.conftest import Inside
 from tests.results.records import alignment_record, keep_alignments
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
-from tpbench.results.alignments import AlignmentRecord, check_alignments, read_alignments
+from tpbench.results.alignments import AlignmentRecord, read_alignments, stored_alignments
 from tpbench.results.maintenance import pack_store
+from tpbench.results.runs import sealed
 
 
 def alignment(method: str = "dtp", epochs: int = 3) -> AlignmentRecord:
     return alignment_record("digits", method, [0.0, 1.0], epochs=epochs)
+
+
+def records(folder: Path) -> list[AlignmentRecord]:
+    return list(read_alignments(RunStore(folder)).values())
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def test_an_archive_of_records_stands_for_their_files(store: RunStore, tpbench_i
     written = tpbench_inside("results", "pack", "clone/alignment.zip")
     assert "0 runs and 2 alignment records written" in written.stdout
     clone = tmp_path / "clone"
-    assert read_alignments(clone) == read_alignments(store.folder) == [alignment("dfa"), alignment("dtp")]
+    assert records(clone) == records(store.folder) == [alignment("dfa"), alignment("dtp")]
     assert tpbench_inside("figure", "s3", "--workload", "digits", "--results", "clone").returncode == 0
     first = (clone / "alignment.zip").read_bytes()
     pack_store(RunStore(clone), clone / "alignment.zip")
@@ -41,7 +48,7 @@ def test_an_archive_of_records_stands_for_their_files(store: RunStore, tpbench_i
 def test_the_file_counts_where_an_archive_has_one_of_its_name(store: RunStore) -> None:
     pack_store(store, store.folder / "a.zip")
     keep_alignments(store.folder, alignment(epochs=5))
-    assert [r.epochs for r in read_alignments(store.folder)] == [3, 5]
+    assert [r.epochs for r in records(store.folder)] == [3, 5]
 
 
 def test_merge_copies_the_records_that_are_new(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
@@ -51,39 +58,44 @@ def test_merge_copies_the_records_that_are_new(store: RunStore, tpbench_inside: 
     assert merged.returncode == 0, merged.stderr
     assert "0 runs copied, 0 there already" in merged.stdout
     assert "1 alignment record copied, 1 there already" in merged.stdout
-    assert [r.epochs for r in read_alignments(tmp_path / "into")] == [3, 5]
+    assert [r.epochs for r in records(tmp_path / "into")] == [3, 5]
     assert tpbench_inside("results", "merge", "results", "into").returncode == 0
 
 
-def test_check_names_every_damaged_copy(store: RunStore, tpbench_inside: Inside) -> None:
+def test_damaged_copies_are_named_and_whole_ones_count(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
     pack_store(store, store.folder / "a.zip")
     path = store.folder / "alignment" / "digits-dtp-0123456789ab.json"
     path.write_text(path.read_text().replace("31.0", "31.5"))
     with zipfile.ZipFile(store.folder / "b.zip", "w") as archive:
         archive.writestr("alignment/other.json", "{}")
+        archive.writestr("alignment/x\n.json", "{}")
     (store.folder / "c.zip").write_bytes(b"no archive")
-    found = check_alignments(store.folder)
-    assert found.whole == 2
-    assert ["digits-dtp" in found.wrong[0], "b.zip: alignment/other.json" in found.wrong[1]] == [True, True]
+    found = stored_alignments(RunStore(store.folder))
+    assert list(found.records) == ["digits-dfa-0123456789ab.json", "digits-dtp-0123456789ab.json"]
+    assert found.records[path.name] == alignment("dtp")
+    assert len(found.problems) == 2
+    assert found.problems[0].endswith("do not match its checksum); another copy counts instead")
+    assert "b.zip: alignment/other.json" in found.problems[1]
+    assert found.problems[1].endswith("it counts as not there")
     checked = tpbench_inside("results", "check")
     assert checked.returncode == 1
     assert "2 alignment records whole, 2 damaged" in checked.stdout
-    assert checked.stderr.count("c.zip") == 1
-    with pytest.raises(TpbenchError, match=r"c\.zip: not a readable archive"):
-        read_alignments(store.folder)
-    (store.folder / "c.zip").unlink()
-    with pytest.raises(TpbenchError, match=r"digits-dtp.*do not match its checksum"):
-        read_alignments(store.folder)
+    for command in (
+        ("table", "angles"),
+        ("figure", "s3", "--workload", "digits"),
+        ("results", "merge", "results", "into"),
+    ):
+        done = tpbench_inside(*command)
+        assert done.returncode == 0
+        assert [done.stderr.count(name) for name in ("c.zip", "digits-dtp", "other.json")] == [1, 1, 1]
+    assert "2 alignment records copied" in done.stdout
+    # Nothing that is whole is lost where an archive is written anew.
+    assert "2 alignment records written" in tpbench_inside("results", "pack", "results/a.zip").stdout
 
 
-def test_what_is_damaged_is_left_out_of_an_archive_with_a_warning(store: RunStore, tpbench_inside: Inside) -> None:
-    path = store.folder / "alignment" / "digits-dtp-0123456789ab.json"
-    path.write_text("{")
-    packed = tpbench_inside("results", "pack", "packed.zip")
-    assert "0 runs and 1 alignment record written" in packed.stdout
-    assert path.name in packed.stderr
+def test_an_archive_whose_records_cannot_be_read_is_not_replaced(store: RunStore, tpbench_inside: Inside) -> None:
     with zipfile.ZipFile(store.folder / "a.zip", "w") as archive:
-        archive.writestr(f"alignment/{path.name}", "{")
+        archive.writestr("alignment/digits-dtp-0123456789ab.json", "{")
     before = (store.folder / "a.zip").read_bytes()
     refused = tpbench_inside("results", "pack", "results/a.zip")
     assert refused.returncode == 2
@@ -91,12 +103,49 @@ def test_what_is_damaged_is_left_out_of_an_archive_with_a_warning(store: RunStor
     assert (store.folder / "a.zip").read_bytes() == before
 
 
+def test_merge_mends_a_damaged_record(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+    keep_alignments(tmp_path / "into", alignment("dtp"))
+    path = tmp_path / "into" / "alignment" / "digits-dtp-0123456789ab.json"
+    path.write_text("{")
+    assert "2 alignment records copied, 0 there already" in tpbench_inside("results", "merge", "results", "into").stdout
+    assert records(tmp_path / "into") == [alignment("dfa"), alignment("dtp")]
+    assert path.with_suffix(".damaged").read_text() == "{"
+
+
+def test_a_broken_archive_alone_is_named(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a.zip").write_bytes(b"no archive")
+    refused = tpbench_inside("results", "merge", "from", "results")
+    assert refused.returncode == 2
+    assert "a.zip: not a readable archive" in refused.stderr
+
+
 @pytest.mark.parametrize(
-    "name", ["alignment/../x.json", "alignment/.x.json", "alignment/a/b.json", "alignment\\x.json"]
+    "change",
+    [{"epochs": "x"}, {"steps_per_epoch": 0}, {"steps": []}, {"steps": [0]}, {"dampings": [1.0]}, {"seeds": [0]},
+     {"data_label": None}, {"loss_angles": [[1.0], [1.0, 2.0]]}, {"target_angles": []}, {"format": 0}, {"more": 1}],
+)  # fmt: skip
+def test_what_no_table_can_show_is_damaged(change: dict[str, object]) -> None:
+    body = {"format": 1, **asdict(alignment()), **change}
+    with pytest.raises(TpbenchError, match=r"x\.json: not a valid alignment record"):
+        AlignmentRecord.from_json(json.dumps(sealed(body)), "x.json")
+
+
+def test_a_newer_format_is_no_damage(store: RunStore, tpbench_inside: Inside) -> None:
+    newer = json.dumps(sealed({"format": 2, "angles": []}))
+    (store.folder / "alignment" / "digits-bp-0123456789ab.json").write_text(newer)
+    for command in (("table", "angles"), ("results", "check")):
+        told = tpbench_inside(*command)
+        assert told.returncode == 1
+        assert "written by a newer tpbench (format 2): update this one" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["alignment/../x.json", "alignment/.x.json", "alignment/a/b.json", "alignment/\x1b.json"]
 )
 def test_an_entry_cannot_leave_its_folder(tmp_path: Path, tpbench_inside: Inside, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(name, alignment().to_json())
+        archive.writestr(f"alignment/{name}", alignment().to_json())
     refused = tpbench_inside("results", "merge", "a.zip", "into")
     assert refused.returncode == 2
-    assert "which is no run file" in refused.stderr
+    assert "neither a run nor an alignment record" in refused.stderr

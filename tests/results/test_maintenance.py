@@ -78,7 +78,7 @@ def test_an_archive_with_other_names_is_refused(tmp_path: Path, tpbench_inside: 
         archive.writestr(name, "{}")
     result = tpbench_inside("results", "merge", "runs.zip", "into")
     assert result.returncode == 2
-    assert "which is no run file" in result.stderr
+    assert "which is neither a run nor an alignment record" in result.stderr
     assert not (tmp_path / "into").exists()
 
 

@@ -126,8 +126,8 @@ def table(results: Place, name: str) -> pd.DataFrame:
         ``frame.pivot(index="method", columns=["workload", "data"], values="test_error_mean")`` is the printed shape.
         Of ``"loss"`` a row for each method on each workload of the store: ``workload``, ``data``, ``method``,
         ``seeds``, ``epochs``, ``diverged``, ``train_loss_mean``, ``train_loss_std``, ``marks``. Of ``"s7"`` a row for
-        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``angle`` (degrees, with that
-        damping), and ``paper``, ``paper_angle``: the paper's damping, and the angle with it. Of ``"angles"`` the same
+        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``, and the
+        angles with them in degrees, ``angle`` and ``paper_angle``. Of ``"angles"`` the same
         on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``, ``damping``, and in
         degrees ``loss_angle``, ``target_angle`` (without damping), ``damped_target_angle``. ``frame.attrs["title"]``
         and ``frame.attrs["notes"]`` are what stands above and below the printed table.
@@ -139,12 +139,15 @@ def table(results: Place, name: str) -> pd.DataFrame:
     chosen = check_table(str(name))
     store = read_store(place(results))
     if chosen == DAMPING_TABLE:
-        return _annotated(_dampings(place(results)), "Table S7: best damping", [])
-    if chosen == ANGLE_TABLE:
+        from tpbench.reports.dampings import DAMPING_TITLE
+
+        frame, said = _dampings(store)
+        title = DAMPING_TITLE
+    elif chosen == ANGLE_TABLE:
         from tpbench.reports.angles import ANGLE_NOTE, ANGLE_TITLE, angle_frame
 
-        return _annotated(angle_frame(place(results)), ANGLE_TITLE, [ANGLE_NOTE])
-    if chosen == LOSS_TABLE:
+        frame, title, said = angle_frame(store), ANGLE_TITLE, [ANGLE_NOTE]
+    elif chosen == LOSS_TABLE:
         from tpbench.results.losses import NOTE, TITLE, loss_rows
 
         frame, title, said = loss_rows(store), TITLE, [NOTE]
@@ -222,11 +225,11 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
     )  # fmt: skip
 
 
-def _dampings(results: str) -> pd.DataFrame:
-    from tpbench.reports.dampings import DAMPING_WORKLOAD, damping_frame
-    from tpbench.reports.recorded import find_records
-    from tpbench.results.alignments import read_alignments
-    from tpbench.results.location import location
+def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
+    """Table S7 and its note; both empty where nothing was recorded."""
+    from tpbench.reports.dampings import DAMPING_WORKLOAD, damping_frame, damping_note
+    from tpbench.reports.recorded import find_records, known_records
 
-    recorded = any(record.workload == DAMPING_WORKLOAD for record in read_alignments(location(results)))
-    return damping_frame(find_records(results, DAMPING_WORKLOAD) if recorded else [])
+    recorded = any(workload == DAMPING_WORKLOAD for workload, *_ in known_records(store))
+    records = find_records(store, DAMPING_WORKLOAD) if recorded else []
+    return damping_frame(records), [damping_note(records)] if records else []

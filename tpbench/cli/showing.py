@@ -135,9 +135,8 @@ def table(
         from tpbench.reports.angles import angle_table
         from tpbench.reports.dampings import damping_table
 
-        print((damping_table if name == DAMPING_TABLE else angle_table)(results, form), end="")
-        return
-    if name == LOSS_TABLE:
+        text = (damping_table if name == DAMPING_TABLE else angle_table)(store, form)
+    elif name == LOSS_TABLE:
         from tpbench.results.losses import loss_table
 
         text = loss_table(store, form)
@@ -241,14 +240,14 @@ def draw_figure(
         raise unknown("figure", name, FIGURES)
     if workload:
         workload = stored_workload(workload, results)
-    if name in ALIGNMENT_WORKLOADS:
-        read_store(results)
+    store = read_store(results) if name in ALIGNMENT_WORKLOADS else open_store(results)
     from tpbench.reports.figures import make_figure
     from tpbench.reports.style import check_picture, save
 
     path = check_picture(output or Path(f"figure_{name}.png"))
-    save(make_figure(name, results, workload), path)
+    save(make_figure(name, store, workload), path)
     print(f"written: {path}")
+    warn_damaged(store)
 
 
 @app.command()

@@ -28,19 +28,24 @@ from tpbench.training.tracking.targets import resolve_targets
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
     """Verify the checksum of every run and alignment record, in files and in archives, and of every network."""
-    from tpbench.results.alignments import check_alignments
+    from tpbench.results.alignments import stored_alignments
     from tpbench.results.maintenance import check_store
     from tpbench.results.networks import check_networks
 
     store = read_store(results)
-    found, networks, alignments = check_store(store), check_networks(store), check_alignments(store.folder)
-    whole, wrong = found.whole, [*found.wrong, *networks.wrong, *alignments.wrong]
+    found, networks = check_store(store), check_networks(store)
+    whole, wrong = found.whole, [*found.wrong, *networks.wrong]
     print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
     if networks.whole or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
         print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
-    if alignments.whole or alignments.wrong:
-        print(f"{_alignments(alignments.whole)} whole, {len(alignments.wrong)} damaged")
+    try:
+        alignments = stored_alignments(store)
+        if alignments.records or alignments.damaged:
+            print(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
+        wrong += alignments.problems
+    except TpbenchError as error:
+        wrong.append(str(error))
     for message in wrong:
         complain(message)
     if wrong:
@@ -49,7 +54,7 @@ def results_check(results: Results = RESULTS) -> None:
 
 @results_app.command("merge")
 def results_merge(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, whose runs are copied.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, that is copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
     """Copy the runs of one store into another, their networks, and its alignment records."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,6 +15,7 @@ from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.recorded import find_records, made_with, mean_of
 from tpbench.reports.style import colour
 from tpbench.results.alignments import AlignmentRecord
+from tpbench.results.store import RunStore
 
 _WINDOW = 10
 
@@ -31,11 +34,15 @@ def _curve(axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None: 
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
 
 
-def alignment_figure(results: str, name: str, workload: str | None = None) -> Figure:
-    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping)."""
+def alignment_figure(store: RunStore, name: str, workload: str | None = None) -> Figure:
+    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping).
+
+    Raises:
+        TpbenchError: there are no records of the workload.
+    """
     chosen = workload or ALIGNMENT_WORKLOADS[name]
-    records = find_records(results, chosen)
-    layers = len(records[0].loss_angles[0][0])
+    records = find_records(store, chosen)
+    layers = records[0].layers
     shown = [layers - 1] if name == "4" else list(range(layers))
     figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
@@ -44,7 +51,8 @@ def alignment_figure(results: str, name: str, workload: str | None = None) -> Fi
         dampings = [0.0] * layers if name == "4" else chosen_dampings(record)
         for row, layer in zip(grid, shown, strict=True):
             _curve(row[0], record, by_loss[:, :, layer])
-            _curve(row[1], record, by_target[:, :, record.dampings.index(dampings[layer]), layer])
+            if not math.isnan(dampings[layer]):
+                _curve(row[1], record, by_target[:, :, record.dampings.index(dampings[layer]), layer])
     for row, layer in zip(grid, shown, strict=True):
         row[0].set(ylabel=f"layer {layer + 1}: angle (degrees)")
         for axes in row:

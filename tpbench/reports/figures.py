@@ -11,6 +11,7 @@ from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.names import TOY
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
+from tpbench.results.store import RunStore
 
 
 def null_space_figure() -> Figure:
@@ -92,11 +93,11 @@ def gauss_newton_figure() -> Figure:
     return figure
 
 
-def make_figure(name: str, results: str, workload: str | None = None) -> Figure:
+def make_figure(name: str, store: RunStore, workload: str | None = None) -> Figure:
     """The figure of that name.
 
     Raises:
         TpbenchError: what it is drawn from is missing.
     """
     toys = dict(zip(TOY, (null_space_figure, output_space_figure, gauss_newton_figure), strict=True))
-    return toys[name]() if name in toys else alignment_figure(results, name, workload)
+    return toys[name]() if name in toys else alignment_figure(store, name, workload)

@@ -37,7 +37,6 @@ from tpbench.reports.summary import (
 )
 from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.alignments import alignments_of
 from tpbench.results.cells import CellKey
 from tpbench.results.leaderboards import leaderboard_of
 from tpbench.results.location import location
@@ -147,13 +146,11 @@ def _plots(
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
 
-def alignment_section(results: str, glyphs: Glyphs) -> Section:
+def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
-    if not alignments_of(location(results), skip_broken=True):
-        return section
     for name, workload in ALIGNMENT_WORKLOADS.items():
-        figure = _try(lambda name=name: alignment_figure(results, name))  # type: ignore[misc]
+        figure = _try(lambda name=name: alignment_figure(store, name))  # type: ignore[misc]
         if figure:
             caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
             alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
@@ -196,7 +193,7 @@ def make_report(results: str, command: str) -> Report:
     workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
         leaderboard_section(leaderboard_of(cells)), paper_section(tables, folded=not completeness(summaries)),
-        curve_section(store, cells, workloads, glyphs, results), alignment_section(results, glyphs),
+        curve_section(store, cells, workloads, glyphs, results), alignment_section(store, results, glyphs),
         search_section(results, glyphs), provenance_section(cells),
     ]  # fmt: skip
     told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]

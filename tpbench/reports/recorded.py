@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names
 from tpbench.results.alignments import AlignmentRecord, read_alignments
-from tpbench.results.location import location
+from tpbench.results.store import RunStore
 
 # Of B.2: the third is when the activation functions are partly in their nonlinear range.
 _SETTLED = 2
 
+Setting = tuple[str, str, int]
+"""Workload, kind of data (empty: exact), hidden layers: what records must share to be compared."""
 
-def find_records(results: str, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload, the longest of each method, in the order of the table of methods.
 
-    All are of the same data (of a workload of the user's: of the same file): those of which there are most methods.
+def known_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
+    """The records of installed methods by their setting: of each method the longest, in the order of the methods.
+
+    What is damaged is named in ``store.damaged``.
+
+    Raises:
+        TpbenchError: the store cannot be read.
+    """
+    found: dict[Setting, dict[str, AlignmentRecord]] = defaultdict(dict)
+    for record in read_alignments(store).values():
+        best = found[record.workload, record.data_label, record.layers]
+        known = best.get(record.method)
+        if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
+            best[record.method] = record
+    names = method_names()
+    chosen = {setting: [best[m] for m in names if m in best] for setting, best in found.items()}
+    return {setting: records for setting, records in chosen.items() if records}
+
+
+def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
+    """The records of a workload, all of one setting: of that of which there are most methods.
 
     Raises:
         TpbenchError: there are none.
     """
-    of_data: dict[str, dict[str, AlignmentRecord]] = defaultdict(dict)
-    for record in read_alignments(location(results)):
-        if record.workload == workload and record.method in method_names():
-            best = of_data[record.data_label]
-            known = best.get(record.method)
-            if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
-                best[record.method] = record
-    if not of_data:
+    found = {setting: records for setting, records in known_records(store).items() if setting[0] == workload}
+    if not found:
         raise TpbenchError(
-            f"{results} holds no alignment record of {workload}; make some: tpbench align {workload} METHOD"
+            f"{store.folder} holds no alignment record of {workload} and an installed method; make some: "
+            f"tpbench align {workload} METHOD"
         )
-    _, chosen = min(of_data.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [chosen[m] for m in method_names() if m in chosen]
+    return min(found.items(), key=lambda item: (-len(item[1]), item[0]))[1]
 
 
 def settled_epoch(record: AlignmentRecord) -> int:
@@ -45,13 +59,22 @@ def settled_epoch(record: AlignmentRecord) -> int:
     return min(_SETTLED, record.epochs - 1)
 
 
+def measured_in(record: AlignmentRecord, epochs: Iterable[int]) -> list[int]:
+    """The rows of a record that were measured in these epochs (from 0)."""
+    wanted = set(epochs)
+    return [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch in wanted]
+
+
 def made_with(records: Sequence[AlignmentRecord]) -> str:
     """Seeds, epochs and kind of data of some records, in words."""
-    seeds, epochs = {len(r.seeds) for r in records}, {r.epochs for r in records}
     labels = {r.data_label for r in records if r.data_label}
-    parts = [f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seed{'s' * (min(seeds) > 1)}"]
-    parts.append(f"{'/'.join(map(str, sorted(epochs)))} epochs")
+    parts = [_count({len(r.seeds) for r in records}, "seed"), _count({r.epochs for r in records}, "epoch")]
     return ", ".join([*parts, *labels])
+
+
+def _count(numbers: set[int], what: str) -> str:
+    few, many = min(numbers), max(numbers)
+    return f"{few} {what}{'s' * (few != 1)}" if few == many else f"{few} to {many} {what}s"
 
 
 def mean_of(values: NDArray[np.float64], axes: int | tuple[int, ...]) -> NDArray[np.float64]:

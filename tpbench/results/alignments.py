@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import atomic_write
-from tpbench.results.archives import archive_names, archived_text
+from tpbench.engine.files import atomic_write, move_aside
+from tpbench.results.archives import archived_texts
 from tpbench.results.location import file_stamps, read_bytes
-from tpbench.results.runs import sealed, unsealed
+from tpbench.results.runs import NewerFormat, sealed, unsealed
 from tpbench.results.store import RunStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1
 FOLDER = "alignment"
 """Beside ``runs`` in a store's folder, and the same in an archive."""
-ENTRY = re.compile(rf"{FOLDER}/[^/\\.][^/\\]*\.json")
+ENTRY = re.compile(rf"{FOLDER}/([A-Za-z0-9_][A-Za-z0-9._+-]{{0,200}}\.json)")
 """The names of records in an archive: one that is copied out of it stays in its folder."""
-# Bytes: every minibatch of 100 epochs of ten seeds would be a third of it.
+# Bytes; every minibatch of 100 epochs of ten seeds would be a third of it.
 _LARGEST = 500_000_000
 
 
@@ -49,8 +49,15 @@ class AlignmentRecord:
     """(measurements, seeds, dampings, hidden layers)"""
     provenance: Mapping[str, Any]
 
+    @property
+    def layers(self) -> int:
+        """Hidden layers."""
+        return len(self.loss_angles[0][0])
+
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Both kinds of angles as arrays; not a number where an update was zero."""
+        import numpy as np
+
         # As floats, numpy reads None as not a number.
         loss, target = (np.array(values, dtype=np.float64) for values in (self.loss_angles, self.target_angles))
         return loss, target
@@ -64,135 +71,125 @@ class AlignmentRecord:
         """Read a record's text back.
 
         Raises:
+            NewerFormat: it is whole, but a newer version wrote it.
             TpbenchError: it is damaged.
         """
         try:
             body = unsealed(text)
-            if body.pop("format") != FORMAT:
+            written_in = body.pop("format")
+            if type(written_in) is int and written_in > FORMAT:
+                raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
+            if written_in != FORMAT:
                 raise ValueError("it has another format")
-            return cls(**body)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise TpbenchError(
-                f"{where}: not a valid alignment record ({error}); delete it and make it again"
-            ) from error
+            record = cls(**body)
+            record._check()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise TpbenchError(f"{where}: not a valid alignment record ({error})") from error
+        return record
+
+    def _check(self) -> None:
+        if not all(isinstance(name, str) for name in (self.workload, self.data_label, self.method)):
+            raise TypeError("its names are no words")
+        if not all(type(n) is int and n > 0 for n in (self.epochs, self.every, self.steps_per_epoch)):
+            raise ValueError("its numbers of epochs and minibatches must be positive")
+        if 0.0 not in self.dampings:
+            raise ValueError("it has no undamped angles")
+        loss, target = self.arrays()
+        shape = (len(self.steps), len(self.seeds), self.layers)
+        if loss.shape != shape or target.shape != (*shape[:2], len(self.dampings), self.layers) or not loss.size:
+            raise ValueError(f"its angles have the shapes {loss.shape} and {target.shape}")
 
 
-@dataclass(frozen=True)
-class AlignmentCopy:
-    """One copy of a record, as it lies in a folder or in an archive."""
+@dataclass
+class StoredAlignments:
+    """The records of a store: of each the first whole copy, files before archives."""
 
-    name: str
-    """Of its file."""
-    where: str
-    """For messages."""
-    read: Callable[[], str]
-    """Its text. Raises TpbenchError: it cannot be read."""
+    records: dict[str, AlignmentRecord] = field(default_factory=dict)
+    """By the names of their files."""
+    damaged: dict[str, list[str]] = field(default_factory=dict)
+    """What is the matter with copies, by name."""
 
-    def record(self) -> AlignmentRecord:
-        """What it holds.
+    @property
+    def problems(self) -> list[str]:
+        """The same as lines for people."""
+        return [
+            f"{problem}; {'another copy counts instead' if name in self.records else 'it counts as not there'}"
+            for name, found in self.damaged.items()
+            for problem in found
+        ]
 
-        Raises:
-            TpbenchError: it is damaged, or cannot be read.
-        """
-        return AlignmentRecord.from_json(self.read(), self.where)
 
-
-def alignment_copies(folder: Path, *, skip_broken: bool = False) -> Iterator[AlignmentCopy]:
-    """Every copy of every record of a store: those in files first, then those of its archives.
-
-    Args:
-        folder: of the store, or an archive.
-        skip_broken: pass over archives that cannot be read.
+def stored_alignments(store: RunStore) -> StoredAlignments:
+    """Every copy of every record is read. Archives that cannot be opened are named in ``store.damaged``.
 
     Raises:
-        TpbenchError: the folder, or an archive, cannot be read.
+        NewerFormat: a newer version wrote one of them.
+        TpbenchError: the folder cannot be read.
     """
-    archives = [folder] if isinstance(folder, Path) and folder.is_file() else []
-    if not archives:
-        for name in sorted(file_stamps(folder / FOLDER, ".json")):
-            path = folder / FOLDER / name
-            yield AlignmentCopy(name, str(path), partial(_file_text, path))
-        archives = [folder / name for name in sorted(file_stamps(folder, ".zip"))]
-    for archive in archives:
+    found = StoredAlignments()
+    for name, where, text in _copies(store):
         try:
-            entries = archive_names(archive)
-        except TpbenchError:
-            if skip_broken:
-                continue
+            if isinstance(text, TpbenchError):
+                raise text
+            record = AlignmentRecord.from_json(text, where)
+        except NewerFormat:
             raise
-        for entry in filter(ENTRY.fullmatch, entries):
-            name = entry.removeprefix(f"{FOLDER}/")
-            yield AlignmentCopy(name, f"{archive}: {entry}", partial(archived_text, archive, entry, _LARGEST))
+        except TpbenchError as error:
+            found.damaged.setdefault(name, []).append(str(error))
+        else:
+            found.records.setdefault(name, record)
+    found.records = dict(sorted(found.records.items()))
+    return found
 
 
-def _file_text(path: Path) -> str:
+def _copies(store: RunStore) -> Iterator[tuple[str, str, str | TpbenchError]]:
+    """The name, the place and the text of every copy, those in files first; or why it has none."""
+    folder = store.folder
+    if not (isinstance(folder, Path) and folder.is_file()):
+        for name in sorted(file_stamps(folder / FOLDER, ".json")):
+            if ENTRY.fullmatch(f"{FOLDER}/{name}"):
+                yield name, str(folder / FOLDER / name), _file_text(folder / FOLDER / name)
+    for archive in store.archived.looked_at:
+        for entry, text in archived_texts(archive, ENTRY, _LARGEST):
+            yield entry.removeprefix(f"{FOLDER}/"), f"{archive}: {entry}", text
+
+
+def _file_text(path: Path) -> str | TpbenchError:
     try:
         return read_bytes(path).decode("utf-8", errors="replace")
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+        return TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})")
 
 
-def alignments_of(folder: Path, *, skip_broken: bool = False) -> dict[str, AlignmentCopy]:
-    """The records of a store by the names of their files, each once; arguments and errors of the copies."""
-    found: dict[str, AlignmentCopy] = {}
-    for copy in alignment_copies(folder, skip_broken=skip_broken):
-        found.setdefault(copy.name, copy)
-    return dict(sorted(found.items()))
-
-
-def read_alignments(folder: Path) -> list[AlignmentRecord]:
-    """All records of a store, by name.
+def read_alignments(store: RunStore) -> dict[str, AlignmentRecord]:
+    """All whole records of a store, by the names of their files; what is damaged is named in ``store.damaged``.
 
     Raises:
-        TpbenchError: one is damaged.
+        NewerFormat: a newer version wrote one of them.
+        TpbenchError: the folder cannot be read.
     """
-    return [copy.record() for copy in alignments_of(folder).values()]
-
-
-def whole_alignments(store: RunStore) -> Iterator[tuple[str, AlignmentRecord]]:
-    """The readable records of a store and the names of their files; what is damaged is named in ``store.damaged``."""
-    for name, copy in alignments_of(store.folder, skip_broken=True).items():
-        try:
-            yield name, copy.record()
-        except TpbenchError as error:
-            store.damaged.append(str(error))
+    found = stored_alignments(store)
+    store.damaged += [problem for problem in found.problems if problem not in store.damaged]
+    return found.records
 
 
 def merge_alignments(source: RunStore, target: RunStore) -> tuple[int, int]:
     """Copy every whole record of one store into another; returns how many were new and how many were there.
 
     Raises:
+        NewerFormat: a newer version wrote one of them.
         TpbenchError: the target cannot be written.
     """
-    known = alignments_of(target.folder, skip_broken=True)
-    new = there = 0
-    for name, record in whole_alignments(source):
+    known, new = stored_alignments(target).records, 0
+    records = read_alignments(source)
+    for name, record in records.items():
         if name in known:
-            there += 1
             continue
-        with atomic_write(target.folder / FOLDER / name, replace=False) as file:
+        path = target.folder / FOLDER / name
+        if path.exists():
+            # Not a whole one.
+            move_aside(path, ".damaged")
+        with atomic_write(path, replace=False) as file:
             file.write(record.to_json().encode())
         new += 1
-    return new, there
-
-
-@dataclass(frozen=True)
-class AlignmentCheck:
-    """What a look at every record of a store found."""
-
-    whole: int
-    wrong: list[str]
-    """What is the matter, a line each."""
-
-
-def check_alignments(folder: Path) -> AlignmentCheck:
-    """Read every copy of every record, but archives that cannot be opened (``check_store`` names them)."""
-    whole: set[str] = set()
-    wrong: list[str] = []
-    for copy in alignment_copies(folder, skip_broken=True):
-        try:
-            copy.record()
-            whole.add(copy.name)
-        except TpbenchError as error:
-            wrong.append(str(error))
-    return AlignmentCheck(len(whole), wrong)
+    return new, len(records) - new

@@ -98,7 +98,7 @@ def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
         raise UsageError(str(error)) from error
     for name in names:
         if not (_ENTRY.fullmatch(name) or others.fullmatch(name)):
-            raise UsageError(f"{path}: holds '{name}', which is no run file")
+            raise UsageError(f"{path}: holds '{name}', which is neither a run nor an alignment record")
     return ArchivedRuns.of([path])
 
 
@@ -124,14 +124,22 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def archived_text(path: Path, name: str, largest: int) -> str:
-    """One entry of an archive, of at most so many bytes.
+def archived_texts(
+    path: Path, names: re.Pattern[str], largest: int
+) -> Iterator[tuple[str, str | TpbenchError]]:  # fmt: skip
+    """The entries of an archive that have such names, of at most so many bytes each, or why one cannot be read.
 
     Raises:
-        TpbenchError: it is damaged, or larger.
+        TpbenchError: it is no archive, or damaged.
     """
     with _readable(path), _open(path) as archive:
-        return _entry_text(archive, path, name, largest)
+        for name in filter(names.fullmatch, dict.fromkeys(archive.namelist())):
+            try:
+                with _readable(path):
+                    text: str | TpbenchError = _entry_text(archive, path, name, largest)
+            except TpbenchError as error:
+                text = error
+            yield name, text
 
 
 def _entry_text(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> str:
@@ -151,4 +159,4 @@ def _readable(path: Path) -> Iterator[None]:
     except TpbenchError:
         raise
     except Exception as error:  # zipfile has many for a damaged file, and a URL's file system its own
-        raise TpbenchError(f"{path}: not a readable archive of runs ({error})") from error
+        raise TpbenchError(f"{path}: not a readable archive ({error})") from error

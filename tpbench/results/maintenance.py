@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
-from tpbench.results.alignments import ENTRY, FOLDER, alignment_copies, alignments_of, whole_alignments
+from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
@@ -78,7 +78,7 @@ def pack_store(store: RunStore, path: Path) -> tuple[int, int]:
         for record in store.records():
             _add(archive, entry_name(record.definition.id), record.to_json())
             runs += 1
-        for name, alignment in whole_alignments(store):
+        for name, alignment in read_alignments(store).items():
             _add(archive, f"{FOLDER}/{name}", alignment.to_json())
             alignments += 1
     return runs, alignments
@@ -101,8 +101,10 @@ def _require_replaceable(store: RunStore, path: Path) -> None:
         with archived.opened() as read_archived:
             for run_id in archived.holders:
                 read_archived(path, run_id)
-        for copy in alignment_copies(path):
-            copy.record()
+        inner = RunStore(path)
+        inner.archived = archived
+        for problem in stored_alignments(inner).damaged.values():
+            raise TpbenchError(problem[0])
     except TpbenchError as error:
         raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
 
@@ -128,8 +130,11 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
         UsageError: the source is no store.
         TpbenchError: the target cannot be written.
     """
-    if not source.exists and not alignments_of(source.folder, skip_broken=True):
-        raise UsageError(f"{source.folder} is no run store: it has no folder 'runs' and no archive of runs")
+    if not source.exists and not read_alignments(source):
+        broken = "".join(f"; {message}" for message in source.archived.broken)
+        raise UsageError(
+            f"{source.folder} is no store: it holds neither runs nor alignment records, nor an archive of them{broken}"
+        )
     new = known = 0
     for record in source.records():
         if record.definition.id in target:

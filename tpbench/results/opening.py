@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tpbench.engine import UsageError, method_names, unknown
+from tpbench.results.alignments import read_alignments
 from tpbench.results.location import location, near_folders
 from tpbench.results.store import RunStore
 from tpbench.workloads import get_workload, is_file, workload_names
@@ -36,7 +37,7 @@ def read_store(results: str) -> RunStore:
 
 
 def stored_workload(name: str, results: str) -> str:
-    """The name that a workload has in a store: it may be given as a file, or be known from the store's runs alone.
+    """The name that a workload has in a store: it may be given as a file, or be known from what the store holds alone.
 
     Raises:
         UsageError: there is no such workload; the message names what is near.
@@ -48,6 +49,8 @@ def stored_workload(name: str, results: str) -> str:
         return name
     store = open_store(results)
     found = {record.definition.workload for record in store.summaries()} if store.folder_exists else set()
+    if name not in found and store.folder_exists:
+        found |= {record.workload for record in read_alignments(store).values()}
     if name not in found:
         raise unknown("workload", name, [*known, *sorted(found)])
     return name

@@ -74,7 +74,7 @@ class RunStore:
     def _look_at_archives(self, names: Iterable[str], known: Mapping[str, Sequence[str]]) -> ArchivedRuns:
         found = ArchivedRuns.of((self.folder / name for name in sorted(names)), known)
         for message in found.broken:
-            self._note(message, "its runs count as not trained")
+            self._note(message, "what it holds counts as not there")
         return found
 
     @property
