@@ -20,6 +20,7 @@ from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import METHODS
 from tpbench.reports import toy
+from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.curves import middle_and_band, panel
 from tpbench.reports.forest import forest_figure, forest_rows
 from tpbench.reports.searches import importance
@@ -100,6 +101,12 @@ def test_the_angles_behind_the_figures_are_a_table(tpbench_inside: Inside, tmp_p
     assert list(rows.target_angle) == [30.5, 30.5, 30.5, 30.5, 20.5]
     assert list(rows.damped_target_angle) == [20.5] * 5
     assert list(tpbench.table(tmp_path / "results", "angles").columns) == list(frame.columns)
+
+
+def test_every_line_of_an_alignment_figure_is_told_apart(tmp_path: Path) -> None:
+    keep_alignments(tmp_path, *(alignment_record("fashion-mnist", method, [1.0] * 2) for method in METHODS))
+    lines = alignment_figure(RunStore(tmp_path), "4").axes[0].get_lines()[: len(METHODS)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(METHODS)
 
 
 def test_records_of_other_networks_do_not_mix(tpbench_inside: Inside, tmp_path: Path) -> None:

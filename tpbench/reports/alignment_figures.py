@@ -13,7 +13,7 @@ from tpbench.engine import method_title
 from tpbench.reports.dampings import chosen_dampings
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.recorded import find_records, made_with, mean_of
-from tpbench.reports.style import colour
+from tpbench.reports.style import again, colour
 from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.store import RunStore
 
@@ -30,7 +30,10 @@ def _curve(axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None: 
     """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
     mean, deviation = window(mean_of(angles, 1))
     epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
-    axes.plot(epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2)
+    form = "--" if again(record.method) else "-"
+    axes.plot(
+        epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2, linestyle=form
+    )
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
 
 
