@@ -16,6 +16,8 @@ OUTSIDE = {
     "results.md": "results/README.md",
     "table-1.md": "results/table_1.md",
     "table-s6.md": "results/table_s6.md",
+    "table-s7.md": "results/table_s7.md",
+    "angles.md": "results/angles.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
