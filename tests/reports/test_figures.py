@@ -23,6 +23,7 @@ from tpbench.reports import toy
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.curves import middle_and_band, panel
 from tpbench.reports.forest import forest_figure, forest_rows
+from tpbench.reports.recorded import find_records
 from tpbench.reports.searches import importance
 from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
 from tpbench.results import RunStore, leaderboard
@@ -105,7 +106,7 @@ def test_the_angles_behind_the_figures_are_a_table(tpbench_inside: Inside, tmp_p
 
 def test_every_line_of_an_alignment_figure_is_told_apart(tmp_path: Path) -> None:
     keep_alignments(tmp_path, *(alignment_record("fashion-mnist", method, [1.0] * 2) for method in METHODS))
-    lines = alignment_figure(RunStore(tmp_path), "4").axes[0].get_lines()[: len(METHODS)]
+    lines = alignment_figure(find_records(RunStore(tmp_path), "fashion-mnist"), "4").axes[0].get_lines()[: len(METHODS)]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(METHODS)
 
 

@@ -228,8 +228,7 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
 def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
     """Table S7 and its note; both empty where nothing was recorded."""
     from tpbench.reports.dampings import DAMPING_WORKLOAD, damping_frame, damping_note
-    from tpbench.reports.recorded import find_records, known_records
+    from tpbench.reports.recorded import known_records, of_workload
 
-    recorded = any(workload == DAMPING_WORKLOAD for workload, *_ in known_records(store))
-    records = find_records(store, DAMPING_WORKLOAD) if recorded else []
+    records = of_workload(known_records(store), DAMPING_WORKLOAD)
     return damping_frame(records), [damping_note(records)] if records else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,11 +12,9 @@ from numpy.typing import NDArray
 
 from tpbench.engine import method_title
 from tpbench.reports.dampings import chosen_dampings
-from tpbench.reports.names import ALIGNMENT_WORKLOADS
-from tpbench.reports.recorded import find_records, made_with, mean_of
+from tpbench.reports.recorded import made_with, mean_of
 from tpbench.reports.style import again, colour
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.store import RunStore
 
 _WINDOW = 10
 
@@ -37,14 +36,13 @@ def _curve(axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None: 
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
 
 
-def alignment_figure(store: RunStore, name: str, workload: str | None = None) -> Figure:
+def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
     """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping).
 
-    Raises:
-        TpbenchError: there are no records of the workload.
+    Args:
+        records: at least one, all of one setting.
+        name: of the figure.
     """
-    chosen = workload or ALIGNMENT_WORKLOADS[name]
-    records = find_records(store, chosen)
     layers = records[0].layers
     shown = [layers - 1] if name == "4" else list(range(layers))
     figure = Figure(figsize=(10, 0.8 + 2.7 * len(shown)), layout="constrained")
@@ -68,5 +66,5 @@ def alignment_figure(store: RunStore, name: str, workload: str | None = None) ->
         axes.set_xlabel("epoch")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"Angles of the weight updates on {chosen} ({made_with(records)})", fontsize="medium")
+    figure.suptitle(f"Angles of the weight updates on {records[0].workload} ({made_with(records)})", fontsize="medium")
     return figure

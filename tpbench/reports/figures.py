@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tpbench.engine import method_title
 from tpbench.reports.alignment_figures import alignment_figure
-from tpbench.reports.names import TOY
+from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
+from tpbench.reports.recorded import find_records
 from tpbench.reports.style import colour
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.store import RunStore
@@ -100,4 +101,6 @@ def make_figure(name: str, store: RunStore, workload: str | None = None) -> Figu
         TpbenchError: what it is drawn from is missing.
     """
     toys = dict(zip(TOY, (null_space_figure, output_space_figure, gauss_newton_figure), strict=True))
-    return toys[name]() if name in toys else alignment_figure(store, name, workload)
+    if name in toys:
+        return toys[name]()
+    return alignment_figure(find_records(store, workload or ALIGNMENT_WORKLOADS[name]), name)

@@ -23,6 +23,7 @@ from tpbench.reports.forest import LEGEND, forest_figure
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
 from tpbench.reports.page_tables import leaderboard_section, paper_section, provenance_section
 from tpbench.reports.parts import Card, Fold, LegendEntry, PageFigure, PlotGroup, Section
+from tpbench.reports.recorded import known_records, of_workload
 from tpbench.reports.searches import search_figure
 from tpbench.reports.style import colour
 from tpbench.reports.summary import (
@@ -149,9 +150,13 @@ def _plots(
 def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
+    try:
+        known = known_records(store)
+    except TpbenchError:
+        return section
     for name, workload in ALIGNMENT_WORKLOADS.items():
-        figure = _try(lambda name=name: alignment_figure(store, name))  # type: ignore[misc]
-        if figure:
+        if records := of_workload(known, workload):
+            figure = alignment_figure(records, name)
             caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
             alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
             section.figures.append(_drawing(glyphs, figure, alt, _here(f"tpbench figure {name}", results), caption))

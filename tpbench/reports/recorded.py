@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,19 +39,25 @@ def known_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
     return {setting: records for setting, records in chosen.items() if records}
 
 
+def of_workload(known: Mapping[Setting, list[AlignmentRecord]], workload: str) -> list[AlignmentRecord]:
+    """Those of a workload, all of one setting: of that of which there are most methods. None where there are none."""
+    found = [item for item in known.items() if item[0][0] == workload]
+    return min(found, key=lambda item: (-len(item[1]), item[0]))[1] if found else []
+
+
 def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload, all of one setting: of that of which there are most methods.
+    """The records of a workload in a store, as :func:`of_workload` chooses them.
 
     Raises:
         TpbenchError: there are none.
     """
-    found = {setting: records for setting, records in known_records(store).items() if setting[0] == workload}
-    if not found:
+    records = of_workload(known_records(store), workload)
+    if not records:
         raise TpbenchError(
             f"{store.folder} holds no alignment record of {workload} and an installed method; make some: "
             f"tpbench align {workload} METHOD"
         )
-    return min(found.items(), key=lambda item: (-len(item[1]), item[0]))[1]
+    return records
 
 
 def settled_epoch(record: AlignmentRecord) -> int:

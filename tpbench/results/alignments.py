@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import atomic_write, move_aside
+from tpbench.engine.files import atomic_write
 from tpbench.results.archives import archived_texts
 from tpbench.results.location import file_stamps, read_bytes
 from tpbench.results.runs import NewerFormat, sealed, unsealed
-from tpbench.results.store import RunStore
+from tpbench.results.store import RunStore, set_aside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,7 +188,7 @@ def merge_alignments(source: RunStore, target: RunStore) -> tuple[int, int]:
         path = target.folder / FOLDER / name
         if path.exists():
             # Not a whole one.
-            move_aside(path, ".damaged")
+            set_aside(path, f"{path}: damaged")
         with atomic_write(path, replace=False) as file:
             file.write(record.to_json().encode())
         new += 1

@@ -93,7 +93,7 @@ def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
         UsageError: it cannot be read, or holds other files.
     """
     try:
-        names = archive_names(path)
+        names = _names(path)
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for name in names:
@@ -104,15 +104,10 @@ def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
 
 def _ids(path: Path) -> list[str]:
     """The ids of the runs in an archive, each once."""
-    return list(dict.fromkeys(entry.group(1) for name in archive_names(path) if (entry := _ENTRY.fullmatch(name))))
+    return list(dict.fromkeys(entry.group(1) for name in _names(path) if (entry := _ENTRY.fullmatch(name))))
 
 
-def archive_names(path: Path) -> list[str]:
-    """The names of an archive's entries.
-
-    Raises:
-        TpbenchError: it is no archive, or damaged.
-    """
+def _names(path: Path) -> list[str]:
     with _readable(path), _open(path) as archive:
         return archive.namelist()
 

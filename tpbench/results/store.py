@@ -248,13 +248,23 @@ class RunStore:
         return target
 
     def _set_aside(self, path: Path, problem: str) -> None:
-        try:
-            aside = move_aside(path, ".damaged")
-        except FileNotFoundError:
-            return  # another process did it
-        except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{problem}; it could not be set aside ({_reason(error)})") from error
-        self.damaged.append(f"{problem}; it was set aside as {aside.name}, and the run published anew")
+        aside = set_aside(path, problem)
+        if aside:
+            self.damaged.append(f"{problem}; it was set aside as {aside.name}, and the run published anew")
+
+
+def set_aside(path: Path, problem: str) -> Path | None:
+    """Give a damaged file another name, which is returned; None if it is not there any more.
+
+    Raises:
+        TpbenchError: it could not be renamed.
+    """
+    try:
+        return move_aside(path, ".damaged")
+    except FileNotFoundError:
+        return None  # another process did it
+    except Exception as error:  # a URL's file system has exceptions of its own
+        raise TpbenchError(f"{problem}; it could not be set aside ({_reason(error)})") from error
 
 
 def _damage(path: Path) -> str:
