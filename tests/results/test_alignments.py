@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tests.results.records import alignment_record, keep_alignments
+from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.alignments import AlignmentRecord, read_alignments, stored_alignments
@@ -138,6 +138,16 @@ def test_a_newer_format_is_no_damage(store: RunStore, tpbench_inside: Inside) ->
         told = tpbench_inside(*command)
         assert told.returncode == 1
         assert "written by a newer tpbench (format 2): update this one" in told.stderr
+
+
+def test_a_report_says_that_it_shows_no_angles(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+    store.publish(record())
+    newer = json.dumps(sealed({"format": 2, "angles": []}))
+    (store.folder / "alignment" / "digits-bp-0123456789ab.json").write_text(newer)
+    assert tpbench_inside("report", "--output", "page.html").returncode == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "no angles are shown: " in page
+    assert "written by a newer tpbench (format 2): update this one" in page
 
 
 @pytest.mark.parametrize(

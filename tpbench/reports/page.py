@@ -152,7 +152,9 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     section = Section("alignment", "Alignment of the updates")
     try:
         known = known_records(store)
-    except TpbenchError:
+    except TpbenchError as error:
+        # Such as a record of a newer version: the page shows the rest, and says what it lacks.
+        store.damaged.append(f"no angles are shown: {error}")
         return section
     for name, workload in ALIGNMENT_WORKLOADS.items():
         if records := of_workload(known, workload):
