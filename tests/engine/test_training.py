@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import (
@@ -19,7 +21,7 @@ from tpbench.engine import (
     load_checkpoint,
     save_checkpoint,
 )
-from tpbench.engine.schedule import schedule
+from tpbench.engine.schedule import Phase, Schedule
 
 
 def trainer(
@@ -45,9 +47,22 @@ def finish(t: Trainer) -> Trainer:
 
 
 def test_schedule_puts_feedback_epochs_before_and_between() -> None:
-    kinds = "".join(phase.kind[0] for phase in schedule(3, 2, 1))
+    kinds = "".join(phase.kind[0] for phase in Schedule(3, 2, 1))
     assert kinds == "ffjfjfj"
-    assert "".join(phase.kind[0] for phase in schedule(2, 0, 0)) == "jj"
+    assert "".join(phase.kind[0] for phase in Schedule(2, 0, 0)) == "jj"
+
+
+@given(epochs=st.integers(1, 6), pretrain=st.integers(0, 4), between=st.integers(0, 4))
+def test_a_schedule_is_as_if_it_were_listed(epochs: int, pretrain: int, between: int) -> None:
+    listed = [Phase("feedback", 0)] * pretrain
+    for epoch in range(epochs):
+        listed.append(Phase("joint", epoch))
+        listed += [Phase("feedback", epoch + 1)] * between * (epoch + 1 < epochs)
+    schedule = Schedule(epochs, pretrain, between)
+    assert list(schedule) == listed
+    assert len(schedule) == len(listed)
+    for position in range(len(listed) + 1):
+        assert schedule.joint_before(position) == sum(phase.kind == "joint" for phase in listed[:position])
 
 
 def test_the_first_epoch_with_the_lowest_validation_error_is_selected() -> None:

@@ -14,14 +14,32 @@ class Phase:
     epoch: int
 
 
-def schedule(epochs: int, pretrain: int, between: int) -> list[Phase]:
-    """The epochs of section B.1: feedback pretraining, then joint epochs with pure feedback epochs between them."""
-    phases = [Phase("feedback", 0)] * pretrain
-    for epoch in range(epochs):
-        phases.append(Phase("joint", epoch))
-        if epoch + 1 < epochs:
-            phases += [Phase("feedback", epoch + 1)] * between
-    return phases
+@dataclass(frozen=True)
+class Schedule:
+    """The epochs of section B.1: feedback pretraining, then joint epochs with pure feedback epochs between them.
+
+    Nothing of it is stored, so that measurements, which end by the clock, may ask for any number of epochs.
+    """
+
+    epochs: int
+    """Joint epochs."""
+    pretrain: int
+    between: int
+
+    def __len__(self) -> int:
+        return self.pretrain + self.epochs + self.between * max(self.epochs - 1, 0)
+
+    def __getitem__(self, position: int) -> Phase:
+        if not 0 <= position < len(self):
+            raise IndexError(f"the schedule has {len(self)} epochs, none at {position}")
+        if position < self.pretrain:
+            return Phase("feedback", 0)
+        epoch, after = divmod(position - self.pretrain, 1 + self.between)
+        return Phase("feedback", epoch + 1) if after else Phase("joint", epoch)
+
+    def joint_before(self, position: int) -> int:
+        """How many joint epochs lie before a position."""
+        return -(-max(position - self.pretrain, 0) // (1 + self.between))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tpbench.engine.noise import device_generators, draw_noise
 from tpbench.engine.problem import Problem
 from tpbench.engine.products import Products, products_of
 from tpbench.engine.protocol import PRECISIONS, PROTOCOL_VERSION, MemberHistory, Status, check_device_precision
-from tpbench.engine.schedule import EpochReport, schedule
+from tpbench.engine.schedule import EpochReport, Schedule
 from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
@@ -82,7 +82,7 @@ class Trainer:
             raise UsageError(f"members of one pack must share their feedback schedule, got {sorted(schedules)}")
         pretrain, between = schedules.pop() if method.trains_feedback else (0, 0)
         self.method, self.problem = method, problem.to(device)
-        self.phases = schedule(epochs, pretrain, between)
+        self.phases = Schedule(epochs, pretrain, between)
         self.epochs, self.prune = epochs, prune
         self.capture, self.host_noise = capture, host_noise
         self.dtype, self.device = dtype_of(precision), torch.device(device)
@@ -139,7 +139,7 @@ class Trainer:
     @property
     def joint_epochs(self) -> int:
         """Joint epochs done."""
-        return sum(phase.kind == "joint" for phase in self.phases[: self.position])
+        return self.phases.joint_before(self.position)
 
     def stop(self, members: Iterable[int]) -> None:
         """Train these members no further; those that left the pack already are passed over."""
