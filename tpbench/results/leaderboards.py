@@ -21,6 +21,7 @@ from tpbench.workloads import WORKLOADS
 COLUMNS = (
     "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
     "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper",
+    "budget",
 )  # fmt: skip
 """Of ``leaderboard.csv``."""
 
@@ -29,10 +30,10 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
     ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is the Holm-adjusted p of the test against the
-    best method of the workload (chosen by validation error), ``p_paper`` that of Welch's test against the paper's cell.
-    Beyond :data:`COLUMNS`, ``verdict`` and ``against_best`` say in a mark and in words what the test against the best
-    said, ``test`` and ``detectable`` which it was and what it would have shown, ``budget`` how the configuration was
-    found and ``unequal`` whether the best's was at another cost.
+    best method of the workload (chosen by validation error), ``p_paper`` that of Welch's test against the paper's cell,
+    ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and ``against_best`` say in a mark
+    and in words what the test against the best said, ``test`` and ``detectable`` which it was and what it would have
+    shown, and ``unequal`` whether the best's configuration was found at another cost.
 
     Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
     """
@@ -50,7 +51,7 @@ def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
 
 
 _FURTHER = (
-    "verdict", "against_best", "test", "detectable", "budget", "unequal", "marks", "ranked", "tier",
+    "verdict", "against_best", "test", "detectable", "unequal", "marks", "ranked", "tier",
 )  # fmt: skip
 
 
