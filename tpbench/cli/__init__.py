@@ -17,6 +17,7 @@ from tpbench.cli.app import app
 
 # isort: on
 from tpbench.engine import TpbenchError
+from tpbench.engine.collector import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
 
 __all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
@@ -29,6 +30,7 @@ def _one_line(text: str) -> str:
 
 def main() -> None:
     """Entry point: errors that are somebody's to mend are one line, without a traceback."""
+    collect_rarely()
     prepare_streams()
     try:
         # However it was started: its completion is that of the command.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,9 @@ class Schedule:
 
     def __len__(self) -> int:
         return self.pretrain + self.epochs + self.between * max(self.epochs - 1, 0)
+
+    def __iter__(self) -> Iterator[Phase]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, position: int) -> Phase:
         if not 0 <= position < len(self):

@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 
 from tpbench.engine import EpochReport, RuleError, TpbenchError
+from tpbench.engine.collector import collect_rarely
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
@@ -45,6 +46,8 @@ def run_trial(
         workers: packs that train at once.
         patience: seconds to wait before a failure of the node's is reported.
     """
+    # A trial's process is Tune's, which trains nothing else in it.
+    collect_rarely()
     if "job" not in config:
         wait(gate, workers=config["workers"], round_seen=config["round"])
         tune.report({"share": 1.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
@@ -280,6 +281,8 @@ class PackJob:
             if not half:
                 raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
         logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
+        # What the attempt left in cycles.
+        gc.collect()
         if self.settings.device.startswith("cuda"):
             import torch
 

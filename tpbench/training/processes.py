@@ -73,7 +73,8 @@ _CHILD = (
     "import json, signal, sys; "
     "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)]; "
     "task = json.loads(sys.stdin.readline()); "
-    "sys.path[:] = task['path']; from tpbench.training.processes import work; work(task)"
+    "sys.path[:] = task['path']; from tpbench.engine.collector import collect_rarely; collect_rarely(); "
+    "from tpbench.training.processes import work; work(task)"
 )
 # Seconds in which a process that was asked to end closes its trackers, which it waits for a little less.
 _PATIENCE = 8.0
