@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import Inside
 from tpbench.engine.errors import InterruptedWork
 from tpbench.training.signals import end_as_by_ctrl_c, interruptible
 
@@ -24,6 +26,18 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_command_that_is_ended_puts_its_temporary_files_away(
+    number: signal.Signals, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TPBENCH_OFFLINE")
+    monkeypatch.setattr("tpbench.workloads.cache.read_torchvision", lambda spec, root: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert tpbench_inside("data", "get", "mnist").returncode == 130
+    assert list((tmp_path / "data").iterdir()) == []
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("number", ENDING)

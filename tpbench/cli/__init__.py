@@ -19,6 +19,7 @@ from tpbench.cli.app import app
 from tpbench.engine import TpbenchError
 from tpbench.engine.collector import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
+from tpbench.training.signals import ending_by_signals
 
 __all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
 
@@ -33,8 +34,10 @@ def main() -> None:
     collect_rarely()
     prepare_streams()
     try:
-        # However it was started: its completion is that of the command.
-        app(prog_name="tpbench")
+        # Whatever a command does, SIGTERM lets it put its temporary files away, as Ctrl-C does.
+        with ending_by_signals():
+            # However it was started: its completion is that of the command.
+            app(prog_name="tpbench")
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
