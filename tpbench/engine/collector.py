@@ -10,7 +10,7 @@ _THRESHOLDS = (100_000, 50, 100)
 
 
 def collect_rarely() -> None:
-    """Search for cycles of garbage rarely, and not at all as the process ends: a third of what a short command takes.
+    """Search for cycles of garbage rarely, and not at all as the process ends: a second or two of each that imports torch.
 
     For processes that nobody else's program runs in: one that imports tpbench keeps its own settings. Training frees its
     tensors by counting references; where memory is short, what trains searches by itself.
