@@ -18,7 +18,7 @@ from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.gate import wait
 from tpbench.sweeps.packs import HandedPack
-from tpbench.training.devices import require_gpu
+from tpbench.training.devices import give_back_memory, require_gpu
 from tpbench.training.packs import Outcome, PackJob, PackSettings
 
 Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
@@ -68,7 +68,9 @@ def run_trial(
         tune.report({"share": 1.0, "failed": str(error), "node": _node(), "kind": failure_kind(error)})
         return
     finally:
-        _give_back(pack.settings.device)
+        if pack.settings.device.startswith("cuda"):
+            # The process lives on, and others share the GPU.
+            give_back_memory(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     tune.report({"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])})
 
@@ -98,17 +100,6 @@ def _node() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _give_back(device: str) -> None:
-    """Leave a GPU's memory to the packs that share it: the process lives on, and torch would keep it."""
-    if device.startswith("cuda"):
-        import gc
-
-        import torch
-
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def _check_folder(settings: PackSettings, patience: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 
@@ -55,3 +56,12 @@ def require_gpu(device: str) -> None:
         reason = str(error).strip().splitlines()[0]
     built = f"torch {torch.__version__}, for CUDA {torch.version.cuda}" if torch.version.cuda else torch.__version__
     raise TpbenchError(f"torch sees no GPU on node {socket.gethostname()}: {reason} ({built})")
+
+
+def give_back_memory(device: str) -> None:
+    """Free what is left in cycles, and on a GPU what torch would keep of it for itself."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()

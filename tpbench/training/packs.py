@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import threading
@@ -20,6 +19,7 @@ from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network
 from tpbench.results.runs import DEFAULT_PRECISION, digest
+from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import input_scale, trained_network
 from tpbench.training.tracking.following import Tracking, tracking
 from tpbench.training.tracking.members import Member
@@ -281,12 +281,7 @@ class PackJob:
             if not half:
                 raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
         logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
-        # What the attempt left in cycles.
-        gc.collect()
-        if self.settings.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.empty_cache()
+        give_back_memory(self.settings.device)
         trained: dict[str, MemberHistory] = {}
         for part in (self.missing[:half], self.missing[half:]):
             plan = replace(
