@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from tpbench.engine.capture import side_by_side
 from tpbench.engine.network import Parameters
 
 
@@ -25,7 +27,9 @@ class AdamSettings:
 class Adam:
     """Adam on the arrays of a pack.
 
-    torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments.
+    torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. One member
+    keeps a GPU a tenth busy for as long as all together would take, so there members of equal settings, such as the
+    seeds of one configuration, are one call, and others run side by side.
 
     Args:
         parameters: updated in place.
@@ -47,19 +51,21 @@ class Adam:
         self.steps = torch.zeros(len(self.settings), dtype=torch.float32, device=parameters.flat.device)
         trained = list(self.first_moment)
         buffers = (parameters, gradients, self.first_moment, self.second_moment)
-        self._lists = [
-            (*([buffer[name][p] for name in trained] for buffer in buffers), [self.steps[p]] * len(trained))
-            for p in range(len(self.settings))
-        ]
+        # A CPU's kernel treats the end of an array by itself: its numbers may depend on where a member begins.
+        together = self.steps.device.type == "cuda" and len(set(self.settings)) == 1
+        parts: Sequence[int | slice] = [slice(None)] if together else range(len(self.settings))
+        self._updates = [
+            partial(
+                _update, [[buffer[name][part] for name in trained] for buffer in buffers],
+                [self.steps[0 if together else part]] * len(trained), s,
+            )
+            for part, s in zip(parts, self.settings, strict=False)
+        ]  # fmt: skip
 
     def step(self) -> None:
         """One update of every member."""
         self.steps += 1
-        for (parameters, gradients, first, second, steps), s in zip(self._lists, self.settings, strict=True):
-            torch._fused_adam_(
-                parameters, gradients, first, second, [], steps, lr=s.lr, beta1=s.beta1, beta2=s.beta2,
-                weight_decay=s.weight_decay, eps=s.epsilon, amsgrad=False, maximize=False,
-            )  # fmt: skip
+        side_by_side(self._updates, self.steps.device)
 
     def select(self, other: Adam, members: list[int]) -> None:
         """Take over the moments and step counts of some members of another pack's optimiser."""
@@ -80,3 +86,12 @@ class Adam:
         """Take over a state of :meth:`state`."""
         for name, mine in self.state().items():
             mine.copy_(state[name])
+
+
+def _update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> None:
+    """One update of parameters by gradients, first and second moments, which all have these settings."""
+    parameters, gradients, first, second = arrays
+    torch._fused_adam_(
+        parameters, gradients, first, second, [], steps, lr=s.lr, beta1=s.beta1, beta2=s.beta2,
+        weight_decay=s.weight_decay, eps=s.epsilon, amsgrad=False, maximize=False,
+    )  # fmt: skip

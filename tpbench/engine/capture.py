@@ -1,9 +1,10 @@
-"""On CUDA: a step captured once as a graph and replayed, so that the host launches one thing per minibatch."""
+"""On CUDA: a step captured once as a graph and replayed, so that the host launches one thing per minibatch; and small
+things of a step side by side."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -15,12 +16,39 @@ reads nothing back to the host."""
 
 # Steps that run as usual before the capture, so that all memory and all library handles exist.
 _WARM_UP = 3
+_SIDE_BY_SIDE = 16
 
 
 @lru_cache(maxsize=16)
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all captures on a device: cuBLAS keeps working memory, up to 32 MiB, for every stream it has seen."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@lru_cache(maxsize=16)
+def _streams(device: torch.device) -> list[torch.cuda.Stream]:
+    """For what runs side by side on a device."""
+    return [torch.cuda.Stream(device) for _ in range(_SIDE_BY_SIDE)]  # type: ignore[no-untyped-call]
+
+
+def side_by_side(tasks: Sequence[Callable[[], object]], device: torch.device) -> None:
+    """Run tasks none of which touches what another writes, nor allocates: on a GPU at the same time, also in a graph.
+
+    Whatever is launched before is done when they begin, and they are done before whatever is launched after.
+    """
+    # A GPU that is not there (tpbench.engine.rehearsal) has no streams.
+    if len(tasks) < 2 or device.type != "cuda" or not torch.cuda.is_available():
+        for task in tasks:
+            task()
+        return
+    current, streams = torch.cuda.current_stream(device), _streams(device)[: len(tasks)]
+    for stream in streams:
+        stream.wait_stream(current)
+    for number, task in enumerate(tasks):
+        with torch.cuda.stream(streams[number % len(streams)]):
+            task()
+    for stream in streams:
+        current.wait_stream(stream)
 
 
 class CapturedStep:
