@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tpbench.engine.adam import Adam, AdamSettings
+from tpbench.engine.adam import Adam, AdamSettings, update
+from tpbench.engine.capture import side_by_side
 from tpbench.engine.network import Parameters
+from tpbench.engine.rehearsal import rehearsing
+
+SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -30,3 +34,35 @@ def test_every_member_is_torch_optim_adam(dtype: torch.dtype) -> None:
             reference.grad = g[p].clone()
             optimizer.step()
         torch.testing.assert_close(mine["W1"][p].flatten(), reference.detach())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_members_of_equal_settings_are_one_call(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "_fused_adam_", lambda parameters, *more, **settings: calls.append(len(parameters)))
+    with rehearsing():
+        parameters = Parameters({"W1": (4, 5), "b1": (5,)}, 3, dtype=torch.float32, device=device)
+        for other, expected in ((SETTINGS, 1), (AdamSettings(1e-3, 0.9, 0.999, 1e-8), 3)):
+            calls.clear()
+            Adam(parameters, parameters.like(), [SETTINGS, SETTINGS, other]).step()
+            assert calls == [2] * (3 if device == "cpu" else expected)
+
+
+def test_one_call_for_all_members_is_what_each_gets() -> None:
+    arrays = [torch.rand(3, 40, 7) for _ in range(4)]
+    whole, single = ([array.clone() for array in arrays] for _ in range(2))
+    steps = torch.ones(3)
+    update([[array] for array in whole], [steps[0]], SETTINGS)
+    for p in range(3):
+        update([[array[p]] for array in single], [steps[p]], SETTINGS)
+    for one, other in zip(whole, single, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not torch.equal(whole[0], arrays[0])
+
+
+def test_side_by_side_does_every_task() -> None:
+    done: list[int] = []
+    for count in (0, 1, 20):
+        done.clear()
+        side_by_side([lambda number=number: done.append(number) for number in range(count)], torch.device("cpu"))
+        assert done == list(range(count))

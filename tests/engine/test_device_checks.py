@@ -260,5 +260,5 @@ def test_the_hosts_noise_goes_to_the_device(monkeypatch: pytest.MonkeyPatch) -> 
         drawn = [noise for noise in trainer._noise(trainer._minibatches()) if noise is not None]
         assert [(noise.device.type, len(noise)) for noise in drawn] == [("cuda", 3)] * 2
         trainer.pack.targets_checked = True
-        assert trainer._train_epoch("joint") == 2
-        assert trainer._train_epoch("feedback") == 2
+        assert trainer.train_epoch("joint") == 2
+        assert trainer.train_epoch("feedback") == 2

@@ -54,11 +54,38 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
     monkeypatch.setattr(sizing, "require_gpu", lambda device: None)
+    monkeypatch.setattr(sizing, "has_mps", lambda: True)
     options = {"trials": 400, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
     found = choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
     assert (found.pack, found.packs_per_gpu) == (7, 4)
     assert asked == [7]
     assert choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=0, **options).packs_per_gpu == 1  # type: ignore[arg-type]
+    monkeypatch.setattr(sizing, "has_mps", lambda: False)
+    assert choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options).packs_per_gpu == 1  # type: ignore[arg-type]
+
+
+def test_packs_on_a_gpu_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member gets cheaper up to packs of 100 there (docs/performance.md)."""
+
+    def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
+        return type("Row", (), {"peak_memory": 2**20, "member_epochs_per_second": float(pack)})()
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    monkeypatch.setattr(sizing, "free_memory", lambda device: 2**40)
+    options = {"concurrent": 1, "threads": 1, "precision": "float32"}
+    chosen = {
+        device: sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=1000, device=device, **options)  # type: ignore[arg-type]
+        for device in ("cpu", "cuda")
+    }
+    assert chosen == {"cpu": 16, "cuda": 128}
+    assert sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=100, device="cuda", **options) == 16  # type: ignore[arg-type]
+
+
+def test_mps_is_where_its_clients_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not sizing.has_mps()
+    (tmp_path / "control").touch()
+    assert sizing.has_mps()
 
 
 @pytest.mark.parametrize("address", [None, "auto", "head:6379", "10.0.0.1:6379", "[::1]:6379"])

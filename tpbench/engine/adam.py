@@ -56,7 +56,7 @@ class Adam:
         parts: Sequence[int | slice] = [slice(None)] if together else range(len(self.settings))
         self._updates = [
             partial(
-                _update, [[buffer[name][part] for name in trained] for buffer in buffers],
+                update, [[buffer[name][part] for name in trained] for buffer in buffers],
                 [self.steps[0 if together else part]] * len(trained), s,
             )
             for part, s in zip(parts, self.settings, strict=False)
@@ -88,7 +88,7 @@ class Adam:
             mine.copy_(state[name])
 
 
-def _update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> None:
+def update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> None:
     """One update of parameters by gradients, first and second moments, which all have these settings."""
     parameters, gradients, first, second = arrays
     torch._fused_adam_(

@@ -104,9 +104,10 @@ def captured_and_not(method: Method, device: str, precision: str = "float32") ->
 
 def same_as_on_cpu(method: Method, precision: str, device: str) -> Found:
     """A short training on the device, step by step, and on the CPU, with the CPU's noise on both."""
-    there, here = (_trainer(method, place, precision, host_noise=True, capture=False) for place in (device, "cpu"))
-    for pack in (there, here):
-        _advance(pack, len(pack.phases))
+    with _one_thread():
+        there, here = (_trainer(method, place, precision, host_noise=True, capture=False) for place in (device, "cpu"))
+        for pack in (there, here):
+            _advance(pack, len(pack.phases))
     worst = difference(there, here)
     return Found(
         worst.spelled(), worst.size <= (EXACT if precision == "float64" else CLOSE), {"difference": worst.size}
@@ -118,13 +119,13 @@ def resumed(method: Method, first: str, then: str) -> Found:
 
     On a single device the epochs must be the same bit for bit.
     """
-    straight, other = (_trainer(method, place, "float64", host_noise=True) for place in (first, then))
-    _advance(straight, len(straight.phases) - 1)
-    with tempfile.TemporaryDirectory() as folder:
+    with _one_thread(), tempfile.TemporaryDirectory() as folder:
+        straight, other = (_trainer(method, place, "float64", host_noise=True) for place in (first, then))
+        _advance(straight, len(straight.phases) - 1)
         save_checkpoint(straight, Path(folder) / "checkpoint.pt")
         load_checkpoint(other, Path(folder) / "checkpoint.pt")
-    for pack in (straight, other):
-        _advance(pack, 1)
+        for pack in (straight, other):
+            _advance(pack, 1)
     worst = difference(other, straight)
     return Found(worst.spelled(), worst.size <= (EXACT if first != then else 0.0), {"difference": worst.size})
 
@@ -211,6 +212,17 @@ def _products(precision: str) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32 = before
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The CPU's part of a comparison is small: 16 threads on busy cores took over 20 times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _configurations(method: Method) -> list[dict[str, float]]:

@@ -195,7 +195,7 @@ class Trainer:
         x, _ = self.problem.batch(samples, self.dtype)
         self._totals["reconstruction"] += self.pack.feedback_step(x, self._by_layer(noise)).mean(1)
 
-    def _train_epoch(self, kind: Literal["joint", "feedback"]) -> int:
+    def train_epoch(self, kind: Literal["joint", "feedback"]) -> int:
         """All minibatches of an epoch; returns how many. Nothing is read back from the device before the end."""
         for total in self._totals.values():
             total.zero_()
@@ -233,7 +233,7 @@ class Trainer:
 
     def measured_joint_epoch(self) -> dict[str, Tensor]:
         """Train a joint epoch; returns what the curves get of it, by their names, (P,) each and still on the device."""
-        batches, size = self._train_epoch("joint"), self.problem.training_size
+        batches, size = self.train_epoch("joint"), self.problem.training_size
         measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
         if self.method.trains_feedback:
             measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
@@ -249,7 +249,7 @@ class Trainer:
 
     def measured_feedback_epoch(self) -> Tensor:
         """Train an epoch of feedback alone; returns the sum of its minibatches' losses (P,), still on the device."""
-        self._train_epoch("feedback")
+        self.train_epoch("feedback")
         return self._totals["reconstruction"]
 
     def _feedback_epoch(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,10 +14,11 @@ from tpbench.training.memory import available_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import measure
 
-_SIZES = (1, 2, 4, 8, 16)
+_SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64, 128)}
 # A larger pack must train a member this much faster, because it also makes the search blinder.
 _WORTH = 0.95
-# More processes on one GPU wait for each other's launches.
+# Processes take turns on a GPU, and several train no more than one; with NVIDIA's Multi-Process Service they run at the
+# same time (docs/performance.md).
 _MOST_PER_GPU = 4
 # Share of the memory that packs may take; the data set and the system need the rest.
 _MEMORY_SHARE = 0.6
@@ -48,7 +51,7 @@ def choose_pack(
     torch.set_num_threads(threads)
     try:
         memory = free_memory(device) * _MEMORY_SHARE / concurrent
-        for size in _SIZES:
+        for size in _SIZES["cuda" if device.startswith("cuda") else "cpu"]:
             if size > limit:
                 break
             row = measure(workload, method, size, device, precision, seconds=0.2)
@@ -69,8 +72,13 @@ class Sizing:
     packs_per_gpu: int = 1
 
 
+def has_mps() -> bool:
+    """Whether NVIDIA's Multi-Process Service runs on this machine, by its pipe, where its clients look for it."""
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control").exists()
+
+
 def share_gpu(peak: int | None, free: int, *, trials: int, pack: int, gpus: int) -> int:
-    """How many packs of a size may share a GPU: as many as its memory holds and the search has work for.
+    """How many packs of a size may share a GPU that runs them at the same time: as memory holds and there is work for.
 
     Args:
         peak: bytes that one pack needs; None if it could not be measured.
@@ -99,7 +107,7 @@ def choose_sizes(
             workload, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision,
             floor=floor,
         )  # fmt: skip
-    if not gpus:
+    if not gpus or not has_mps():
         return Sizing(pack)
     peak = measure(workload, method, pack, device, precision, seconds=0.2).peak_memory
     return Sizing(pack, share_gpu(peak, free_memory(device), trials=trials, pack=pack, gpus=gpus))

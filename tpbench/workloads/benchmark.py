@@ -63,7 +63,8 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _problem(workload: Workload, steps: int) -> Problem:
+def made_up_problem(workload: Workload, steps: int) -> Problem:
+    """Made-up data of a workload's shape: so many whole minibatches per epoch, and one each to validate and to test."""
     generator = torch.Generator().manual_seed(0)
     count = workload.batch_size * (steps + 1)
     sizes = workload.architecture.sizes
@@ -104,8 +105,8 @@ def measure(
     configuration = example_configuration(rule)
     resettable = _reset_peak(device)
     trainer = Trainer(
-        rule, _problem(workload, steps), [configuration] * pack, list(range(pack)), epochs=10**6, precision=precision,
-        device=device,
+        rule, made_up_problem(workload, steps), [configuration] * pack, list(range(pack)), epochs=10**6,
+        precision=precision, device=device,
     )  # fmt: skip
     trainer.advance()
     clock = Clock(torch.device(device))
