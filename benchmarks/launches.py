@@ -5,7 +5,7 @@
 Every operator that is no view counts as one launch; copies are counted among them and by themselves. Bytes are those
 that the operators read and write, one by one: what an L2 cache keeps is moved less often. Nothing is measured: times
 are what the data sheet of an H100 SXM allows (66.9 TFLOP/s in float32 without tensor cores, 3.35 TB/s) and 2
-microseconds for a launch of a captured graph, an assumption until ``tpbench verify device`` has run there.
+microseconds for a launch of a captured graph, about what the smallest kernels took on one (``benchmarks/kernels.py``).
 """
 
 from __future__ import annotations
