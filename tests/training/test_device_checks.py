@@ -309,3 +309,9 @@ def test_slips(tpbench_inside: Inside, slip: tuple[str, ...]) -> None:
 def test_a_folder_that_was_named_must_hold_fixtures(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no \.npz fixture"):
         next(verify_device(Request("cpu", ["bp"], tmp_path), ("resume", "fixtures")))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_on_a_gpu_every_check_passes() -> None:
+    groups = [name for name in GROUPS if name not in ("fixtures", "rates")]
+    assert [row for row in verify_device(Request("cuda", list(METHODS)), groups) if row.verdict == "FAILED"] == []
