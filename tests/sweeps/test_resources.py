@@ -64,6 +64,26 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
     assert choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options).packs_per_gpu == 1  # type: ignore[arg-type]
 
 
+def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
+        return type("Row", (), {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack)})()
+
+    for name in ("require_gpu", "give_back_memory"):
+        monkeypatch.setattr(sizing, name, lambda device: None)
+    monkeypatch.setattr(sizing, "measure", measure)
+    monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
+    options = {"pack": None, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
+
+    def sizes(trials: int, gpus: int, mps: bool) -> tuple[int, int]:
+        monkeypatch.setattr(sizing, "has_mps", lambda: mps)
+        found = choose_sizes(WORKLOADS["mnist"], "bp", trials=trials, gpus=gpus, **options)  # type: ignore[arg-type]
+        return found.pack, found.packs_per_gpu
+
+    assert sizes(200, 1, mps=True) == (8, 4)  # 16 packs of 12 at least
+    assert sizes(10_000, 1, mps=True) == (8, 4)  # a quarter of 48 GiB each
+    assert sizes(10_000, 8, mps=False) == (32, 1)  # every GPU has its own
+
+
 def test_packs_on_a_gpu_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member gets cheaper up to packs of 100 there (docs/performance.md)."""
 
@@ -72,6 +92,7 @@ def test_packs_on_a_gpu_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 2**40)
+    monkeypatch.setattr(sizing, "give_back_memory", lambda device: None)
     options = {"concurrent": 1, "threads": 1, "precision": "float32"}
     chosen = {
         device: sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=1000, device=device, **options)  # type: ignore[arg-type]

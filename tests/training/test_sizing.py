@@ -45,6 +45,35 @@ def test_it_stays_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(monkeypatch, {1: 16, 2: 8, 4: 4, 8: 2, 16: 1}, memory=6) == 4
 
 
+def test_a_size_that_does_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the measurement itself may run out of memory, and what it took must be free for the packs."""
+    freed = []
+
+    def measure(workload: Any, method: str, pack: int, *_: Any, **__: Any) -> Row:
+        if pack > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Row(1 / pack, pack)
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    monkeypatch.setattr(sizing, "free_memory", lambda device: 100)
+    monkeypatch.setattr(sizing, "give_back_memory", freed.append)
+    size = sizing.choose_pack(
+        WORKLOADS["digits"], "bp", trials=1000, concurrent=1, threads=1, device="cuda", precision="float32"
+    )
+    assert (size, freed) == (4, ["cuda"] * 4)
+
+
+def test_an_error_of_another_kind_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: Any, **__: Any) -> Row:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    with pytest.raises(RuntimeError, match="illegal"):
+        sizing.choose_pack(
+            WORKLOADS["digits"], "bp", trials=9, concurrent=1, threads=1, device="cpu", precision="float32"
+        )
+
+
 def test_a_real_measurement_leaves_the_threads_as_they_were() -> None:
     before = torch.get_num_threads()
     size = sizing.choose_pack(

@@ -27,9 +27,9 @@ class AdamSettings:
 class Adam:
     """Adam on the arrays of a pack.
 
-    torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. One member
-    keeps a GPU a tenth busy for as long as all together would take, so there members of equal settings, such as the
-    seeds of one configuration, are one call, and others run side by side.
+    torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. The call
+    for one member of mnist keeps a tenth of an H100 busy (docs/performance.md). So on a GPU a pack whose members all
+    have equal settings, such as the seeds of one configuration, is one call; otherwise the members run side by side.
 
     Args:
         parameters: updated in place.

@@ -181,15 +181,17 @@ def _run_locked(
 def _size(
     wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
 ) -> tuple[list[_Wanted], Resources]:
-    """Pack sizes of the sweeps that are new, and how many packs share a GPU: one number for all."""
+    """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all."""
     resources, sized, share = options.resources, [], []
     for one in wanted:
         if one.folder.exists and not resources.gpus:
             sized.append(one)
             continue
-        if options.pack is None and len(wanted) > 1:
+        # A sweep that was begun keeps its pack size.
+        pack = one.folder.read().pack if one.folder.exists else options.pack
+        if pack is None and len(wanted) > 1:
             view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
-        sizes = _sizes(one.cell, options, settings)
+        sizes = _sizes(one.cell, replace(options, pack=pack), settings)
         share.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
     resources = replace(resources, packs_per_gpu=min(share, default=1))

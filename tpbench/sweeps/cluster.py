@@ -32,7 +32,7 @@ class Resources:
     cpus: int
     gpus: int = 0
     packs_per_gpu: int = 1
-    """Packs that share one GPU; chosen from the memory that a pack needs."""
+    """Packs that share one GPU (:func:`tpbench.training.sizing.share_gpu`)."""
     address: str | None = None
     """Of a running cluster; None: Ray is started on this machine for the length of the sweep."""
     node_cpus: int | None = None

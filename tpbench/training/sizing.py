@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from tpbench.engine import UsageError
-from tpbench.training.devices import require_gpu
+from tpbench.training.devices import give_back_memory, require_gpu
 from tpbench.training.memory import available_memory
+from tpbench.training.packs import out_of_memory
 from tpbench.workloads import Workload
-from tpbench.workloads.benchmark import measure
+from tpbench.workloads.benchmark import BenchmarkRow, measure
 
 _SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64, 128)}
 # A larger pack must train a member this much faster, because it also makes the search blinder.
@@ -31,9 +32,22 @@ def free_memory(device: str) -> int:
     return available_memory()
 
 
+def _measured(workload: Workload, method: str, size: int, device: str, precision: str) -> BenchmarkRow | None:
+    """How a pack trains; None if it does not fit. What it took of a GPU is free again: others will train there."""
+    try:
+        return measure(workload, method, size, device, precision, seconds=0.2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
+    finally:
+        if device.startswith("cuda"):
+            give_back_memory(device)
+
+
 def choose_pack(
     workload: Workload, method: str, *, trials: int, concurrent: int, threads: int, device: str, precision: str,
-    floor: int = 1,
+    floor: int = 1, sharing: int | None = None,
 ) -> int:  # fmt: skip
     """The smallest pack size beyond which members do not get noticeably cheaper.
 
@@ -45,20 +59,20 @@ def choose_pack(
         concurrent: packs that train at once.
         threads: CPU threads of each.
         floor: the smallest size that makes sense, as for a bracket; no more than there are trials.
+        sharing: how many of them share one memory; None: all.
     """
     limit = max(1, trials // (4 * concurrent))
     before, chosen, cost = torch.get_num_threads(), 1, float("inf")
     torch.set_num_threads(threads)
     try:
-        memory = free_memory(device) * _MEMORY_SHARE / concurrent
+        memory = free_memory(device) * _MEMORY_SHARE / (sharing or concurrent)
         for size in _SIZES["cuda" if device.startswith("cuda") else "cpu"]:
             if size > limit:
                 break
-            row = measure(workload, method, size, device, precision, seconds=0.2)
-            per_member = 1 / row.member_epochs_per_second
-            if per_member > _WORTH * cost or (row.peak_memory or 0) > memory:
+            row = _measured(workload, method, size, device, precision)
+            if row is None or (row.peak_memory or 0) > memory or 1 / row.member_epochs_per_second > _WORTH * cost:
                 break
-            chosen, cost = size, per_member
+            chosen, cost = size, 1 / row.member_epochs_per_second
     finally:
         torch.set_num_threads(before)
     return max(chosen, min(floor, trials))
@@ -101,15 +115,16 @@ def choose_sizes(
         TpbenchError: torch cannot use the GPU that this machine was said to have.
     """
     require_gpu(device)
-    concurrent = gpus or cpus
+    most = _MOST_PER_GPU if has_mps() else 1
     if pack is None:
         pack = choose_pack(
-            workload, method, trials=trials, concurrent=concurrent, threads=threads, device=device, precision=precision,
-            floor=floor,
+            workload, method, trials=trials, concurrent=gpus * most or cpus, threads=threads, device=device,
+            precision=precision, floor=floor, sharing=most if gpus else None,
         )  # fmt: skip
-    if not gpus or not has_mps():
+    if not gpus or most == 1:
         return Sizing(pack)
-    peak = measure(workload, method, pack, device, precision, seconds=0.2).peak_memory
+    row = _measured(workload, method, pack, device, precision)
+    peak = row.peak_memory if row else None
     return Sizing(pack, share_gpu(peak, free_memory(device), trials=trials, pack=pack, gpus=gpus))
 
 
