@@ -16,12 +16,14 @@ from tpbench.results import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_status
+from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.options import SweepOptions
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.packs import Outcome, PackSettings
+from tpbench.training.progress import Display
 from tpbench.training.sizing import Sizing
 
 OPTIONS = SweepOptions(3, (1, 2), 1, None, 0, 2, Resources(2))
@@ -230,6 +232,25 @@ def test_sizes_are_measured_in_the_precision_of_the_search(
     run(search_precision="float64")
     assert measured == ["float64"]
     assert "in packs of 2, searched in float64, then 2 seeds in float32\n" in capfd.readouterr().out
+
+
+def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only how many packs share the GPU is found anew; its size stays."""
+    run(pack=3)
+    (folder,) = folders(tmp_path)
+    asked = []
+
+    def sizes(cell: object, options: SweepOptions, settings: object) -> Sizing:
+        asked.append(options.pack)
+        return Sizing(options.pack or 64, 2)
+
+    monkeypatch.setattr(campaign, "_sizes", sizes)
+    begun = campaign._Wanted(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
+    options = replace(OPTIONS, pack=None, resources=Resources(8, 1))
+    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), Display(progress=False))
+    assert (asked, resources.packs_per_gpu) == ([3], 2)
 
 
 @pytest.mark.parametrize("wrong", [{"search_precision": "tf32"}, {"precision": "tf32"}], ids=str)
