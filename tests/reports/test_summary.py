@@ -128,6 +128,15 @@ def test_completeness_counts_the_papers_cells_alone() -> None:
     assert protocol_words(mine) == "not in the paper"
     assert "1 stands here by its protocol" in completeness(summaries)
     assert "1 with fewer seeds or otherwise" in completeness(summaries)
+    # A copy's column stands in the place of CIFAR-10's ten cells.
+    assert completeness(summaries).startswith("Of the 39 cells of the paper's Table S6, ")
+    assert completeness(summaries).endswith("; 37 are missing. 1 cell of a copy of the data does not count.")
+    copies = summaries_of(
+        runs("bp", 0.02, seeds=10), runs("dfa", 0.03, seeds=3, workload="cifar10", label="JPEG copy"),
+        runs("bp", 0.4, seeds=10, workload="cifar10", label="copy 0123abcd"),
+    )  # fmt: skip
+    assert completeness(copies).endswith("; 38 are missing. 2 cells of copies of the data do not count.")
+    assert completeness(copies[:3]).endswith("; 38 are missing.")
 
 
 def test_nothing_is_said_of_the_paper_where_the_store_has_none_of_its_workloads() -> None:

@@ -142,16 +142,19 @@ def headline(summaries: Sequence[WorkloadSummary]) -> str:
 
 
 def completeness(summaries: Sequence[WorkloadSummary]) -> str:
-    """One sentence: how much of the paper's table there is; empty where the store has none of its workloads."""
-    cells = sum(len(summary.states) for summary in summaries)
+    """How much of the paper's table there is; empty where the store has none of its workloads."""
+    # A column of a copy takes the place of the paper's, whose cells are missing all the same.
+    cells = sum(len(_states(workload, ())) for workload in PAPER_WORKLOADS)
     whole, partial = (sum(s.count(state) for s in summaries) for state in (State.WHOLE, State.PARTIAL))
     if not whole + partial:
         return ""
     missing = cells - whole - partial
+    copies = sum(len(s.rows) for s in summaries if s.column.data_label and s.column.workload in PAPER_WORKLOADS)
+    count = "1 cell of a copy of the data does" if copies == 1 else f"{copies} cells of copies of the data do"
     return (
         f"Of the {cells} cells of the paper's Table S6, {whole or 'none'} stand{'s' * (whole == 1)} here by its "
         f"protocol ({FULL_SEEDS} seeds, all epochs, none diverged), {partial or 'none'} with fewer seeds or otherwise; "
-        f"{missing or 'none'} {'is' if missing == 1 else 'are'} missing."
+        f"{missing or 'none'} {'is' if missing == 1 else 'are'} missing." + f" {count} not count." * bool(copies)
     )
 
 
