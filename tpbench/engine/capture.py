@@ -16,6 +16,7 @@ reads nothing back to the host."""
 
 # Steps that run as usual before the capture, so that all memory and all library handles exist.
 _WARM_UP = 3
+# Streams for what runs side by side: more than that a GPU hardly runs at once.
 _SIDE_BY_SIDE = 16
 
 

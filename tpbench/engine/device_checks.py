@@ -260,15 +260,9 @@ def _trainer(
         network, x[_TEST:], y[_TEST:], x[:_TEST], y[:_TEST], validation_size=_VALIDATION, batch_size=batch
     )
     return Trainer(
-        method,
-        problem,
-        _configurations(method, equal),
-        _SEEDS,
-        epochs=_EPOCHS,
-        precision=precision,
-        device=device,
+        method, problem, _configurations(method, equal), _SEEDS, epochs=_EPOCHS, precision=precision, device=device,
         **more,
-    )
+    )  # fmt: skip
 
 
 def _advance(trainer: Trainer, epochs: int) -> None:
