@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 
 from tpbench.engine import Trainer, example_configuration, get_method
+from tpbench.training.devices import choose_device
 from tpbench.workloads import get_workload
-from tpbench.workloads.benchmark import made_up_problem
+from tpbench.workloads.benchmark import made_up_problem, wait
 from tpbench.workloads.workload import Workload
 
 STEPS = 100
@@ -35,18 +36,14 @@ def pack_of(workload: Workload, method: str, members: int, differ: bool, device:
     """A pack that has run two epochs, so that its steps are captured."""
     rule = get_method(method)
     base = example_configuration(rule)
-    rate = "lr" if "lr" in base else "lr_eta"
-    configurations = [{**base, rate: base[rate] * (1 + differ * p / 100)} for p in range(members)]
+    # Of both optimisers, where there are two.
+    varied = {name: value for name, value in base.items() if differ and name.startswith("epsilon")}
+    configurations = [{**base, **{n: v * (1 + p / 100) for n, v in varied.items()}} for p in range(members)]
     problem = made_up_problem(workload, STEPS)
     trainer = Trainer(rule, problem, configurations, list(range(members)), epochs=10**6, device=device)
     trainer.advance()
     trainer.advance()
     return trainer
-
-
-def wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize(device)
 
 
 def times(trainer: Trainer, device: str) -> Times:
@@ -86,7 +83,7 @@ def main() -> None:
     parser.add_argument("--packs", default="10,100")
     parser.add_argument("--top", type=int, default=12)
     arguments = parser.parse_args()
-    workload, device = get_workload(arguments.workload), "cuda" if torch.cuda.is_available() else "cpu"
+    workload, device = get_workload(arguments.workload), choose_device("auto")
     for method in arguments.methods.split(","):
         for members in map(int, arguments.packs.split(",")):
             for differ in (False, True):

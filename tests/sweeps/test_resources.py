@@ -64,14 +64,20 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
     assert choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options).packs_per_gpu == 1  # type: ignore[arg-type]
 
 
-def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def play_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """A GPU with so many GiB free, of which a member takes one; the larger a pack, the cheaper a member."""
+
     def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
         return type("Row", (), {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack)})()
 
     for name in ("require_gpu", "give_back_memory"):
         monkeypatch.setattr(sizing, name, lambda device: None)
     monkeypatch.setattr(sizing, "measure", measure)
-    monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(sizing, "free_memory", lambda device: free * 2**30)
+
+
+def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_gpu(monkeypatch, free=80)
     options = {"pack": None, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
 
     def sizes(trials: int, gpus: int, mps: bool) -> tuple[int, int]:
@@ -87,12 +93,7 @@ def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pyt
 def test_packs_on_a_gpu_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member gets cheaper up to packs of 100 there (docs/performance.md)."""
 
-    def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
-        return type("Row", (), {"peak_memory": 2**20, "member_epochs_per_second": float(pack)})()
-
-    monkeypatch.setattr(sizing, "measure", measure)
-    monkeypatch.setattr(sizing, "free_memory", lambda device: 2**40)
-    monkeypatch.setattr(sizing, "give_back_memory", lambda device: None)
+    play_gpu(monkeypatch, free=1024)
     options = {"concurrent": 1, "threads": 1, "precision": "float32"}
     chosen = {
         device: sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=1000, device=device, **options)  # type: ignore[arg-type]

@@ -53,14 +53,11 @@ class Adam:
         buffers = (parameters, gradients, self.first_moment, self.second_moment)
         # A CPU's kernel treats the end of an array by itself: its numbers may depend on where a member begins.
         together = self.steps.device.type == "cuda" and len(set(self.settings)) == 1
-        parts: Sequence[int | slice] = [slice(None)] if together else range(len(self.settings))
-        self._updates = [
-            partial(
-                update, [[buffer[name][part] for name in trained] for buffer in buffers],
-                [self.steps[0 if together else part]] * len(trained), s,
-            )
-            for part, s in zip(parts, self.settings, strict=False)
-        ]  # fmt: skip
+        self._updates = []
+        for p in range(1 if together else len(self.settings)):
+            rows = slice(None) if together else p
+            arrays = [[buffer[name][rows] for name in trained] for buffer in buffers]
+            self._updates.append(partial(update, arrays, [self.steps[p]] * len(trained), self.settings[p]))
 
     def step(self) -> None:
         """One update of every member."""

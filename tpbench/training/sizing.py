@@ -66,7 +66,7 @@ def choose_pack(
     torch.set_num_threads(threads)
     try:
         memory = free_memory(device) * _MEMORY_SHARE / (sharing or concurrent)
-        for size in _SIZES["cuda" if device.startswith("cuda") else "cpu"]:
+        for size in _SIZES[torch.device(device).type]:
             if size > limit:
                 break
             row = _measured(workload, method, size, device, precision)

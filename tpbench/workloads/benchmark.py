@@ -53,12 +53,13 @@ def product_rate(precision: str, device: str, size: int = 2048, seconds: float =
     while time.perf_counter() < until:
         started = time.perf_counter()
         torch.mm(a, b)
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - started)
     return 2 * size**3 / median(times)
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until a GPU has done all that it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
