@@ -75,8 +75,8 @@ def against_paper(table: ErrorTable) -> str:
     return (
         f"Against the paper: {found.differing} of {found.tested} cells of full length differ (p < 0.05; "
         f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
-        f"{found.p:.2g} (Stouffer). The paper's errors are means over minibatches, which come out some 1 % of "
-        "the error lower than over all test samples, as here (docs/protocol.md)."
+        f"{found.p:.2g} (Stouffer). tpbench's errors are over all test samples, the paper's are means over "
+        "minibatches: on MNIST and Fashion-MNIST lower by some 1 % of the error, an estimate (docs/protocol.md)."
     )
 
 
