@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 
 import tpbench
-from tpbench.results.cells import protocol_epochs
 from tpbench.results.opening import read_store
 from tpbench.results.statistics import compare_with_printed, overall
 from tpbench.results.tables import paper_table
@@ -73,12 +72,10 @@ def averaged(errors: pd.Series[float], wrong: float) -> pd.Series[float]:
 
 def cells_of(store: str) -> list[PaperCell]:
     """Those that the line below a table counts, of these data sets."""
-    entries = paper_table(read_store(store), "s6").entries
     return [
         PaperCell(column.workload, entry.cell.errors(), entry.paper)
-        for (_, column), entry in entries.items()
-        if entry.cell and entry.paper and not column.data_label and column.workload in WORKLOADS
-        if entry.cell.epochs == protocol_epochs(column.workload) and not math.isnan(entry.p_paper)
+        for column, entry in paper_table(read_store(store), "s6").against_paper
+        if entry.cell and entry.paper and column.workload in WORKLOADS and not math.isnan(entry.p_paper)
     ]
 
 

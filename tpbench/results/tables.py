@@ -87,13 +87,18 @@ class ErrorTable:
         return {method: entry for method, entry in found.items() if entry.cell}
 
     @property
-    def overall(self) -> Overall:
-        """All cells of the exact data sets and the protocol's epochs against the paper's at once."""
-        full = [
-            e for (_, column), e in self.entries.items()
-            if e.cell and not column.data_label and e.cell.epochs == protocol_epochs(column.workload)
+    def against_paper(self) -> list[tuple[Column, Entry]]:
+        """The cells of the exact data sets and the protocol's epochs that the paper has too."""
+        return [
+            (column, entry) for (_, column), entry in self.entries.items()
+            if entry.cell and entry.paper and not column.data_label
+            and entry.cell.epochs == protocol_epochs(column.workload)
         ]  # fmt: skip
-        return overall((e.difference, e.p_paper) for e in full if e.difference is not None)
+
+    @property
+    def overall(self) -> Overall:
+        """All of these cells against the paper's at once."""
+        return overall((e.difference, e.p_paper) for _, e in self.against_paper if e.difference is not None)
 
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
