@@ -90,6 +90,17 @@ def test_a_best_method_with_another_below_it_says_why() -> None:
     assert said == ["DFA: 3.65 ± 0.13 %", "by validation error; DTP has the lower test error, 2.00 %"]
 
 
+def test_a_cell_of_few_seeds_is_not_the_best_and_the_card_says_so() -> None:
+    best = summary_of(runs("dfa", 0.03), runs("dtp", 0.04), runs("dtpdrl", 0.02, seeds=3))
+    ((_, said), *_) = statements(best)
+    assert said == [
+        "DFA: 4.16 ± 0.14 %",
+        "of the methods with 6 seeds or more; of fewer seeds, and lower: DTPDRL (3 seeds)",
+    ]
+    ((_, alone), *_) = statements(summary_of(runs("dfa", 0.03), runs("dtpdrl", 0.04, seeds=3)))
+    assert alone == ["DFA: 4.16 ± 0.14 %", "the only one that could be"]
+
+
 def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
     small, large = (by_search("s", trials, 100, "0" * 64, "final", range(10)) for trials in (40, 100))
     summary = summary_of(

@@ -16,7 +16,8 @@ from tpbench.results.budgets import FROM_FILE, PUBLISHED, budget_of, by_search, 
 from tpbench.results.cells import Cell, candidates
 from tpbench.results.comparison import compare_methods, render_comparison
 from tpbench.results.rendering import notes
-from tpbench.results.standings import Verdict, best_of, standings
+from tpbench.results.standings import Verdict, all_standings, best_of, standings
+from tpbench.results.statistics import FEWEST_TO_SHOW, LEVEL
 from tpbench.results.tables import Column
 
 MNIST = Column("mnist", "")
@@ -218,6 +219,22 @@ def test_the_best_is_chosen_by_validation_and_bp_is_the_yardstick_everywhere(tmp
     assert board.set_index("method").against_best["dfa"] == "best"
     assert paper_table(store, "1").entries["dfa", MNIST].best
     assert best_of([c for c in cells if c.method == "bp"]) is None
+
+
+def test_a_cell_of_fewer_than_six_seeds_does_not_silence_its_column(tmp_path: Path) -> None:
+    """As the best it would: against three seeds no paired test shows anything."""
+    store = store_of(tmp_path, runs("dtp", error=0.05), runs("dfa", error=0.03), runs("dtpdrl", range(3), error=0.01))
+    found = {
+        method: standing.verdict for (_, _, method), standing in all_standings(choose_cells(store.records())).items()
+    }
+    assert found == {"dfa": Verdict.BEST, "dtp": Verdict.HIGHER, "dtpdrl": Verdict.NOT_TOLD_APART}
+    # Six seeds can show a difference, five cannot; where none has six, the lowest is the best as ever.
+    assert 2 / 2**FEWEST_TO_SHOW < LEVEL < 2 / 2 ** (FEWEST_TO_SHOW - 1)
+    for seeds, best in ((5, "dfa"), (6, "dtpdrl")):
+        cells = choose_cells([*runs("dfa", error=0.03), *runs("dtpdrl", range(seeds), error=0.01)])
+        assert [cell.method for cell in [best_of(cells.values())] if cell] == [best]
+    few = choose_cells([*runs("dfa", range(4), error=0.03), *runs("dtpdrl", range(3), error=0.01)])
+    assert [cell.method for cell in [best_of(few.values())] if cell] == ["dtpdrl"]
 
 
 def test_the_same_seeds_on_differently_ordered_data_are_no_pairs(tmp_path: Path) -> None:

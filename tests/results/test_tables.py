@@ -136,6 +136,17 @@ def test_an_empty_store_gives_a_table_of_missing_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+def test_methods_outside_a_table_are_named_below_it(tmp_path: Path) -> None:
+    """Also the paper's own that only another of its tables has."""
+    store = RunStore(tmp_path)
+    for method in ("dfa", "ddtp-rhl-extra-fb"):
+        store.publish(record(method, 0, [0.02]))
+    assert "not in the paper's table (see 'tpbench leaderboard'): ddtp-rhl-extra-fb." in render(
+        paper_table(store, "1"), "md"
+    )
+    assert "not in the paper's table" not in render(paper_table(store, "s6"), "md")
+
+
 def test_the_papers_numbers_are_the_shared_ones(shared_data: Path) -> None:
     shared = yaml.safe_load((shared_data / "paper_tables.yaml").read_text())["table_s6"]
     for method, cells in shared.items():

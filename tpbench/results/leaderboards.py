@@ -56,7 +56,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
     low, high = cell.interval
     printed = paper_cell(cell.workload, cell.method)
     paper, comparison = printed or (math.nan, math.nan), standing.comparison
-    testable = printed and cell.can_be_best
+    testable = printed and cell.testable
     return {
         "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
         "seeds": cell.seeds, "epochs": cell.epochs, "test_error_mean": cell.mean, "test_error_std": cell.std,

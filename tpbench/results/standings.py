@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 
 from tpbench.results.budgets import same_budget
 from tpbench.results.cells import Cell, CellKey, compare_cells
@@ -72,13 +73,22 @@ def detectable_words(comparison: Comparison) -> str:
     return f"{comparison.detectable:.2f} would show"
 
 
+def candidates_for_best(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that can be the best: without diverged seeds, not of BP, and with six seeds where any has so many.
+
+    With fewer, no test against the best could show anything, and one hasty cell would silence its whole column.
+    """
+    able = [cell for cell in cells if cell.testable and cell.method != YARDSTICK]
+    return [cell for cell in able if cell.telling] or able
+
+
 def best_of(cells: Iterable[Cell]) -> Cell | None:
-    """The best method but BP by mean *validation* error; cells with few or diverged seeds cannot be it.
+    """The candidate with the lowest mean *validation* error.
 
     Chosen by test error, the best would look better than it is to the tests against it.
     """
-    able = [cell for cell in cells if cell.can_be_best and cell.method != YARDSTICK]
-    return min(able, key=lambda cell: (cell.validation, cell.mean, cell.method), default=None)
+    key = attrgetter("validation", "mean", "method")
+    return min(candidates_for_best(cells), key=key, default=None)
 
 
 def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
@@ -87,7 +97,7 @@ def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
     best = best_of(group)
     if best is None:
         return {cell.method: Standing(False, None) for cell in group}
-    tested = {cell.method: compare_cells(cell, best) for cell in group if cell.can_be_best and cell is not best}
+    tested = {cell.method: compare_cells(cell, best) for cell in group if cell.testable and cell is not best}
     found = corrected(tested)
     return {
         cell.method: Standing(

@@ -20,6 +20,8 @@ POWER = 0.8
 """With which a difference is said to be one that would have shown."""
 FEWEST = 3
 """Fewer seeds than this say nothing about a deviation: such a cell takes part in no test."""
+FEWEST_TO_SHOW = 6
+"""Fewer pairs than this never show a difference in the sign-flip test, whose smallest p is 2 / 2^n."""
 EXACT = 12
 """Up to so many pairs all 2^n flips of their signs are tried, instead of assuming a normal distribution."""
 # Student's interval needs normal errors, the bootstrap many of them: it covers 70 % instead of 95 at three seeds.
