@@ -25,7 +25,8 @@ import torch
 
 import tpbench
 from tpbench.results.opening import read_store
-from tpbench.results.statistics import FEWEST_TO_SHOW, compare_with_printed, overall
+from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.statistics import compare_with_printed, overall
 from tpbench.results.tables import paper_table
 from tpbench.workloads import get_workload
 from tpbench.workloads.cache import load_for
@@ -105,11 +106,11 @@ def paper(store: str) -> None:
     print("|---" * 5 + "|")
     for wrong in (0.0, 0.25, 0.5, 1.0):
         print(f"| {wrong:g} | {against(cells, partial(averaged, wrong=wrong))} |")
-    print(f"\ncorrelation of two methods' errors over the seeds, mean of all pairs that share {FEWEST_TO_SHOW}:")
+    print(f"\ncorrelation of two methods' errors over the seeds, mean of all pairs that share {FULL_SEEDS} seeds:")
     for workload in WORKLOADS:
         columns = {place: cell.errors for place, cell in enumerate(cells) if cell.workload == workload}
         if len(columns) > 1:
-            correlations = pd.DataFrame(columns).corr(min_periods=FEWEST_TO_SHOW).to_numpy()
+            correlations = pd.DataFrame(columns).corr(min_periods=FULL_SEEDS).to_numpy()
             print(f"{workload}: {np.nanmean(correlations[np.triu_indices(len(columns), 1)]):+.2f}")
 
 

@@ -17,7 +17,6 @@ from tpbench.results.cells import Cell, candidates
 from tpbench.results.comparison import compare_methods, render_comparison
 from tpbench.results.rendering import notes
 from tpbench.results.standings import Verdict, all_standings, best_of, standings
-from tpbench.results.statistics import FEWEST_TO_SHOW, LEVEL
 from tpbench.results.tables import Column
 
 MNIST = Column("mnist", "")
@@ -221,20 +220,52 @@ def test_the_best_is_chosen_by_validation_and_bp_is_the_yardstick_everywhere(tmp
     assert best_of([c for c in cells if c.method == "bp"]) is None
 
 
-def test_a_cell_of_fewer_than_six_seeds_does_not_silence_its_column(tmp_path: Path) -> None:
-    """As the best it would: against three seeds no paired test shows anything."""
-    store = store_of(tmp_path, runs("dtp", error=0.05), runs("dfa", error=0.03), runs("dtpdrl", range(3), error=0.01))
-    found = {
-        method: standing.verdict for (_, _, method), standing in all_standings(choose_cells(store.records())).items()
-    }
-    assert found == {"dfa": Verdict.BEST, "dtp": Verdict.HIGHER, "dtpdrl": Verdict.NOT_TOLD_APART}
-    # Six seeds can show a difference, five cannot; where none has six, the lowest is the best as ever.
-    assert 2 / 2**FEWEST_TO_SHOW < LEVEL < 2 / 2 ** (FEWEST_TO_SHOW - 1)
-    for seeds, best in ((5, "dfa"), (6, "dtpdrl")):
-        cells = choose_cells([*runs("dfa", error=0.03), *runs("dtpdrl", range(seeds), error=0.01)])
-        assert [cell.method for cell in [best_of(cells.values())] if cell] == [best]
-    few = choose_cells([*runs("dfa", range(4), error=0.03), *runs("dtpdrl", range(3), error=0.01)])
-    assert [cell.method for cell in [best_of(few.values())] if cell] == ["dtpdrl"]
+def verdicts(*groups: list[RunRecord]) -> dict[str, str]:
+    """Of one workload's cells, by method."""
+    cells = choose_cells(run for group in groups for run in group)
+    return {method: standing.verdict.value for (_, _, method), standing in all_standings(cells).items()}
+
+
+OTHERS = ("dtp", "dfa", "dtpdrl", "ddtp-linear", "ddtp-control", "dtp-pretrained", "ddtp-rhl")
+
+
+@pytest.mark.parametrize(("seeds", "others", "is_best"), [
+    (3, 1, True), (5, 2, False), (6, 2, False), (6, 1, True), (8, 7, False), (9, 7, True), (3, 0, True),
+])  # fmt: skip
+def test_a_cell_of_few_seeds_does_not_silence_its_workload(seeds: int, others: int, is_best: bool) -> None:
+    """The lowest error of all is not the best if no test against it could show a difference, where another's could.
+
+    Six seeds can against one other method (2 / 2^6 < 0.05), not if Holm's correction is over two or more.
+    """
+    few = runs("tp", range(seeds), error=0.01)
+    rest = [runs(method, error=0.03 + 0.01 * n) for n, method in enumerate(OTHERS[:others])]
+    found = verdicts(few, *rest)
+    assert (found["tp"] == "") is is_best
+    assert sum(verdict == "" for verdict in found.values()) == 1
+    if not is_best:
+        assert {found[method] for method in OTHERS[1:others]} == {">"}
+
+
+def test_a_cell_of_few_seeds_is_the_best_where_welchs_test_can_tell_it_apart() -> None:
+    apart = [runs(method, range(3, 10), error=0.03) for method in OTHERS[:3]]
+    assert verdicts(runs("tp", range(3), error=0.01), *apart) == {"tp": "", **dict.fromkeys(OTHERS[:3], ">")}
+
+
+def test_the_yardstick_alone_can_tell_a_cell_apart() -> None:
+    few = [runs(method, range(3), error=error) for method, error in (("tp", 0.01), ("dtp", 0.03))]
+    assert verdicts(runs("bp", error=0.005), *few) == {"bp": "=", "tp": "", "dtp": "="}
+
+
+def test_tests_that_can_show_nothing_cost_the_others_nothing() -> None:
+    """Ten seeds against ten have the same p, and the same difference that would show, with cells of three beside."""
+    whole = [runs("dtp", error=0.02), runs("dfa", error=0.0203), runs("dtpdrl", error=0.03)]
+    few = [runs(method, range(3), error=0.05) for method in ("tp", "ddtp-linear", "ddtp-control")]
+    alone, beside = (
+        {m: s.comparison for (_, _, m), s in all_standings(choose_cells(r for g in groups for r in g)).items()}
+        for groups in (whole, [*whole, *few])
+    )
+    assert [beside[method] for method in alone] == list(alone.values())
+    assert [beside[method].p for method in ("tp", "ddtp-control") if beside[method]] == [0.25, 0.25]  # type: ignore[union-attr]
 
 
 def test_the_same_seeds_on_differently_ordered_data_are_no_pairs(tmp_path: Path) -> None:

@@ -135,7 +135,6 @@ def test_an_empty_store_gives_a_table_of_missing_cells(tmp_path: Path) -> None:
         render(paper_table(RunStore(tmp_path), "1"), "pdf")
 
 
-@pytest.mark.data
 def test_methods_outside_a_table_are_named_below_it(tmp_path: Path) -> None:
     """Also the paper's own that only another of its tables has."""
     store = RunStore(tmp_path)
@@ -147,6 +146,7 @@ def test_methods_outside_a_table_are_named_below_it(tmp_path: Path) -> None:
     assert "not in the paper's table" not in render(paper_table(store, "s6"), "md")
 
 
+@pytest.mark.data
 def test_the_papers_numbers_are_the_shared_ones(shared_data: Path) -> None:
     shared = yaml.safe_load((shared_data / "paper_tables.yaml").read_text())["table_s6"]
     for method, cells in shared.items():

@@ -18,8 +18,8 @@ from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.results.standings import YARDSTICK, Standing, Verdict, candidates_for_best, detectable_words
-from tpbench.results.statistics import FEWEST_TO_SHOW, Comparison
+from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words
+from tpbench.results.statistics import Comparison
 from tpbench.results.tables import Column, columns_of
 
 
@@ -56,14 +56,9 @@ class WorkloadSummary:
         return "Best but BP" if any(cell.method == YARDSTICK for cell, _ in self.rows) else "Best"
 
     @property
-    def candidates(self) -> list[Cell]:
-        """The cells that can be the best, in the order of the leaderboard."""
-        return candidates_for_best(cell for cell, _ in self.rows)
-
-    @property
     def alone(self) -> bool:
         """Whether the best method is the only one that could be."""
-        return len(self.candidates) == 1
+        return sum(cell.can_be_best and cell.method != YARDSTICK for cell, _ in self.rows) == 1
 
     def of(self, verdict: Verdict) -> list[ForestRow]:
         """The cells of which the test against the best said this."""
@@ -179,23 +174,20 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
     said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
     if summary.alone:
         said.append("the only one that could be")
-    lower = next(iter(summary.candidates), cell)
+    able = [row for row in summary.rows if row[0].can_be_best and row[0].method != YARDSTICK]
+    lower = next(other for other, standing in able if not standing.passed_over)
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.
         said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
-    hasty = [other for other, _ in summary.rows if _hasty(other, cell)]
-    if hasty:
-        named = _listed([f"{method_title(other.method)} ({other.seeds} seeds)" for other in hasty])
-        said.append(f"of the methods with {FEWEST_TO_SHOW} seeds or more; of fewer seeds, and lower: {named}")
+    said += [_passed_over_words(other) for other, standing in able if standing.passed_over]
     return said
 
 
-def _hasty(cell: Cell, best: Cell) -> bool:
-    """Whether a cell would be the best if it had the seeds."""
+def _passed_over_words(cell: Cell) -> str:
     return (
-        cell.testable and not cell.telling and best.telling
-        and cell.method != YARDSTICK and cell.validation < best.validation
-    )  # fmt: skip
+        f"{method_title(cell.method)} has the lower validation error, {cell.validation:.2f} %, but so few seeds "
+        f"({cell.seeds}) that no test against it could show a difference"
+    )
 
 
 def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:

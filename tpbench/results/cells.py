@@ -15,14 +15,7 @@ import pandas as pd
 
 from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
 from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, percent
-from tpbench.results.statistics import (
-    FEWEST,
-    FEWEST_TO_SHOW,
-    Comparison,
-    compare_paired,
-    compare_unpaired,
-    mean_interval,
-)
+from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
 
 CellKey = tuple[str, str, str]
@@ -121,19 +114,14 @@ class Cell:
         return self.seeds - self.diverged >= FEWEST
 
     @property
-    def testable(self) -> bool:
+    def can_be_best(self) -> bool:
         """A cell with diverged seeds is never the best nor told to be as good: its mean is that of survivors."""
         return self.ranked and not self.diverged
 
     @property
-    def telling(self) -> bool:
-        """Whether a paired test against this cell can show anything."""
-        return self.testable and self.seeds >= FEWEST_TO_SHOW
-
-    @property
     def tier(self) -> int:
         """Lists show all of 0 (no seed diverged) before those of 1 (some did) before those of 2 (too few seeds)."""
-        return 0 if self.testable else 1 if self.ranked else 2
+        return 0 if self.can_be_best else 1 if self.ranked else 2
 
     @cached_property
     def budget(self) -> Budget:
@@ -265,7 +253,7 @@ def compare_cells(first: Cell, second: Cell) -> Comparison:
     A seed means the same split and order of samples only on the same data. Cells with few or diverged seeds are not
     tested.
     """
-    if not (first.testable and second.testable):
+    if not (first.can_be_best and second.can_be_best):
         differences = (first.errors() - second.errors()).dropna()
         return Comparison(len(differences), first.mean - second.mean)
     if first.fingerprint == second.fingerprint:

@@ -29,10 +29,10 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
     ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is the Holm-adjusted p of the test against the
-    best method of the workload (chosen by validation error), ``p_paper`` that of Welch's test against the paper's cell,
-    ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and ``against_best`` say in a mark
-    and in words what the test against the best said, ``test`` and ``detectable`` which it was and what it would have
-    shown, and ``unequal`` whether the best's configuration was found at another cost.
+    best method of the workload (:func:`tpbench.results.standings.best_of`), ``p_paper`` that of Welch's test against
+    the paper's cell, ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and
+    ``against_best`` say in a mark and in words what the test against the best said, ``test`` and ``detectable`` which
+    it was and what it would have shown, and ``unequal`` whether the best's configuration was found at another cost.
 
     Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
     """
@@ -56,7 +56,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
     low, high = cell.interval
     printed = paper_cell(cell.workload, cell.method)
     paper, comparison = printed or (math.nan, math.nan), standing.comparison
-    testable = printed and cell.testable
+    testable = printed and cell.can_be_best
     return {
         "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
         "seeds": cell.seeds, "epochs": cell.epochs, "test_error_mean": cell.mean, "test_error_std": cell.std,
@@ -84,13 +84,13 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 
 BOARD_NOTE = (
     "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
-    "validation error. =: not told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be "
-    "tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared "
-    "seeds, paired t-test above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the "
-    "difference that the test shows four times in five (power 0.8). #: found with another search budget than the "
-    "best, or trained for other epochs. Diverged seeds do not enter the mean; cells with them come after those "
-    "without, cells of fewer than three seeds last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The "
-    "rules: docs/protocol.md."
+    "validation error, passing over those of so few seeds that no test against them could show a difference. =: not "
+    "told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than three "
+    "seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test above, "
+    "Welch's where fewer than three are shared; Holm-corrected; 'would show': the difference that the test shows "
+    "four times in five (power 0.8). #: found with another search budget than the best, or trained for other epochs. "
+    "Diverged seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds "
+    "last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
 )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from operator import attrgetter
+from itertools import takewhile
 
 from tpbench.results.budgets import same_budget
 from tpbench.results.cells import Cell, CellKey, compare_cells
@@ -37,6 +37,8 @@ class Standing:
     be tested: fewer than three seeds, diverged seeds, or no best."""
     unequal: bool = False
     """Whether the best was found with another budget of search, or trained for other epochs."""
+    passed_over: bool = False
+    """Whether its validation error is lower than the best's, but of too few seeds for a test against it."""
 
     @property
     def p(self) -> float:
@@ -73,36 +75,49 @@ def detectable_words(comparison: Comparison) -> str:
     return f"{comparison.detectable:.2f} would show"
 
 
-def candidates_for_best(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells that can be the best: without diverged seeds, not of BP, and with six seeds where any has so many.
+def candidates(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that can be the best, by mean *validation* error: not BP, with three seeds, none of them diverged.
 
-    With fewer, no test against the best could show anything, and one hasty cell would silence its whole column.
+    Ordered by test error, the best would look better than it is to the tests against it.
     """
-    able = [cell for cell in cells if cell.testable and cell.method != YARDSTICK]
-    return [cell for cell in able if cell.telling] or able
+    able = [cell for cell in cells if cell.can_be_best and cell.method != YARDSTICK]
+    return sorted(able, key=lambda cell: (cell.validation, cell.mean, cell.method))
 
 
 def best_of(cells: Iterable[Cell]) -> Cell | None:
-    """The candidate with the lowest mean *validation* error.
+    """The first candidate against which some test could show a difference; where there is none, the first.
 
-    Chosen by test error, the best would look better than it is to the tests against it.
+    Against a cell of few seeds no test could: as the best it would silence the whole workload.
     """
-    key = attrgetter("validation", "mean", "method")
-    return min(candidates_for_best(cells), key=key, default=None)
+    return _best_and_tests(list(cells))[0]
+
+
+def _best_and_tests(group: Sequence[Cell]) -> tuple[Cell | None, dict[str, Comparison]]:
+    able = candidates(group)
+    for cell in able:
+        found = _tests_against(cell, group)
+        if any(comparison.can_show for comparison in found.values()):
+            return cell, found
+    return (able[0], _tests_against(able[0], group)) if able else (None, {})
+
+
+def _tests_against(best: Cell, group: Iterable[Cell]) -> dict[str, Comparison]:
+    return corrected(
+        {cell.method: compare_cells(cell, best) for cell in group if cell.can_be_best and cell is not best}
+    )
 
 
 def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
     """How each method of one workload, on one kind of data, stands to the best of them."""
     group = list(cells)
-    best = best_of(group)
+    best, found = _best_and_tests(group)
     if best is None:
         return {cell.method: Standing(False, None) for cell in group}
-    tested = {cell.method: compare_cells(cell, best) for cell in group if cell.testable and cell is not best}
-    found = corrected(tested)
+    passed = {cell.method for cell in takewhile(lambda cell: cell is not best, candidates(group))}
     return {
         cell.method: Standing(
             cell is best, found.get(cell.method),
-            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
+            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs, cell.method in passed,
         )
         for cell in group
     }  # fmt: skip

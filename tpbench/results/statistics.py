@@ -20,8 +20,6 @@ POWER = 0.8
 """With which a difference is said to be one that would have shown."""
 FEWEST = 3
 """Fewer seeds than this say nothing about a deviation: such a cell takes part in no test."""
-FEWEST_TO_SHOW = 6
-"""Fewer pairs than this never show a difference in the sign-flip test, whose smallest p is 2 / 2^n."""
 EXACT = 12
 """Up to so many pairs all 2^n flips of their signs are tried, instead of assuming a normal distribution."""
 # Student's interval needs normal errors, the bootstrap many of them: it covers 70 % instead of 95 at three seeds.
@@ -82,6 +80,16 @@ class Comparison:
     def shown(self) -> bool:
         """Whether a difference was found."""
         return self.p < LEVEL
+
+    @property
+    def can_show(self) -> bool:
+        """Whether a difference, if large enough, shows at the corrected level."""
+        return self.shown or self.detectable < math.inf
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether not even an uncorrected test shows anything: the sign-flip test's smallest p is 2 / 2^n."""
+        return self.test == "sign-flip" and 2.0 ** (1 - self.seeds) >= LEVEL
 
     @property
     def detectable(self) -> float:
@@ -255,10 +263,18 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """The same comparisons with Holm's correction over all of them."""
-    adjusted = holm({name: comparison.p for name, comparison in found.items()})
-    family = max(1, sum(comparison.tested for comparison in found.values()))
-    return {name: replace(comparison, p=adjusted[name], family=family) for name, comparison in found.items()}
+    """The same comparisons with Holm's correction over those that could show something.
+
+    A test whose smallest possible p is too large adds no false findings, so the others need not pay for it (Tarone
+    1990, Biometrics 46, 515-522). It keeps its own p.
+    """
+    counted = {name: comparison for name, comparison in found.items() if not comparison.hopeless}
+    adjusted = holm({name: comparison.p for name, comparison in counted.items()})
+    family = max(1, sum(comparison.tested for comparison in counted.values()))
+    return {
+        name: replace(comparison, p=adjusted[name], family=family) if name in counted else comparison
+        for name, comparison in found.items()
+    }
 
 
 def compare_with_printed(errors: pd.Series[float], printed: tuple[float, float], seeds: int = 10) -> float:

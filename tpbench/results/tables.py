@@ -37,7 +37,7 @@ class Entry:
     @property
     def p_paper(self) -> float:
         """p of Welch's test against the paper's cell; not a number where seeds are few or diverged."""
-        if self.cell is None or self.paper is None or not self.cell.testable:
+        if self.cell is None or self.paper is None or not self.cell.can_be_best:
             return math.nan
         return compare_with_printed(self.cell.errors(), self.paper)
 
