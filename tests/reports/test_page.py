@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -157,6 +158,23 @@ def test_a_figure_is_drawn_once_and_as_when_it_is_saved(
         saved = io.StringIO()
         figures[1].savefig(saved, format="svg", metadata={"Date": None})
     assert saved.getvalue().endswith(on_the_page)
+
+
+def test_the_cost_of_a_cell_is_not_averaged_over_devices(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for seed, (device, name, seconds) in enumerate(
+        [("cpu", "A CPU", 700.0), ("cpu", "A CPU", 800.0), ("cuda", "A GPU", 20.0), ("cpu", "Another CPU", 300.0)]
+    ):
+        made = {"device": device, "device_name": name}
+        store.publish(replace(record("dtp", seed), wall_time_s=seconds, provenance=made))
+    store.publish(replace(record("bp"), wall_time_s=50.0))  # of an older version, which did not say
+    figure = cost_plot(cells_of(store, "mnist"))
+    (axes,) = figure.axes
+    found = sorted(
+        (bars[0].get_xdata()[0], bars[0].get_markerfacecolor() == "white") for bars in axes.containers  # type: ignore[index]
+    )  # fmt: skip
+    assert found == [(20.0, True), (50.0, False), (300.0, False), (750.0, False)]
+    assert axes.get_xlabel().endswith("hollow: on a GPU")
 
 
 def test_the_runs_of_a_figure_are_read_together(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

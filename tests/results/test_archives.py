@@ -148,6 +148,23 @@ def test_pack_does_not_replace_an_archive_of_the_store_that_it_could_not_read(
         assert (clone.folder / "a.zip").read_bytes() == content
 
 
+def test_pack_does_not_replace_a_file_that_holds_more(clone: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+    other = RunStore(tmp_path / "other")
+    other.publish(record(seed=7))
+    packed = tmp_path / "all.zip"
+    assert tpbench_inside("results", "pack", "all.zip").returncode == 0
+    before = packed.read_bytes()
+    refused = tpbench_inside("results", "pack", "all.zip", "--results", "other")
+    assert refused.returncode == 2
+    assert "all.zip: holds 3 runs or alignment records that other has not" in refused.stderr
+    assert packed.read_bytes() == before
+    # As it says: merged first, nothing is lost.
+    assert tpbench_inside("results", "merge", "all.zip", "other").returncode == 0
+    assert "4 runs written" in tpbench_inside("results", "pack", "all.zip", "--results", "other").stdout
+    packed.write_bytes(archive_of(others={"thesis.tex": "years of work"}))
+    assert tpbench_inside("results", "pack", "all.zip", "--results", "other").returncode == 2
+
+
 def test_a_run_in_an_archive_is_not_trained_again(clone: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
     (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
     arguments = ("run", "digits", "bp", "--config", "bp.yaml", "--seeds", "0", "--epochs", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.reports.style import again, colour, plain_labels, plain_number
 from tpbench.reports.vector import mark
-from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results import Cell, RunRecord, RunStore, choose_cells
 from tpbench.results.cells import labelled
 from tpbench.results.formats import spell
 from tpbench.results.runs import FULL_SEEDS
@@ -161,31 +162,49 @@ def cost_panel(cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def draw_cost(axes: Axes, cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
-    """Test error (mean and deviation) against the wall time of a run; returns where each cell's point is, by name."""
-    points = {}
+def _devices(cell: Cell) -> dict[tuple[bool, str], list[RunRecord]]:
+    """The runs of a cell by what trained them: whether that was a GPU, and its name."""
+    groups: dict[tuple[bool, str], list[RunRecord]] = defaultdict(list)
+    for run in cell.runs:
+        made = run.provenance
+        groups[str(made.get("device", "")).startswith("cuda"), str(made.get("device_name", ""))].append(run)
+    return groups
+
+
+def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float, float]]]:
+    """Test error (mean and deviation) against the wall time of a run, a point for each device that a cell is from.
+
+    Returns:
+        The points, with the names of their cells.
+    """
+    points = []
     for cell in cells:
-        seconds, name = float(np.mean([run.wall_time_s for run in cell.runs])), name_of(cell)
-        points[name] = seconds, cell.mean
-        shade, error = colour(cell.method), None if np.isnan(cell.std) else cell.std
-        point, caps, bars = axes.errorbar(
-            seconds, cell.mean, yerr=error, marker="s" if again(cell.method) else "o", color=shade, capsize=3
-        )
-        said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
-        mark(point, "point", name, said)
-        for number, part in enumerate((*caps, *bars)):
-            mark(part, f"bar-{number}", name)
-    axes.set(xscale="log", xlabel="seconds per run (its share of the pack)", ylabel="test error (%)")
+        name, shade, error = name_of(cell), colour(cell.method), None if np.isnan(cell.std) else cell.std
+        for order, ((gpu, device), runs) in enumerate(sorted(_devices(cell).items())):
+            seconds = float(np.mean([run.wall_time_s for run in runs]))
+            points.append((name, (seconds, cell.mean)))
+            point, caps, bars = axes.errorbar(
+                seconds, cell.mean, yerr=error, marker="s" if again(cell.method) else "o", color=shade, capsize=3,
+                markerfacecolor="white" if gpu else shade,
+            )  # fmt: skip
+            said = (
+                f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+            )
+            mark(point, f"point-{order}", name, f"{said}, {device}" if device else said)
+            for number, part in enumerate((*caps, *bars)):
+                mark(part, f"bar-{order}-{number}", name)
+    hollow = "; hollow: on a GPU" if any(gpu for cell in cells for gpu, _ in _devices(cell)) else ""
+    axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
     plain_labels(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
 
 
 def cost_plot(cells: Sequence[Cell]) -> Figure:
-    """Test error against the wall time of a run (its share of its pack's), one point per method."""
+    """Test error against the wall time of a run (its share of its pack's), one point per method and device."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, point in draw_cost(axes, cells).items():
+    for name, point in draw_cost(axes, cells):
         axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize="small")
     axes.set(title=cells[0].workload)
     axes.margins(x=0.3)

@@ -69,7 +69,7 @@ def pack_store(store: RunStore, path: Path) -> tuple[int, int]:
     The same ones make the same bytes.
 
     Raises:
-        UsageError: the file is an archive of the store's own of which something would be lost.
+        UsageError: the file is there and something of it would be lost, or it is no such archive.
         TpbenchError: the file cannot be written.
     """
     _require_replaceable(store, path)
@@ -92,18 +92,31 @@ def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
 
 
 def _require_replaceable(store: RunStore, path: Path) -> None:
-    """An archive in the store's folder is written anew from what could be read of it: that must be everything."""
-    inside = isinstance(store.folder, Path) and path.resolve().parent == store.folder.resolve()
-    if not (inside and path.is_file()):
+    """A file is replaced by an archive only if it is one itself, and the new one holds all that it holds."""
+    if not path.is_file():
         return
-    archived = runs_of_archive(path, ENTRY)
+    inner = _store_of_archive(path)
+    if isinstance(store.folder, Path) and path.resolve().parent == store.folder.resolve():
+        _require_readable(inner)
+        return
+    records = read_alignments(store)
+    lost = [run_id for run_id in inner.archived.holders if run_id not in store]
+    lost += [name for name in stored_alignments(inner).records if name not in records]
+    if lost:
+        raise UsageError(
+            f"{path}: holds {len(lost)} runs or alignment records that {store.folder} has not; replacing it would lose "
+            f"them: merge it into that store first (tpbench results merge {path} {store.folder}), or write to another "
+            "file"
+        )
+
+
+def _require_readable(archive: RunStore) -> None:
+    """An archive in the store's folder is written anew from what could be read of it: that must be everything."""
     try:
-        with archived.opened() as read_archived:
-            for run_id in archived.holders:
+        with archive.archived.opened() as read_archived:
+            for run_id, (path, *_) in archive.archived.holders.items():
                 read_archived(path, run_id)
-        inner = RunStore(path)
-        inner.archived = archived
-        for problem in stored_alignments(inner).damaged.values():
+        for problem in stored_alignments(archive).damaged.values():
             raise TpbenchError(problem[0])
     except TpbenchError as error:
         raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
@@ -116,10 +129,13 @@ def open_source(text: str) -> RunStore:
         UsageError: the archive is none, or holds files that are neither runs nor alignment records.
     """
     folder = location(text)
-    store = RunStore(folder)
-    if isinstance(folder, Path) and folder.is_file():
-        # A store without a folder of its own, whose only layer is the archive.
-        store.archived = runs_of_archive(folder, ENTRY)
+    return _store_of_archive(folder) if isinstance(folder, Path) and folder.is_file() else RunStore(folder)
+
+
+def _store_of_archive(path: Path) -> RunStore:
+    """A store without a folder of its own, whose only layer is the archive."""
+    store = RunStore(path)
+    store.archived = runs_of_archive(path, ENTRY)
     return store
 
 
