@@ -254,7 +254,7 @@ def test_the_forest_shows_what_the_leaderboard_says(tmp_path: Path) -> None:
         "DTP",
     ]
     values = [text.get_text() for text in axes.texts]
-    assert values == ["2.20 [2.00, 2.40] =", "3.20 [3.00, 3.40] best but BP", "3.15 [2.94, 3.36] ?", "2.55 ?"]
+    assert values == ["2.20 [2.00, 2.40] = (-)", "3.20 [3.00, 3.40] best but BP", "3.15 [2.94, 3.36] ?", "2.55 ?"]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
     assert [float(line.get_xdata()[0]) for line in hollow] == [1.98, 2.17, 2.04, 2.39]
 

@@ -20,7 +20,7 @@ from tpbench.results.standings import YARDSTICK, Standing, all_standings
 ForestRow = tuple[Cell, Standing]
 # Errors that differ by more than this factor share no linear axis.
 _WIDE = 5.0
-LEGEND = "Dot and bar: mean and 95 % interval; hollow diamond: the paper's mean."
+LEGEND = "Dot and bar: mean and 95 % interval; hollow diamond: the paper's mean. (-): no difference could show."
 
 
 def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:
@@ -100,11 +100,15 @@ def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
 
 
 def values_of(cell: Cell, standing: Standing, best: str = "best") -> str:
-    """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table, or what the best is called."""
+    """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table, or what the best is called.
+
+    As in the table, ``= (-)`` where no difference could show.
+    """
     low, high = cell.interval
     mean = "-" if math.isnan(cell.mean) else f"{cell.mean:.2f}"
     interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    return f"{mean}{interval} {best if standing.best else standing.verdict.value}"
+    said = best if standing.best else standing.verdict.value + " (-)" * standing.silent
+    return f"{mean}{interval} {said}"
 
 
 def said_of(cell: Cell, standing: Standing) -> str:

@@ -6,7 +6,6 @@ Nothing is computed here that tables and leaderboards do not compute: verdicts a
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,12 +66,12 @@ class WorkloadSummary:
     @property
     def not_told_apart(self) -> list[ForestRow]:
         """Tested, without a difference, where one could have shown."""
-        return [row for row in self.of(Verdict.NOT_TOLD_APART) if not _silent(row[1])]
+        return [row for row in self.of(Verdict.NOT_TOLD_APART) if not row[1].silent]
 
     @property
     def silent(self) -> list[ForestRow]:
         """Tested over so few seeds that no difference, however large, would have shown."""
-        return [row for row in self.of(Verdict.NOT_TOLD_APART) if _silent(row[1])]
+        return [row for row in self.rows if row[1].silent]
 
     @property
     def untested(self) -> list[ForestRow]:
@@ -96,10 +95,6 @@ class WorkloadSummary:
     def count(self, state: State) -> int:
         """How many of the paper's cells are in this state."""
         return sum(found is state for found in self.states.values())
-
-
-def _silent(standing: Standing) -> bool:
-    return standing.comparison is not None and math.isinf(standing.comparison.detectable)
 
 
 def summarise(cells: Mapping[CellKey, Cell], standings: Mapping[CellKey, Standing]) -> list[WorkloadSummary]:

@@ -40,7 +40,7 @@ def _measured(entry: Entry) -> str:
         words += f" {entry.standing.verdict.value}"
     comparison = entry.standing.comparison
     if comparison and entry.standing.verdict is Verdict.NOT_TOLD_APART:
-        words += " (-)" if math.isinf(comparison.detectable) else f" ({comparison.detectable:.2f})"
+        words += " (-)" if entry.standing.silent else f" ({comparison.detectable:.2f})"
     if entry.standing.unequal:
         words += " #"
     return words + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
@@ -55,8 +55,8 @@ def _difference(entry: Entry) -> str:
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; diverged seeds do not enter it. Bold: best, the lowest mean validation error of all but BP, passing over "
-    "methods of so few seeds that no test against them could show a difference. Against the best: = (d) not told "
+    "error; diverged seeds do not enter it. Bold, or (best): the lowest mean validation error of all but BP, passing "
+    "over methods of so few seeds that no test against them could show a difference. Against the best: = (d) not told "
     "apart, where d is the difference that the test would show four times in five (-: none, with so few seeds); >, < "
     "higher, lower error (p < 0.05); ? could not be tested (fewer than three seeds, diverged seeds). Tests: exact "
     "sign-flip permutation over shared seeds (paired t-test beyond 12), Welch's where fewer than three are shared, "

@@ -56,6 +56,11 @@ class Standing:
         return Verdict.HIGHER if self.comparison.difference > 0 else Verdict.LOWER
 
     @property
+    def silent(self) -> bool:
+        """Not told apart by a test that no difference, however large, would have moved."""
+        return self.verdict is Verdict.NOT_TOLD_APART and self.comparison is not None and not self.comparison.can_show
+
+    @property
     def words(self) -> str:
         """The verdict as a person reads it."""
         if self.verdict is Verdict.BEST:
