@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,21 +149,51 @@ def test_pack_does_not_replace_an_archive_of_the_store_that_it_could_not_read(
         assert (clone.folder / "a.zip").read_bytes() == content
 
 
-def test_pack_does_not_replace_a_file_that_holds_more(clone: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["all.zip", "other/all.zip", "other/ALL.ZIP"])
+def test_pack_does_not_replace_a_file_that_holds_more(
+    target: str, clone: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    """Also in the store's own folder, where only files that end in ``.zip`` are read."""
     other = RunStore(tmp_path / "other")
     other.publish(record(seed=7))
-    packed = tmp_path / "all.zip"
+    packed = tmp_path / target
     assert tpbench_inside("results", "pack", "all.zip").returncode == 0
-    before = packed.read_bytes()
-    refused = tpbench_inside("results", "pack", "all.zip", "--results", "other")
-    assert refused.returncode == 2
-    assert "all.zip: holds 3 runs or alignment records that other has not" in refused.stderr
+    before = (tmp_path / "all.zip").read_bytes()
+    packed.write_bytes(before)
+    result = tpbench_inside("results", "pack", target, "--results", "other")
+    if target == "other/all.zip":
+        # A layer of the store, so all of it is written.
+        assert "4 runs written" in result.stdout
+        return
+    assert result.returncode == 2
+    assert f"{target}: replacing it would lose 3 of its runs" in result.stderr
     assert packed.read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "other").iterdir() if path.is_file()) == (
+        [packed.name] if packed.parent == other.folder else []
+    )
     # As it says: merged first, nothing is lost.
-    assert tpbench_inside("results", "merge", "all.zip", "other").returncode == 0
-    assert "4 runs written" in tpbench_inside("results", "pack", "all.zip", "--results", "other").stdout
-    packed.write_bytes(archive_of(others={"thesis.tex": "years of work"}))
-    assert tpbench_inside("results", "pack", "all.zip", "--results", "other").returncode == 2
+    assert tpbench_inside("results", "merge", target, "other").returncode == 0
+    assert "4 runs written" in tpbench_inside("results", "pack", target, "--results", "other").stdout
+
+
+def test_pack_does_not_replace_what_it_has_otherwise_or_cannot_read(
+    clone: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    run = f"runs/{record(seed=0).definition.id}.json"
+    retrained = replace(record(seed=0), wall_time_s=9.0)
+    for content, message in (
+        (archive_of(retrained), "would lose 1 of its runs and alignment records, which are others in"),
+        (archive_of(others={run: "{}"}), "replacing the archive would lose it; write to another file"),
+        (archive_of(others={"alignment/x.json": "{}"}), "replacing the archive would lose it; write to another file"),
+        (archive_of(others={run: of_newer_format(record(seed=0))}), "write to another file"),
+        (archive_of(others={"thesis.tex": "years of work"}), "holds 'thesis.tex', which is neither"),
+        (b"years of work", "backup.zip"),
+    ):
+        (tmp_path / "backup.zip").write_bytes(content)
+        result = tpbench_inside("results", "pack", "backup.zip")
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert (tmp_path / "backup.zip").read_bytes() == content
 
 
 def test_a_run_in_an_archive_is_not_trained_again(clone: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:

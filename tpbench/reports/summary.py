@@ -174,15 +174,15 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.
         said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
-    said += [_passed_over_words(other) for other, standing in able if standing.passed_over]
+    if fewer := [_fewer_words(other) for other, standing in able if standing.passed_over]:
+        said.append(
+            f"of the methods with {min(cell.seeds, FULL_SEEDS)} seeds; lower validation error: {_listed(fewer)}"
+        )
     return said
 
 
-def _passed_over_words(cell: Cell) -> str:
-    return (
-        f"{method_title(cell.method)} has the lower validation error, {cell.validation:.2f} %, but so few seeds "
-        f"({cell.seeds}) that no test against it could show a difference"
-    )
+def _fewer_words(cell: Cell) -> str:
+    return f"{method_title(cell.method)} ({cell.validation:.2f} %, {cell.seeds} seeds)"
 
 
 def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:

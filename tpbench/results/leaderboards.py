@@ -84,13 +84,13 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 
 BOARD_NOTE = (
     "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
-    "validation error, passing over those of so few seeds that no test against them could show a difference. =: not "
-    "told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than three "
-    "seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test above, "
-    "Welch's where fewer than three are shared; Holm-corrected; 'would show': the difference that the test shows "
-    "four times in five (power 0.8). #: found with another search budget than the best, or trained for other epochs. "
-    "Diverged seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds "
-    "last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
+    "validation error of those with the most seeds (10 at most). =: not told apart from it; >, <: higher, lower error "
+    "than its (p < 0.05); ?: could not be tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip "
+    "permutation over up to 12 shared seeds, paired t-test above, Welch's where fewer than three are shared; Holm-"
+    "corrected; 'would show': the difference that the test shows four times in five (power 0.8). #: found with "
+    "another search budget than the best, or trained for other epochs. Diverged seeds do not enter the mean; cells "
+    "with them come after those without, cells of fewer than three seeds last. Interval: 95 %, Student's t (bootstrap "
+    "from 20 seeds). The rules: docs/protocol.md."
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,57 +70,71 @@ def pack_store(store: RunStore, path: Path) -> tuple[int, int]:
     The same ones make the same bytes.
 
     Raises:
-        UsageError: the file is there and something of it would be lost, or it is no such archive.
+        UsageError: there is such a file, and something of it would be lost, or it is no such archive.
         TpbenchError: the file cannot be written.
     """
-    _require_replaceable(store, path)
-    runs = alignments = 0
+    held, written = _held(path), dict[str, str]()
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
         for record in store.records():
-            _add(archive, entry_name(record.definition.id), record.to_json())
-            runs += 1
+            _add(archive, entry_name(record.definition.id), record.to_json(), written)
+        runs = len(written)
         for name, alignment in read_alignments(store).items():
-            _add(archive, f"{FOLDER}/{name}", alignment.to_json())
-            alignments += 1
-    return runs, alignments
+            _add(archive, f"{FOLDER}/{name}", alignment.to_json(), written)
+        # Last, as it is about what was written; nothing is replaced before this block ends.
+        _require_kept(path, held, written, store)
+    return runs, len(written) - runs
 
 
-def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
+def _add(archive: zipfile.ZipFile, name: str, text: str, written: dict[str, str]) -> None:
     # A fixed date: what is in the archive, and nothing else, decides its bytes.
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_LZMA
     archive.writestr(entry, text)
+    written[name] = _digest(text)
 
 
-def _require_replaceable(store: RunStore, path: Path) -> None:
-    """A file is replaced by an archive only if it is one itself, and the new one holds all that it holds."""
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _held(path: Path) -> dict[str, str]:
+    """What a file that is about to be replaced holds, as :func:`_digests` says; nothing where there is none."""
     if not path.is_file():
-        return
-    inner = _store_of_archive(path)
-    if isinstance(store.folder, Path) and path.resolve().parent == store.folder.resolve():
-        _require_readable(inner)
-        return
-    records = read_alignments(store)
-    lost = [run_id for run_id in inner.archived.holders if run_id not in store]
-    lost += [name for name in stored_alignments(inner).records if name not in records]
-    if lost:
+        return {}
+    archive = _store_of_archive(path)
+    try:
+        return dict(_digests(archive))
+    except TpbenchError as error:
+        raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
+
+
+def _require_kept(path: Path, held: Mapping[str, str], written: Mapping[str, str], store: RunStore) -> None:
+    """All that the file held must have been written again."""
+    if lost := sum(name not in written for name in held):
         raise UsageError(
-            f"{path}: holds {len(lost)} runs or alignment records that {store.folder} has not; replacing it would lose "
-            f"them: merge it into that store first (tpbench results merge {path} {store.folder}), or write to another "
-            "file"
+            f"{path}: replacing it would lose {lost} of its runs and alignment records, which {store.folder} has not: "
+            f"merge it into that store first (tpbench results merge {path} {store.folder}), or write to another file"
+        )
+    if other := sum(written[name] != digest for name, digest in held.items()):
+        raise UsageError(
+            f"{path}: replacing it would lose {other} of its runs and alignment records, which are others in "
+            f"{store.folder}, under the same names; write to another file"
         )
 
 
-def _require_readable(archive: RunStore) -> None:
-    """An archive in the store's folder is written anew from what could be read of it: that must be everything."""
-    try:
-        with archive.archived.opened() as read_archived:
-            for run_id, (path, *_) in archive.archived.holders.items():
-                read_archived(path, run_id)
-        for problem in stored_alignments(archive).damaged.values():
-            raise TpbenchError(problem[0])
-    except TpbenchError as error:
-        raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
+def _digests(archive: RunStore) -> Iterator[tuple[str, str]]:
+    """What an archive holds, by the names of its entries.
+
+    Raises:
+        TpbenchError: something of it is damaged, or of a newer version.
+    """
+    with archive.archived.opened() as read_archived:
+        for run_id, (path, *_) in archive.archived.holders.items():
+            yield entry_name(run_id), _digest(read_archived(path, run_id).to_json())
+    found = stored_alignments(archive)
+    for problem in found.damaged.values():
+        raise TpbenchError(problem[0])
+    yield from ((f"{FOLDER}/{name}", _digest(record.to_json())) for name, record in found.records.items())
 
 
 def open_source(text: str) -> RunStore:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from itertools import takewhile
 
 from tpbench.results.budgets import same_budget
 from tpbench.results.cells import Cell, CellKey, compare_cells
+from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.statistics import Comparison, corrected
 
 YARDSTICK = "bp"
@@ -38,7 +38,7 @@ class Standing:
     unequal: bool = False
     """Whether the best was found with another budget of search, or trained for other epochs."""
     passed_over: bool = False
-    """Whether its validation error is lower than the best's, but of too few seeds for a test against it."""
+    """Whether its validation error is lower than the best's, but of fewer seeds."""
 
     @property
     def p(self) -> float:
@@ -57,8 +57,12 @@ class Standing:
 
     @property
     def silent(self) -> bool:
-        """Not told apart by a test that no difference, however large, would have moved."""
-        return self.verdict is Verdict.NOT_TOLD_APART and self.comparison is not None and not self.comparison.can_show
+        """Not told apart where, at the corrected level, no difference would have shown."""
+        return (
+            self.verdict is Verdict.NOT_TOLD_APART
+            and self.comparison is not None
+            and math.isinf(self.comparison.detectable)
+        )
 
     @property
     def words(self) -> str:
@@ -80,49 +84,31 @@ def detectable_words(comparison: Comparison) -> str:
     return f"{comparison.detectable:.2f} would show"
 
 
-def candidates(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells that can be the best, by mean *validation* error: not BP, with three seeds, none of them diverged.
+def best_of(cells: Iterable[Cell]) -> Cell | None:
+    """The method with the lowest mean *validation* error of those with the most seeds (ten at most), BP aside.
 
-    Ordered by test error, the best would look better than it is to the tests against it.
+    Chosen by test error, the best would look better than it is to the tests against it. Paired tests use the seeds
+    that both have: from a best of three seeds no method could be told apart. Diverged seeds exclude a cell.
     """
     able = [cell for cell in cells if cell.can_be_best and cell.method != YARDSTICK]
-    return sorted(able, key=lambda cell: (cell.validation, cell.mean, cell.method))
-
-
-def best_of(cells: Iterable[Cell]) -> Cell | None:
-    """The first candidate against which some test could show a difference; where there is none, the first.
-
-    Against a cell of few seeds no test could: as the best it would silence the whole workload.
-    """
-    return _best_and_tests(list(cells))[0]
-
-
-def _best_and_tests(group: Sequence[Cell]) -> tuple[Cell | None, dict[str, Comparison]]:
-    able = candidates(group)
-    for cell in able:
-        found = _tests_against(cell, group)
-        if any(comparison.can_show for comparison in found.values()):
-            return cell, found
-    return (able[0], _tests_against(able[0], group)) if able else (None, {})
-
-
-def _tests_against(best: Cell, group: Iterable[Cell]) -> dict[str, Comparison]:
-    return corrected(
-        {cell.method: compare_cells(cell, best) for cell in group if cell.can_be_best and cell is not best}
-    )
+    most = min(FULL_SEEDS, max((cell.seeds for cell in able), default=0))
+    whole = [cell for cell in able if cell.seeds >= most]
+    return min(whole, key=lambda cell: (cell.validation, cell.mean, cell.method), default=None)
 
 
 def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
     """How each method of one workload, on one kind of data, stands to the best of them."""
     group = list(cells)
-    best, found = _best_and_tests(group)
+    best = best_of(group)
     if best is None:
         return {cell.method: Standing(False, None) for cell in group}
-    passed = {cell.method for cell in takewhile(lambda cell: cell is not best, candidates(group))}
+    tested = {cell.method: compare_cells(cell, best) for cell in group if cell.can_be_best and cell is not best}
+    found = corrected(tested)
     return {
         cell.method: Standing(
             cell is best, found.get(cell.method),
-            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs, cell.method in passed,
+            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
+            cell.can_be_best and cell.method != YARDSTICK and cell.validation < best.validation,
         )
         for cell in group
     }  # fmt: skip

@@ -82,11 +82,6 @@ class Comparison:
         return self.p < LEVEL
 
     @property
-    def can_show(self) -> bool:
-        """Whether a difference, if large enough, shows at the corrected level."""
-        return self.shown or self.detectable < math.inf
-
-    @property
     def hopeless(self) -> bool:
         """Whether not even an uncorrected test shows anything: the sign-flip test's smallest p is 2 / 2^n."""
         return self.test == "sign-flip" and 2.0 ** (1 - self.seeds) >= LEVEL
@@ -263,16 +258,18 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """The same comparisons with Holm's correction over those that could show something.
+    """The same comparisons with Holm's correction over all but sign-flip tests that could never show anything.
 
     A test whose smallest possible p is too large adds no false findings, so the others need not pay for it (Tarone
-    1990, Biometrics 46, 515-522). It keeps its own p.
+    1990, Biometrics 46, 515-522). It keeps its own p; with more seeds it would be one of the family.
     """
     counted = {name: comparison for name, comparison in found.items() if not comparison.hopeless}
     adjusted = holm({name: comparison.p for name, comparison in counted.items()})
-    family = max(1, sum(comparison.tested for comparison in counted.values()))
+    family = sum(comparison.tested for comparison in counted.values())
     return {
-        name: replace(comparison, p=adjusted[name], family=family) if name in counted else comparison
+        name: replace(comparison, p=adjusted[name], family=max(1, family))
+        if name in counted
+        else replace(comparison, family=family + 1)
         for name, comparison in found.items()
     }
 
