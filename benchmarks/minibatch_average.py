@@ -111,7 +111,9 @@ def paper(store: str) -> None:
         columns = {place: cell.errors for place, cell in enumerate(cells) if cell.workload == workload}
         if len(columns) > 1:
             correlations = pd.DataFrame(columns).corr(min_periods=FULL_SEEDS).to_numpy()
-            print(f"{workload}: {np.nanmean(correlations[np.triu_indices(len(columns), 1)]):+.2f}")
+            pairs = correlations[np.triu_indices(len(columns), 1)]
+            if not np.isnan(pairs).all():
+                print(f"{workload}: {np.nanmean(pairs):+.2f}")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words
+from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words, enough
 from tpbench.results.statistics import Comparison
 from tpbench.results.tables import Column, columns_of
 
@@ -155,7 +155,7 @@ def completeness(summaries: Sequence[WorkloadSummary]) -> str:
 
 def statements(summary: WorkloadSummary) -> list[tuple[str, list[str]]]:
     """What there is to say of a workload: what is said, and of whom or in which words."""
-    said = [(summary.best_title, _best_words(summary))]
+    said = [(summary.best_title, _best_words(summary)), *_passed_over(summary)]
     said += [(title, [words(row) for row in rows]) for title, rows, words in _groups(summary)]
     return [(title, entries) for title, entries in said if entries]
 
@@ -174,15 +174,17 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.
         said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
-    if fewer := [_fewer_words(other) for other, standing in able if standing.passed_over]:
-        said.append(
-            f"of the methods with {min(cell.seeds, FULL_SEEDS)} seeds; lower validation error: {_listed(fewer)}"
-        )
     return said
 
 
-def _fewer_words(cell: Cell) -> str:
-    return f"{method_title(cell.method)} ({cell.validation:.2f} %, {cell.seeds} seeds)"
+def _passed_over(summary: WorkloadSummary) -> Iterator[tuple[str, list[str]]]:
+    passed = [f"{method_title(cell.method)} {cell.validation:.2f} %" for cell, own in summary.rows if own.passed_over]
+    if passed and summary.best:
+        best, _ = summary.best
+        title = (
+            f"Of fewer than {enough(best.seeds)} seeds, with a lower validation error than its {best.validation:.2f} %"
+        )
+        yield title, passed
 
 
 def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:

@@ -28,9 +28,9 @@ COLUMNS = (
 def leaderboard(store: RunStore) -> pd.DataFrame:
     """Every cell of a store, best first within its workload; errors in per cent.
 
-    ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is the Holm-adjusted p of the test against the
-    best method of the workload (:func:`tpbench.results.standings.best_of`), ``p_paper`` that of Welch's test against
-    the paper's cell, ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and
+    ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is p of the test against the best method of the
+    workload (:func:`tpbench.results.standings.best_of`) after Holm's correction, ``p_paper`` that of Welch's test
+    against the paper's cell, ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and
     ``against_best`` say in a mark and in words what the test against the best said, ``test`` and ``detectable`` which
     it was and what it would have shown, and ``unequal`` whether the best's configuration was found at another cost.
 
@@ -84,13 +84,13 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 
 BOARD_NOTE = (
     "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
-    "validation error of those with the most seeds (10 at most). =: not told apart from it; >, <: higher, lower error "
-    "than its (p < 0.05); ?: could not be tested (fewer than three seeds, or diverged ones). Tests: exact sign-flip "
-    "permutation over up to 12 shared seeds, paired t-test above, Welch's where fewer than three are shared; Holm-"
-    "corrected; 'would show': the difference that the test shows four times in five (power 0.8). #: found with "
-    "another search budget than the best, or trained for other epochs. Diverged seeds do not enter the mean; cells "
-    "with them come after those without, cells of fewer than three seeds last. Interval: 95 %, Student's t (bootstrap "
-    "from 20 seeds). The rules: docs/protocol.md."
+    "validation error of those with 9 seeds or more (where none has 9: 6; where none has 6: 3). =: not told apart "
+    "from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than three seeds, or "
+    "diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test above, Welch's "
+    "where fewer than three are shared; Holm-corrected; 'would show': the difference that the test shows four times "
+    "in five (power 0.8). #: found with another search budget than the best, or trained for other epochs. Diverged "
+    "seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds last. "
+    "Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
 )
 
 

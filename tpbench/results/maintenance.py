@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
@@ -111,9 +112,10 @@ def _held(path: Path) -> dict[str, str]:
 def _require_kept(path: Path, held: Mapping[str, str], written: Mapping[str, str], store: RunStore) -> None:
     """All that the file held must have been written again."""
     if lost := sum(name not in written for name in held):
+        merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"
         raise UsageError(
             f"{path}: replacing it would lose {lost} of its runs and alignment records, which {store.folder} has not: "
-            f"merge it into that store first (tpbench results merge {path} {store.folder}), or write to another file"
+            f"merge it into that store first ({merge}), or write to another file"
         )
     if other := sum(written[name] != digest for name, digest in held.items()):
         raise UsageError(

@@ -261,7 +261,7 @@ def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
     """The same comparisons with Holm's correction over all but sign-flip tests that could never show anything.
 
     A test whose smallest possible p is too large adds no false findings, so the others need not pay for it (Tarone
-    1990, Biometrics 46, 515-522). It keeps its own p; with more seeds it would be one of the family.
+    1990, Biometrics 46, 515-522). It keeps its own p; with more seeds all of them would be of the family.
     """
     counted = {name: comparison for name, comparison in found.items() if not comparison.hopeless}
     adjusted = holm({name: comparison.p for name, comparison in counted.items()})
@@ -269,7 +269,7 @@ def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
     return {
         name: replace(comparison, p=adjusted[name], family=max(1, family))
         if name in counted
-        else replace(comparison, family=family + 1)
+        else replace(comparison, family=len(found) - len(counted) + family)
         for name, comparison in found.items()
     }
 
