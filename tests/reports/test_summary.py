@@ -97,8 +97,8 @@ def test_the_card_names_methods_whose_lower_error_is_of_too_few_seeds() -> None:
     first, second, *_ = statements(summary)
     assert first == ("Best", ["DFA: 4.16 ± 0.14 %"])
     title, said = second
-    assert title == "Of fewer than 6 seeds, with a lower validation error than its 3.16 %"
-    assert said == ["TP 1.00 %", "DTPDRL 2.23 %"]
+    assert title == "Lower validation error, of fewer than 6 seeds"
+    assert said == ["TP 1.00 % (the best's: 3.16 %)", "DTPDRL 2.23 % (the best's: 3.16 %)"]
     assert headline([summary]) == "Best so far: DFA on MNIST."
 
 

@@ -178,13 +178,16 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
 
 
 def _passed_over(summary: WorkloadSummary) -> Iterator[tuple[str, list[str]]]:
-    passed = [f"{method_title(cell.method)} {cell.validation:.2f} %" for cell, own in summary.rows if own.passed_over]
-    if passed and summary.best:
-        best, _ = summary.best
-        title = (
-            f"Of fewer than {enough(best.seeds)} seeds, with a lower validation error than its {best.validation:.2f} %"
-        )
-        yield title, passed
+    if summary.best is None:
+        return
+    best, _ = summary.best
+    found = [
+        f"{method_title(cell.method)} {cell.validation:.2f} % (the best's: {best.validation:.2f} %)"
+        for cell, standing in summary.rows
+        if standing.passed_over
+    ]
+    if found:
+        yield f"Lower validation error, of fewer than {enough(best.seeds)} seeds", found
 
 
 def _groups(summary: WorkloadSummary) -> Iterator[tuple[str, list[ForestRow], Callable[[ForestRow], str]]]:

@@ -44,8 +44,9 @@ def compare_methods(
     """One row per workload (and kind of data) with both methods; errors in per cent.
 
     ``difference`` is the first method minus the second; ``test`` says which test gave ``p``, ``p_holm`` corrects it for
-    the workloads whose tests can show anything. ``detectable`` is the smallest difference that the test would have shown with power 0.8,
-    ``seeds_for`` the shared seeds with which a difference of ``detect`` points would show (None without ``detect``).
+    the workloads whose tests can show anything. ``detectable`` is the smallest difference that the test would have
+    shown with power 0.8, ``seeds_for`` the shared seeds with which a difference of ``detect`` points would show (None
+    without ``detect``).
 
     Args:
         workloads: only these, and corrected for their number; None: all.
