@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.reports.style import again, colour, plain_labels, plain_number
 from tpbench.reports.vector import mark
-from tpbench.results import Cell, RunRecord, RunStore, choose_cells
+from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
 from tpbench.results.formats import spell
+from tpbench.results.origins import Origin, origins_of
 from tpbench.results.runs import FULL_SEEDS
 
 Values = NDArray[np.floating]
@@ -162,42 +162,39 @@ def cost_panel(cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _devices(cell: Cell) -> dict[tuple[bool, str], list[RunRecord]]:
-    """The runs of a cell by what trained them: whether that was a GPU, and its name."""
-    groups: dict[tuple[bool, str], list[RunRecord]] = defaultdict(list)
-    for run in cell.runs:
-        made = run.provenance
-        groups[str(made.get("device", "")).startswith("cuda"), str(made.get("device_name", ""))].append(run)
-    return groups
-
-
 def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float, float]]]:
     """Test error (mean and deviation) against the wall time of a run, a point for each device that a cell is from.
 
     Returns:
         The points, with the names of their cells.
     """
-    points = []
-    for cell in cells:
-        name, shade, error = name_of(cell), colour(cell.method), None if np.isnan(cell.std) else cell.std
-        for order, ((gpu, device), runs) in enumerate(sorted(_devices(cell).items())):
-            seconds = float(np.mean([run.wall_time_s for run in runs]))
-            points.append((name, (seconds, cell.mean)))
-            point, caps, bars = axes.errorbar(
-                seconds, cell.mean, yerr=error, marker="s" if again(cell.method) else "o", color=shade, capsize=3,
-                markerfacecolor="white" if gpu else shade,
-            )  # fmt: skip
-            said = (
-                f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
-            )
-            mark(point, f"point-{order}", name, f"{said}, {device}" if device else said)
-            for number, part in enumerate((*caps, *bars)):
-                mark(part, f"bar-{order}-{number}", name)
-    hollow = "; hollow: on a GPU" if any(gpu for cell in cells for gpu, _ in _devices(cell)) else ""
+    origins = [origin for cell in cells for origin in origins_of(cell, ["device_name"])]
+    points = [_cost_point(axes, origin, place) for place, origin in enumerate(origins)]
+    hollow = "; hollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
     plain_labels(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
+
+
+def _on_gpu(origin: Origin) -> bool:
+    return origin.said("device").startswith("cuda")
+
+
+def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[float, float]]:
+    """The point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
+    cell, seconds = origin.cell, origin.seconds / len(origin.runs)
+    name, shade = name_of(cell), colour(cell.method)
+    point, caps, bars = axes.errorbar(
+        seconds, cell.mean, yerr=None if np.isnan(cell.std) else cell.std, marker="s" if again(cell.method) else "o",
+        color=shade, markerfacecolor="white" if _on_gpu(origin) else shade, capsize=3,
+    )  # fmt: skip
+    said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+    device = origin.said("device_name")
+    mark(point, f"point-{place}", name, said if device == "-" else f"{said}, {device}")
+    for number, part in enumerate((*caps, *bars)):
+        mark(part, f"bar-{place}-{number}", name)
+    return name, (seconds, cell.mean)
 
 
 def cost_plot(cells: Sequence[Cell]) -> Figure:

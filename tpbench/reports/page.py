@@ -44,7 +44,7 @@ from tpbench.results.location import location
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import against_paper
-from tpbench.results.standings import all_standings
+from tpbench.results.standings import ENOUGH_WORDS, all_standings
 from tpbench.results.tables import paper_table_of
 from tpbench.search.listing import all_sweeps
 
@@ -210,6 +210,7 @@ def make_report(results: str, command: str) -> Report:
         "cards": [summary_card(summary, glyphs, results) for summary in summaries if summary.rows],
         "nothing": [s.title for s in summaries if not s.rows] if completeness(summaries) else [],
         "forest_note": LEGEND,
+        "enough": ENOUGH_WORDS,
         "sections": [section for section in sections if section.filled],
     }
     return Report(content | {"glyphs": glyphs.svg})

@@ -17,7 +17,7 @@ from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words, enough
+from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words, eligible, enough
 from tpbench.results.statistics import Comparison
 from tpbench.results.tables import Column, columns_of
 
@@ -57,7 +57,7 @@ class WorkloadSummary:
     @property
     def alone(self) -> bool:
         """Whether the best method is the only one that could be."""
-        return sum(cell.can_be_best and cell.method != YARDSTICK for cell, _ in self.rows) == 1
+        return sum(eligible(cell) for cell, _ in self.rows) == 1
 
     def of(self, verdict: Verdict) -> list[ForestRow]:
         """The cells of which the test against the best said this."""
@@ -169,8 +169,7 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
     said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
     if summary.alone:
         said.append("the only one that could be")
-    able = [row for row in summary.rows if row[0].can_be_best and row[0].method != YARDSTICK]
-    lower = next(other for other, standing in able if not standing.passed_over)
+    lower = next(other for other, standing in summary.rows if eligible(other) and not standing.passed_over)
     if lower.mean < cell.mean:
         # Who reads test errors alone would take it for a slip.
         said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")

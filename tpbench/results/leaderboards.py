@@ -13,7 +13,7 @@ from tpbench.engine import method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, workload_words
 from tpbench.results.formats import spell, spell_table
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
-from tpbench.results.standings import Standing, all_standings
+from tpbench.results.standings import ENOUGH_WORDS, Standing, all_standings
 from tpbench.results.statistics import compare_with_printed
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.workloads import WORKLOADS
@@ -84,13 +84,13 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 
 BOARD_NOTE = (
     "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
-    "validation error of those with 9 seeds or more (where none has 9: 6; where none has 6: 3). =: not told apart "
-    "from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than three seeds, or "
-    "diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test above, Welch's "
-    "where fewer than three are shared; Holm-corrected; 'would show': the difference that the test shows four times "
-    "in five (power 0.8). #: found with another search budget than the best, or trained for other epochs. Diverged "
-    "seeds do not enter the mean; cells with them come after those without, cells of fewer than three seeds last. "
-    "Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
+    f"validation error of those with {ENOUGH_WORDS}"
+    ". =: not told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than "
+    "three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test "
+    "above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the difference that the test "
+    "shows four times in five (power 0.8). #: found with another search budget than the best, or trained for other "
+    "epochs. Diverged seeds do not enter the mean; cells with them come after those without, cells of fewer than "
+    "three seeds last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
 )
 
 

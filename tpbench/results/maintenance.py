@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
-from tpbench.results.runs import NewerFormat, RunRecord, percent
+from tpbench.results.runs import NewerFormat, RunRecord, digest, percent
 from tpbench.results.store import RunStore, read_run
 
 if TYPE_CHECKING:
@@ -91,11 +90,7 @@ def _add(archive: zipfile.ZipFile, name: str, text: str, written: dict[str, str]
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_LZMA
     archive.writestr(entry, text)
-    written[name] = _digest(text)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    written[name] = digest(text)
 
 
 def _held(path: Path) -> dict[str, str]:
@@ -132,11 +127,11 @@ def _digests(archive: RunStore) -> Iterator[tuple[str, str]]:
     """
     with archive.archived.opened() as read_archived:
         for run_id, (path, *_) in archive.archived.holders.items():
-            yield entry_name(run_id), _digest(read_archived(path, run_id).to_json())
+            yield entry_name(run_id), digest(read_archived(path, run_id).to_json())
     found = stored_alignments(archive)
     for problem in found.damaged.values():
         raise TpbenchError(problem[0])
-    yield from ((f"{FOLDER}/{name}", _digest(record.to_json())) for name, record in found.records.items())
+    yield from ((f"{FOLDER}/{name}", digest(record.to_json())) for name, record in found.records.items())
 
 
 def open_source(text: str) -> RunStore:

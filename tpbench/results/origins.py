@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpbench.results.cells import Cell
@@ -38,9 +39,9 @@ class Origin:
         return " ".join(str(self.runs[0].provenance.get(name) or "-").split())
 
 
-def origins_of(cell: Cell) -> list[Origin]:
-    """The runs of a cell, grouped by what made them."""
+def origins_of(cell: Cell, names: Sequence[str] = _NAMES) -> list[Origin]:
+    """The runs of a cell, grouped by what made them: by these entries of their provenance."""
     groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for run in cell.runs:
-        groups[tuple(str(run.provenance.get(name)) for name in _NAMES)].append(run)
+        groups[tuple(str(run.provenance.get(name)) for name in names)].append(run)
     return [Origin(cell, tuple(runs)) for runs in groups.values()]

@@ -19,7 +19,7 @@ from tpbench.results.formats import (
     words,
 )
 from tpbench.results.origins import origins_of
-from tpbench.results.standings import Verdict
+from tpbench.results.standings import ENOUGH_WORDS, Verdict
 from tpbench.results.statistics import LEVEL
 from tpbench.results.tables import Column, Entry, ErrorTable, table_rows
 
@@ -55,16 +55,16 @@ def _difference(entry: Entry) -> str:
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; diverged seeds do not enter it. Bold, or (best): the lowest mean validation error of the methods with 9 "
-    "seeds or more (where none has 9: 6; where none has 6: 3), BP aside. Against the best: = (d) not told apart, "
-    "where d is the difference that the test would show four times in five (-: none, with so few seeds); >, < higher, "
-    "lower error (p < 0.05); ? could not be tested (fewer than three seeds, diverged seeds). Tests: exact sign-flip "
-    "permutation over shared seeds (paired t-test beyond 12), Welch's where fewer than three are shared, Holm-"
-    "corrected. #: found with another search budget than the best, or trained for other epochs. Below: the paper's "
-    "value, the difference, also in standard deviations (sd) of the paper's cell; * differs from it (Welch's test "
-    "from its printed mean, deviation and n = 10, p < 0.05, not corrected for the number of cells), ~ does not, ? "
-    "could not be tested. [n seeds], [n epochs], [n diverged]: departs from the protocol's 10 seeds and its number of "
-    "epochs. The rules: docs/protocol.md."
+    "error; diverged seeds do not enter it. Bold, or (best): the lowest mean validation error of the methods with "
+    f"{ENOUGH_WORDS}"
+    ", BP aside. Against the best: = (d) not told apart, where d is the difference that the test would show four "
+    "times in five (-: none, with so few seeds); >, < higher, lower error (p < 0.05); ? could not be tested (fewer "
+    "than three seeds, diverged seeds). Tests: exact sign-flip permutation over shared seeds (paired t-test beyond "
+    "12), Welch's where fewer than three are shared, Holm-corrected. #: found with another search budget than the "
+    "best, or trained for other epochs. Below: the paper's value, the difference, also in standard deviations (sd) of "
+    "the paper's cell; * differs from it (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not "
+    "corrected for the number of cells), ~ does not, ? could not be tested. [n seeds], [n epochs], [n diverged]: "
+    "departs from the protocol's 10 seeds and its number of epochs. The rules: docs/protocol.md."
 )
 
 

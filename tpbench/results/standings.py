@@ -19,6 +19,7 @@ ENOUGH = (9, 6)
 """Seeds that the best has where any method has so many: paired with nine, sign-flip tests of twelve methods can show
 differences after Holm's correction (12 * 2 / 2^9 < 0.05), with six that of one, with fewer none. One cell of three
 seeds, as the best, would leave its whole workload not told apart."""
+ENOUGH_WORDS = "{0} seeds or more (where none has {0}: {1}; where none has {1}: {2})".format(*ENOUGH, FEWEST)
 
 
 class Verdict(Enum):
@@ -88,12 +89,17 @@ def detectable_words(comparison: Comparison) -> str:
     return f"{comparison.detectable:.2f} would show"
 
 
+def eligible(cell: Cell) -> bool:
+    """Whether a cell stands for election as the best: not BP, with three seeds, none of them diverged."""
+    return cell.can_be_best and cell.method != YARDSTICK
+
+
 def best_of(cells: Iterable[Cell]) -> Cell | None:
     """The method with the lowest mean *validation* error of those with enough seeds (:data:`ENOUGH`), BP aside.
 
     Chosen by test error, the best would look better than it is to the tests against it. Diverged seeds exclude a cell.
     """
-    able = [cell for cell in cells if cell.can_be_best and cell.method != YARDSTICK]
+    able = [cell for cell in cells if eligible(cell)]
     most = max((cell.seeds for cell in able), default=0)
     whole = [cell for cell in able if cell.seeds >= enough(most)]
     return min(whole, key=lambda cell: (cell.validation, cell.mean, cell.method), default=None)
@@ -116,7 +122,7 @@ def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
         cell.method: Standing(
             cell is best, found.get(cell.method),
             same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
-            cell.can_be_best and cell.method != YARDSTICK and cell.validation < best.validation,
+            eligible(cell) and cell.validation < best.validation,
         )
         for cell in group
     }  # fmt: skip

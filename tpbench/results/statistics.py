@@ -83,8 +83,8 @@ class Comparison:
 
     @property
     def hopeless(self) -> bool:
-        """Whether not even an uncorrected test shows anything: the sign-flip test's smallest p is 2 / 2^n."""
-        return self.test == "sign-flip" and 2.0 ** (1 - self.seeds) >= LEVEL
+        """Whether not even an uncorrected test shows anything, as a sign-flip test of fewer than six pairs."""
+        return self.test == "sign-flip" and _smallest_p(self.seeds) >= LEVEL
 
     @property
     def detectable(self) -> float:
@@ -101,7 +101,7 @@ class Comparison:
 
     def _one_image(self, level: float) -> float:
         """Differences that are all equal have no deviation: any size shows if there are enough of them."""
-        return 0.0 if 2.0 ** (1 - self.seeds) < level else math.inf
+        return 0.0 if _smallest_p(self.seeds) < level else math.inf
 
     def seeds_for(self, difference: float) -> int | None:
         """Shared seeds with which the paired test finds a difference of this size four times in five.
@@ -136,7 +136,7 @@ def _sign_flip_effect(pairs: int, level: float = LEVEL) -> float:
     """
     if pairs > EXACT:
         return _noncentrality(pairs - 1, level) / math.sqrt(pairs)
-    if 2.0 ** (1 - pairs) >= level:
+    if _smallest_p(pairs) >= level:
         return math.inf
     noise, signs = np.random.default_rng(0).normal(size=(1000, pairs)), _signs(pairs)
 
@@ -179,6 +179,11 @@ def _signs(pairs: int) -> NDArray[np.floating[Any]]:
     return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=pairs - 1)])
 
 
+def _smallest_p(pairs: int) -> float:
+    """Of the sign-flip test: two of all 2^n flips reach the mean of differences of one sign."""
+    return 2.0 ** (1 - pairs)
+
+
 def _sign_flip(differences: NDArray[np.floating[Any]]) -> float:
     """Two-sided p of the exact permutation test: how many of all 2^n flips of signs give so large a mean or larger.
 
@@ -208,7 +213,7 @@ def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Compari
     if count <= EXACT:
         return Comparison(count, mean, deviation, _sign_flip(paired), "sign-flip", error, count - 1)
     if not deviation:  # the t-test knows no p for them; only the two flips of all signs reach such a mean
-        p = 1.0 if abs(mean) < _SAME else 2.0 ** (1 - count)
+        p = 1.0 if abs(mean) < _SAME else _smallest_p(count)
         return Comparison(count, mean, deviation, p, "sign-flip", error, count - 1)
     return Comparison(count, mean, deviation, _two_sided(mean / error, count - 1), "paired t", error, count - 1)
 
