@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from tpbench.api.networks import load_network
-    from tpbench.api.reading import compare, leaderboard, load_curves, load_runs, table
+    from tpbench.api.reading import compare, leaderboard, load_curves, load_predictions, load_runs, table
     from tpbench.api.training import run, sweep
     from tpbench.engine.errors import TpbenchError, UsageError
 
@@ -31,6 +31,7 @@ _MODULES = {
     "leaderboard": _READING,
     "load_curves": _READING,
     "load_network": "tpbench.api.networks",
+    "load_predictions": _READING,
     "load_runs": _READING,
     "run": _TRAINING,
     "sweep": _TRAINING,
@@ -45,6 +46,7 @@ __all__ = [
     "leaderboard",
     "load_curves",
     "load_network",
+    "load_predictions",
     "load_runs",
     "run",
     "sweep",

@@ -72,9 +72,9 @@ def test_the_selection_reads_no_other_runs(results: Path, monkeypatch: pytest.Mo
     tpbench.leaderboard(results)  # its summaries are kept
     read, before = [], RunStore._read
 
-    def counted(self: RunStore, run_id: str, read_archived: Any) -> Any:
+    def counted(self: RunStore, run_id: str, archives: Any) -> Any:
         read.append(run_id)
-        return before(self, run_id, read_archived)
+        return before(self, run_id, archives)
 
     monkeypatch.setattr(RunStore, "_read", counted)
     frame = tpbench.load_curves(results, method="dtp")

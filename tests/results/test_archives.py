@@ -61,7 +61,7 @@ def test_an_archive_stands_in_for_a_damaged_file(clone: RunStore) -> None:
     path = clone.publish(record(seed=1))
     path.write_text("{")
     assert record(seed=1).definition.id in clone
-    assert "an archive's copy counts instead" in clone.damaged[0]
+    assert "another copy counts instead" in clone.damaged[0]
 
 
 def test_a_broken_archive_is_a_warning_and_a_problem_of_check(clone: RunStore, tpbench_inside: Inside) -> None:
@@ -182,7 +182,7 @@ def test_pack_does_not_replace_what_it_has_otherwise_or_cannot_read(
     run = f"runs/{record(seed=0).definition.id}.json"
     retrained = replace(record(seed=0), wall_time_s=9.0)
     for content, message in (
-        (archive_of(retrained), "would lose 1 of its runs and alignment records, which are others in"),
+        (archive_of(retrained), "would lose 1 of its runs, predictions and alignment records, which are others in"),
         (archive_of(others={run: "{}"}), "replacing the archive would lose it; write to another file"),
         (archive_of(others={"alignment/x.json": "{}"}), "replacing the archive would lose it; write to another file"),
         (archive_of(others={run: of_newer_format(record(seed=0))}), "write to another file"),

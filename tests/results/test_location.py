@@ -13,7 +13,7 @@ from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import absolute, location
-from tpbench.results.maintenance import check_store, merge_networks, merge_stores
+from tpbench.results.maintenance import Merged, check_store, merge_networks, merge_stores
 from tpbench.results.runs import NewerFormat
 from tpbench.search.journal import Journal
 
@@ -85,8 +85,8 @@ def test_stores_merge_across_kinds(memory: Path, tmp_path: Path) -> None:
     local, remote = RunStore(tmp_path), RunStore(memory)
     for seed in range(3):
         local.publish(record(seed=seed))
-    assert merge_stores(local, remote) == (3, 0)
-    assert merge_stores(remote, RunStore(tmp_path / "back")) == (3, 0)
+    assert merge_stores(local, remote) == Merged(new=3)
+    assert merge_stores(remote, RunStore(tmp_path / "back")) == Merged(new=3)
     assert list(RunStore(tmp_path / "back").records()) == list(local.records())
 
 
@@ -171,7 +171,7 @@ def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside:
     journal.suggested([{"lr": 0.1}])
     journal.ended(0, [])
     assert [pack.outcomes for pack in Journal.open(journal.path).packs] == [[]]
-    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, 0)
+    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == Merged(new=2)
     assert merge_networks(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, [])
 
 

@@ -24,7 +24,6 @@ from tpbench.results.maintenance import merge_networks, merge_stores
 from tpbench.results.networks import (
     TrainedNetwork,
     check_networks,
-    curves_digest,
     has_network,
     keep_network,
     network_ids,
@@ -43,7 +42,7 @@ def network(run: RunRecord, number: float = 1.0) -> TrainedNetwork:
     }  # fmt: skip
     d = run.definition
     return TrainedNetwork(
-        d.id, d.workload, d.method, d.seed, run.precision, 1, 0.02, 0.03, curves_digest(run), (2, 3, 2), 0.1 / 3, -0.5,
+        d.id, d.workload, d.method, d.seed, run.precision, 1, 0.02, 0.03, run.curves_digest, (2, 3, 2), 0.1 / 3, -0.5,
         arrays,
     )  # fmt: skip
 
@@ -111,7 +110,7 @@ def test_a_network_of_another_name_or_training_is_refused(store: RunStore) -> No
         network_of(store, run)
     # What is of another training, or damaged, makes way; what is the run's stays.
     keep_network(store, network(run))
-    assert network_of(store, run).curves == curves_digest(run)
+    assert network_of(store, run).curves == run.curves_digest
     before = network_path(store, run.definition.id).stat().st_mtime_ns
     keep_network(store, network(run, 2.0))
     assert network_path(store, run.definition.id).stat().st_mtime_ns == before
@@ -168,7 +167,8 @@ def test_merge_takes_networks_along(store: RunStore, tmp_path: Path, tpbench_ins
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     first = tpbench_inside("results", "merge", "results", "into")
-    assert "2 runs copied, 1 there already; 1 network copied" in first.stdout
+    assert "2 runs copied, 0 there already; 1 network copied" in first.stdout
+    assert first.returncode == 1  # the run whose curves differ is a conflict
     assert "not a valid network" in first.stderr
     assert f"the network of {record(seed=2).definition.id} was not copied: the run in into has" in first.stderr
     path.write_bytes(content)

@@ -213,7 +213,7 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
     assert "1 of 2 runs are in results already, 1 without their networks" in kept.stdout
     assert "warning" not in kept.stdout + kept.stderr
     checked = tpbench_inside("results", "check").stdout
-    assert "2 runs whole, 0 damaged\n2 networks whole, 0 damaged" in checked
+    assert "2 of them with predictions\n2 networks whole, 0 damaged" in checked
     (run, _) = store.records()
     for ending in (".pt", ".safetensors", ".npz"):
         made = tpbench_inside("results", "export-network", run.definition.id[:9], f"net{ending}")

@@ -75,6 +75,37 @@ def load_curves(results: Place, workload: Names | None = None, method: Names | N
 
 
 @for_python
+def load_predictions(results: Place, workload: Names | None = None, method: Names | None = None) -> pd.DataFrame:
+    """Right or wrong of every test sample, one row per run that kept it.
+
+    Args:
+        results: the store: a folder or a URL.
+        workload, method: only these, as :func:`load_runs` takes them; runs that are left out are not read.
+
+    Returns:
+        ``id``, ``workload``, ``data``, ``method``, ``seed``, ``epochs``, ``fingerprint`` (of the data: equal ones have
+        the same test samples in the same order), ``selected_epoch`` (from 1), ``test_error`` (per cent) and
+        ``correct``: an array (test samples,) of bool, as the network of the selected epoch classifies them.
+        ``numpy.stack(frame["correct"])`` makes one array of runs on the same data. ``frame.attrs["without"]`` counts
+        the runs that kept none; ``tpbench run ... --again`` trains them for it.
+
+    Raises:
+        UsageError: there is no such folder, workload or method.
+        TpbenchError: the store cannot be read. Of files that are damaged a warning tells.
+
+    Example:
+        >>> frame = tpbench.load_predictions("results", "mnist", "bp")
+        >>> wrong_in_all = ~numpy.stack(frame["correct"]).any(axis=0)
+    """
+    from tpbench.results.frames import predictions_frame
+
+    store = read_store(place(results))
+    frame = predictions_frame(store.all_predictions(_records(store, results, workload, method)))
+    warn(store.damaged)
+    return frame
+
+
+@for_python
 def leaderboard(results: Place, workload: Names | None = None) -> pd.DataFrame:
     """Every method of a store on every workload, best first within the workload, and how it stands to the best.
 

@@ -40,7 +40,7 @@ _MOST = 1_000_000
 _USUAL = {
     "results": "results", "precision": DEFAULT_PRECISION, "device": "auto", "checkpoint_every": 5,
     "config": "published", "trials": 100, "objective": DEFAULT_OBJECTIVE, "halving": 0, "pack": "auto",
-    "search_seed": 0, "offline": False, "track": (),
+    "search_seed": 0, "offline": False, "track": (), "again": False,
 }  # fmt: skip
 """What the command line takes where nothing is said."""
 
@@ -51,7 +51,7 @@ def run(
     configuration: str | os.PathLike[str] | Mapping[str, float] = "published", seeds: Seeds = range(10),
     epochs: int | None = None, results: Place = "results", *, data: Place | None = None,
     precision: str = DEFAULT_PRECISION, device: str = "auto", checkpoint_every: int = 5, offline: bool | None = None,
-    keep_networks: bool = False, track: Track | None = None, progress: bool = True,
+    keep_networks: bool = False, track: Track | None = None, again: bool = False, progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Train one configuration over seeds, as one pack or as one per core, without Ray: ``tpbench run``.
 
@@ -74,6 +74,7 @@ def run(
         keep_networks: whether the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
             none.
+        again: whether stored runs without predictions are trained again for them (:func:`load_predictions`).
         progress: whether to show how far it is.
 
     Returns:
@@ -104,12 +105,12 @@ def run(
     places: dict[str, Any] = {
         "results": store, "data": folder_of_data, "offline": is_offline(offline),
         "keep_networks": yes_or_no(keep_networks, "keep_networks"),
-        "track": trackers(track),
+        "track": trackers(track), "again": yes_or_no(again, "again"),
     }  # fmt: skip
     settings = make_settings(
         store, folder_of_data, options["precision"], options["device"], options["checkpoint_every"],
         places["offline"], _run_command(names, {**options, **places}), keep_networks=places["keep_networks"],
-        track=places["track"],
+        track=places["track"], again=places["again"],
     )  # fmt: skip
     chosen = find_configuration(
         cell, config, store, folder_of_data, offline=settings.offline, precision=settings.precision

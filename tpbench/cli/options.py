@@ -188,14 +188,14 @@ class OptionalFile(TyperCommand):
 
 def make_settings(
     results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
-    keep_networks: bool = False, track: Sequence[str] | None = None,
+    keep_networks: bool = False, track: Sequence[str] | None = None, again: bool = False,
 ) -> Any:  # fmt: skip
     """:func:`tpbench.training.settings.make_settings` for the command that was typed."""
     from tpbench.training.settings import make_settings
 
     return make_settings(
         results, data, precision, device, checkpoint_every, offline, shlex.join(["tpbench", *sys.argv[1:]]),
-        keep_networks=keep_networks, track=track or (),
+        keep_networks=keep_networks, track=track or (), again=again,
     )  # fmt: skip
 
 

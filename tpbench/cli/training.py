@@ -165,6 +165,9 @@ def run(
     offline: Offline = False,
     keep_networks: KeepNetworks = False,
     track: Track = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train stored runs that lack predictions (right or wrong) for them.")
+    ] = False,
 ) -> None:
     """Train one configuration over seeds, as one pack or as one per core, without Ray."""
     from tpbench.search.configurations import find_configuration
@@ -173,7 +176,7 @@ def run(
     from tpbench.training.seeds import parse_seeds
 
     cell = CellChoice.of(workload, method)
-    settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks, track)
+    settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks, track, again)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
     records = run_seeds(
         cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings, note=chosen.note

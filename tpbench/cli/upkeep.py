@@ -16,7 +16,7 @@ from tpbench.cli.options import (
     complain,
     warn_damaged,
 )
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
@@ -27,15 +27,18 @@ from tpbench.training.tracking.targets import resolve_targets
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
-    """Verify the checksum of every run and alignment record, in files and in archives, and of every network."""
+    """Verify every run, its predictions and network, and every alignment record, in files and in archives."""
     from tpbench.results.alignments import stored_alignments
     from tpbench.results.maintenance import check_store
     from tpbench.results.networks import check_networks
 
     store = read_store(results)
     found, networks = check_store(store), check_networks(store)
-    whole, wrong = found.whole, [*found.wrong, *networks.wrong]
-    print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
+    whole, wrong = found.whole, [*found.conflicts, *found.wrong, *networks.wrong]
+    conflicts = f", {len(found.conflicts)} in conflict" if found.conflicts else ""
+    print(f"{results}: {_runs(whole)} whole, {len(found.wrong)} damaged{conflicts}")
+    if whole:
+        print(f"{found.predicted} of them with predictions")
     if networks.whole or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
         print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
@@ -57,22 +60,30 @@ def results_merge(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, that is copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
-    """Copy the runs of one store into another, their networks, and its alignment records."""
+    """Copy the runs of one store into another, their predictions and networks, and its alignment records."""
     from tpbench.results.alignments import merge_alignments
     from tpbench.results.maintenance import merge_networks, merge_stores, open_source
 
     store, into = open_source(source), open_store(target)
-    new, known = merge_stores(store, into)
+    merged = merge_stores(store, into)
     networks, problems = merge_networks(store, into)
     alignments, recorded = merge_alignments(store, into)
     also = f"; {_networks(networks)} copied" if networks else ""
-    print(f"{new} run{'s' * (new != 1)} copied, {known} there already{also}")
+    if merged.predictions:
+        also = f"; predictions added to {_runs(merged.predictions)}{also}"
+    if merged.replaced:
+        also = f"; {_runs(merged.replaced)} replaced by newer training{also}"
+    print(f"{_runs(merged.new)} copied, {merged.known} there already{also}")
     if alignments or recorded:
         print(f"{_alignments(alignments)} copied, {recorded} there already")
     for problem in problems:
         complain(f"warning: {problem}")
     warn_damaged(store)
     warn_damaged(into)
+    for conflict in merged.conflicts:
+        complain(conflict)
+    if merged.conflicts:
+        raise typer.Exit(1)
 
 
 @results_app.command("pack")
@@ -80,15 +91,16 @@ def results_pack(
     file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
     results: Results = RESULTS,
 ) -> None:
-    """Write the runs and alignment records of a store, without networks, into one compressed archive."""
+    """Write the runs of a store, their predictions and its alignment records into one archive, without networks."""
     from tpbench.results.maintenance import pack_store
     from tpbench.results.networks import network_ids
 
     check_target(file, [".zip"])
     store = read_store(results)
-    runs, alignments = pack_store(store, file)
-    also = f" and {_alignments(alignments)}" if alignments else ""
-    print(f"{runs} runs{also} written to {file}")
+    packed = pack_store(store, file)
+    also = f" and {_alignments(packed.alignments)}" if packed.alignments else ""
+    predictions = f"; {packed.predictions} with predictions" if packed.predictions else ""
+    print(f"{_runs(packed.runs)}{also} written to {file}{predictions}")
     if left := len(network_ids(store)):
         print(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
@@ -127,6 +139,46 @@ def results_export_network(
     print(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
     layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
     print(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
+
+
+@results_app.command("remove")
+def results_remove(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Ids of runs, or at least their first 8 digits.")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A sweep, with the runs of its search and its final runs.")
+    ] = None,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="All checkpoints.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise it is only listed.")] = False,
+    results: Results = RESULTS,
+) -> None:
+    """List and, with --yes, remove runs, a sweep or checkpoints; archives are never changed."""
+    from tpbench.search.removal import Removal, plan_checkpoints, plan_runs, plan_sweep
+
+    if not (runs or sweep or checkpoints):
+        raise UsageError("what is to be removed? Name runs by their ids, or give --sweep NAME or --checkpoints")
+    store = read_store(results)
+    plans: list[Removal] = [plan_runs(store, runs)] if runs else []
+    plans += [plan_sweep(store, sweep)] if sweep else []
+    plans += [plan_checkpoints(store)] if checkpoints else []
+    for plan in plans:
+        for line in plan.lines:
+            print(line)
+        for line in plan.staying:
+            complain(line)
+    if not any(plan.lines for plan in plans):
+        print("nothing to remove")
+    elif yes:
+        for plan in plans:
+            plan.carry_out()
+        print("removed")
+    else:
+        print("nothing was removed; the same command with --yes removes what is listed")
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def _networks(count: int) -> str:

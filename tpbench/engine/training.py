@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tpbench.engine.capture import CapturedStep, Step
@@ -97,6 +99,10 @@ class Trainer:
         self.histories = [MemberHistory() for _ in seeds]
         self.alive = list(range(len(seeds)))
         self.keep = keep
+        self.correct: dict[int, NDArray[np.bool_]] = {}
+        """By member, which test samples its network classifies correctly after the selected epoch so far, (N,). A
+        member that was restored from a checkpoint of version 0.2.0 has none before its next selected epoch; none has
+        where the loss classifies nothing."""
         self.kept: dict[int, dict[str, Tensor]] = {}
         """By member, its arrays after the selected epoch so far (:meth:`PackState.member`). In the host's memory: a
         GPU's may be all taken by the pack, and an epoch ends with a read anyway."""
@@ -259,6 +265,7 @@ class Trainer:
     def _record(self, measured: dict[str, list[float]], finite: list[bool]) -> None:
         """Append an epoch to the curves; members with non-finite numbers are marked and leave the pack."""
         leaving: dict[int, Status] = {}
+        selected: list[tuple[int, int]] = []
         for row, p in enumerate(self.alive):
             values = {name: column[row] for name, column in measured.items()}
             history = self.histories[p]
@@ -267,10 +274,15 @@ class Trainer:
                 continue
             for name, value in values.items():
                 history.curves[name].append(value)
-            if self.keep and history.selected_epoch == history.epochs - 1:
-                self.kept[p] = self.pack.member(row)
+            if history.selected_epoch == history.epochs - 1:
+                selected.append((row, p))
+                if self.keep:
+                    self.kept[p] = self.pack.member(row)
             if self.prune and history.epochs == self.prune[0] and values["train_error"] > self.prune[1]:
                 leaving[p] = "pruned"
+        if selected and self._test_errors.dtype == torch.bool:
+            wrong = self._test_errors[[row for row, _ in selected]].cpu().numpy()
+            self.correct |= {p: ~of_member for (_, p), of_member in zip(selected, wrong, strict=True)}
         self._drop(leaving)
 
     def _drop(self, leaving: Mapping[int, Status]) -> None:
@@ -279,8 +291,9 @@ class Trainer:
         for p, status in leaving.items():
             self.histories[p].status = status
             if status != "diverged":
-                # Of those that are given up nobody asks for a network.
+                # Runs that are given up are not stored.
                 self.kept.pop(p, None)
+                self.correct.pop(p, None)
         rows = [row for row, p in enumerate(self.alive) if p not in leaving]
         self.alive = [self.alive[row] for row in rows]
         if rows:
@@ -296,7 +309,8 @@ class Trainer:
     def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
         chunks = torch.split(samples, _EVALUATION_CHUNK, dim=1)
-        return self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
+        loss, error, _ = self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
+        return loss, error
 
     def _evaluate_test(self) -> tuple[Tensor, Tensor]:
         members, problem = len(self.alive), self.problem
@@ -307,17 +321,24 @@ class Trainer:
                 y = problem.y_test[start : start + _EVALUATION_CHUNK]
                 yield x.expand(members, *x.shape), y.expand(members, *y.shape)
 
-        return self._evaluate(chunks(), len(problem.x_test))
+        loss, error, self._test_errors = self._evaluate(chunks(), len(problem.x_test))
+        return loss, error
 
-    def _evaluate(self, chunks: Any, samples: int) -> tuple[Tensor, Tensor]:
-        """Mean loss and error of every alive member over all samples of the chunks, each (P,)."""
+    def _evaluate(self, chunks: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate every alive member on the samples of the chunks.
+
+        Returns:
+            Mean loss and mean error, (P,) each, and the error of each sample, (P, N): whether it is misclassified, or
+            the loss's own measure where nothing is classified.
+        """
         loss = torch.zeros(len(self.alive), dtype=torch.float64, device=self.device)
-        wrong = torch.zeros_like(loss)
+        error, of_samples = torch.zeros_like(loss), []
         for x, y in chunks:
             losses, errors, _ = self.problem.loss(self.pack.propagate(x)[-1], y)
             loss += losses.sum(1, dtype=torch.float64)
-            wrong += errors.sum(1, dtype=torch.float64)
-        return loss / samples, wrong / samples
+            error += errors.sum(1, dtype=torch.float64)
+            of_samples.append(errors)
+        return loss / samples, error / samples, torch.cat(of_samples, dim=1)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to continue: plain tensors, lists and numbers, so that it loads with ``weights_only``."""
@@ -329,6 +350,7 @@ class Trainer:
             "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
             "pack": self.pack.state(),
         }
+        state["correct"] = {p: torch.from_numpy(bits) for p, bits in self.correct.items()}
         return {**state, "kept": self.kept} if self.keep else state
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
@@ -347,6 +369,7 @@ class Trainer:
             if not wanted <= set(kept):
                 raise TpbenchError("the checkpoint lacks the networks that are to be kept")
             self.kept = {p: {name: values.cpu() for name, values in arrays.items()} for p, arrays in kept.items()}
+        self.correct = {p: bits.cpu().numpy() for p, bits in checkpoint.get("correct", {}).items()}
         self.position, self.elapsed = checkpoint["position"], checkpoint["elapsed"]
         self.histories = histories
         self.alive = list(checkpoint["alive"])

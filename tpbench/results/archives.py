@@ -6,7 +6,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,11 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions
 from tpbench.results.runs import ID_PATTERN, RunRecord
 
 _ENTRY = re.compile(rf"runs/({ID_PATTERN.pattern})\.json")
+_PREDICTIONS = re.compile(rf"runs/({ID_PATTERN.pattern}){re.escape(ENDING)}")
 # Bytes; the longest real run files have a fiftieth of it.
 _LARGEST_RUN = 4_000_000
 
@@ -25,6 +27,11 @@ _LARGEST_RUN = 4_000_000
 def entry_name(run_id: str) -> str:
     """The name of a run's file inside an archive."""
     return f"runs/{run_id}.json"
+
+
+def predictions_entry(run_id: str) -> str:
+    """Return the name of a run's predictions inside an archive."""
+    return f"runs/{run_id}{ENDING}"
 
 
 @dataclass
@@ -63,27 +70,55 @@ class ArchivedRuns:
         return [run_id for run_id, paths in self.holders.items() if path in paths]
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[Path, str], RunRecord]]:
-        """A function that reads the run of an archive and an id, in any thread; each archive is opened once.
-
-        The function raises TpbenchError: the entry is damaged or written by a newer tpbench. The message names both.
-        """
+    def opened(self) -> Iterator[ArchiveReader]:
+        """Open archives for reading: each once, when something of it is first asked for."""
         with ExitStack() as stack:
-            zips: dict[Path, zipfile.ZipFile] = {}
-            opening = Lock()
+            yield ArchiveReader(stack)
 
-            def read(path: Path, run_id: str) -> RunRecord:
-                with _readable(path):
-                    with opening:
-                        if path not in zips:
-                            zips[path] = stack.enter_context(_open(path))
-                    text = _entry_text(zips[path], path, entry_name(run_id), _LARGEST_RUN)
-                record = RunRecord.from_json(text, f"{path}: {entry_name(run_id)}")
-                if record.definition.id != run_id:
-                    raise TpbenchError(f"{path}: {entry_name(run_id)}: holds the run {record.definition.id}")
-                return record
 
-            yield read
+class ArchiveReader:
+    """Reads entries of archives, in any thread; made by :meth:`ArchivedRuns.opened`."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack, self._zips, self._opening = stack, dict[Path, zipfile.ZipFile](), Lock()
+
+    def run(self, path: Path, run_id: str) -> RunRecord:
+        """Read the run of that id.
+
+        Raises:
+            NewerFormat: a newer version wrote it.
+            TpbenchError: the entry is damaged; the message names both.
+        """
+        name = entry_name(run_id)
+        record = RunRecord.from_json(self._text(path, name, _LARGEST_RUN), f"{path}: {name}")
+        if record.definition.id != run_id:
+            raise TpbenchError(f"{path}: {name}: holds the run {record.definition.id}")
+        return record
+
+    def predictions(self, path: Path, run_id: str) -> Predictions | None:
+        """Read the predictions of that run; None where the archive holds none.
+
+        Raises:
+            NewerFormat, TpbenchError: as :meth:`run`.
+        """
+        name = predictions_entry(run_id)
+        with _readable(path):
+            if name not in self._open(path).NameToInfo:
+                return None
+        found = Predictions.from_json(self._text(path, name, LARGEST_FILE), f"{path}: {name}")
+        if found.run != run_id:
+            raise TpbenchError(f"{path}: {name}: holds the predictions of the run {found.run}")
+        return found
+
+    def _text(self, path: Path, name: str, largest: int) -> str:
+        with _readable(path):
+            return _entry_text(self._open(path), path, name, largest)
+
+    def _open(self, path: Path) -> zipfile.ZipFile:
+        with self._opening:
+            if path not in self._zips:
+                self._zips[path] = self._stack.enter_context(_open(path))
+            return self._zips[path]
 
 
 def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
@@ -97,7 +132,7 @@ def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for name in names:
-        if not (_ENTRY.fullmatch(name) or others.fullmatch(name)):
+        if not (_ENTRY.fullmatch(name) or _PREDICTIONS.fullmatch(name) or others.fullmatch(name)):
             raise UsageError(f"{path}: holds '{name}', which is neither a run nor an alignment record")
     return ArchivedRuns.of([path])
 

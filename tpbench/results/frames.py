@@ -9,10 +9,25 @@ import pandas as pd
 
 from tpbench.engine import CURVES
 from tpbench.results.maintenance import export_frame
-from tpbench.results.runs import RunRecord
+from tpbench.results.predictions import Predictions
+from tpbench.results.runs import RunRecord, percent
 
 CURVE_COLUMNS = ("run", "workload", "data", "method", "seed", "epoch", "curve", "value")
 """Of :func:`curves_frame`."""
+
+PREDICTION_COLUMNS = (
+    "id",
+    "workload",
+    "data",
+    "method",
+    "seed",
+    "epochs",
+    "fingerprint",
+    "selected_epoch",
+    "test_error",
+    "correct",
+)
+"""Of :func:`predictions_frame`."""
 
 _RUN_TYPES = {
     "seed": "int64", "epochs": "int64", "protocol": "int64", "pack_members": "int64", "selected_epoch": "Int64",
@@ -24,6 +39,33 @@ def runs_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """:func:`tpbench.results.maintenance.export_frame` with types, and epochs from 1 as those of curves."""
     frame = export_frame(records).astype(_RUN_TYPES)
     return frame.assign(selected_epoch=frame["selected_epoch"] + 1)
+
+
+def predictions_frame(runs: Iterable[tuple[RunRecord, Predictions | None]]) -> pd.DataFrame:
+    """Return one row per run with predictions; ``attrs["without"]`` counts the others."""
+    rows, without = [], 0
+    for record, found in runs:
+        if found is None:
+            without += 1
+            continue
+        d = record.definition
+        rows.append(
+            {
+                "id": d.id,
+                "workload": d.workload,
+                "data": record.data_label or "exact",
+                "method": d.method,
+                "seed": d.seed,
+                "epochs": d.epochs,
+                "fingerprint": d.fingerprint,
+                "selected_epoch": (record.history.selected_epoch or 0) + 1,
+                "test_error": percent(1.0 - float(found.correct.mean())),
+                "correct": found.correct,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=PREDICTION_COLUMNS)
+    frame.attrs["without"] = without
+    return frame
 
 
 def curves_frame(records: Iterable[RunRecord]) -> pd.DataFrame:

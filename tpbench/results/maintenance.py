@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
-from tpbench.results.archives import entry_name, runs_of_archive
+from tpbench.results.archives import ArchiveReader, entry_name, predictions_entry, runs_of_archive
 from tpbench.results.formats import export_format
-from tpbench.results.location import location
+from tpbench.results.location import file_stamps, location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
-from tpbench.results.runs import NewerFormat, RunRecord, digest, percent
-from tpbench.results.store import RunStore, read_run
+from tpbench.results.predictions import ENDING, Predictions
+from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, digest, percent
+from tpbench.results.store import RunStore, read_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,112 +27,201 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """What a look at every file of a store found."""
+    """The state of every file of a store."""
 
     whole: int
     """Runs that can be read."""
+    predicted: int
+    """Of these, runs with predictions."""
     wrong: list[str]
     """What is the matter with files and archives, a line each."""
     newer: int
     """Files among them that a newer version wrote: nothing is wrong with these."""
+    conflicts: list[str]
+    """Runs of which two copies have different curves, a line each."""
 
 
 def check_store(store: RunStore) -> StoreCheck:
-    """Read every run file and archive. Changes nothing."""
-    whole: set[str] = set()
+    """Read every run file and archive, and every file of predictions. Changes nothing."""
     wrong: list[str] = []
-    newer = 0
     if not store.exists:
-        return StoreCheck(0, list(store.archived.broken), 0)
-    with store.archived.opened() as read_archived:
-        readers = [(path.stem, partial(read_run, path)) for path in sorted(store.runs.glob("*.json"))]
-        for run_id, archives in sorted(store.archived.holders.items()):
-            readers += [(run_id, partial(read_archived, archive, run_id)) for archive in archives]
-        for run_id, reader in readers:
+        return StoreCheck(0, 0, list(store.archived.broken), 0, [])
+    whole: dict[str, dict[str, float | None]] = {}
+    predicted: set[str] = set()
+    newer = 0
+    conflicts = []
+    with store.archived.opened() as archives:
+        for run_id in store.ids():
+            found = store.copies(run_id, archives)
+            wrong += found.problems
+            newer += found.newer
+            if found.record:
+                whole[run_id] = {copy.record.curves_digest: copy.record.test_error for copy in found.copies}
+            if found.conflict:
+                conflicts.append(found.conflict)
+        for run_id, where, reader in _prediction_readers(store, archives):
             try:
-                reader()
-                whole.add(run_id)
+                predictions = reader()
+                if not predictions or run_id not in whole:
+                    continue
+                error, known = 1.0 - float(predictions.correct.mean()), whole[run_id].get(predictions.curves)
+                if known is None:
+                    wrong.append(f"{where}: comes from another training of the run; it does not count")
+                elif abs(error - known) > 1e-9:
+                    wrong.append(
+                        f"{where}: {100 * error:.4g} % of its samples are wrong, where the run has {100 * known:.4g} %"
+                    )
+                else:
+                    predicted.add(run_id)
             except TpbenchError as error:
                 wrong.append(str(error))
                 newer += isinstance(error, NewerFormat)
             except Exception as error:  # a URL's file system has exceptions of its own
-                wrong.append(f"{store.path(run_id)}: could not be read ({error})")
+                wrong.append(f"{where}: could not be read ({error})")
     wrong += store.archived.broken
     # What was set aside and trained again since is nobody's concern any more.
     aside = [
         path for path in sorted(store.runs.glob("*.damaged")) if path.name.split(".")[0].split("-")[0] not in whole
     ]
-    return StoreCheck(len(whole), [*wrong, *(f"{path}: set aside as damaged earlier" for path in aside)], newer)
+    wrong += [f"{path}: set aside as damaged earlier" for path in aside]
+    return StoreCheck(len(whole), len(predicted), wrong, newer, conflicts)
 
 
-def pack_store(store: RunStore, path: Path) -> tuple[int, int]:
-    """Write the whole runs and alignment records of a store into one compressed archive; returns how many of each.
+def _prediction_readers(
+    store: RunStore, archives: ArchiveReader
+) -> Iterator[tuple[str, str, Callable[[], Predictions | None]]]:
+    """Yield the run's id, the place and a reader of every file and archive entry of predictions."""
+    for name in sorted(file_stamps(store.runs, ENDING)):
+        if ID_PATTERN.fullmatch(run_id := name.removesuffix(ENDING)):
+            path = store.predictions_path(run_id)
+            yield run_id, str(path), partial(read_predictions, path)
+    for run_id, places in sorted(store.archived.holders.items()):
+        for place in places:
+            name = f"{place}: {predictions_entry(run_id)}"
+            yield run_id, name, partial(archives.predictions, place, run_id)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What an archive was written from."""
+
+    runs: int
+    predictions: int
+    alignments: int
+
+
+def pack_store(store: RunStore, path: Path) -> Packed:
+    """Write the runs of a store, their predictions and the alignment records into one compressed archive.
 
     The same ones make the same bytes.
 
     Raises:
         UsageError: there is such a file, and something of it would be lost, or it is no such archive.
-        TpbenchError: the file cannot be written.
+        TpbenchError: the file cannot be written, or the store holds two versions of a run.
     """
-    held, written = _held(path), dict[str, str]()
+    held, written = _held(path), dict[str, _Entry]()
+    predictions = 0
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
-        for record in store.records():
-            _add(archive, entry_name(record.definition.id), record.to_json(), written)
-        runs = len(written)
+        for record, bits in store.all_predictions(store.records()):
+            run_id = record.definition.id
+            if record.versions > 1:
+                raise TpbenchError(
+                    f"{store.folder} holds {record.versions} versions of the run {run_id}, and an archive has one of "
+                    "each: 'tpbench results check' names them; delete what is wrong"
+                )
+            text = record.to_json()
+            _add(archive, entry_name(run_id), text)
+            written[entry_name(run_id)] = _Entry(digest(text), record.curves_digest, record.replaces)
+            if bits:
+                text = bits.to_json()
+                _add(archive, predictions_entry(run_id), text)
+                written[predictions_entry(run_id)] = _Entry(digest(text), bits.curves, record.replaces)
+                predictions += 1
+        runs = len(written) - predictions
         for name, alignment in read_alignments(store).items():
-            _add(archive, f"{FOLDER}/{name}", alignment.to_json(), written)
+            text = alignment.to_json()
+            _add(archive, f"{FOLDER}/{name}", text)
+            written[f"{FOLDER}/{name}"] = _Entry(digest(text))
         # Last, as it is about what was written; nothing is replaced before this block ends.
         _require_kept(path, held, written, store)
-    return runs, len(written) - runs
+    return Packed(runs, predictions, len(written) - runs - predictions)
 
 
-def _add(archive: zipfile.ZipFile, name: str, text: str, written: dict[str, str]) -> None:
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of an archive, for comparison with another of the same name."""
+
+    content: str
+    """Digest of its text."""
+    curves: str = ""
+    """Digest of the curves of the run that it belongs to."""
+    replaces: tuple[str, ...] = ()
+    """Digests of the curves that this run replaced."""
+
+    def keeps(self, old: _Entry) -> bool:
+        """Return whether nothing of an older entry is lost: it is the same, or was replaced by this training."""
+        return self.content == old.content or old.curves in self.replaces
+
+
+def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
     # A fixed date: what is in the archive, and nothing else, decides its bytes.
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_LZMA
     archive.writestr(entry, text)
-    written[name] = digest(text)
 
 
-def _held(path: Path) -> dict[str, str]:
-    """What a file that is about to be replaced holds, as :func:`_digests` says; nothing where there is none."""
+def _held(path: Path) -> dict[str, _Entry]:
+    """Return the entries of a file that is about to be replaced; none where there is no file.
+
+    Raises:
+        UsageError: it is no archive of a store, or something of it is damaged.
+    """
     if not path.is_file():
         return {}
     archive = _store_of_archive(path)
     try:
-        return dict(_digests(archive))
+        return dict(_entries(archive))
     except TpbenchError as error:
         raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
 
 
-def _require_kept(path: Path, held: Mapping[str, str], written: Mapping[str, str], store: RunStore) -> None:
-    """All that the file held must have been written again."""
-    if lost := sum(name not in written for name in held):
+def _require_kept(path: Path, held: Mapping[str, _Entry], written: Mapping[str, _Entry], store: RunStore) -> None:
+    """Check that everything that the file held was written again.
+
+    Raises:
+        UsageError: something of it is missing, or another in the store.
+    """
+    # Predictions of a run that was replaced go with it.
+    replaced = {curves for entry in written.values() for curves in entry.replaces}
+    if lost := sum(name not in written and entry.curves not in replaced for name, entry in held.items()):
         merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"
         raise UsageError(
-            f"{path}: replacing it would lose {lost} of its runs and alignment records, which {store.folder} has not: "
-            f"merge it into that store first ({merge}), or write to another file"
+            f"{path}: replacing it would lose {lost} of its runs, predictions and alignment records, which "
+            f"{store.folder} has not: merge it into that store first ({merge}), or write to another file"
         )
-    if other := sum(written[name] != digest for name, digest in held.items()):
+    if other := sum(name in written and not written[name].keeps(entry) for name, entry in held.items()):
         raise UsageError(
-            f"{path}: replacing it would lose {other} of its runs and alignment records, which are others in "
-            f"{store.folder}, under the same names; write to another file"
+            f"{path}: replacing it would lose {other} of its runs, predictions and alignment records, which are others "
+            f"in {store.folder}, under the same names; write to another file"
         )
 
 
-def _digests(archive: RunStore) -> Iterator[tuple[str, str]]:
-    """What an archive holds, by the names of its entries.
+def _entries(store: RunStore) -> Iterator[tuple[str, _Entry]]:
+    """Yield the entries of an archive by name.
 
     Raises:
         TpbenchError: something of it is damaged, or of a newer version.
     """
-    with archive.archived.opened() as read_archived:
-        for run_id, (path, *_) in archive.archived.holders.items():
-            yield entry_name(run_id), digest(read_archived(path, run_id).to_json())
-    found = stored_alignments(archive)
+    with store.archived.opened() as archives:
+        for run_id, (path, *_) in store.archived.holders.items():
+            record = archives.run(path, run_id)
+            yield entry_name(run_id), _Entry(digest(record.to_json()), record.curves_digest)
+            if bits := archives.predictions(path, run_id):
+                yield predictions_entry(run_id), _Entry(digest(bits.to_json()), bits.curves)
+    found = stored_alignments(store)
     for problem in found.damaged.values():
         raise TpbenchError(problem[0])
-    yield from ((f"{FOLDER}/{name}", digest(record.to_json())) for name, record in found.records.items())
+    yield from ((f"{FOLDER}/{name}", _Entry(digest(record.to_json()))) for name, record in found.records.items())
 
 
 def open_source(text: str) -> RunStore:
@@ -151,8 +241,23 @@ def _store_of_archive(path: Path) -> RunStore:
     return store
 
 
-def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
-    """Copy every whole run of one store into another; returns how many were new and how many were there.
+@dataclass(frozen=True)
+class Merged:
+    """What became of the runs of a store that was merged into another."""
+
+    new: int = 0
+    known: int = 0
+    """There already with the same curves."""
+    predictions: int = 0
+    """Predictions that were added to known runs."""
+    replaced: int = 0
+    """Runs of the target that a run of the source had replaced (``tpbench run --again``)."""
+    conflicts: tuple[str, ...] = ()
+    """Runs that have other curves in the target, a line each; the target's stay."""
+
+
+def merge_stores(source: RunStore, target: RunStore) -> Merged:
+    """Copy every valid run of one store into another, with its predictions.
 
     Raises:
         UsageError: the source is no store.
@@ -163,14 +268,29 @@ def merge_stores(source: RunStore, target: RunStore) -> tuple[int, int]:
         raise UsageError(
             f"{source.folder} is no store: it holds neither runs nor alignment records, nor an archive of them{broken}"
         )
-    new = known = 0
-    for record in source.records():
-        if record.definition.id in target:
-            known += 1
-        else:
-            target.publish(record)
+    new = known = added = replaced = 0
+    conflicts = []
+    for record, bits in source.all_predictions(source.records()):
+        there = target.read(record.definition.id)
+        if there is None:
+            target.publish(record, bits)
             new += 1
-    return new, known
+        elif there.disagrees(record):
+            conflicts.append(
+                f"conflict: the run {record.definition.id} ({record.definition.workload} {record.definition.method}, "
+                f"seed {record.definition.seed}) has other curves in {target.folder} than in {source.folder}; the "
+                "former stays. One of them was made by other code, data or hardware: delete what is wrong "
+                "('tpbench results remove')"
+            )
+        elif there.curves_digest in record.replaces:
+            target.replace_run(there, record, bits)
+            replaced += 1
+        else:
+            known += 1
+            if bits and bits.belongs(there) and target.predictions(there) is None:
+                target.add_predictions(bits)
+                added += 1
+    return Merged(new, known, added, replaced, tuple(conflicts))
 
 
 def merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:

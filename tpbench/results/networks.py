@@ -13,7 +13,7 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write
 from tpbench.results.location import file_stamps, read_bytes
-from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, digest, sealed, unsealed
+from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, sealed, unsealed
 from tpbench.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -106,12 +106,7 @@ class TrainedNetwork:
 
     def belongs(self, record: RunRecord) -> bool:
         """Whether it is what the training of this run left: curves of another machine may differ in the last digits."""
-        return self.run == record.definition.id and self.curves == curves_digest(record)
-
-
-def curves_digest(record: RunRecord) -> str:
-    """What ties a network to the training that it comes from."""
-    return digest(dict(record.curves))
+        return self.run == record.definition.id and self.curves == record.curves_digest
 
 
 def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -215,6 +210,23 @@ def keep_network(store: RunStore, network: TrainedNetwork) -> None:
         return
     with atomic_write(network_path(store, network.run)) as file:
         file.write(network.to_bytes())
+
+
+def set_network_aside(store: RunStore, record: RunRecord) -> None:
+    """Move the network of a run that was replaced to the store's ``replaced/``, if there is one.
+
+    Raises:
+        TpbenchError: the store cannot be read or written.
+    """
+    try:
+        there = read_network(store, record.definition.id)
+    except WrongNetwork:
+        return
+    if there and there.belongs(record):
+        path = network_path(store, record.definition.id)
+        with atomic_write(store.replaced / f"{record.definition.id}-{record.curves_digest[:8]}{ENDING}") as file:
+            file.write(there.to_bytes())
+        path.unlink(missing_ok=True)
 
 
 def network_ids(store: RunStore) -> list[str]:

@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,29 @@ class RunRecord:
     """How its configuration was found (:mod:`tpbench.results.budgets`); empty in the files of older versions."""
     workload: Mapping[str, Any] = field(default_factory=dict)
     """What a workload of a user's file is (:meth:`tpbench.workloads.Workload.content`); empty for built-in ones."""
+    digest_of_curves: str = field(default="", compare=False)
+    """Of a summary, which has lost its curves; otherwise empty."""
+    versions: int = field(default=1, compare=False)
+    """Copies in the store under this id whose curves differ, this one among them; they are a conflict."""
+
+    @property
+    def curves_digest(self) -> str:
+        """SHA-256 of the curves: what one training of the run leaves; another machine's may leave others."""
+        return self.digest_of_curves or digest(dict(self.curves))
+
+    @property
+    def replaces(self) -> tuple[str, ...]:
+        """Digests of the curves that this run replaced (``tpbench run --again``); copies that have them are old."""
+        found = self.provenance.get("replaces")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    def disagrees(self, other: RunRecord) -> bool:
+        """Return whether another copy of the run has other curves, and neither of them replaced the other."""
+        return (
+            self.curves_digest != other.curves_digest
+            and other.curves_digest not in self.replaces
+            and self.curves_digest not in other.replaces
+        )
 
     @property
     def precision(self) -> str:
@@ -230,7 +254,10 @@ def _processor() -> str:
 
 
 def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
-    """Where a run came from: versions, commit, kind of machine, device, precision and the command; no host, no path."""
+    """Return where a run came from: versions, commit, kind of machine, device, precision, command and day (UTC).
+
+    No host and no path of the machine is in it.
+    """
     import numpy
     import torch
 
@@ -247,6 +274,7 @@ def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
+        "day": datetime.now(UTC).date().isoformat(),
     }
 
 

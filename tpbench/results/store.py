@@ -6,14 +6,15 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write, move_aside
-from tpbench.results.archives import ArchivedRuns
+from tpbench.results.archives import ArchivedRuns, ArchiveReader
 from tpbench.results.location import file_stamps, read_bytes
+from tpbench.results.predictions import ENDING, Predictions, predictions_path
 from tpbench.results.runs import NewerFormat, RunRecord
 from tpbench.results.summaries import KeptSummaries, summarised
 
@@ -36,15 +37,65 @@ def read_run(path: Path) -> RunRecord:
     return record
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What became of reading one run."""
+def read_predictions(path: Path) -> Predictions:
+    """Read and check one file of predictions; changes nothing.
 
-    record: RunRecord | None
-    place: Path | None
+    Raises:
+        OSError: it cannot be read.
+        NewerFormat: a newer version wrote it.
+        TpbenchError: it is damaged, or holds those of another run than its name says.
+    """
+    found = Predictions.from_json(read_bytes(path).decode("utf-8", errors="replace"), str(path))
+    if found.run != path.stem:
+        raise TpbenchError(f"{path}: holds the predictions of the run {found.run}")
+    return found
+
+
+@dataclass(frozen=True)
+class RunCopy:
+    """One copy of a run."""
+
+    record: RunRecord
+    place: Path
     """The file or archive that it was read from."""
+
+
+@dataclass(frozen=True)
+class RunCopies:
+    """All copies of a run that could be read, files before archives."""
+
+    copies: list[RunCopy]
     problems: list[str]
-    """What is wrong with the copies before it."""
+    """What is wrong with the others."""
+    newer: int = 0
+    """Of these, files that a newer version wrote."""
+
+    @cached_property
+    def _current(self) -> list[RunCopy]:
+        """The copies that no other copy has replaced."""
+        old = {digest for copy in self.copies for digest in copy.record.replaces}
+        return [copy for copy in self.copies if copy.record.curves_digest not in old] or self.copies
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The run that counts: the first of the copies that were not replaced."""
+        if not self._current:
+            return None
+        versions = len({copy.record.curves_digest for copy in self._current})
+        first = self._current[0].record
+        return replace(first, versions=versions) if versions > 1 else first
+
+    @property
+    def conflict(self) -> str:
+        """Names the copies that hold other curves under this id; empty if there are none."""
+        if not (self.record and self.record.versions > 1):
+            return ""
+        first, *others = self._current
+        which = [str(c.place) for c in others if c.record.curves_digest != first.record.curves_digest]
+        return (
+            f"conflict: the run {self.record.definition.id} has other curves in {first.place} than in "
+            f"{', '.join(which)}; the first counts, and its cell is marked: delete what is wrong"
+        )
 
 
 @dataclass
@@ -57,7 +108,7 @@ class RunStore:
 
     folder: Path
     damaged: list[str] = field(default_factory=list)
-    """What could not be read and therefore counts as not there, as messages."""
+    """What could not be read and therefore counts as not there, and what contradicts itself, as messages."""
 
     @property
     def runs(self) -> Path:
@@ -65,6 +116,15 @@ class RunStore:
 
     def path(self, run_id: str) -> Path:
         return self.runs / f"{run_id}.json"
+
+    def predictions_path(self, run_id: str) -> Path:
+        """Return where the predictions of a run lie: beside its file."""
+        return predictions_path(self.runs, run_id)
+
+    @property
+    def replaced(self) -> Path:
+        """Where the files of runs go that were trained again with other curves; they are not counted."""
+        return self.folder / "replaced"
 
     @cached_property
     def archived(self) -> ArchivedRuns:
@@ -113,8 +173,48 @@ class RunStore:
             NewerFormat: a newer version wrote its file.
             TpbenchError: it cannot be read.
         """
-        with self.archived.opened() as read_archived:
-            return self._noted(self._read(run_id, read_archived)).record
+        with self.archived.opened() as archives:
+            return self._noted(self._read(run_id, archives)).record
+
+    def predictions(self, record: RunRecord) -> Predictions | None:
+        """Return which test samples a run classifies correctly; None where that was not kept for this training.
+
+        Raises:
+            NewerFormat: a newer version wrote them.
+            TpbenchError: they cannot be read. What is damaged is named in ``damaged`` and counts as not there.
+        """
+        with self.archived.opened() as archives:
+            return self._predictions(record, archives)
+
+    def all_predictions(self, records: Iterable[RunRecord]) -> Iterator[tuple[RunRecord, Predictions | None]]:
+        """Yield runs with their predictions, as :meth:`predictions` reads them; each archive is opened once."""
+        with self.archived.opened() as archives:
+            for record in records:
+                yield record, self._predictions(record, archives)
+
+    def copies(self, run_id: str, archives: ArchiveReader) -> RunCopies:
+        """Read every copy of a run; what is wrong with one is among the problems, and nothing is raised or noted."""
+        return self._read(run_id, archives, tolerant=True)
+
+    def _predictions(self, record: RunRecord, archives: ArchiveReader) -> Predictions | None:
+        run_id = record.definition.id
+        readers: list[Callable[[], Predictions | None]] = [partial(read_predictions, self.predictions_path(run_id))]
+        readers += [partial(archives.predictions, archive, run_id) for archive in self.archived.holders.get(run_id, [])]
+        for reader in readers:
+            try:
+                found = reader()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except NewerFormat:
+                raise
+            except TpbenchError as error:
+                self._note(str(error), "the run counts as one without predictions")
+                continue
+            except Exception as error:  # a URL's file system has exceptions of its own
+                raise TpbenchError(f"{self.predictions_path(run_id)}: could not be read ({_reason(error)})") from error
+            if found and found.belongs(record):
+                return found
+        return None
 
     def ids(self) -> list[str]:
         """The ids of all runs, in order, whether they can be read or not.
@@ -152,20 +252,33 @@ class RunStore:
         self.archived = self._look_at_archives(archives, kept.archived_ids)
         for path in self.archived.looked_at:
             kept.learn_archive(path.name, archives[path.name], self.archived.ids_of(path))
-        found: dict[str, RunRecord | None] = {}
+        found: dict[str, RunCopies] = {}
+        unread = []
         for run_id in self._ids(files):
-            first, *_ = self.archived.holders.get(run_id, [self.folder])
-            in_file = f"{run_id}.json" in files
-            found[run_id] = kept.file(run_id) if in_file else kept.archived(first.name, run_id)
-        for reading in self._read_all([run_id for run_id, known in found.items() if known is None]):
-            if reading.record and reading.place:
-                summary = found[reading.record.definition.id] = summarised(reading.record)
-                if reading.place.suffix == ".json":
-                    kept.add_file(files.get(reading.place.name, ""), summary)
+            copies = self._known_copies(run_id, f"{run_id}.json" in files, kept)
+            if copies is None:
+                unread.append(run_id)
+            else:
+                found[run_id] = self._noted(RunCopies(copies, []))
+        for run_id, reading in zip(unread, self._read_all(unread), strict=True):
+            copies = [RunCopy(summarised(copy.record), copy.place) for copy in reading.copies]
+            found[run_id] = RunCopies(copies, reading.problems)
+            for copy in copies:
+                if copy.place.suffix == ".json":
+                    kept.add_file(files.get(copy.place.name, ""), copy.record)
                 else:
-                    kept.add_archived(reading.place.name, summary)
+                    kept.add_archived(copy.place.name, copy.record)
         kept.save()
-        return [summary for summary in found.values() if summary]
+        return [found[run_id].record for run_id in sorted(found) if found[run_id].record]  # type: ignore[misc]
+
+    def _known_copies(self, run_id: str, in_file: bool, kept: KeptSummaries) -> list[RunCopy] | None:
+        """Return the summaries of all copies of a run, or None where the cache does not know one of them."""
+        places = [self.path(run_id)] * in_file + self.archived.holders.get(run_id, [])
+        copies = []
+        for place in places:
+            record = kept.file(run_id) if place.suffix == ".json" else kept.archived(place.name, run_id)
+            copies += [RunCopy(record, place)] if record else []
+        return copies if len(copies) == len(places) else None
 
     def whole(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
         """The runs of these summaries with their curves, as far as they are still there.
@@ -177,41 +290,50 @@ class RunStore:
             if reading.record:
                 yield reading.record
 
-    def _read_all(self, ids: Sequence[str]) -> Iterator[_Reading]:
+    def _read_all(self, ids: Sequence[str]) -> Iterator[RunCopies]:
         """Read runs, several at once: of files far away, most of the time is spent waiting for each."""
         if not ids:
             return
-        with self.archived.opened() as read_archived, ThreadPoolExecutor(_AT_ONCE) as pool:
+        with self.archived.opened() as archives, ThreadPoolExecutor(_AT_ONCE) as pool:
             # In parts, so that not all curves are in memory.
             for first in range(0, len(ids), _PART):
-                part = ids[first : first + _PART]
-                for reading in pool.map(partial(self._read, read_archived=read_archived), part):
+                for reading in pool.map(partial(self._read, archives=archives), ids[first : first + _PART]):
                     yield self._noted(reading)
 
-    def _read(self, run_id: str, read_archived: Callable[[Path, str], RunRecord]) -> _Reading:
-        """The run's file, or the first whole copy in the archives below it."""
+    def _read(self, run_id: str, archives: ArchiveReader, tolerant: bool = False) -> RunCopies:
+        """Read the run's file and every copy in the archives below it."""
         path = self.path(run_id)
         readers = [(path, partial(read_run, path))]
         readers += [
-            (archive, partial(read_archived, archive, run_id)) for archive in self.archived.holders.get(run_id, [])
+            (archive, partial(archives.run, archive, run_id)) for archive in self.archived.holders.get(run_id, [])
         ]
+        copies: list[RunCopy] = []
         problems: list[str] = []
+        newer = 0
         for place, reader in readers:
             try:
-                return _Reading(reader(), place, problems)
+                copies.append(RunCopy(reader(), place))
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except NewerFormat:
-                raise
+            except NewerFormat as error:
+                if tolerant:
+                    newer += 1
+                    problems.append(str(error))
+                elif not copies:
+                    raise
             except TpbenchError as error:
                 problems.append(str(error))
             except Exception as error:  # a URL's file system has exceptions of its own
-                raise TpbenchError(f"{path}: could not be read ({_reason(error)})") from error
-        return _Reading(None, None, problems)
+                if not tolerant:
+                    raise TpbenchError(f"{path}: could not be read ({_reason(error)})") from error
+                problems.append(f"{place}: could not be read ({_reason(error)})")
+        return RunCopies(copies, problems, newer)
 
-    def _noted(self, reading: _Reading) -> _Reading:
+    def _noted(self, reading: RunCopies) -> RunCopies:
         for problem in reading.problems:
-            self._note(problem, "an archive's copy counts instead" if reading.record else "it counts as not trained")
+            self._note(problem, "another copy counts instead" if reading.copies else "it counts as not trained")
+        if reading.conflict and reading.conflict not in self.damaged:
+            self.damaged.append(reading.conflict)
         return reading
 
     def _note(self, problem: str, meaning: str) -> None:
@@ -234,8 +356,10 @@ class RunStore:
                 file.write(b"probe")
             probe.unlink(missing_ok=True)
 
-    def publish(self, record: RunRecord) -> Path:
-        """Add a finished run; if it is there already, the old one stays. A damaged file of its name is kept aside.
+    def publish(self, record: RunRecord, predictions: Predictions | None = None) -> Path:
+        """Add a finished run and its predictions; if the run is there already, the old one stays.
+
+        A damaged file of its name is kept aside. Predictions are added to a run that is there if its curves are equal.
 
         Raises:
             TpbenchError: the store cannot be written; nothing half-written stays behind.
@@ -243,9 +367,62 @@ class RunStore:
         target = self.path(record.definition.id)
         if problem := _damage(target):
             self._set_aside(target, problem)
+        # Before the run: where the run is, its predictions are too.
+        if predictions and not self._holds_other(record):
+            self.add_predictions(predictions)
         with atomic_write(target, replace=False) as file:
             file.write(record.to_json().encode())
         return target
+
+    def _holds_other(self, record: RunRecord) -> bool:
+        """Return whether the run's file is there and another training made it."""
+        try:
+            return read_run(self.path(record.definition.id)).curves_digest != record.curves_digest
+        except NewerFormat:
+            return True
+        except Exception:  # there is none; or it cannot be read, and writing will tell why
+            return False
+
+    def add_predictions(self, predictions: Predictions) -> None:
+        """Write the predictions of a run that is there, or is published next; equal ones stay as they are.
+
+        Raises:
+            TpbenchError: the store cannot be written; nothing half-written stays behind.
+        """
+        path = self.predictions_path(predictions.run)
+        try:
+            if read_predictions(path).curves == predictions.curves:
+                return
+        except NewerFormat:
+            return
+        except Exception:  # none is there, or a damaged one, which is replaced
+            pass
+        with atomic_write(path) as file:
+            file.write(predictions.to_json().encode())
+
+    def replace_run(self, old: RunRecord, record: RunRecord, predictions: Predictions | None) -> None:
+        """Put another training of a run in the place of the one that the store has, whose files go to ``replaced/``.
+
+        The store has the run at every moment. The new one says what it replaced, so that older copies elsewhere
+        (archives, other stores) are no conflict.
+
+        Raises:
+            TpbenchError: the store cannot be written.
+        """
+        run_id = old.definition.id
+        new = replace(record, provenance={**record.provenance, "replaces": [*old.replaces, old.curves_digest]})
+        old_predictions = self.predictions(old)
+        # Named by the curves too: a run may be replaced more than once.
+        aside = self.replaced / f"{run_id}-{old.curves_digest[:8]}.json"
+        with atomic_write(aside, replace=False) as file:
+            file.write(old.to_json().encode())
+        if old_predictions:
+            with atomic_write(aside.with_suffix(ENDING), replace=False) as file:
+                file.write(old_predictions.to_json().encode())
+        if predictions:
+            self.add_predictions(predictions)
+        with atomic_write(self.path(run_id)) as file:
+            file.write(new.to_json().encode())
 
     def _set_aside(self, path: Path, problem: str) -> None:
         aside = set_aside(path, problem)

@@ -18,8 +18,11 @@ from tpbench.engine.files import atomic_write, user_cache
 from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
-_FORMAT = 3
-_FIELDS = ("data_label", "status", "curves", "wall_time_s", "pack_members", "provenance", "found", "workload")
+_FORMAT = 4
+_FIELDS = (
+    "data_label", "status", "curves", "wall_time_s", "pack_members", "provenance", "found", "workload",
+    "digest_of_curves",
+)  # fmt: skip
 
 Plain = Mapping[str, Any]
 
@@ -28,7 +31,8 @@ def summarised(record: RunRecord) -> RunRecord:
     """A run as tables need it: of its curves nothing but the selected epoch is left."""
     selected = record.history.selected_epoch
     rows = slice(0, 0) if selected is None else slice(selected, selected + 1)
-    return replace(record, curves={name: values[rows] for name, values in record.curves.items()})
+    curves = {name: values[rows] for name, values in record.curves.items()}
+    return replace(record, curves=curves, digest_of_curves=record.curves_digest)
 
 
 def _plain(summary: RunRecord) -> Plain:

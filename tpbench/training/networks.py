@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.networks import TrainedNetwork, curves_digest, has_network
+from tpbench.results.networks import TrainedNetwork, has_network
 from tpbench.training.progress import WARNING
 from tpbench.workloads import Workload
 
@@ -55,7 +55,7 @@ def trained_network(
     if epoch is None or validation is None or test is None:
         raise ValueError(f"the run {d.id} has no epoch to take a network from")
     return TrainedNetwork(
-        d.id, d.workload, d.method, d.seed, record.precision, epoch, validation, test, curves_digest(record),
+        d.id, d.workload, d.method, d.seed, record.precision, epoch, validation, test, record.curves_digest,
         workload.architecture.sizes, scale, shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
     )  # fmt: skip

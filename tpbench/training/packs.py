@@ -17,7 +17,8 @@ from tpbench.engine import MemberHistory, TpbenchError, get_method, method_sourc
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network
+from tpbench.results.networks import has_network, keep_network, set_network_aside
+from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import input_scale, trained_network
@@ -27,6 +28,8 @@ from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
     # Imports torch, and who lists sweeps trains nothing.
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
@@ -85,6 +88,9 @@ class PackSettings:
     """Whether a missing data set is an error, and not downloaded before the work begins."""
     keep_networks: bool = False
     """Whether the store gets the network of each run too; runs that lack theirs are trained again for it."""
+    again: bool = False
+    """Whether stored runs without predictions are trained again for them; where the curves come out otherwise, the new
+    run replaces the old one."""
     track: tuple[str, ...] = ()
     """Where runs are tracked besides the store, as :func:`tpbench.training.tracking.targets.resolve_targets` says."""
 
@@ -195,12 +201,18 @@ def find_run(store: RunStore, definition: RunDefinition) -> RunRecord | None:
     return older if older and older.precision == definition.precision else None
 
 
+def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
+    """Return whether a run could have predictions and the store has none of them."""
+    return can_have_predictions(record) and store.predictions(record) is None
+
+
 class PackJob:
     """One pack from its plan to the published runs.
 
-    Runs that the store has are not trained again, unless their networks are to be kept and are not there: a run's file
-    stays as it is, and its network is kept if the curves come out the same. A checkpoint is written every few epochs
-    and removed at the end; the same plan started again continues from it.
+    Runs that the store has are not trained again, unless their networks are to be kept and are not there (a run's file
+    stays as it is, and its network is kept if the curves come out the same), or ``settings.again`` asks for predictions
+    that are not there. A checkpoint is written every few epochs and removed at the end; the same plan started again
+    continues from it.
 
     Raises:
         UsageError, TpbenchError: the data set is missing, the store cannot be written, or holds under the same name a
@@ -222,7 +234,10 @@ class PackJob:
         kept = settings.keep_networks
         self.unkept = {i for i, record in self.finished.items() if kept and not has_network(self.store, record)}
         """Finished runs whose networks are to be kept and are not there."""
-        left = [d for d in self.definitions if d.id not in self.finished or d.id in self.unkept]
+        self.unpredicted = {i for i, r in self.finished.items() if settings.again and lacks_predictions(self.store, r)}
+        """Finished runs that are trained again for their predictions."""
+        again = self.unkept | self.unpredicted
+        left = [d for d in self.definitions if d.id not in self.finished or d.id in again]
         # Equal definitions in one pack are trained once.
         self.missing = list({d.id: d for d in left}.values())
 
@@ -358,11 +373,24 @@ class PackJob:
                     wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
                     found=self.plan.found, workload=workload.content() if workload.source else {},
                 )  # fmt: skip
-                if member in trainer.kept:
-                    self._keep(record, trainer.kept[member])
-                # An older version's run of another precision has another name.
-                if definition.id not in self.finished:
-                    self.store.publish(record)
+                self._store(record, trainer.correct.get(member), trainer.kept.get(member))
+
+    def _store(self, record: RunRecord, correct: NDArray[np.bool_] | None, arrays: Mapping[str, Tensor] | None) -> None:
+        """Store a member's run with its predictions and network, or add these to the run that the store has."""
+        stored = self.finished.get(record.definition.id)
+        new = None if correct is None else Predictions.of(record, correct)
+        if stored and stored.curves_digest != record.curves_digest and record.definition.id in self.unpredicted:
+            # An older version's run of another precision has another name, and is left as it is.
+            if stored.definition.id == record.definition.id:
+                self.store.replace_run(stored, replace(record, found=stored.found), new)
+                set_network_aside(self.store, stored)
+            stored = None
+        if arrays is not None:
+            self._keep(record, arrays)
+        if stored is None:
+            self.store.publish(record, new)
+        elif new and stored.curves_digest == record.curves_digest:
+            self.store.add_predictions(replace(new, run=stored.definition.id))
 
     def _keep(self, record: RunRecord, arrays: Mapping[str, Tensor]) -> None:
         """Store a member's network, before its run: where the run is, its network is too."""

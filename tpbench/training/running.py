@@ -43,6 +43,8 @@ def run_seeds(
             view.say(note)
         if job.finished:
             without = f", {len(job.unkept)} without {_AGAIN}" if job.unkept else ""
+            if job.unpredicted:
+                without += f", {len(job.unpredicted)} without predictions: these are trained again"
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
@@ -52,7 +54,23 @@ def run_seeds(
         ended = PackJob(plan, settings)
         if ended.unkept:
             view.say(spell_unkept(len(ended.unkept)))
+        if job.unpredicted:
+            view.say(_format_again(job, ended))
     return [record for record in ended.records() if record]
+
+
+def _format_again(job: PackJob, ended: PackJob) -> str:
+    """Say what became of the runs that were trained again for their predictions."""
+    same = sum(job.finished[i].curves_digest == ended.finished[i].curves_digest for i in job.unpredicted)
+    words = f"predictions were added to {same - len(ended.unpredicted)} runs, whose curves came out equal"
+    if other := len(job.unpredicted) - same:
+        words += (
+            f"; {other} came out with other curves (another processor, device or version) and replace the old files, "
+            "which are in 'replaced' in the results folder"
+        )
+    if ended.unpredicted:
+        words += f"; {len(ended.unpredicted)} are still without"
+    return words
 
 
 def _continues(job: PackJob, plans: Sequence[PackPlan]) -> bool:

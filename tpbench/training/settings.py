@@ -15,6 +15,7 @@ from tpbench.training.tracking.targets import resolve_targets
 def make_settings(
     results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
     command: str, *, keep_networks: bool = False, track: Sequence[str] = (),
+    again: bool = False,
 ) -> PackSettings:  # fmt: skip
     """Check what holds for every pack of a command or call.
 
@@ -22,6 +23,7 @@ def make_settings(
         device: None where it is found out later, as on a cluster; it is checked then whether it knows the precision.
         command: as it was typed, or the line that does the same (:mod:`tpbench.results.commands`).
         keep_networks: whether the store gets the networks of the final runs too.
+        again: whether stored runs without predictions are trained again for them.
         track: trackers that follow the runs (:mod:`tpbench.training.tracking.targets`).
 
     Raises:
@@ -35,4 +37,5 @@ def make_settings(
     return PackSettings(
         results, str(data) if data else None, precision, chosen, checkpoint_every, command,
         offline=offline, keep_networks=keep_networks, track=resolve_targets(track, results),
+        again=again,
     )  # fmt: skip

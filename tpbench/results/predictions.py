@@ -1,0 +1,92 @@
+"""Right or wrong, one bit per test sample: a small file beside each run, which belongs to that very training."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tpbench.engine import TpbenchError
+from tpbench.results.runs import NewerFormat, RunRecord, sealed, unsealed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = 1
+ENDING = ".bits"
+"""Of the file that lies beside ``ID.json`` and has its name."""
+LARGEST_FILE = 100_000_000
+"""Bytes; that of 10,000 test samples has 2,000."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Which test samples a run classifies correctly at its selected epoch."""
+
+    run: str
+    """The run's id."""
+    curves: str
+    """Digest of the run's curves (:attr:`RunRecord.curves_digest`): another training of the run may have others."""
+    correct: NDArray[np.bool_] = field(repr=False, compare=False)
+    """(test samples,), in the order of the data set."""
+
+    @classmethod
+    def of(cls, record: RunRecord, correct: NDArray[np.bool_]) -> Predictions:
+        """Make the predictions of a run from what its trainer kept."""
+        return cls(record.definition.id, record.curves_digest, correct)
+
+    def belongs(self, record: RunRecord) -> bool:
+        """Return whether these come from the training that made this run's file."""
+        return self.run == record.definition.id and self.curves == record.curves_digest
+
+    def to_json(self) -> str:
+        """Return the text of the file: the same for the same predictions, closed by a checksum."""
+        import numpy as np
+
+        packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode("ascii")
+        body = {
+            "format": FORMAT,
+            "run": self.run,
+            "curves": self.curves,
+            "samples": len(self.correct),
+            "correct": packed,
+        }
+        return json.dumps(sealed(body), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Predictions:
+        """Read a file's text back.
+
+        Raises:
+            NewerFormat: it is valid, but a newer version wrote it.
+            TpbenchError: it is truncated, altered, or holds something else.
+        """
+        import numpy as np
+
+        try:
+            body = unsealed(text)
+            if type(body["format"]) is int and body["format"] > FORMAT:
+                raise NewerFormat(f"{where}: written by a newer tpbench (format {body['format']}): update this one")
+            run, curves, samples = body["run"], body["curves"], body["samples"]
+            if body["format"] != FORMAT or not (isinstance(run, str) and isinstance(curves, str)):
+                raise ValueError("its format, run or curves are of another kind")
+            packed = np.frombuffer(base64.b64decode(body["correct"], validate=True), dtype=np.uint8)
+            if type(samples) is not int or samples < 1 or len(packed) != -(-samples // 8):
+                raise ValueError(f"it has {8 * len(packed)} bits for {samples!r} samples")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+            raise TpbenchError(f"{where}: not a valid file of predictions ({error})") from error
+        return cls(run, curves, np.unpackbits(packed, count=samples).astype(bool))
+
+
+def predictions_path(runs: Path, run_id: str) -> Path:
+    """Return where the predictions of a run lie, in the folder of the runs."""
+    return runs / f"{run_id}{ENDING}"
+
+
+def can_have_predictions(record: RunRecord) -> bool:
+    """Return whether a run has an epoch to take predictions from; one that diverged in its first epoch has none."""
+    return record.history.selected_epoch is not None
