@@ -386,3 +386,16 @@ def method_source(name: str) -> str:
     """
     get_method(name)
     return "" if name in METHODS else PLUGINS.source(name)
+
+
+def installed_source(name: str) -> str | None:
+    """Return whose code the method of that name is here, as :func:`method_source`; imports no package.
+
+    None where no such method is installed, or the source of its package cannot be found.
+    """
+    if name in METHODS:
+        return ""
+    try:
+        return PLUGINS.source(name) if name in PLUGINS.entries() else None
+    except TpbenchError:
+        return None

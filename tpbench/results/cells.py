@@ -6,13 +6,14 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
+from tpbench.engine import installed_source
 from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
 from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, percent
 from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
@@ -70,6 +71,8 @@ class Cell:
     method: str
     data_label: str
     runs: tuple[RunRecord, ...]
+    sources: int = 1
+    """Versions of the method's source in the store; the cell is of one of them."""
 
     @property
     def key(self) -> CellKey:
@@ -97,6 +100,11 @@ class Cell:
     @property
     def precision(self) -> str:
         return self.runs[0].precision
+
+    @property
+    def source(self) -> str:
+        """Whose code the method was: empty for a built-in one."""
+        return self.runs[0].definition.method_source
 
     @property
     def fingerprint(self) -> str:
@@ -169,7 +177,10 @@ class Cell:
 
     @property
     def marks(self) -> list[str]:
-        """How the cell departs from the protocol: fewer seeds, other epochs, another precision, diverged runs."""
+        """How the cell departs from the protocol: fewer seeds, other epochs, another precision, diverged runs.
+
+        And what to know before it is believed: several sources of the method in the store, several versions of a run.
+        """
         marks = []
         if self.seeds < FULL_SEEDS:
             marks.append(f"{self.seeds} seed{'s' * (self.seeds != 1)}")
@@ -179,6 +190,10 @@ class Cell:
             marks.append(self.precision)
         if self.diverged:
             marks.append(f"{self.diverged} diverged")
+        if self.sources > 1:
+            marks.append(f"1 of {self.sources} sources")
+        if (versions := max(run.versions for run in self.runs)) > 1:
+            marks.append(f"{versions} versions")
         return marks
 
 
@@ -219,17 +234,35 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
     found = {}
     for (workload, label, method), variants in groups.items():
         cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
-        found[workload, label, method] = sorted(cells, key=_preference)
+        found[workload, label, method] = sorted(_of_one_source(method, cells), key=_preference)
     return found
+
+
+def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
+    """Keep the candidates of one version of the method's source: versions must not compete by their errors.
+
+    That of the installed package; otherwise the one with most of the protocol's seeds, then the first by its digest.
+    """
+    seeds: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        known = sum(0 <= run.definition.seed < FULL_SEEDS for run in cell.runs)
+        seeds[cell.source] = max(seeds[cell.source], known)
+    if len(seeds) < 2:
+        return cells
+    installed = installed_source(method)
+    # A source is written "distribution version digest".
+    chosen = min(seeds, key=lambda source: (source != installed, -seeds[source], source.rpartition(" ")[2], source))
+    return [replace(cell, sources=len(seeds)) for cell in cells if cell.source == chosen]
 
 
 def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
     """The cell of every (workload, data label, method) in a store: the candidate that holds most of the protocol.
 
-    Of candidates with at least three finished seeds, epochs decide first (the workload's own, then the nearest below,
-    then those above), then seeds (up to the protocol's 10), then fewer diverged seeds, then the precision (float32
-    first), then the lower mean *validation* error, so that no choice looks at the test set. A candidate of fewer seeds,
-    such as a run of a search, stands for a method only where nothing else does.
+    A cell is of one source of its method (:func:`_of_one_source`). Of candidates with at least three finished seeds,
+    epochs decide first (the workload's own, then the nearest below, then those above), then seeds (up to the protocol's
+    10), then fewer diverged seeds, then the precision (float32 first), then the lower mean *validation* error, so that
+    no choice looks at the test set. A candidate of fewer seeds, such as a run of a search, stands for a method only
+    where nothing else does.
     """
     return {key: cells[0] for key, cells in candidates(records).items()}
 
