@@ -1,0 +1,108 @@
+"""What ``results remove`` deletes, and what stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Inside
+from tests.results.records import archive_of, record
+from tests.results.test_predictions import bits
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.results import RunStore
+from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.journal import Journal
+from tpbench.search.removal import plan_checkpoints, plan_runs, plan_sweep
+from tpbench.training.packs import Outcome
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    made = RunStore(tmp_path / "results")
+    for seed in range(3):
+        made.publish(record(seed=seed), bits(record(seed=seed)))
+    return made
+
+
+def sweep(store: RunStore, name: str, *seeds: int) -> SweepFolder:
+    """A sweep whose journal names the runs of these seeds."""
+    folder = SweepFolder(store.folder / "sweeps" / name)
+    definition = SweepDefinition("mnist", "bp", "f" * 64, {}, len(seeds), 1, (0,), 0, len(seeds), 1)
+    (folder.folder / "sweep.json").parent.mkdir(parents=True)
+    import json
+
+    (folder.folder / "sweep.json").write_text(json.dumps(definition.plain()))
+    journal = Journal.open(folder.journal_path)
+    journal.suggested([{"lr": 1e-3} for _ in seeds])
+    journal.ended(0, [Outcome(record(seed=seed).definition.id, "finished", 0.1, 0.1) for seed in seeds])
+    return folder
+
+
+def files(store: RunStore) -> set[str]:
+    return {path.relative_to(store.folder).as_posix() for path in store.folder.rglob("*") if path.is_file()}
+
+
+def of_seed(seed: int) -> set[str]:
+    run_id = record(seed=seed).definition.id
+    return {f"runs/{run_id}.json", f"runs/{run_id}.bits"}
+
+
+def test_runs_go_with_their_predictions_when_yes_is_said(store: RunStore, tpbench_inside: Inside) -> None:
+    before, run_id = files(store), record(seed=1).definition.id
+    assert tpbench_inside("results", "remove", run_id[:10]).returncode == 0
+    assert files(store) == before
+    assert tpbench_inside("results", "remove", run_id[:10], "--yes").returncode == 0
+    assert files(store) == before - of_seed(1)
+    assert tpbench_inside("results", "remove", run_id, "--yes").returncode == 2
+    assert tpbench_inside("results", "remove").returncode == 2
+
+
+def test_what_an_archive_holds_stays(store: RunStore) -> None:
+    (store.folder / "a.zip").write_bytes(archive_of(record(seed=1), record(seed=7)))
+    content = (store.folder / "a.zip").read_bytes()
+    removal = plan_runs(RunStore(store.folder), [record(seed=seed).definition.id for seed in (1, 7)])
+    assert len(removal.lines) == 1
+    assert len(removal.staying) == 2
+    removal.carry_out()
+    assert (store.folder / "a.zip").read_bytes() == content
+    assert not of_seed(1) & files(store)
+
+
+def test_a_sweep_goes_with_its_runs_but_not_with_those_of_others(store: RunStore) -> None:
+    first = sweep(store, "mnist-bp-one", 0, 1)
+    sweep(store, "mnist-bp-two", 1)
+    removal = plan_sweep(store, "mnist-bp-one")
+    assert len(removal.staying) == 1
+    removal.carry_out()
+    assert not first.folder.exists()
+    left = files(store)
+    assert not of_seed(0) & left
+    assert of_seed(1) | of_seed(2) <= left
+    with pytest.raises(UsageError):
+        plan_sweep(store, "mnist-bp-one")
+
+
+def test_a_sweep_at_work_is_not_removed(store: RunStore) -> None:
+    folder = sweep(store, "mnist-bp-one", 0)
+    before = files(store)
+    with folder.lock(), pytest.raises(TpbenchError):
+        plan_sweep(store, "mnist-bp-one").carry_out()
+    assert of_seed(0) <= files(store)
+    assert before <= files(store)
+
+
+def test_of_a_sweep_with_a_damaged_journal_the_runs_stay(store: RunStore) -> None:
+    folder = sweep(store, "mnist-bp-one", 0)
+    folder.journal_path.write_text("{}\n")
+    plan_sweep(store, "mnist-bp-one").carry_out()
+    assert not folder.folder.exists()
+    assert of_seed(0) <= files(store)
+
+
+def test_checkpoints_go_all_at_once(store: RunStore, tpbench_inside: Inside) -> None:
+    assert not plan_checkpoints(store).lines
+    (store.folder / "checkpoints").mkdir()
+    (store.folder / "checkpoints" / "a.pt").write_bytes(b"x" * 1000)
+    assert tpbench_inside("results", "remove", "--checkpoints", "--yes").returncode == 0
+    assert list((store.folder / "checkpoints").iterdir()) == []
