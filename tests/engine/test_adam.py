@@ -36,6 +36,41 @@ def test_every_member_is_torch_optim_adam(dtype: torch.dtype) -> None:
         torch.testing.assert_close(mine["W1"][p].flatten(), reference.detach())
 
 
+def test_learning_rates_that_change_are_those_of_the_next_step() -> None:
+    parameters = Parameters({"W1": (4, 5)}, 2, dtype=torch.float64, device="cpu")
+    parameters.flat.normal_(generator=torch.Generator().manual_seed(0))
+    gradient = parameters.like()
+    references = [parameters["W1"][p].clone().requires_grad_() for p in range(2)]
+    adam = Adam(parameters, gradient, [SETTINGS, SETTINGS])
+    optimizers = [
+        torch.optim.Adam([r], SETTINGS.lr, (SETTINGS.beta1, SETTINGS.beta2), SETTINGS.epsilon, SETTINGS.weight_decay)
+        for r in references
+    ]
+    for rates in ((1e-2, 1e-2), (1e-3, 5e-2), (0.0, 0.0), (2e-3, 0.0)):
+        adam.set_learning_rates(rates)
+        assert tuple(s.lr for s in adam.settings) == rates
+        before = parameters.flat.clone()
+        gradient.flat.normal_(generator=torch.Generator().manual_seed(1))
+        adam.step()
+        assert torch.equal(parameters.flat, before) == (not any(rates))
+        for p, (reference, optimizer) in enumerate(zip(references, optimizers, strict=True)):
+            optimizer.param_groups[0]["lr"] = rates[p]
+            reference.grad = gradient["W1"][p].clone()
+            optimizer.step()
+            torch.testing.assert_close(parameters["W1"][p], reference.detach())
+
+
+def test_settings_change_in_one_way_alone() -> None:
+    parameters = Parameters({"W1": (4, 5)}, 2, dtype=torch.float64, device="cpu")
+    adam = Adam(parameters, parameters.like(), [SETTINGS, SETTINGS])
+    with pytest.raises(AttributeError):
+        adam.settings = [SETTINGS, SETTINGS]  # type: ignore[misc, assignment]
+    with pytest.raises(TypeError):
+        adam.settings[0] = SETTINGS  # type: ignore[index]
+    with pytest.raises(ValueError, match="shorter"):
+        adam.set_learning_rates([1e-3])
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_on_a_gpu_members_of_equal_settings_are_one_call(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.engine import TpbenchError, all_methods, get_method, method_source, methods, plugins
+from tpbench.engine import TpbenchError, all_methods, get_method, method_source, method_title, methods, plugins
 
 pytestmark = pytest.mark.usefixtures("fresh_methods")
 
@@ -19,6 +19,14 @@ def install(site: Path, module: str, text: str, entry: str) -> None:
     (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[tpbench.methods]\n{entry} = {module}:RULE\n")
+
+
+def titled(title: str, rule: str = "RULE") -> str:
+    """A module whose rule is DFA under another title."""
+    return (
+        "from dataclasses import replace\nfrom tpbench.engine import METHODS\n"
+        f"{rule} = replace(METHODS['dfa'], title={title!r})\n"
+    )
 
 
 BROKEN = [
@@ -50,16 +58,93 @@ def test_a_broken_package_is_named_once_and_breaks_its_own_method_alone(
 def test_a_name_that_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rule = "from tpbench.engine import METHODS\nRULE = METHODS['dfa']\n"
     for module, name in (("tp_one", "twice"), ("tp_two", "twice"), ("tp_three", "bp")):
-        install(tmp_path / module, module, rule, name)
+        install(tmp_path / module, module, titled("Twice"), name)
         monkeypatch.syspath_prepend(str(tmp_path / module))
     assert get_method("bp") is methods.METHODS["bp"]
-    assert get_method("twice") is methods.METHODS["dfa"]
+    assert get_method("twice").title == "Twice"
     assert method_source("twice").startswith("tp_")
     assert capsys.readouterr().err == ""  # who asks for another method need not know
     all_methods()
     assert capsys.readouterr().err.count("that name is taken") == 2
+
+
+def test_the_title_of_a_built_in_method_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, title in (("tp_bp", "BP"), ("tp_spaced", " DDTP-RHL  (rec.) ")):
+        install(tmp_path / module, module, titled(title), module.replace("_", "-"))
+        monkeypatch.syspath_prepend(str(tmp_path / module))
+        with pytest.raises(TpbenchError, match=rf"package '{module}' .* built-in method") as told:
+            get_method(module.replace("_", "-"))
+        assert f"{module}:RULE" in str(told.value)
+    assert not {"tp-bp", "tp-spaced"} & set(all_methods())
+    assert capsys.readouterr().err.count("has the title") == 2
+
+
+@pytest.mark.parametrize("asked_first", ["tp-one", "tp-two"])
+def test_of_two_packages_with_one_title_the_later_name_is_refused_whatever_is_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked_first: str
+) -> None:
+    for module in ("tp_one", "tp_two", "tp_broken"):
+        text = "import nowhere_at_all\n" if module == "tp_broken" else titled("Twice")
+        install(tmp_path / module, module, text, module.replace("_", "-"))
+        monkeypatch.syspath_prepend(str(tmp_path / module))
+    for name in (asked_first, "tp-one", "tp-two"):
+        if name == "tp-one":
+            assert get_method(name).title == method_title(name) == "Twice"
+            continue
+        with pytest.raises(TpbenchError) as told:
+            get_method(name)
+        assert all(f"package '{module}'" in str(told.value) for module in ("tp_one", "tp_two"))
+        assert method_title(name) == name
+    # Who asks for one method need not know of the packages that are broken.
+    assert capsys.readouterr().err == ""
+    assert "tp-two" not in all_methods()
+
+
+def test_two_methods_of_one_package_have_two_titles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "tp_pair", titled("Twice"), "tp-first = tp_pair:RULE\ntp-second")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert get_method("tp-first").title == "Twice"
+    with pytest.raises(TpbenchError, match=r"'tp-second' of the package 'tp_pair' .* 'tp-first' of the package"):
+        get_method("tp-second")
+
+
+def test_a_package_that_asks_for_another_while_it_is_imported_keeps_its_title_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = titled("Twice")
+    asking = "from tpbench.engine import get_method\nget_method('tp-later')\n"
+    for module, name, words in (("tp_a", "tp-asking", asking + text), ("tp_b", "tp-later", text)):
+        install(tmp_path / module, module, words, name)
+        monkeypatch.syspath_prepend(str(tmp_path / module))
+    assert get_method("tp-asking").title == "Twice"
+    with pytest.raises(TpbenchError, match="tp-asking"):
+        get_method("tp-later")
+
+
+DECLARED = """from tpbench.engine import Method
+from tpbench.engine.methods import aligned_targets
+from tpbench.engine.parts import LAYERWISE_LINEAR
+RULE = Method(
+    "Mine", "a rule", aligned_targets, ("lr", "beta1", "beta2", "epsilon"), LAYERWISE_LINEAR, schedule={schedule!r}
+)
+"""
+
+
+@pytest.mark.parametrize(("schedule", "reason"), [("slep", "did you mean 'sleep'"), ("sleep", "reconstruction loss")])
+def test_a_wrong_declaration_names_package_file_and_line(
+    tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, reason: str
+) -> None:
+    module = f"tp_declared_{schedule}"
+    install(tmp_path / "site", module, DECLARED.format(schedule=schedule), "declared")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    asked = tpbench_inside("run", "digits", "declared")
+    assert asked.returncode == 1
+    (line,) = asked.stderr.splitlines()
+    assert all(word in line for word in (f"package '{module}'", f"{module}.py:4", reason))
+    assert tpbench_inside("methods").returncode == 0
 
 
 def test_distributions_are_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:

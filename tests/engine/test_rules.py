@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import (
     METHODS,
+    SCHEDULE,
     Hyperparameter,
     Method,
     Minibatch,
@@ -21,12 +26,20 @@ from tpbench.engine import (
     UsageError,
     check_configuration,
     example_configuration,
+    rule_checks,
 )
 from tpbench.engine.architecture import Architecture
-from tpbench.engine.methods import aligned_targets, cross_entropy_loss, gradient_targets, propagated_targets
-from tpbench.engine.parts import DIRECT_LINEAR, LAYERWISE_LINEAR
+from tpbench.engine.methods import (
+    FEEDBACK_TRAINING,
+    aligned_targets,
+    cross_entropy_loss,
+    gradient_targets,
+    propagated_targets,
+)
+from tpbench.engine.network import stream
+from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP
 from tpbench.engine.rule_checks import verify_method
-from tpbench.engine.step import PackState
+from tpbench.engine.step import PackState, forward_adam
 
 PLAIN = ("lr", "beta1", "beta2", "epsilon")
 Rule = Callable[[Minibatch], Any]
@@ -175,6 +188,172 @@ def test_each_check_can_fail(rule: Rule, more: dict[str, Any], checks: set[str])
     assert found == checks or found >= checks >= {"second call"}
 
 
+OWN = (
+    Hyperparameter("gain", "how large"),
+    Hyperparameter("kept", "a share", upper=1.0),
+    Hyperparameter("depth", "of some sum", lower=-3, upper=-2),
+    Hyperparameter("count", "how often", whole=True),
+    Hyperparameter("flag", "whether", open=False, upper=2, whole=True),
+    Hyperparameter("late", "one of few", lower=3, upper=5, open=False, whole=True),
+)
+
+
+def of_the_first(name: str, batch: Minibatch) -> list[Tensor]:
+    """Takes the first member's value of a hyperparameter for the whole pack."""
+    return [target * (4 + batch.hyperparameters[name][0]) for target in gradient_targets(batch)]
+
+
+def of_the_last_on_the_host(name: str, batch: Minibatch) -> list[Tensor]:
+    return [target * (4 + batch.configurations[-1][name]) for target in gradient_targets(batch)]
+
+
+def of_its_own(name: str, batch: Minibatch) -> list[Tensor]:
+    return [target * (4 + batch.hyperparameters[name].view(-1, 1, 1)) for target in gradient_targets(batch)]
+
+
+def failed(rule: Method) -> set[str]:
+    """The checks that a rule does not pass."""
+    return {check.name for check in verify_method(rule) if check.passed is False}
+
+
+@pytest.mark.parametrize("name", [h.name for h in OWN] + ["lr", "beta1", "beta2"])
+def test_a_rule_that_takes_one_members_hyperparameter_for_all_depends_on_its_pack(name: str) -> None:
+    for rule in (of_the_first, of_the_last_on_the_host):
+        assert failed(method(partial(rule, name), hyperparameters=(*PLAIN, *OWN))) == {"members"}
+    assert failed(method(partial(of_its_own, name), hyperparameters=(*PLAIN, *OWN))) == set()
+
+
+@pytest.mark.parametrize("names", [("lr_eta", "eta"), FEEDBACK_TRAINING])
+def test_no_two_members_of_the_test_pack_share_a_value(names: tuple[str, ...]) -> None:
+    """Nor a forward learning rate, which may be a quotient of two of them."""
+    rule = METHODS["ddtp-linear"]
+    found = rule_checks._configurations(rule)
+    for name in names:
+        assert len({values[name] for values in found}) == 3
+    assert len({forward_adam(values).lr for values in found}) == 3
+    for values in found:
+        assert check_configuration(values, rule.described.values()) == values
+    assert found[0] == example_configuration(rule)
+
+
+def test_the_feedback_schedule_is_one_for_a_pack() -> None:
+    rule = METHODS["ddtp-linear"]
+    scheduled = replace(rule, hyperparameters=(*rule.hyperparameters, *SCHEDULE))
+    assert failed(scheduled) == set()
+    assert len({values[SCHEDULE[0]] for values in rule_checks._configurations(scheduled)}) == 1
+
+
+@given(
+    st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans(), st.booleans(), st.integers(1, 2), st.floats(0.05, 0.1)
+)  # fmt: skip
+def test_a_varied_hyperparameter_stays_in_its_range(
+    lower: float, width: float, opened: bool, whole: bool, member: int, share: float
+) -> None:
+    try:
+        hyperparameter = Hyperparameter("mine", "what", lower, lower + width, opened, whole)
+    except ValueError:
+        return
+    value = hyperparameter.example
+    assert rule_checks._varied(hyperparameter, value, 0, share) == value
+    varied = rule_checks._varied(hyperparameter, value, member, share)
+    assert hyperparameter.check(varied, "") == varied
+
+
+def noisy_sum(batch: Minibatch, *, masked: bool, longest: bool = True) -> list[Tensor]:
+    """Adds ``count`` draws to the targets of the first layer: of each member its own count, or of all the first one's.
+
+    Args:
+        batch: the minibatch.
+        masked: whether members that have all their draws draw no more.
+        longest: whether the loop goes to the pack's largest count.
+    """
+    first, *others = gradient_targets(batch)
+    counts = [int(configuration["count"]) for configuration in batch.configurations]
+    for k in range(max(counts) if longest else counts[0]):
+        drawing = [k < count for count in counts]
+        drawn = batch.draw(*first.shape[1:], members=drawing) if masked else batch.draw(*first.shape[1:])
+        first = first + 1e-3 * drawn * torch.tensor(drawing).view(-1, 1, 1)
+    return [first, *others]
+
+
+COUNTED: dict[str, Any] = {"hyperparameters": (*PLAIN, OWN[3]), "capturable": False}
+
+
+def counted(**how: bool) -> Method:
+    return method(partial(noisy_sum, **how), **COUNTED)
+
+
+def test_members_that_draw_beside_one_that_draws_more_often_are_found() -> None:
+    assert failed(counted(masked=False)) == {"members"}
+    assert failed(counted(masked=True)) == set()
+    assert failed(counted(masked=True, longest=False)) == {"members"}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_members_that_do_not_draw_do_not_depend_on_those_that_do(small_problem: Problem, masked: bool) -> None:
+    rule = counted(masked=masked)
+    given = [{**example_configuration(rule), "count": count} for count in (1, 5, 2)]
+    together = Trainer(rule, small_problem, given, [0, 1, 2], epochs=2)
+    for _ in range(2):
+        together.advance()
+    for row, configuration in enumerate(given):
+        alone = Trainer(rule, small_problem, [configuration], [row], epochs=2)
+        for _ in range(2):
+            alone.advance()
+        # The member with the most draws is right in any case.
+        assert (alone.histories[0].curves == together.histories[row].curves) == (masked or row == 1)
+
+
+def drawing_pack(seeds: list[int]) -> Minibatch:
+    rule = METHODS["bp"]
+    configurations = [example_configuration(rule)] * len(seeds)
+    pack = PackState(
+        replace(rule, capturable=False), Architecture((4, 3, 2)), configurations, seeds, dtype=torch.float64
+    )
+    x, y = torch.zeros(len(seeds), 5, 4, dtype=torch.float64), torch.zeros(len(seeds), 5, dtype=torch.int64)
+    return pack.minibatch(x, y)
+
+
+def test_draws_are_of_each_members_stream_and_of_those_that_take_part() -> None:
+    """The numbers of a draw by all are those of 0.2.0: those of torch.randn, one member after the other."""
+    batch, streams = drawing_pack([3, 4, 5]), [stream(seed, "rule") for seed in (3, 4, 5)]
+    masks: list[Any] = [
+        None, [True, False, True], torch.tensor([False, True, True]), [True] * 3, (False, False, False),
+    ]  # fmt: skip
+    for mask in masks:
+        found = batch.draw(5, 7, members=mask)
+        assert found.dtype == torch.float64
+        for row, generator in enumerate(streams):
+            takes_part = mask is None or bool(mask[row])
+            expected = torch.randn(5, 7, generator=generator) if takes_part else torch.zeros(5, 7)
+            assert torch.equal(found[row], expected.double())
+
+
+@pytest.mark.parametrize("mask", [[0, 2], [True], [1, 0, 1], torch.tensor([1, 0, 1]), torch.ones(3, 1) > 0, 2, "abc"])
+def test_who_draws_is_said_by_one_truth_value_for_each_member(mask: Any) -> None:
+    batch = drawing_pack([3, 4, 5])
+    with pytest.raises(RuleError, match="3 truth values"):
+        batch.draw(2, members=mask)
+
+
+def differentiating(batch: Minibatch) -> list[Tensor]:
+    first, *others = gradient_targets(batch)
+    with torch.enable_grad():
+        weight = torch.ones_like(first).requires_grad_()
+        (gradient,) = torch.autograd.grad((weight * first).sum(), weight)
+    return [gradient, *others]
+
+
+def test_autograd_in_a_rule_is_no_failure_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {check.name: check for check in verify_method(method(differentiating))}
+    assert [name for name, check in found.items() if check.passed is False] == []
+    if not torch.cuda.is_available():
+        assert found["read-backs"].passed is None
+        # Where there is one, the same error would be the rule's.
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert failed(method(differentiating)) == {"read-backs"}
+
+
 def test_targets_may_be_asked_for_twice(small_problem: Problem) -> None:
     def twice(batch: Minibatch) -> list[Tensor]:
         assert batch.feedback
@@ -233,6 +412,32 @@ def test_layers_without_any_update_are_said_once(small_problem: Problem) -> None
     said = [pack.advance().warnings for _ in range(2)]
     assert said == [("Mine gave hidden layer 1 no update in the first epoch",), ()]
     assert trainer(METHODS["bp"], small_problem).advance().warnings == ()
+
+
+@pytest.mark.parametrize("schedule", [SLEEP, EXTRA])
+def test_feedback_epochs_need_a_loss(schedule: str) -> None:
+    with pytest.raises(ValueError, match=r"Mine: .*needs a reconstruction loss"):
+        method(aligned_targets, feedback=LAYERWISE_LINEAR, schedule=schedule)
+    with pytest.raises(ValueError, match=r"Mine: .*needs a reconstruction loss"):
+        method(gradient_targets, hyperparameters=(*PLAIN, SCHEDULE[0]))
+    assert replace(METHODS["dtp"], schedule=schedule).schedule == schedule
+
+
+@pytest.mark.parametrize("schedule", ["slep", "", "SLEEP", None, 3, []])
+def test_a_schedule_is_one_of_those_there_are(schedule: Any) -> None:
+    for rule in (METHODS["bp"], METHODS["dtp"]):
+        with pytest.raises(ValueError, match=f"{rule.title}: unknown schedule"):
+            replace(rule, schedule=schedule)
+
+
+@pytest.mark.parametrize("title", ["", "  ", None, 3])
+def test_a_method_has_a_title(title: Any) -> None:
+    with pytest.raises(ValueError, match="needs a title"):
+        replace(METHODS["bp"], title=title)
+
+
+def test_no_two_built_in_methods_have_one_title() -> None:
+    assert len({rule.title for rule in METHODS.values()}) == len(METHODS)
 
 
 def test_hyperparameters_of_a_rule_are_checked_like_the_others() -> None:

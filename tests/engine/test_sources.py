@@ -12,7 +12,10 @@ import pytest
 from tpbench.engine import TpbenchError, UsageError, method_source, sources
 from tpbench.engine.sources import plugin_source
 
-RULE = "from tpbench.engine import METHODS\nRULE = METHODS['dfa']\n"
+RULE = (
+    "from dataclasses import replace\nfrom tpbench.engine import METHODS\n"
+    "RULE = replace(METHODS['dfa'], title='Single')\n"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -130,10 +130,11 @@ def test_records_of_other_networks_do_not_mix(tpbench_inside: Inside, tmp_path: 
 
 
 def test_the_null_space_experiment_shows_what_the_paper_says() -> None:
-    summary = toy.null_space_experiment(networks=10, feedback_steps=2000, samples=20).summary()
+    summary = toy.null_space_experiment(samples=20).summary()
     # "a substantial part of the DTP parameter updates does not have any effect on the network output"
-    assert summary["dtp-pretrained"][0] > 0.3
-    assert summary["ddtp-linear"][0] < 0.1
+    assert summary["dtp-pretrained"][0] > 0.6
+    # 0.014 where the feedback's learning rate is lowered and then zero; 0.12 where it stays.
+    assert summary["ddtp-linear"][0] < 0.03
 
 
 def test_gnt_pushes_the_output_downhill() -> None:

@@ -181,9 +181,9 @@ def verify_method_command(
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=1))
     else:
-        rows = [(check.name, check.found, "ok" if check.passed else "FAILED") for check in checks]
+        rows = [(check.name, check.found, check.verdict) for check in checks]
         print(listing(("check", "found", "verdict"), rows), end="")
-    if not all(check.passed for check in checks):
+    if any(check.passed is False for check in checks):
         raise typer.Exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -34,7 +34,7 @@ class Adam:
     Args:
         parameters: updated in place.
         gradients: of the same layout.
-        settings: the hyperparameters of every member.
+        settings: the hyperparameters of every member; see :meth:`set_learning_rates`.
         names: the arrays that train; None: all.
     """
 
@@ -45,19 +45,39 @@ class Adam:
         settings: Sequence[AdamSettings],
         names: Sequence[str] | None = None,
     ) -> None:
-        self.settings = list(settings)
         self.first_moment, self.second_moment = parameters.like(names), parameters.like(names)
         # One counter per member on the parameters' device, as the fused kernel wants it.
-        self.steps = torch.zeros(len(self.settings), dtype=torch.float32, device=parameters.flat.device)
-        trained = list(self.first_moment)
+        self.steps = torch.zeros(len(settings), dtype=torch.float32, device=parameters.flat.device)
         buffers = (parameters, gradients, self.first_moment, self.second_moment)
+        self._arrays = [[buffer[name] for name in self.first_moment] for buffer in buffers]
+        self._bind(settings)
+
+    def _bind(self, settings: Sequence[AdamSettings]) -> None:
+        """Make the calls of one step with these hyperparameters."""
+        self._settings = tuple(settings)
         # A CPU's kernel treats the end of an array by itself: its numbers may depend on where a member begins.
-        together = self.steps.device.type == "cuda" and len(set(self.settings)) == 1
+        together = self.steps.device.type == "cuda" and len(set(self._settings)) == 1
         self._updates = []
-        for p in range(1 if together else len(self.settings)):
+        for p in range(1 if together else len(self._settings)):
             rows = slice(None) if together else p
-            arrays = [[buffer[name][rows] for name in trained] for buffer in buffers]
-            self._updates.append(partial(update, arrays, [self.steps[p]] * len(trained), self.settings[p]))
+            arrays = [[array[rows] for array in buffer] for buffer in self._arrays]
+            steps = [self.steps[p]] * len(arrays[0])
+            self._updates.append(partial(update, arrays, steps, self._settings[p]))
+
+    @property
+    def settings(self) -> tuple[AdamSettings, ...]:
+        """The hyperparameters of every member, as the next step uses them."""
+        return self._settings
+
+    def set_learning_rates(self, rates: Sequence[float]) -> None:
+        """Change the learning rate of every member from the next step on; moments and step counts stay.
+
+        A step that was captured as a CUDA graph before goes on with the rates it was captured with.
+
+        Args:
+            rates: one per member.
+        """
+        self._bind([replace(s, lr=rate) for s, rate in zip(self._settings, rates, strict=True)])
 
     def step(self) -> None:
         """One update of every member."""

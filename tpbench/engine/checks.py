@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import tpbench
+from tpbench.engine.callers import place_of
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import METHODS, Method, Minibatch
 
@@ -68,14 +65,8 @@ def targets_of(method: Method, batch: Minibatch) -> list[Tensor]:
         if isinstance(error, (RuleError, MemoryError, torch.OutOfMemoryError)) or "can't allocate" in str(error):
             raise
         what = f"{type(error).__name__}: {' '.join(str(error).split()) or '-'}"
-        raise RuleError(f"{method.title}: the rule raised {what} ({_place(error)})") from error
-
-
-def _place(error: BaseException) -> str:
-    """The last line of the traceback that belongs neither to torch nor to tpbench."""
-    ours = tuple(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (torch, tpbench))
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in tpbench's own code"
+        place = place_of(error) or "in tpbench's own code"
+        raise RuleError(f"{method.title}: the rule raised {what} ({place})") from error
 
 
 def is_built_in(method: Method) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tpbench.engine.configuration import HYPERPARAMETERS, Configuration, Hyperparameter
+from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     CONTROL,
@@ -26,6 +26,7 @@ from tpbench.engine.parts import (
     LAYERWISE,
     LAYERWISE_LINEAR,
     LAYERWISE_TANH,
+    SCHEDULES,
     SLEEP,
     Feedback,
     Reconstruction,
@@ -71,8 +72,9 @@ class Minibatch:
     feedback: FeedbackState | None = None
     labels: Tensor | None = None
     generators: Sequence[Generator] = ()
-    """One per member: its own random stream, which depends on its seed and the epoch and not on the pack. None for a
-    method that a GPU may replay as a graph: that would draw the same numbers for ever."""
+    """One per member: its own random stream, which depends on its seed and the epoch and not on the pack, as long as
+    the member draws as often as it would alone (:meth:`draw`). None for a method that a GPU may replay as a graph: that
+    would draw the same numbers for ever."""
     configurations: Sequence[Configuration] = ()
     """One per member, as numbers of the host: what a rule decides by a hyperparameter it decides by these, without
     reading anything back from the device."""
@@ -88,21 +90,43 @@ class Minibatch:
 
         return self.products.bmm(values, Lasting(weight), values.new_empty(*values.shape[:2], weight.shape[2]))
 
-    def draw(self, *shape: int) -> Tensor:
-        """Standard-normal numbers (P, ...), each member's from its own stream.
+    def draw(self, *shape: int, members: Sequence[bool] | Tensor | None = None) -> Tensor:
+        """Return standard-normal numbers (P, ...), each member's from its own stream.
 
         They come from the host, so that a method that uses them is declared ``capturable=False``.
 
+        Args:
+            shape: of one member's numbers.
+            members: which members draw, one truth value each; None: all. The others get zeros and their streams stand
+                still. Where members draw different numbers of times this is needed: what one draws must not depend on
+                the others of its pack.
+
         Raises:
-            RuleError: it is not.
+            RuleError: the method is not declared so, or ``members`` is no such mask.
         """
         import torch
 
         if not self.generators:
             raise RuleError("a rule that draws random numbers must be declared capturable=False")
 
-        drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
-        return drawn.to(self.output_gradient)
+        drawing = [True] * len(self.generators) if members is None else _mask(members, len(self.generators))
+        numbers = [
+            torch.randn(shape, generator=generator) if draws else torch.zeros(shape)
+            for generator, draws in zip(self.generators, drawing, strict=True)
+        ]
+        return torch.stack(numbers).to(self.output_gradient)
+
+
+def _mask(given: Sequence[bool] | Tensor, members: int) -> list[bool]:
+    """Return a mask over the members of a pack as truth values of the host.
+
+    Raises:
+        RuleError: it is not one truth value per member; numbers of members, above all, are none.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(values, Sequence) or len(values) != members or not all(isinstance(v, bool) for v in values):
+        raise RuleError(f"draw(members=...) needs {members} truth values, one for each member, got {given!r}")
+    return list(values)
 
 
 TargetRule = Callable[[Minibatch], "list[Tensor]"]
@@ -196,7 +220,7 @@ class Method:
     """A learning rule, declared."""
 
     title: str
-    """The paper's name of it."""
+    """The paper's name of it, which stands in tables; no two methods have the same."""
     summary: str
     targets: TargetRule
     hyperparameters: tuple[str | Hyperparameter, ...]
@@ -204,6 +228,7 @@ class Method:
     feedback: Feedback | None = None
     reconstruction: Reconstruction | None = None
     schedule: str = JOINT
+    """One of :data:`tpbench.engine.parts.SCHEDULES`."""
     capturable: bool | Callable[[Configuration], bool] = True
     """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host. Where that
     depends on the hyperparameters, a function of a member's configuration."""
@@ -212,11 +237,25 @@ class Method:
     member, written with torch so that autograd can tell (``tpbench verify method``)."""
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.title, str) and self.title.strip()):
+            raise ValueError(f"a method needs a title, got {self.title!r}")
         self._check_hyperparameters()
+        self._check_schedule()
         if self.reconstruction and not self.feedback:
             raise ValueError(f"{self.title}: a reconstruction loss needs a feedback map")
         if self.feedback and self.feedback.direct and self.reconstruction and not self.reconstruction.through_output:
             raise ValueError(f"{self.title}: a direct feedback map cannot be trained with a layer-wise loss")
+
+    def _check_schedule(self) -> None:
+        """Refuse epochs of pure feedback training where there is no loss to train the feedback by."""
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"{self.title}: {unknown('schedule', self.schedule, SCHEDULES)}")
+        if self.reconstruction:
+            return
+        if self.schedule != JOINT:
+            raise ValueError(f"{self.title}: the schedule '{self.schedule}' needs a reconstruction loss")
+        if idle := [name for name in SCHEDULE if name in self.names]:
+            raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs a reconstruction loss")
 
     def _check_hyperparameters(self) -> None:
         """What the engine itself reads must be there, or a KeyError would come at training."""
@@ -338,7 +377,7 @@ def _read_plugin(name: str, found: object) -> Method:
     return found
 
 
-PLUGINS = Plugins("tpbench.methods", "method", METHODS, _read_plugin)
+PLUGINS = Plugins("tpbench.methods", "method", METHODS, _read_plugin, lambda method: method.title)
 """The methods that installed packages add."""
 
 
@@ -364,11 +403,11 @@ def method_title(name: str) -> str:
 
 
 def get_method(name: str) -> Method:
-    """The method of that name; of the packages that add methods, only its own is imported.
+    """The method of that name; for a built-in one, none of the packages that add methods is imported.
 
     Raises:
         UsageError: there is none; the message names the nearest.
-        TpbenchError: it is that of an installed package, which is broken.
+        TpbenchError: it is that of an installed package, which is broken or has the title of another method.
     """
     if name in METHODS:
         return METHODS[name]

@@ -22,6 +22,7 @@ SLEEP = "sleep"
 """Feedback pretraining, and pure feedback epochs between the joint epochs."""
 EXTRA = "extra"
 """The longer pretraining and pure feedback epochs of the "extra FB" methods."""
+SCHEDULES = (JOINT, SLEEP, EXTRA)
 
 
 @dataclass(frozen=True)

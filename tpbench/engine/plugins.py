@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
+from tpbench.engine.callers import place_of
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.sources import plugin_source
 
 Kind = TypeVar("Kind")
 
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two titles look the same in a table."""
+    return one.split() == other.split()
 
 
 @lru_cache(maxsize=100)
@@ -35,16 +41,19 @@ class Plugins(Generic[Kind]):
     Args:
         group: the entry-point group.
         what: one entry, in a message: ``method``.
-        taken: names that no package can have.
+        taken: the built-in ones; no package can have their names.
         read: what an entry point's name and object stand for; raises ``UsageError`` with the reason if it is nothing of
             the kind, or ``ValueError`` with one that goes on after the name of the object.
+        title: what an entry is called in tables; no two have the same. None: by its name.
     """
 
     def __init__(
-        self, group: str, what: str, taken: Container[str], read: Callable[[str, object], Kind]
+        self, group: str, what: str, taken: Mapping[str, Kind], read: Callable[[str, object], Kind],
+        title: Callable[[Kind], str] | None = None,
     ) -> None:  # fmt: skip
-        self.group, self.what, self._taken, self._read = group, what, taken, read
+        self.group, self.what, self._taken, self._read, self._title = group, what, taken, read, title
         self._loaded: dict[EntryPoint, Kind] = {}
+        self._taken_titles: dict[EntryPoint, str] = {}
         self._loading: set[str] = set()
         _GROUPS.append(self)
 
@@ -70,36 +79,73 @@ class Plugins(Generic[Kind]):
         return f"the {self.what} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
 
     def load(self, name: str) -> Kind:
-        """What an entry stands for; of all packages, only its own is imported.
+        """Return what an entry stands for.
+
+        Where titles count, the packages of entries that come before it in the alphabet are imported as well: which of
+        two equal titles is refused must not depend on what a process happened to load.
 
         Raises:
-            TpbenchError: its package cannot be imported, or adds something else.
+            TpbenchError: its package cannot be imported, or adds something else, or its title is that of another.
         """
         entry = self.entries()[name]
+        found = self._load(name, entry)
+        if problem := self._title_problem(name, entry, found):
+            raise TpbenchError(f"{self._whose(entry)} cannot be used: {problem}")
+        return found
+
+    def _load(self, name: str, entry: EntryPoint) -> Kind:
         if ":" not in entry.value:
             raise TpbenchError(f"{self._whose(entry)} cannot be used: '{entry.value}' must be written MODULE:NAME")
         if name in self._loading:
             raise TpbenchError(f"{self._whose(entry)} cannot be used: it is made of itself")
-        self._loading.add(name)
-        try:
-            return self._load(name, entry)
-        finally:
-            self._loading.discard(name)
-
-    def _load(self, name: str, entry: EntryPoint) -> Kind:
         if entry not in self._loaded:
+            self._loading.add(name)
             try:
-                found = entry.load()
-            except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                raise TpbenchError(f"{self._whose(entry)} cannot be used ({reason})") from error
-            try:
-                self._loaded[entry] = self._read(name, found)
-            except ValueError as error:
-                raise TpbenchError(f"{self._whose(entry)} cannot be used: {entry.value} {error}") from error
-            except UsageError as error:
-                raise TpbenchError(f"{self._whose(entry)} cannot be used: {error}") from error
+                self._loaded[entry] = self._import(name, entry)
+            finally:
+                self._loading.discard(name)
         return self._loaded[entry]
+
+    def _import(self, name: str, entry: EntryPoint) -> Kind:
+        try:
+            found = entry.load()
+        except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            place = f", {place_of(error)}" if place_of(error) else ""
+            raise TpbenchError(f"{self._whose(entry)} cannot be used ({reason}{place})") from error
+        try:
+            return self._read(name, found)
+        except ValueError as error:
+            raise TpbenchError(f"{self._whose(entry)} cannot be used: {entry.value} {error}") from error
+        except UsageError as error:
+            raise TpbenchError(f"{self._whose(entry)} cannot be used: {error}") from error
+
+    def _title_problem(self, name: str, entry: EntryPoint, found: Kind) -> str:
+        """Return whose title an entry has: that of a built-in one or of an earlier name; empty if it is its own."""
+        if self._title is None:
+            return ""
+        if entry not in self._taken_titles:
+            problem = self._same_title(name, entry, self._title(found))
+            if self._loading:
+                return problem  # what is being imported has no title yet
+            self._taken_titles[entry] = problem
+        return self._taken_titles[entry]
+
+    def _same_title(self, name: str, entry: EntryPoint, title: str) -> str:
+        assert self._title
+        for other, built_in in self._taken.items():
+            if _alike(self._title(built_in), title):
+                return f"{entry.value} has the title '{title}' of the built-in {self.what} '{other}'"
+        for other, other_entry in self.entries().items():
+            if other >= name:
+                continue
+            try:
+                same = _alike(self._title(self._load(other, other_entry)), title)
+            except TpbenchError:
+                continue  # it is in no table
+            if same:
+                return f"{entry.value} has the title '{title}' of {self._whose(other_entry)}"
+        return ""
 
     def load_all(self) -> dict[str, Kind]:
         """All that can be used; of those that cannot, a line on standard error tells."""
@@ -125,6 +171,7 @@ class Plugins(Generic[Kind]):
     def forget(self) -> None:
         """Read the entries anew when they are next asked for."""
         self._loaded.clear()
+        self._taken_titles.clear()
 
 
 _GROUPS: list[Plugins[Any]] = []

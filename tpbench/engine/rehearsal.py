@@ -5,9 +5,12 @@ Mixing devices is an error there, and so is reading anything back to the host, w
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +48,10 @@ class _NoCrossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (DEVICE in given and made - {DEVICE}) or (DEVICE in made and given and DEVICE not in given):
             raise DeviceCrossing(f"{function} from {', '.join(given)} to {', '.join(made)}")
         return result
+
+
+class NeedsGpu(Exception):  # noqa: N818 (no error of the rule's)
+    """The rehearsal cannot tell: the rule does what tensors without numbers do on a real GPU alone."""
 
 
 @contextmanager
@@ -94,6 +101,14 @@ def _without_numbers(problem: Problem) -> Problem:
     )  # fmt: skip
 
 
+def _is_missing_gpu(error: BaseException | None) -> bool:
+    """Whether autograd failed for want of a GPU: its engine asks the driver, whatever the tensors are."""
+    if torch.cuda.is_available() or not isinstance(error, RuntimeError):
+        return False
+    autograd = f"{Path(torch.autograd.__file__).parent}{os.sep}"
+    return any(frame.filename.startswith(autograd) for frame in traceback.extract_tb(error.__traceback__))
+
+
 def rehearse(method: Method, problem: Problem, members: int, precision: str = "float32") -> int:
     """A feedback epoch, where the method has any, and a joint epoch with its evaluation, up to the one read at the end.
 
@@ -102,6 +117,7 @@ def rehearse(method: Method, problem: Problem, members: int, precision: str = "f
 
     Raises:
         DataDependentOutputException, DeviceCrossing: the host is needed (:data:`READ_BACK`).
+        NeedsGpu: the rule uses autograd, and there is no GPU here.
         RuntimeError: tensors of several devices meet, and the like.
     """
     configurations, seeds = [example_configuration(method)] * members, list(range(members))
@@ -118,5 +134,7 @@ def rehearse(method: Method, problem: Problem, members: int, precision: str = "f
         except RuleError as error:
             if isinstance(error.__cause__, READ_BACK):
                 raise error.__cause__ from None
+            if _is_missing_gpu(error.__cause__):
+                raise NeedsGpu("the rule uses torch.autograd: only a machine with a GPU can tell") from error
             raise
         return trainer.kinds_of_steps

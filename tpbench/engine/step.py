@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -78,7 +79,9 @@ class PackState:
         products: Products = EXACT,
     ) -> None:
         self.method, self.architecture, self.loss = method, architecture, loss
-        self.configurations, self.seeds = list(configurations), list(seeds)
+        # Read-only: the optimisers and the tensors of hyperparameters are made of them once.
+        self.configurations = tuple(MappingProxyType(dict(c)) for c in configurations)
+        self.seeds = list(seeds)
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
         self.scratch, self.clock, self.products = Scratch(dtype, device), Clock(), products
@@ -130,7 +133,7 @@ class PackState:
         chosen = PackState.__new__(PackState)
         chosen.__dict__.update(self.__dict__)
         chosen.scratch, chosen.products = Scratch(self.dtype, self.device), self.products.anew()
-        chosen.configurations = [self.configurations[p] for p in members]
+        chosen.configurations = tuple(self.configurations[p] for p in members)
         chosen.seeds = [self.seeds[p] for p in members]
         chosen.generators = [self.generators[p] for p in members]
         chosen.forward = self.forward.select(members)

@@ -85,8 +85,7 @@ class Trainer:
         pretrain, between = schedules.pop() if method.trains_feedback else (0, 0)
         self.method, self.problem = method, problem.to(device)
         self.phases = Schedule(epochs, pretrain, between)
-        self.epochs, self.prune = epochs, prune
-        self.capture, self.host_noise = capture, host_noise
+        self.prune, self.capture = prune, capture
         self.dtype, self.device = dtype_of(precision), torch.device(device)
         if products is None:
             check_device_precision(precision, str(self.device))

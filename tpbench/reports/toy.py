@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
 
 def _scale_feedback_rate(pack: PackState, factor: float) -> None:
     assert pack.feedback_adam
-    pack.feedback_adam.settings = [replace(s, lr=s.lr * factor) for s in pack.feedback_adam.settings]
+    pack.feedback_adam.set_learning_rates([s.lr * factor for s in pack.feedback_adam.settings])
 
 
 class _Shares:
