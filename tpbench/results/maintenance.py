@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from tpbench.engine.files import atomic_write
 from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
 from tpbench.results.archives import entry_name, runs_of_archive
 from tpbench.results.formats import export_format
-from tpbench.results.location import location
+from tpbench.results.location import file_stamps, location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
-from tpbench.results.runs import NewerFormat, RunRecord, digest, percent
+from tpbench.results.runs import ID_PATTERN, RUN_NAME, NewerFormat, RunRecord, digest, percent
 from tpbench.results.store import RunStore, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_ASIDE = re.compile(rf"({ID_PATTERN.pattern})(-\d+)?\.damaged")
+"""The names of damaged runs that were set aside."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def check_store(store: RunStore) -> StoreCheck:
     if not store.exists:
         return StoreCheck(0, list(store.archived.broken), 0)
     with store.archived.opened() as read_archived:
-        readers = [(path.stem, partial(read_run, path)) for path in sorted(store.runs.glob("*.json"))]
+        files = [name for name in sorted(file_stamps(store.runs, ".json")) if RUN_NAME.fullmatch(name)]
+        readers = [(name.removesuffix(".json"), partial(read_run, store.runs / name)) for name in files]
         for run_id, archives in sorted(store.archived.holders.items()):
             readers += [(run_id, partial(read_archived, archive, run_id)) for archive in archives]
         for run_id, reader in readers:
@@ -59,8 +64,9 @@ def check_store(store: RunStore) -> StoreCheck:
     wrong += store.archived.broken
     # What was set aside and trained again since is nobody's concern any more.
     aside = [
-        path for path in sorted(store.runs.glob("*.damaged")) if path.name.split(".")[0].split("-")[0] not in whole
-    ]
+        store.runs / name for name in sorted(file_stamps(store.runs, ".damaged"))
+        if (of := _ASIDE.fullmatch(name)) and of[1] not in whole
+    ]  # fmt: skip
     return StoreCheck(len(whole), [*wrong, *(f"{path}: set aside as damaged earlier" for path in aside)], newer)
 
 
