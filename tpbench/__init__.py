@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from tpbench.api.networks import load_network
-    from tpbench.api.reading import compare, leaderboard, load_curves, load_runs, table
+    from tpbench.api.reading import compare, leaderboard, load_curves, load_runs, load_trials, table
     from tpbench.api.training import run, sweep
     from tpbench.engine.errors import TpbenchError, UsageError
 
@@ -32,6 +32,7 @@ _MODULES = {
     "load_curves": _READING,
     "load_network": "tpbench.api.networks",
     "load_runs": _READING,
+    "load_trials": _READING,
     "run": _TRAINING,
     "sweep": _TRAINING,
     "table": _READING,
@@ -46,6 +47,7 @@ __all__ = [
     "load_curves",
     "load_network",
     "load_runs",
+    "load_trials",
     "run",
     "sweep",
     "table",

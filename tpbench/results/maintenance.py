@@ -242,8 +242,25 @@ def _flat(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def export_runs(store: RunStore, path: Path, form: str) -> int:
-    """Write the runs of a store as one table, in one of the formats of exports; returns how many.
+def partial_searches(frame: pd.DataFrame) -> str:
+    """The searches of which not every trial is among the runs of a frame: ``NAME (8 of 12)``, with commas between them.
+
+    Trials that were stopped early have no run.
+
+    Args:
+        frame: as :func:`export_frame` gives it.
+    """
+    if not {"found_role", "found_sweep", "found_trials"} <= set(frame.columns):
+        return ""
+    searched = frame[frame["found_role"] == "search"].groupby("found_sweep")["found_trials"]
+    pairs = zip(searched.size().items(), searched.max(), strict=True)
+    return ", ".join(f"{sweep} ({there} of {trials:.0f})" for (sweep, there), trials in pairs if there < trials)
+
+
+def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:
+    """Write the runs of a store as one table, in one of the formats of exports.
+
+    Returns how many, and the searches of which not every trial is among them.
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
@@ -251,12 +268,22 @@ def export_runs(store: RunStore, path: Path, form: str) -> int:
     """
     form = export_format(path, form)
     frame = export_frame(store.records())
+    write_frame(frame, path, form)
+    return len(frame), partial_searches(frame)
+
+
+def write_frame(frame: pd.DataFrame, path: Path, form: str) -> None:
+    """Write a data frame in one of the formats of exports, whole or not at all.
+
+    Raises:
+        TpbenchError: the file cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if form == "csv":
-            frame.to_csv(path, index=False, lineterminator="\n")
+            content = frame.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
         else:
-            frame.to_parquet(path, index=False)
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
-    return len(frame)
+            content = frame.to_parquet(index=False)
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's: a column of several types
+        raise TpbenchError(f"{path}: could not be written ({' '.join(str(error).split())})") from error
+    with atomic_write(path) as file:
+        file.write(content)

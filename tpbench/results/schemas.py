@@ -26,7 +26,9 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_INT)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 """As many as the command line and files of workloads permit."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+MOST = 1 + 1e-6
+"""The largest fraction: a sum over minibatches may be a rounding above 1."""
+Fraction = Annotated[float, Field(ge=0, le=MOST)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scalar = str | bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | None
 
@@ -104,7 +106,7 @@ class RunFields(Record):
     wall_time_s: Seconds
     pack_members: Count
     provenance: ProvenanceFields
-    found: FoundFields = FoundFields()
+    found: FoundFields = Field(default_factory=FoundFields)
     workload: Annotated[dict[str, Any], AfterValidator(_check_depth)] = {}
 
     @model_validator(mode="after")
@@ -122,7 +124,7 @@ class RunFields(Record):
         if points and not {"validation_error", "test_error"} <= set(self.curves):
             raise ValueError("its curves lack the validation or the test error")
         for name, values in self.curves.items():
-            if name.endswith("_error") and values and not (min(values) >= 0 and max(values) <= 1):
+            if name.endswith("_error") and values and not (min(values) >= 0 and max(values) <= MOST):
                 raise ValueError(f"its {name} is no fraction")
         return self
 
