@@ -106,7 +106,7 @@ class RunFields(Record):
     wall_time_s: Seconds
     pack_members: Count
     provenance: ProvenanceFields
-    found: FoundFields = Field(default_factory=FoundFields)
+    found: FoundFields = Field(default_factory=lambda: FoundFields.model_validate({}))
     workload: Annotated[dict[str, Any], AfterValidator(_check_depth)] = {}
 
     @model_validator(mode="after")
