@@ -98,9 +98,15 @@ def test_the_package_is_imported_in_no_time() -> None:
     assert not {"numpy", *TABLES} & loaded_by("from tpbench import *; run, load_runs, TpbenchError")
 
 
+def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
+    for command in (["--help"], ["methods"], ["results", "check", "--help"]):
+        assert called(folder, *command, look_for=("pydantic",))[1] == []
+
+
 def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
     code = (
         "import sys, tpbench; store = sys.argv[1]; tpbench.load_runs(store); tpbench.load_curves(store); "
+        "import warnings; warnings.simplefilter('ignore'); tpbench.load_trials(store); "
         "tpbench.leaderboard(store); tpbench.table(store, 's6'); tpbench.compare(store, 'bp', 'dtp'); "
         "print([name for name in sys.argv[2:] if name in sys.modules])"
     )

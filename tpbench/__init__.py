@@ -19,7 +19,15 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from tpbench.api.networks import load_network
-    from tpbench.api.reading import compare, leaderboard, load_curves, load_predictions, load_runs, table
+    from tpbench.api.reading import (
+        compare,
+        leaderboard,
+        load_curves,
+        load_predictions,
+        load_runs,
+        load_trials,
+        table,
+    )
     from tpbench.api.training import run, sweep
     from tpbench.engine.errors import TpbenchError, UsageError
 
@@ -33,6 +41,7 @@ _MODULES = {
     "load_network": "tpbench.api.networks",
     "load_predictions": _READING,
     "load_runs": _READING,
+    "load_trials": _READING,
     "run": _TRAINING,
     "sweep": _TRAINING,
     "table": _READING,
@@ -48,6 +57,7 @@ __all__ = [
     "load_network",
     "load_predictions",
     "load_runs",
+    "load_trials",
     "run",
     "sweep",
     "table",

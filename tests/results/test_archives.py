@@ -105,7 +105,7 @@ def test_flipped_bytes_in_an_archive_are_one_message(tmp_path: Path, compression
 
 
 def test_too_large_an_entry_is_not_read(clone: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LARGEST_RUN", 10)
+    monkeypatch.setattr(module, "LARGEST_RUN", 10)
     assert list(clone.records()) == []
     assert "larger than such a file can be" in clone.damaged[0]
 

@@ -35,16 +35,51 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
         ``test_error`` at that epoch in per cent, ``precision``, ``method_source``, ``workload_source``,
         ``wall_time_s`` (the run's share of its pack's time), ``pack_members``; then the hyperparameters as ``hp_*``,
         how they were found as ``found_*`` and where the run came from as ``from_*``. An empty store gives no rows.
+        Trials of a search that were stopped early have no run: ``frame.attrs["notes"]`` and a warning name the
+        searches of which not all trials are here, and :func:`load_trials` has them all.
 
     Raises:
         UsageError: there is no such folder, workload or method.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
     from tpbench.results.frames import runs_frame
+    from tpbench.results.maintenance import partial_searches
 
     store = read_store(place(results))
     frame = runs_frame(_records(store, results, workload, method))
-    warn(store.damaged)
+    searches = partial_searches(frame)
+    notes = [f"not every trial of a search is a run, and load_trials has all of them: {searches}"] if searches else []
+    frame.attrs["notes"] = notes
+    warn([*store.damaged, *notes])
+    return frame
+
+
+@for_python
+def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
+    """Every trial of a search, also those that were stopped early, one row each.
+
+    Args:
+        results: the store: a folder or a URL.
+        sweep: the sweep's name, as ``tpbench sweeps`` lists it; None: all sweeps of the store.
+
+    Returns:
+        ``sweep``, ``trial`` and ``pack`` (both from 0, in the order in which the search suggested them), ``state``
+        (``finished``; ``stopped`` by halving; ``pruned``, as it had learnt nothing; ``diverged``; ``failed``, of a pack
+        that could not be trained), ``epochs`` (joint epochs trained), ``validation_error`` (the lowest, in per cent),
+        ``objective`` (what the search minimised: the same, with 100 for trials that diverged, or the lowest value of
+        the sweep's other objective, infinite for those), ``run`` (the run's id; :func:`load_runs` has those that
+        finished or diverged), and the hyperparameters as ``hp_*``. Trials that have not ended are not in it. A store
+        without sweeps gives no rows.
+
+    Raises:
+        UsageError: there is no such folder or sweep.
+        TpbenchError: the store cannot be read, or the sweep that is named is damaged. Of others a warning tells.
+    """
+    from tpbench.search.trials import trials_frame
+
+    store = read_store(place(results))
+    frame, problems = trials_frame(store.folder, None if sweep is None else one_name(sweep, "sweep"))
+    warn(problems)
     return frame
 
 

@@ -27,10 +27,11 @@ from tpbench.training.tracking.targets import resolve_targets
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
-    """Verify every run, its predictions and network, and every alignment record, in files and in archives."""
+    """Verify runs with their predictions and networks, alignment records, archives, and the files of every sweep."""
     from tpbench.results.alignments import stored_alignments
     from tpbench.results.maintenance import check_store
     from tpbench.results.networks import check_networks
+    from tpbench.search.listing import check_sweeps
 
     store = read_store(results)
     found, networks = check_store(store), check_networks(store)
@@ -49,6 +50,10 @@ def results_check(results: Results = RESULTS) -> None:
         wrong += alignments.problems
     except TpbenchError as error:
         wrong.append(str(error))
+    sweeps = check_sweeps(store.folder)
+    if sweeps.whole or sweeps.wrong:
+        print(f"{sweeps.whole} sweep{'s' * (sweeps.whole != 1)} whole, {len(sweeps.wrong)} damaged")
+    wrong += sweeps.wrong
     for message in wrong:
         complain(message)
     if wrong:
@@ -112,6 +117,9 @@ def results_export(
     form: Annotated[
         str | None, typer.Option("--format", help=" or ".join(EXPORT_FORMATS), show_default="as the file is named")
     ] = None,
+    trials: Annotated[
+        bool, typer.Option("--trials", help="Of all searches instead: one row per configuration that was tried.")
+    ] = False,
     results: Results = RESULTS,
 ) -> None:
     """Write one row per run to a file."""
@@ -119,7 +127,18 @@ def results_export(
 
     chosen = export_format(check_target(file), form)
     store = read_store(results)
-    print(f"{export_runs(store, file, chosen)} runs written to {file}")
+    if trials:
+        from tpbench.search.trials import export_trials
+
+        count, problems = export_trials(store.folder, file, chosen)
+        print(f"{count} trials written to {file}")
+        for problem in problems:
+            complain(f"warning: {problem}")
+        return
+    count, searches = export_runs(store, file, chosen)
+    print(f"{count} runs written to {file}")
+    if searches:
+        print(f"not every trial of a search is a run, and --trials writes all of them: {searches}")
     warn_damaged(store)
 
 

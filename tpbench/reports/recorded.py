@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +65,9 @@ def settled_epoch(record: AlignmentRecord) -> int:
     return min(_SETTLED, record.epochs - 1)
 
 
-def measured_in(record: AlignmentRecord, epochs: Iterable[int]) -> list[int]:
+def measured_in(record: AlignmentRecord, epochs: Container[int]) -> list[int]:
     """The rows of a record that were measured in these epochs (from 0)."""
-    wanted = set(epochs)
-    return [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch in wanted]
+    return [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch in epochs]
 
 
 def made_with(records: Sequence[AlignmentRecord]) -> str:

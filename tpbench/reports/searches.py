@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.engine import TpbenchError
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
-from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_folders
+from tpbench.search.trials import hyperparameters, trials_frame
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8
@@ -28,20 +25,11 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
-    found = {folder.folder.name: folder for folder in sweep_folders(location(results))}
-    if sweep not in found:
-        raise unknown("sweep", sweep, found) if found else UsageError(f"{results} holds no sweeps")
-    journal = Journal.read(found[sweep].journal_path)
-    scale = 100.0 if found[sweep].read().objective == DEFAULT_OBJECTIVE else 1.0
-    rows = [
-        {**suggestion, "error": scale * outcome.objective}
-        for pack in journal.packs
-        for suggestion, outcome in zip(pack.suggestions, pack.outcomes or [], strict=False)
-        if math.isfinite(outcome.objective)
-    ]
-    if not rows:
+    trials, _ = trials_frame(location(results), sweep)
+    trials = trials[np.isfinite(trials["objective"])]
+    if trials.empty:
         raise TpbenchError(f"the sweep {sweep} has no results yet")
-    return pd.DataFrame(rows)
+    return hyperparameters(trials).assign(error=trials["objective"]).reset_index(drop=True)
 
 
 def importance(frame: pd.DataFrame) -> pd.Series[float] | None:

@@ -76,27 +76,25 @@ class AlignmentRecord:
         """
         try:
             body = unsealed(text)
-            written_in = body.pop("format")
+            written_in = body.pop("format", None)
             if type(written_in) is int and written_in > FORMAT:
                 raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
-            if written_in != FORMAT:
+            if type(written_in) is not int or written_in != FORMAT:
                 raise ValueError("it has another format")
+            from tpbench.results.schemas import AlignmentFile, check_fields
+
+            check_fields(AlignmentFile, body)
             record = cls(**body)
-            record._check()
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            record._check_shapes()
+        except ValueError as error:
             raise TpbenchError(f"{where}: not a valid alignment record ({error})") from error
         return record
 
-    def _check(self) -> None:
-        if not all(isinstance(name, str) for name in (self.workload, self.data_label, self.method)):
-            raise TypeError("its names are no words")
-        if not all(type(n) is int and n > 0 for n in (self.epochs, self.every, self.steps_per_epoch)):
-            raise ValueError("its numbers of epochs and minibatches must be positive")
-        if 0.0 not in self.dampings:
-            raise ValueError("it has no undamped angles")
+    def _check_shapes(self) -> None:
         loss, target = self.arrays()
-        shape = (len(self.steps), len(self.seeds), self.layers)
-        if loss.shape != shape or target.shape != (*shape[:2], len(self.dampings), self.layers) or not loss.size:
+        layers = loss.shape[-1]
+        shape = (len(self.steps), len(self.seeds), layers)
+        if loss.shape != shape or target.shape != (*shape[:2], len(self.dampings), layers) or not layers:
             raise ValueError(f"its angles have the shapes {loss.shape} and {target.shape}")
 
 
@@ -156,7 +154,9 @@ def _copies(store: RunStore) -> Iterator[tuple[str, str, str | TpbenchError]]:
 
 def _file_text(path: Path) -> str | TpbenchError:
     try:
-        return read_bytes(path).decode("utf-8", errors="replace")
+        return read_bytes(path, _LARGEST).decode("utf-8", errors="replace")
+    except TpbenchError as error:
+        return error
     except Exception as error:  # a URL's file system has exceptions of its own
         return TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})")
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import lzma
 import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, cast
+from typing import IO, BinaryIO, cast
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.results.location import open_file
 from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions
-from tpbench.results.runs import ID_PATTERN, RunRecord
+from tpbench.results.runs import ID_PATTERN, LARGEST_RUN, RunRecord
 
 _ENTRY = re.compile(rf"runs/({ID_PATTERN.pattern})\.json")
 _PREDICTIONS = re.compile(rf"runs/({ID_PATTERN.pattern}){re.escape(ENDING)}")
-# Bytes; the longest real run files have a fiftieth of it.
-_LARGEST_RUN = 4_000_000
+_OTHERS = re.compile(r"__MACOSX/.*|(?:.*/)?\._[^/]*|(?:.*/)?\.DS_Store|.*/", re.DOTALL)
+"""What file managers add to the archives that they write, and folders."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
+"""How entries may be compressed: of these, only as much is unpacked as an entry says that it holds."""
+_LARGEST_LIST = 16_000_000
+"""Bytes of an archive's list of entries: that of some 200,000 runs."""
+_CHUNK = 1 << 20
 
 
 def entry_name(run_id: str) -> str:
@@ -90,7 +99,7 @@ class ArchiveReader:
             TpbenchError: the entry is damaged; the message names both.
         """
         name = entry_name(run_id)
-        record = RunRecord.from_json(self._text(path, name, _LARGEST_RUN), f"{path}: {name}")
+        record = RunRecord.from_json(self._text(path, name, LARGEST_RUN), f"{path}: {name}")
         if record.definition.id != run_id:
             raise TpbenchError(f"{path}: {name}: holds the run {record.definition.id}")
         return record
@@ -132,7 +141,7 @@ def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for name in names:
-        if not (_ENTRY.fullmatch(name) or _PREDICTIONS.fullmatch(name) or others.fullmatch(name)):
+        if not any(pattern.fullmatch(name) for pattern in (_ENTRY, _PREDICTIONS, others, _OTHERS)):
             raise UsageError(f"{path}: holds '{name}', which is neither a run nor an alignment record")
     return ArchivedRuns.of([path])
 
@@ -150,8 +159,21 @@ def _names(path: Path) -> list[str]:
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     """A zip at a path or URL; of the latter, only the parts that are asked for are fetched."""
-    with path.open("rb") as file, zipfile.ZipFile(cast(Any, file)) as archive:
+    with open_file(path) as file, zipfile.ZipFile(cast(IO[bytes], _Bounded(file))) as archive:
         yield archive
+
+
+class _Bounded:
+    """A file that refuses to be read at once where that is much: so zipfile reads an archive's list of entries."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LARGEST_LIST:
+            raise ValueError("it has too many entries")
+        return self._file.read(size)
 
 
 def archived_texts(
@@ -173,13 +195,71 @@ def archived_texts(
 
 
 def _entry_text(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> str:
+    return entry_bytes(archive, path, name, largest).decode("utf-8", errors="replace")
+
+
+def entry_bytes(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> bytes:
+    """The contents of an entry, of which no more is unpacked than it says, and than such an entry can hold.
+
+    :mod:`zipfile` unpacks as much as one read of LZMA or bzip2 makes, whatever the entry says: gigabytes, of a few kB.
+
+    Args:
+        archive: holds it.
+        path: the archive's, for the message.
+        name: the entry's.
+        largest: bytes that such an entry can hold.
+
+    Raises:
+        TpbenchError: it is larger, compressed in another way, or damaged.
+    """
     entry = archive.getinfo(name)
-    if entry.file_size > largest:
+    if entry.file_size > largest or entry.compress_size > largest + _CHUNK:
         raise TpbenchError(f"{path}: {name}: larger than such a file can be")
+    if entry.compress_type not in _METHODS:
+        raise TpbenchError(f"{path}: {name}: compressed in a way that is not read: only deflate and LZMA are")
     try:
-        return archive.read(entry).decode("utf-8", errors="replace")
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        content = _unpacked(archive, entry)
+        if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
+            raise ValueError("its contents are not those that the archive tells")
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise TpbenchError(f"{path}: {name}: damaged ({error})") from error
+    return content
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """At most one byte more than the entry says that it holds."""
+    # The bytes as they lie in the archive: those of an entry that is not compressed.
+    packed = copy(entry)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, entry.compress_size
+    del packed.CRC
+    limit = entry.file_size + 1
+    with archive.open(packed) as file:
+        if entry.compress_type == zipfile.ZIP_STORED:
+            return b"".join(iter(partial(file.read, _CHUNK), b""))
+        if entry.compress_type == zipfile.ZIP_DEFLATED:
+            unpack: Callable[[bytes, int], bytes] = zlib.decompressobj(-zlib.MAX_WBITS).decompress
+        else:
+            unpack = _lzma_decompressor(file, limit).decompress
+        content = bytearray()
+        while len(content) < limit and (data := file.read(_CHUNK)):
+            content += unpack(data, limit - len(content))
+        return bytes(content)
+
+
+def _lzma_decompressor(file: IO[bytes], limit: int) -> lzma.LZMADecompressor:
+    """Of an entry, which begins with its filter: a version (2 bytes), the length of what follows (2), and that (5)."""
+    header = file.read(9)
+    length, packed, dictionary = struct.unpack("<2xHBL", header) if len(header) == 9 else (0, 255, 0)
+    if length != 5 or packed >= 9 * 5 * 5:
+        raise ValueError("its LZMA filter is none")
+    # No more of the dictionary is used than there is content: it would be taken from memory at once.
+    filters = [
+        {
+            "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45,
+            "dict_size": min(max(dictionary, 4096), max(limit, 4096)),
+        }
+    ]  # fmt: skip
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
 @contextmanager

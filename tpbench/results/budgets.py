@@ -108,21 +108,6 @@ def budget_of(found: Mapping[str, Any]) -> Budget:
     return Budget(str(by)) if by in ("published", "file", "python") else UNKNOWN
 
 
-def check_found(found: Any) -> dict[str, Any]:
-    """``found`` as a run's file holds it.
-
-    Raises:
-        ValueError: it is no mapping, or its numbers are none.
-    """
-    if not isinstance(found, dict):
-        raise ValueError("how its configuration was found is no mapping")
-    numbers = [found.get(name, 0) for name in ("trials", "epochs", "halving")]
-    seeds = found.get("seeds", [])
-    if not isinstance(seeds, list) or not all(type(n) is int for n in (*numbers, *seeds)):
-        raise ValueError("how its configuration was found has other things than numbers where numbers belong")
-    return found
-
-
 def from_search(found: Mapping[str, Any], role: str) -> bool:
     """Whether a sweep trained the run in this role."""
     return found.get("by") == "search" and found.get("role") == role

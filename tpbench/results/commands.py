@@ -33,12 +33,13 @@ def continuing(command: str) -> str:
 
 
 def recorded_command(command: str) -> str:
-    """A command without the places of the machine that it ran on.
+    """A command without the places of the machine that it ran on; bytes of names that are no text become escapes.
 
     Args:
         command: as a shell would read it, or a call of Python's (:data:`CALL`); of one that no shell reads (a quote is
             missing), what stands before the first quote is kept.
     """
+    command = command.encode(errors="backslashreplace").decode()
     if command.startswith(CALL):
         kept = _LITERAL.sub(
             lambda found: found[0][0] + _last_component(found[0][1:-1]) + found[0][0], _PLACES.sub("", command)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
+import stat
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import unknown
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 """What file systems call the version of an object, the surest first."""
+LARGEST_FILE = 2_000_000_000
+"""Bytes; no file of a store is larger."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
 
 
@@ -72,7 +76,9 @@ def near_folders(folder: Path) -> list[str]:
 def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
     """The files of a folder by name, each with what changes when it is written anew; one listing, no file is opened.
 
-    The stamp is empty where a URL's file system tells nothing of that kind.
+    Names that begin with a dot are passed over: what is being written, and what other programs keep beside the files
+    (``._NAME`` of macOS). So are folders. The stamp is empty where a URL's file system tells nothing of that kind, and
+    of what is no file, which :func:`read_bytes` refuses by name.
 
     Raises:
         TpbenchError: the folder cannot be read. One that is not there is empty.
@@ -87,10 +93,17 @@ def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:
     found = {}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(suffix) and entry.is_file():
+            if not _is_named(entry.name, suffix):
+                continue
+            try:
                 status = entry.stat()
+            except OSError:  # a link to itself, or to nothing
+                found[entry.name] = ""
+                continue
+            if not stat.S_ISDIR(status.st_mode):
                 # The time of change too: who copies a file may set the time of its content.
-                found[entry.name] = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+                stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+                found[entry.name] = stamp if stat.S_ISREG(status.st_mode) else ""
     return found
 
 
@@ -102,15 +115,60 @@ def _object_stamps(folder: Any, suffix: str) -> dict[str, str]:
     found = {}
     for entry in entries:
         name = str(entry["name"]).rstrip("/").rpartition("/")[2]
-        if entry["type"] == "file" and name.endswith(suffix):
+        if entry["type"] == "file" and _is_named(name, suffix):
             told = [entry[key] for key in _VERSIONS if entry.get(key)]
             found[name] = f"{entry['size']} {told[0]}" if told else ""
     return found
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of a file; of a URL's in one request, where UPath's method of that name makes two."""
-    return path.read_bytes() if isinstance(path, Path) else _object_bytes(path)
+def _is_named(name: str, suffix: str) -> bool:
+    return name.endswith(suffix) and not name.startswith(".")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read it; of a URL's, only the parts that are asked for are fetched.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        TpbenchError: it is no file, such as a folder, a named pipe (which would be waited for), or a link to itself.
+    """
+    if not isinstance(path, Path):
+        return cast(BinaryIO, cast(Any, path).open("rb"))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise TpbenchError(f"{path}: not a file ({error.strerror})") from error
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            raise TpbenchError(f"{path}: a link to a file that is not there") from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise TpbenchError(f"{path}: not a file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """The contents of a file; of a URL's in one request, where UPath's method of that name makes two.
+
+    Args:
+        path: the file's.
+        largest: bytes that such a file can have; of a URL's, the object store sends what it has.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        TpbenchError: it is no file, or larger.
+    """
+    if not isinstance(path, Path):
+        return _object_bytes(path)
+    with open_file(path) as file:
+        # Before anything is read: a file may have holes, and claim any size.
+        if os.fstat(file.fileno()).st_size > largest:
+            raise TpbenchError(f"{path}: larger than such a file can be")
+        return file.read(largest + 1)
 
 
 def _object_bytes(path: Any) -> bytes:

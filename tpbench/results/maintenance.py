@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from tpbench.results.store import RunStore, read_predictions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_ASIDE = re.compile(rf"({ID_PATTERN.pattern})(-\d+)?\.damaged")
+"""The names of damaged runs that were set aside."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def check_store(store: RunStore) -> StoreCheck:
     wrong += store.archived.broken
     # What was set aside and trained again since is nobody's concern any more.
     aside = [
-        path for path in sorted(store.runs.glob("*.damaged")) if path.name.split(".")[0].split("-")[0] not in whole
-    ]
+        store.runs / name for name in sorted(file_stamps(store.runs, ".damaged"))
+        if (of := _ASIDE.fullmatch(name)) and of[1] not in whole
+    ]  # fmt: skip
     wrong += [f"{path}: set aside as damaged earlier" for path in aside]
     return StoreCheck(len(whole), len(predicted), wrong, newer, conflicts)
 
@@ -356,8 +361,25 @@ def _flat(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def export_runs(store: RunStore, path: Path, form: str) -> int:
-    """Write the runs of a store as one table, in one of the formats of exports; returns how many.
+def partial_searches(frame: pd.DataFrame) -> str:
+    """The searches of which not every trial is among the runs of a frame: ``NAME (8 of 12)``, with commas between them.
+
+    Trials that were stopped early have no run.
+
+    Args:
+        frame: as :func:`export_frame` gives it.
+    """
+    if not {"found_role", "found_sweep", "found_trials"} <= set(frame.columns):
+        return ""
+    searched = frame[frame["found_role"] == "search"].groupby("found_sweep")["found_trials"]
+    pairs = zip(searched.size().items(), searched.max(), strict=True)
+    return ", ".join(f"{sweep} ({there} of {trials:.0f})" for (sweep, there), trials in pairs if there < trials)
+
+
+def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:
+    """Write the runs of a store as one table, in one of the formats of exports.
+
+    Returns how many, and the searches of which not every trial is among them.
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
@@ -365,12 +387,22 @@ def export_runs(store: RunStore, path: Path, form: str) -> int:
     """
     form = export_format(path, form)
     frame = export_frame(store.records())
+    write_frame(frame, path, form)
+    return len(frame), partial_searches(frame)
+
+
+def write_frame(frame: pd.DataFrame, path: Path, form: str) -> None:
+    """Write a data frame in one of the formats of exports, whole or not at all.
+
+    Raises:
+        TpbenchError: the file cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if form == "csv":
-            frame.to_csv(path, index=False, lineterminator="\n")
+            content = frame.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
         else:
-            frame.to_parquet(path, index=False)
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
-    return len(frame)
+            content = frame.to_parquet(index=False)
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's: a column of several types
+        raise TpbenchError(f"{path}: could not be written ({' '.join(str(error).split())})") from error
+    with atomic_write(path) as file:
+        file.write(content)

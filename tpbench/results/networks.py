@@ -81,16 +81,22 @@ class TrainedNetwork:
         """
         try:
             about = unsealed(_metadata(content))
-            if type(about["format"]) is int and about["format"] > FORMAT:
-                raise NewerFormat(f"{where}: written by a newer tpbench (format {about['format']}): update this one")
+            written_in = about.get("format")
+            if type(written_in) is int and written_in > FORMAT:
+                raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
+            if type(written_in) is not int or written_in != FORMAT:
+                raise ValueError("it has another format")
             from safetensors.numpy import load
 
+            from tpbench.results.schemas import NetworkFields, check_fields
+
+            check_fields(NetworkFields, about)
             arrays = load(content)
-            if arrays_digest(arrays) != about["arrays"]:
+            if arrays_digest(arrays) != about.get("arrays"):
                 raise ValueError("its numbers do not match their checksum")
             known = {f.name: about[f.name] for f in fields(cls) if f.name != "arrays"}
             found = cls(**{**known, "sizes": tuple(about["sizes"]), "arrays": arrays})
-            found._check()
+            found._check_shapes()
         except NewerFormat:
             raise
         except Exception as error:  # safetensors has exceptions of its own
@@ -98,11 +104,13 @@ class TrainedNetwork:
             raise WrongNetwork(f"{where}: not a valid network ({reason}); delete it: {_AGAIN}") from error
         return found
 
-    def _check(self) -> None:
+    def _check_shapes(self) -> None:
         for i, (below, width) in enumerate(zip(self.sizes, self.sizes[1:], strict=False), start=1):
             shapes = [self.arrays[f"forward.{i}.{kind}"].shape for kind in ("weight", "bias")]
             if shapes != [(width, below), (width,)]:
                 raise ValueError(f"layer {i} has the shapes {shapes}")
+        if f"forward.{len(self.sizes)}.weight" in self.arrays:
+            raise ValueError("it has more layers than sizes")
 
     def belongs(self, record: RunRecord) -> bool:
         """Whether it is what the training of this run left: curves of another machine may differ in the last digits."""
@@ -150,6 +158,8 @@ def read_network(store: RunStore, run_id: str) -> TrainedNetwork | None:
         content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except TpbenchError as error:
+        raise WrongNetwork(f"{error}; delete it: {_AGAIN}") from error
     except Exception as error:  # a URL's file system has exceptions of its own
         raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
     found = TrainedNetwork.from_bytes(content, str(path))

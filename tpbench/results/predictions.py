@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,17 +68,21 @@ class Predictions:
 
         try:
             body = unsealed(text)
-            if type(body["format"]) is int and body["format"] > FORMAT:
-                raise NewerFormat(f"{where}: written by a newer tpbench (format {body['format']}): update this one")
-            run, curves, samples = body["run"], body["curves"], body["samples"]
-            if body["format"] != FORMAT or not (isinstance(run, str) and isinstance(curves, str)):
-                raise ValueError("its format, run or curves are of another kind")
+            written_in = body.get("format")
+            if type(written_in) is int and written_in > FORMAT:
+                raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
+            from tpbench.results.schemas import PredictionsFile, check_fields
+
+            check_fields(PredictionsFile, body)
+            if written_in != FORMAT:
+                raise ValueError(f"it has another format than {FORMAT}, which this version reads")
             packed = np.frombuffer(base64.b64decode(body["correct"], validate=True), dtype=np.uint8)
-            if type(samples) is not int or samples < 1 or len(packed) != -(-samples // 8):
-                raise ValueError(f"it has {8 * len(packed)} bits for {samples!r} samples")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+            samples = body["samples"]
+            if len(packed) != -(-samples // 8):
+                raise ValueError(f"it has {8 * len(packed)} bits for {samples} samples")
+        except ValueError as error:
             raise TpbenchError(f"{where}: not a valid file of predictions ({error})") from error
-        return cls(run, curves, np.unpackbits(packed, count=samples).astype(bool))
+        return cls(body["run"], body["curves"], np.unpackbits(packed, count=samples).astype(bool))
 
 
 def predictions_path(runs: Path, run_id: str) -> Path:

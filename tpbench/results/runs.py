@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench import __version__
-from tpbench.engine import CURVES, PROTOCOL_VERSION, MemberHistory, TpbenchError
-from tpbench.results.budgets import check_found
+from tpbench.engine import PROTOCOL_VERSION, MemberHistory, TpbenchError
 from tpbench.results.commands import recorded_command
 
 FORMAT = 1
@@ -26,6 +25,10 @@ DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
 """Seeds of the paper's protocol."""
 ID_PATTERN = re.compile(r"[0-9a-f]{24}")
+RUN_NAME = re.compile(rf"({ID_PATTERN.pattern})\.json")
+"""The names of runs' files. What is named otherwise is another program's, and left alone."""
+LARGEST_RUN = 4_000_000
+"""Bytes of a run's file; the longest real ones have a fiftieth of it."""
 
 
 class NewerFormat(TpbenchError):  # noqa: N818 (nothing is wrong with the file)
@@ -47,15 +50,49 @@ def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "checksum": digest(dict(body))}
 
 
+def parse_json(text: str) -> Any:
+    """Read JSON that a program wrote: finite numbers that a machine can hold, and text that can be written again.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        value = json.loads(text, parse_int=_short_int, parse_constant=_refuse_constant)
+        if "\\ud" in text or "\\uD" in text:
+            # Half of a surrogate pair is no character: no file and no terminal takes it.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds characters that are none") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("a number in it is too long")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
 def unsealed(text: str) -> dict[str, Any]:
     """What :func:`sealed` was given, from the JSON that became of it.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is damaged, or something else.
+        ValueError: it is damaged, or something else.
     """
-    body: dict[str, Any] = json.loads(text)
+    body = parse_json(text)
+    if not isinstance(body, dict) or "checksum" not in body:
+        raise ValueError("it has no checksum")
     checksum = body.pop("checksum")
-    if digest(body) != checksum:
+    try:
+        whole = digest(body) == checksum
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not whole:
         raise ValueError("its contents do not match its checksum")
     return body
 
@@ -129,8 +166,7 @@ class RunRecord:
     @property
     def replaces(self) -> tuple[str, ...]:
         """Digests of the curves that this run replaced (``tpbench run --again``); copies that have them are old."""
-        found = self.provenance.get("replaces")
-        return tuple(map(str, found)) if isinstance(found, list) else ()
+        return tuple(self.provenance.get("replaces", ()))
 
     def disagrees(self, other: RunRecord) -> bool:
         """Return whether another copy of the run has other curves, and neither of them replaced the other."""
@@ -191,27 +227,31 @@ class RunRecord:
 
         Raises:
             NewerFormat: it is whole, but a newer version wrote it.
-            TpbenchError: it is truncated, altered, or not a run.
+            TpbenchError: it is truncated, altered, or not a run: a field has another type, or is out of range.
         """
         try:
             body = unsealed(text)
-            if type(body["format"]) is int and body["format"] > FORMAT:
+            written_in = body.get("format")
+            if type(written_in) is int and written_in > FORMAT:
                 raise NewerFormat(
-                    f"{where}: written by a newer tpbench (format {body['format']}, this one reads {FORMAT}): "
+                    f"{where}: written by a newer tpbench (format {written_in}, this one reads {FORMAT}): "
                     "update this tpbench"
                 )
-            if body["format"] != FORMAT:
-                raise ValueError(f"it has format {body['format']!r}, this version reads {FORMAT}")
+            if type(written_in) is not int or written_in != FORMAT:
+                raise ValueError(f"it has another format than {FORMAT}, which this version reads")
+            from tpbench.results.schemas import RunFile, check_fields
+
+            check_fields(RunFile, body)
             record = cls(
                 RunDefinition(**body["definition"]),
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
-                found=check_found(body.get("found", {})),
-                workload=dict(body.get("workload", {})),
+                found=body.get("found", {}),
+                workload=body.get("workload", {}),
             )
-            if record.definition.id != body["id"] or not set(record.curves) <= set(CURVES):
-                raise ValueError("its id or curves are not those of its definition")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if record.definition.id != body["id"]:
+                raise ValueError("its id is not that of its definition")
+        except ValueError as error:
             raise TpbenchError(f"{where}: not a valid run file ({error})") from error
         return record
 

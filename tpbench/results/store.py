@@ -14,8 +14,8 @@ from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write, move_aside
 from tpbench.results.archives import ArchivedRuns, ArchiveReader
 from tpbench.results.location import file_stamps, read_bytes
-from tpbench.results.predictions import ENDING, Predictions, predictions_path
-from tpbench.results.runs import NewerFormat, RunRecord
+from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions, predictions_path
+from tpbench.results.runs import LARGEST_RUN, RUN_NAME, NewerFormat, RunRecord
 from tpbench.results.summaries import KeptSummaries, summarised
 
 # Runs that are read at once, and how many results may wait.
@@ -29,9 +29,9 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         OSError: it cannot be read.
         NewerFormat: a newer version wrote it.
-        TpbenchError: it is damaged, or holds another run than its name says.
+        TpbenchError: it is damaged, no file, too large, or holds another run than its name says.
     """
-    record = RunRecord.from_json(read_bytes(path).decode("utf-8", errors="replace"), str(path))
+    record = RunRecord.from_json(read_bytes(path, LARGEST_RUN).decode("utf-8", errors="replace"), str(path))
     if record.definition.id != path.stem:
         raise TpbenchError(f"{path}: holds the run {record.definition.id}")
     return record
@@ -45,7 +45,7 @@ def read_predictions(path: Path) -> Predictions:
         NewerFormat: a newer version wrote it.
         TpbenchError: it is damaged, or holds those of another run than its name says.
     """
-    found = Predictions.from_json(read_bytes(path).decode("utf-8", errors="replace"), str(path))
+    found = Predictions.from_json(read_bytes(path, LARGEST_FILE).decode("utf-8", errors="replace"), str(path))
     if found.run != path.stem:
         raise TpbenchError(f"{path}: holds the predictions of the run {found.run}")
     return found
@@ -225,7 +225,8 @@ class RunStore:
         return self._ids(file_stamps(self.runs, ".json"))
 
     def _ids(self, files: Iterable[str]) -> list[str]:
-        return sorted({name.removesuffix(".json") for name in files} | set(self.archived.holders))
+        in_files = {name.removesuffix(".json") for name in files if RUN_NAME.fullmatch(name)}
+        return sorted(in_files | set(self.archived.holders))
 
     def records(self) -> Iterator[RunRecord]:
         """All readable runs, in the order of their ids; what is damaged is named in ``damaged``.
@@ -462,13 +463,13 @@ def _reason(error: Exception) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all.
+    """Write a small text file whole or not at all. Bytes of paths that are no text are written as escapes.
 
     Raises:
         TpbenchError: it cannot be written.
     """
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def append_line(path: Path, line: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write, user_cache
+from tpbench.results.location import read_bytes
 from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
@@ -39,14 +40,11 @@ def _plain(summary: RunRecord) -> Plain:
     return {"definition": summary.definition.plain(), **{name: getattr(summary, name) for name in _FIELDS}}
 
 
-def _record(plain: Plain, run_id: str) -> RunRecord | None:
-    try:
-        definition = RunDefinition(**plain["definition"])
-        # Its hash is what it is kept by; thousands of them would be made anew for each table.
-        definition.__dict__["id"] = run_id
-        return RunRecord(definition, **{name: plain[name] for name in _FIELDS})
-    except (KeyError, TypeError):
-        return None
+def _record(plain: Plain, run_id: str) -> RunRecord:
+    definition = RunDefinition(**plain["definition"])
+    # Its hash is what it is kept by; thousands of them would be made anew for each table.
+    definition.__dict__["id"] = run_id
+    return RunRecord(definition, **{name: plain[name] for name in _FIELDS})
 
 
 @dataclass
@@ -80,11 +78,14 @@ class KeptSummaries:
         """
         store = str(folder.resolve()) if isinstance(folder, Path) else str(folder)
         try:
-            path = user_cache() / "summaries" / f"{hashlib.sha256(store.encode()).hexdigest()[:24]}.json"
-            body = _read(path, store)
+            # A path need not be text.
+            name = hashlib.sha256(store.encode(errors="surrogatepass")).hexdigest()[:24]
+            path = user_cache() / "summaries" / f"{name}.json"
         except TpbenchError:  # no home
             return cls(None, store)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        try:
+            body = _read(path, store)
+        except (OSError, ValueError, TpbenchError):
             return cls(path, store)
         kept = cls(path, store, body["files"], {name: KeptArchive(*entry) for name, entry in body["archives"].items()})
         kept._forget(files, archives)
@@ -147,12 +148,18 @@ def _read(path: Path, store: str) -> dict[str, Any]:
     """The contents of a cache file.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is none, or none that this version wrote for this store.
+        OSError, ValueError, TpbenchError: there is none, or none that this version wrote for this store.
     """
-    checksum, _, text = path.read_bytes().partition(b"\n")
+    checksum, _, text = read_bytes(path).partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         raise ValueError("damaged")
-    body: dict[str, Any] = json.loads(text)
-    if body["format"] != _FORMAT or body["store"] != store:
+    try:
+        body = json.loads(text)
+    except RecursionError:
+        raise ValueError("damaged") from None
+    if not isinstance(body, dict) or body.get("format") != _FORMAT or body.get("store") != store:
         raise ValueError("of another version or store")
+    from tpbench.results.schemas import CacheFile, check_fields
+
+    check_fields(CacheFile, body)
     return body

@@ -12,7 +12,8 @@ from typing import Any
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
 from tpbench.results.budgets import DEFAULT_OBJECTIVE, by_search
-from tpbench.results.runs import DEFAULT_PRECISION, digest
+from tpbench.results.location import read_bytes
+from tpbench.results.runs import DEFAULT_PRECISION, digest, parse_json
 from tpbench.results.store import write_atomically
 from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
@@ -20,6 +21,8 @@ from tpbench.search.locking import is_locked, locked
 from tpbench.workloads import Workload
 from tpbench.workloads.declaration import spell_declaration
 
+# Bytes of the files that say what a sweep is; real ones are a thousandth of it.
+_LARGEST = 4_000_000
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
 runs may have it too (by default they do), or not: then none of them took part in the choice."""
@@ -139,8 +142,8 @@ class SweepFolder:
     def command(self) -> str:
         """The command that began or last continued the sweep, without its results folder (:mod:`.continuing`)."""
         try:
-            return (self.folder / "command").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
+            return read_bytes(self.folder / "command", _LARGEST).decode().strip()
+        except (OSError, UnicodeDecodeError, TpbenchError):
             return ""
 
     @property
@@ -184,9 +187,15 @@ class SweepFolder:
         Raises:
             TpbenchError: it is damaged.
         """
+        from tpbench.results.schemas import check_fields
+        from tpbench.search.events import SweepFields
+
         path = self.folder / "sweep.json"
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = parse_json(read_bytes(path, _LARGEST).decode())
+            check_fields(SweepFields, fields)
             return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except TpbenchError as error:
+            raise TpbenchError(f"{error}; start another sweep with --fresh") from error
+        except Exception as error:  # a URL's file system has exceptions of its own
             raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error

@@ -15,8 +15,13 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
+from tpbench.results.location import read_bytes
+from tpbench.results.runs import parse_json
 from tpbench.results.store import append_line
 from tpbench.training.packs import Outcome
+
+# Bytes; of a million configurations it would be a third of it.
+_LARGEST = 1_000_000_000
 
 
 @dataclass
@@ -61,16 +66,25 @@ class Journal:
         Raises:
             TpbenchError: a line before the last is damaged.
         """
+        from tpbench.results.schemas import check_fields
+        from tpbench.search.events import EVENT
+
         journal = cls(path)
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bytes(path, _LARGEST).decode()
+        except FileNotFoundError:
+            return journal
+        except TpbenchError as error:
+            raise TpbenchError(f"{error}; start another sweep with --fresh") from error
+        except Exception as error:  # a URL's file system has exceptions of its own
             raise TpbenchError(f"{path}: could not be read ({error}); start another sweep with --fresh") from error
         complete = text.rpartition("\n")[0]
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
-                journal._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                event = parse_json(line)
+                check_fields(EVENT, event)
+                journal._apply(event)
+            except ValueError as error:
                 raise TpbenchError(f"{path}:{number}: damaged ({error}); start another sweep with --fresh") from error
         return journal
 
@@ -80,7 +94,12 @@ class Journal:
                 raise ValueError(f"pack {event['pack']} does not follow pack {len(self.packs) - 1}")
             self.packs.append(PackEntry(event["pack"], [dict(s) for s in event["suggestions"]]))
         elif event["event"] == "ended":
-            self.packs[event["pack"]].outcomes = [Outcome(**outcome) for outcome in event["outcomes"]]
+            if event["pack"] >= len(self.packs):
+                raise ValueError(f"pack {event['pack']} ended, but was not suggested")
+            pack, outcomes = self.packs[event["pack"]], [Outcome(**outcome) for outcome in event["outcomes"]]
+            if outcomes and len(outcomes) != len(pack.suggestions):
+                raise ValueError(f"pack {pack.number} has {len(pack.suggestions)} members and {len(outcomes)} outcomes")
+            pack.outcomes = outcomes
         elif event["event"] == "split":
             self.parts = int(event["packs"])
         elif event["event"] == "final":
@@ -108,6 +127,8 @@ class Journal:
 
     def fail(self, reason: str) -> None:
         """Note that the sweep ended without a result."""
+        # A path in the message need not be text.
+        reason = reason.encode(errors="backslashreplace").decode()
         if self.failure != reason:
             self._write({"event": "failed", "reason": reason})
 

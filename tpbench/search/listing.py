@@ -81,9 +81,37 @@ def sweep_folders(results: Path) -> list[SweepFolder]:
     """The folders of all sweeps below a results folder, by name."""
     try:
         folders = [SweepFolder(path) for path in sorted((results / "sweeps").glob("*"))]
-        return [folder for folder in folders if folder.exists]
+        return [folder for folder in folders if _begun(folder)]
     except Exception as error:  # a URL's file system has exceptions of its own
         raise TpbenchError(f"{results}: could not be read ({error})") from error
+
+
+def _begun(folder: SweepFolder) -> bool:
+    try:
+        return folder.exists
+    except PermissionError:  # another user's: whoever reads it says so
+        return True
+
+
+@dataclass(frozen=True)
+class SweepCheck:
+    """What a look at the files of every sweep found."""
+
+    whole: int
+    wrong: list[str]
+    """What is the matter with files, a line each."""
+
+
+def check_sweeps(results: Path) -> SweepCheck:
+    """Read the definition and the journal of every sweep. Changes nothing."""
+    folders, wrong = sweep_folders(results), []
+    for folder in folders:
+        try:
+            folder.read()
+            Journal.read(folder.journal_path)
+        except TpbenchError as error:
+            wrong.append(str(error))
+    return SweepCheck(len(folders) - len(wrong), wrong)
 
 
 def all_sweeps(results: str) -> list[SweepStatus]:

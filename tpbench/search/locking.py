@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tpbench.engine import TpbenchError
+from tpbench.results.location import open_file
 
 # What flock says where the file system (some NFS, FUSE and parallel file systems) knows no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
@@ -86,10 +87,10 @@ def _flock(file: BinaryIO, kind: int) -> bool | None:
 def is_locked(folder: Path) -> bool:
     """Whether a process is at work in a folder, as far as this machine can tell."""
     try:
-        with (folder / "lock").open("rb") as file:
+        with open_file(folder / "lock") as file:
             got = _flock(file, fcntl.LOCK_SH)
         owner = _read_owner(folder / "lock-owner")[1] if got is None else None
-    except OSError:
+    except (OSError, TpbenchError):
         return False
     return not got if got is not None else owner is not None and not owner.gone
 
