@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tpbench.training import memory, sizing
+from tpbench.training import sizing
+from tpbench.workloads import memory
 
 GIB = 2**30
 

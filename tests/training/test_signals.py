@@ -33,7 +33,7 @@ def test_a_command_that_is_ended_puts_its_temporary_files_away(
     number: signal.Signals, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TPBENCH_OFFLINE")
-    monkeypatch.setattr("tpbench.workloads.cache.read_torchvision", lambda spec, root: signal.raise_signal(number))
+    monkeypatch.setattr("tpbench.workloads.cache.download_files", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(number)
     assert tpbench_inside("data", "get", "mnist").returncode == 130
     assert list((tmp_path / "data").iterdir()) == []

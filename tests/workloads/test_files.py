@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Inside
+from tests.results.records import record
 from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.engine.network import stream
+from tpbench.results import RunStore
 from tpbench.training.packs import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
 from tpbench.workloads.declaration import KEYS, as_declared, declared
@@ -184,7 +190,7 @@ WRONG_ARRAYS = [
     (changed(y_train=np.zeros(60, int), y_test=np.zeros(30, int)), "one class"),
     (changed(y_test=np.full(30, 3)), "'y_test' holds the label 3"),
     ({"x": np.zeros((4, 2)), "y": np.arange(4) % 2}, "say which share"),
-    (changed(y_train=np.array([{}] * 60)), "damaged or not an .npz"),
+    (changed(y_train=np.array([{}] * 60)), "holds Python objects"),
     (changed(x_train=np.full((60, 4, 5), 7, np.uint8)), "all numbers of the training images are 7"),
     (changed(x_train=np.linspace(0, 1e300, 1200).reshape(60, 4, 5), x_test=np.ones((30, 4, 5))), "too large"),
 ]  # fmt: skip
@@ -424,3 +430,239 @@ def test_two_workloads_of_one_name_cannot_be_one_campaign(tmp_path: Path, tpbenc
     refused = tpbench_inside("sweep", "letters.yaml,other.yaml", "bp")
     assert refused.returncode == 2
     assert "two different workloads are named 'letters'" in refused.stderr
+
+
+def rare(seed: int, copies: int = 2) -> dict[str, Any]:
+    """200 samples of four classes in a random order, and a fifth class of few."""
+    random = np.random.default_rng(seed)
+    y = random.permutation(np.concatenate([np.arange(200 - copies) % 4, np.full(copies, 4)]))
+    return {"x": random.standard_normal((200, 3)).astype(np.float32), "y": y}
+
+
+def split_before(y: np.ndarray[Any, Any], test: float) -> tuple[Any, Any]:
+    """Test and training samples as they were always chosen."""
+    order, count = np.random.default_rng(0).permutation(len(y)), round(test * len(y))
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def test_a_test_set_leaves_every_class_something_to_train_on(tmp_path: Path) -> None:
+    kept = 0
+    for seed in range(12):
+        data = rare(seed)
+        found = load_problem(get_workload(str(write(tmp_path, {"test": 0.3}, data))))[1].arrays
+        assert set(found["y_train"]) == set(range(5))
+        assert (len(found["y_train"]), len(found["y_test"])) == (140, 60)
+        whole = np.concatenate([found["x_train"], found["x_test"]])
+        assert sorted(map(bytes, whole)) == sorted(map(bytes, data["x"]))
+        chosen, left = split_before(data["y"], 0.3)
+        if set(data["y"][left]) == set(range(5)):
+            kept += 1
+            np.testing.assert_array_equal(found["x_test"], data["x"][chosen])
+            np.testing.assert_array_equal(found["x_train"], data["x"][left])
+        else:
+            # Of every class the share that was asked for.
+            for k in range(5):
+                assert abs(np.count_nonzero(found["y_test"] == k) - 0.3 * np.count_nonzero(data["y"] == k)) <= 1
+    assert 0 < kept < 12
+
+
+def test_a_class_of_one_sample_is_trained_on(tmp_path: Path) -> None:
+    for seed in range(6):
+        problem, dataset = load_problem(get_workload(str(write(tmp_path, {"test": 0.3}, rare(seed, copies=1)))))
+        assert 4 in dataset.arrays["y_train"]
+        for run in range(20):
+            assert 4 in problem.y_train[problem.split(run)[0]]
+
+
+def test_a_split_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((20, 3)), "y": np.arange(20) % 10}
+    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*tpbench makes this split.*x_train"):
+        get_workload(str(write(tmp_path, {"test": 0.9}, data)))
+    with pytest.raises(UsageError, match=r"letters\.yaml:5: .*10 classes"):
+        get_workload(str(write(tmp_path, {"test": 0.25, "validation_size": 6, "batch_size": 2}, data)))
+
+
+def test_validation_samples_leave_every_class_something_to_train_on(tmp_path: Path) -> None:
+    data = rare(0)
+    four = {"x_train": data["x"], "y_train": data["y"], "x_test": data["x"], "y_test": data["y"]}
+    workload = get_workload(str(write(tmp_path, {"validation_size": 60}, four)))
+    problem, _ = load_problem(workload)
+    lost = 0
+    for seed in range(40):
+        order = torch.randperm(200, generator=stream(seed, "split"))
+        lost += 4 not in problem.y_train[order[60:]]
+        training, validation = problem.split(seed)
+        assert set(problem.y_train[training].tolist()) == set(range(5))
+        assert sorted([*training.tolist(), *validation.tolist()]) == list(range(200))
+        assert len(validation) == 60
+    assert lost > 0
+    assert workload.stratified
+    assert workload.content()["stratified"] is True
+    assert workload.source == workload.content_digest()
+    assert Workload.from_plain(json.loads(json.dumps(workload.plain()))) == workload
+
+
+def test_data_that_lose_no_class_keep_splits_and_names(tmp_path: Path) -> None:
+    """The digest is that of the versions before."""
+    workload = get_workload(str(write(tmp_path)))
+    assert not workload.stratified
+    assert "stratified" not in workload.plain()
+    assert workload.source == "aff8ea7ca33d9692"
+    problem, _ = load_problem(workload)
+    training, validation = problem.split(3)
+    assert torch.equal(torch.cat([validation, training]), torch.randperm(60, generator=stream(3, "split")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "recipe"),
+    [
+        (np.array(["cat", "dog"] * 30), "numpy.unique(y_train, return_inverse=True)"),
+        (np.array([b"cat", b"dog"] * 30), "numpy.unique(y_train, return_inverse=True)"),
+        (np.array(["cat", "dog"] * 30, dtype=object), "numpy.unique(y_train.astype(str), return_inverse=True)"),
+        (np.arange(60.0) % 2, ".astype(int)"),
+        (np.arange(60) % 2 == 0, ".astype(int)"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_told_with_the_recipe(tmp_path: Path, labels: Any, recipe: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        get_workload(str(write(tmp_path, data=changed(y_train=labels))))
+    assert "damaged" not in str(caught.value)
+    assert recipe in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1e308, 3e38, 1e160])
+@pytest.mark.parametrize("normalise", ["standard", "unit", "none", [0.5, 1e-20]])
+def test_numbers_too_large_are_one_line_without_numpys_warnings(tmp_path: Path, value: float, normalise: Any) -> None:
+    x = (np.linspace(-1, 1, 1200) * value).reshape(60, 4, 5)
+    path = write(tmp_path, {"normalise": normalise}, changed(x_train=x, x_test=x[:30]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with contextlib.suppress(UsageError):
+            get_workload(str(path))
+
+
+@pytest.mark.parametrize("module", ["own_data", "normalising"])
+def test_copies_that_do_not_fit_into_memory_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    def full(needed: int, what: str) -> None:
+        raise TpbenchError(f"{what} needs {needed} bytes")
+
+    x = arrays(np.float32)["x_train"] + 0.25 * (module == "own_data")
+    monkeypatch.setattr(f"tpbench.workloads.{module}.require_memory", full)
+    if module == "own_data":
+        path = write(tmp_path, {"test": 0.25}, {"x": x, "y": arrays()["y_train"]})
+    else:
+        path = write(tmp_path, data=changed(x_train=x, x_test=x[:30]))
+    with pytest.raises(UsageError, match="needs 4800 bytes"):
+        get_workload(str(path))
+
+
+CHAIN = list(zip("abcdefgh", "bcdefghi", strict=True))
+YAML_FAULTS = [
+    "name: !!bool foo\n", "name: !!int ''\n", "name: !!float ''\n", "name: !!timestamp foo\n", "!!set {a, b}\n",
+    'name: "\\UFFFFFFFF"\n', "name: !!python/name:os.system x\n", "name: !!binary aGk=\n", "name: !mine x\n",
+    "!mine {name: x}\n", "a: &a {<<: *a}\n", "&a\n<<: *a\n", "<<: 3\n", "<<: [1, 2]\n", "name: *absent\n",
+    "a: &a {b: 1}\n" + "".join(f"{c}: &{c} {{<<: [{f'*{p},' * 9}]}}\n" for p, c in CHAIN),
+    "a: &a [1, 1]\n" + "".join(f"{c}: &{c} [{f'*{p},' * 9}]\n" for p, c in CHAIN),
+    "epochs: " + "9" * 5000 + "\n", "epochs: 1" + "0" * 30 + "\n", "name: " + "x" * 200_000 + "\n",
+    "x" * 200 + ": 1\n", "#" * (1 << 21) + "\n", "[" * 20_000, "lr: &a [" + "[*a, *a]," * 100 + "]\n",
+]  # fmt: skip
+OF_KIND = {
+    "workload": ("workloads", "w.yaml"), "space": ("sweep", "digits", "bp", "--space", "w.yaml"),
+    "configuration": ("run", "digits", "bp", "--config", "w.yaml"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+@pytest.mark.parametrize("text", YAML_FAULTS, ids=range(len(YAML_FAULTS)))
+def test_every_yaml_file_is_read_with_the_same_limits(
+    tmp_path: Path, tpbench_inside: Inside, text: str, kind: str
+) -> None:
+    for name in ("name", "lr"):
+        (tmp_path / "w.yaml").write_text(text.replace("name:", f"{name}:"))
+        ended = tpbench_inside(*OF_KIND[kind])
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("error: ")
+        assert ended.stderr.count("\n") == 1
+        assert len(ended.stderr) < 2000
+
+
+@pytest.mark.parametrize("kind", OF_KIND)
+@pytest.mark.parametrize("other", ["named pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_without_a_wait(
+    tmp_path: Path, tpbench_inside: Inside, kind: str, other: str
+) -> None:
+    path = tmp_path / "w.yaml"
+    make = {"named pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "device": lambda: path.symlink_to("/dev/zero")}
+    make[other]()
+    ended = tpbench_inside(*OF_KIND[kind])
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_named_pipe_in_the_place_of_data_is_refused(tmp_path: Path, tpbench_inside: Inside) -> None:
+    path = write(tmp_path)
+    (tmp_path / "letters.npz").unlink()
+    os.mkfifo(tmp_path / "letters.npz")
+    assert tpbench_inside("workloads", path.name).returncode == 2
+    assert tpbench_inside("data", "import", "mnist", "letters.npz").returncode == 2
+
+
+def test_merges_are_read(tmp_path: Path) -> None:
+    """The file's own entries count, then what is merged first."""
+    path = tmp_path / "w.yaml"
+    path.write_text("name: w\n<<: [&a {like: mnist, epochs: 3}, {epochs: 4, batch_size: 7}]\nrandom_hidden: 9\n")
+    workload = get_workload(str(path))
+    assert (workload.epochs, workload.batch_size, workload.random_hidden) == (3, 7, 9)
+
+
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("leaderboard", "--results", LONG), ("results", "check", "--results", LONG), ("run", LONG, "bp"),
+        ("run", "digits", "bp", "--config", LONG), ("sweep", "digits", "bp", "--space", LONG), ("workloads", LONG),
+        ("workloads", f"{LONG}.yaml"), ("data", "import", "mnist", LONG), ("data", "get", LONG),
+        ("verify", "fixtures", LONG), ("results", "pack", f"{LONG}.zip"), ("data", "list", "--data", LONG),
+        ("run", "digits", "bp", "--results", LONG), ("results", "merge", LONG, "x"), ("report", "--output", LONG),
+    ],
+    ids=lambda command: " ".join(command).replace(LONG, "LONG"),
+)  # fmt: skip
+def test_names_that_are_too_long_are_one_line(tpbench_inside: Inside, command: tuple[str, ...]) -> None:
+    ended = tpbench_inside(*command)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    if "Usage:" not in ended.stderr:  # typer's own frame repeats the argument
+        assert ended.stderr.count("\n") == 1
+        assert len(ended.stderr) < 1000
+
+
+@pytest.mark.parametrize("folder", [LONG, "/".join(["a"] * 2000)], ids=["long", "deep"])
+def test_variables_that_are_too_long(
+    tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    RunStore(tmp_path / "results").publish(record())
+    monkeypatch.setenv("TPBENCH_CACHE", folder)
+    assert tpbench_inside("leaderboard").returncode == 0  # a cache that cannot be written is none
+    monkeypatch.setenv("TPBENCH_DATA", folder)
+    for command in (("data", "get", "mnist"), ("run", "mnist", "bp")):
+        ended = tpbench_inside(*command)
+        assert ended.returncode in (1, 2)
+        assert ended.stderr.count("\n") == 1
+        assert len(ended.stderr) < 6000
+
+
+def test_a_damaged_data_set_is_marked_and_the_others_are_listed(tmp_path: Path, tpbench_inside: Inside) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, content in {"mnist": b"\x93NUMPY", "fashion-mnist": b"PK"}.items():
+        (folder / f"{name}.npz").write_bytes(content)
+    listed = tpbench_inside("data", "list")
+    assert listed.returncode == 0
+    words = [re.findall(r"[a-z0-9-]+", line) for line in listed.stdout.splitlines()]
+    assert ["mnist", "damaged"] in words
+    assert ["fashion-mnist", "damaged"] in words
+    assert ["cifar10", "not", "there"] in words

@@ -14,6 +14,7 @@ from tests.workloads.test_cache import small_arrays
 from tpbench.engine import UsageError
 from tpbench.workloads import cache, specs
 from tpbench.workloads.datasets import Arrays, content_digest
+from tpbench.workloads.labels import DOWNLOADED
 
 EXACT, LOSSY, OTHER = small_arrays(seed=0), small_arrays(seed=1), small_arrays(seed=2)
 MARK = content_digest(OTHER)[:8]
@@ -110,7 +111,9 @@ def test_where_the_exact_content_is_unknown_only_a_download_is_exact(
     assert imported.label == cache.load("cifar10", tmp_path / "imported").label == f"unverified copy {MARK}"
     file_of(tmp_path, OTHER, "cifar10.npz")
     assert cache.load("cifar10", tmp_path).label == f"unverified copy {MARK}"
-    monkeypatch.setattr(cache, "read_torchvision", lambda *_: OTHER)
+    monkeypatch.setattr(cache, "download_files", lambda *_: None)
+    monkeypatch.setattr(cache, "find_published", lambda _, place: place)
+    monkeypatch.setattr(cache, "read_published", lambda *_: (OTHER, DOWNLOADED))
     assert cache.download("cifar10", tmp_path / "cache").label == ""
     assert cache.load("cifar10", tmp_path / "cache").label == ""
 

@@ -66,16 +66,19 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     feedback = [
         f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items() if kind != JOINT
     ]
+    drawn = f"{w.validation_size}{', class by class' * w.stratified}"
+    share = f"{100 * w.test:g} % of x and y, chosen by tpbench (x_train, ... y_test are a split of your own)"
+    chosen = [("test set", share)] if w.test else []
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
     return [
         ("workload", w.name), ("data", w.own_file.name if w.own_file else w.data),
         ("network", "-".join(map(str, w.architecture.sizes))),
         ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
-        ("epochs", str(w.epochs)), ("batch", str(w.batch_size)), ("validation samples", str(w.validation_size)),
+        ("epochs", str(w.epochs)), ("batch", str(w.batch_size)), ("validation samples", drawn),
         ("training samples", str(w.samples - w.validation_size)), ("normalise", normalise),
         ("random hidden layer", str(w.random_hidden)), ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
-        ("in tables", _in_tables(w)),
+        *chosen, ("in tables", _in_tables(w)),
     ]  # fmt: skip
 
 

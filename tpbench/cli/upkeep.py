@@ -224,7 +224,7 @@ def results_track(
 
 @data_app.command("get")
 def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = None) -> None:
-    """Download a data set through torchvision into the cache."""
+    """Download a data set from where torchvision has it into the cache."""
     from tpbench.workloads import download
 
     _say_dataset(download(name, data), data)
@@ -233,11 +233,17 @@ def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = 
 @data_app.command("import")
 def data_import(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A Keras-style file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.npz|FOLDER",
+            help="A Keras-style file; or the data set's own files, as torchvision keeps them.",
+        ),
+    ],
     data: Data = None,
     label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
 ) -> None:
-    """Take a Keras-style .npz file into the cache."""
+    """Take a Keras-style .npz file, or what torchvision has downloaded, into the cache."""
     from tpbench.workloads import import_file
 
     _say_dataset(import_file(name, file, data, label), data)
@@ -247,14 +253,16 @@ def data_import(
 def data_list(data: Data = None) -> None:
     """Which data sets are in the cache."""
     from tpbench.workloads import DATASETS, load
+    from tpbench.workloads.cache import checked_folder, is_there
 
+    checked_folder(data)
     rows, problems = [("digits", "ships with scikit-learn")], []
     for name in DATASETS:
         try:
             dataset = load(name, data)
             rows.append((name, f"ready ({dataset.label or 'exact'}), SHA-256 {dataset.fingerprint[:16]}"))
         except TpbenchError as error:
-            rows.append((name, "not usable"))
+            rows.append((name, "damaged" if is_there(name, data) else "not there"))
             problems.append(f"{name}: {error}")
     print(listing(("data set", "state"), rows), end="")
     # Not in the table: they hold commands, and a cell would break them.

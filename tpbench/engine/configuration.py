@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tpbench.engine.errors import UsageError, unknown
+from tpbench.engine.errors import UsageError, shown, unknown
 
 _NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 
@@ -49,16 +49,16 @@ class Hyperparameter:
     def check(self, value: object, where: str) -> float:
         """The value as a number, or a :class:`UsageError` that says what is allowed."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f"{where}: {self.name} must be a number, got {value!r}")
+            raise UsageError(f"{where}: {self.name} must be a number, got {shown(value)}")
         # A whole number beyond the range of a float must not become an OverflowError.
         number = float(value) if abs(value) < 1e300 else math.inf
         below = number <= self.lower if self.open else number < self.lower
         if not math.isfinite(number) or below or number >= self.upper:
             bound = f"{'>' if self.open else '>='} {self.lower:g}"
             above = f" and < {self.upper:g}" if math.isfinite(self.upper) else ""
-            raise UsageError(f"{where}: {self.name} must be finite, {bound}{above}, got {value!r}")
+            raise UsageError(f"{where}: {self.name} must be finite, {bound}{above}, got {shown(value)}")
         if self.whole and number != int(number):
-            raise UsageError(f"{where}: {self.name} must be a whole number, got {value!r}")
+            raise UsageError(f"{where}: {self.name} must be a whole number, got {shown(value)}")
         return int(number) if self.whole else number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -30,11 +31,36 @@ class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error of anybody's)
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or the list of what there is when nothing is near."""
-    names = sorted(set(known))
-    if "," in str(name) and {part.strip() for part in str(name).split(",")} <= set(names):
+    names, name = sorted(set(known)), shorten(str(name), 200)
+    if "," in name and {part.strip() for part in name.split(",")} <= set(names):
         return UsageError(f"{what} '{name}': one is needed here, not several")
-    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), names, n=1) or difflib.get_close_matches(
-        str(name), names, n=1
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=1) or difflib.get_close_matches(
+        name, names, n=1
     )
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
     return UsageError(f"unknown {what} '{name}': {hint}")
+
+
+def shorten(text: str, most: int) -> str:
+    """Cut the middle out of a text that is too long for a message."""
+    return text if len(text) <= most else f"{text[: most - 23]}...{text[-20:]}"
+
+
+class _Repr(reprlib.Repr):
+    """Stops early: lists within lists, as aliases in YAML make them, may have a repr without end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 60, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to spell whole numbers of more digits.
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else "a number of thousands of digits"
+
+
+_short = _Repr()
+
+
+def shown(value: object) -> str:
+    """Return a value's repr in at most 60 characters, whatever its size."""
+    return shorten(_short.repr(value), 60)

@@ -1,16 +1,79 @@
-"""Files that are there whole or not at all."""
+"""Files: read only where they are files, and written whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.errors import TpbenchError, UsageError, shorten
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+_DEEPEST = 500
+
+
+def require_regular_file(path: Path) -> os.stat_result:
+    """Refuse what is not a regular file before it is opened: a named pipe would wait for ever, a device has no end.
+
+    Returns:
+        The file's size and times.
+
+    Raises:
+        UsageError: there is no such file, it is something else, or no file can have that name.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
+        raise UsageError(f"{shown_path(path)}: could not be read ({_reason(error)})") from error
+    kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "")
+    if kind:
+        raise UsageError(f"{shown_path(path)}: could not be read (it is {kind}, a file is needed)")
+    return status
+
+
+def check_name(path: Path, what: str) -> None:
+    """Refuse a name that no file or folder of this machine can have, such as one that is too long.
+
+    Args:
+        what: the option or variable that names it, for the message.
+
+    Raises:
+        UsageError: no file or folder can have that name.
+    """
+    if not isinstance(path, Path):  # a URL's file system has rules of its own
+        return
+    if len(path.parts) > _DEEPEST:  # Path.mkdir calls itself for each folder that is missing
+        raise UsageError(f"{what} '{shown_path(path)}': {len(path.parts)} folders within each other")
+    try:
+        path.lstat()
+    except ValueError as error:
+        raise UsageError(f"{what} '{shown_path(path)}': {_reason(error)}") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise UsageError(f"{what} '{shown_path(path)}': {_reason(error)}") from error
+
+
+def is_regular_file(path: str | Path) -> bool:
+    """Return whether a path is that of a regular file; False too where no file can have that name."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names that are too long)
+
+
+def shown_path(path: Path) -> str:
+    """Return a path for a message, cut in the middle where it is very long."""
+    return shorten(str(path), 300)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def check_target(path: Path, endings: Collection[str] = ()) -> Path:
@@ -24,16 +87,17 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
         TpbenchError: nothing can be written there.
     """
     if endings and path.suffix.lower() not in endings:
-        raise UsageError(f"'{path}': its name must end in {' or '.join(sorted(endings))}")
+        raise UsageError(f"'{shown_path(path)}': its name must end in {' or '.join(sorted(endings))}")
     if not isinstance(path, Path):  # of URLs, only writing tells
         return path
+    check_name(path, "the file")
     try:
         if path.is_dir():
             raise UsageError(f"'{path}': this is a folder, the name of a file is needed")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         able = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise TpbenchError(f"{path}: could not be written ({_reason(error)})") from error
     if not able:
         reason = "Permission denied" if folder.is_dir() else "it is no folder"
         raise TpbenchError(f"{path}: could not be written ({folder}: {reason})")
@@ -84,8 +148,10 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
             part.replace(path)
         else:
             _name_once(part, path)
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+    except RecursionError as error:  # as in check_name
+        raise TpbenchError(f"{shown_path(path)}: could not be written (too many folders within each other)") from error
     finally:
         if part:
             part.unlink(missing_ok=True)

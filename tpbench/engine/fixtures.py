@@ -7,7 +7,6 @@ minibatches, the noise, everything the first step computed, and the parameters a
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tpbench.engine.architecture import Architecture
+from tpbench.engine.arrays import ArrayArchive
 from tpbench.engine.configuration import check_configuration
 from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.files import check_name
 from tpbench.engine.methods import Method, get_method
 from tpbench.engine.step import PackState, StepRecord
 
@@ -32,6 +33,9 @@ QUANTITIES = ("activities", "targets", "gradients", "reconstruction losses", "fi
 
 # An array that is zero in exact arithmetic is compared on this fraction of its layer's scale.
 _ZERO_SCALE = 1e-6
+
+# Memory that the arrays of one file may take; those that ship take less than a hundredth of it.
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,16 @@ class Fixture:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with ArrayArchive(path, _MOST_BYTES) as archive:
+            self.arrays: dict[str, Array] = archive.read(archive.names)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                self.arrays: dict[str, Array] = {name: file[name] for name in file.files}
             meta = json.loads(str(self.arrays.pop("meta")))
             self.name = str(meta["method"])
             self.architecture = Architecture(
                 tuple(int(n) for n in meta["sizes"]), int(meta["hyperparameters"].get("n_rhl", 0))
             )
             self.given = dict(meta["hyperparameters"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TpbenchError(f"{path}: not a readable fixture ({error})") from error
         self.method_name = ALIASES.get(self.name, self.name)
         self.method: Method = get_method(self.method_name)
@@ -197,6 +201,7 @@ def fixture_files(folder: Path) -> list[Path]:
     Raises:
         UsageError: the folder is missing or holds no ``.npz`` file.
     """
+    check_name(folder, "the folder of fixtures")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder of fixtures")
     files = sorted(folder.glob("*.npz"))

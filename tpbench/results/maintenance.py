@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write
+from tpbench.engine.files import atomic_write, check_name
 from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
 from tpbench.results.archives import ArchiveReader, entry_name, predictions_entry, runs_of_archive
 from tpbench.results.formats import export_format
@@ -236,6 +236,7 @@ def open_source(text: str) -> RunStore:
         UsageError: the archive is none, or holds files that are neither runs nor alignment records.
     """
     folder = location(text)
+    check_name(folder, "the store")
     return _store_of_archive(folder) if isinstance(folder, Path) and folder.is_file() else RunStore(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tpbench.engine import UsageError, method_names, unknown
+from tpbench.engine.files import check_name
 from tpbench.results.alignments import read_alignments
 from tpbench.results.location import location, near_folders
 from tpbench.results.store import RunStore
@@ -17,6 +18,7 @@ DEFAULT_STORE = "results"
 def open_store(results: str) -> RunStore:
     """The store of a folder or URL; a file of that name is a slip of the user's."""
     folder = location(results)
+    check_name(folder, "--results")
     if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
         raise UsageError(f"--results '{results}': this is a file, a folder is needed")
     return RunStore(folder)

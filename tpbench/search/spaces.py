@@ -238,20 +238,8 @@ def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, Se
     return {name: own if own and name in own.methods else space_for(name) for name in names}
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping."""
-    reader = YamlReader(path)
-    node = reader.compose()
-    reader.mapping(node, "a configuration")
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    return dict(loaded)
-
-
 def _as_number(value: object) -> object:
-    """YAML 1.1 reads ``1e-6`` as text; people mean a number."""
+    """A number that stands in quotes is meant as one."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -266,7 +254,9 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
     Raises:
         UsageError: the file or one of its values is wrong.
     """
-    given = {str(name): _as_number(value) for name, value in _read_mapping(path).items() if name != "departs"}
+    reader = YamlReader(path)
+    parts = reader.mapping(reader.compose(), "a configuration")
+    given = {name: _as_number(reader.plain(value)) for name, (_, value) in parts.items() if name != "departs"}
     return workload.complete(get_method(method), given, str(path))
 
 

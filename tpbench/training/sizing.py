@@ -10,10 +10,10 @@ import torch
 
 from tpbench.engine import UsageError
 from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.memory import available_memory
 from tpbench.training.packs import out_of_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import BenchmarkRow, measure
+from tpbench.workloads.memory import available_memory
 
 _SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64, 128)}
 # A larger pack must train a member this much faster, because it also makes the search blinder.

@@ -72,5 +72,6 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
         scale=scale,
         shift=shift,
         trained_layers=workload.trained_layers,
+        stratified=workload.stratified,
     )
     return problem, dataset

@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import tempfile
-import zipfile
-import zlib
+import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,20 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write, user_cache
+from tpbench.engine.arrays import ArrayArchive
+from tpbench.engine.files import atomic_write, check_name, is_regular_file, require_regular_file, user_cache
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
     check_arrays,
+    check_label_type,
     content_digest,
     digits_arrays,
-    download_source,
     fingerprint,
     plain_labels,
-    read_torchvision,
 )
+from tpbench.workloads.downloads import PATIENCE, download_files, download_hosts
 from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
+from tpbench.workloads.memory import available_memory
 from tpbench.workloads.own_data import own_shape, read_own, stamp_of
+from tpbench.workloads.published import find_published, published_files, read_published
 from tpbench.workloads.specs import DatasetSpec, Shape, get_dataset
 from tpbench.workloads.workload import Workload
 
@@ -71,25 +73,31 @@ def _mend(spec: DatasetSpec) -> str:
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
     """The arrays of a Keras-style file, and what tpbench wrote beside them if it is a cache file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array, not an .npz archive")
-            found = {name: file[name] for name in ARRAY_NAMES if name in file.files}
-            meta = json.loads(str(file["tpbench"])) if "tpbench" in file.files else {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise TpbenchError(f"{path}: damaged or not an .npz file ({error})") from error
-    if not isinstance(meta, dict):
-        raise TpbenchError(f"{path}: damaged: its description is not a mapping")
+    with ArrayArchive(path, available_memory()) as archive:
+        names = [name for name in ARRAY_NAMES if name in archive.names]
+        for name in {"y_train", "y_test"} & set(names):
+            check_label_type(archive.header(name).dtype, name, str(path))
+        found, meta = archive.read(names), {}
+        if "tpbench" in archive.names:
+            try:
+                meta = dict(json.loads(str(archive.read(["tpbench"])["tpbench"])))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise TpbenchError(f"{path}: damaged: its description is not a mapping") from error
     return plain_labels(found, str(path)), {str(k): str(v) for k, v in meta.items()}
 
 
 def find(spec: DatasetSpec, folder: Path) -> Path | None:
-    """The data set's file in a folder: a cache file, or a Keras-style file of that name (``-`` or ``_``)."""
+    """The data set's files in a folder: a cache file, a Keras-style file of that name (``-`` or ``_``), or those that
+    torchvision keeps there."""
     for stem in (spec.name, spec.name.replace("-", "_")):
-        if (folder / f"{stem}.npz").is_file():
+        if is_regular_file(folder / f"{stem}.npz"):
             return folder / f"{stem}.npz"
-    return None
+    return find_published(spec, folder)
+
+
+def is_there(name: str, folder: Path | None = None) -> bool:
+    """Return whether a folder holds files of a data set, whole or damaged."""
+    return find(get_dataset(name), checked_folder(folder)) is not None
 
 
 def load(name: str, folder: Path | None = None) -> Dataset:
@@ -97,7 +105,7 @@ def load(name: str, folder: Path | None = None) -> Dataset:
 
     Args:
         name: ``digits`` (ships with scikit-learn), ``mnist``, ``fashion-mnist`` or ``cifar10``.
-        folder: the cache; None: :func:`default_folder`.
+        folder: the cache, or a folder that torchvision has filled; None: :func:`default_folder`.
 
     Raises:
         UsageError: there is no such data set.
@@ -106,22 +114,46 @@ def load(name: str, folder: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = digits_arrays()
         return Dataset(name, arrays, fingerprint(arrays), "", "scikit-learn")
-    spec, folder = get_dataset(name), folder or default_folder()
+    spec, folder = get_dataset(name), checked_folder(folder)
     path = find(spec, folder)
     if path is None:
         raise TpbenchError(f"data set '{name}' is not in {folder}: {_mend(spec)}")
     try:
-        arrays, meta = _read_npz(path)
-        check_arrays(arrays, spec, str(path))
+        arrays, meta, source = _read(spec, path)
         found = fingerprint(arrays)
         if meta and meta.get("fingerprint") != found:
             raise TpbenchError(f"{path}: damaged: its contents do not match its fingerprint")
+        # What is written there is no proof: anybody can write it.
+        label = read_label(spec, content_digest(arrays), source, meta.get("label", ""))
+    except MemoryError as error:
+        raise TpbenchError(f"{path}: not enough memory to read it") from error
     except TpbenchError as error:
         raise TpbenchError(f"{error}; to mend it, {_mend(spec)}") from error
-    source = meta.get("source", "file")
-    # What is written there is no proof: anybody can write it.
-    label = read_label(spec, content_digest(arrays), source, meta.get("label", ""))
     return Dataset(name, arrays, found, label, source)
+
+
+def checked_folder(folder: Path | None) -> Path:
+    """The folder of the data sets, if a folder can have that name; None: :func:`default_folder`.
+
+    Raises:
+        UsageError: none can.
+        TpbenchError: none is named, and there is no cache.
+    """
+    chosen = folder or default_folder()
+    check_name(chosen, "--data" if folder else "TPBENCH_DATA")
+    return chosen
+
+
+def _read(spec: DatasetSpec, path: Path) -> tuple[Arrays, dict[str, str], str]:
+    """The checked arrays of what :func:`find` found, what tpbench wrote beside them, and where they come from."""
+    meta: dict[str, str] = {}
+    if path.suffix == ".npz":
+        arrays, meta = _read_npz(path)
+        source = meta.get("source", "file")
+    else:
+        arrays, source = read_published(spec, path)
+    check_arrays(arrays, spec, str(path))
+    return arrays, meta, source
 
 
 def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | None = None) -> Dataset:
@@ -149,19 +181,40 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
 
 
 def import_file(name: str, path: Path, folder: Path | None = None, label: str | None = None) -> Dataset:
-    """Take a Keras-style ``.npz`` into the cache.
+    """Take a data set into the cache.
+
+    Args:
+        name: the data set.
+        path: a Keras-style ``.npz`` file; or one of the files that its authors publish, or a folder that holds them
+            as torchvision keeps them.
+        folder: the cache.
+        label: what kind of copy it is; None: found out from the contents.
 
     Raises:
         UsageError: there is no such file or data set, or its contents do not bear the label.
         TpbenchError: the file is damaged or is not that data set; the cache is left as it was.
     """
-    get_dataset(name)
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such file")
-    arrays, _ = _read_npz(path)
-    check_arrays(arrays, get_dataset(name), str(path))
-    # A source that no file's name can make another one.
-    return store(name, arrays, folder or default_folder(), f"file {path.name}", label)
+    spec = get_dataset(name)
+    check_name(path, "FILE")
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder")
+    found = find_published(spec, path)
+    if path.is_dir() and not found:
+        raise UsageError(
+            f"{path}: this folder does not hold the files of {name} as torchvision keeps them "
+            f"({published_files(spec)}); name the folder that torchvision was told, or a Keras-style .npz file"
+        )
+    if not found:
+        require_regular_file(path)
+    try:
+        if found:
+            arrays, source = read_published(spec, found)
+        else:
+            # A source that no file's name can make another one.
+            arrays, source = _read_npz(path)[0], f"file {path.name}"
+        return store(name, arrays, checked_folder(folder), source, label)
+    except MemoryError as error:
+        raise TpbenchError(f"{path}: not enough memory to read it") from error
 
 
 @lru_cache(maxsize=2)
@@ -188,7 +241,7 @@ def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
 
 
 def _load_own(workload: Workload, path: Path) -> Dataset:
-    if not path.exists():
+    if not is_regular_file(path):
         raise TpbenchError(
             f"{path}: the data of the workload '{workload.name}' are not there; every machine that trains must see the "
             "file under this path"
@@ -216,7 +269,7 @@ def _read_own_once(path: Path, test: float, stamp: tuple[int, int]) -> Dataset:
 
 
 def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> None:
-    """Download a workload's data set if it is not in the cache, and say so on standard error, for it takes a while.
+    """Download a workload's data set if it is not in the cache.
 
     Args:
         folder: as of :func:`load`.
@@ -228,26 +281,34 @@ def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> 
     name = workload.data
     if name == "digits" or workload.own_file or offline:
         return
-    spec, folder = get_dataset(name), folder or default_folder()
-    if find(spec, folder):
-        return
-    print(f"downloading {name} ({spec.megabytes} MB) from {download_source(spec)} to {folder}", file=sys.stderr)
-    download(name, folder)
+    if not find(get_dataset(name), checked_folder(folder)):
+        download(name, folder)
 
 
-def download(name: str, folder: Path | None = None) -> Dataset:
-    """Download a data set through torchvision into the cache.
+def download(name: str, folder: Path | None = None, patience: float = PATIENCE) -> Dataset:
+    """Download a data set from where torchvision has it into the cache, and tell of it on standard error.
+
+    Args:
+        patience: seconds that a server may take to answer, or to send the next bytes.
 
     Raises:
         TpbenchError: the download failed; the cache is left as it was.
     """
     if name == "digits":
         return load(name)
-    spec, folder = get_dataset(name), folder or default_folder()
+    spec, folder = get_dataset(name), checked_folder(folder)
+    print(f"downloading {name} ({spec.megabytes} MB) from {download_hosts(spec)} to {folder}", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as root:
-            return store(name, read_torchvision(spec, Path(root)), folder, DOWNLOADED)
+            started = time.monotonic()
+            download_files(spec, Path(root), patience)
+            print(f"{name}: downloaded in {time.monotonic() - started:.0f} s", file=sys.stderr)
+            place = find_published(spec, Path(root))
+            if place is None:
+                raise TpbenchError(f"{name}: torchvision names other files than {published_files(spec)}")
+            arrays, _ = read_published(spec, place)
+            return store(name, arrays, folder, DOWNLOADED)
     except OSError as error:
         raise TpbenchError(
             f"{folder}: could not be written ({error.strerror or error}): choose another folder with --data or "

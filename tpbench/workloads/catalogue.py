@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import UsageError, unknown
+from tpbench.engine.files import is_regular_file
 from tpbench.engine.plugins import Plugins
 from tpbench.workloads.declaration import declared
 from tpbench.workloads.workload import Workload
@@ -96,9 +97,9 @@ def get_workload(name: str) -> Workload:
     if name in WORKLOADS:
         return WORKLOADS[name]
     if name not in PLUGINS.entries():
-        if (near := Path(name)).suffix == ".npz" and near.is_file():
+        if Path(name).suffix == ".npz" and is_regular_file(name):
             raise UsageError(f"'{name}' holds data; a workload is a .yaml file that names them (docs/your-own-data.md)")
-        beside = [f"{name}{ending}" for ending in (".yaml", ".yml") if Path(f"{name}{ending}").is_file()]
+        beside = [f"{name}{ending}" for ending in (".yaml", ".yml") if is_regular_file(f"{name}{ending}")]
         if beside:
             raise UsageError(f"unknown workload '{name}': a workload of your own is named by its file, {beside[0]}")
         raise unknown("workload", name, workload_names())

@@ -1,12 +1,10 @@
-"""The arrays of data sets: checked, fingerprinted, and read from where they come from."""
+"""The arrays of data sets: checked and fingerprinted; and those of the digits."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,26 @@ user's, whose images may be floats and whose labels are int64."""
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
+def check_label_type(kind: np.dtype[Any], name: str, where: str) -> None:
+    """Refuse labels that are no integers, and say how they become some.
+
+    Raises:
+        TpbenchError: they are of another type.
+    """
+    if kind.kind in "iu":
+        return
+    texts = {"U": name, "S": name, "O": f"{name}.astype(str)"}
+    if kind.kind not in texts:
+        raise TpbenchError(
+            f"{where}: '{name}' must hold integers, got {kind}; '.astype(int)' makes whole numbers of it"
+        )
+    what = "Python objects, which are never loaded," if kind.kind == "O" else "text"
+    raise TpbenchError(
+        f"{where}: '{name}' holds {what} where labels are whole numbers (0, 1, ...): "
+        f"'names, {name} = numpy.unique({texts[kind.kind]}, return_inverse=True)' makes them"
+    )
+
+
 def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
     """Labels of any integer type, flat or as a column (Keras writes both), as flat uint8; images stay as they are.
 
@@ -30,8 +48,7 @@ def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
     plain = dict(arrays)
     for name in plain.keys() & {"y_train", "y_test"}:
         labels = plain[name]
-        if labels.dtype.kind not in "iu":
-            raise TpbenchError(f"{where}: '{name}' must hold integers, got {labels.dtype}")
+        check_label_type(labels.dtype, name, where)
         for outlier in labels[(labels < 0) | (labels > 255)].flat[:1]:
             raise TpbenchError(f"{where}: '{name}' holds the label {outlier}, which no class has")
         column = labels.ndim == 2 and labels.shape[1] == 1
@@ -85,41 +102,6 @@ def content_digest(arrays: Arrays) -> str:
         for sample in sorted(hashlib.sha256(row.data).digest() for row in rows):
             digest.update(sample)
     return digest.hexdigest()
-
-
-def download_source(spec: DatasetSpec) -> str:
-    """The hosts that torchvision downloads a data set from, in the order in which it tries them."""
-    import torchvision.datasets
-
-    loader = getattr(torchvision.datasets, str(spec.torchvision_name))
-    addresses = getattr(loader, "mirrors", None) or [loader.url]
-    return " or ".join(dict.fromkeys(urlsplit(address).netloc for address in addresses))
-
-
-def read_torchvision(spec: DatasetSpec, root: Path, *, download: bool = True) -> Arrays:
-    """The data set through torchvision, downloaded into ``root`` and checked by torchvision against its checksums.
-
-    Raises:
-        TpbenchError: it could not be downloaded, or what lies in ``root`` is damaged.
-    """
-    import torchvision.datasets
-
-    loader: Callable[..., torchvision.datasets.VisionDataset] = getattr(
-        torchvision.datasets, str(spec.torchvision_name)
-    )
-    arrays: Arrays = {}
-    try:
-        for split, train in (("train", True), ("test", False)):
-            dataset = loader(str(root), train=train, download=download)
-            arrays[f"x_{split}"] = np.ascontiguousarray(np.asarray(dataset.data, dtype=np.uint8))
-            arrays[f"y_{split}"] = np.asarray(dataset.targets, dtype=np.uint8)
-    except Exception as error:  # urllib, hashing and unpacking each raise their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TpbenchError(
-            f"torchvision could not provide {spec.name}: {reason}. Without a network, import a Keras-style file: "
-            f"tpbench data import {spec.name} FILE.npz"
-        ) from error
-    return arrays
 
 
 def digits_arrays() -> Arrays:

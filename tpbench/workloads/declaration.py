@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tpbench.engine import UsageError, unknown
+from tpbench.engine.errors import shown
 from tpbench.engine.parts import EXTRA, JOINT, SLEEP
 from tpbench.workloads.specs import Shape, known_shape
 from tpbench.workloads.workload import Workload
@@ -48,29 +49,29 @@ class _Checked:
     def whole(self, key: str, value: object, least: int, most: int, what: str = "") -> int:
         number = int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
         if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
-            raise self.fail(key, f"{what}must be a whole number from {least} to {most}, got {_shown(value)}")
+            raise self.fail(key, f"{what}must be a whole number from {least} to {most}, got {shown(value)}")
         return number
 
     def number(self, key: str, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise self.fail(key, f"must be a finite number, got {_shown(value)}")
+            raise self.fail(key, f"must be a finite number, got {shown(value)}")
         return float(value)
 
     def several(self, key: str, value: object, what: str) -> list[Any]:
         if not isinstance(value, list) or not value:
-            raise self.fail(key, f"must be a list of {what}, got {_shown(value)}")
+            raise self.fail(key, f"must be a list of {what}, got {shown(value)}")
         return value
 
     def pair(self, key: str, value: object, what: str) -> tuple[Any, Any]:
         if not isinstance(value, list) or len(value) != 2:
-            raise self.fail(key, f"must be a list of two: {what}, got {_shown(value)}")
+            raise self.fail(key, f"must be a list of two: {what}, got {shown(value)}")
         return value[0], value[1]
 
     def name(self) -> str:
         name = self.values["name"]
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             quotes = "" if isinstance(name, str) else "; quotes make a number text"
-            raise self.fail("name", f"has 1 to 40 of a-z, 0-9 and '-', got {_shown(name)}{quotes}")
+            raise self.fail("name", f"has 1 to 40 of a-z, 0-9 and '-', got {shown(name)}{quotes}")
         return name
 
     def hidden(self) -> tuple[int, ...]:
@@ -108,7 +109,7 @@ class _Checked:
         value = self.values.get("test", 0.0)
         if "test" in self.values and not (isinstance(value, float) and 0 < value < 1):
             raise self.fail(
-                "test", f"is the share of the samples that are the test set, such as 0.2, got {_shown(value)}"
+                "test", f"is the share of the samples that are the test set, such as 0.2, got {shown(value)}"
             )
         return float(value)
 
@@ -119,13 +120,13 @@ class _Checked:
         chosen = sorted(self.whole("trained_layers", v, 1, layers, "holds layers: each ") for v in
                         self.several("trained_layers", value, f"layer numbers, 1 to {layers}"))  # fmt: skip
         if chosen != list(range(chosen[0], chosen[0] + len(chosen))):
-            raise self.fail("trained_layers", f"must be layers next to each other, each once, got {_shown(value)}")
+            raise self.fail("trained_layers", f"must be layers next to each other, each once, got {shown(value)}")
         return None if len(chosen) == layers else tuple(chosen)
 
     def schedules(self) -> dict[str, tuple[int, int]]:
         value = self.values["feedback_epochs"]
         if not isinstance(value, dict):
-            raise self.fail("feedback_epochs", f"must be a mapping such as {{sleep: [6, 1]}}, got {_shown(value)}")
+            raise self.fail("feedback_epochs", f"must be a mapping such as {{sleep: [6, 1]}}, got {shown(value)}")
         found = {JOINT: (0, 0)}
         for kind, epochs in {**DEFAULTS["feedback_epochs"], **value}.items():
             if kind not in (SLEEP, EXTRA):
@@ -142,11 +143,6 @@ class _Checked:
         if not 0 < largest <= 1:
             raise self.fail("prune", f"needs an error above 0 and at most 1 (which stops nobody), got {largest:g}")
         return self.whole("prune", epochs, 1, 1_000_000), largest
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def declared(
@@ -215,7 +211,7 @@ def spell_declaration(workload: Workload) -> str:
 def _shape(checked: _Checked, test: float, shape_of: Callable[[str, float], Shape] | None) -> Shape:
     data = checked.values["data"]
     if not isinstance(data, str) or not data.strip():
-        raise checked.fail("data", f"must name an .npz file or a data set, got {_shown(data)}")
+        raise checked.fail("data", f"must name an .npz file or a data set, got {shown(data)}")
     known = known_shape(data)
     if known:
         if test:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.engine.errors import shown
+from tpbench.engine.splits import loses_class
 from tpbench.workloads.cache import load_for, own_dataset
 from tpbench.workloads.catalogue import is_file
 from tpbench.workloads.declaration import declared
@@ -17,6 +24,11 @@ from tpbench.workloads.specs import DATASETS, Shape
 from tpbench.workloads.workload import Workload
 
 _RESERVED = ("all", "exact")
+_SEEDS = 1000
+_NEVER = 1e-9
+"""A chance that no thousand seeds show."""
+_STRATA: dict[tuple[str, int], bool] = {}
+"""What :func:`needs_strata` found, by fingerprint and validation samples: a command reads a file several times."""
 KNOWN = ("digits", *DATASETS)
 
 
@@ -59,10 +71,49 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
     workload = declared(values, place, base=_base(values.get("like"), place, find), shape_of=shape_of)
     if workload.own_file:
         try:
-            inputs_of(workload.normalise, load_for(workload))
+            dataset = load_for(workload)
+            inputs_of(workload.normalise, dataset)
         except TpbenchError as error:
             raise UsageError(f"{place('normalise')}: {error}") from error
+        labels, key = dataset.arrays["y_train"], (dataset.fingerprint, workload.validation_size)
+        if key not in _STRATA:
+            _STRATA[key] = needs_strata(labels, workload.validation_size)
+        if _STRATA[key]:
+            classes = np.count_nonzero(np.bincount(labels))
+            if workload.validation_size > len(labels) - classes:
+                raise UsageError(
+                    f"{place('validation_size')}: {workload.validation_size} validation samples of {len(labels)} leave "
+                    f"too few to train on for {classes} classes"
+                )
+            workload = replace(workload, stratified=True)
+            workload = replace(workload, source=workload.content_digest())
     return workload
+
+
+def needs_strata(labels: NDArray[Any], validation_size: int) -> bool:
+    """Return whether a random choice of validation samples leaves a class without training samples.
+
+    The choices of the seeds 0 to 999 are looked at, so that all runs of a workload are made by one rule.
+
+    Args:
+        labels: (N,) of the training samples, validation samples among them.
+        validation_size: samples.
+    """
+    sizes = np.bincount(labels)
+    sizes = sizes[sizes > 0]
+    # The chance that all samples of a class are chosen is below share ** size.
+    chance = float(((validation_size / len(labels)) ** sizes[sizes <= validation_size].astype(float)).sum())
+    if chance < _NEVER:
+        return False
+    import torch
+
+    from tpbench.engine.network import stream
+
+    def kept(seed: int) -> NDArray[Any]:
+        order = torch.randperm(len(labels), generator=stream(seed, "split"))
+        return order[validation_size:].numpy()
+
+    return any(loses_class(labels, kept(seed)) for seed in range(_SEEDS))
 
 
 def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workload]) -> Workload | None:
@@ -70,7 +121,7 @@ def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workl
         return None
     try:
         if not isinstance(like, str) or is_file(like):
-            raise UsageError(f"like must name a workload, such as mnist, got {like!r}")
+            raise UsageError(f"like must name a workload, such as mnist, got {shown(like)}")
         return find(like)
     except TpbenchError as error:
         raise UsageError(f"{place('like')}: {error}") from error

@@ -8,7 +8,8 @@ from tpbench.engine import UsageError
 from tpbench.workloads.specs import DATASETS, DatasetSpec
 
 DOWNLOADED = "torchvision"
-"""The source of what torchvision downloaded and checked; no file that is imported gets it."""
+"""The source of the files that torchvision downloads, checked by their MD5 sums; no other file that is imported gets
+it."""
 _UNVERIFIED = "unverified copy"
 _LONGEST = 40
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError
+from tpbench.workloads.memory import require_memory
 
 if TYPE_CHECKING:
     from tpbench.workloads.cache import Dataset
@@ -47,8 +48,8 @@ def scale_and_shift(normalise: str | tuple[float, float], stored: NDArray[Any]) 
         mean, highest = (0.0, 255.0) if whole else (float(stored.min()), float(stored.max()))
         deviation = highest - mean
     else:
-        mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(stored)) / stored.size
-        with np.errstate(over="ignore"):  # found out below
+        with np.errstate(all="ignore"):  # found out below
+            mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(stored)) / stored.size
             squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in _parts(stored))
         deviation = math.sqrt(squares / stored.size)
     if not (deviation > 0 and math.isfinite(deviation)):
@@ -63,10 +64,13 @@ def normalised(stored: NDArray[Any], scale: float, shift: float) -> NDArray[Any]
     Raises:
         TpbenchError: an input is beyond what float32 can square.
     """
-    made = np.empty(stored.shape, np.float64 if stored.dtype.itemsize == 8 else np.float32)
+    kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
+    require_memory(stored.size * kind.itemsize, "normalising the data")
+    made = np.empty(stored.shape, kind)
     done = 0
     for part in _parts(stored):
-        values = part.astype(np.float64) * scale + shift
+        with np.errstate(all="ignore"):  # found out below
+            values = part.astype(np.float64) * scale + shift
         if not np.abs(values).max() < 1e18:
             raise TpbenchError("some inputs are beyond 1e18 after normalising: give numbers that float32 can square")
         made[done : done + len(part)] = values

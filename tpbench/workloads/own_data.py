@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError
-from tpbench.workloads.datasets import ARRAY_NAMES
+from tpbench.engine.arrays import ArrayArchive
+from tpbench.engine.errors import shorten
+from tpbench.engine.files import require_regular_file
+from tpbench.engine.splits import first_of_each_class, loses_class
+from tpbench.workloads.datasets import ARRAY_NAMES, check_label_type
+from tpbench.workloads.memory import available_memory, require_memory
 from tpbench.workloads.specs import Shape
 
 _WHOLE = ("x", "y")
@@ -27,14 +32,17 @@ def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
     Raises:
         TpbenchError: there is no such file, or something in it is not as it must be.
     """
-    found = _arrays(path)
-    if set(_WHOLE) <= set(found):
-        arrays = _split(found["x"], found["y"], test, path)
-    elif test:
-        raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
-    else:
-        arrays = found
-    _check(arrays, path)
+    try:
+        found = _arrays(path)
+        if set(_WHOLE) <= set(found):
+            arrays = _split(found["x"], found["y"], test, path)
+        elif test:
+            raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
+        else:
+            arrays = found
+        _check(arrays, path)
+    except MemoryError as error:
+        raise TpbenchError(f"{path}: not enough memory for these data") from error
     return arrays
 
 
@@ -48,37 +56,24 @@ def stamp_of(path: Path) -> tuple[int, int]:
     """What changes when a file is written anew.
 
     Raises:
-        TpbenchError: there is no such file, or no file can be called so.
+        UsageError: there is no such file, it is none, or no file can be called so.
     """
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
-        raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+    found = require_regular_file(path)
     return found.st_mtime_ns, found.st_size
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file that are either four or two, images as stored and labels flat."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array, not an .npz archive")
-            four, two = (all(name in file.files for name in names) for names in (ARRAY_NAMES, _WHOLE))
-            if four == two:
-                both = "it holds both" if four else f"it holds {', '.join(file.files[:9]) or 'nothing'}"
-                raise TpbenchError(f"{path}: needs the arrays {', '.join(ARRAY_NAMES)}, or x and y; {both}")
-            found = {name: file[name] for name in (ARRAY_NAMES if four else _WHOLE)}
-            # What is no array in the archive numpy gives as bytes.
-            if not all(isinstance(array, np.ndarray) for array in found.values()):
-                raise ValueError("a member of the archive is no array")
-    except TpbenchError:
-        raise
-    except Exception as error:  # zipfile, zlib, numpy and its header's parser each raise their own
-        reason = str(error) or type(error).__name__
-        if "pickle" in reason:
-            # numpy takes what it does not know for a pickle, and would have it loaded.
-            reason = "it holds objects, or is no archive at all; numbers alone are read"
-        raise TpbenchError(f"{path}: damaged or not an .npz file ({' '.join(reason.split())})") from error
+    with ArrayArchive(path, available_memory()) as archive:
+        four, two = (set(names) <= set(archive.names) for names in (ARRAY_NAMES, _WHOLE))
+        if four == two:
+            both = "it holds both" if four else f"it holds {shorten(', '.join(archive.names[:9]), 200) or 'nothing'}"
+            raise TpbenchError(f"{path}: needs the arrays {', '.join(ARRAY_NAMES)}, or x and y; {both}")
+        names = ARRAY_NAMES if four else _WHOLE
+        for name in names:
+            if name.startswith("y"):
+                check_label_type(archive.header(name).dtype, name, str(path))
+        found = archive.read(names)
     return {
         name: _labels(array, name, path) if name.startswith("y") else _images(array, name, path)
         for name, array in found.items()
@@ -101,8 +96,6 @@ def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
 
 
 def _labels(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
-    if array.dtype.kind not in "iu":
-        raise TpbenchError(f"{path}: '{name}' must hold whole numbers (0, 1, ...), got {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or not len(array):
@@ -123,7 +116,16 @@ def _split(x: NDArray[Any], y: NDArray[Any], test: float, path: Path) -> dict[st
         raise TpbenchError(f"{path}: a test set of {test:g} of {len(x)} samples leaves none on one side")
     # As for digits: the choice is part of what the data are, so no seed of a run changes it.
     order = np.random.default_rng(0).permutation(len(x))
+    if loses_class(y, order[count:]):
+        order = first_of_each_class(order, y)
+        if loses_class(y, order[count:]):
+            classes = np.count_nonzero(np.bincount(y))
+            raise TpbenchError(
+                f"{path}: a test set of {test:g} of {len(x)} samples leaves too few to train on for {classes} classes; "
+                f"tpbench makes this split: choose a smaller 'test', or store {', '.join(ARRAY_NAMES)}"
+            )
     chosen, kept = np.sort(order[:count]), np.sort(order[count:])
+    require_memory(x.nbytes, f"{path}: splitting it")
     return {"x_train": x[kept], "y_train": y[kept], "x_test": x[chosen], "y_test": y[chosen]}
 
 

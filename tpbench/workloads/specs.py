@@ -24,6 +24,10 @@ class DatasetSpec:
     """:func:`content_digest` of the exact data set, where it is known."""
     known_copies: tuple[tuple[str, str], ...] = ()
     """Content digests of inexact copies, and what results made with them are labelled."""
+    archive: tuple[str, str] | None = None
+    """Name and MD5 sum of the archive that its authors publish, where the data set is one archive of batches."""
+    batches: tuple[tuple[str, str], ...] = ()
+    """Name and MD5 sum of each file of the archive; the last is the test set."""
 
     @property
     def classes(self) -> int:
@@ -46,6 +50,15 @@ DATASETS = {
         DatasetSpec(
             "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10", 170,
             known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
+            archive=("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
+            batches=(
+                ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
+                ("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+                ("data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+                ("data_batch_4", "634d18415352ddfa80567beed471001a"),
+                ("data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+                ("test_batch", "40351d587109b95175f43aff81a1287e"),
+            ),
         ),
     )
 }  # fmt: skip

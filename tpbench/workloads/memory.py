@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tpbench.engine import TpbenchError
+
 # Where Linux shows the groups of processes: the files of version 2, and those of version 1.
 _LIMITS = (
     ("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -21,6 +23,21 @@ def available_memory(root: Path = Path("/")) -> int:
     import psutil
 
     return min([int(psutil.virtual_memory().available), *_left_in_groups(root)])
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse work before it begins where the memory for it is not there.
+
+    Args:
+        needed: bytes.
+        what: the work, for the message, such as ``wine.npz: splitting it``.
+
+    Raises:
+        TpbenchError: there is less.
+    """
+    free = available_memory()
+    if needed > free:
+        raise TpbenchError(f"{what} needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

@@ -1,0 +1,151 @@
+"""Downloads the files of a data set from where torchvision has them, with time-outs and signs of progress."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tpbench.engine import TpbenchError
+from tpbench.engine.errors import shorten
+from tpbench.workloads.published import md5
+from tpbench.workloads.specs import DatasetSpec
+
+PATIENCE = 30.0
+"""Seconds that a server may take to answer, or to send the next bytes."""
+_BETWEEN_LINES = 60.0
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file, its MD5 sum and where it can be had, the first place first."""
+
+    name: str
+    md5: str
+    addresses: tuple[str, ...]
+
+
+def download_hosts(spec: DatasetSpec) -> str:
+    """The hosts that a data set is downloaded from, in the order in which they are tried."""
+    found = (urlsplit(address).netloc for source in _sources(spec) for address in source.addresses)
+    return " or ".join(dict.fromkeys(found))
+
+
+def download_files(spec: DatasetSpec, folder: Path, patience: float = PATIENCE) -> None:
+    """Download the files of a data set into a folder, as they are published, and check their MD5 sums.
+
+    Args:
+        patience: seconds that a server may take to answer, or to send the next bytes.
+
+    Raises:
+        TpbenchError: no server gave one of the files; the message says for each why.
+        OSError: the folder cannot be written.
+    """
+    with _progress(spec.name, spec.megabytes) as advance:
+        for source in _sources(spec):
+            _fetch(source, folder / source.name, spec, patience, advance)
+
+
+def _sources(spec: DatasetSpec) -> list[_Source]:
+    """The files of a data set: addresses and sums are torchvision's."""
+    import torchvision.datasets
+
+    loader = getattr(torchvision.datasets, str(spec.torchvision_name))
+    if spec.archive:
+        return [_Source(spec.archive[0], spec.archive[1], (loader.url,))]
+    return [_Source(name, md5, tuple(f"{mirror}{name}" for mirror in loader.mirrors)) for name, md5 in loader.resources]
+
+
+def _fetch(source: _Source, path: Path, spec: DatasetSpec, patience: float, advance: Callable[[int], None]) -> None:
+    reasons = []
+    for address in source.addresses:
+        with path.open("wb") as file:
+            reason = ""
+            received = 0
+            for chunk in _chunks(address, patience):
+                if isinstance(chunk, str):
+                    reason = chunk
+                    break
+                received += len(chunk)
+                if received > 2_000_000 * max(1, spec.megabytes):
+                    reason = "it sends far more than the file"
+                    break
+                file.write(chunk)
+                advance(len(chunk))
+        if not reason and source.md5 and md5(path) != source.md5:
+            reason = "what it sent has another MD5 sum"
+        if not reason:
+            return
+        advance(-received)
+        reasons.append(f"{urlsplit(address).netloc}: {shorten(reason, 200)}")
+    raise TpbenchError(
+        f"{spec.name} could not be downloaded ({source.name}; {'; '.join(reasons)}). Without a network, import what "
+        f"another machine has, a Keras-style file or torchvision's folder: 'tpbench data import {spec.name} FILE.npz'"
+    )
+
+
+def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
+    """What a server sends; text at last where it stops before the end, which says why."""
+    request = urllib.request.Request(address, headers={"User-Agent": "pytorch/vision"})
+    try:
+        # The time-out holds for every single wait: for a proxy and the connection, an answer, and the next bytes. An
+        # opener of its own knows the proxies that the environment names now.
+        with urllib.request.build_opener().open(request, timeout=patience) as response:
+            length, received = response.length, 0
+            while chunk := response.read(_CHUNK):
+                received += len(chunk)
+                yield chunk
+            if length is not None and received != length:
+                yield f"it sent {received} of {length} bytes"
+    except TimeoutError:
+        yield f"no answer within {patience:g} s"
+    except urllib.error.HTTPError as error:
+        yield f"{error.code} {error.reason}"
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a proxy's address that is none
+        reason = getattr(error, "reason", error)
+        late = isinstance(reason, TimeoutError)
+        yield f"no answer within {patience:g} s" if late else " ".join(str(reason).split()) or type(error).__name__
+
+
+@contextmanager
+def _progress(name: str, megabytes: int) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far it is: a bar on a terminal, elsewhere a line a minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn(name, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as progress:
+            task = progress.add_task(name, total=megabytes * 1_000_000 or None)
+            yield lambda count: progress.advance(task, count)
+        return
+    lines = _Lines(name, megabytes)
+    yield lines.advance
+
+
+class _Lines:
+    """A line a minute."""
+
+    def __init__(self, name: str, megabytes: int) -> None:
+        self.name, self.megabytes = name, megabytes
+        self.received, self.started = 0, time.monotonic()
+        self.said = self.started
+
+    def advance(self, count: int) -> None:
+        self.received += count
+        now = time.monotonic()
+        if now - self.said >= _BETWEEN_LINES:
+            self.said = now
+            done = f"{self.received / 1e6:.0f} of {self.megabytes} MB after {now - self.started:.0f} s"
+            print(f"{self.name}: {done}", file=sys.stderr)
