@@ -99,8 +99,9 @@ def test_the_package_is_imported_in_no_time() -> None:
 
 
 def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
-    for command in (["--help"], ["methods"], ["results", "check", "--help"]):
-        assert called(folder, *command, look_for=("pydantic",))[1] == []
+    models = ("tpbench.results.schemas", "tpbench.search.events")
+    for command in (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"]):
+        assert called(folder, *command, look_for=models)[1] == []
 
 
 def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
