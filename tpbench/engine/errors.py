@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -38,3 +39,22 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     )
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}"
     return UsageError(f"unknown {what} '{name}': {hint}")
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return text that acts on no terminal, page or table: what would is spelled, ``\\x1b``.
+
+    These are control characters, escape sequences with them, ends of lines, marks that turn the direction of writing
+    or have no width, and bytes of file names that are no text. Whatever comes from files and arguments passes through
+    here where it leaves the program; data frames and stored files keep it as it is.
+
+    Args:
+        keep: characters that stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )  # fmt: skip

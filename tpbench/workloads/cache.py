@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import atomic_write, user_cache
+from tpbench.engine.errors import visible
+from tpbench.engine.files import atomic_write, user_cache, user_path
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -55,7 +56,7 @@ def default_folder() -> Path:
     """
     chosen = os.environ.get("TPBENCH_DATA")
     if chosen:
-        return Path(chosen)
+        return user_path(chosen)
     try:
         return user_cache() / "data"
     except TpbenchError as error:
@@ -231,7 +232,8 @@ def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> 
     spec, folder = get_dataset(name), folder or default_folder()
     if find(spec, folder):
         return
-    print(f"downloading {name} ({spec.megabytes} MB) from {download_source(spec)} to {folder}", file=sys.stderr)
+    where = visible(str(folder))
+    print(f"downloading {name} ({spec.megabytes} MB) from {download_source(spec)} to {where}", file=sys.stderr)
     download(name, folder)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 
 from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.engine.files import user_path
 from tpbench.workloads.cache import load_for, own_dataset
 from tpbench.workloads.catalogue import is_file
 from tpbench.workloads.declaration import declared
@@ -42,8 +43,11 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
         return f"{path}:{parts[written][0].start_mark.line + 1 if written else 1}"
 
     def shape_of(data: str, test: float) -> Shape:
-        # Not resolved: a link may be what all machines of a cluster have in common.
-        file = Path(os.path.abspath(path.parent / data))  # noqa: PTH100
+        try:
+            # Not resolved: a link may be what all machines of a cluster have in common.
+            file = Path(os.path.abspath(path.parent / user_path(data)))  # noqa: PTH100
+        except TpbenchError as error:
+            raise UsageError(f"{place('data')}: {error}") from error
         if file.suffix != ".npz":
             raise UsageError(
                 f"{place('data')}: data must be an .npz file or a data set: {unknown('data set', data, KNOWN)}"
