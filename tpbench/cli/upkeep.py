@@ -17,11 +17,12 @@ from tpbench.cli.options import (
     warn_damaged,
 )
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import check_target
+from tpbench.engine.files import check_target, user_path
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
 from tpbench.results.opening import open_store, read_store
+from tpbench.results.terminal import say
 from tpbench.training.tracking.targets import resolve_targets
 
 
@@ -35,14 +36,14 @@ def results_check(results: Results = RESULTS) -> None:
     store = read_store(results)
     found, networks = check_store(store), check_networks(store)
     whole, wrong = found.whole, [*found.wrong, *networks.wrong]
-    print(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
+    say(f"{results}: {whole} run{'s' * (whole != 1)} whole, {len(found.wrong)} damaged")
     if networks.whole or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
-        print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
+        say(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
     try:
         alignments = stored_alignments(store)
         if alignments.records or alignments.damaged:
-            print(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
+            say(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
         wrong += alignments.problems
     except TpbenchError as error:
         wrong.append(str(error))
@@ -66,9 +67,9 @@ def results_merge(
     networks, problems = merge_networks(store, into)
     alignments, recorded = merge_alignments(store, into)
     also = f"; {_networks(networks)} copied" if networks else ""
-    print(f"{new} run{'s' * (new != 1)} copied, {known} there already{also}")
+    say(f"{new} run{'s' * (new != 1)} copied, {known} there already{also}")
     if alignments or recorded:
-        print(f"{_alignments(alignments)} copied, {recorded} there already")
+        say(f"{_alignments(alignments)} copied, {recorded} there already")
     for problem in problems:
         complain(f"warning: {problem}")
     warn_damaged(store)
@@ -77,7 +78,10 @@ def results_merge(
 
 @results_app.command("pack")
 def results_pack(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.", parser=user_path),
+    ],
     results: Results = RESULTS,
 ) -> None:
     """Write the runs and alignment records of a store, without networks, into one compressed archive."""
@@ -88,15 +92,15 @@ def results_pack(
     store = read_store(results)
     runs, alignments = pack_store(store, file)
     also = f" and {_alignments(alignments)}" if alignments else ""
-    print(f"{runs} runs{also} written to {file}")
+    say(f"{runs} runs{also} written to {file}")
     if left := len(network_ids(store)):
-        print(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
+        say(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
 
 
 @results_app.command("export")
 def results_export(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=user_path)],
     form: Annotated[
         str | None, typer.Option("--format", help=" or ".join(EXPORT_FORMATS), show_default="as the file is named")
     ] = None,
@@ -107,14 +111,14 @@ def results_export(
 
     chosen = export_format(check_target(file), form)
     store = read_store(results)
-    print(f"{export_runs(store, file, chosen)} runs written to {file}")
+    say(f"{export_runs(store, file, chosen)} runs written to {file}")
     warn_damaged(store)
 
 
 @results_app.command("export-network")
 def results_export_network(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or at least its first 8 digits.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.", parser=user_path)],
     results: Results = RESULTS,
 ) -> None:
     """Write a run's trained network to a file that torch.nn.Sequential loads."""
@@ -124,9 +128,9 @@ def results_export_network(
     from tpbench.results.modules import export_network
 
     made = export_network(store, run, file)
-    print(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
+    say(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
     layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
-    print(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
+    say(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
 
 
 def _networks(count: int) -> str:
@@ -146,8 +150,8 @@ def results_track(
     from tpbench.training.tracking.stored import track_store
 
     store = read_store(results)
-    new, known = track_store(store, resolve_targets(track or (), results))
-    print(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
+    new, known = track_store(store, resolve_targets(track or (), results), complain)
+    say(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
     warn_damaged(store)
 
 
@@ -162,7 +166,7 @@ def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = 
 @data_app.command("import")
 def data_import(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A Keras-style file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.npz", help="A Keras-style file.", parser=user_path)],
     data: Data = None,
     label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
 ) -> None:
@@ -188,11 +192,11 @@ def data_list(data: Data = None) -> None:
     print(listing(("data set", "state"), rows), end="")
     # Not in the table: they hold commands, and a cell would break them.
     for problem in problems:
-        print(problem)
+        say(problem)
 
 
 def _say_dataset(dataset: Any, data: Path | None) -> None:
     from tpbench.workloads import default_folder
 
     label = f" ({dataset.label})" if dataset.label else ""
-    print(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")
+    say(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")

@@ -6,6 +6,8 @@ import sys
 import warnings
 from types import FrameType
 
+from tpbench.engine.errors import visible
+
 
 def warn_caller(message: str) -> None:
     """A warning that names the line which called tpbench, whatever lies between: other packages call back too.
@@ -19,4 +21,4 @@ def warn_caller(message: str) -> None:
         if str(frame.f_globals.get("__name__", "")).startswith("tpbench."):
             found = level + 1
         frame = frame.f_back
-    warnings.warn(message, stacklevel=found)
+    warnings.warn(visible(message), stacklevel=found)

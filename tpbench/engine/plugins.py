@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.errors import TpbenchError, UsageError, visible
 from tpbench.engine.sources import plugin_source
 
 Kind = TypeVar("Kind")
@@ -20,7 +20,7 @@ _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 @lru_cache(maxsize=100)
 def _warn(problem: str) -> None:
     """Once per process: a broken package costs its own entry and a line, no more."""
-    print(f"warning: {problem}; the others can be used", file=sys.stderr)
+    print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
 
 
 @lru_cache(maxsize=8)

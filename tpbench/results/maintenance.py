@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
 from tpbench.results.archives import entry_name, runs_of_archive
-from tpbench.results.formats import export_format
+from tpbench.results.formats import csv_text, export_format
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
 from tpbench.results.runs import NewerFormat, RunRecord, digest, percent
@@ -241,16 +242,25 @@ def export_runs(store: RunStore, path: Path, form: str) -> int:
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
-        TpbenchError: the file cannot be written.
+        TpbenchError: the file cannot be written, or the format cannot hold what runs say; an earlier file stays.
     """
     form = export_format(path, form)
     frame = export_frame(store.records())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if form == "csv":
-            frame.to_csv(path, index=False, lineterminator="\n")
-        else:
-            frame.to_parquet(path, index=False)
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+    with atomic_write(path) as file:
+        file.write(csv_text(frame).encode() if form == "csv" else _parquet(frame, path))
     return len(frame)
+
+
+def _parquet(frame: pd.DataFrame, path: Path) -> bytes:
+    """Its columns have one type each, and whole numbers 64 bits."""
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
+
+    buffer = io.BytesIO()
+    try:
+        frame.to_parquet(buffer, index=False)
+    except (ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as error:
+        reason = (str(error.args[0] if error.args else "").strip().splitlines() or [type(error).__name__])[0]
+        raise TpbenchError(
+            f"{path}: Parquet cannot hold what these runs say ({reason}); CSV can: name a file that ends in .csv"
+        ) from error
+    return buffer.getvalue()
