@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.reports.curves import cells_of, cost_plot, learning_curves
+from tpbench.reports.style import drawing
 from tpbench.reports.vector import drawn as drawn_as_svg
 from tpbench.results import RunRecord, RunStore
 
@@ -151,7 +152,7 @@ def test_a_figure_is_drawn_once_and_as_when_it_is_saved(
     monkeypatch.setattr(Figure, "draw", lambda figure, renderer: (drawn.append(figure), draw(figure, renderer)))
     cells = cells_of(store, "mnist")
     figure = {"curves": lambda: learning_curves(store, cells), "cost": lambda: cost_plot(cells)}[kind]
-    with matplotlib.rc_context({"svg.hashsalt": "ids that do not change"}):
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": "ids that do not change"}):
         figures = [figure(), figure()]
         on_the_page = drawn_as_svg(figures[0])
         assert drawn == figures[:1]

@@ -12,7 +12,7 @@ from tests.conftest import Inside
 from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
-from tpbench.results.location import absolute, location
+from tpbench.results.location import _opened, absolute, location
 from tpbench.results.maintenance import Merged, check_store, merge_networks, merge_stores
 from tpbench.results.runs import NewerFormat
 from tpbench.search.journal import Journal
@@ -42,6 +42,21 @@ def test_paths_become_absolute_and_urls_stay() -> None:
     assert absolute("results") == str(Path("results").resolve())
     assert absolute("memory://a/b") == "memory://a/b"
     assert location("file:///tmp/x") == Path("/tmp/x")
+
+
+def test_a_file_url_is_decoded_and_of_this_machine() -> None:
+    for url in ("file:///a%20b/c", "file://localhost/a%20b/c", "FILE:/a%20b/c"):
+        assert location(url) == Path("/a b/c")
+    for url in ("file://results", "file://~/x", "file://elsewhere/x", "file:///a%00b"):
+        with pytest.raises(UsageError):
+            location(url)
+
+
+def test_a_home_folder_is_expanded_and_anew_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for home in (tmp_path / "a", tmp_path / "b"):
+        monkeypatch.setenv("HOME", str(home))
+        assert location("~/r") == home / "r"
+        assert absolute("~/r") == str(home.resolve() / "r")
 
 
 def damage_and_archives(store: RunStore) -> None:
@@ -132,7 +147,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     # Both remember the server of an earlier test.
     s3fs.S3FileSystem.clear_instance_cache()
-    location.cache_clear()
+    _opened.cache_clear()
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

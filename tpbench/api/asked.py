@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine.errors import UsageError
+from tpbench.engine.files import user_path
 
 Place = str | os.PathLike[str]
 """A folder, or a URL."""
@@ -65,7 +66,7 @@ def folder(value: Place | None, what: str) -> Path | None:
     Raises:
         UsageError: it is none.
     """
-    return None if value is None else Path(place(value, what))
+    return None if value is None else user_path(place(value, what))
 
 
 def whole(value: object, what: str, lowest: int, highest: int) -> int:

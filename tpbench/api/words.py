@@ -8,7 +8,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from tpbench.engine.callers import warn_caller
-from tpbench.engine.errors import InterruptedWork, TpbenchError
+from tpbench.engine.errors import InterruptedWork, TpbenchError, visible
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +47,8 @@ def for_python(function: Callable[P, T]) -> Callable[P, T]:
         except InterruptedWork as error:
             raise KeyboardInterrupt(str(error)) from None
         except TpbenchError as error:
-            error.args = (in_python(str(error)),)
+            # A traceback shows it as it is.
+            error.args = (visible(in_python(str(error))),)
             raise
 
     return called

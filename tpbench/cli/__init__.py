@@ -24,11 +24,6 @@ from tpbench.training.signals import ending_by_signals
 __all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
 
 
-def _one_line(text: str) -> str:
-    """Names from files and arguments may hold anything: what would break the line or the terminal is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def main() -> None:
     """Entry point: errors that are somebody's to mend are one line, without a traceback."""
     collect_rarely()
@@ -41,5 +36,5 @@ def main() -> None:
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
-            print_line(f"error: {_one_line(str(error))}", Console(stderr=True), "red")
+            print_line(f"error: {error}", Console(stderr=True), "red")
         sys.exit(error.exit_code)

@@ -18,7 +18,8 @@ def of(names: Iterable[str]) -> Completion:
     """Offers fixed names."""
 
     def offer(context: typer.Context, incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
+        # What acts on a terminal is offered to none.
+        return [name for name in names if name.startswith(incomplete) and name.isprintable()]
 
     return offer
 

@@ -12,7 +12,9 @@ from tpbench.cli.options import (
     Methods,
     Workloads,
 )
+from tpbench.engine.errors import visible
 from tpbench.results.formats import listing
+from tpbench.results.terminal import say
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -24,7 +26,7 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
 
     cells, _ = choose_all(workload, method)
     jobs.check_jobs_address(address)
-    arguments = [workload, method, *context.args]
+    arguments = [workload, method, *map(jobs.with_home, context.args)]
     # Read here as the cluster will read them, so that a slip shows now.
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     read = command.make_context("sweep", list(arguments)).params
@@ -32,9 +34,9 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     if read["space"]:
         spaces_for((cell.method for cell in cells), read["space"])
     name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))
-    print(f"submitted: {name}")
-    print(f"tpbench status --address {address}")
-    print(f"tpbench logs {name} --address {address}")
+    say(f"submitted: {name}")
+    say(f"tpbench status --address {address}")
+    say(f"tpbench logs {name} --address {address}")
 
 
 @app.command()
@@ -46,7 +48,8 @@ def status(address: JobsAddress) -> None:
     print(listing(("job", "state", "started (UTC)"), [(job.name, job.state, job.started) for job in found]), end="")
     # Not in the table: a cell would break the commands.
     for job in found:
-        print(f"{job.name}:\n{job.command}")
+        say(f"{job.name}:")
+        say(job.command)
 
 
 @app.command()
@@ -54,7 +57,7 @@ def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddres
     """What a submitted sweep printed so far."""
     from tpbench.sweeps.jobs import logs
 
-    print(logs(address, job), end="")
+    print(visible(logs(address, job), keep="\n\t"), end="")
 
 
 @app.command()
@@ -65,4 +68,4 @@ def stop(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddres
     """
     from tpbench.sweeps.jobs import stop
 
-    print(f"{job}: {'stopping' if stop(address, job) else 'had ended already'}")
+    say(f"{job}: {'stopping' if stop(address, job) else 'had ended already'}")

@@ -32,8 +32,10 @@ from tpbench.engine import (
     method_names,
     unknown,
 )
+from tpbench.engine.files import user_path
 from tpbench.results.formats import listing
 from tpbench.results.location import location
+from tpbench.results.terminal import say
 from tpbench.training.choice import choose_workloads
 from tpbench.training.devices import CHECKS
 
@@ -61,7 +63,9 @@ def bench(
     ] = "float32",
     seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Time per measurement.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="A list of rows with every number.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.", parser=user_path)
+    ] = None,
 ) -> None:
     """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
     chosen = choose_workloads(workloads)
@@ -115,7 +119,7 @@ def _speed_up(row: BenchmarkRow, first: Mapping[tuple[str, str, int], BenchmarkR
 
 @verify_app.command("fixtures")
 def verify_fixtures(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.", parser=user_path)],
     precision: Annotated[str, typer.Option(help="Arithmetic: float32, float64.")] = "float64",
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
@@ -193,7 +197,10 @@ def verify_device_command(
     fixtures: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A folder of golden .npz files.", show_default="'golden' in the folder of the data sets"
+            metavar="DIR",
+            help="A folder of golden .npz files.",
+            parser=user_path,
+            show_default="'golden' in the folder of the data sets",
         ),
     ] = None,
     methods: Annotated[
@@ -251,6 +258,6 @@ def doctor(
     # Not in the table: remedies hold commands, and a cell would break them.
     for finding in findings:
         if finding.remedy:
-            print(f"{finding.subject}: {finding.remedy}")
+            say(f"{finding.subject}: {finding.remedy}")
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)

@@ -13,9 +13,11 @@ from typer.core import TyperCommand
 
 from tpbench.cli import completion
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
+from tpbench.engine.files import user_path
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.opening import DEFAULT_STORE
+from tpbench.results.terminal import say
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
 from tpbench.training.tracking.targets import TRACKERS, parse_target
@@ -83,6 +85,14 @@ Methods = Annotated[
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
+
+def _folder_of_data(text: str) -> Path:
+    folder = user_path(text)
+    if folder.is_file():
+        raise UsageError(f"--data '{text}': this is a file, a folder is needed")
+    return folder
+
+
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -90,7 +100,7 @@ Data = Annotated[
         metavar="DIR",
         help="Folder of the data sets.",
         show_default="$TPBENCH_DATA or the cache",
-        file_okay=False,
+        parser=_folder_of_data,
     ),
 ]
 
@@ -200,8 +210,8 @@ def make_settings(
 
 
 def complain(message: str) -> None:
-    """A line on standard error, which shows what its encoding has: click would write UTF-8 there whatever it is."""
-    print(message, file=sys.stderr)
+    """A line on standard error."""
+    say(message, error=True)
 
 
 def warn_damaged(store: RunStore) -> None:
@@ -234,4 +244,4 @@ def print_records(records: Sequence[RunRecord], method: str, workload: str) -> N
     diverged = len(records) - len(errors)
     note = f" ({diverged} diverged, not in the mean)" if diverged else ""
     known = spell(*mean_and_deviation(errors))
-    print(f"{workload} {method}: test error {known} % over {len(records)} seed{many}{note}")
+    say(f"{workload} {method}: test error {known} % over {len(records)} seed{many}{note}")

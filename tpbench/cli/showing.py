@@ -23,12 +23,13 @@ from tpbench.cli.options import (
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, UsageError, all_methods, method_source, unknown
-from tpbench.engine.files import check_target
+from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.opening import open_store, read_store, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
+from tpbench.results.terminal import say
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
@@ -108,7 +109,7 @@ def show_config(workload: WorkloadName, method: MethodName) -> None:
 def show_space(
     method: MethodName,
     space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of this file.", show_default="the paper's", dir_okay=False)
+        Path | None, typer.Option(metavar="FILE", help="Of this file.", show_default="the paper's", parser=user_path)
     ] = None,
 ) -> None:
     """The search space of a method: the paper's, or that of a file."""
@@ -171,7 +172,7 @@ def show_leaderboard(
     if workload:
         workload = stored_workload(workload, results)
     store = read_store(results)
-    target = Path(write) if write else store.folder / "leaderboard.csv"
+    target = user_path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
         check_target(target, [".csv"])
     from tpbench.results import leaderboard, render_leaderboard, write_leaderboard
@@ -226,7 +227,8 @@ def draw_figure(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png", parser=user_path),
     ] = None,
     workload: Annotated[
         str | None,
@@ -249,7 +251,7 @@ def draw_figure(
 
     path = check_picture(output or Path(f"figure_{name}.png"))
     save(make_figure(name, store, workload), path)
-    print(f"written: {path}")
+    say(f"written: {path}")
     warn_damaged(store)
 
 
@@ -265,7 +267,8 @@ def plot(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png", parser=user_path),
     ] = None,
     results: Results = RESULTS,
 ) -> None:
@@ -288,13 +291,15 @@ def plot(
         cells = cells_of(store, what)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)
-    print(f"written: {path}")
+    say(f"written: {path}")
     warn_damaged(store)
 
 
 @app.command()
 def report(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.", parser=user_path)] = Path(
+        "report.html"
+    ),
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it anew as runs come in, until Ctrl-C; the page reloads itself.")
     ] = False,
@@ -327,4 +332,4 @@ def report(
         return
     text = render_report(results, command)
     write_atomically(output, text)
-    print(f"written: {output} ({len(text) / 1e6:.1f} MB)")
+    say(f"written: {output} ({len(text) / 1e6:.1f} MB)")

@@ -38,10 +38,12 @@ from tpbench.cli.options import (
     print_records,
 )
 from tpbench.engine import method_names
+from tpbench.engine.files import user_path
 from tpbench.results.budgets import OBJECTIVES
 from tpbench.results.formats import listing
 from tpbench.results.opening import read_store
 from tpbench.results.paper import ERROR_TABLES
+from tpbench.results.terminal import say
 from tpbench.workloads import WORKLOADS
 
 
@@ -59,7 +61,8 @@ def sweep(
     ] = None,
     epochs: Epochs = None,
     space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A search space.", show_default="the paper's")
+        Path | None,
+        typer.Option(metavar="FILE", help="A search space.", show_default="the paper's", parser=user_path),
     ] = None,
     objective: Annotated[str, typer.Option(help=f"What is minimised: {', '.join(OBJECTIVES)}.")] = OBJECTIVES[0],
     halving: Annotated[
@@ -110,7 +113,7 @@ def sweep(
     require_success(found)
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
-        print(f"  {name}: {value:g}")
+        say(f"  {name}: {value:g}")
     only = found[0].cell
     print_records(found[0].records, only.method, only.workload.name)
 
@@ -147,7 +150,8 @@ def sweeps(
     # Not in the table: a cell would break the commands.
     for status in found:
         if status.command or status.reason:
-            print(f"{status.id}, {status.state}:\n{status.command or status.reason}")
+            say(f"{status.id}, {status.state}:")
+            say(status.command or status.reason)
 
 
 @app.command()
@@ -229,7 +233,7 @@ def reproduce(
     rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
     title = "Plan, cheapest first (measured on this machine)"
     print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
-    print(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         complain(f"left out: {line}")
     if dry_run:
@@ -238,12 +242,12 @@ def reproduce(
     for done in trained:
         estimate = spell_seconds(done.planned.seconds)
         if done.failure:
-            print(f"{done.planned.name}: failed: {done.failure}")
+            say(f"{done.planned.name}: failed: {done.failure}")
         elif done.seconds is None:
-            print(f"{done.planned.name}: left, it does not fit into the budget")
+            say(f"{done.planned.name}: left, it does not fit into the budget")
         else:
             lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
-            print(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
+            say(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
     if count := sum(done.unkept for done in trained):
         complain(spell_unkept(count))
     if any(done.failure for done in trained) or (left and not cells):
@@ -275,9 +279,9 @@ def align(
     settings = make_settings(results, data, precision, device, 1, offline)
     chosen = find_configuration(cell, config, results, data, offline=offline)
     if chosen.note:
-        print(chosen.note)
+        say(chosen.note)
     with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
         path = record_alignment(
             cell.workload, method, chosen.values, parse_seeds(seeds), epochs or cell.workload.epochs, every, settings
         )
-    print(f"written: {path}")
+    say(f"written: {path}")

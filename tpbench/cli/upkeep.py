@@ -17,11 +17,12 @@ from tpbench.cli.options import (
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.files import check_target
+from tpbench.engine.files import check_target, user_path
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
 from tpbench.results.opening import open_store, read_store
+from tpbench.results.terminal import say
 from tpbench.training.tracking.targets import resolve_targets
 
 
@@ -37,22 +38,22 @@ def results_check(results: Results = RESULTS) -> None:
     found, networks = check_store(store), check_networks(store)
     whole, wrong = found.whole, [*found.conflicts, *found.wrong, *networks.wrong]
     conflicts = f", {len(found.conflicts)} in conflict" if found.conflicts else ""
-    print(f"{results}: {_runs(whole)} whole, {len(found.wrong)} damaged{conflicts}")
+    say(f"{results}: {_runs(whole)} whole, {len(found.wrong)} damaged{conflicts}")
     if whole:
-        print(f"{found.predicted} of them with predictions")
+        say(f"{found.predicted} of them with predictions")
     if networks.whole or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
-        print(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
+        say(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
     try:
         alignments = stored_alignments(store)
         if alignments.records or alignments.damaged:
-            print(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
+            say(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
         wrong += alignments.problems
     except TpbenchError as error:
         wrong.append(str(error))
     sweeps = check_sweeps(store.folder)
     if sweeps.whole or sweeps.wrong:
-        print(f"{sweeps.whole} sweep{'s' * (sweeps.whole != 1)} whole, {len(sweeps.wrong)} damaged")
+        say(f"{sweeps.whole} sweep{'s' * (sweeps.whole != 1)} whole, {len(sweeps.wrong)} damaged")
     wrong += sweeps.wrong
     for message in wrong:
         complain(message)
@@ -78,9 +79,9 @@ def results_merge(
         also = f"; predictions added to {_runs(merged.predictions)}{also}"
     if merged.replaced:
         also = f"; {_runs(merged.replaced)} replaced by newer training{also}"
-    print(f"{_runs(merged.new)} copied, {merged.known} there already{also}")
+    say(f"{_runs(merged.new)} copied, {merged.known} there already{also}")
     if alignments or recorded:
-        print(f"{_alignments(alignments)} copied, {recorded} there already")
+        say(f"{_alignments(alignments)} copied, {recorded} there already")
     for problem in problems:
         complain(f"warning: {problem}")
     warn_damaged(store)
@@ -93,7 +94,10 @@ def results_merge(
 
 @results_app.command("pack")
 def results_pack(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.", parser=user_path),
+    ],
     results: Results = RESULTS,
 ) -> None:
     """Write the runs of a store, their predictions and its alignment records into one archive, without networks."""
@@ -105,15 +109,15 @@ def results_pack(
     packed = pack_store(store, file)
     also = f" and {_alignments(packed.alignments)}" if packed.alignments else ""
     predictions = f"; {packed.predictions} with predictions" if packed.predictions else ""
-    print(f"{_runs(packed.runs)}{also} written to {file}{predictions}")
+    say(f"{_runs(packed.runs)}{also} written to {file}{predictions}")
     if left := len(network_ids(store)):
-        print(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
+        say(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
 
 
 @results_app.command("export")
 def results_export(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=user_path)],
     form: Annotated[
         str | None, typer.Option("--format", help=" or ".join(EXPORT_FORMATS), show_default="as the file is named")
     ] = None,
@@ -131,21 +135,21 @@ def results_export(
         from tpbench.search.trials import export_trials
 
         count, problems = export_trials(store.folder, file, chosen)
-        print(f"{count} trials written to {file}")
+        say(f"{count} trials written to {file}")
         for problem in problems:
             complain(f"warning: {problem}")
         return
     count, searches = export_runs(store, file, chosen)
-    print(f"{count} runs written to {file}")
+    say(f"{count} runs written to {file}")
     if searches:
-        print(f"not every trial of a search is a run, and --trials writes all of them: {searches}")
+        say(f"not every trial of a search is a run, and --trials writes all of them: {searches}")
     warn_damaged(store)
 
 
 @results_app.command("export-network")
 def results_export_network(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or at least its first 8 digits.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.", parser=user_path)],
     results: Results = RESULTS,
 ) -> None:
     """Write a run's trained network to a file that torch.nn.Sequential loads."""
@@ -155,9 +159,9 @@ def results_export_network(
     from tpbench.results.modules import export_network
 
     made = export_network(store, run, file)
-    print(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
+    say(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
     layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
-    print(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
+    say(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
 
 
 @results_app.command("remove")
@@ -183,17 +187,17 @@ def results_remove(
     plans += [plan_checkpoints(store)] if checkpoints else []
     for plan in plans:
         for line in plan.lines:
-            print(line)
+            say(line)
         for line in plan.staying:
             complain(line)
     if not any(plan.lines for plan in plans):
-        print("nothing to remove")
+        say("nothing to remove")
     elif yes:
         for plan in plans:
             plan.carry_out()
-        print("removed")
+        say("removed")
     else:
-        print("nothing was removed; the same command with --yes removes what is listed")
+        say("nothing was removed; the same command with --yes removes what is listed")
 
 
 def _runs(count: int) -> str:
@@ -217,8 +221,8 @@ def results_track(
     from tpbench.training.tracking.stored import track_store
 
     store = read_store(results)
-    new, known = track_store(store, resolve_targets(track or (), results))
-    print(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
+    new, known = track_store(store, resolve_targets(track or (), results), complain)
+    say(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
     warn_damaged(store)
 
 
@@ -238,6 +242,7 @@ def data_import(
         typer.Argument(
             metavar="FILE.npz|FOLDER",
             help="A Keras-style file; or the data set's own files, as torchvision keeps them.",
+            parser=user_path,
         ),
     ],
     data: Data = None,
@@ -267,11 +272,11 @@ def data_list(data: Data = None) -> None:
     print(listing(("data set", "state"), rows), end="")
     # Not in the table: they hold commands, and a cell would break them.
     for problem in problems:
-        print(problem)
+        say(problem)
 
 
 def _say_dataset(dataset: Any, data: Path | None) -> None:
     from tpbench.workloads import default_folder
 
     label = f" ({dataset.label})" if dataset.label else ""
-    print(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")
+    say(f"{dataset.name}{label}: ready in {data or default_folder()}, SHA-256 {dataset.fingerprint[:16]}")

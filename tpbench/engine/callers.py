@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from types import FrameType
 
+from tpbench.engine.errors import visible
+
 
 def warn_caller(message: str) -> None:
     """A warning that names the line which called tpbench, whatever lies between: other packages call back too.
@@ -23,7 +25,7 @@ def warn_caller(message: str) -> None:
         if str(frame.f_globals.get("__name__", "")).startswith("tpbench."):
             found = level + 1
         frame = frame.f_back
-    warnings.warn(message, stacklevel=found)
+    warnings.warn(visible(message), stacklevel=found)
 
 
 def place_of(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -64,3 +65,22 @@ _short = _Repr()
 def shown(value: object) -> str:
     """Return a value's repr in at most 60 characters, whatever its size."""
     return shorten(_short.repr(value), 60)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return text that acts on no terminal, page or table: what would is spelled, ``\\x1b``.
+
+    These are control characters, escape sequences with them, ends of lines, marks that turn the direction of writing
+    or have no width, and bytes of file names that are no text. Whatever comes from files and arguments passes through
+    here where it leaves the program; data frames and stored files keep it as it is.
+
+    Args:
+        keep: characters that stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )  # fmt: skip

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
+import re
+import secrets
+import socket
 import stat
-import tempfile
+import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +81,42 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Return the path that a person wrote; a ``~`` or ``~user`` at its beginning is a home folder.
+
+    Shells expand it neither after ``=`` nor after ``:``. A file or folder whose own name begins so is written ``./~``.
+    The path that is returned never begins with ``~``, so that it may be written down and read again.
+
+    Raises:
+        UsageError: there is no such user, or no home folder.
+    """
+    written = os.fspath(text)
+    name, _, rest = written.partition("/")
+    home = _home_of(name) if name.startswith("~") else None
+    if home is None and (not name.startswith("~") or os.path.lexists(name)):
+        path = Path(written)
+        # Of "./~" pathlib leaves "~".
+        return Path.cwd() / path if path.parts and path.parts[0].startswith("~") else path
+    if home is None:
+        what = f"no user '{name[1:]}'" if name[1:] else "no home folder for this user"
+        raise UsageError(f"'{written}': there is {what}; what is really named so is written './{written}'")
+    return Path(home, rest)
+
+
+def _home_of(name: str) -> str | None:
+    """The home folder that ``~`` or ``~user`` stands for, if there is one."""
+    if name == "~" and (home := os.environ.get("HOME")):
+        return home
+    try:
+        # Not that of an empty HOME, which would be the root of the file system.
+        import pwd
+
+        account = pwd.getpwnam(name[1:]) if name[1:] else pwd.getpwuid(os.getuid())
+    except (ImportError, KeyError, ValueError):
+        return None
+    return account.pw_dir or None
+
+
 def check_target(path: Path, endings: Collection[str] = ()) -> Path:
     """Find out before the work whether a file can be written after it; missing folders can be made.
 
@@ -94,6 +135,8 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
     try:
         if path.is_dir():
             raise UsageError(f"'{path}': this is a folder, the name of a file is needed")
+        if _takes_bytes(path):
+            return path
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         able = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:
@@ -111,10 +154,10 @@ def user_cache() -> Path:
         TpbenchError: there is no home folder to look for it in.
     """
     if chosen := os.environ.get("TPBENCH_CACHE"):
-        return Path(chosen)
+        return user_path(chosen)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tpbench"
-    except RuntimeError:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tpbench"
+    except UsageError:
         raise TpbenchError(
             "this user has no home folder for caches: set HOME, or XDG_CACHE_HOME to a folder that can be written"
         ) from None
@@ -123,6 +166,9 @@ def user_cache() -> Path:
 @contextmanager
 def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when everything is on the disk, or in the object store of a URL.
+
+    It follows the umask, as every file that a program makes. A pipe or a device, such as ``/dev/stdout``, gets the
+    bytes as they are.
 
     Args:
         path: the name; missing folders are made.
@@ -136,14 +182,18 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         return
     part: Path | None = None
     try:
+        if replace and _takes_bytes(path):
+            yield from _pass_on(path)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-        part = Path(name)
+        remove_leftovers(path.parent)
+        part = _part_of(path)
+        # The kernel takes the umask, and the folder's access list, into account; tempfile's are private instead.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o644)
         if replace:
             part.replace(path)
         else:
@@ -155,6 +205,88 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     finally:
         if part:
             part.unlink(missing_ok=True)
+
+
+def _takes_bytes(path: Path) -> bool:
+    """Whether a name is that of a pipe or of a device such as a terminal, which cannot be replaced by a file.
+
+    Raises:
+        OSError: it is a disk, or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError("it is no file")
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _pass_on(path: Path) -> Iterator[BinaryIO]:
+    buffer = io.BytesIO()
+    yield buffer
+    # A pipe that nobody reads is an error instead of a wait without end.
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(buffer.getvalue())
+
+
+# Of a file that is being written: which machine and process writes it.
+_PART = re.compile(r"\..*-(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.part", re.DOTALL)
+# As versions up to 0.2 named those of a store.
+_OLD_PART = re.compile(
+    r"\.(?:(?:.*-)?[0-9a-f]{12,}|sweep|leaderboard)\.(?:json|csv|pt|safetensors)-[a-z0-9_]{8}\.part"
+)  # fmt: skip
+# Seconds without a byte after which the writer of another machine is taken for dead.
+_ABANDONED = 3600.0
+# Seconds until a process looks again whether others have left anything in a folder.
+_LOOK_AGAIN = 600.0
+_looked_at: dict[str, float] = {}
+
+
+def _part_of(path: Path) -> Path:
+    """A hidden name beside a file, as long as names may be."""
+    own = f"-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    return path.with_name("." + os.fsdecode(os.fsencode(path.name)[: 250 - len(own)]) + own)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Names the machine, since its start, and the container: within it a process has its number alone."""
+    known = [socket.gethostname()]
+    with suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        known.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return hashlib.sha256(" ".join(known).encode(errors="replace")).hexdigest()[:8]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, now and then; of writers that may live, nothing."""
+    now = time.monotonic()
+    if not isinstance(folder, Path) or now - _looked_at.get(str(folder), -_LOOK_AGAIN) < _LOOK_AGAIN:
+        return
+    _looked_at[str(folder)] = now
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".part"):
+                with suppress(OSError):
+                    if entry.is_file(follow_symlinks=False) and _is_left(entry):
+                        Path(entry.path).unlink()
+
+
+def _is_left(entry: os.DirEntry[str]) -> bool:
+    found = _PART.fullmatch(entry.name)
+    if found and found["machine"] == _machine():
+        try:
+            os.kill(int(found["process"]), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass  # it is there, and another user's
+        return False
+    known = found or _OLD_PART.fullmatch(entry.name)
+    return bool(known) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
 
 
 def _name_once(part: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from tpbench.engine.callers import place_of
-from tpbench.engine.errors import TpbenchError, UsageError
+from tpbench.engine.errors import TpbenchError, UsageError, visible
 from tpbench.engine.sources import plugin_source
 
 Kind = TypeVar("Kind")
@@ -26,7 +26,7 @@ def _alike(one: str, other: str) -> bool:
 @lru_cache(maxsize=100)
 def _warn(problem: str) -> None:
     """Once per process: a broken package costs its own entry and a line, no more."""
-    print(f"warning: {problem}; the others can be used", file=sys.stderr)
+    print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
 
 
 @lru_cache(maxsize=8)

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tpbench.engine import method_title
+from tpbench.engine.errors import visible
 from tpbench.reports.dampings import chosen_dampings
 from tpbench.reports.recorded import made_with, mean_of
-from tpbench.reports.style import again, colour
+from tpbench.reports.style import Axes, Figure, again, colour, drawing
 from tpbench.results.alignments import AlignmentRecord
 
 _WINDOW = 10
@@ -25,17 +25,17 @@ def window(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     return mean_of(windows, -1), windows.std(-1)
 
 
-def _curve(axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None:  # type: ignore[no-untyped-def]
+def _curve(axes: Axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None:
     """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
     mean, deviation = window(mean_of(angles, 1))
     epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
     form = "--" if again(record.method) else "-"
-    axes.plot(
-        epochs, mean, color=colour(record.method), label=method_title(record.method), linewidth=1.2, linestyle=form
-    )
-    axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour(record.method), alpha=0.2, linewidth=0)
+    shade, name = colour(record.method), visible(method_title(record.method))
+    axes.plot(epochs, mean, color=shade, label=name, linewidth=1.2, linestyle=form)
+    axes.fill_between(epochs, mean - deviation, mean + deviation, color=shade, alpha=0.2, linewidth=0)
 
 
+@drawing()
 def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
     """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping).
 
@@ -66,5 +66,6 @@ def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
         axes.set_xlabel("epoch")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"Angles of the weight updates on {records[0].workload} ({made_with(records)})", fontsize="medium")
+    title = f"Angles of the weight updates on {records[0].workload} ({made_with(records)})"
+    figure.suptitle(visible(title), fontsize="medium")
     return figure

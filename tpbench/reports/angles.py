@@ -10,7 +10,7 @@ from tpbench.engine import TpbenchError, method_title
 from tpbench.reports.dampings import chosen_dampings
 from tpbench.reports.recorded import known_records, mean_of, measured_in, settled_epoch
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.formats import check_format, spell_table
+from tpbench.results.formats import check_format, csv_text, spell_table
 from tpbench.results.store import RunStore
 
 ANGLE_COLUMNS = (
@@ -70,7 +70,7 @@ def angle_table(store: RunStore, form: str) -> str:
             f"{store.folder} holds no alignment record of an installed method; make some: tpbench align WORKLOAD METHOD"
         )
     if form == "csv":
-        return frame.round(dict.fromkeys(ANGLE_COLUMNS[-3:], 2)).to_csv(index=False, lineterminator="\n")
+        return csv_text(frame.round(dict.fromkeys(ANGLE_COLUMNS[-3:], 2)))
     layers = int(frame["layer"].max())
     body = []
     for (workload, data, method, seeds, epochs), part in frame.groupby(list(ANGLE_COLUMNS[:5]), sort=False):

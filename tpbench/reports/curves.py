@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
-from tpbench.reports.style import again, colour, plain_labels, plain_number
+from tpbench.engine.errors import visible
+from tpbench.reports.style import Axes, Figure, MaxNLocator, again, colour, drawing, plain_labels, plain_number
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
@@ -52,7 +50,7 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
 def name_of(cell: Cell) -> str:
     """Method, what kind of data copy it was trained on, and how many of its seeds are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
-    return labelled(method_title(cell.method), cell.data_label) + gone
+    return visible(labelled(method_title(cell.method), cell.data_label)) + gone
 
 
 def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
@@ -118,6 +116,7 @@ def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
     axes.grid(alpha=0.3)
 
 
+@drawing()
 def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """Training loss and validation error over epochs: the median over seeds with a band of quantiles.
 
@@ -133,7 +132,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{cells[0].workload}. {BANDS}", fontsize="small")
+    figure.suptitle(f"{visible(cells[0].workload)}. {BANDS}", fontsize="small")
     return figure
 
 
@@ -143,6 +142,7 @@ def panel() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+@drawing()
 def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
     """One of :data:`CURVES` for a page, which has the legend.
 
@@ -154,6 +154,7 @@ def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
     return figure
 
 
+@drawing()
 def cost_panel(cells: Sequence[Cell]) -> Figure:
     """:func:`cost_plot` for a page, which has the legend."""
     figure, axes = panel()
@@ -197,12 +198,13 @@ def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[floa
     return name, (seconds, cell.mean)
 
 
+@drawing()
 def cost_plot(cells: Sequence[Cell]) -> Figure:
     """Test error against the wall time of a run (its share of its pack's), one point per method and device."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, point in draw_cost(axes, cells):
         axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize="small")
-    axes.set(title=cells[0].workload)
+    axes.set(title=visible(cells[0].workload))
     axes.margins(x=0.3)
     return figure

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpbench.engine import method_title
 from tpbench.reports.recorded import find_records, made_with, mean_of, measured_in, settled_epoch
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.formats import check_format, spell_table
+from tpbench.results.formats import check_format, csv_text, spell_table
 from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
@@ -86,7 +86,7 @@ def damping_table(store: RunStore, form: str) -> str:
     check_format(form)
     records = find_records(store, DAMPING_WORKLOAD)
     if form == "csv":
-        return damping_frame(records).round({"angle": 2, "paper_angle": 2}).to_csv(index=False, lineterminator="\n")
+        return csv_text(damping_frame(records).round({"angle": 2, "paper_angle": 2}))
     body = []
     for record in records:
         found, printed = chosen_dampings(record), _paper_dampings(record)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from tpbench.engine import method_title
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.recorded import find_records
-from tpbench.reports.style import colour
+from tpbench.reports.style import Figure, colour, drawing
 from tpbench.reports.toy import gauss_newton_step, null_space_experiment, output_space_experiment
 from tpbench.results.store import RunStore
 
 
+@drawing(formulas=True)
 def null_space_figure() -> Figure:
     """Fig. 2."""
     summary = null_space_experiment().summary()
@@ -29,6 +29,7 @@ def null_space_figure() -> Figure:
     return figure
 
 
+@drawing(formulas=True)
 def output_space_figure() -> Figure:
     """Fig. S2: one panel per sample; rings are contours of the squared error."""
     found = output_space_experiment()
@@ -70,6 +71,7 @@ def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
     return float(centre) - 1.5 * radius, float(centre) + 1.5 * radius
 
 
+@drawing(formulas=True)
 def gauss_newton_figure() -> Figure:
     """Fig. S6."""
     found = gauss_newton_step()

@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import visible
 from tpbench.reports.curves import name_of
-from tpbench.reports.style import colour, plain_labels
+from tpbench.reports.style import Axes, Figure, colour, drawing, plain_labels
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.paper import paper_cell
@@ -47,6 +45,7 @@ def best_first(rows: Sequence[ForestRow]) -> list[ForestRow]:
     return sorted(rows, key=place)
 
 
+@drawing()
 def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
     """Mean test error with its 95 % interval, one line per cell, and the paper's value as a hollow diamond below.
 
@@ -67,15 +66,15 @@ def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
     # In two lines, so that long names leave room for the picture.
     names = [name.replace(" (", "\n(").replace(", ", "\n") for name in names]
     axes.set_yticks(range(len(rows)), names, fontsize="small", linespacing=1)
-    for label, (_, standing) in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("bold" if standing.best else "normal")
+    for tick, (_, standing) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if standing.best else "normal")
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="test error (%)")
     _scale(axes, rows)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if title:
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(visible(title), fontsize="medium")
         figure.supxlabel(LEGEND, fontsize="x-small")
     return figure
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
+from tpbench.engine.errors import visible
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.curves import BANDS, CURVES, cost_panel, curve_panel, in_order, line_of, name_of, with_curves
 from tpbench.reports.forest import LEGEND, forest_figure
@@ -25,7 +25,7 @@ from tpbench.reports.page_tables import leaderboard_section, paper_section, prov
 from tpbench.reports.parts import Card, Fold, LegendEntry, PageFigure, PlotGroup, Section
 from tpbench.reports.recorded import known_records, of_workload
 from tpbench.reports.searches import search_figure
-from tpbench.reports.style import colour
+from tpbench.reports.style import Figure, colour, drawing
 from tpbench.reports.summary import (
     State,
     WorkloadSummary,
@@ -80,11 +80,18 @@ class Report:
         template, style, script = (
             folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
         )
-        page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+        page = Environment(
+            autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+        ).from_string(template)  # fmt: skip
         return page.render(
             **self.content, title=TITLE, version=__version__, reload=reload_s, style=Markup(style),
             script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
         )  # fmt: skip
+
+
+def _visible(value: object) -> object:
+    """Text of a page without what would turn its direction or is no text; what is HTML already stays."""
+    return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _hash(text: str) -> str:
@@ -180,6 +187,7 @@ def search_section(results: str, glyphs: Glyphs) -> Section:
     return section
 
 
+@drawing()
 def make_report(results: str, command: str) -> Report:
     """What the page of a store shows.
 

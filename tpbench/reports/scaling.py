@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpbench.reports.style import plain_labels, save
+from tpbench.reports.style import Figure, drawing, plain_labels, save
 from tpbench.workloads.benchmark import BenchmarkRow
 
 
+@drawing()
 def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     """Draw seconds per member and joint epoch over the pack size, one line per workload and method.
 
@@ -19,8 +20,6 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     Raises:
         TpbenchError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = sorted({(row.workload, row.method) for row in rows})

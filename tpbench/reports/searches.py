@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import visible
+from tpbench.reports.style import Figure, drawing
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
@@ -61,6 +62,7 @@ def _position(values: pd.Series[float]) -> np.ndarray:
     return (numbers - numbers.min()) / span if span else np.full(len(numbers), 0.5)
 
 
+@drawing()
 def search_figure(results: str, sweep: str) -> Figure:
     """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
     frame, definition = search_frame(results, sweep), SweepFolder(location(results) / "sweeps" / sweep).read()
@@ -81,7 +83,7 @@ def search_figure(results: str, sweep: str) -> Figure:
         )
         shares.set_axis_off()
     else:
-        shares.barh(list(found.index), list(found), color="#009E73")
+        shares.barh([visible(str(name)) for name in found.index], list(found), color="#009E73")
         shares.set(xlabel="importance (forest, permutation)")
     parallel = figure.add_subplot(grid[1, :])
     columns = [*frame.columns.drop("error"), "error"]
@@ -89,11 +91,11 @@ def search_figure(results: str, sweep: str) -> Figure:
     ranks = frame["error"].rank(pct=True)
     for row, rank in sorted(zip(heights, ranks, strict=True), key=lambda pair: -pair[1]):
         parallel.plot(row, color="#0072B2", alpha=float(1 - 0.9 * rank), linewidth=1)
-    names = [f"{c}\n{frame[c].min():.3g}\nto {frame[c].max():.3g}" for c in columns]
+    names = [f"{visible(str(c))}\n{frame[c].min():.3g}\nto {frame[c].max():.3g}" for c in columns]
     parallel.set_xticks(range(len(columns)), names, fontsize="small")
     scale = "each from its lowest to its highest value (logarithmic beyond a factor of 5)"
     parallel.set(yticks=[], title=f"parallel coordinates, {scale}; dark: low error")
     precision = f" in {definition.search_precision}" if definition.search_precision else ""
     halving = f", halving by {definition.halving}" if definition.halving else ""
-    figure.suptitle(f"{sweep}: {len(frame)} configurations{precision}{halving}")
+    figure.suptitle(f"{visible(sweep)}: {len(frame)} configurations{precision}{halving}")
     return figure

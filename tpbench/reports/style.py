@@ -1,17 +1,75 @@
-"""What all figures share: one colour per method, and how logarithmic axes are labelled."""
+"""What all figures share: the settings they are drawn with, a colour per method, logarithmic axes, and saving."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from typing import Any
 
 from tpbench.engine import TpbenchError, method_names
-from tpbench.engine.files import check_target
+from tpbench.engine.files import atomic_write, check_target
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib, whatever ``MPLBACKEND`` says: it would fail for one that is not installed.
+
+    No figure of this package needs a backend: each is drawn by the canvas of the file's format. So all modules import
+    matplotlib's names from here.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+_import_matplotlib()
+
+import matplotlib.style  # noqa: E402
+from matplotlib.artist import Artist  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
+
+__all__ = [
+    "Artist", "Axes", "Axis", "Figure", "MaxNLocator", "again", "check_picture", "colour", "drawing",
+    "logarithmic_labels", "plain_labels", "plain_number", "save",
+]  # fmt: skip
+
+# Letters as shapes, so that a page looks the same everywhere; a $ of a label is a $.
+_SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "text.usetex": False}
+_drawn_with: ContextVar[bool | None] = ContextVar("formulas", default=None)
+
+
+@contextmanager
+def drawing(*, formulas: bool = False) -> Iterator[None]:
+    """Draw with matplotlib's defaults and the settings of this project, whatever the user's matplotlibrc says.
+
+    All figures are made and written within it, as a ``with`` block or as a decorator; afterwards the settings are what
+    they were.
+
+    Args:
+        formulas: whether ``$`` in a label begins a formula; only of figures whose words are all this project's own.
+    """
+    if _drawn_with.get() == formulas:
+        yield
+        return
+    before = _drawn_with.set(formulas)
+    try:
+        with matplotlib.rc_context():
+            matplotlib.style.use("default")
+            settings: Any = {**_SETTINGS, "text.parse_math": formulas}
+            matplotlib.rcParams.update(settings)
+            yield
+    finally:
+        _drawn_with.reset(before)
+
 
 # Colour-blind safe.
 _COLOURS = (
@@ -89,6 +147,7 @@ def plain_labels(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+@drawing()
 def check_picture(path: Path) -> Path:
     """Find out before the drawing whether a picture of that name can be written.
 
@@ -103,10 +162,10 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure; the ending decides the format.
 
     Raises:
-        TpbenchError: it cannot be written.
+        TpbenchError: it cannot be written; an earlier picture stays.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise TpbenchError(f"{path}: could not be written ({error})") from error
+    with drawing(), atomic_write(path) as file:
+        try:
+            figure.savefig(file, dpi=150, format=path.suffix.removeprefix(".").lower())
+        except (ValueError, RuntimeError) as error:
+            raise TpbenchError(f"{path}: could not be drawn ({error})") from error

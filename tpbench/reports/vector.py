@@ -8,9 +8,8 @@ import re
 from functools import partial
 from urllib.parse import quote, unquote
 
-from matplotlib.artist import Artist
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from tpbench.engine.errors import visible
+from tpbench.reports.style import Artist, Figure, drawing
 
 _MARK = "series"
 _MARKED = re.compile(rf'<g id="{_MARK}:([^":]*):([^":]*):([^":]*)">')
@@ -34,11 +33,14 @@ def mark(artist: Artist, place: str, name: str, said: str = "") -> None:
         name: of the series, shared by everything in all figures that belongs together.
         said: what is read out, and shown beside the pointer; without it the part only belongs to the series.
     """
-    artist.set_gid(":".join([_MARK, *(quote(text, safe="") for text in (place, name, said))]))
+    artist.set_gid(":".join([_MARK, *(quote(visible(text), safe="") for text in (place, name, said))]))
 
 
+@drawing()
 def drawn(figure: Figure) -> str:
     """A figure as SVG, as matplotlib writes it."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.StringIO()
     # Not by savefig, which draws a figure once more only to lay it out.
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
@@ -96,4 +98,4 @@ def _head(alt: str, found: re.Match[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
+    return html.escape(visible(text), quote=True)

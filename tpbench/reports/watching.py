@@ -12,6 +12,7 @@ from tpbench.engine import TpbenchError
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
 from tpbench.results.location import file_stamps, location
 from tpbench.results.store import RunStore, write_atomically
+from tpbench.results.terminal import say
 from tpbench.search.listing import sweep_folders
 from tpbench.training.signals import ending_by_signals
 
@@ -92,7 +93,7 @@ def watch_store(results: str, output: Path, command: str, every: float) -> None:
     Raises:
         TpbenchError: the store cannot be read, or the page not written.
     """
-    watch = Watch(results, output, command, every, lambda line: print(line, flush=True))
+    watch = Watch(results, output, command, every, say)
     with ending_by_signals():
         try:
             _follow(watch)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tpbench.engine.errors import UsageError, unknown
+from tpbench.engine.errors import UsageError, unknown, visible
 from tpbench.results.terminal import showable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("text", "md", "csv", "latex")
 
@@ -63,12 +68,63 @@ def spell(mean: float, std: float) -> str:
 
 def latex(text: str) -> str:
     """Text with what LaTeX would take for commands escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in visible(text))
+
+
+# What begins a tag, a comment or an address in Markdown; a lone < is the mark of a table.
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def markdown(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return text.replace("|", "\\|")
+    """Text for a cell or a line of Markdown, in which nothing is HTML or a link."""
+    return _TAG.sub("&lt;", visible(text)).replace("|", "\\|").replace("](", "]\\(")
+
+
+def markdown_code(text: str) -> str:
+    """Text for a cell of a Markdown table, shown as code: no HTML counts there."""
+    quoted = visible(text).replace("`", "'").replace("|", "\\|")
+    return f"`{quoted}`"
+
+
+def csv_number(value: float) -> str:
+    """A number of a CSV file: four digits after the point, more where nothing would be left of it (2.3e-07)."""
+    short = f"{value:.4f}"
+    return short if value == 0 or float(short) else f"{value:.2g}"
+
+
+# What a spreadsheet takes for a formula; a number is none.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+
+
+def csv_text(frame: pd.DataFrame, number: Callable[[Any], str] | str | None = None) -> str:
+    """A data frame as CSV, the only way in which tables and exports become it.
+
+    Text in which a spreadsheet would see a formula begins with an apostrophe, and control characters are spelled.
+
+    Args:
+        number: how to write numbers that are no whole ones; None: in full.
+    """
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    shown: Any = frame.rename(columns=lambda name: visible(str(name)))
+    for place, kind in enumerate(frame.dtypes):
+        if not (is_numeric_dtype(kind) or is_bool_dtype(kind)):
+            shown.isetitem(place, frame.iloc[:, place].map(_csv_cell).astype(object))
+    return str(shown.to_csv(index=False, float_format=number, lineterminator="\n"))
+
+
+def _csv_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return ("'" if _FORMULA.match(value) and not _is_number(value) else "") + visible(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "-"
+    return True
 
 
 def words(text: str, style: str = "") -> Text:
@@ -80,7 +136,7 @@ def plain_table(title: str, header: Sequence[str], note: str = "", *, lines: boo
     """A table for the terminal, to be filled with :func:`words`."""
     drawn = RichTable(
         title=words(title) if title else None,
-        caption=words(note) if note else None,
+        caption=Text("\n".join(map(showable, note.split("\n")))) if note else None,
         caption_justify="left",
         show_lines=lines,
     )
@@ -116,7 +172,8 @@ def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """
     check_format(form)
     if form == "md":
-        lines = [f"**{title}**", "", *markdown_rows(header, rows), *(["", note] if note else [])]
+        cells = [list(map(markdown, row)) for row in rows]
+        lines = [f"**{markdown(title)}**", "", *markdown_rows(header, cells), *(["", markdown(note)] if note else [])]
         return "\n".join(lines) + "\n"
     if form == "latex":
         body = [" & ".join(map(latex, row)) + r" \\" for row in rows]
@@ -125,16 +182,16 @@ def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(markdown(text) for text in line) + " |" for line in lines]
+    """The lines of a Markdown table whose rows are Markdown already (:func:`markdown`, :func:`markdown_code`)."""
+    lines = [list(map(markdown, header)), ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def latex_table(header: Sequence[str], body: Sequence[str], note: str = "") -> str:
     """A tabular around lines that are LaTeX already; the note becomes comments."""
     lines = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(latex, header)) + r" \\"]
     lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, *(f"% {line}" for line in note.splitlines())]) + "\n"
+    return "\n".join([*lines, *(f"% {visible(line)}" for line in note.split("\n") if note)]) + "\n"
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tpbench.engine import method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, workload_words
-from tpbench.results.formats import spell, spell_table
+from tpbench.results.formats import csv_number, csv_text, spell, spell_table
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
 from tpbench.results.standings import ENOUGH_WORDS, Standing, all_standings
 from tpbench.results.statistics import compare_with_printed
@@ -72,7 +72,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
 
 def board_csv(board: pd.DataFrame) -> str:
     """A leaderboard as the text of ``leaderboard.csv``."""
-    return board[list(COLUMNS)].to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return csv_text(board[list(COLUMNS)], csv_number)
 
 
 def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = None) -> Path:

@@ -11,9 +11,11 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import unknown
+from tpbench.engine.files import user_path
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 """What file systems call the version of an object, the surest first."""
@@ -27,26 +29,48 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
-@lru_cache(maxsize=32)
+_FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.DOTALL | re.IGNORECASE)
+
+
+def file_of_url(text: str) -> Path | None:
+    """The path that a ``file:`` URL names (RFC 8089), in which ``%20`` is a blank; None: it is no such URL.
+
+    Raises:
+        UsageError: the file lies on another machine, or the path is not absolute.
+    """
+    if not text.lower().startswith("file:/"):
+        return None
+    url = _FILE_URL.fullmatch(text)
+    if not url or (url["host"] or "localhost").lower() != "localhost" or "%00" in text:
+        raise UsageError(f"'{text}': write the path alone, or a URL of this machine: file:///FOLDER")
+    return Path(unquote(url["path"]))
+
+
 def location(text: str) -> Path:
     """A store's folder from how a person writes it.
 
-    Paths of URLs are :class:`upath.UPath`, which has the methods of :class:`pathlib.Path` that stores use.
+    Paths of URLs are :class:`upath.UPath`, which has the methods of :class:`pathlib.Path` that stores use. ``~`` is a
+    home folder, as of :func:`tpbench.engine.files.user_path`.
 
     Raises:
-        UsageError: it is no path, or no URL of a kind that fsspec knows and can open here.
+        UsageError: it is no path, or no URL of a kind that fsspec knows and can open here; or there is no such home.
     """
     if "\0" in text or not text:
         raise UsageError("the results folder must be a path or a URL")
-    url = _URL.fullmatch(text)
-    if not url:
-        return Path(text)
+    if file := file_of_url(text):
+        return file
+    return _opened(text) if is_url(text) else user_path(text)
+
+
+@lru_cache(maxsize=32)
+def _opened(text: str) -> Path:
+    url = cast("re.Match[str]", _URL.fullmatch(text))
     import fsspec
     from upath import UPath
 
     protocol, rest = url.group(1).lower(), url.group(2)
-    if protocol in ("file", "local"):
-        return Path(rest)
+    if protocol == "local":  # fsspec's own word, of which nothing is encoded
+        return user_path(rest)
     known = set(fsspec.available_protocols())
     if protocol not in known:
         raise unknown("kind of URL", protocol, known)

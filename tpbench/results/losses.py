@@ -10,7 +10,7 @@ import pandas as pd
 
 from tpbench.engine import TpbenchError, method_title
 from tpbench.results.cells import Cell, choose_cells
-from tpbench.results.formats import check_format, mean_and_deviation, spell_table
+from tpbench.results.formats import check_format, csv_text, mean_and_deviation, spell_table
 from tpbench.results.paper import table_methods
 from tpbench.results.store import RunStore
 from tpbench.results.tables import columns_of
@@ -66,7 +66,7 @@ def loss_table(store: RunStore, form: str) -> str:
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     if check_format(form) == "csv":
-        return frame[list(_COLUMNS)].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return csv_text(frame[list(_COLUMNS)], "%.6g")
     found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
     columns = columns_of({(workload, label) for _, workload, label in found})
     rows = [

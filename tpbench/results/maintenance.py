@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write, check_name
 from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_alignments
 from tpbench.results.archives import ArchiveReader, entry_name, predictions_entry, runs_of_archive
-from tpbench.results.formats import export_format
+from tpbench.results.formats import csv_text, export_format
 from tpbench.results.location import file_stamps, location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network
 from tpbench.results.predictions import ENDING, Predictions
@@ -384,7 +385,7 @@ def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
-        TpbenchError: the file cannot be written.
+        TpbenchError: the file cannot be written, or the format cannot hold what runs say; an earlier file stays.
     """
     form = export_format(path, form)
     frame = export_frame(store.records())
@@ -398,12 +399,25 @@ def write_frame(frame: pd.DataFrame, path: Path, form: str) -> None:
     Raises:
         TpbenchError: the file cannot be written.
     """
-    try:
-        if form == "csv":
-            content = frame.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
-        else:
-            content = frame.to_parquet(index=False)
-    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's: a column of several types
-        raise TpbenchError(f"{path}: could not be written ({' '.join(str(error).split())})") from error
+    content = csv_text(frame).encode(errors="backslashreplace") if form == "csv" else _parquet(frame, path)
     with atomic_write(path) as file:
         file.write(content)
+
+
+def _parquet(frame: pd.DataFrame, path: Path) -> bytes:
+    """Return a frame as Parquet, whose columns have one type each, and whole numbers 64 bits.
+
+    Raises:
+        TpbenchError: it cannot hold them.
+    """
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
+
+    buffer = io.BytesIO()
+    try:
+        frame.to_parquet(buffer, index=False)
+    except (ArrowException, OverflowError, UnicodeError, TypeError, ValueError) as error:
+        reason = (str(error.args[0] if error.args else "").strip().splitlines() or [type(error).__name__])[0]
+        raise TpbenchError(
+            f"{path}: Parquet cannot hold what these runs say ({reason}); CSV can: name a file that ends in .csv"
+        ) from error
+    return buffer.getvalue()

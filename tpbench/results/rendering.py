@@ -7,12 +7,17 @@ import math
 from rich.text import Text
 
 from tpbench.engine import method_title
+from tpbench.engine.errors import visible
 from tpbench.results.budgets import same_budget
 from tpbench.results.formats import (
     check_format,
+    csv_number,
+    csv_text,
     draw,
     latex,
     latex_table,
+    markdown,
+    markdown_code,
     markdown_rows,
     plain_table,
     spell,
@@ -101,10 +106,15 @@ def _budgets(table: ErrorTable, column: Column) -> str:
     return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: {found}."
 
 
+def _footnotes(table: ErrorTable) -> str:
+    """What stands below a table, a line each: no name of a file begins another."""
+    return "\n".join(map(visible, [FOOTNOTE, *notes(table)]))
+
+
 def render_text(table: ErrorTable) -> str:
     """A table for the terminal."""
     header = ["method", *(column.title for column in table.columns)]
-    drawn = plain_table(table.title, header, "\n".join([FOOTNOTE, *notes(table)]), lines=True)
+    drawn = plain_table(table.title, header, _footnotes(table), lines=True)
     for method in table.rows:
         cells = []
         for column in table.columns:
@@ -124,12 +134,12 @@ def render_markdown(table: ErrorTable) -> str:
         cells = []
         for column in table.columns:
             entry = table.entries[method, column]
-            measured, paper = entry_lines(entry)
+            measured, paper = map(markdown, entry_lines(entry))
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
-        rows.append([method_title(method), *cells])
+        rows.append([markdown(method_title(method)), *cells])
     lines = markdown_rows(["method", *(column.title for column in table.columns)], rows)
-    said = [part for note in (FOOTNOTE, *notes(table)) for part in ("", note)]
-    return "\n".join([f"**{table.title}**", "", *lines, *said, "", *_origin_lines(table), ""])
+    said = [part for note in (FOOTNOTE, *notes(table)) for part in ("", markdown(note))]
+    return "\n".join([f"**{markdown(table.title)}**", "", *lines, *said, "", *_origin_lines(table), ""])
 
 
 _ORIGIN = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
@@ -140,13 +150,12 @@ def _origin_lines(table: ErrorTable) -> list[str]:
     found = [table.entries[method, column].cell for column in table.columns for method in table.rows]
     rows = []
     for origin in (origin for cell in found if cell for origin in origins_of(cell)):
-        command = origin.said("command").replace("`", "'")
         values = (
             f"{origin.cell.workload_title} {origin.cell.method}", len(origin.runs), origin.cell.epochs,
             f"{origin.seconds / 60:.0f} min", origin.hardware, origin.said("torch"), origin.said("commit")[:12],
-            origin.cell.budget, f"`{command}`",
+            origin.cell.budget,
         )  # fmt: skip
-        rows.append([str(value) for value in values])
+        rows.append([*(markdown(str(value)) for value in values), markdown_code(origin.said("command"))])
     return markdown_rows(_ORIGIN, rows) if rows else []
 
 
@@ -161,7 +170,7 @@ def render_latex(table: ErrorTable) -> str:
             upper.append(rf"\textbf{{{measured}}}" if entry.best else measured)
             lower.append(rf"{{\footnotesize {paper}}}")
         body += [" & ".join(upper) + r" \\", " & ".join(lower) + r" \\"]
-    return latex_table(["Method", *(c.title for c in table.columns)], body, "\n".join([FOOTNOTE, *notes(table)]))
+    return latex_table(["Method", *(c.title for c in table.columns)], body, _footnotes(table))
 
 
 def render(table: ErrorTable, form: str) -> str:
@@ -172,5 +181,5 @@ def render(table: ErrorTable, form: str) -> str:
     """
     if check_format(form) == "csv":
         rows = table_rows(table).drop(columns="marks")
-        return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        return csv_text(rows, csv_number)
     return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.files import atomic_write, move_aside
+from tpbench.engine.files import atomic_write, move_aside, remove_leftovers
 from tpbench.results.archives import ArchivedRuns, ArchiveReader
 from tpbench.results.location import file_stamps, read_bytes
 from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions, predictions_path
@@ -343,7 +343,7 @@ class RunStore:
             self.damaged.append(message)
 
     def require_writable(self, *folders: str) -> None:
-        """Find out before the work, not after it.
+        """Find out before the work, not after it; what killed commands have half-written is removed.
 
         Args:
             folders: to be written to besides that of the runs.
@@ -356,6 +356,9 @@ class RunStore:
             with atomic_write(probe) as file:
                 file.write(b"probe")
             probe.unlink(missing_ok=True)
+        if isinstance(self.folder, Path):
+            for place in (self.folder, *self.folder.glob("*/"), *self.folder.glob("sweeps/*/")):
+                remove_leftovers(place)
 
     def publish(self, record: RunRecord, predictions: Predictions | None = None) -> Path:
         """Add a finished run and its predictions; if the run is there already, the old one stays.

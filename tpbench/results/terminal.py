@@ -1,4 +1,4 @@
-"""Words on any terminal: what its encoding cannot show is spelled with what it can."""
+"""Words on any terminal: what its encoding cannot show, or what would act on it, is spelled with what it can."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+from tpbench.engine.errors import visible
 
 # By name where two characters look alike.
 _SPELLED = {
@@ -42,11 +44,23 @@ def prepare_streams() -> None:
 
 
 def showable(text: str, stream: TextIO | None = None) -> str:
-    """Text as a stream (by default standard output) will show it: tables must know how wide their words become."""
+    """Text as a stream (by default standard output) will show it: tables must know how wide their words become.
+
+    It is one line; names from files act on no terminal (:func:`tpbench.engine.errors.visible`).
+    """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, errors=REPLACE).decode(encoding)
+    return visible(text).encode(encoding, errors=REPLACE).decode(encoding)
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line that may hold names from files and arguments: none of them acts on the terminal.
+
+    Args:
+        error: on standard error. Not by click, which would write UTF-8 there whatever its encoding is.
+    """
+    print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def print_line(text: str, console: Console, style: str = "") -> None:
     """One line that is never wrapped, and in which nothing counts as markup or as an emoji's name."""
-    console.print(Text(text, style), soft_wrap=True)
+    console.print(Text(visible(text), style), soft_wrap=True)

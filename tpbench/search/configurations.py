@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from tpbench.engine import UsageError, get_method, method_source
-from tpbench.engine.files import is_regular_file, shown_path
+from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.budgets import FROM_FILE, FROM_PYTHON, PUBLISHED, retold
 from tpbench.results.location import location
@@ -54,7 +54,7 @@ def find_configuration(
     if config == "best":
         obtain(cell.workload, data, offline=offline)
         return _find_best(cell, results, data, precision)
-    path = Path(config)
+    path = user_path(config)
     if not is_regular_file(path):
         raise UsageError(f"--config '{shown_path(path)}': neither 'published', 'best' nor a file")
     return _of_the_users(load_configuration(cell.workload, cell.method, path), FROM_FILE)

@@ -16,10 +16,11 @@ from typing import Any
 
 import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.engine.files import user_path
 from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
-from tpbench.training.tracking.targets import parse_target
+from tpbench.training.tracking.targets import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 from tpbench.workloads.declaration import spell_declaration
 
@@ -83,6 +84,20 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
 def own_workloads(text: str) -> list[Workload]:
     """The workloads from files, of names and files with commas between them."""
     return [get_workload(name.strip()) for name in text.split(",") if is_file(name.strip())]
+
+
+def with_home(word: str) -> str:
+    """A word of a command for another machine: ``~`` is the home folder here, of whoever submits it.
+
+    Raises:
+        UsageError: there is no such home folder.
+    """
+    option, value = word.split("=", 1) if word.startswith("--") and "=" in word else ("", word)
+    if value.startswith("~"):
+        value = str(user_path(value))
+    elif value.partition(":")[0] in TRACKERS:
+        value = str(Target.of(value).with_home())
+    return f"{option}={value}" if option else value
 
 
 def job_command(

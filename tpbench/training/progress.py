@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from tpbench.engine.callers import warn_caller
+from tpbench.engine.errors import visible
 from tpbench.results.terminal import print_line
 from tpbench.training.quiet import real_output
 
@@ -72,7 +73,7 @@ class LiveView:
         self.tasks: dict[str, TaskID] = {}
 
     def start(self, name: str, total: int, done: int = 0) -> None:
-        self.tasks[name] = self.progress.add_task(name, total=total, completed=done, best="-")
+        self.tasks[name] = self.progress.add_task(visible(name), total=total, completed=done, best="-")
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         if name in self.tasks:
@@ -143,7 +144,7 @@ class NotebookView:
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         bar = "█" * int(_BAR * done / max(total, 1))
         reached = "" if best is None else f", best validation error {spell_error(best)}"
-        self.tasks[name] = f"{name} {bar:░<{_BAR}} {int(done)}/{total}{reached}"
+        self.tasks[name] = f"{visible(name)} {bar:░<{_BAR}} {int(done)}/{total}{reached}"
         self._show(time.monotonic() - self.shown >= self.interval or done >= total)
 
     def end(self, name: str) -> None:
@@ -151,7 +152,7 @@ class NotebookView:
             self.say(line)
 
     def say(self, message: str) -> None:
-        self.lines.append(message)
+        self.lines.append(visible(message))
         self._show(True)
 
     def _show(self, due: bool) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.files import atomic_write
 from tpbench.results.terminal import REPLACE
 
 # The process has one standard output, and one local Ray: who comes second waits.
@@ -100,9 +101,22 @@ def noise_to(path: Path) -> Iterator[TextIO]:
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            return _appended(path)
+        except PermissionError:
+            # A colleague's, of a group that may write the folder: what it says goes on in a file of one's own.
+            before = b""
+            with suppress(OSError):
+                before = path.read_bytes()
+            with atomic_write(path) as file:
+                file.write(before)
+            return _appended(path)
     except OSError as error:
         raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def _appended(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def _stream(descriptor: int, encoding: str) -> TextIO:

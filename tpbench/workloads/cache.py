@@ -16,7 +16,15 @@ import numpy as np
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.arrays import ArrayArchive
-from tpbench.engine.files import atomic_write, check_name, is_regular_file, require_regular_file, user_cache
+from tpbench.engine.errors import visible
+from tpbench.engine.files import (
+    atomic_write,
+    check_name,
+    is_regular_file,
+    require_regular_file,
+    user_cache,
+    user_path,
+)
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
     Arrays,
@@ -57,7 +65,7 @@ def default_folder() -> Path:
     """
     chosen = os.environ.get("TPBENCH_DATA")
     if chosen:
-        return Path(chosen)
+        return user_path(chosen)
     try:
         return user_cache() / "data"
     except TpbenchError as error:
@@ -297,7 +305,10 @@ def download(name: str, folder: Path | None = None, patience: float = PATIENCE) 
     if name == "digits":
         return load(name)
     spec, folder = get_dataset(name), checked_folder(folder)
-    print(f"downloading {name} ({spec.megabytes} MB) from {download_hosts(spec)} to {folder}", file=sys.stderr)
+    print(
+        f"downloading {name} ({spec.megabytes} MB) from {download_hosts(spec)} to {visible(str(folder))}",
+        file=sys.stderr,
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-download-") as root:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import UsageError, unknown
-from tpbench.engine.files import is_regular_file
+from tpbench.engine.files import is_regular_file, user_path
 from tpbench.engine.plugins import Plugins
 from tpbench.workloads.declaration import declared
 from tpbench.workloads.workload import Workload
@@ -93,7 +93,7 @@ def get_workload(name: str) -> Workload:
         TpbenchError: it is that of an installed package, which is broken.
     """
     if is_file(name):
-        return read_workload(Path(name))
+        return read_workload(user_path(name))
     if name in WORKLOADS:
         return WORKLOADS[name]
     if name not in PLUGINS.entries():

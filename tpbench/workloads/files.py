@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.errors import shown
+from tpbench.engine.files import user_path
 from tpbench.engine.splits import loses_class
 from tpbench.workloads.cache import load_for, own_dataset
 from tpbench.workloads.catalogue import is_file
@@ -54,8 +55,11 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
         return f"{path}:{parts[written][0].start_mark.line + 1 if written else 1}"
 
     def shape_of(data: str, test: float) -> Shape:
-        # Not resolved: a link may be what all machines of a cluster have in common.
-        file = Path(os.path.abspath(path.parent / data))  # noqa: PTH100
+        try:
+            # Not resolved: a link may be what all machines of a cluster have in common.
+            file = Path(os.path.abspath(path.parent / user_path(data)))  # noqa: PTH100
+        except TpbenchError as error:
+            raise UsageError(f"{place('data')}: {error}") from error
         if file.suffix != ".npz":
             raise UsageError(
                 f"{place('data')}: data must be an .npz file or a data set: {unknown('data set', data, KNOWN)}"

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from tpbench.engine import MemberHistory
+from tpbench.engine import MemberHistory, TpbenchError
 from tpbench.training.progress import WARNING
-from tpbench.training.tracking.members import Bringer, Member, Tracker
+from tpbench.training.tracking.members import Bringer, Member, Tracker, notes_of
 from tpbench.training.tracking.secrecy import without_secrets
 from tpbench.training.tracking.targets import Target
 
@@ -59,10 +59,17 @@ def reason_of(error: BaseException) -> str:
     """What went wrong in a line that reads the same for every run, so that it is said once; no password is in it."""
     if isinstance(error, ModuleNotFoundError) and error.name in ("tensorboard", "mlflow"):
         return f"the package {error.name} is missing: pip install 'tpbench[{error.name}]'"
-    first = (str(error).strip().splitlines() or [""])[0]
-    first = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", without_secrets(first))
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return said if len(said) <= 200 else f"{said[:197]}..."
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith(_NO_REASON)]
+    first = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", without_secrets(lines[0] if lines else ""))
+    # Errors for people are whole as they are.
+    said = first if isinstance(error, TpbenchError) else ": ".join(filter(None, (type(error).__name__, first)))
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
+
+
+# SQLAlchemy's first line where a later one holds the reason.
+_NO_REASON = "(raised as a result of"
+# MLflow's way out of a store that it refuses stands at the end of seven hundred letters.
+_LONGEST = 1000
 
 
 def _snapshot(history: MemberHistory) -> MemberHistory:
@@ -80,6 +87,8 @@ class Follower:
         self.target, self.members = target, list(members)
         self.failure: str | None = None
         """Why it follows no longer, if so."""
+        self.notes: list[str] = []
+        """What a person should know of how the tracker was opened."""
         self._news = threading.Condition()
         self._shown: list[MemberHistory] | None = None
         self._closing = False
@@ -121,6 +130,7 @@ class Follower:
         except Exception as error:  # whatever it is, training goes on
             self._fail(error)
             return
+        self.notes = notes_of(tracker)
         try:
             self._follow(Bringer(tracker))
         except Exception as error:
@@ -203,7 +213,7 @@ def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, .
 
     Args:
         targets: as settings carry them.
-        say: hears of those that could not be opened.
+        say: hears of those that could not be opened, and what else a person should know.
 
     Returns:
         Those that could be opened.
@@ -219,4 +229,6 @@ def prepared(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, .
             say(f"{WARNING}{_warning(follower.target.shown, follower.failure)}")
         else:
             usable.append(text)
+        for note in follower.notes:
+            say(note)
     return tuple(usable)

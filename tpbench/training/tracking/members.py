@@ -102,6 +102,11 @@ class Tracker(Protocol):
         """No more will follow; what has not ended was interrupted."""
 
 
+def notes_of(tracker: Tracker) -> list[str]:
+    """What a person should know of how a tracker opened its place; most have nothing to say."""
+    return list(getattr(tracker, "notes", ()))
+
+
 class Bringer:
     """Brings a tracker up to date: what is there already is not logged again."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from socket import gaierror
@@ -17,8 +19,9 @@ from urllib.request import urlopen
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
-from tpbench.engine import CURVES, MemberHistory
+from tpbench.engine import CURVES, MemberHistory, TpbenchError, UsageError
 from tpbench.training.loggers import quieter
 from tpbench.training.tracking.members import EpochValues, Member, selected
 from tpbench.training.tracking.targets import Target
@@ -72,24 +75,53 @@ def require_file(path: Path) -> None:
         OSError, sqlite3.Error: it cannot. One that another process has locked for the moment can.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # SQLite would make a file that the group cannot write, whatever the umask.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     with closing(sqlite3.connect(path, timeout=_GLANCE, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
+            # The first statement that a file which may only be read refuses.
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {int(version)}")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise
+                raise type(error)(f"{path}: {error}") from error
+
+
+def database_uri(target: Target) -> str:
+    """An SQLite file as the installed SQLAlchemy reads it: from 2.1 on it decodes ``%3F``, before it takes it as it is.
+
+    Raises:
+        UsageError: this SQLAlchemy cannot be told of a file of that name.
+    """
+    path = target.folder_here
+    if not re.search("[%?#]", path):
+        return target.place
+    quoted, query = re.fullmatch(r"[^:]*:///([^?]*)(.*)", target.place, re.DOTALL).groups()  # type: ignore[union-attr]
+    for text in (quoted, path):
+        # With its driver named, for MLflow would make the folder of the quoted name beside the right one.
+        uri = f"sqlite+pysqlite:///{text}{query}"
+        if make_url(uri).database == path:
+            return uri
+    raise UsageError(f"{path}: SQLAlchemy before version 2.1 takes no such name for a database: choose another file")
 
 
 class MlflowRuns:
     """The runs of one tracking URI. What is there of a run is found by its tag ``tpbench.run`` and continued."""
 
     def __init__(self, uri: str) -> None:
-        file = Target("mlflow", uri).folder_here
-        # Nothing is kept there, but MLflow would note the folder that the process happens to be in.
-        self._artifacts = (Path(file).parent / "mlflow-artifacts").as_uri() if file else None
-        if file:
-            require_file(Path(file))
+        target = Target("mlflow", uri)
+        self.notes: list[str] = []
+        """What a person should know of how it was opened."""
+        self._artifacts: str | None = None
+        if target.is_database:
+            file = Path(target.folder_here)
+            # Nothing is kept there, but MLflow would note the folder that the process happens to be in.
+            self._artifacts = (file.parent / "mlflow-artifacts").as_uri()
+            require_file(file)
+            uri = database_uri(target)
         require_answer(uri)
         # No news of MLflow's while it makes its tables: they would run through the progress that is shown.
         with quieter(logging.WARNING, "mlflow", "alembic"):
@@ -111,7 +143,24 @@ class MlflowRuns:
                 known = self.client.get_experiment_by_name(EXPERIMENT)
                 if known is None:
                     raise
-        return str(known.experiment_id)
+        found = str(known.experiment_id)
+        if known.lifecycle_stage == "deleted":
+            self._restore(found)
+        return found
+
+    def _restore(self, experiment: str) -> None:
+        """Take back an experiment that somebody deleted: MLflow keeps its name until then, or until ``mlflow gc``."""
+        try:
+            patiently(lambda: self.client.restore_experiment(experiment))
+        except Exception:
+            # Another process was faster, or the server permits it to nobody here.
+            again = self.client.get_experiment(experiment)
+            if again.lifecycle_stage == "deleted":
+                raise TpbenchError(
+                    f"the experiment '{EXPERIMENT}' was deleted there: 'mlflow experiments restore -x {experiment}' "
+                    "brings it back, 'mlflow gc' removes it for good, and then it is made anew"
+                ) from None
+        self.notes.append(f"MLflow's experiment '{EXPERIMENT}' had been deleted; it was restored")
 
     def _find(self, member: Member) -> Run | None:
         wanted = f"tags.`tpbench.run` = '{member.run}'"

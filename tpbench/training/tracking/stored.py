@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.training.tracking.following import open_tracker, reason_of
-from tpbench.training.tracking.members import Bringer, Member, Tracker
+from tpbench.training.tracking.members import Bringer, Member, Tracker, notes_of
 from tpbench.training.tracking.targets import Target
 
 
-def track_store(store: RunStore, targets: Sequence[str]) -> tuple[int, int]:
+def track_store(
+    store: RunStore, targets: Sequence[str], say: Callable[[str], None] = lambda line: None
+) -> tuple[int, int]:
     """Track every whole run of a store; returns how many were tracked and how many were there already.
 
     Args:
         store: where the runs are; what is damaged is named in ``store.damaged``.
         targets: as :func:`tpbench.training.tracking.targets.resolve_targets` says.
+        say: takes what a person should know of how a tracker was opened.
 
     Raises:
         TpbenchError: a tracker failed; what it has already, it keeps.
@@ -25,6 +28,9 @@ def track_store(store: RunStore, targets: Sequence[str]) -> tuple[int, int]:
     new = known = 0
     with ExitStack() as stack:
         trackers = [(target, stack.enter_context(_opened(target))) for target in map(Target.of, targets)]
+        for _, tracker in trackers:
+            for note in notes_of(tracker):
+                say(note)
         for record in store.records():
             member, history = Member.of_record(record), record.history
             lacking = []

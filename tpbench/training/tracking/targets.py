@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 from tpbench.engine import TpbenchError, UsageError, unknown
-from tpbench.results.location import absolute, is_url, location
+from tpbench.engine.files import user_path
+from tpbench.results.location import absolute, file_of_url, is_url, location
 from tpbench.training.tracking.secrecy import has_secret, without_secrets
 
 TRACKERS = ("tensorboard", "mlflow")
@@ -20,10 +22,27 @@ TRACKERS = ("tensorboard", "mlflow")
 _MLFLOW_URIS = (
     "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc",
 )  # fmt: skip
+_DATABRICKS = ("databricks", "databricks-uc", "uc")
 _VARIABLE = "MLFLOW_TRACKING_URI"
 FROM_ENVIRONMENT = f"${_VARIABLE}"
 """In the place of a URI with a password: settings are written to disk, and it stays in the environment."""
-_SQLITE = re.compile(r"sqlite:///(?P<path>[^?]+)(?P<query>\?.*)?")
+_SQLITE = re.compile(r"(?P<driver>sqlite(?:\+\w+)?:///)(?P<path>[^?]+)(?P<query>\?.*)?", re.DOTALL)
+# What a path must not hold in a URL; all else can be read there as it is.
+_QUOTED = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
+
+
+def _file_of_mlflow(place: str) -> Path | None:
+    """The SQLite file, or the folder of MLflow's file store, that a tracking URI names; None: it is no path.
+
+    Raises:
+        UsageError: there is no such home folder, or the file lies on another machine.
+    """
+    if found := _SQLITE.fullmatch(place):
+        return user_path(unquote(found["path"]))
+    if place.lower().startswith("file:"):
+        return file_of_url(place) or user_path(unquote(place[len("file:") :]))
+    looks_like_one = place.startswith((".", "/", "~")) or ("/" in place and ":" not in place)
+    return user_path(place) if looks_like_one else None
 
 
 @dataclass(frozen=True)
@@ -66,8 +85,30 @@ class Target:
         """The part of the place that is a path of some machine; empty where it is none."""
         if self.tracker == "tensorboard":
             return "" if is_url(self.place) else self.place
-        found = _SQLITE.fullmatch(self.place)
-        return found["path"] if found else ""
+        file = _file_of_mlflow(self.place)
+        return str(file) if file else ""
+
+    @property
+    def is_database(self) -> bool:
+        """Whether it is an SQLite file of MLflow's."""
+        return self.tracker == "mlflow" and _SQLITE.fullmatch(self.place) is not None
+
+    def with_home(self) -> Target:
+        """The same place without a ``~``.
+
+        Raises:
+            UsageError: there is no such home folder.
+        """
+        if self.tracker == "tensorboard":
+            return replace(self, place=str(user_path(self.place))) if self.place.startswith("~") else self
+        file = _file_of_mlflow(self.place) if "~" in self.place else None
+        return self.at(file) if file and file.is_absolute() else self
+
+    def at(self, file: Path) -> Target:
+        """The same kind of place of MLflow's, with another file or folder."""
+        if found := _SQLITE.fullmatch(self.place):
+            return replace(self, place=f"{found['driver']}{str(file).translate(_QUOTED)}{found['query'] or ''}")
+        return replace(self, place=file.as_uri())
 
 
 def parse_target(text: str) -> Target:
@@ -106,14 +147,18 @@ def _check_folder(place: str) -> None:
 
 def _check_uri(place: str, said: str) -> None:
     """A tracking URI of a kind that MLflow knows, or a package of its plug-ins."""
+    if not _SQLITE.fullmatch(place) and _file_of_mlflow(place):
+        return
     scheme, separator, rest = place.partition("://")
     shown = Target("mlflow", place).shown.partition(":")[2]
-    if not separator and place.partition(":")[0] not in ("databricks", "databricks-uc", "uc"):
-        raise UsageError(f"{said} '{shown}': write a URI such as http://HOST:5000 or sqlite:///FILE.db")
+    if not separator and place.partition(":")[0] not in _DATABRICKS:
+        raise UsageError(
+            f"{said} '{shown}': write a URI such as http://HOST:5000 or sqlite:///FILE.db, or a folder such as ./mlruns"
+        )
     plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
     if separator and scheme.partition("+")[0] not in {*_MLFLOW_URIS, *plugins}:
         raise unknown("kind of MLflow URI", scheme, [*_MLFLOW_URIS, *plugins])
-    if scheme == "sqlite" and (not _SQLITE.fullmatch(place) or ":memory:" in rest):
+    if scheme.partition("+")[0] == "sqlite" and (not _SQLITE.fullmatch(place) or ":memory:" in rest):
         raise UsageError(f"{said} '{shown}': name the file, as in sqlite:///FILE.db")
 
 
@@ -142,19 +187,23 @@ def resolve_target(target: Target, results: str) -> Target:
     """
     if target.tracker == "tensorboard":
         return Target(target.tracker, absolute(target.place or str(location(results) / "tensorboard")))
-    place = target.place
-    if not place and (told := os.environ.get(_VARIABLE, "")):
-        _check_uri(told, _VARIABLE)
-        place = told if without_secrets(told) == told else FROM_ENVIRONMENT
-    if not place:
-        if is_url(absolute(results)):
+    if not target.place and (told := os.environ.get(_VARIABLE, "")):
+        if without_secrets(told) != told:
+            _check_uri(told, _VARIABLE)
+            return replace(target, place=FROM_ENVIRONMENT)
+        # A bare name is a folder of MLflow's there, as it is for MLflow itself.
+        bare = not re.search("[:/]", told) and told not in _DATABRICKS
+        target = replace(target, place=f"./{told}" if bare else told)
+        _check_uri(target.place, _VARIABLE)
+    if not target.place:
+        folder = location(results)
+        if not isinstance(folder, Path):
             raise UsageError(
                 f"--track mlflow: SQLite cannot write to {results}; give a server, mlflow:http://HOST:5000"
             )
-        place = f"sqlite:///{absolute(results)}/mlflow.db"
-    if found := _SQLITE.fullmatch(place):
-        place = f"sqlite:///{Path(found['path']).resolve()}{found['query'] or ''}"
-    return Target(target.tracker, place)
+        return replace(target, place="sqlite:///.").at(folder.resolve() / "mlflow.db")
+    file = _file_of_mlflow(target.place)
+    return target.at(file.resolve()) if file else target
 
 
 def of_the_environment(targets: Sequence[str]) -> str:
