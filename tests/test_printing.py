@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "results merge": (("results", "é"), 0),
     "results pack": (("é.zip",), 0),
     "results export": (("é.csv",), 0),
+    "results remove": (("é",), 2),
     "results export-network": (("é", "é.pt"), 2),
     "results track": (("results", "--track", "tensorboard:é"), 0),
     "verify device": (("--device", "cpu", "--only", "resume", "--methods", "bp"), 0),

@@ -62,7 +62,7 @@ def hostile(tmp_path: Path) -> Path:
     name = "digits\x1b[31m\r\u202e"
     begin_sweep(store.folder, name, f"tpbench sweep 'digits{ACTS}'".replace("\ud800", "").replace("\n", ""))
     Journal.open(store.folder / "sweeps" / name / "journal.jsonl").fail(ACTS.replace("\ud800", ""))
-    (store.runs / "\x1b[31m.json").write_text("{}")
+    (store.runs / f"{'0' * 24}.json").write_text(json.dumps({"format": ACTS}))
     return store.folder
 
 

@@ -144,7 +144,7 @@ def test_a_fixture_that_fails_or_is_damaged_does_not_stop_the_rest(
     rows = json.loads(ended.stdout)
     assert ended.returncode == 1
     assert [row["verdict"] for row in rows[1:]] == ["FAILED"] * 4 + ["ok"] * 2
-    assert rows[3]["found"].startswith(f"{folder / 'b.npz'}: not a readable fixture")
+    assert rows[3]["found"].startswith(str(folder / "b.npz"))
     assert ended.stderr.startswith("golden fixtures, a, float32: to 1.0e-03 (gradients)\n")
 
 
