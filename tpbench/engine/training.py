@@ -24,7 +24,7 @@ from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
-_EVALUATION_CHUNK = 1000
+EVALUATION_CHUNK = 1000
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -295,16 +295,16 @@ class Trainer:
 
     def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
-        chunks = torch.split(samples, _EVALUATION_CHUNK, dim=1)
+        chunks = torch.split(samples, EVALUATION_CHUNK, dim=1)
         return self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
 
     def _evaluate_test(self) -> tuple[Tensor, Tensor]:
         members, problem = len(self.alive), self.problem
 
         def chunks() -> Any:
-            for start in range(0, len(problem.x_test), _EVALUATION_CHUNK):
-                x = problem.inputs(problem.x_test[start : start + _EVALUATION_CHUNK], self.dtype)
-                y = problem.y_test[start : start + _EVALUATION_CHUNK]
+            for start in range(0, len(problem.x_test), EVALUATION_CHUNK):
+                x = problem.inputs(problem.x_test[start : start + EVALUATION_CHUNK], self.dtype)
+                y = problem.y_test[start : start + EVALUATION_CHUNK]
                 yield x.expand(members, *x.shape), y.expand(members, *y.shape)
 
         return self._evaluate(chunks(), len(problem.x_test))
