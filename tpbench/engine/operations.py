@@ -104,7 +104,9 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
     return element * (7 * (forward + feedback) + total + feedback + activities)
 
 
-def member_bytes(method: Method, problem: Problem, dtype: torch.dtype, device: str = "cpu", *, keep: bool = False) -> int:
+def member_bytes(
+    method: Method, problem: Problem, dtype: torch.dtype, device: str = "cpu", *, keep: bool = False
+) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
     Counted are its parameters, their gradients and Adam's moments, the activities of a minibatch with what the rule and
@@ -141,7 +143,9 @@ def member_bytes(method: Method, problem: Problem, dtype: torch.dtype, device: s
         numbers += batch * (3 * units + 5 * wide)
         if method.reconstruction:
             # Corruptions that travel, those of all layers below together, on their way there and back.
-            travelling = [min(k, len(hidden)) if method.reconstruction.through_output else 1 for k in architecture.layers]
+            travelling = [
+                min(k, len(hidden)) if method.reconstruction.through_output else 1 for k in architecture.layers
+            ]
             stacked = sum(m * n for m, n in zip(travelling, sizes[1:], strict=True))
             numbers += batch * (2 * stacked + 2 * units + len(hidden) * wide)
             numbers += minibatches_at_once(batch * units, torch.device(device)) * batch * units

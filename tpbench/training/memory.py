@@ -23,6 +23,15 @@ def available_memory(root: Path = Path("/")) -> int:
     return min([int(psutil.virtual_memory().available), *_left_in_groups(root)])
 
 
+def free_memory(device: str) -> int:
+    """Return the bytes that are free on a device, as torch names it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory()
+
+
 def _left_in_groups(root: Path) -> Iterator[int]:
     """What each group that this process belongs to may still take."""
     for kind, mount, limit, usage, cache in _LIMITS:

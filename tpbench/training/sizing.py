@@ -10,7 +10,7 @@ import torch
 
 from tpbench.engine import UsageError
 from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.memory import available_memory
+from tpbench.training.memory import free_memory
 from tpbench.training.packs import out_of_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import BenchmarkRow, measure
@@ -23,13 +23,6 @@ _WORTH = 0.95
 _MOST_PER_GPU = 4
 # Share of the memory that packs may take; the data set and the system need the rest.
 _MEMORY_SHARE = 0.6
-
-
-def free_memory(device: str) -> int:
-    """Bytes that are free on a device."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
 
 
 def _measured(workload: Workload, method: str, size: int, device: str, precision: str) -> BenchmarkRow | None:
