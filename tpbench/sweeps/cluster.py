@@ -19,6 +19,7 @@ from tpbench.results.store import write_atomically
 from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import (
     SESSIONS,
+    ended_with_its_processes,
     impatient,
     loopback_only,
     private_folder,
@@ -160,13 +161,15 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
             yield
             return
-        _start(resources, folder, say)
-        # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-        end_as_by_ctrl_c()
         try:
+            _start(resources, folder, say)
+            # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+            end_as_by_ctrl_c()
             yield
         finally:
-            ray.shutdown()
+            # Where it did not start, processes may be left all the same.
+            with ended_with_its_processes(folder) if folder else nullcontext():
+                ray.shutdown()
 
 
 def _place_of(resources: Resources) -> AbstractContextManager[Path | None]:

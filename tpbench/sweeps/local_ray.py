@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tpbench.engine import TpbenchError
 
 # Below its folder Ray names sockets session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1 and the like.
@@ -33,6 +35,8 @@ LOOPBACK = "127.0.0.1"
 
 # Seconds after which a person wants to know what Ray is waiting for.
 PATIENCE = 60.0
+# Seconds in which Ray's processes end by themselves.
+_PATIENCE_AT_END = 5.0
 # Seconds in which the processes of a Ray that was shut down write their last lines.
 _REMOVAL = 10.0
 
@@ -172,6 +176,33 @@ def _remove_leftovers(parent: Path) -> None:
             with (folder / _LOCK).open("r+") as lock:
                 if _lock(lock.fileno()):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ended_with_its_processes(folder: Path) -> Iterator[None]:
+    """Shut Ray down within; afterwards no process of a Ray in that folder is left, not even of one that half started.
+
+    A process that ends later would write into the folder again, which is to be removed.
+    """
+    processes = _processes_of(folder)
+    try:
+        yield
+    finally:
+        _, alive = psutil.wait_procs(processes, timeout=_PATIENCE_AT_END)
+        for process in alive:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=_PATIENCE_AT_END)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """Return what this process has started in that folder, and what that has started."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def require_loopback() -> None:
