@@ -25,7 +25,7 @@ _AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
 _TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # What Ray itself sets when it starts and leaves behind.
 _BY_RAY = ("RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
-# Ray's processes need their docstrings, which 2 takes away.
+# Ray's processes need their docstrings, which 2 takes away. Without it they also find their modules compiled.
 _OPTIMIZE = "PYTHONOPTIMIZE"
 
 
@@ -63,7 +63,7 @@ def ray_environment(token: Path | None = None) -> Iterator[None]:
                 os.environ.pop("RAY_AUTH_TOKEN", None)
                 os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
                 if os.environ.get(_OPTIMIZE, "").strip() not in ("", "0", "1"):
-                    os.environ[_OPTIMIZE] = "1"
+                    del os.environ[_OPTIMIZE]
             prepare_environment()
             yield
     finally:
