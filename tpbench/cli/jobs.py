@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,9 +30,11 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     read = command.make_context("sweep", list(arguments)).params
     line = jobs.job_command(arguments, read["results"], read["data"], read["track"] or ())
-    if read["space"]:
-        spaces_for((cell.method for cell in cells), read["space"])
-    name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))
+    # Older versions of typer make a path of it only when they call the command.
+    space = Path(read["space"]) if read["space"] else None
+    if space:
+        spaces_for((cell.method for cell in cells), space)
+    name = jobs.submit(address, line, space, jobs.own_workloads(workload))
     print(f"submitted: {name}")
     print(f"tpbench status --address {address}")
     print(f"tpbench logs {name} --address {address}")
