@@ -204,3 +204,15 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     sick = tpbench_inside("doctor").stdout
     assert "1 damaged files" in sick
     assert "unset RAY_AUTH_MODE" in sick
+
+
+def test_the_package_is_a_program(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tpbench", "methods", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "tpbench methods" in ended.stdout

@@ -46,10 +46,11 @@ def test_the_systems_that_are_supported_are_said() -> None:
         assert "Linux and macOS" in (ROOT / name).read_text()
 
 
-def test_ray_is_of_a_version_with_tokens() -> None:
+def test_ray_is_of_a_version_that_listens_where_it_is_told() -> None:
+    """And has tokens, which began with 2.52."""
     extras = PROJECT["project"]["optional-dependencies"]
     asked = [*PROJECT["project"]["dependencies"], *extras["cluster"], *extras["dev"]]
-    assert [name for name in asked if name.startswith("ray[")] == ["ray[tune]>=2.52", *["ray[default]>=2.52"] * 2]
+    assert [name for name in asked if name.startswith("ray[")] == ["ray[tune]>=2.56", *["ray[default]>=2.56"] * 2]
 
 
 def test_committed_runs_are_whole_and_keep_their_names_whatever_the_version(tpbench_inside: Inside) -> None:

@@ -33,6 +33,8 @@ from tpbench.engine.training import Trainer as AnyTrainer
     ],
 )
 def test_an_epoch_is_read_once_at_its_end(method: str, precision: str, small_problem: Problem) -> None:
+    if precision == "bf16" and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::bmm.dtype_out", "Meta"):
+        pytest.skip("this torch cannot rehearse its product of bfloat16 operands into float32")
     rule = METHODS[method]
     # Wide enough that bf16 lowers its products.
     wide = replace(small_problem, architecture=Architecture((6, 66, 65, 64, 3), random_hidden=64), batch_size=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,7 +13,9 @@ import pytest
 from tests.conftest import Inside
 from tests.results.records import of_newer_format, record
 from tpbench.results import RunStore
+from tpbench.sweeps import doctor
 from tpbench.sweeps.doctor import examine
+from tpbench.training.cpus import CpuLimit
 
 
 @pytest.fixture
@@ -94,3 +97,50 @@ def test_a_folder_with_too_long_a_name_for_rays_sockets_is_named(
     found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
     assert found.fatal
     assert "RAY_TMPDIR" in found.remedy
+
+
+def test_a_temporary_folder_of_somebody_else_is_named_with_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr("tpbench.sweeps.local_ray.os.access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(Path, "owner", lambda self: "mallory")
+    found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "Ray's folder")
+    assert found.fatal
+    for word in ("mallory", "RAY_TMPDIR"):
+        assert word in found.remedy
+
+
+def test_the_folder_of_somebody_elses_ray_is_named_and_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "default_folder_of_ray", lambda: str(tmp_path))
+    monkeypatch.setattr(doctor, "temporary_folder", lambda: "/tmp")
+    monkeypatch.setattr(doctor, "why_unusable", lambda parent: None)
+    monkeypatch.setattr(doctor.os, "access", lambda path, *_: path != tmp_path)
+    monkeypatch.setattr(Path, "owner", lambda self: "mallory")
+    found = doctor._ray_folder()
+    assert not found.fatal
+    assert "mallory" in found.state
+    assert "TMPDIR" in found.remedy
+
+
+def test_a_package_that_is_installed_and_broken_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hyperopt 0.2.7 is beside today's setuptools."""
+    (tmp_path / "hyperopt.py").write_text("import pkg_resources_of_old")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "hyperopt"]:
+        monkeypatch.delitem(sys.modules, name)
+    found = {f.subject: f for f in doctor._packages()}
+    assert found["hyperopt"].fatal
+    assert found["hyperopt"].state  # its version
+    assert "pkg_resources_of_old" in found["hyperopt"].remedy
+    assert not any(f.remedy for name, f in found.items() if name != "hyperopt")
+
+
+def test_cores_that_a_container_does_not_pay_for_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_limit", lambda: CpuLimit(2, 64, "cgroup quota"))
+    found = next(f for f in examine(tmp_path, tmp_path) if f.subject == "CPUs")
+    assert found.state == "2 of 64 cores: cgroup quota"

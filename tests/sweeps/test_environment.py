@@ -15,6 +15,7 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.environment import ray_environment
+from tpbench.sweeps.local_ray import write_token
 from tpbench.sweeps.options import SweepOptions
 from tpbench.training.loggers import quieter
 from tpbench.training.packs import PackSettings
@@ -32,16 +33,17 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
 
 
-def test_a_ray_that_was_imported_before_asks_for_the_token_and_has_it(nothing_set: None) -> None:
+def test_a_ray_that_was_imported_before_asks_for_the_token_and_has_it(nothing_set: None, tmp_path: Path) -> None:
     from ray._raylet import AuthenticationTokenLoader
 
     before = dict(os.environ)
     tokens = []
-    for _ in range(2):
-        with ray_environment(own=True):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        with ray_environment(write_token(tmp_path / name)):
             assert os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] == "1"
             assert get_authentication_mode() == AuthenticationMode.TOKEN
-            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+            tokens.append(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text())
             # Not that of the sweep before, which Ray has read once.
             assert AuthenticationTokenLoader.instance().get_raw_token() == tokens[-1]
         assert dict(os.environ) == before
@@ -49,16 +51,32 @@ def test_a_ray_that_was_imported_before_asks_for_the_token_and_has_it(nothing_se
     assert len(set(tokens)) == 2
 
 
-def test_what_the_user_has_set_stays(nothing_set: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_ray_has_a_token_of_its_own_and_docstrings(
+    nothing_set: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever token a cluster has, and though PYTHONOPTIMIZE is 2, which Ray's processes do not survive."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-the-cluster")
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    before = dict(os.environ)
+    with ray_environment(write_token(tmp_path)):
+        assert "RAY_AUTH_TOKEN" not in os.environ
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
+        assert "PYTHONOPTIMIZE" not in os.environ
+    assert dict(os.environ) == before
+    with ray_environment():
+        assert os.environ["RAY_AUTH_TOKEN"] == "of-the-cluster"
+
+
+def test_what_the_user_has_set_stays(nothing_set: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     before = dict(os.environ)
-    with ray_environment(own=True):
+    with ray_environment(write_token(tmp_path)):
         assert get_authentication_mode() == AuthenticationMode.DISABLED
     assert dict(os.environ) == before
     # A Ray that this process is connected to is not told anything else.
     monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with ray_environment(own=False):
+    with ray_environment():
         assert "RAY_AUTH_MODE" not in os.environ
 
 
@@ -76,6 +94,22 @@ def test_a_ray_that_does_not_start_is_said_in_a_line(nothing_set: None, monkeypa
     assert told.value.__suppress_context__
     assert "goes on where it was" in str(told.value)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "busy"),
+    [(PermissionError(13, "Permission denied"), False), (TimeoutError("no answer"), True), (RuntimeError("?"), True)],
+)
+def test_what_the_system_refuses_is_not_put_down_to_a_busy_machine(
+    nothing_set: None, monkeypatch: pytest.MonkeyPatch, error: Exception, busy: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(TpbenchError) as raised, ray_running(Resources(1)):
+        pass
+    assert ("busy" in str(raised.value)) is busy
 
 
 def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 
 from tests.training.test_packs import digits_plan
 from tests.training.test_tracking import scalars
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, get_method
+from tpbench.engine.operations import member_bytes
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
 from tpbench.search.spaces import published_configuration
@@ -36,6 +38,84 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
     # What is there already moves no seed from one part to the other: their checkpoints are found again.
     again = PackJob(job.plan, job.settings)
     assert [part.seeds for part in processes.parts_of(again)] == [(1, 2)]
+
+
+def needed(job: PackJob) -> int:
+    """Bytes that the error names of a single run."""
+    problem = job.problem
+    return member_bytes(get_method(job.plan.method), problem, torch.float32)
+
+
+def test_what_the_memory_does_not_hold_at_once_is_halved(tmp_path: Path) -> None:
+    job = PackJob(digits_plan(seeds=tuple(range(6))), PackSettings(str(tmp_path)))
+    one = needed(job)
+    fits = processes.pack_into_memory(job, 6 * one)
+    assert (fits.plans, fits.at_once, fits.note) == ([job.plan], 1, "")
+    halved = processes.pack_into_memory(job, 4 * one)
+    assert [plan.seeds for plan in halved.plans] == [(0, 1, 2), (3, 4, 5)]
+    assert halved.note
+    alone = processes.pack_into_memory(job, one)
+    assert [plan.seeds for plan in alone.plans] == [(seed,) for seed in range(6)]
+    with pytest.raises(TpbenchError, match=r"[0-9] (M|G)iB.*[0-9] (M|G)iB"):
+        processes.pack_into_memory(job, one - 1)
+    # Runs that are there already need none.
+    PackJob(digits_plan(seeds=(0, 1, 2)), PackSettings(str(tmp_path))).run()
+    again = PackJob(job.plan, job.settings)
+    assert processes.pack_into_memory(again, 3 * one).plans == [again.plan]
+
+
+def test_fewer_processes_train_where_the_memory_does_not_hold_them(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    job = PackJob(digits_plan(seeds=(0, 1, 2, 3)), PackSettings(str(tmp_path)))
+    plenty = processes.pack_into_memory(job, 2**40)
+    assert ([plan.seeds for plan in plenty.plans], plenty.at_once, plenty.note) == ([(0, 1), (2, 3)], 2, "")
+    little = processes.pack_into_memory(job, 2 * needed(job))
+    assert ([plan.seeds for plan in little.plans], little.at_once) == ([(0, 1), (2, 3)], 1)
+    assert little.note
+
+
+_MEASURED = """
+import re, sys
+from pathlib import Path
+import torch
+from tests.conftest import CONFIGURATION
+from tpbench.engine import Architecture, Problem, Trainer, get_method
+from tpbench.engine.operations import member_bytes
+
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+torch.set_num_threads(1)
+rule, members = get_method(sys.argv[1]), 8
+x, y = torch.rand(1200, 400), torch.arange(1200) % 10
+problem = Problem(
+    Architecture((400, 500, 500, 500, 10), random_hidden=600), x, y, x, y, validation_size=1000, batch_size=100
+)
+configuration = {name: CONFIGURATION[name] for name in rule.names}
+
+def train(members):
+    trainer = Trainer(rule, problem, [configuration] * members, list(range(members)), epochs=1)
+    while not trainer.done:
+        trainer.advance()
+
+train(1)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+train(members)
+print((status("VmHWM") - before) / (members * member_bytes(rule, problem, torch.float32)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("method", ["bp", "dtp", "ddtp-rhl", "gnt"])
+def test_the_estimate_is_near_what_a_pack_takes(method: str) -> None:
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", _MEASURED, method], capture_output=True, text=True, check=True, cwd=root, timeout=240
+    )
+    assert 0.5 < float(ended.stdout) < 1.5
 
 
 def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(

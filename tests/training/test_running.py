@@ -11,6 +11,9 @@ from rich.console import Console
 
 from tests.training.test_packs import InterruptedTrainingError, digits_plan
 from tests.training.test_tracking import interrupt_at
+from tpbench.engine import get_method
+from tpbench.engine.operations import member_bytes
+from tpbench.results import RunStore
 from tpbench.training import processes, running
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.training.processes import Progress
@@ -46,3 +49,20 @@ def test_parts_that_go_on_are_shown_once_all_have_told_where(tmp_path: Path, mon
     path.parent.mkdir(parents=True)
     path.touch()
     assert shown(job) == ["warning: odd", "epochs: 1/3", "epochs: 2/3", "epochs: 3/3"]
+
+
+def test_parts_that_train_one_after_the_other_end_as_one_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = PackJob(digits_plan("bp", (0, 1, 2)), PackSettings(str(tmp_path)))
+    job.run()
+    apart = PackJob(job.plan, PackSettings(str(tmp_path / "apart")))
+    one = member_bytes(get_method("bp"), apart.problem, torch.float32)
+    monkeypatch.setattr(running, "free_memory", lambda device: one)
+    lines = shown(apart)
+    assert "3 runs at once need" in lines[0]
+    assert lines[-1] == "epochs: 3/3"
+    errors = [
+        {r.definition.seed: (r.test_error, r.pack_members) for r in RunStore(folder).records()}
+        for folder in (tmp_path, tmp_path / "apart")
+    ]
+    assert {seed: error for seed, (error, _) in errors[0].items()} == {s: error for s, (error, _) in errors[1].items()}
+    assert {members for _, members in errors[1].values()} == {1}

@@ -20,6 +20,7 @@ from tpbench.results.terminal import say
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
     """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
+    from tpbench.engine.files import user_path
     from tpbench.search.spaces import spaces_for
     from tpbench.sweeps import jobs
     from tpbench.training.choice import choose_all
@@ -31,9 +32,11 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     read = command.make_context("sweep", list(arguments)).params
     line = jobs.job_command(arguments, read["results"], read["data"], read["track"] or ())
-    if read["space"]:
-        spaces_for((cell.method for cell in cells), read["space"])
-    name = jobs.submit(address, line, read["space"], jobs.own_workloads(workload))
+    # Older versions of typer make a path of it only when they call the command.
+    space = user_path(read["space"]) if read["space"] else None
+    if space:
+        spaces_for((cell.method for cell in cells), space)
+    name = jobs.submit(address, line, space, jobs.own_workloads(workload))
     say(f"submitted: {name}")
     say(f"tpbench status --address {address}")
     say(f"tpbench logs {name} --address {address}")

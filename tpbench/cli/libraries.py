@@ -19,7 +19,8 @@ def why_missing(module: str) -> str:
     return ""
 
 
-# The commands are made with the first, print with the second, errors too, and look up their names with the third.
-for _module in ("typer", "rich", "yaml"):
+# Commands print with the first, errors too; the second makes the commands, and older versions of it import the first;
+# the third looks up names.
+for _module in ("rich", "typer", "yaml"):
     if _why := why_missing(_module):
         sys.exit(f"error: tpbench's command line {_why}")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import torch
+
 from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import Method, aligned_targets, gauss_newton_targets, gradient_targets
+from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.parts import Feedback
+from tpbench.engine.problem import Problem
+from tpbench.engine.training import EVALUATION_CHUNK
 
 
 def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:
@@ -95,3 +102,52 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
         feedback = sum(shape[0] * shape[1] if len(shape) == 2 else shape[0] for shape in shapes)
     activities = 2 * batch * sum(architecture.sizes)
     return element * (7 * (forward + feedback) + total + feedback + activities)
+
+
+def member_bytes(
+    method: Method, problem: Problem, dtype: torch.dtype, device: str = "cpu", *, keep: bool = False
+) -> int:
+    """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
+
+    Counted are its parameters, their gradients and Adam's moments, the activities of a minibatch with what the rule and
+    the feedback make of them, those of the samples that are evaluated at once, noise, and its sample numbers.
+
+    Args:
+        method: the learning rule; what a rule of a package takes besides is not known.
+        problem: network and data.
+        dtype: of all numbers.
+        device: where it trains.
+        keep: whether the network of the selected epoch is kept beside the one that trains.
+    """
+    architecture, batch = problem.architecture, problem.batch_size
+    sizes, hidden = architecture.sizes, architecture.hidden
+    forward, feedback = sum(map(prod, architecture.forward_shapes().values())), 0
+    numbers = 4 * forward
+    if method.feedback:
+        feedback = sum(map(prod, method.feedback.shapes(architecture).values()))
+        numbers += (4 if method.trains_feedback else 1) * feedback
+        if method.feedback.random_hidden:
+            feedback += architecture.random_hidden * (sizes[-1] + 1)
+            numbers += architecture.random_hidden * (sizes[-1] + 1)
+    if keep:
+        numbers += forward + feedback
+    units = sum(sizes[i] for i in hidden)
+    # Inputs as they are gathered and as they are scaled; activities, slopes and targets.
+    rows = max(batch, min(EVALUATION_CHUNK, max(problem.validation_size, len(problem.x_test))))
+    numbers += rows * (2 * sizes[0] + units + 3 * sizes[-1]) + 3 * batch * units
+    if method.targets is gauss_newton_targets:
+        # Jacobians in float64, and as much again of intermediate results.
+        numbers += 6 * batch * sizes[-1] * units
+    if method.feedback:
+        wide = architecture.random_hidden if method.feedback.random_hidden else 0
+        numbers += batch * (3 * units + 5 * wide)
+        if method.reconstruction:
+            # Corruptions that travel, those of all layers below together, on their way there and back.
+            travelling = [
+                min(k, len(hidden)) if method.reconstruction.through_output else 1 for k in architecture.layers
+            ]
+            stacked = sum(m * n for m, n in zip(travelling, sizes[1:], strict=True))
+            numbers += batch * (2 * stacked + 2 * units + len(hidden) * wide)
+            numbers += minibatches_at_once(batch * units, torch.device(device)) * batch * units
+    # Sample numbers of the splits, and of an epoch's order before and after it is stacked.
+    return int(numbers * dtype.itemsize + 4 * 8 * len(problem.x_train))

@@ -26,7 +26,7 @@ from tpbench.engine.scratch import Scratch
 from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
-_EVALUATION_CHUNK = 1000
+EVALUATION_CHUNK = 1000
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -307,7 +307,7 @@ class Trainer:
 
     def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
-        chunks = torch.split(samples, _EVALUATION_CHUNK, dim=1)
+        chunks = torch.split(samples, EVALUATION_CHUNK, dim=1)
         loss, error, _ = self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
         return loss, error
 
@@ -315,9 +315,9 @@ class Trainer:
         members, problem = len(self.alive), self.problem
 
         def chunks() -> Any:
-            for start in range(0, len(problem.x_test), _EVALUATION_CHUNK):
-                x = problem.inputs(problem.x_test[start : start + _EVALUATION_CHUNK], self.dtype)
-                y = problem.y_test[start : start + _EVALUATION_CHUNK]
+            for start in range(0, len(problem.x_test), EVALUATION_CHUNK):
+                x = problem.inputs(problem.x_test[start : start + EVALUATION_CHUNK], self.dtype)
+                y = problem.y_test[start : start + EVALUATION_CHUNK]
                 yield x.expand(members, *x.shape), y.expand(members, *y.shape)
 
         loss, error, self._test_errors = self._evaluate(chunks(), len(problem.x_test))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,16 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import absolute, is_url, location
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.environment import ray_environment
-from tpbench.sweeps.local_ray import impatient, ray_folder, require_loopback
+from tpbench.sweeps.local_ray import (
+    SESSIONS,
+    ended_with_its_processes,
+    impatient,
+    loopback_only,
+    private_folder,
+    require_loopback,
+    write_token,
+)
+from tpbench.training.cpus import usable_cpus
 from tpbench.training.signals import end_as_by_ctrl_c
 
 # Seconds that one node may take to look at the results folder.
@@ -68,11 +76,6 @@ def check_address(address: str | None) -> str | None:
     return address
 
 
-def machine_cpus() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def choose_resources(cpus: int | None, gpus: int | None, address: str | None) -> Resources:
     """What the command line asked for; what it left open is all of this machine, or found out at the cluster.
 
@@ -84,7 +87,7 @@ def choose_resources(cpus: int | None, gpus: int | None, address: str | None) ->
     available = torch.cuda.device_count()
     if gpus and gpus > available:
         raise UsageError(f"--gpus {gpus}: torch sees {available} here")
-    return Resources(cpus or machine_cpus(), available if gpus is None else gpus)
+    return Resources(cpus or usable_cpus(), available if gpus is None else gpus)
 
 
 def require_cluster_path(folder: str, option: str = "--results") -> None:
@@ -152,43 +155,59 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
     require_no_other_ray(resources)
-    with ray_environment(own=not resources.address), nullcontext() if resources.address else ray_folder() as folder:
+    with _place_of(resources) as folder, ray_environment(write_token(folder) if folder else None):
         import ray
 
         if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
             yield
             return
-        _start(resources, folder, say)
-        # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-        end_as_by_ctrl_c()
         try:
+            _start(resources, folder, say)
+            # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
+            end_as_by_ctrl_c()
             yield
         finally:
-            ray.shutdown()
+            # Where it did not start, processes may be left all the same.
+            with ended_with_its_processes(folder) if folder else nullcontext():
+                ray.shutdown()
 
 
-def _start(resources: Resources, folder: str | None, say: Callable[[str], None]) -> None:
-    """Start Ray on this machine, in that folder if one is given, or connect to the cluster."""
+def _place_of(resources: Resources) -> AbstractContextManager[Path | None]:
+    """Return the folder of a Ray that is started here, which goes afterwards; of one that is there none."""
+    ray = sys.modules.get("ray")
+    there = resources.address or (ray is not None and ray.is_initialized())
+    return nullcontext() if there else private_folder()
+
+
+def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]) -> None:
+    """Connect to the cluster, or start Ray for this machine alone, in that folder."""
     import ray
 
-    if not resources.address:
+    if folder:
         require_loopback()
     try:
         with impatient(say):
-            if resources.address:
-                ray.init(address=resources.address, log_to_driver=False)
+            if folder:
+                with loopback_only() as node_address:
+                    # "local": a cluster that happens to run on this machine is not ours to use.
+                    ray.init(
+                        "local",
+                        num_cpus=resources.cpus,
+                        num_gpus=resources.gpus,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        _temp_dir=str(folder / SESSIONS),
+                        _node_ip_address=node_address,
+                    )
             else:
-                # "local": a cluster that happens to run on this machine is not ours to use.
-                ray.init(
-                    "local", num_cpus=resources.cpus, num_gpus=resources.gpus, include_dashboard=False,
-                    log_to_driver=False, _temp_dir=folder,
-                )  # fmt: skip
+                ray.init(address=resources.address, log_to_driver=False)
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
-            raise TpbenchError(
-                f"Ray did not start: {reason}. The machine may be busy: the same command or call goes on where it was"
-            ) from None
+            # What the system refuses, it refuses again. A time-out and a lost connection are of OSError's kinds too.
+            final = isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError))
+            advice = "" if final else ". The machine may be busy: the same command or call goes on where it was"
+            raise TpbenchError(f"Ray did not start: {reason}{advice}") from None
         if differ := versions_differ(error, resources.address):
             raise TpbenchError(differ) from None
         raise TpbenchError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,15 +20,31 @@ from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
-from tpbench.sweeps.local_ray import fits, short_parent
-from tpbench.training.sizing import free_memory
+from tpbench.sweeps.local_ray import (
+    fits,
+    folder_variable,
+    owner_of,
+    short_parent,
+    temporary_folder,
+    why_unusable,
+)
+from tpbench.training.cpus import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
+from tpbench.workloads.memory import free_memory
 
-# Without the others the command line does not start, and this is not reached.
-_NEEDED_LATER = {
-    "torchvision": "'tpbench data get' needs it", "scikit-learn": "the workload digits needs it",
-    "ray": "'tpbench sweep' needs it", "hyperopt": "'tpbench sweep' needs it",
-}  # fmt: skip
+# What pip calls a package, the module of it that is used, and what for. Without the others the command line does not
+# start, and this is not reached.
+_PACKAGES = {
+    "numpy": ("numpy", "everything needs it"),
+    "pandas": ("pandas", "tables need it"),
+    "scipy": ("scipy.stats", "tables need it"),
+    "pyarrow": ("pyarrow", "exports and 'tpbench sweep' need it"),
+    "matplotlib": ("matplotlib.figure", "plots and reports need it"),
+    "torchvision": ("torchvision.datasets", "'tpbench data get' needs it"),
+    "scikit-learn": ("sklearn.datasets", "the workload digits needs it"),
+    "ray": ("ray.tune", "'tpbench sweep' needs it"),
+    "hyperopt": ("hyperopt", "'tpbench sweep' needs it"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
     yield from _packages()
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     yield Finding("GPUs", ", ".join(names) or "none: packs train on the CPU")
-    yield Finding("CPU threads", str(torch.get_num_threads()))
+    yield Finding("CPUs", str(cpu_limit()))
     free = free_memory("cpu")
     low = "a cifar10 ddtp-rhl pack of 10 needs about 3 GiB: choose a smaller --pack" if free < 3 * 2**30 else ""
     yield Finding("free memory", f"{free / 2**30:.1f} GiB", low)
@@ -64,15 +82,21 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
 
 
 def _ray_folder() -> Finding:
-    """Where Ray puts its sockets: their names must not be long."""
-    own = default_folder_of_ray()
-    if fits(own):
-        return Finding("Ray's folder", own)
-    parent = short_parent()
-    if parent:
-        return Finding("Ray's folder", f"{own} has too long a name for sockets: one in {parent} is used instead")
-    remedy = "set RAY_TMPDIR to a folder with a short name that can be written"
-    return Finding("Ray's folder", f"{own} has too long a name for sockets", remedy, fatal=True)
+    """Where sweeps make Ray's folder: its name must be short, and this user must be able to write there."""
+    parent = temporary_folder()
+    if not fits(parent):
+        short = short_parent()
+        if short:
+            return Finding("Ray's folder", f"{parent} has too long a name for sockets: one in {short} is used instead")
+        remedy = "set RAY_TMPDIR to a folder with a short name that can be written"
+        return Finding("Ray's folder", f"{parent} has too long a name for sockets", remedy, fatal=True)
+    if why := why_unusable(parent):
+        return Finding("Ray's folder", parent, why, fatal=True)
+    others = Path(default_folder_of_ray())
+    if others.exists() and not os.access(others, os.W_OK | os.X_OK):
+        remedy = f"sweeps do without it; for a Ray that you start yourself, set {folder_variable()} to another folder"
+        return Finding("Ray's folder", f"in {parent}; {others} belongs to {owner_of(others)}", remedy)
+    return Finding("Ray's folder", f"in {parent}")
 
 
 def _token_file() -> Iterator[Finding]:
@@ -92,13 +116,28 @@ def _token_file() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     yield Finding("tpbench", __version__)
-    for name in ("torch", "numpy", "pandas"):
-        yield Finding(name, version(name))
-    for name, reason in _NEEDED_LATER.items():
+    yield Finding("torch", version("torch"))
+    for name, (module, reason) in _PACKAGES.items():
         try:
-            yield Finding(name, version(name))
+            installed = version(name)
         except PackageNotFoundError:
             yield Finding(name, "not installed", f"pip install {name} ({reason})", fatal=True)
+            continue
+        why = _why_not_importable(module)
+        broken = f"it cannot be imported ({why}): pip install --upgrade {name} ({reason})" if why else ""
+        yield Finding(name, installed, broken, fatal=bool(why))
+
+
+def _why_not_importable(module: str) -> str:
+    """Return what an import raises, in a line; empty where it succeeds."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a broken package does
+        first = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return ""
 
 
 def _datasets(data: Path | None) -> Iterator[Finding]:

@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-
-from tpbench.sweeps.local_ray import provide_token
 
 # No loggers of Tune's own, and Ctrl-C reaches us.
 _TUNE = {
@@ -22,8 +21,12 @@ _TUNE = {
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
 _AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
-# The token that a Ray without a home gets, and what Ray itself sets when it starts and leaves behind.
-_BY_RAY = ("RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+# Where a Ray finds its token: a local one has its own.
+_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# What Ray itself sets when it starts and leaves behind.
+_BY_RAY = ("RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+# Ray's processes need their docstrings, which 2 takes away. Without it they also find their modules compiled.
+_OPTIMIZE = "PYTHONOPTIMIZE"
 
 
 def prepare_environment() -> None:
@@ -48,16 +51,19 @@ def kept_environment(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def ray_environment(*, own: bool) -> Iterator[None]:
-    """The environment of a sweep (:func:`prepare_environment`), which may be one of several in its process.
+def ray_environment(token: Path | None = None) -> Iterator[None]:
+    """Set the environment of a sweep (:func:`prepare_environment`), which may be one of several in its process.
 
     Args:
-        own: whether a Ray is started for it, which needs a token.
+        token: the file with the token of a Ray that is started for it; None: it joins one.
     """
     try:
-        with kept_environment(*_TUNE, *_AUTHENTICATION, *_BY_RAY):
-            if own:
-                provide_token()
+        with kept_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
+            if token:
+                os.environ.pop("RAY_AUTH_TOKEN", None)
+                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+                if os.environ.get(_OPTIMIZE, "").strip() not in ("", "0", "1"):
+                    del os.environ[_OPTIMIZE]
             prepare_environment()
             yield
     finally:

@@ -1,7 +1,8 @@
-"""What Ray needs of this machine: a short folder for its sockets, a token, and a network interface of its own."""
+"""What a Ray of this machine needs: a private folder for its sockets, a token, and an address of its own."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -9,9 +10,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from tpbench.engine import TpbenchError
 
@@ -20,53 +25,184 @@ _SOCKET_NAME = 68
 _SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
+# A folder is "tpb-" and eight letters: every letter takes one from the name of the folder that it lies in.
+_PREFIX, _LOCK, _TOKEN = "tpb-", "lock", "token"
+SESSIONS = "r"
+"""Ray's own folder in the private one: it lets everybody write there, so there must be a closed one around it."""
+_NAME = len(f"{_PREFIX}12345678/{SESSIONS}")
+
+LOOPBACK = "127.0.0.1"
+
 # Seconds after which a person wants to know what Ray is waiting for.
 PATIENCE = 60.0
+# Seconds in which Ray's processes end by themselves.
+_PATIENCE_AT_END = 5.0
+# Seconds in which the processes of a Ray that was shut down write their last lines.
+_REMOVAL = 10.0
+
+
+def folder_variable() -> str:
+    """Return the variable that says where temporary files of Ray go; ``RAY_TMPDIR`` where none is set."""
+    names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)
+    return next((name for name in names if os.environ.get(name) is not None), "RAY_TMPDIR")
+
+
+def temporary_folder() -> str:
+    """Return the folder in which Ray, and so a sweep, makes its own."""
+    return os.environ.get(folder_variable(), "/tmp")
 
 
 def default_folder() -> str:
-    """Where Ray would put its sockets and logs by itself."""
-    parent = os.environ.get("RAY_TMPDIR")
-    if parent is None and sys.platform.startswith("linux"):
-        parent = os.environ.get("TMPDIR")
-    return os.path.join("/tmp" if parent is None else parent, "ray")  # noqa: PTH118 (as Ray itself joins them)
+    """Return where a Ray that is started by hand puts its sockets and logs."""
+    return os.path.join(temporary_folder(), "ray")  # noqa: PTH118 (as Ray itself joins them)
 
 
-def fits(folder: str) -> bool:
-    """Whether the paths of Ray's sockets below a folder are as short as the system wants them."""
-    return len(os.fsencode(folder)) + _SOCKET_NAME <= _SOCKET_PATH
+def fits(parent: str) -> bool:
+    """Return whether the paths of sockets in a private folder there are as short as the system wants them."""
+    return len(os.fsencode(os.path.abspath(parent))) + 1 + _NAME + _SOCKET_NAME <= _SOCKET_PATH  # noqa: PTH100
 
 
 def short_parent() -> str | None:
-    """A folder that everybody may write to and whose name is short; None if there is none."""
+    """Return a folder that everybody may write to and whose name is short; None if there is none."""
     return next((folder for folder in _SHORT if os.access(folder, os.W_OK | os.X_OK)), None)
 
 
-@contextmanager
-def ray_folder() -> Iterator[str | None]:
-    """A short, private folder for Ray where its own choice is too long a name for sockets; it goes afterwards.
+def owner_of(folder: Path) -> str:
+    """Return the name of a folder's owner, or the number where it has no name here."""
+    try:
+        return folder.owner()
+    except (KeyError, OSError):
+        try:
+            return f"user {folder.stat().st_uid}"
+        except OSError:
+            return "somebody else"
 
-    Yields:
-        The folder; None: Ray's own choice is good.
+
+def why_unusable(parent: str) -> str | None:
+    """Return why no folder can be made in another one, with its owner and what to set; None if one can be."""
+    # Ray itself makes what is missing of it.
+    existing = next(folder for folder in (Path(parent), *Path(parent).absolute().parents) if folder.exists())
+    if os.access(existing, os.W_OK | os.X_OK):
+        return None
+    return (
+        f"Ray cannot write to its temporary folder {parent}: {existing} belongs to {owner_of(existing)}; set "
+        f"{folder_variable()} to a folder of your own whose name has at most "
+        f"{_SOCKET_PATH - _SOCKET_NAME - _NAME - 1} bytes"
+    )
+
+
+def _parent() -> str:
+    """Return where the private folder is made.
 
     Raises:
-        TpbenchError: there is none.
+        TpbenchError: there is no place.
     """
-    own = default_folder()
+    own = temporary_folder()
     if fits(own):
-        yield None
-        return
+        if why := why_unusable(own):
+            raise TpbenchError(why)
+        return os.path.abspath(own)  # noqa: PTH100 (Ray's processes run elsewhere)
     parent = short_parent()
     if parent is None:
         raise TpbenchError(
             f"Ray's temporary folder {own} has too long a name for sockets: set RAY_TMPDIR to a folder whose name has "
-            f"at most {_SOCKET_PATH - _SOCKET_NAME - len('/ray')} bytes"
+            f"at most {_SOCKET_PATH - _SOCKET_NAME - _NAME - 1} bytes"
         )
-    folder = tempfile.mkdtemp(prefix="tpbench-ray-", dir=parent)
+    return parent
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a folder for Ray's sockets, logs and token that nobody else may enter; it goes afterwards.
+
+    It is locked as long as this process lives: the next sweep removes those that a process left which was killed.
+
+    Raises:
+        TpbenchError: there is no place for it.
+    """
+    parent = _parent()
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(Path(parent))
+        # Another sweep must not meet it before it is locked.
+        hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        lock = (hidden / _LOCK).open("x")
+        _lock(lock.fileno())
+        folder = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
+    except OSError as error:
+        raise TpbenchError(
+            f"Ray's folder could not be made in {parent} ({error.strerror or error}): set {folder_variable()} to "
+            "another folder with a short name"
+        ) from error
     try:
         yield folder
     finally:
+        _remove(folder)
+        lock.close()
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file; returns whether nobody else has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The file system knows no locks: nobody finds out, and nothing is removed.
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which processes that end may still write."""
+    until = time.monotonic() + _REMOVAL
+    while True:
         shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > until:
+            return
+        time.sleep(0.1)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the private folders that processes of this user left which were killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            if not (folder / _LOCK).exists():
+                # Its process has begun to remove it, and may have been killed.
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with (folder / _LOCK).open("r+") as lock:
+                if _lock(lock.fileno()):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ended_with_its_processes(folder: Path) -> Iterator[None]:
+    """Shut Ray down within; afterwards no process of a Ray in that folder is left, not even of one that half started.
+
+    A process that ends later would write into the folder again, which is to be removed.
+    """
+    processes = _processes_of(folder)
+    try:
+        yield
+    finally:
+        _, alive = psutil.wait_procs(processes, timeout=_PATIENCE_AT_END)
+        for process in alive:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=_PATIENCE_AT_END)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """Return what this process has started in that folder, and what that has started."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def require_loopback() -> None:
@@ -76,27 +212,49 @@ def require_loopback() -> None:
         TpbenchError: this machine cannot reach itself.
     """
     try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_server((LOOPBACK, 0)) as server:
             socket.create_connection(server.getsockname(), timeout=10).close()
     except OSError as error:
         raise TpbenchError(
-            f"Ray cannot work here: this machine does not reach itself at 127.0.0.1 ({error.strerror or error}). In a "
+            f"Ray cannot work here: this machine does not reach itself at {LOOPBACK} ({error.strerror or error}). In a "
             "container or namespace without network, bring its loopback interface up: 'ip link set lo up'; "
             "'tpbench run' needs no network"
         ) from error
 
 
-def provide_token() -> None:
-    """Ray keeps its token in the home folder; where that cannot be, a Ray of this process gets one of its own."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    # Ray looks for HOME alone.
-    folder = Path(os.environ["HOME"]) / ".ray" if os.environ.get("HOME") else None
-    if folder and (folder / "auth_token").is_file() and os.access(folder / "auth_token", os.R_OK):
-        return
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), None) if folder else None
-    if not (existing and os.access(existing, os.W_OK | os.X_OK)):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+def write_token(folder: Path) -> Path:
+    """Write a new token into a file that this user alone may read.
+
+    A local Ray gets one of its own, which goes with its folder: Ray itself would make one for good, readable as the
+    umask says, and the processes of all sweeps would share it.
+
+    Returns:
+        The file.
+    """
+    path = folder / _TOKEN
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+@contextmanager
+def loopback_only() -> Iterator[str]:
+    """Let a Ray that starts within listen on the loopback address alone.
+
+    Ray replaces that address by one that other machines reach, except where it knows no clusters, as on macOS.
+
+    Yields:
+        The address, for ``ray.init``.
+    """
+    from ray._private import ray_constants
+
+    constants: Any = ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield LOOPBACK
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 
 from tpbench.engine import TpbenchError, get_method
-from tpbench.engine.operations import joint_operations
+from tpbench.engine.operations import joint_operations, member_bytes
+from tpbench.engine.training import dtype_of
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 
 # A process imports torch and reads the data for some seconds: less work than this is done sooner by one.
 _WORTH_SECONDS = 60.0
 # Operations per second of one core, roughly: it only decides what is small.
 _RATE = 5e10
+# What a process takes before it has read any data: Python, torch and its libraries.
+_PROCESS_BYTES = 300 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,99 @@ Report = Callable[[int, Progress], None]
 
 
 def parts_of(job: PackJob) -> list[PackPlan]:
-    """The plan split over the cores that torch may use, or whole where that would not pay.
+    """Return the plan split over the cores that torch may use, or whole where that would not pay."""
+    return [_part(job, members) for members in _split_over_cores(job)]
+
+
+def _split_over_cores(job: PackJob) -> list[slice]:
+    """Return the members that train together.
 
     Two processes of one thread train more members per second than one of two threads. All seeds of the plan decide how
     it is split, not those that are missing, so that the same command makes the same parts again.
     """
-    plan, count = job.plan, len(job.plan.seeds)
+    count = len(job.plan.seeds)
     parts = min(torch.get_num_threads(), count)
     if parts < 2 or job.settings.device != "cpu" or _seconds(job) < _WORTH_SECONDS:
-        return [plan]
-    missing = {definition.id for definition in job.missing}
+        return [slice(0, count)]
     slices = [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
-    return [
-        replace(plan, seeds=plan.seeds[s], configurations=plan.configurations[s])
-        for s in slices
-        if missing & {definition.id for definition in job.definitions[s]}
-    ]
+    return [members for members in slices if _missing(job, members)]
+
+
+def _part(job: PackJob, members: slice) -> PackPlan:
+    return replace(job.plan, seeds=job.plan.seeds[members], configurations=job.plan.configurations[members])
+
+
+def _missing(job: PackJob, members: slice) -> int:
+    """Return how many of some members are to be trained."""
+    return len({definition.id for definition in job.missing} & {d.id for d in job.definitions[members]})
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a plan is trained in the memory that is free."""
+
+    plans: list[PackPlan]
+    at_once: int
+    """Plans that train at the same time, each in a process of its own if they are several."""
+    note: str = ""
+    """What a person should know; empty where everything fits."""
+
+
+def pack_into_memory(job: PackJob, free: int) -> Packing:
+    """Split a plan over the cores, and further where the memory does not hold that.
+
+    Args:
+        job: the plan, and which of its runs are missing.
+        free: bytes that training may take.
+
+    Raises:
+        TpbenchError: there is not enough for a single run.
+    """
+    parts, problem, settings = _split_over_cores(job), job.problem, job.settings
+    member = member_bytes(
+        get_method(job.plan.method), problem, dtype_of(settings.precision), settings.device, keep=settings.keep_networks
+    )
+    data = sum(t.nbytes for t in (problem.x_train, problem.y_train, problem.x_test, problem.y_test))
+
+    def besides(processes: int) -> int:
+        """Bytes that a process needs besides its members: this one has imported torch and read the data already."""
+        return _PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu")
+
+    at_once = len(parts)
+    while at_once > 1 and free / at_once < besides(at_once) + member:
+        at_once -= 1
+    room = int((free / at_once - besides(at_once)) / member)
+    if room < 1:
+        raise TpbenchError(
+            f"a single run of {job.plan.method} on {job.plan.workload.name} needs about {_gib(member + besides(1))} "
+            f"of memory, and {_gib(free)} are free"
+        )
+    halves = [half for members in parts for half in _halves(job, members, room)]
+    plans = [_part(job, members) for members in halves]
+    if halves == parts and at_once == len(parts):
+        return Packing(plans, at_once)
+    wanted = len(job.missing) * member + len(parts) * besides(len(parts))
+    return Packing(
+        plans,
+        at_once,
+        f"{len(job.missing)} runs at once need about {_gib(wanted)} of memory, and {_gib(free)} are free: they are "
+        f"trained in {len(plans)} parts, {at_once} at a time",
+    )
+
+
+def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
+    """Halve a part until no half has more members to train than there is room; those with none are left out."""
+    if _missing(job, members) <= room:
+        if _missing(job, members):
+            yield members
+        return
+    middle = (members.start + members.stop) // 2
+    yield from _halves(job, slice(members.start, middle), room)
+    yield from _halves(job, slice(middle, members.stop), room)
+
+
+def _gib(number: float) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 def _seconds(job: PackJob) -> float:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpbench.results import RunRecord
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
+from tpbench.training.cpus import limited_threads
 from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
-from tpbench.training.processes import Progress, parts_of, train_side_by_side
+from tpbench.training.processes import Progress, Report, pack_into_memory, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.signals import interruptible
 from tpbench.training.tracking.following import prepared
 from tpbench.workloads import obtain
+from tpbench.workloads.memory import free_memory
+
+if TYPE_CHECKING:
+    from tpbench.engine import EpochReport
 
 _AGAIN = "their networks: these are trained again, and a network is kept if the curves come out the same"
 
@@ -49,7 +55,8 @@ def run_seeds(
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
             job.settings = replace(settings, track=prepared(settings.track, view.say))
-            _train(job, epochs, view)
+            with limited_threads():
+                _train(job, epochs, view)
             view.end("epochs")
         ended = PackJob(plan, settings)
         if ended.unkept:
@@ -82,7 +89,10 @@ def _continues(job: PackJob, plans: Sequence[PackPlan]) -> bool:
 
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
-    plans = parts_of(job)
+    packing = pack_into_memory(job, free_memory(job.settings.device))
+    plans = packing.plans
+    if packing.note:
+        view.say(packing.note)
     shares: dict[int, float] = {}
     # Where it goes on from a checkpoint, the first report tells.
     started = not _continues(job, plans)
@@ -98,15 +108,12 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
                 view.say(f"{WARNING}{warning}")
         shares[number] = share
         done = epochs * sum(shares.values()) / len(plans)
-        if not started and len(shares) == len(plans):
+        if not started and len(shares) >= packing.at_once:
             started = True
             view.start("epochs", epochs, int(done))
         if started:
             view.update("epochs", done, epochs, best)
 
-    if len(plans) == 1:
-        job.run(lambda r: show(0, r.done / r.total, r.best_validation_error, r.warnings))
-        return
     known: dict[int, float] = {}
 
     def report(number: int, progress: Progress) -> None:
@@ -114,4 +121,18 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
             known[number] = progress.best
         show(number, progress.done / progress.total, min(known.values(), default=None), progress.warnings)
 
-    train_side_by_side(plans, job.settings, report)
+    def report_epoch(number: int, epoch: EpochReport) -> None:
+        report(number, Progress(epoch.done, epoch.total, epoch.best_validation_error, epoch.warnings))
+
+    for first in range(0, len(plans), packing.at_once):
+        if packing.at_once == 1:
+            part = PackJob(plans[first], job.settings) if len(plans) > 1 else job
+            part.run(partial(report_epoch, first))
+        else:
+            together = plans[first : first + packing.at_once]
+            train_side_by_side(together, job.settings, partial(_shifted, report, first))
+
+
+def _shifted(report: Report, first: int, number: int, progress: Progress) -> None:
+    """Report progress of a plan that is one of several, which begin with that number."""
+    report(first + number, progress)

@@ -13,7 +13,7 @@ from tpbench.training.devices import give_back_memory, require_gpu
 from tpbench.training.packs import out_of_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import BenchmarkRow, measure
-from tpbench.workloads.memory import available_memory
+from tpbench.workloads.memory import free_memory
 
 _SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64, 128)}
 # A larger pack must train a member this much faster, because it also makes the search blinder.
@@ -23,13 +23,6 @@ _WORTH = 0.95
 _MOST_PER_GPU = 4
 # Share of the memory that packs may take; the data set and the system need the rest.
 _MEMORY_SHARE = 0.6
-
-
-def free_memory(device: str) -> int:
-    """Bytes that are free on a device."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
 
 
 def _measured(workload: Workload, method: str, size: int, device: str, precision: str) -> BenchmarkRow | None:

@@ -20,9 +20,18 @@ def available_memory(root: Path = Path("/")) -> int:
     Args:
         root: where ``proc`` and ``sys`` lie; systems without them have no limit but the machine's.
     """
+    return min([_machine_memory(root), *_left_in_groups(root)])
+
+
+def _machine_memory(root: Path) -> int:
+    """Return what the machine has left; Linux says so in a file, so that psutil is needed elsewhere only."""
+    for line in read_text(root / "proc/meminfo").splitlines():
+        name, *words = line.split()
+        if name == "MemAvailable:" and words[0].isdecimal():
+            return 1024 * int(words[0])
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *_left_in_groups(root)])
+    return int(psutil.virtual_memory().available)
 
 
 def require_memory(needed: int, what: str) -> None:
@@ -40,41 +49,64 @@ def require_memory(needed: int, what: str) -> None:
         raise TpbenchError(f"{what} needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
 
 
+def free_memory(device: str) -> int:
+    """Return the bytes that are free on a device, as torch names it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory()
+
+
 def _left_in_groups(root: Path) -> Iterator[int]:
     """What each group that this process belongs to may still take."""
     for kind, mount, limit, usage, cache in _LIMITS:
-        group = _group(root, kind)
-        if group is None:
-            continue
-        # The limit of an outer group binds too. A container often sees its own group as the outermost.
-        for folder in (root / mount / str(part).lstrip("/") for part in (group, *group.parents)):
-            bound, used = _number(folder / limit), _number(folder / usage)
+        for folder in group_folders(root, kind, mount):
+            bound, used = read_number(folder / limit), read_number(folder / usage)
             if bound is not None and used is not None:
                 yield max(0, bound - used + _cached(folder / "memory.stat", cache))
 
 
-def _group(root: Path, kind: str) -> PurePosixPath | None:
-    """The group of this process, of version 2 (``kind`` is empty) or of a controller of version 1."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+def group_folders(root: Path, controller: str, mount: str) -> Iterator[Path]:
+    """Yield the folders of the groups that this process belongs to, from the innermost outwards.
+
+    The limit of an outer group binds too. A container often sees its own group as the outermost.
+
+    Args:
+        root: where ``proc`` and ``sys`` lie.
+        controller: of version 1, such as ``memory``; empty: the groups of version 2.
+        mount: where they are shown, below ``root``.
+    """
+    group = _group(root, controller)
+    if group is not None:
+        for part in (group, *group.parents):
+            yield root / mount / str(part).lstrip("/")
+
+
+def _group(root: Path, controller: str) -> PurePosixPath | None:
+    """Return the group of this process, of version 2 (``controller`` is empty) or of a controller of version 1."""
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if (kind in controllers.split(",")) if kind else (number == "0" and not controllers):
-            return PurePosixPath("/") / path.lstrip("/")
+        if (controller in controllers.split(",")) if controller else (number == "0" and not controllers):
+            # A group outside of what the container sees is shown as /../..: no path below the mount.
+            return PurePosixPath("/") / ("" if ".." in path.split("/") else path.lstrip("/"))
     return None
 
 
 def _cached(path: Path, name: str) -> int:
     """Pages of files that can be dropped; they count as used."""
-    found = [line.split()[1] for line in _text(path).splitlines() if line.startswith(f"{name} ")]
+    found = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
     return int(found[0]) if found and found[0].isdigit() else 0
 
 
-def _number(path: Path) -> int | None:
+def read_number(path: Path) -> int | None:
     """A file's number; None where it says ``max``, or is not there."""
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None
+    text = read_text(path).strip()
+    return int(text) if text.isdecimal() else None
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
