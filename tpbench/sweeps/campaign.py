@@ -245,9 +245,10 @@ def _sizes(
     import ray
 
     # Its process ends with it: one that lives on would keep the GPU.
-    task = ray.remote(max_calls=1)(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
-    if avoid:
-        task = task.options(label_selector=not_on(avoid))
+    where = {"label_selector": not_on(avoid)} if avoid else {}
+    task = ray.remote(max_calls=1)(choose_sizes).options(
+        num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where
+    )
     try:
         found: Sizing = result_of(task.remote(cell.workload, cell.method, **arguments), share, say)
     except ray.exceptions.RayTaskError as error:

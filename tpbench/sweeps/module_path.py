@@ -75,4 +75,6 @@ def _is_installed(entry: str) -> bool:
     folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), sys.base_prefix,
                sys.prefix, sys.exec_prefix}  # fmt: skip
     found = Path(entry).resolve()
+    if not {"site-packages", "dist-packages"}.isdisjoint(found.parts):
+        return True
     return any(found.is_relative_to(Path(folder).resolve()) for folder in folders)
