@@ -175,3 +175,56 @@ def test_who_is_ended_from_within_ray_has_last_words(how: str, head: str, code: 
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.rstrip().endswith("tpbench sweep digits bp")
     assert ("127.0.0.1:1" in ended.stderr) == bool(head)
+
+
+def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from tpbench.sweeps.cluster import result_of
+
+    monkeypatch.setattr(ray, "wait", lambda calls, timeout: ([], calls))
+    monkeypatch.setattr(ray, "get", lambda call: "sizes")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
+    for free, lines in ({"CPU": 8.0}, 1), ({"CPU": 8.0, "GPU": 1.0}, 0):
+        monkeypatch.setattr(ray, "available_resources", lambda free=free: free)
+        said: list[str] = []
+        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append) == "sizes"
+        assert len(said) == lines
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
+    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append)
+    assert "1 GPUs" in said[0]
+    assert "4 are held" in said[0]
+
+
+def test_a_busy_cluster_is_said_once_while_no_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.sweeps.test_scheduler import plain
+    from tpbench.sweeps import driver
+    from tpbench.sweeps.board import Board
+    from tpbench.sweeps.cluster import Resources
+    from tpbench.sweeps.packs import Place
+    from tpbench.sweeps.queue import SweepQueue
+    from tpbench.sweeps.scheduler import Scheduler
+
+    one, said, now = plain(tmp_path), [], 0.0
+
+    class View:
+        def say(self, message: str) -> None:
+            said.append(message)
+
+        start = update = end = lambda self, *arguments: None
+
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    monkeypatch.setattr(driver, "trainers", lambda share: {"a": "a"})
+    monkeypatch.setattr(driver, "waits_for", lambda share, workers: f"{workers} wait")
+    scheduler = Scheduler([one], 2, 2)
+    queue = SweepQueue(scheduler, lambda worker, job: None)
+    callback = driver.QueueCallback(queue, Board(View(), [one]), Resources(2, address="auto"))  # type: ignore[arg-type]
+    assert queue.suggest("1")
+    assert queue.suggest("2")
+    for seconds, lines in ((11.0, []), (59.0, ["2 wait"]), (300.0, ["2 wait"])):
+        now = seconds
+        callback.on_step_end(1, [])
+        assert said == lines
+    scheduler.started("1", Place("a"))
+    queue.hand_out()
+    assert scheduler.slots["1"].work

@@ -246,9 +246,7 @@ def _sizes(
 
     # Its process ends with it: one that lives on would keep the GPU.
     where = {"label_selector": not_on(avoid)} if avoid else {}
-    task = ray.remote(max_calls=1)(choose_sizes).options(
-        num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where
-    )
+    task = ray.remote(max_calls=1)(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
     try:
         found: Sizing = result_of(task.remote(cell.workload, cell.method, **arguments), share, say)
     except ray.exceptions.RayTaskError as error:

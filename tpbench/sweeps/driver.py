@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune import PlacementGroupFactory
 
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import WAITING, Resources, waits_for
 from tpbench.sweeps.environment import kept_environment
 from tpbench.sweeps.gate import open_gate
-from tpbench.sweeps.nodes import Needs, end_process_of, not_on, oom_kills_of, trainers
+from tpbench.sweeps.nodes import Needs, end_process_of, missing, not_on, on_nodes, oom_kills_of, trainers
 from tpbench.sweeps.packs import ALL_SWEEPS, Failure
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.scheduler import Patience, Scheduler
@@ -60,11 +61,13 @@ class QueueCallback(tune.Callback):
         queue: hears it.
         board: shows it.
         resources: of the run.
-        clock: seconds.
+        nodes: what was found out about the nodes of a cluster.
     """
 
-    def __init__(self, queue: SweepQueue, board: Board, resources: Resources | None = None) -> None:
-        self.queue, self.board, self.resources = queue, board, resources
+    def __init__(
+        self, queue: SweepQueue, board: Board, resources: Resources | None = None, nodes: NodeFindings | None = None
+    ) -> None:
+        self.queue, self.board, self.resources, self.nodes = queue, board, resources, nodes
         self.trials: dict[str, Any] = {}
         """Those that have not ended, by id."""
         self._seen = 0
@@ -151,9 +154,22 @@ class QueueCallback(tune.Callback):
         self.queue.lost(trial.trial_id, failure)
         if starting:
             self._failed_starts += 1
-            if self._failed_starts >= _STARTS:
+            self._ask_new_nodes()
+            if self._failed_starts >= _STARTS and not any(s.work for s in self.queue.scheduler.slots.values()):
                 self._give_up(failure)
         self.board.show()
+
+    def _ask_new_nodes(self) -> None:
+        """Find the node on which no worker can be started: one that joined since, or never answered."""
+        if self.nodes is None or self.resources is None:
+            return
+        scheduler, needs = self.queue.scheduler, self.nodes.needs
+        known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
+        new = [node for node in trainers(self.resources.per_pack(self.resources.concurrent)) if node not in known]
+        for node, answer in on_nodes(new, missing, needs, timeout=_LOOK).items():
+            if isinstance(answer, RayTaskError):
+                scheduler.lacks(node, f"no process of tpbench can be started there: {last_line(str(answer))}")
+        scheduler.stop_without_nodes()
 
     def _give_up(self, failure: Failure) -> None:
         for sweep in self.queue.scheduler.unfinished:
@@ -210,8 +226,6 @@ _MEMORY_OF_NODE = re.compile(r"was ([\d.]+ ?[kMGT]?i?B) / ([\d.]+ ?[kMGT]?i?B)")
 
 def failure_of(trial: Any) -> Failure:
     """What a trial of Tune's died of, from the files that Tune wrote in the driver's own folder."""
-    from ray.exceptions import RayTaskError
-
     error: Any = None
     try:
         if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
@@ -294,7 +308,8 @@ def run_queue(
         run_config=tune.RunConfig(
             name="queue", storage_path=str(ray_folder.resolve()), verbose=0, stop=WhenOver(queue),
             # The scheduler hands packs out again by itself: elsewhere, and not for ever.
-            failure_config=tune.FailureConfig(max_failures=0), callbacks=[QueueCallback(queue, board, resources)],
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[QueueCallback(queue, board, resources, nodes)],
             progress_reporter=SilentReporter() if in_notebook() else None,
         ),
     )  # fmt: skip

@@ -57,7 +57,7 @@ class Needs:
         return cls(tuple(sweeps), data, device, source_digest("tpbench"))
 
 
-def missing(needs: Needs, *, gpu: bool, known: str = "") -> dict[str, str]:
+def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, str]:
     """Find what the node of this process lacks.
 
     Args:
