@@ -145,12 +145,16 @@ Task was killed due to the node running low on memory.
 Memory on the node (IP: 10.0.0.7, ID: 5d) where the task was running was 27.57GB / 28.80GB (0.957407), which exceeds the
 memory usage threshold of 0.95. Ray killed this worker (ID: 5d) because it was the most recently scheduled task
 """
+OF_TASKS = (
+    "1 worker(s) were killed due to the node running low on memory. Memory was 3.86GB used / 28.80GB limit (0.16)"
+)
 
 
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
         (OF_RAY, "memory"),
+        (OF_TASKS, "memory"),
         ("The actor died unexpectedly.\nThe actor is dead because its node has died. Node Id: 5d", "gone"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "lost"),
         ("Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'sklearn'", "raised"),

@@ -221,7 +221,7 @@ class WhenOver(tune.Stopper):
         return self.queue.over
 
 
-_MEMORY_OF_NODE = re.compile(r"was ([\d.]+ ?[kMGT]?i?B) / ([\d.]+ ?[kMGT]?i?B)")
+_MEMORY_OF_NODE = re.compile(r"was ([\d.]+ ?[kMGT]?i?B)(?: used)? / ([\d.]+ ?[kMGT]?i?B)")
 
 
 def failure_of(trial: Any) -> Failure:
