@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 # What starts Ray. Several Rays at once slow each other down, and two workers with tests of the cluster, or of a sweep
 # that is compared with an undisturbed one, would each start the cluster and each train the other sweep.
 RAY = (
+    "tests/sweeps/test_driver.py",
     "tests/api/test_tour.py::test_it_runs_and_shows_what_is_committed",
     "tests/test_cluster.py",
     "tests/test_resume.py",

@@ -46,6 +46,26 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
     assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
 
 
+def test_modules_of_the_current_folder_are_not_the_workers(tmp_path: Path) -> None:
+    """The command is the installed one, which does not look there either."""
+    for name in ("torch", "sklearn"):
+        (tmp_path / f"{name}.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
+    (tmp_path / "tpbench").mkdir()
+    (tmp_path / "tpbench" / "__init__.py").write_text("raise RuntimeError('another tpbench')\n")
+    command = Path(sys.executable).parent / "tpbench"
+    small = ("--trials", "2", "--pack", "1", "--seeds", "2", "--epochs", "2", "--cpus", "1")
+    ended = subprocess.run(
+        [command, "sweep", "digits", "bp", *small],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "over 2 seeds" in ended.stdout
+
+
 def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     """That a sweep does continue, tests/test_resume.py shows, and what SIGTERM does."""
     arguments = [

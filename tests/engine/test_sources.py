@@ -20,9 +20,9 @@ RULE = (
 
 @pytest.fixture(autouse=True)
 def fresh(fresh_methods: None) -> Iterator[None]:
-    sources._source_digest.cache_clear()
+    sources.source_digest.cache_clear()
     yield
-    sources._source_digest.cache_clear()
+    sources.source_digest.cache_clear()
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -35,7 +35,7 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def digest_of(module: str) -> str:
-    sources._source_digest.cache_clear()
+    sources.source_digest.cache_clear()
     return plugin_source(EntryPoint("rule", f"{module}:RULE", "tpbench.methods"))
 
 
@@ -58,7 +58,7 @@ def test_an_installed_method_names_distribution_version_and_digest(
     assert re.fullmatch(r"tp-single-rule 2\.1 [0-9a-f]{16}", first)
     write(tmp_path, tp_single_rule=RULE + "# changed\n")
     assert method_source("single-rule") == first  # the process still runs what it has imported
-    sources._source_digest.cache_clear()
+    sources.source_digest.cache_clear()
     assert method_source("single-rule") != first
 
 

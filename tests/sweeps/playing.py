@@ -1,21 +1,18 @@
-"""Plays Ray Tune for the queue, in this process: no Ray is started."""
+"""Plays workers for the scheduler, in this process: no Ray is started."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.tune.search import Searcher
-
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.packs import Failure, HandedPack
-from tpbench.sweeps.queue import SweepQueue
+from tpbench.sweeps.packs import Failure, HandedPack, Place
+from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
 from tpbench.training.packs import Outcome, PackJob
@@ -23,69 +20,112 @@ from tpbench.training.packs import Outcome, PackJob
 Train = Callable[[HandedPack], list[Outcome]]
 
 
-class Tune:
-    """Plays Tune: asks for trials while workers are free, and lets them end in an order of its own."""
+class OutOfMemoryHereError(Exception):
+    """The system ends the process as memory runs out."""
+
+
+class SilentError(Exception):
+    """The process makes no progress."""
+
+
+class Workers:
+    """Plays the workers that a scheduler asks for; packs end in an order of its own.
+
+    Args:
+        sweeps: what is trained.
+        workers: at most so many.
+        seed: of the order in which packs end.
+        places: where workers are, by turns; a place holds one worker per entry.
+        lacks: by node, what it lacks.
+    """
 
     def __init__(
-        self, sweeps: Sequence[QueuedSweep], workers: int = 2, seed: int = 0,
-        admission: Admission | None = None,
+        self, sweeps: Sequence[QueuedSweep], workers: int = 2, seed: int = 0, admission: Admission | None = None,
+        places: Sequence[Place] = (), lacks: Mapping[str, Mapping[str, str]] | None = None,
+        patience: Patience | None = None,
     ) -> None:  # fmt: skip
-        self.opened = 0
-        self.queue = SweepQueue(sweeps, workers, workers, self.open, admission)
-        self.workers, self.random, self.number = workers, random.Random(seed), 0
-        self.running: dict[str, dict[str, Any]] = {}
+        self.now = 0.0
+        self.said: list[str] = []
+        self.scheduler = Scheduler(
+            sweeps, workers, workers, admission=admission, say=self.said.append, clock=lambda: self.now,
+            patience=patience,
+        )  # fmt: skip
+        self.random, self.number = random.Random(seed), 0
+        self.places = list(places) or [Place("n1")] * workers
+        self.lacks = lacks or {}
+        if places:
+            self.scheduler.see_nodes({place.node: place.node for place in places})
+        self.here = Place()
+        """Where a pack ends now."""
+        self.taken: dict[str, int] = {}
+        self.running: dict[str, HandedPack] = {}
         self.handed: list[tuple[str, str]] = []
-        self.finished = False
-
-    def open(self, count: int) -> None:
-        """The gate."""
-        self.opened = count
+        """The sweeps and packs in the order in which they were handed out."""
+        self.where: list[tuple[str, Place]] = []
+        """The packs, and where they were handed out."""
 
     def fill(self) -> None:
-        """Ask for trials until the queue gives none."""
-        while not self.finished and len(self.running) < 2 * self.workers:
+        """Start the workers that are wanted and have a place, and give idle ones their packs."""
+        scheduler = self.scheduler
+        while not scheduler.over:
+            self.hand_out()
+            for name in scheduler.surplus():
+                self.taken.pop(name)
+                scheduler.closed(name)
+            if not scheduler.wants_slot():
+                return
             self.number += 1
-            found = self.queue.suggest(f"t{self.number}")
-            if found is None:
+            name = f"w{self.number}"
+            avoid = scheduler.open(name)
+            free = [k for k, p in enumerate(self.places) if k not in self.taken.values() and p.node not in avoid]
+            if not free:
+                scheduler.closed(name)  # it waits for a place
                 return
-            if found == Searcher.FINISHED:
-                self.finished = True
-                return
-            self.running[f"t{self.number}"] = found
-            if "job" in found:
-                self.handed.append((found["sweep"], found["pack"]))
+            self.taken[name] = free[0]
+            place = self.places[free[0]]
+            scheduler.started(name, place, self.lacks.get(place.node))
 
-    def packs(self) -> list[str]:
-        return sorted(trial for trial, config in self.running.items() if "job" in config)
+    def hand_out(self) -> None:
+        """Give idle workers their packs."""
+        for slot in self.scheduler.idle:
+            pack = self.scheduler.next_pack(slot.name)
+            if pack is not None and slot.work is not None:
+                self.running[slot.name] = pack
+                self.handed.append((slot.work[0].name, pack.key))
+                self.where.append((pack.key, self.places[self.taken[slot.name]]))
 
     def step(self, train: Train) -> bool:
-        """One trial ends; False when all is over."""
+        """One pack ends; False when all is over."""
         self.fill()
-        # Who waits at the gate goes when it opens, or when all that start have arrived.
-        for trial in [t for t, config in self.running.items() if "job" not in config]:
-            self.running.pop(trial)
-            self.queue.on_trial_complete(trial, {"share": 1.0})
-        if not self.packs():
-            self.fill()
-            return not self.finished
-        trial = self.random.choice(self.packs())
-        config = self.running.pop(trial)
+        self.now += 1
+        if not self.running:
+            return not self.scheduler.over
+        name = self.random.choice(sorted(self.running))
+        pack, self.here = self.running.pop(name), self.places[self.taken[name]]
         try:
-            outcomes = train(HandedPack.from_json(config["job"]))
+            outcomes = train(pack)
         except TpbenchError as error:
-            kind = failure_kind(error)
-            self.queue.on_trial_complete(trial, {"failed": str(error), "node": "n1", "kind": kind})
+            self.scheduler.failed(name, Failure(failure_kind(error), str(error)))
         except ValueError as error:
-            self.queue.on_trial_complete(trial, error=True)
-            self.queue.errored(trial, Failure("raised", str(error)))
+            self._gone(name, Failure("raised", str(error)))
         except ProcessLookupError:
-            self.queue.on_trial_complete(trial, error=True)
-            self.queue.errored(trial, Failure("lost", "its process was lost"))
+            self._gone(name, Failure("lost", "its process was lost"))
+        except OutOfMemoryHereError:
+            self._gone(name, Failure("memory", "out of memory"))
+        except SilentError:
+            self.now += 10_000
+            self.scheduler.silent()
+            self._gone(name, Failure("lost", "its process was ended"))
         else:
-            self.queue.on_trial_complete(trial, {"outcomes": json.dumps([vars(o) for o in outcomes])})
+            self.scheduler.ended(name, outcomes)
         return True
 
+    def _gone(self, name: str, failure: Failure) -> None:
+        self.taken.pop(name)
+        self.scheduler.gone(name, failure)
+
     def run(self, train: Train, steps: int = 10**6) -> list[tuple[str, str]]:
+        """Let so many packs end; returns what was handed out."""
         while steps and self.step(train):
             steps -= 1
         return self.handed
@@ -93,7 +133,7 @@ class Tune:
 
 def train_here(pack: HandedPack) -> list[Outcome]:
     """Train a pack in this process."""
-    return PackJob(pack.plan, pack.settings, pack.bracket).run()
+    return PackJob(pack.plan, pack.settings, pack.bracket, parts=pack.parts).run()
 
 
 def run_here(
@@ -101,7 +141,7 @@ def run_here(
     admission: Admission | None = None, **_: Any,
 ) -> None:  # fmt: skip
     """What :func:`tpbench.sweeps.driver.run_queue` does, in this process."""
-    Tune(sweeps, resources.concurrent, admission=admission).run(train_here)
+    Workers(sweeps, resources.concurrent, admission=admission).run(train_here)
     board.show()
 
 

@@ -23,7 +23,7 @@ from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.options import SweepOptions
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.packs import Outcome, PackSettings
-from tpbench.training.progress import Display
+from tpbench.training.progress import SilentView
 from tpbench.training.sizing import Sizing
 
 OPTIONS = SweepOptions(3, (1, 2), 1, None, 0, 2, Resources(2))
@@ -242,14 +242,14 @@ def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
     (folder,) = folders(tmp_path)
     asked = []
 
-    def sizes(cell: object, options: SweepOptions, settings: object) -> Sizing:
+    def sizes(cell: object, options: SweepOptions, *_: object) -> Sizing:
         asked.append(options.pack)
         return Sizing(options.pack or 64, 2)
 
     monkeypatch.setattr(campaign, "_sizes", sizes)
     begun = campaign._Wanted(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
     options = replace(OPTIONS, pack=None, resources=Resources(8, 1))
-    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), Display(progress=False))
+    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), SilentView())
     assert (asked, resources.packs_per_gpu) == ([3], 2)
 
 

@@ -74,3 +74,14 @@ def test_version_1(tmp_path: Path) -> None:
 def test_strange_files_are_no_limit(tmp_path: Path) -> None:
     files = {"proc/self/cgroup": "nonsense\n::\n0::/a\n", "sys/fs/cgroup/a/memory.max": "-\n"}
     assert memory.available_memory(write(tmp_path, files)) == 16 * GIB
+
+
+def test_what_the_kernel_killed_is_counted_in_the_system_and_in_the_groups_of_this_process(tmp_path: Path) -> None:
+    assert memory.oom_kills(tmp_path) == 0
+    files = {
+        "proc/vmstat": "nr_free_pages 1\noom_kill 2\n", "proc/self/cgroup": "5:memory:/job\n0::/job/step\n",
+        "sys/fs/cgroup/job/step/memory.events": "low 0\noom 4\noom_kill 3\noom_group_kill 9\n",
+        "sys/fs/cgroup/job/memory.events": "oom_kill 4\n",
+        "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
+    }  # fmt: skip
+    assert memory.oom_kills(write(tmp_path, files)) == 2 + 3 + 4 + 5

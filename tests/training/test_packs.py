@@ -13,6 +13,7 @@ from tests.training.memory import allow_one_member
 from tpbench.engine import METHODS, EpochReport, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
+from tpbench.search.halving import Bracket
 from tpbench.training.devices import choose_device
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, plan_seeds
 from tpbench.training.seeds import parse_seeds
@@ -180,3 +181,55 @@ def test_devices() -> None:
     for wrong in ("gpu", "cuda:x", "meta"):
         with pytest.raises(UsageError, match="unknown device"):
             choose_device(wrong)
+
+
+def bracket_plan() -> PackPlan:
+    """Six configurations of which some do better."""
+    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
+    configurations = tuple({**given, "lr": lr} for lr in (1e-5, 3e-3, 1e-4, 1e-3, 3e-5, 2e-3))
+    return PackPlan(WORKLOADS["digits"], "bp", configurations, (0,) * 6, 9)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 6])
+def test_members_that_are_trained_in_parts_are_judged_together(tmp_path: Path, parts: int) -> None:
+    """As if all had been trained at once: who is stopped, when, and every number."""
+    bracket = Bracket(9, 3, "validation_error")
+    together = PackJob(bracket_plan(), PackSettings(str(tmp_path / "a")), bracket).run()
+    reports: list[EpochReport] = []
+    apart = PackJob(bracket_plan(), PackSettings(str(tmp_path / "b")), bracket, parts).run(reports.append)
+    assert [(o.run, o.status, o.epochs) for o in apart] == [(o.run, o.status, o.epochs) for o in together]
+    assert [o.validation_error for o in apart] == pytest.approx([o.validation_error for o in together], abs=0.01)
+    assert {o.status for o in together} == {"finished", "stopped"}
+    assert not list((tmp_path / "b" / "checkpoints").iterdir())
+    shares = [report.done / report.total for report in reports]
+    assert shares == sorted(shares)
+
+
+def test_parts_go_on_from_their_checkpoints(tmp_path: Path) -> None:
+    bracket, calls = Bracket(9, 3, "validation_error"), 0
+    expected = PackJob(bracket_plan(), PackSettings(str(tmp_path / "a")), bracket, 3).run()
+    settings = PackSettings(str(tmp_path / "b"), checkpoint_every=1)
+
+    def stop_at(number: int) -> None:
+        def report(_: EpochReport) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                raise InterruptedTrainingError
+
+        PackJob(bracket_plan(), settings, bracket, 3).run(report)
+
+    for number in (3, 7, 13):
+        with pytest.raises(InterruptedTrainingError):
+            stop_at(number)
+    assert PackJob(bracket_plan(), settings, bracket, 3).run() == expected
+
+
+def test_a_bracket_that_does_not_fit_is_still_judged_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bracket = Bracket(9, 3, "validation_error")
+    together = PackJob(bracket_plan(), PackSettings(str(tmp_path / "a")), bracket).run()
+    allow_one_member(monkeypatch)
+    apart = PackJob(bracket_plan(), PackSettings(str(tmp_path / "b")), bracket).run()
+    assert [(o.run, o.status, o.epochs) for o in apart] == [(o.run, o.status, o.epochs) for o in together]

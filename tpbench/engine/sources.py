@@ -21,12 +21,12 @@ def plugin_source(entry: EntryPoint) -> str:
     """
     package = entry.module.partition(".")[0]
     # A process runs the code that it has imported, so it looks once.
-    source = _source_digest(package)
+    source = source_digest(package)
     return f"{entry.dist.name} {entry.dist.version} {source}" if entry.dist else f"{package} {source}"
 
 
 @lru_cache(maxsize=256)
-def _source_digest(package: str) -> str:
+def source_digest(package: str) -> str:
     """16 hex digits of the SHA-256 over names and contents of the Python files of a top-level package or module.
 
     A namespace package counts with all its portions: of a folder without ``__init__.py`` nothing tells what is whose.

@@ -45,6 +45,11 @@ class Bracket:
         """Names the rule, for the pack's checkpoint."""
         return f"halving {self.factor} {self.objective}"
 
+    @property
+    def rungs(self) -> list[int]:
+        """Joint epochs after which members stop."""
+        return rung_epochs(self.epochs, self.factor)
+
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
         """Members that are stopped by this joint epoch, and at which: of each rung all but the best.
 

@@ -52,19 +52,33 @@ class PackedSearch:
     @property
     def may_suggest(self) -> bool:
         """Whether :meth:`next_pack` would give a pack; costs nothing, for it is asked often."""
-        if self._waiting:
-            return True
-        if self.journal.suggested_count >= self.trials:
-            return False
-        oldest = len(self.journal.packs) - self.lag
-        return oldest < 0 or all(entry.outcomes is not None for entry in self.journal.packs[self._told : oldest + 1])
+        return bool(self._waiting or self.new_packs)
 
-    def next_pack(self) -> PackEntry | None:
-        """The next pack, noted in the journal before anything else; None while it must wait, or when all are out."""
-        if not self.may_suggest:
+    @property
+    def waiting(self) -> list[int]:
+        """Numbers of the packs that were suggested and wait to be handed out: again, or after an interruption."""
+        return [entry.number for entry in self._waiting]
+
+    @property
+    def new_packs(self) -> int:
+        """How many packs may be suggested now, one after the other without a result between them."""
+        left = -(-(self.trials - self.journal.suggested_count) // self.pack)
+        packs = self.journal.packs
+        oldest = next((k for k in range(self._told, len(packs)) if packs[k].outcomes is None), len(packs))
+        return max(0, min(left, oldest + self.lag - len(packs)))
+
+    def next_pack(self, allowed: Callable[[int], bool] = lambda number: True) -> PackEntry | None:
+        """The next pack, noted in the journal before anything else; None while it must wait, or when all are out.
+
+        Args:
+            allowed: whether a pack that waits may be handed out to who asks; a new one always may.
+        """
+        for entry in self._waiting:
+            if allowed(entry.number):
+                self._waiting.remove(entry)
+                return entry
+        if not self.new_packs:
             return None
-        if self._waiting:
-            return self._waiting.pop(0)
         inner, number = self._replayed(), len(self.journal.packs)
         self._tell(inner, number)
         members = min(self.pack, self.trials - self.journal.suggested_count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +18,14 @@ from tpbench.search.spaces import SearchSpace, spaces_for
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import (
     Resources,
-    check_shared,
     cluster_resources,
-    nodes,
+    head_address,
     ray_running,
     require_no_other_ray,
+    result_of,
 )
+from tpbench.sweeps.last_words import last_words
+from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, trainers
 from tpbench.sweeps.options import SweepOptions
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
@@ -128,6 +130,7 @@ def _run_alone(
     spaces = spaces_for((cell.method for cell in cells), options.space)
     wanted = [_wanted(cell, spaces[cell.method], options, settings) for cell in cells]
     with ExitStack() as stack:
+        name_head = stack.enter_context(last_words(settings.command))
         unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
         stack.enter_context(interruptible(settings.command))
         stream = stack.enter_context(noise_to(wanted[0].folder.log))
@@ -135,7 +138,7 @@ def _run_alone(
         for warning in filter(None, unsafe):
             view.say(f"{WARNING}{warning}")
         settings = replace(settings, track=prepared(settings.track, view.say))
-        return _run_locked(wanted, options, settings, view)
+        return _run_locked(wanted, options, settings, view, name_head)
 
 
 def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
@@ -151,20 +154,21 @@ def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
 
 
 def _run_locked(
-    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
+    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, name_head: Callable[[str], None]
 ) -> list[SweepResult]:  # fmt: skip
     address = options.resources.address
     with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
+            name_head(head_address())
             view.say(f"cluster {address}: {len(nodes())} nodes")
             if odd := of_the_environment(settings.track):
                 view.say(f"{WARNING}{odd}")
-            check_shared(settings.results)
             options = replace(options, resources=cluster_resources(options.resources))
             settings = _on_device(options, settings)
-        wanted, resources = _size(wanted, options, settings, view)
+        findings = _ask_nodes(wanted, options, settings, view) if address else None
+        wanted, resources = _size(wanted, options, settings, view, findings.useless if findings else ())
         sweeps = [_begin(one, options, settings, view) for one in wanted]
-        _train(sweeps, resources, wanted[0].folder, view)
+        _train(sweeps, resources, wanted[0].folder, view, findings)
         for sweep in sweeps:
             # What is wrong with one, its result says.
             with suppress(TpbenchError):
@@ -178,10 +182,33 @@ def _run_locked(
         return results
 
 
+def _ask_nodes(wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View) -> Any:
+    """What the nodes of the cluster lack for these sweeps (:class:`tpbench.sweeps.driver.NodeFindings`)."""
+    from tpbench.sweeps.driver import NodeFindings
+
+    resources = options.resources
+    needs = Needs.of(
+        [
+            SweepNeeds(
+                one.folder.folder.name, one.cell.workload, one.definition.fingerprint, one.cell.method,
+                one.definition.method_source,
+                tuple(dict.fromkeys((one.definition.precision, one.definition.searched_in))),
+            )
+            for one in wanted
+        ],
+        settings.data, settings.device,
+    )  # fmt: skip
+    answers = ask_nodes(settings.results, needs, trainers(resources.per_pack(resources.concurrent)), view.say)
+    return NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
+
+
 def _size(
-    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View
+    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, avoid: Collection[str] = ()
 ) -> tuple[list[_Wanted], Resources]:
-    """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all."""
+    """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all.
+
+    Nothing is measured on the nodes of ``avoid``.
+    """
     resources, sized, share = options.resources, [], []
     for one in wanted:
         if one.folder.exists and not resources.gpus:
@@ -191,7 +218,7 @@ def _size(
         pack = one.folder.read().pack if one.folder.exists else options.pack
         if pack is None and len(wanted) > 1:
             view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
-        sizes = _sizes(one.cell, replace(options, pack=pack), settings)
+        sizes = _sizes(one.cell, replace(options, pack=pack), settings, view.say, avoid)
         share.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
     resources = replace(resources, packs_per_gpu=min(share, default=1))
@@ -201,7 +228,9 @@ def _size(
     return [replace(one, definition=replace(one.definition, lag=lag)) for one in sized], resources
 
 
-def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> Sizing:
+def _sizes(
+    cell: CellChoice, options: SweepOptions, settings: PackSettings, say: Callable[[str], None], avoid: Collection[str]
+) -> Sizing:  # fmt: skip
     """Measured here, or on a node of the cluster that trains."""
     resources = options.resources
     share = resources.per_pack(resources.concurrent)
@@ -215,9 +244,11 @@ def _sizes(cell: CellChoice, options: SweepOptions, settings: PackSettings) -> S
         return choose_sizes(cell.workload, cell.method, **arguments)
     import ray
 
-    task = ray.remote(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0))
+    # Its process ends with it: one that lives on would keep the GPU.
+    where = {"label_selector": not_on(avoid)} if avoid else {}
+    task = ray.remote(max_calls=1)(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
     try:
-        found: Sizing = ray.get(task.remote(cell.workload, cell.method, **arguments))
+        found: Sizing = result_of(task.remote(cell.workload, cell.method, **arguments), share, say)
     except ray.exceptions.RayTaskError as error:
         # What the node lacks, in its own words; anything else is a fault of ours.
         if isinstance(error.cause, TpbenchError):
@@ -250,7 +281,9 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     return sweep
 
 
-def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolder, view: View) -> None:
+def _train(
+    sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolder, view: View, findings: Any = None
+) -> None:
     """Look where each sweep stands, and train what is left; where nothing is, no Ray is started."""
     count = resources.gpus or resources.cpus
     for sweep in sweeps:
@@ -264,7 +297,7 @@ def _train(sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolde
         from tpbench.sweeps.driver import run_queue
 
         board.start()
-        run_queue(sweeps, resources, folder.ray, board)
+        run_queue(sweeps, resources, folder.ray, board, nodes=findings)
 
 
 def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:

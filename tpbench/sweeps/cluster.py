@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 import torch
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.results.location import absolute, is_url, location
-from tpbench.results.store import write_atomically
+from tpbench.results.location import is_url
 from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import (
     SESSIONS,
@@ -26,11 +24,13 @@ from tpbench.sweeps.local_ray import (
     require_loopback,
     write_token,
 )
+from tpbench.sweeps.module_path import job_config
+from tpbench.sweeps.nodes import nodes
 from tpbench.training.cpus import usable_cpus
 from tpbench.training.signals import end_as_by_ctrl_c
 
-# Seconds that one node may take to look at the results folder.
-_CHECK_TIMEOUT = 120.0
+# Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
+WAITING = 40.0
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,10 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
                         log_to_driver=False,
                         _temp_dir=str(folder / SESSIONS),
                         _node_ip_address=node_address,
+                        job_config=job_config(None),
                     )
             else:
-                ray.init(address=resources.address, log_to_driver=False)
+                ray.init(address=resources.address, log_to_driver=False, job_config=job_config(resources.address))
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
@@ -232,83 +233,37 @@ def cluster_resources(wanted: Resources) -> Resources:
     return replace(wanted, cpus=cpus, gpus=gpus, node_cpus=largest or None)
 
 
-def nodes() -> list[dict[str, Any]]:
-    """The nodes of the connected cluster that are alive, as Ray describes them."""
+def head_address() -> str:
+    """The address of the connected cluster's head."""
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"]]
+    return str(ray.get_runtime_context().gcs_address)
 
 
-def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Call a function on every node; what it returned, or the exception, by node id."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def waits_for(share: Mapping[str, float], workers: int) -> str:
+    """Say that nothing of a sweep has a place on the connected cluster yet, and what of it others hold.
 
-    calls = {}
-    for node in nodes():
-        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(function).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
-        calls[node["NodeID"]] = task.remote(*arguments)
-    ray.wait(list(calls.values()), num_returns=len(calls), timeout=_CHECK_TIMEOUT)
-    found: dict[str, Any] = {}
-    for node_id, call in calls.items():
-        try:
-            found[node_id] = ray.get(call, timeout=0)
-        except Exception as error:  # a node that went, a package that it lacks, or no answer
-            found[node_id] = error
-    return found
-
-
-def _read_and_write(results: str, token: str) -> str:
-    """Runs on a node: see what the driver wrote, and leave an answer. Returns the answer's name, or why not."""
-    folder = location(results) / "checks"
-    try:
-        if (folder / token).read_text() != token:
-            return "error: it reads something else than was written"
-    except Exception:
-        return "error: it does not see what this machine wrote there"
-    name = f"{token}-{secrets.token_hex(4)}"
-    try:
-        write_atomically(folder / name, name)
-    except TpbenchError as error:
-        return f"error: it cannot write there ({error})"
-    return name
-
-
-def _gone(error: Exception) -> bool:
-    """Whether a node left while it was asked. Nodes come and go; should it return, its packs look for the folder."""
-    import ray.exceptions as known
-
-    return isinstance(error, known.RayError) and not isinstance(error, (known.RayTaskError, known.GetTimeoutError))
-
-
-def check_shared(results: str) -> None:
-    """Every node of the connected cluster must see the results folder: write there and read it, both ways.
-
-    Raises:
-        UsageError: a node has another folder at that place, or cannot use it.
-        TpbenchError: this machine cannot write there.
+    Args:
+        share: Ray resources of one worker, as of :meth:`Resources.per_pack`.
+        workers: how many of them wait.
     """
-    results, token = absolute(results), secrets.token_hex(16)
-    folder = location(results) / "checks"
-    write_atomically(folder / token, token)
-    try:
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes()}
-        for node_id, answer in on_every_node(_read_and_write, results, token).items():
-            where = f"node {addresses.get(node_id, '?')} ({node_id[:8]})"
-            if isinstance(answer, Exception) and _gone(answer):
-                continue
-            if isinstance(answer, Exception):
-                reason = str(answer).strip().splitlines()[-1] if str(answer).strip() else type(answer).__name__
-                raise TpbenchError(f"{where} could not check the results folder: {reason}")
-            problem = answer.removeprefix("error: ") if answer.startswith("error: ") else None
-            if not problem and not (folder / answer).exists():
-                problem = "this machine does not see what it wrote there"
-            if problem:
-                raise UsageError(
-                    f"the results folder {results} is not shared: {where}: {problem}; choose a folder that all nodes "
-                    "mount, or a URL such as s3://bucket/folder"
-                )
-    finally:
-        for path in folder.glob(f"{token}*"):
-            path.unlink(missing_ok=True)
+    import ray
+
+    kind, name = ("GPU", "GPUs") if share.get("gpu") else ("CPU", "cores")
+    has, free = (found.get(kind, 0) for found in (ray.cluster_resources(), ray.available_resources()))
+    wanted = max(1.0, workers * share[kind.lower()])
+    return (
+        f"the sweep waits for {wanted:g} {name}: of the {has:g} of the cluster, {has - free:g} are held by others; it "
+        "begins as soon as one is free"
+    )
+
+
+def result_of(call: Any, share: Mapping[str, float], say: Callable[[str], None], seconds: float = WAITING) -> Any:
+    """Wait for a task of Ray's, and say what it waits for when it is not done after so many seconds."""
+    import ray
+
+    done, _ = ray.wait([call], timeout=seconds)
+    # It may also be at work: only where there is no place it waits.
+    if not done and any(ray.available_resources().get(k.upper(), 0) < amount for k, amount in share.items()):
+        say(waits_for(share, 1))
+    return ray.get(call)

@@ -1,59 +1,102 @@
-"""One Ray Tune run over a queue of sweeps."""
+"""One Ray Tune run over the packs of several sweeps."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
+from ray.tune import PlacementGroupFactory
 
 from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.cluster import WAITING, Resources, waits_for
 from tpbench.sweeps.environment import kept_environment
 from tpbench.sweeps.gate import open_gate
-from tpbench.sweeps.packs import Failure
+from tpbench.sweeps.nodes import Needs, end_process_of, missing, not_on, on_nodes, oom_kills_of, trainers
+from tpbench.sweeps.packs import ALL_SWEEPS, Failure
 from tpbench.sweeps.queue import METRIC, SweepQueue
+from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
-from tpbench.sweeps.trainable import Train, run_trial, train_job
+from tpbench.sweeps.trainable import Train, run_worker, train_job
 from tpbench.training.loggers import quieter
 from tpbench.training.progress import in_notebook
+from tpbench.workloads.memory import oom_kills
 
-# Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while, and a worker that
-# fails at once would be handed one pack after the other.
+# Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while.
 _PATIENCE = 30.0
-# Seconds after which a pack that has no place takes that of one that waits at the gate: at first, and at most where it
-# does not help at once.
-_STARVED, _STARVED_MOST = 1.0, 60.0
+# Seconds after which an idle worker of a cluster gives its place back.
+_IDLE = 60.0
+# Seconds between two looks at the cluster's nodes, and at workers that make no progress.
+_LOOK = 10.0
+# Workers in a row that could not be started, after which the run ends.
+_STARTS = 5
+
+
+@dataclass(frozen=True)
+class NodeFindings:
+    """What was found out about the nodes of a cluster before anything trains."""
+
+    needs: Needs
+    lacks: Mapping[str, Mapping[str, str]]
+    """What each node lacks, as :meth:`Scheduler.started` takes it."""
+
+    @property
+    def useless(self) -> list[str]:
+        """The nodes that cannot train any of the sweeps."""
+        return [node for node, lacks in self.lacks.items() if ALL_SWEEPS in lacks]
 
 
 class QueueCallback(tune.Callback):
-    """Hands on to the queue and the view what Tune alone hears: progress, errors, what started."""
+    """Hands on to the queue and the board what Tune alone hears: what workers report, and what they die of.
 
-    def __init__(self, queue: SweepQueue, board: Board) -> None:
-        self.queue, self.board = queue, board
+    Args:
+        queue: hears it.
+        board: shows it.
+        resources: of the run.
+        nodes: what was found out about the nodes of a cluster.
+    """
+
+    def __init__(
+        self, queue: SweepQueue, board: Board, resources: Resources | None = None, nodes: NodeFindings | None = None
+    ) -> None:
+        self.queue, self.board, self.resources, self.nodes = queue, board, resources, nodes
         self.trials: dict[str, Any] = {}
         """Those that have not ended, by id."""
         self._seen = 0
-        self._starving_since: float | None = None
-        self._starved = _STARVED
+        self._looked = 0.0
+        self._begun = time.monotonic()
+        self._failed_starts = 0
+        self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
         return {}
 
+    @property
+    def _on_cluster(self) -> bool:
+        return bool(self.resources and self.resources.address)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **_: Any
     ) -> None:
-        place = self.queue.live.get(trial.trial_id)
-        if place:
-            place[0].report(place[1], result["share"], result.get("best"))
-            self.board.warn(place[0], result.get("warnings") or ())
-            self.board.show()
+        if "started" in result:
+            self._failed_starts = 0
+        slot = self.queue.scheduler.slots.get(trial.trial_id)
+        key = slot.work[1].key if slot and slot.work else ""
+        sweep = self.queue.heard(trial.trial_id, result)
+        if sweep and "failed" in result:
+            self.board.say(f"{sweep.label}, pack {key}: {result['failed']}")
+        if sweep:
+            self.board.warn(sweep, result.get("warnings") or ())
+        self.board.show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.trials.pop(trial.trial_id, None)
@@ -63,38 +106,92 @@ class QueueCallback(tune.Callback):
         self._errored(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """A worker that could not be reset ends its trial without telling the searcher or a callback.
-
-        So all trials are looked at until they have ended; Tune's list only grows.
-        """
+        """Look after what Tune tells nobody: errors, workers that make no progress, a cluster that is busy."""
         self.trials.update({trial.trial_id: trial for trial in trials[self._seen :]})
         self._seen = len(trials)
         for trial in [t for t in self.trials.values() if t.status == t.TERMINATED]:
             self.trials.pop(trial.trial_id)
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._errored(trial)
-        self._feed(time.monotonic())
+        now = time.monotonic()
+        if now - self._looked < min(_LOOK, self.queue.scheduler.patience.silence / 2):
+            return
+        self._looked = now
+        self._end_silent()
+        self._say_what_is_waited_for(now)
+        if self._on_cluster and self.resources:
+            self.queue.scheduler.see_nodes(trainers(self.resources.per_pack(self.resources.concurrent)))
+        self.queue.hand_out()
+        self.board.show()
 
-    def _feed(self, now: float) -> None:
-        """Tune chooses whom it starts: where a node has gone, one that waits may have the place of a pack."""
-        alive = [(trial, self.queue.live.get(trial.trial_id)) for trial in self.trials.values()]
-        starved = any(place and trial.status == trial.PENDING for trial, place in alive)
-        if not (starved and any(place is None and trial.status == trial.RUNNING for trial, place in alive)):
-            self._starving_since, self._starved = None, _STARVED
-        elif self._starving_since is None:
-            self._starving_since = now
-        elif now - self._starving_since > self._starved:
-            self._starving_since, self._starved = now, min(2 * self._starved, _STARVED_MOST)
-            self.queue.release()
+    def _end_silent(self) -> None:
+        for slot, failure in self.queue.silent():
+            about = self.queue.about.get(slot.name, {})
+            where = slot.place.name if slot.place else "?"
+            process = f"process {about.get('pid')}"
+            self.board.say(f"{failure.message} on {where} ({process}): it is ended, its pack goes on elsewhere")
+            if about:
+                end_process_of(about["node"] if self._on_cluster else None, about["pid"], about["created"])
+
+    def _say_what_is_waited_for(self, now: float) -> None:
+        """Say once that no worker has started yet, and why."""
+        started = any(slot.place for slot in self.queue.scheduler.slots.values())
+        if started or self._told or not self._on_cluster or now - self._begun < WAITING:
+            return
+        self._told = True
+        share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
+        self.board.say(waits_for(share, len(self.queue.scheduler.slots)))
 
     def _errored(self, trial: Any) -> None:
         self.trials.pop(trial.trial_id, None)
-        place = self.queue.live.get(trial.trial_id)
-        failure = failure_of(trial)
-        if place:
-            self.board.say(f"{place[0].label}, pack {place[1]}: {failure.message}; Ray's log says more")
-        self.queue.errored(trial.trial_id, failure)
+        slot = self.queue.scheduler.slots.get(trial.trial_id)
+        failure = self._with_evidence(failure_of(trial), trial.trial_id)
+        if slot and slot.work and not slot.leaving:
+            sweep, pack = slot.work
+            where = f" on {slot.place.name}" if slot.place and self._on_cluster else ""
+            self.board.say(f"{sweep.label}, pack {pack.key}{where}: {failure.message}; Ray's log says more")
+        starting = slot is not None and slot.place is None
+        self.queue.lost(trial.trial_id, failure)
+        if starting:
+            self._failed_starts += 1
+            self._ask_new_nodes()
+            if self._failed_starts >= _STARTS and not any(s.work for s in self.queue.scheduler.slots.values()):
+                self._give_up(failure)
         self.board.show()
+
+    def _ask_new_nodes(self) -> None:
+        """Find the node on which no worker can be started: one that joined since, or never answered."""
+        if self.nodes is None or self.resources is None:
+            return
+        scheduler, needs = self.queue.scheduler, self.nodes.needs
+        known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
+        new = [node for node in trainers(self.resources.per_pack(self.resources.concurrent)) if node not in known]
+        for node, answer in on_nodes(new, missing, needs, timeout=_LOOK).items():
+            if isinstance(answer, RayTaskError):
+                scheduler.lacks(node, f"no process of tpbench can be started there: {last_line(str(answer))}")
+        scheduler.stop_without_nodes()
+
+    def _give_up(self, failure: Failure) -> None:
+        for sweep in self.queue.scheduler.unfinished:
+            sweep.interrupt(f"no training process could be started: {failure.message}")
+
+    def _with_evidence(self, failure: Failure, trial_id: str) -> Failure:
+        """A process that was lost as its node is gone, or as the kernel killed it when memory ran out."""
+        about = self.queue.about.get(trial_id)
+        if failure.kind != "lost" or about is None:
+            return failure
+        if self._on_cluster:
+            share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
+            if about["node"] not in trainers(share):
+                return Failure("gone", "its node was lost")
+        kills = oom_kills_of(about["node"]) if self._on_cluster else oom_kills()
+        if kills is None or kills <= about["oom_kills"]:
+            return failure
+        for other in self.queue.about.values():
+            if other["node"] == about["node"]:
+                other["oom_kills"] = kills  # the next one is told by the next kill
+        had = f"{about['memory'] / 2**30:.1f} GiB"
+        return Failure("memory", f"out of memory: the system killed its process; {had} were free before, it needs more")
 
 
 class SilentReporter(tune.ProgressReporter):
@@ -107,28 +204,66 @@ class SilentReporter(tune.ProgressReporter):
         """Nothing."""
 
 
-def failure_of(trial: Any) -> Failure:
-    """What a trial of Tune's died of."""
-    from ray.exceptions import RayTaskError
+class WhenOver(tune.Stopper):
+    """Ends the Tune run when all packs are trained, though workers may still wait for a place or be stuck."""
 
+    def __init__(self, queue: SweepQueue) -> None:
+        self.queue = queue
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as of the callback."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.queue.over
+
+
+_MEMORY_OF_NODE = re.compile(r"was ([\d.]+ ?[kMGT]?i?B)(?: used)? / ([\d.]+ ?[kMGT]?i?B)")
+
+
+def failure_of(trial: Any) -> Failure:
+    """What a trial of Tune's died of, from the files that Tune wrote in the driver's own folder."""
+    error: Any = None
     try:
-        error = trial.get_pickled_error()
-    except Exception as unreadable:  # Tune's own file, on this machine
-        error = unreadable
-    if isinstance(error, RayTaskError):
-        return Failure("raised", last_line(str(error)))
+        if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+            error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+    except Exception as unreadable:  # of an exception whose class this process lacks, too
+        text = f"{type(unreadable).__name__}: {unreadable}"
+    text = text or str(error or "")
+    if "OutOfMemoryError" in type(error).__name__ or "low on memory" in text:
+        found = _MEMORY_OF_NODE.search(text)
+        there = f"{found[1]} of {found[2]} were taken" if found else "the node had too little"
+        return Failure("memory", f"out of memory: Ray's memory monitor ended its process; {there}, it needs more")
+    if isinstance(error, RayTaskError) or (error is None and "Traceback" in text):
+        return Failure("raised", spell_cause(getattr(error, "cause", None)) or last_line(text))
+    if "node has died" in text or "node was terminated" in text:
+        return Failure("gone", "its node was lost")
+    if getattr(error, "actor_init_failed", False):
+        return Failure("raised", last_line(text))
     return Failure("lost", "its process was lost")
+
+
+def spell_cause(cause: object) -> str:
+    """The kind and the first line of an exception; empty where there is none."""
+    if not isinstance(cause, Exception):
+        return ""
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
 
 
 def last_line(traceback: str) -> str:
     """The message of an exception that Ray hands on as text."""
     lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    return lines[-1].split(": ", 1)[-1] if lines else "unknown error"
+    return lines[-1] if lines else "unknown error"
 
 
 def run_queue(
     sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *, train: Train = train_job,
-    admission: Admission | None = None,
+    admission: Admission | None = None, nodes: NodeFindings | None = None, patience: Patience | None = None,
 ) -> None:  # fmt: skip
     """Train all packs of all sweeps; Ray must be connected.
 
@@ -139,31 +274,42 @@ def run_queue(
         board: shows the progress.
         train: trains a pack.
         admission: which sweeps may begin.
+        nodes: what was found out about the nodes of a cluster.
+        patience: for how long the scheduler waits for what may not come.
     """
     gate, workers = open_gate(), resources.concurrent
-    final_workers = resources.gpus or resources.cpus
-    # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
-    most = workers + max(1, workers // 8) if resources.address else None
-    queue = SweepQueue(sweeps, workers, final_workers, lambda count: gate.open.remote(count), admission, most)
-    # One shape for all packs, or Tune could not keep their processes.
     share = resources.per_pack(workers)
+    scheduler = Scheduler(
+        sweeps, workers, resources.gpus or resources.cpus, admission=admission,
+        # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
+        most=workers + max(1, workers // 8) if resources.address else None,
+        patience=patience or Patience(idle=_IDLE if resources.address else None), say=board.say,
+    )  # fmt: skip
+    if resources.address:
+        scheduler.see_nodes(trainers(share))
+    for node, lacks in (nodes.lacks if nodes else {}).items():
+        for sweep, reason in lacks.items():
+            scheduler.lacks(node, reason, sweep)
+    scheduler.stop_without_nodes()
+    queue = SweepQueue(scheduler, lambda worker, job: gate.hand.remote(worker, job))
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
     # by one node at a time. The experiment's state is in the journals.
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(2 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
     trainable = tune.with_parameters(
-        run_trial, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
-        patience=_PATIENCE if resources.address else 0.0,
+        run_worker, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
+        patience=_PATIENCE if resources.address else 0.0, needs=nodes.needs if nodes else None,
     )  # fmt: skip
     tuner = tune.Tuner(
-        tune.with_resources(trainable, share),
+        tune.with_resources(trainable, lambda config: _place_for(config, share)),
         tune_config=tune.TuneConfig(
-            search_alg=queue, metric=METRIC, mode="max", num_samples=-1, reuse_actors=True,
+            search_alg=queue, metric=METRIC, mode="max", num_samples=-1, reuse_actors=False,
             trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="queue", storage_path=str(ray_folder.resolve()), verbose=0,
-            # The queue hands packs out again by itself: elsewhere, and not for ever.
-            failure_config=tune.FailureConfig(max_failures=0), callbacks=[QueueCallback(queue, board)],
+            name="queue", storage_path=str(ray_folder.resolve()), verbose=0, stop=WhenOver(queue),
+            # The scheduler hands packs out again by itself: elsewhere, and not for ever.
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[QueueCallback(queue, board, resources, nodes)],
             progress_reporter=SilentReporter() if in_notebook() else None,
         ),
     )  # fmt: skip
@@ -171,10 +317,21 @@ def run_queue(
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
         with kept_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
             os.environ.update(pending)
-            tuner.fit()
+            if not scheduler.over:
+                tuner.fit()
+        board.show()
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
+def _place_for(config: Mapping[str, Any], share: Mapping[str, float]) -> PlacementGroupFactory:
+    """What a worker needs, on a node where it is of use."""
+    bundle = {kind.upper(): amount for kind, amount in share.items()}
+    avoid = config.get("avoid") or ()
+    if not avoid:
+        return PlacementGroupFactory([bundle])
+    return PlacementGroupFactory([bundle], bundle_label_selector=[not_on(avoid)])
+
+
 def _trial_name(trial: Any) -> str:
-    return f"{trial.config.get('sweep')}-{trial.config.get('pack')}-{trial.trial_id}".strip("-")
+    return f"worker-{trial.trial_id}"

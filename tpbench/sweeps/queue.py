@@ -1,177 +1,123 @@
-"""One queue of packs for all sweeps of a command, as a Searcher of Ray Tune."""
+"""The scheduler as a Searcher of Ray Tune: every trial is a worker, which trains one pack after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from tpbench.engine import TpbenchError
-from tpbench.sweeps.packs import Failure, HandedPack
-from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
+from tpbench.sweeps.gate import END
+from tpbench.sweeps.packs import Failure, Place
+from tpbench.sweeps.scheduler import Scheduler, Slot
+from tpbench.sweeps.sweep import QueuedSweep
 from tpbench.training.packs import Outcome
 
 METRIC = "share"
 
-Opener = Callable[[int], None]
+Hand = Callable[[str, str], None]
 
 
 class SweepQueue(Searcher):
-    """Asks the sweeps in turn for their next pack: final packs first, then who has fewest packs in flight.
-
-    There is no barrier anywhere: while one sweep waits for results, others train. What a sweep suggests depends on its
-    own results in their order alone, so the turn in which sweeps are asked changes no result. Sweeps of a lower
-    ``priority`` come first.
+    """Gives Tune a trial for every worker that the scheduler wants, and the scheduler what workers say.
 
     Args:
-        sweeps: all of the command, in its order.
-        workers: packs that train at once.
-        final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
-        open_gate: lets workers go that wait because there was nothing to train; is told how often it was called.
-        admission: which sweeps may begin.
-        most: trials that Tune may hold at once; None: twice the workers. A cluster starts as many as it has place for,
-            or buys the place.
+        scheduler: decides.
+        hand: leaves a job for a worker at the gate.
     """
 
-    def __init__(
-        self, sweeps: Sequence[QueuedSweep], workers: int, final_workers: int, open_gate: Opener,
-        admission: Admission | None = None, most: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, scheduler: Scheduler, hand: Hand) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
-        self.open_gate, self.admission = open_gate, admission or Admission()
-        self.most = most or 2 * workers
-        # No more processes than there can be packs.
-        packs = sum(max(sweep.potential, sweep.final_progress.total) for sweep in sweeps if not sweep.finished)
-        self._to_warm = min(workers, packs)
-        self.live: dict[str, tuple[QueuedSweep, str] | None] = {}
-        """The packs that Tune holds, by trial; None: a trial that waits at the gate."""
-        self._errored: set[str] = set()
-        self._warmed, self._round, self._named = 0, 0, 0
+        self.scheduler, self.hand = scheduler, hand
+        self.about: dict[str, dict[str, Any]] = {}
+        """What each worker said of itself when it started."""
         self._broken: Exception | None = None
 
-    @property
-    def unfinished(self) -> list[QueuedSweep]:
-        return [sweep for sweep in self.sweeps if not sweep.finished]
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles it to restore an experiment; sweeps are restored from their journals instead."""
+        return {}
 
-    def workers(self, sweep: QueuedSweep) -> Workers:
-        """What a sweep may know when it splits its final runs."""
-        others = sum(other.potential for other in self.sweeps if other is not sweep)
-        return Workers(self.final_workers, max(1, len(self.unfinished)), others)
+    @property
+    def over(self) -> bool:
+        """Whether Tune may stop."""
+        return self._broken is None and self.scheduler.over
 
     # What Tune calls
 
     def suggest(self, trial_id: str) -> dict[str, Any] | Any:
-        """The next pack; a wait at the gate or None while there is none; FINISHED when all sweeps are."""
+        """Give Tune a worker to start; None while there are enough, FINISHED when all is trained."""
         if self._broken:
             raise self._broken
-        if self._warmed < self._to_warm > 1:
-            self._warmed += 1
-            return self._wait(trial_id, self._to_warm)
-        if not self._going:
-            self.release()
+        if self.scheduler.over:
             return Searcher.FINISHED
-        if len(self.live) >= self.most:
+        if not self.scheduler.wants_slot():
             return None
-        for sweep in self._in_turn():
-            pack = self._next_pack(sweep)
-            if pack:
-                self.admission.begin(sweep)
-                self.live[trial_id] = sweep, pack.key
-                return {"sweep": sweep.name, "pack": pack.key, "job": pack.to_json()}
-        if not self._going:
-            self.release()
-            return Searcher.FINISHED
-        waiting = sum(place is None for place in self.live.values())
-        if waiting == len(self.live) and not self._ready():
-            # Nothing in flight and nothing to hand out: waiting would last for ever.
-            raise RuntimeError(f"the queue stands still; unfinished: {[s.name for s in self.unfinished]}")
-        # One that waits behind each worker keeps its process; more would only occupy Tune.
-        return self._wait(trial_id, None) if waiting < self.count else None
-
-    @staticmethod
-    def _next_pack(sweep: QueuedSweep) -> HandedPack | None:
-        """The next pack of a sweep; what goes wrong in one is no reason to stop the others."""
-        try:
-            return sweep.next_pack()
-        except Exception as error:
-            sweep.fail(f"{type(error).__name__}: {error}" if not isinstance(error, TpbenchError) else str(error))
-            return None
-
-    @property
-    def _going(self) -> bool:
-        """Whether anything is in flight or may still be handed out."""
-        return any(sweep.flying or self.admission.allows(sweep) for sweep in self.unfinished)
-
-    def _ready(self) -> bool:
-        return any(s.has_final or s.has_search for s in self.unfinished if self.admission.allows(s))
-
-    def release(self) -> None:
-        """Let workers go that wait at the gate."""
-        self._round += 1
-        self.open_gate(self._round)
-
-    def _wait(self, trial_id: str, workers: int | None) -> dict[str, Any]:
-        self.live[trial_id] = None
-        self._named += 1
-        return {"sweep": "", "pack": f"wait-{self._named}", "workers": workers, "round": self._round}
-
-    def _in_turn(self) -> Iterable[QueuedSweep]:
-        ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.flying)))
+        return {"worker": trial_id, "avoid": sorted(self.scheduler.open(trial_id))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial ended; one that errored is settled when Tune tells the callback what the error was."""
-        if error:
-            self._errored.add(trial_id)
-            return
-        self._guarded(trial_id, lambda place: self._settle(place, result or {}))
+        """Note that a worker ended; of one that errored the callback hears why."""
+        if not error:
+            with self._guarded():
+                self.scheduler.closed(trial_id)
 
-    def _settle(self, place: tuple[QueuedSweep, str], result: Mapping[str, Any]) -> None:
-        sweep, key = place
-        workers = self.workers(sweep)
-        if "outcomes" in result:
-            outcomes = [Outcome(**outcome) for outcome in _loads(result["outcomes"])]
-            sweep.ended(key, outcomes, workers)
-        else:
-            message = str(result.get("failed", "its process ended without a result"))
-            kind = str(result.get("kind", "node")) if "failed" in result else "lost"
-            sweep.lost(key, Failure(kind, message, str(result.get("node", ""))), workers)
+    def heard(self, trial_id: str, result: Mapping[str, Any]) -> QueuedSweep | None:
+        """Take what a worker reports; returns the sweep that it is about."""
+        slot = self.scheduler.slots.get(trial_id)
+        sweep = slot.work[0] if slot and slot.work else None
+        with self._guarded():
+            if "started" in result:
+                about = self.about[trial_id] = json.loads(result["started"])
+                place = Place(about["node"], about["gpu"], self.scheduler.hosts.get(about["node"], about["host"]))
+                self.scheduler.started(trial_id, place, about["lacks"])
+            elif "asks" in result and slot and slot.work:
+                self.hand(trial_id, slot.work[1].to_json())  # the gate had lost it
+            elif "outcomes" in result:
+                outcomes = [Outcome(**outcome) for outcome in json.loads(result["outcomes"])]
+                self.scheduler.ended(trial_id, outcomes)
+            elif "failed" in result:
+                self.scheduler.failed(trial_id, Failure(str(result["kind"]), str(result["failed"])))
+            elif "asks" not in result:
+                self.scheduler.progress(trial_id, result["share"], result.get("best"), result.get("epoch"))
+            self.hand_out()
+        return sweep
 
-    def errored(self, trial_id: str, failure: Failure) -> None:
-        """A trial's process raised or went; Tune does not restart it, the queue hands the pack out again."""
-        self._errored.discard(trial_id)
-        self._guarded(trial_id, lambda place: place[0].lost(place[1], failure, self.workers(place[0])))
+    def lost(self, trial_id: str, failure: Failure) -> None:
+        """Note that a worker's process raised or went; its pack is handed out again."""
+        with self._guarded():
+            self.scheduler.gone(trial_id, failure)
+            self.hand_out()
 
-    def _guarded(self, trial_id: str, settle: Callable[[tuple[QueuedSweep, str]], None]) -> None:
-        """Settle a trial; it stays in flight until that is written down.
+    def silent(self) -> list[tuple[Slot, Failure]]:
+        """Find workers that make no progress (:meth:`Scheduler.silent`)."""
+        found: list[tuple[Slot, Failure]] = []
+        with self._guarded():
+            found = self.scheduler.silent()
+        return found
 
-        Tune would take an exception for the trial's own and go on without ever hearing of it again, so the next
-        suggestion raises it.
+    def hand_out(self) -> None:
+        """Give idle workers their packs, and let those go that are not needed."""
+        with self._guarded():
+            for slot in self.scheduler.idle:
+                if pack := self.scheduler.next_pack(slot.name):
+                    self.hand(slot.name, pack.to_json())
+            for name in self.scheduler.surplus():
+                self.hand(name, END)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep an exception for the next suggestion, which ends the run with it.
+
+        Tune would take it for the trial's own and go on without ever hearing of it again.
         """
-        if trial_id not in self.live:
-            return
-        place = self.live[trial_id]
         try:
-            if place is not None and not place[0].failure:
-                settle(place)
-            elif place is not None:
-                place[0].flying.pop(place[1], None)
-            self.live.pop(trial_id)
+            yield
         except Exception as error:
-            self._broken = error
-        if self._ready() or not self._going:
-            self.release()
+            self._broken = self._broken or error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the journals are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the journals are the state."""
-
-
-def _loads(text: str) -> list[dict[str, Any]]:
-    import json
-
-    return list(json.loads(text))

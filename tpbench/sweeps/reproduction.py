@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method
+from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
@@ -21,7 +21,9 @@ from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import Resources, check_shared, cluster_resources, ray_running
+from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
+from tpbench.sweeps.last_words import last_words
+from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import unkept
@@ -179,6 +181,7 @@ def reproduce(
     store.require_writable(*[FOLDER] * settings.keep_networks)
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
+        name_head = stack.enter_context(last_words(settings.command))
         unsafe = stack.enter_context(folder.lock())
         stack.enter_context(interruptible(settings.command))
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
@@ -187,9 +190,9 @@ def reproduce(
         settings = replace(settings, track=prepared(settings.track, view.say))
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
+            name_head(head_address())
             if odd := of_the_environment(settings.track):
                 view.say(f"{WARNING}{odd}")
-            check_shared(settings.results)
             resources = cluster_resources(resources)
         if resources.gpus:
             settings = replace(settings, device="cuda")
@@ -198,10 +201,16 @@ def reproduce(
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
         board = Board(view, sweeps, on_end=lambda sweep: _write_tables(store, view))
         board.start()
-        from tpbench.sweeps.driver import run_queue
+        from tpbench.sweeps.driver import NodeFindings, run_queue
 
         admission = Budget(budget, estimates) if budget is not None else None
-        run_queue(sweeps, resources, folder.ray, board, admission=admission)
+        findings = None
+        if resources.address:
+            needs = Needs.of([_needs(sweep, settings) for sweep in sweeps], settings.data, settings.device)
+            wanted = trainers(resources.per_pack(resources.concurrent))
+            answers = ask_nodes(settings.results, needs, wanted, view.say)
+            findings = NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
+        run_queue(sweeps, resources, folder.ray, board, admission=admission, nodes=findings)
     return [
         TrainedCell(
             cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep),
@@ -209,6 +218,13 @@ def reproduce(
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]  # fmt: skip
+
+
+def _needs(sweep: PlainSweep, settings: PackSettings) -> SweepNeeds:
+    assert sweep.final is not None  # a plain sweep is nothing else
+    plan = sweep.final.plan
+    source = method_source(plan.method)
+    return SweepNeeds(sweep.name, plan.workload, sweep.final.fingerprint, plan.method, source, (settings.precision,))
 
 
 def _diverged(sweep: PlainSweep) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tpbench.search.halving import Bracket
 from tpbench.search.journal import Journal
 from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
-from tpbench.sweeps.packs import Failure, HandedPack, given_up
+from tpbench.sweeps.packs import Failure, HandedPack, is_given_up, wants_halves
 from tpbench.training.packs import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
 from tpbench.workloads import Workload
 
@@ -25,6 +25,10 @@ from tpbench.workloads import Workload
 _MOST_FAILURES = 0.1
 # Final packs per worker of a campaign.
 _WAVES = 4
+
+
+def _anywhere(key: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class QueuedSweep:
         self.priority = 0
         """Sweeps of a lower one are asked first."""
         self.final: FinalRuns | None = None
+        self._parts = {"search": 1, "final": 1}
+        """How many parts the packs of the search and of the final runs are trained in."""
         self.best_error: float | None = None
         self._begun, self._ended = 0.0, 0.0
         self.search_progress = Progress(0)
@@ -136,12 +142,33 @@ class QueuedSweep:
             0 if self.finished else len(self.flying) + self.has_search + (len(self.final.waiting) if self.final else 0)
         )
 
-    def next_pack(self) -> HandedPack | None:
-        """The next pack: a final one if one waits."""
+    @property
+    def waiting(self) -> list[str]:
+        """The packs that are made and wait to be handed out, in their order."""
+        return [] if self.failure is not None or self.final is None else list(self.final.waiting)
+
+    @property
+    def new_packs(self) -> int:
+        """Packs that are not made yet and could be handed out now."""
+        return 0
+
+    def coming(self, workers: Workers) -> int:
+        """Return how many packs may be in flight at once from now on."""
+        return 0 if self.finished else len(self.flying) + len(self.waiting)
+
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+        """Take the next pack: a final one if one waits.
+
+        Args:
+            allowed: whether a pack of that key may be handed out to who asks.
+        """
         if not self.has_final or self.final is None:
             return None
-        pack = self.final.packs[self.final.waiting.pop(0)]
-        return self._fly(pack, self.final_progress)
+        key = next(filter(allowed, self.final.waiting), None)
+        if key is None:
+            return None
+        self.final.waiting.remove(key)
+        return self._fly(self.final.packs[key], self.final_progress)
 
     @property
     def seconds(self) -> float:
@@ -150,9 +177,14 @@ class QueuedSweep:
 
     def _fly(self, pack: HandedPack, progress: Progress) -> HandedPack:
         self._begun = self._begun or time.monotonic()
+        pack = replace(pack, parts=min(max(pack.parts, self._parts[self._role]), pack.members))
         self.flying[pack.key] = pack
         progress.running[pack.key] = pack.members, 0.0
         return pack
+
+    @property
+    def _role(self) -> str:
+        return "search" if self.final is None else "final"
 
     def report(self, key: str, share: float, best: float | None) -> None:
         """A pack got on."""
@@ -174,23 +206,33 @@ class QueuedSweep:
         self.final_progress.running.pop(key, None)
         self.final_progress.done += pack.members
 
-    def lost(self, key: str, failure: Failure, workers: Workers) -> None:
-        """An attempt at a pack failed: it waits for another one, or is given up.
+    def lost(
+        self, key: str, failure: Failure, workers: Workers, counts: Callable[[Failure], bool] = lambda failure: True
+    ) -> None:
+        """Note a failed attempt at a pack: it waits for another one, or is given up.
 
-        What the only machine lacks fails the sweep, and no pack for good: the same command goes on when it is mended.
+        Where memory may be the reason, it is trained in halves from now on, and so are those that follow.
         What a rule does wrong it will do again; once it is mended, it is another rule and another sweep.
+
+        Args:
+            counts: which of the pack's failures count (:func:`tpbench.sweeps.packs.is_given_up`).
         """
-        self.failures[key].append(failure)
+        pack, failures = self.flying[key], self.failures[key]
+        failures.append(failure)
         if failure.kind == "rule":
             self.fail(failure.message)
             self.flying.clear()
-        elif failure.kind == "node" and not self.on_cluster:
-            self.interrupt(failure.message)
-        elif given_up(self.failures[key], self.on_cluster):
+            return
+        if wants_halves(failures):
+            # Those that follow would end in the same way.
+            self._parts[self._role] = max(self._parts[self._role], min(2 * pack.parts, pack.members))
+        if is_given_up(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
             self.give_up(key, failure, workers)
-            return
-        if self.failure:
-            return
+        else:
+            self.put_back(key)
+
+    def put_back(self, key: str) -> None:
+        """Let a pack that was handed out wait again."""
         self.flying.pop(key)
         for progress in (self.search_progress, self.final_progress):
             progress.running.pop(key, None)
@@ -304,16 +346,31 @@ class SearchedSweep(QueuedSweep):
         return self.failure is None and self.final is None and self.search.may_suggest
 
     @property
+    def waiting(self) -> list[str]:
+        if self.failure is not None or self.final is not None:
+            return super().waiting
+        return [str(number) for number in self.search.waiting]
+
+    @property
+    def new_packs(self) -> int:
+        return self.search.new_packs if self.has_search else 0
+
+    def coming(self, workers: Workers) -> int:
+        if self.finished or self.final is not None:
+            return super().coming(workers)
+        return max(self.potential, self.journal.parts or workers.parts(len(self.definition.seeds)))
+
+    @property
     def potential(self) -> int:
         if self.finished or self.final is not None:
             return super().potential
         left = -(-(self.definition.trials - self.journal.ended_count) // self.definition.pack)
         return min(self.definition.lag, left) or 1
 
-    def next_pack(self) -> HandedPack | None:
-        if final := super().next_pack():
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+        if final := super().next_pack(allowed):
             return final
-        entry = self.search.next_pack() if self.has_search else None
+        entry = self.search.next_pack(lambda number: allowed(str(number))) if self.has_search else None
         if entry is None:
             return None
         return self._fly(self._search_pack(entry.number, entry.suggestions), self.search_progress)

@@ -106,8 +106,43 @@ class Judge(Protocol):
     def name(self) -> str:
         """Names the rule: the pack's checkpoint belongs to it."""
 
+    @property
+    def rungs(self) -> list[int]:
+        """Joint epochs after which it decides."""
+
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
         """The members that are stopped when so many joint epochs are done, and after how many each was."""
+
+
+@dataclass
+class PartJudge:
+    """A judge of a whole pack, for a part of it that is trained while the others wait at the last rung."""
+
+    judge: Judge
+    part: slice
+    """Of the pack's members, in their order."""
+    histories: list[MemberHistory]
+    """Of all members of the pack as far as they are known."""
+    decided: int = 0
+    """Joint epochs that all parts have done; nothing is decided beyond them."""
+
+    @property
+    def name(self) -> str:
+        """Names the rule and the pack."""
+        return f"{self.judge.name}, part {self.part.start} to {self.part.stop} of {len(self.histories)}"
+
+    @property
+    def rungs(self) -> list[int]:
+        """Joint epochs after which the parts wait for each other."""
+        return self.judge.rungs
+
+    def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
+        """The members of the part that are stopped, by their place in it."""
+        everyone = list(self.histories)
+        everyone[self.part] = histories
+        out = self.judge.stopped(everyone, min(epoch, self.decided))
+        first, end = self.part.start, self.part.stop
+        return {member - first: at for member, at in out.items() if first <= member < end}
 
 
 @dataclass(frozen=True)
@@ -219,8 +254,10 @@ class PackJob:
             run of another precision.
     """
 
-    def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None) -> None:
+    def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None, parts: int = 1) -> None:
         self.plan, self.settings, self.judge = plan, settings, judge
+        self.parts = max(1, min(parts, len(plan.seeds)))
+        """How many parts the members are trained in, one after the other; more where memory does not suffice."""
         self.store = RunStore(location(settings.results))
         self.problem, self.dataset = load_problem(plan.workload, Path(settings.data) if settings.data else None)
         if plan.fingerprint and plan.fingerprint != self.dataset.fingerprint:
@@ -240,6 +277,8 @@ class PackJob:
         left = [d for d in self.definitions if d.id not in self.finished or d.id in again]
         # Equal definitions in one pack are trained once.
         self.missing = list({d.id: d for d in left}.values())
+        self._decided = 0
+        self._done_of_parts: dict[int, int] = {}
 
     @property
     def checkpoint_path(self) -> Path:
@@ -286,25 +325,71 @@ class PackJob:
         ]  # fmt: skip
 
     def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
-        """Train what is missing as one pack, or as two halves where the memory does not suffice."""
-        ids, half = [d.id for d in self.missing], len(self.missing) // 2
-        try:
-            return dict(zip(ids, self._train(on_epoch), strict=True))
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            if not half:
-                raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
-        logging.getLogger(__name__).warning("out of memory with %d members: training them in two packs", len(ids))
-        give_back_memory(self.settings.device)
-        trained: dict[str, MemberHistory] = {}
-        for part in (self.missing[:half], self.missing[half:]):
-            plan = replace(
-                self.plan, configurations=tuple(d.configuration for d in part), seeds=tuple(d.seed for d in part)
+        """Train what is missing as one pack, or in parts where the memory does not suffice."""
+        while True:
+            try:
+                if self.parts > 1:
+                    return self._train_in_parts(on_epoch)
+                return dict(zip([d.id for d in self.missing], self._train(on_epoch), strict=True))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if self.parts >= len(self.definitions):
+                    raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
+            members, self.parts = -(-len(self.definitions) // self.parts), min(2 * self.parts, len(self.definitions))
+            logging.getLogger(__name__).warning(
+                "out of memory with %d members: training them in %d packs, one after the other", members, self.parts
             )
-            # The halves do not see each other, so each is judged by itself.
-            trained |= PackJob(plan, self.settings, self.judge)._train_or_split(on_epoch)
-        return trained
+            give_back_memory(self.settings.device)
+
+    def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
+        """Train the members part by part: what they become is what they become together.
+
+        Where a judge stops members, all parts are trained to a rung before any goes on, from its checkpoint.
+        """
+        # What was begun with all members at once cannot be continued.
+        self.checkpoint_path.unlink(missing_ok=True)
+        count = len(self.definitions)
+        slices = [slice(k * count // self.parts, (k + 1) * count // self.parts) for k in range(self.parts)]
+        histories = [MemberHistory() for _ in self.definitions]
+        for k, definition in enumerate(self.definitions):
+            if definition.id in self.finished:
+                histories[k] = self.finished[definition.id].history
+        over: set[int] = set()
+        for rung in [*(self.judge.rungs if self.judge else ()), None]:
+            for number, part in enumerate(slices):
+                if number in over:
+                    continue
+                job = self._part(part, histories)
+                trained = job._train(self._shared(on_epoch, number), rung) if job.missing else []
+                histories[part] = job._histories(dict(zip([d.id for d in job.missing], trained, strict=True)))
+                # One that has come to its end needs no checkpoint, and has none.
+                if rung is None or not job.checkpoint_path.exists():
+                    over.add(number)
+                give_back_memory(self.settings.device)
+            if rung is not None:
+                self._decided = rung
+        return {d.id: histories[k] for k, d in enumerate(self.definitions)}
+
+    def _part(self, part: slice, histories: list[MemberHistory]) -> PackJob:
+        """The job of some members, in the order of the pack."""
+        plan = replace(self.plan, configurations=self.plan.configurations[part], seeds=self.plan.seeds[part])
+        judge = PartJudge(self.judge, part, histories, self._decided) if self.judge else None
+        return PackJob(plan, self.settings, judge)
+
+    def _shared(
+        self, on_epoch: Callable[[EpochReport], None] | None, number: int
+    ) -> Callable[[EpochReport], None] | None:
+        """What hears of a part's epochs as of epochs of the whole; every part counts as much."""
+        if on_epoch is None:
+            return None
+        done = self._done_of_parts
+
+        def report(epoch: EpochReport) -> None:
+            done[number] = epoch.done
+            on_epoch(replace(epoch, done=sum(done.values()), total=self.parts * epoch.total))
+
+        return report
 
     def _judge(self, trainer: Trainer) -> None:
         """Let the judge stop members after a joint epoch."""
@@ -318,21 +403,23 @@ class PackJob:
             gone = {self.definitions[k].id for k in out} - racing
             trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
 
-    def _train(self, on_epoch: Callable[[EpochReport], None] | None) -> list[MemberHistory]:
+    def _train(self, on_epoch: Callable[[EpochReport], None] | None, until: int | None = None) -> list[MemberHistory]:
+        """Train what is missing to its end, or until so many joint epochs are done; then a checkpoint is there."""
         members = [Member.of(d, self.dataset.label, self.plan.found) for d in self.missing]
         alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
         with tracking(self.settings.track, members) as trackers:
             with alone:
-                histories, report = self._train_to_the_end(on_epoch, trackers)
+                histories, report = self._train_to_the_end(on_epoch, trackers, until)
             # Only now: the store comes first, and the next pack may have the GPU.
-            trackers.finish(histories)
-            if on_epoch and (late := trackers.warnings()):
+            if not self.checkpoint_path.exists():
+                trackers.finish(histories)
+            if on_epoch and report and (late := trackers.warnings()):
                 on_epoch(replace(report, warnings=late))
         return histories
 
     def _train_to_the_end(
-        self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking
-    ) -> tuple[list[MemberHistory], EpochReport]:  # fmt: skip
+        self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking, until: int | None
+    ) -> tuple[list[MemberHistory], EpochReport | None]:  # fmt: skip
         """Train and publish; returns how the members ended, and what was reported last."""
         from tpbench.engine import load_checkpoint, save_checkpoint
 
@@ -346,7 +433,11 @@ class PackJob:
                 path.unlink(missing_ok=True)
                 trainer = self._trainer()
             started -= trainer.elapsed
-        while not trainer.done:
+            if isinstance(self.judge, PartJudge):
+                # The others have come as far meanwhile.
+                self._judge(trainer)
+        report: EpochReport | None = None
+        while not trainer.done and (until is None or trainer.joint_epochs < until):
             report = trainer.advance()
             trainer.elapsed = time.perf_counter() - started
             if report.phase.kind == "joint":
@@ -357,6 +448,9 @@ class PackJob:
                 trackers.show(trainer.histories)
             if on_epoch:
                 on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
+        if not trainer.done:
+            save_checkpoint(trainer, path)
+            return trainer.histories, report
         self._publish(trainer)
         path.unlink(missing_ok=True)
         return trainer.histories, report

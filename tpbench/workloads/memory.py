@@ -111,3 +111,26 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+# The counters of processes that the kernel killed as memory ran out: of the whole system, of groups of version 2 and 1.
+_KILLS = (("", "sys/fs/cgroup", "memory.events"), ("memory", "sys/fs/cgroup/memory", "memory.oom_control"))
+
+
+def oom_kills(root: Path = Path("/")) -> int:
+    """Count the processes that the kernel has killed as memory ran out, of the system and of this process's groups.
+
+    Only that the number grows means something.
+
+    Args:
+        root: where ``proc`` and ``sys`` lie; 0 on systems without them.
+    """
+    found = _counter(root / "proc/vmstat", "oom_kill")
+    for controller, mount, file in _KILLS:
+        found += sum(_counter(folder / file, "oom_kill") for folder in group_folders(root, controller, mount))
+    return found
+
+
+def _counter(path: Path, name: str) -> int:
+    values = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
+    return int(values[0]) if values and values[0].isdecimal() else 0

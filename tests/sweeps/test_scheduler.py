@@ -1,0 +1,344 @@
+"""What follows a failure, and where packs go: places, broken nodes, what nodes lack, memory, silence. No Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sweeps.playing import OutOfMemoryHereError, SilentError, Workers
+from tests.sweeps.test_queue import FINGERPRINT, journals, pretend, stored, sweep
+from tpbench.engine import TpbenchError
+from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
+from tpbench.sweeps.scheduler import Patience, Scheduler
+from tpbench.sweeps.sweep import PlainSweep
+from tpbench.training.packs import Outcome, PackSettings, plan_seeds
+from tpbench.workloads import get_workload
+
+CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
+NODES = [Place("a", host="a"), Place("b", host="b"), Place("c", host="c")]
+
+
+def plain(folder: Path, seeds: int = 4, parts: int = 4, name: str = "digits-bp", on_cluster: bool = True) -> PlainSweep:
+    """Final runs alone, one seed per pack."""
+    plan = plan_seeds(get_workload("digits"), "bp", CONFIGURATION, tuple(range(seeds)), 1, {"by": "published"})
+    return PlainSweep(name, name, plan, FINGERPRINT, PackSettings(str(folder)), parts, on_cluster=on_cluster)
+
+
+class On:
+    """Trains as the place lets it, which the pack does not tell.
+
+    Args:
+        broken: nodes on which every pack fails.
+        error: what is raised there.
+    """
+
+    def __init__(self, broken: set[str], error: type[Exception] = ValueError, gpu: str | None = None) -> None:
+        self.broken, self.error, self.gpu = broken, error, gpu
+        self.workers: Workers | None = None
+
+    def __call__(self, pack: HandedPack) -> list[Outcome]:
+        assert self.workers is not None
+        place = self.workers.here
+        if place.node in self.broken and self.gpu in (None, place.gpu):
+            raise self.error("broken")
+        return pretend(pack)
+
+    def run(self, workers: Workers) -> Workers:
+        self.workers = workers
+        workers.run(self)
+        return workers
+
+
+def test_the_scheduler_imports_no_ray() -> None:
+    code = "import sys, tpbench.sweeps.scheduler; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_pack_that_failed_on_a_node_goes_to_another(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=1, parts=1)
+    workers = On({"a"}).run(Workers([one], 3, places=NODES))
+    assert one.done
+    assert [place.node for _, place in workers.where][:2] == ["a", "b"]
+    assert len(workers.where) == 2
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 999), error=st.sampled_from([ValueError, ProcessLookupError]))
+def test_one_broken_node_fails_no_sweep_and_gets_few_packs(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, error: type[Exception]
+) -> None:
+    """Packs and journals are those of undisturbed sweeps."""
+    plainly, disturbed = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")
+    Workers([sweep(plainly, m, trials=12) for m in ("bp", "dfa")]).run(pretend)
+    sweeps = [sweep(disturbed, m, trials=12, on_cluster=True) for m in ("bp", "dfa")]
+    workers = On({"b"}, error).run(Workers(list(sweeps), 3, seed, places=NODES))
+    assert all(one.done for one in sweeps)
+    assert [place.node for _, place in workers.where].count("b") <= 4
+    assert stored(plainly) == stored(disturbed)
+    assert journals(plainly) == journals(disturbed)
+
+
+def test_a_broken_node_is_held_back_and_named(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=12, parts=12)
+    workers = On({"b"}).run(Workers([one], 3, places=NODES))
+    assert one.done
+    assert Counter(place.node for _, place in workers.where)["b"] == 3
+    assert [line for line in workers.said if line.startswith("b ")]
+
+
+def test_a_broken_gpu_is_held_back_and_the_others_of_its_node_go_on(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=16, parts=16, on_cluster=False)
+    places = [Place("n", str(gpu), "n") for gpu in range(4)]
+    workers = On({"n"}, gpu="2").run(Workers([one], 4, places=places))
+    assert one.done
+    counts = Counter(place.gpu for _, place in workers.where)
+    assert counts["2"] == 3
+    assert min(counts[gpu] for gpu in "013") > 0
+    assert [line for line in workers.said if "GPU 2" in line]
+
+
+def test_packs_that_fail_everywhere_are_no_fault_of_the_nodes(tmp_path: Path) -> None:
+    bad, good = sweep(tmp_path, "bp", on_cluster=True), sweep(tmp_path, "dfa", on_cluster=True)
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        if pack.plan.method == "bp":
+            raise ValueError("boom")
+        return pretend(pack)
+
+    workers = Workers([bad, good], 3, places=NODES)
+    workers.run(train)
+    assert good.done
+    assert bad.failure is not None
+    assert "boom" in bad.failure
+    assert not workers.scheduler._held
+    attempts = Counter(key for name, key in workers.handed if name == bad.name)
+    assert set(attempts.values()) == {3}
+
+
+def test_the_last_node_is_never_held_back(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=3, parts=3)
+    On({"a", "b", "c"}).run(Workers([one], 3, places=NODES))
+    assert one.failure is not None
+    assert "broken" in one.failure
+
+
+def test_a_final_pack_waits_for_another_node_while_there_is_one(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=2, parts=2)
+    scheduler = Scheduler([one], 2, 2)
+    scheduler.see_nodes({"a": "a", "b": "b"})
+    for name, node in (("1", "a"), ("2", "b")):
+        scheduler.open(name)
+        scheduler.started(name, Place(node))
+        assert scheduler.next_pack(name)
+    scheduler.failed("1", Failure("raised", "boom"))
+    assert scheduler.next_pack("1") is None  # b is busy, and has it next
+    scheduler.ended("2", [])
+    pack = scheduler.next_pack("2")
+    assert pack is not None
+    assert pack.key == "final-0"
+
+
+def test_a_pack_whose_other_nodes_never_come_is_tried_where_it_failed(tmp_path: Path) -> None:
+    now = 0.0
+    one = plain(tmp_path, seeds=1, parts=1)
+    scheduler = Scheduler([one], 1, 1, clock=lambda: now)
+    scheduler.see_nodes({"a": "a", "b": "b"})  # b is full of others' work
+    scheduler.open("1")
+    scheduler.started("1", Place("a"))
+    assert scheduler.next_pack("1")
+    scheduler.failed("1", Failure("raised", "boom"))
+    assert scheduler.next_pack("1") is None
+    assert scheduler.wants_slot()
+    assert scheduler.open("2") == {"a"}
+    now = 1000.0
+    assert scheduler.next_pack("1")
+
+
+def test_what_a_node_lacks_is_named_and_never_journalled(tmp_path: Path) -> None:
+    plainly, disturbed = tmp_path / "a", tmp_path / "b"
+    Workers([sweep(plainly)]).run(pretend)
+    one = sweep(disturbed, on_cluster=True)
+    workers = On({"a", "b"}, TpbenchError).run(Workers([one], 3, places=NODES))
+    assert one.done
+    assert journals(plainly) == journals(disturbed)
+    assert {line.split()[1] for line in workers.said} == {"a", "b"}
+    # Each node is tried once, and then gets nothing.
+    counts = Counter(place.node for _, place in workers.where)
+    assert counts["a"] <= 1
+    assert counts["b"] <= 1
+
+
+def test_where_no_node_is_left_the_campaign_stops_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    one = sweep(tmp_path, on_cluster=True)
+    workers = On({"a", "b", "c"}, TpbenchError).run(Workers([one], 3, places=NODES))
+    assert one.failure is not None
+    assert all(node in one.failure for node in "abc")
+    assert "broken" in one.failure
+    assert workers.scheduler.over
+    assert one.journal.failed_count == 0
+    again = sweep(tmp_path, on_cluster=True)
+    Workers([again], 3, places=NODES).run(pretend)
+    assert again.done
+
+
+def test_a_node_may_lack_what_one_sweep_needs(tmp_path: Path) -> None:
+    first, second = plain(tmp_path / "1", name="first"), plain(tmp_path / "2", name="second")
+    lacks = {"a": {"first": "no data"}, "b": {"second": "no data"}, "c": {ALL_SWEEPS: "another tpbench"}}
+    workers = Workers([first, second], 3, places=NODES, lacks=lacks)
+    workers.run(pretend)
+    assert first.done
+    assert second.done
+    assert {place.node for _, place in workers.where} == {"a", "b"}
+    by_sweep = {(name, place.node) for (name, _), (_, place) in zip(workers.handed, workers.where, strict=True)}
+    assert by_sweep == {("first", "b"), ("second", "a")}
+
+
+def test_a_node_that_lacks_something_beside_one_that_is_broken(tmp_path: Path) -> None:
+    """Nobody is left but the broken one: its failures are the sweep's."""
+    one = plain(tmp_path, seeds=6, parts=6)
+    On({"b"}).run(Workers([one], 2, places=NODES[:2], lacks={"a": {ALL_SWEEPS: "no data"}}))
+    assert one.failure is not None
+    assert "broken" in one.failure
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(OutOfMemoryHereError, [1, 2, 4]), (ProcessLookupError, [1, 1, 2, 4])],
+    ids=["said by the system", "told by the second loss"],
+)
+def test_a_pack_for_which_memory_does_not_suffice_is_halved(
+    tmp_path: Path, error: type[Exception], attempts: list[int]
+) -> None:
+    """There is memory for two members at a time."""
+    one = plain(tmp_path, seeds=8, parts=1, on_cluster=False)
+    seen = []
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        seen.append(pack.parts)
+        if pack.members > 2 * pack.parts:
+            raise error
+        return pretend(pack)
+
+    Workers([one], 1).run(train)
+    assert one.done
+    assert seen == attempts
+
+
+def test_what_follows_a_pack_that_was_halved_begins_in_as_many_parts(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=16, parts=2, on_cluster=False)
+    seen = []
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        seen.append((pack.key, pack.parts))
+        if pack.members > 2 * pack.parts:
+            raise OutOfMemoryHereError
+        return pretend(pack)
+
+    Workers([one], 1).run(train)
+    assert seen == [("final-0", 1), ("final-1", 2), ("final-0", 4), ("final-1", 4)]
+
+
+def test_a_node_without_memory_for_a_single_run_lacks_it(tmp_path: Path) -> None:
+    def train(pack: HandedPack) -> list[Outcome]:
+        raise OutOfMemoryHereError
+
+    one = sweep(tmp_path)
+    Workers([one], 1).run(train)
+    assert one.failure is not None
+    assert "not enough memory for a single run" in one.failure
+    assert one.journal.failed_count == 0
+    again = sweep(tmp_path)
+    Workers([again]).run(pretend)
+    assert again.done
+
+
+def test_a_pack_without_progress_is_handed_out_again(tmp_path: Path) -> None:
+    one = sweep(tmp_path)
+    tried: list[str] = []
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        tried.append(pack.key)
+        if tried.count("0") == 1 and pack.key == "0":
+            raise SilentError
+        return pretend(pack)
+
+    Workers([one], 2).run(train)
+    assert one.done
+    assert tried.count("0") == 2
+
+
+def test_who_makes_no_progress_for_ten_of_its_epochs_is_silent(tmp_path: Path) -> None:
+    now = 0.0
+    one = plain(tmp_path)
+    scheduler = Scheduler([one], 2, 2, clock=lambda: now, patience=Patience(silence=600, first_epoch=3600))
+    for name in ("quick", "slow"):
+        scheduler.open(name)
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    now = 3599.0
+    assert scheduler.silent() == []  # nobody knows how long an epoch takes
+    scheduler.progress("quick", 0.1, None, epoch=1.0)
+    scheduler.progress("slow", 0.1, None, epoch=100.0)
+    now += 601
+    assert [slot.name for slot, _ in scheduler.silent()] == ["quick"]
+    assert scheduler.silent() == []
+    # What it says now counts for nothing: its pack is another one's.
+    scheduler.ended("quick", [])
+    assert scheduler.slots["quick"].work is None
+    assert "final-0" in one.waiting
+    now += 400
+    assert [slot.name for slot, _ in scheduler.silent()] == ["slow"]
+
+
+def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
+    """On a cluster, where others could use its place."""
+    now = 0.0
+    one = sweep(tmp_path, trials=2, lag=2, seeds=3)
+    scheduler = Scheduler([one], 64, 64, clock=lambda: now, patience=Patience(idle=60))
+    scheduler.see_nodes({"n": "n"})
+    assert scheduler.wants_slot()
+    scheduler.open("1")
+    assert not scheduler.wants_slot()  # one pack, one worker
+    scheduler.started("1", Place("n"))
+    assert scheduler.next_pack("1")
+    assert not scheduler.wants_slot()
+    scheduler.ended("1", pretend(one.flying["0"]))
+    assert scheduler.wants_slot()  # two final packs: the third seed is that of the search
+    scheduler.open("2")
+    scheduler.started("2", Place("n"))
+    assert scheduler.next_pack("2")
+    assert scheduler.next_pack("1")
+    scheduler.ended("2", pretend(next(iter(one.flying.values()))))
+    assert scheduler.surplus() == ["2"]
+    assert scheduler.surplus() == []
+
+
+def test_an_idle_worker_gives_its_place_back_after_a_while(tmp_path: Path) -> None:
+    now = 0.0
+    one = sweep(tmp_path, trials=4, lag=1)
+    scheduler = Scheduler([one], 4, 4, clock=lambda: now, patience=Patience(idle=60))
+    for name in ("1", "2"):
+        scheduler.open(name)
+        scheduler.started(name, Place("n"))
+    assert scheduler.next_pack("1")
+    assert scheduler.next_pack("2") is None
+    assert scheduler.surplus() == []
+    now = 61.0
+    assert scheduler.surplus() == ["2"]
+
+
+def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
+    """Workers are there before their packs, as many as packs may come."""
+    one = sweep(tmp_path, trials=2, lag=2, seeds=2)
+    scheduler = Scheduler([one], 8, 8)
+    number = 0
+    while scheduler.wants_slot():
+        number += 1
+        scheduler.open(str(number))
+    assert number == 2

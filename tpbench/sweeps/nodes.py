@@ -1,0 +1,293 @@
+"""What sweeps need of the nodes of a cluster, and which nodes lack it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine.protocol import why_not
+from tpbench.engine.sources import source_digest
+from tpbench.results.location import absolute, location
+from tpbench.results.store import write_atomically
+from tpbench.sweeps.packs import ALL_SWEEPS
+from tpbench.workloads import Workload, load_problem
+from tpbench.workloads.memory import oom_kills
+
+# Seconds that the nodes may take to say what they have.
+_ANSWER = 120.0
+# Seconds that one node may take to say something small.
+_SOON = 15.0
+
+
+@dataclass(frozen=True)
+class SweepNeeds:
+    """What one sweep needs of a node."""
+
+    name: str
+    workload: Workload
+    fingerprint: str
+    """Of its data."""
+    method: str
+    method_source: str
+    precisions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What sweeps need of a node."""
+
+    sweeps: tuple[SweepNeeds, ...]
+    data: str | None
+    device: str
+    tpbench: str
+    """Digest of the driver's own sources."""
+    asked: frozenset[str] = frozenset()
+    """Ids of the nodes that were asked already."""
+
+    @classmethod
+    def of(cls, sweeps: Sequence[SweepNeeds], data: str | None, device: str) -> Needs:
+        """Say what these sweeps need when this process drives them."""
+        return cls(tuple(sweeps), data, device, source_digest("tpbench"))
+
+
+def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, str]:
+    """Find what the node of this process lacks.
+
+    Args:
+        needs: what the sweeps need.
+        gpu: whether this process has a GPU; of a GPU that it has not, nothing is asked.
+        known: id of the node; one that was asked already is asked for its GPU alone.
+
+    Returns:
+        The reason, by the name of the sweep that cannot be trained here, or :data:`ALL_SWEEPS`.
+    """
+    found: dict[str, str] = {}
+    if known not in needs.asked or not known:
+        digest = source_digest("tpbench")
+        if digest != needs.tpbench:
+            return {ALL_SWEEPS: f"its tpbench is another one (sources {digest}, here {needs.tpbench})"}
+        data = Path(needs.data) if needs.data else None
+        fingerprints: dict[str, str] = {}
+        for sweep in needs.sweeps:
+            if reason := _lacks_sources(sweep, data, fingerprints):
+                found[sweep.name] = reason
+    if gpu or needs.device == "cpu":
+        for sweep in needs.sweeps:
+            wrong = [f"precision {p} {why}" for p in sweep.precisions if (why := why_not(p, needs.device, here=True))]
+            if wrong:
+                found.setdefault(sweep.name, wrong[0])
+    return found
+
+
+def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str, str]) -> str | None:
+    name = f"{sweep.workload.name} {sweep.workload.source}"
+    try:
+        source = method_source(sweep.method)
+        if name not in fingerprints:
+            fingerprints[name] = load_problem(sweep.workload, data)[1].fingerprint
+    except (TpbenchError, OSError) as error:
+        return str(error)
+    fingerprint = fingerprints[name]
+    if source != sweep.method_source:
+        return f"the source of the method '{sweep.method}' is another one ({source}, here {sweep.method_source})"
+    if fingerprint != sweep.fingerprint:
+        here = sweep.fingerprint[:8]
+        return f"its data of {sweep.workload.name} are others (fingerprint {fingerprint[:8]}, here {here})"
+    return None
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster that are alive, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def node_name(node: Mapping[str, Any]) -> str:
+    """A node as a person knows it."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+
+
+def trainers(share: Mapping[str, float]) -> dict[str, str]:
+    """The nodes that are large enough for a pack, by id with their names.
+
+    Args:
+        share: Ray resources of a pack, as of :meth:`tpbench.sweeps.cluster.Resources.per_pack`.
+    """
+    return {
+        node["NodeID"]: node_name(node)
+        for node in nodes()
+        if all(node["Resources"].get(kind.upper(), 0) >= amount for kind, amount in share.items())
+    }
+
+
+def not_on(avoid: Collection[str]) -> dict[str, str]:
+    """Ray's label selector of what shall not be placed on some nodes."""
+    return {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
+
+
+def on_nodes(wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float) -> dict[str, Any]:
+    """Call a function on nodes, on all at once; what it returned, or the exception, by node id.
+
+    The processes end afterwards, and keep nothing of the node's memory or GPU.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote, calls = ray.remote(max_calls=1)(function), {}
+    for node in wanted:
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
+        calls[node] = remote.options(num_cpus=0, scheduling_strategy=where, max_retries=0).remote(*arguments)
+    if calls:
+        ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout)
+    found: dict[str, Any] = {}
+    for node, call in calls.items():
+        try:
+            found[node] = ray.get(call, timeout=0)
+        except Exception as error:  # a node that went, a package that it lacks, or no answer
+            found[node] = error
+    return found
+
+
+def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]:
+    """Runs on a node: what it lacks, and the name of the file that it left in the results folder."""
+    answer = _read_and_write(results, token)
+    if answer.startswith("error: "):
+        return "", {ALL_SWEEPS: f"the results folder {results} is not shared: {answer.removeprefix('error: ')}"}
+    return answer, missing(needs, gpu=False)
+
+
+def _read_and_write(results: str, token: str) -> str:
+    """See what the driver wrote, and leave an answer. Returns the answer's name, or why not."""
+    folder = location(results) / "checks"
+    try:
+        if (folder / token).read_text() != token:
+            return "error: it reads something else than was written"
+    except Exception:
+        return "error: it does not see what the driver wrote there"
+    name = f"{token}-{secrets.token_hex(4)}"
+    try:
+        write_atomically(folder / name, name)
+    except TpbenchError as error:
+        return f"error: it cannot write there ({error})"
+    return name
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the nodes of a cluster said at the start."""
+
+    lacks: Mapping[str, Mapping[str, str]]
+    """By node, what :func:`missing` gave."""
+    late: tuple[str, ...]
+    """Nodes that did not answer in time."""
+    asked: frozenset[str]
+    """Nodes that answered."""
+
+
+def ask_nodes(
+    results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None], timeout: float = _ANSWER
+) -> Answers:
+    """Ask all nodes at once what they lack. One that does not answer in time is left out until a worker starts there.
+
+    Args:
+        results: the results folder; the driver writes there, each node reads that and answers in the same way.
+        needs: what the sweeps need.
+        wanted: the nodes that may train, by id with their names.
+        say: tells which nodes are left out.
+        timeout: seconds.
+
+    Raises:
+        UsageError: no node shares the results folder.
+        TpbenchError: no node can train anything, or this machine cannot write to the results folder.
+    """
+    results, token = absolute(results), secrets.token_hex(16)
+    folder = location(results) / "checks"
+    write_atomically(folder / token, token)
+    lacks: dict[str, dict[str, str]] = {}
+    late, unshared = [], 0
+    try:
+        for node, answer in on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
+            if isinstance(answer, Exception):
+                if _has_not_answered(answer):
+                    late.append(node)
+                elif not _gone(answer):
+                    lacks[node] = {ALL_SWEEPS: f"it could not be asked: {_last_line(answer)}"}
+                continue
+            name, found = answer
+            if name and not (folder / name).exists():
+                found = {ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
+                         "wrote there"}  # fmt: skip
+                name = ""
+            unshared += not name
+            if found:
+                lacks[node] = found
+    finally:
+        for path in folder.glob(f"{token}*"):
+            path.unlink(missing_ok=True)
+    for node in late:
+        say(f"node {wanted[node]} has not answered within {timeout:.0f} s: it gets packs when it does")
+    if wanted and unshared == len(wanted):
+        reason = next(iter(lacks.values()))[ALL_SWEEPS]
+        raise UsageError(
+            f"{reason} (nodes {', '.join(wanted.values())}); choose a folder that all nodes mount, or a URL such as "
+            "s3://bucket/folder"
+        )
+    if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
+        told = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
+        raise TpbenchError(f"no node of the cluster can train: {told}")
+    return Answers(lacks, tuple(late), frozenset(wanted) - frozenset(late))
+
+
+def _has_not_answered(error: Exception) -> bool:
+    from ray.exceptions import GetTimeoutError
+
+    return isinstance(error, GetTimeoutError)
+
+
+def _gone(error: Exception) -> bool:
+    """Whether a node left while it was asked; should it return, its workers are asked."""
+    from ray.exceptions import RayError, RayTaskError
+
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def oom_kills_of(node: str) -> int | None:
+    """How many processes the kernel has killed on a node as memory ran out; None if it does not say."""
+    found = on_nodes([node], oom_kills, timeout=_SOON).get(node)
+    return found if isinstance(found, int) else None
+
+
+def end_process(pid: int, created: float) -> bool:
+    """Kill a process of this machine, unless its number is another one's by now."""
+    import psutil
+
+    with suppress(psutil.Error, ProcessLookupError):
+        if abs(psutil.Process(pid).create_time() - created) < 1:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
+
+
+def end_process_of(node: str | None, pid: int, created: float) -> None:
+    """Kill a process of a node, without waiting for it; of this machine if no node is given."""
+    if node is None:
+        end_process(pid, created)
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    ray.remote(max_calls=1)(end_process).options(num_cpus=0, scheduling_strategy=where).remote(pid, created)
