@@ -214,10 +214,10 @@ def test_a_slow_start_is_said_once_and_a_quick_one_is_not() -> None:
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user whose number has no name, and no HOME."""
 
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def unknown(key: object) -> None:
+        raise KeyError(key)
 
-    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
     for name in ("HOME", "XDG_CACHE_HOME", "TPBENCH_CACHE", "TPBENCH_DATA", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
 
