@@ -196,12 +196,21 @@ def ended_with_its_processes(folder: Path) -> Iterator[None]:
 
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
-    """Return what this process has started in that folder, and what that has started."""
-    found: list[psutil.Process] = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if any(str(folder) in word for word in child.cmdline()):
-                found += [child, *child.children(recursive=True)]
+    """Return the processes of a Ray in that folder: also those whose parent has ended, as where it half started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid == os.getpid() or process.uids().real != os.getuid():
+                continue
+            # What else this process has started meanwhile has the variable too, and is not Ray's.
+            titled = process.name().startswith("ray::")
+            ours = titled or any(str(folder) in word for word in process.cmdline())
+            # Those with a title lose their environment with their arguments.
+            if ours and (
+                process.environ().get("RAY_AUTH_TOKEN_PATH") == str(folder / _TOKEN)
+                or (titled and any(file.path.startswith(f"{folder}/") for file in process.open_files()))
+            ):
+                found.append(process)
     return found
 
 
