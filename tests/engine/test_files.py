@@ -153,13 +153,13 @@ def test_the_leftovers_of_dead_writers_are_removed_by_the_next(tmp_path: Path) -
     here = kept._machine()
     gone = [
         part(tmp_path / "runs.zip", here, dead.pid),
-        part(tmp_path / "far.json", "0" * 8, 1, age=4000),
+        part(tmp_path / "far.json", "0" * 8, 1, age=100_000),
         tmp_path / f".{'0a' * 12}.json-abcd1234.part",
     ]
     gone[-1].write_text("of an older version")
-    os.utime(gone[-1], (time.time() - 4000,) * 2)
+    os.utime(gone[-1], (time.time() - 100_000,) * 2)
     stay = [
-        part(tmp_path / "mine.json", here, os.getpid(), age=4000),
+        part(tmp_path / "mine.json", here, os.getpid(), age=100_000),
         part(tmp_path / "far.json", "1" * 8, 1, age=60),
         tmp_path / ".film-download.part",
         tmp_path / "visible-0123abcd.part",
@@ -189,7 +189,7 @@ def test_work_in_a_store_removes_the_leftovers_in_all_of_it(tmp_path: Path) -> N
     places = [tmp_path, tmp_path / "runs", tmp_path / "networks", tmp_path / "sweeps" / "a"]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-        part(place / "x.json", "0" * 8, 1, age=4000)
+        part(place / "x.json", "0" * 8, 1, age=100_000)
     RunStore(tmp_path).require_writable()
     assert not [path for path in tmp_path.rglob(".*") if path.suffix == ".part"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -53,12 +53,12 @@ def test_the_file_counts_where_an_archive_has_one_of_its_name(store: RunStore) -
 
 def test_merge_copies_the_records_that_are_new(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
     pack_store(store, tmp_path / "records.zip")
-    keep_alignments(tmp_path / "into", alignment(epochs=5))
+    keep_alignments(tmp_path / "into", alignment("dtp"))
     merged = tpbench_inside("results", "merge", "records.zip", "into")
     assert merged.returncode == 0, merged.stderr
     assert "0 runs copied, 0 there already" in merged.stdout
     assert "1 alignment record copied, 1 there already" in merged.stdout
-    assert [r.epochs for r in records(tmp_path / "into")] == [3, 5]
+    assert len(records(tmp_path / "into")) == 2
     assert tpbench_inside("results", "merge", "results", "into").returncode == 0
 
 
@@ -159,3 +159,17 @@ def test_an_entry_cannot_leave_its_folder(tmp_path: Path, tpbench_inside: Inside
     refused = tpbench_inside("results", "merge", "a.zip", "into")
     assert refused.returncode == 2
     assert "neither a run nor an alignment record" in refused.stderr
+
+
+def test_records_that_disagree_are_named(tmp_path: Path, tpbench_inside: Inside) -> None:
+    mine = alignment_record("mnist", "dtp", [1.0])
+    other = replace(mine, loss_angles=[[[angle + 5 for angle in row] for row in step] for step in mine.loss_angles])
+    for name, made in (("a", mine), ("b", other)):
+        keep_alignments(tmp_path / name, made)
+        (tmp_path / name / "runs").mkdir()
+    for source, target in (("a", "b"), ("b", "a")):
+        before = {path: path.read_bytes() for path in (tmp_path / target / "alignment").iterdir()}
+        assert tpbench_inside("results", "merge", source, target).returncode == 1
+        assert {path: path.read_bytes() for path in (tmp_path / target / "alignment").iterdir()} == before
+    pack_store(RunStore(tmp_path / "b"), tmp_path / "a" / "b.zip")
+    assert len(stored_alignments(RunStore(tmp_path / "a")).problems) == 1

@@ -274,3 +274,99 @@ def test_a_cell_is_of_one_source(
 
 def test_one_source_is_not_marked() -> None:
     assert choose_cells(sourced("p 1 aa", range(10), 0.02))["mnist", "", "mine"].marks == []
+
+
+# What reviewers found
+
+
+def third() -> RunRecord:
+    return record(errors=[0.5, 0.027])
+
+
+def test_a_run_replaced_twice_keeps_its_history_through_a_merge(tmp_path: Path) -> None:
+    newest = replaced(tmp_path / "a", OLD, NEW)
+    newest.replace_run(next(newest.records()), third(), bits(third()))
+    behind = published(RunStore(tmp_path / "b"), OLD)
+    assert merge_stores(newest, behind).replaced == 1
+    middle = replaced(tmp_path / "c", OLD, NEW)
+    for store in (newest, behind):
+        merged = merge_stores(middle, store)
+        assert (merged.known, merged.conflicts) == (1, ())
+    pack_store(newest, tmp_path / "a.zip")
+    pack_store(behind, tmp_path / "a.zip")
+
+
+def test_two_machines_in_turn_make_no_conflict(tmp_path: Path) -> None:
+    store = replaced(tmp_path / "results", OLD, NEW)
+    middle = next(store.records())
+    store.replace_run(middle, OLD, bits(OLD))
+    (store.folder / "a.zip").write_bytes(archive_of(middle))
+    (store.folder / "b.zip").write_bytes(archive_of(OLD))
+    fresh = RunStore(store.folder)
+    assert [(run.test_error, run.versions) for run in fresh.summaries()] == [(OLD.test_error, 1)]
+    assert merge_stores(open_source(str(store.folder / "a.zip")), RunStore(store.folder)).known == 1
+    pack_store(RunStore(store.folder), store.folder / "a.zip")
+    # The other way round the newest training is not lost.
+    with pytest.raises(UsageError):
+        pack_store(replaced(tmp_path / "other", OLD, NEW), store.folder / "a.zip")
+
+
+def test_replacing_takes_what_lies_there_now(tmp_path: Path) -> None:
+    store = replaced(tmp_path, OLD, NEW)
+    store.replace_run(OLD, third(), bits(third()))  # its caller read OLD before NEW came
+    (now,) = store.records()
+    assert now.replaces == (OLD.curves_digest, NEW.curves_digest)
+    assert len(list(store.replaced.glob("*.json"))) == 2
+
+
+def test_predictions_of_a_run_that_came_too_late_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, late = RunStore(tmp_path), RunStore(tmp_path)
+    whole = RunStore.add_predictions
+    added = []
+
+    def interleaved(self: RunStore, predictions: Predictions) -> None:
+        whole(self, predictions)
+        if not added:  # another process writes its own between the predictions and the run
+            added.append(True)
+            whole(late, bits(NEW))
+
+    monkeypatch.setattr(RunStore, "add_predictions", interleaved)
+    store.publish(OLD, bits(OLD))
+    assert store.predictions(OLD) is not None
+
+
+def test_predictions_that_contradict_their_run_are_made_anew(tmp_path: Path) -> None:
+    store = published(RunStore(tmp_path), OLD, predicted=False)
+    store.add_predictions(Predictions.of(OLD, np.ones(SAMPLES, dtype=bool)))
+    assert store.predictions(OLD) is None
+    store.add_predictions(bits(OLD))
+    assert store.predictions(OLD) is not None
+
+
+def test_a_store_in_conflict_is_not_merged_without_a_word(tmp_path: Path) -> None:
+    source = published(RunStore(tmp_path / "a"), OLD, record(seed=1))
+    (source.folder / "a.zip").write_bytes(archive_of(NEW))
+    merged = merge_stores(RunStore(source.folder), RunStore(tmp_path / "b"))
+    assert merged.new == 1
+    assert len(merged.conflicts) == 1
+
+
+def test_a_long_run_is_read_again(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.publish(record(errors=[0.123456789012345] * 150_000, epochs=150_000))
+    assert len(list(store.records())) == 1
+
+
+def test_a_new_version_of_one_source_is_no_other_source() -> None:
+    runs = sourced("p 1 aa", range(9), 0.02) + sourced("p 2 aa", range(9, 10), 0.02)
+    cell = choose_cells(runs)["mnist", "", "mine"]
+    assert (cell.seeds, cell.sources, cell.marks) == (10, 1, [])
+
+
+def test_marks_stand_in_csv_and_beside_comparisons(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = published(RunStore(tmp_path / "results"), *[record(seed=seed) for seed in range(10)])
+    published(store, *[record("dfa", seed) for seed in range(10)])
+    (store.folder / "a.zip").write_bytes(archive_of(NEW))
+    for command in (("leaderboard", "--format", "csv"), ("table", "s6", "--format", "csv"), ("compare", "bp", "dfa")):
+        assert "2 versions" in tpbench_inside(*command).stdout
+    assert tpbench.compare(store.folder, "bp", "dfa")["first_marks"].tolist() == ["2 versions"]

@@ -382,7 +382,7 @@ def test_the_leaderboard_prints_every_format_and_writes_only_when_asked(tmp_path
     header = shown["csv"].stdout.splitlines()[0]
     assert header == (
         "workload,data,method,seeds,epochs,test_error_mean,test_error_std,ci_low,ci_high,p_best,validation_error_mean,"
-        "diverged,paper_mean,paper_std,p_paper,budget"
+        "diverged,paper_mean,paper_std,p_paper,budget,marks"
     )
     folder.chmod(0o500)
     assert tpbench_inside("leaderboard", "mnist").returncode == 0

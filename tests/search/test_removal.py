@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,20 @@ from tpbench.training.packs import Outcome
 def store(tmp_path: Path) -> RunStore:
     made = RunStore(tmp_path / "results")
     for seed in range(3):
-        made.publish(record(seed=seed), bits(record(seed=seed)))
+        run = record(seed=seed, found={"by": "search", "role": "search", "sweep": definition().id})
+        made.publish(run, bits(run))
     return made
+
+
+def definition(trials: int = 2) -> SweepDefinition:
+    return SweepDefinition("mnist", "bp", "f" * 64, {}, 2, 1, (0,), 0, trials, 1)
 
 
 def sweep(store: RunStore, name: str, *seeds: int) -> SweepFolder:
     """A sweep whose journal names the runs of these seeds."""
     folder = SweepFolder(store.folder / "sweeps" / name)
-    definition = SweepDefinition("mnist", "bp", "f" * 64, {}, len(seeds), 1, (0,), 0, len(seeds), 1)
     (folder.folder / "sweep.json").parent.mkdir(parents=True)
-    import json
-
-    (folder.folder / "sweep.json").write_text(json.dumps(definition.plain()))
+    (folder.folder / "sweep.json").write_text(json.dumps(definition(len(seeds)).plain()))
     journal = Journal.open(folder.journal_path)
     journal.suggested([{"lr": 1e-3} for _ in seeds])
     journal.ended(0, [Outcome(record(seed=seed).definition.id, "finished", 0.1, 0.1) for seed in seeds])
@@ -87,9 +90,45 @@ def test_a_sweep_at_work_is_not_removed(store: RunStore) -> None:
     folder = sweep(store, "mnist-bp-one", 0)
     before = files(store)
     with folder.lock(), pytest.raises(TpbenchError):
-        plan_sweep(store, "mnist-bp-one").carry_out()
-    assert of_seed(0) <= files(store)
+        plan_sweep(store, "mnist-bp-one")
+    with folder.lock():
+        with pytest.raises(TpbenchError):
+            plan_runs(store, [record(seed=0).definition.id])
+        with pytest.raises(TpbenchError):
+            plan_checkpoints(store)
+        assert plan_runs(store, [record(seed=1).definition.id]).lines
     assert before <= files(store)
+
+
+def test_a_run_that_a_sweep_only_found_stays(store: RunStore) -> None:
+    store.publish(record(seed=5))
+    sweep(store, "mnist-bp-one", 0, 5)
+    plan_sweep(store, "mnist-bp-one").carry_out()
+    left = files(store)
+    assert f"runs/{record(seed=5).definition.id}.json" in left
+    assert not of_seed(0) & left
+
+
+def test_a_damaged_run_and_predictions_without_a_run_can_be_removed(store: RunStore) -> None:
+    ids = [record(seed=seed).definition.id for seed in (0, 1)]
+    store.path(ids[0]).write_text("{}")
+    store.path(ids[1]).unlink()
+    plan_runs(RunStore(store.folder), [f"runs/{ids[0]}.json", ids[1]]).carry_out()
+    assert not (of_seed(0) | of_seed(1)) & files(store)
+
+
+def test_predictions_beside_an_archived_run_stay_with_it(store: RunStore) -> None:
+    run_id = record(seed=1).definition.id
+    (store.folder / "a.zip").write_bytes(archive_of(record(seed=1)))
+    store.path(run_id).unlink()
+    removal = plan_runs(RunStore(store.folder), [run_id])
+    assert (removal.files, removal.lines) == ([], [])
+
+
+def test_a_copy_of_other_curves_that_would_count_is_told(store: RunStore) -> None:
+    (store.folder / "a.zip").write_bytes(archive_of(record(seed=1, errors=[0.5, 0.1])))
+    (line,) = plan_runs(RunStore(store.folder), [record(seed=1).definition.id]).staying
+    assert "OTHER CURVES" in line
 
 
 def test_of_a_sweep_with_a_damaged_journal_the_runs_stay(store: RunStore) -> None:

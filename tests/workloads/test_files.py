@@ -27,6 +27,7 @@ from tpbench.results import RunStore
 from tpbench.training.packs import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
 from tpbench.workloads.declaration import KEYS, as_declared, declared
+from tpbench.workloads.files import BY_CLASS
 from tpbench.workloads.normalising import scale_and_shift
 
 KEYS_OF_LETTERS = {
@@ -487,26 +488,30 @@ def test_validation_samples_leave_every_class_something_to_train_on(tmp_path: Pa
     four = {"x_train": data["x"], "y_train": data["y"], "x_test": data["x"], "y_test": data["y"]}
     workload = get_workload(str(write(tmp_path, {"validation_size": 60}, four)))
     problem, _ = load_problem(workload)
-    lost = 0
+    lost = set()
     for seed in range(40):
         order = torch.randperm(200, generator=stream(seed, "split"))
-        lost += 4 not in problem.y_train[order[60:]]
+        if 4 not in problem.y_train[order[60:]]:
+            lost.add(seed)
+        else:  # nothing changes for this seed
+            assert torch.equal(torch.cat(problem.split(seed)[::-1]), order)
         training, validation = problem.split(seed)
         assert set(problem.y_train[training].tolist()) == set(range(5))
         assert sorted([*training.tolist(), *validation.tolist()]) == list(range(200))
         assert len(validation) == 60
-    assert lost > 0
-    assert workload.stratified
-    assert workload.content()["stratified"] is True
-    assert workload.source == workload.content_digest()
+    assert lost
+    bp = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+    plan = plan_seeds(workload, "bp", bp, tuple(range(40)), 1, {})
+    definitions = define_runs(plan, "f" * 64, "float32")
+    assert {d.seed for d in definitions if d.split == BY_CLASS} == lost
+    # The names of the others are those of the versions before.
+    assert {d.seed for d in definitions if "split" in d.plain()} == lost
     assert Workload.from_plain(json.loads(json.dumps(workload.plain()))) == workload
 
 
 def test_data_that_lose_no_class_keep_splits_and_names(tmp_path: Path) -> None:
     """The digest is that of the versions before."""
     workload = get_workload(str(write(tmp_path)))
-    assert not workload.stratified
-    assert "stratified" not in workload.plain()
     assert workload.source == "aff8ea7ca33d9692"
     problem, _ = load_problem(workload)
     training, validation = problem.split(3)

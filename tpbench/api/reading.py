@@ -48,7 +48,8 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
     store = read_store(place(results))
     frame = runs_frame(_records(store, results, workload, method))
     searches = partial_searches(frame)
-    notes = [f"not every trial of a search is a run, and load_trials has all of them: {searches}"] if searches else []
+    note = "not every trial of a search is a run, and load_trials has all of them where the sweep's folder is"
+    notes = [f"{note}: {searches}"] if searches else []
     frame.attrs["notes"] = notes
     warn([*store.damaged, *notes])
     return frame
@@ -244,7 +245,8 @@ def compare(
         ``first_std``, ``first_seeds``, ``first_diverged`` and the same of ``second_``, ``shared_seeds``,
         ``difference`` (first minus second), ``test``, ``p``, ``p_holm``, ``detectable`` (the smallest difference that
         the test would have shown with power 0.8), ``seeds_for`` (of ``detect``), ``same_epochs``, ``budgets``
-        (``same``, ``differ`` or ``unknown``), ``first_budget``, ``second_budget``, ``verdict``. No rows where no
+        (``same``, ``differ`` or ``unknown``), ``first_budget``, ``second_budget``,
+        ``first_marks``, ``second_marks``, ``verdict``. No rows where no
         workload has both. ``frame.attrs["notes"]`` says what the numbers are.
 
     Raises:

@@ -21,7 +21,7 @@ verify_app = typer.Typer(help="Check the engine against numbers made elsewhere."
 
 show_app = typer.Typer(help="What is searched and what the authors chose, as YAML to start from.", no_args_is_help=True)
 
-results_app = typer.Typer(help="Look after run stores: check, merge, export.", no_args_is_help=True)
+results_app = typer.Typer(help="Look after run stores: check, merge, pack, export, remove.", no_args_is_help=True)
 
 app.add_typer(data_app, name="data")
 

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from tpbench.cli import completion
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
-from tpbench.engine.files import user_path
+from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, mean_and_deviation, spell
 from tpbench.results.opening import DEFAULT_STORE
@@ -88,7 +88,7 @@ Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The 
 
 def _folder_of_data(text: str) -> Path:
     folder = user_path(text)
-    if folder.is_file():
+    if is_regular_file(folder):
         raise UsageError(f"--data '{text}': this is a file, a folder is needed")
     return folder
 

@@ -67,7 +67,7 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     feedback = [
         f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items() if kind != JOINT
     ]
-    drawn = f"{w.validation_size}{', class by class' * w.stratified}"
+    drawn = f"{w.validation_size}{', by class for seeds that would lose one' * bool(w.own_file)}"
     share = f"{100 * w.test:g} % of x and y, chosen by tpbench (x_train, ... y_test are a split of your own)"
     chosen = [("test set", share)] if w.test else []
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)

@@ -71,9 +71,11 @@ def results_merge(
     from tpbench.results.maintenance import merge_networks, merge_stores, open_source
 
     store, into = open_source(source), open_store(target)
+    from tpbench.search.listing import sweep_folders
+
     merged = merge_stores(store, into)
     networks, problems = merge_networks(store, into)
-    alignments, recorded = merge_alignments(store, into)
+    alignments, recorded, differing = merge_alignments(store, into)
     also = f"; {_networks(networks)} copied" if networks else ""
     if merged.predictions:
         also = f"; predictions added to {_runs(merged.predictions)}{also}"
@@ -84,11 +86,14 @@ def results_merge(
         say(f"{_alignments(alignments)} copied, {recorded} there already")
     for problem in problems:
         complain(f"warning: {problem}")
+    if left := len(sweep_folders(store.folder)):
+        say(f"{left} sweep{'s' * (left != 1)} left out: copy the folder 'sweeps' to list, continue or plot them there")
     warn_damaged(store)
     warn_damaged(into)
-    for conflict in merged.conflicts:
+    conflicts = [*merged.conflicts, *differing]
+    for conflict in conflicts:
         complain(conflict)
-    if merged.conflicts:
+    if conflicts:
         raise typer.Exit(1)
 
 
@@ -190,12 +195,15 @@ def results_remove(
             say(line)
         for line in plan.staying:
             complain(line)
+    warn_damaged(store)
     if not any(plan.lines for plan in plans):
         say("nothing to remove")
     elif yes:
         for plan in plans:
             plan.carry_out()
         say("removed")
+        if (store.folder / "leaderboard.csv").exists():
+            say("leaderboard.csv is as it was: 'tpbench leaderboard --write' writes it anew")
     else:
         say("nothing was removed; the same command with --yes removes what is listed")
 

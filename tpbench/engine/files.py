@@ -100,7 +100,8 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     if home is None:
         what = f"no user '{name[1:]}'" if name[1:] else "no home folder for this user"
         raise UsageError(f"'{written}': there is {what}; what is really named so is written './{written}'")
-    return Path(home, rest)
+    # More slashes would make a path from the root of the file system.
+    return Path(home, rest.lstrip("/"))
 
 
 def _home_of(name: str) -> str | None:
@@ -168,7 +169,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when everything is on the disk, or in the object store of a URL.
 
     It follows the umask, as every file that a program makes. A pipe or a device, such as ``/dev/stdout``, gets the
-    bytes as they are.
+    bytes as they are. Through a link, the file is written that it leads to.
 
     Args:
         path: the name; missing folders are made.
@@ -180,16 +181,26 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     if not isinstance(path, Path):
         yield from _put(path, replace)
         return
-    part: Path | None = None
     try:
-        if replace and _takes_bytes(path):
-            yield from _pass_on(path)
-            return
+        takes_bytes = replace and _takes_bytes(path)
+    except OSError as error:
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+    if takes_bytes:
+        yield from _pass_on(path)
+        return
+    try:
+        if replace and path.is_symlink():
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         part = _part_of(path)
         # The kernel takes the umask, and the folder's access list, into account; tempfile's are private instead.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError) as error:
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+    except RecursionError as error:  # as in check_name
+        raise TpbenchError(f"{shown_path(path)}: could not be written (too many folders within each other)") from error
+    try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -198,17 +209,16 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
             part.replace(path)
         else:
             _name_once(part, path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
-    except RecursionError as error:  # as in check_name
-        raise TpbenchError(f"{shown_path(path)}: could not be written (too many folders within each other)") from error
     finally:
-        if part:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _takes_bytes(path: Path) -> bool:
     """Whether a name is that of a pipe or of a device such as a terminal, which cannot be replaced by a file.
+
+    So is the standard output of a process, whatever it was redirected to: others write to it too.
 
     Raises:
         OSError: it is a disk, or a socket.
@@ -219,27 +229,29 @@ def _takes_bytes(path: Path) -> bool:
         return False
     if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
         raise OSError("it is no file")
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    of_process = path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",))
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or of_process
 
 
 def _pass_on(path: Path) -> Iterator[BinaryIO]:
     buffer = io.BytesIO()
     yield buffer
-    # A pipe that nobody reads is an error instead of a wait without end.
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    os.set_blocking(descriptor, True)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(buffer.getvalue())
+    try:
+        # A pipe that nobody reads is an error instead of a wait without end. A file behind it is not cut.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_APPEND)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(buffer.getvalue())
+    except OSError as error:
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
 
 
 # Of a file that is being written: which machine and process writes it.
 _PART = re.compile(r"\..*-(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.part", re.DOTALL)
-# As versions up to 0.2 named those of a store.
-_OLD_PART = re.compile(
-    r"\.(?:(?:.*-)?[0-9a-f]{12,}|sweep|leaderboard)\.(?:json|csv|pt|safetensors)-[a-z0-9_]{8}\.part"
-)  # fmt: skip
+# As versions up to 0.2 named them.
+_OLD_PART = re.compile(r"\..+\.[A-Za-z0-9]{1,12}-[a-z0-9_]{8}\.part", re.DOTALL)
 # Seconds without a byte after which the writer of another machine is taken for dead.
-_ABANDONED = 3600.0
+_ABANDONED = 86_400.0
 # Seconds until a process looks again whether others have left anything in a folder.
 _LOOK_AGAIN = 600.0
 _looked_at: dict[str, float] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from tpbench.engine.architecture import Architecture
 from tpbench.engine.network import stream
 from tpbench.engine.numerics import Loss, cross_entropy
-from tpbench.engine.splits import first_of_each_class
+from tpbench.engine.splits import first_of_each_class, loses_class
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Problem:
     loss: Loss = cross_entropy
     trained_layers: tuple[int, ...] | None = None
     """Layers whose forward parameters train; None: all."""
-    stratified: bool = False
-    """Whether the validation samples are drawn class by class, so that none vanishes from the training samples."""
+    keeps_classes: bool = False
+    """Whether a seed whose random validation samples would be all of a class draws them class by class instead."""
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_size < len(self.x_train):
@@ -59,8 +59,10 @@ class Problem:
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
         """Training and validation sample numbers of a seed (section B.1); nothing but the seed decides."""
         order = torch.randperm(len(self.x_train), generator=stream(seed, "split"))
-        if self.stratified:
-            order = torch.from_numpy(first_of_each_class(order.numpy(), self.y_train.cpu().numpy()))
+        if self.keeps_classes:
+            labels, drawn = self.y_train.cpu().numpy(), order.numpy()
+            if loses_class(labels, drawn[self.validation_size :]):
+                order = torch.from_numpy(first_of_each_class(drawn, labels))
         return order[self.validation_size :], order[: self.validation_size]
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ def _import_matplotlib() -> None:
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        # What else draws in this process gets the backend that its user has chosen.
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 _import_matplotlib()

@@ -62,6 +62,11 @@ class AlignmentRecord:
         loss, target = (np.array(values, dtype=np.float64) for values in (self.loss_angles, self.target_angles))
         return loss, target
 
+    def same_angles(self, other: AlignmentRecord) -> bool:
+        """Return whether another copy of the record says the same."""
+        mine, others = ((r.steps, r.loss_angles, r.target_angles) for r in (self, other))
+        return mine == others
+
     def to_json(self) -> str:
         """The text of the record's file."""
         return json.dumps(sealed({"format": FORMAT, **asdict(self)})) + "\n"
@@ -135,7 +140,9 @@ def stored_alignments(store: RunStore) -> StoredAlignments:
         except TpbenchError as error:
             found.damaged.setdefault(name, []).append(str(error))
         else:
-            found.records.setdefault(name, record)
+            first = found.records.setdefault(name, record)
+            if not first.same_angles(record):
+                found.damaged.setdefault(name, []).append(f"{where}: conflict: has other angles than another copy")
     found.records = dict(sorted(found.records.items()))
     return found
 
@@ -173,17 +180,25 @@ def read_alignments(store: RunStore) -> dict[str, AlignmentRecord]:
     return found.records
 
 
-def merge_alignments(source: RunStore, target: RunStore) -> tuple[int, int]:
-    """Copy every whole record of one store into another; returns how many were new and how many were there.
+def merge_alignments(source: RunStore, target: RunStore) -> tuple[int, int, list[str]]:
+    """Copy every valid record of one store into another.
+
+    Returns how many were new and how many were there, and the records that have other angles there, a line each; the
+    target's stay.
 
     Raises:
         NewerFormat: a newer version wrote one of them.
         TpbenchError: the target cannot be written.
     """
     known, new = stored_alignments(target).records, 0
-    records = read_alignments(source)
+    records, conflicts = read_alignments(source), []
     for name, record in records.items():
         if name in known:
+            if not known[name].same_angles(record):
+                conflicts.append(
+                    f"conflict: the record {FOLDER}/{name} has other angles in {target.folder} than in "
+                    f"{source.folder}; the former stays: delete what is wrong"
+                )
             continue
         path = target.folder / FOLDER / name
         if path.exists():
@@ -192,4 +207,4 @@ def merge_alignments(source: RunStore, target: RunStore) -> tuple[int, int]:
         with atomic_write(path, replace=False) as file:
             file.write(record.to_json().encode())
         new += 1
-    return new, len(records) - new
+    return new, len(records) - new - len(conflicts), conflicts

@@ -28,8 +28,8 @@ _OTHERS = re.compile(r"__MACOSX/.*|(?:.*/)?\._[^/]*|(?:.*/)?\.DS_Store|.*/", re.
 """What file managers add to the archives that they write, and folders."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 """How entries may be compressed: of these, only as much is unpacked as an entry says that it holds."""
-_LARGEST_LIST = 16_000_000
-"""Bytes of an archive's list of entries: that of some 200,000 runs."""
+_LARGEST_LIST = 64_000_000
+"""Bytes of an archive's list of entries: that of some 400,000 runs with their predictions."""
 _CHUNK = 1 << 20
 
 

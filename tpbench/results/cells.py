@@ -103,8 +103,8 @@ class Cell:
 
     @property
     def source(self) -> str:
-        """Whose code the method was: empty for a built-in one."""
-        return self.runs[0].definition.method_source
+        """Digest of the method's source; empty for a built-in one."""
+        return _source_digest(self.runs[0].definition.method_source)
 
     @property
     def fingerprint(self) -> str:
@@ -197,11 +197,17 @@ class Cell:
         return marks
 
 
+def _source_digest(source: str) -> str:
+    """Return the digest of a source, written "distribution version digest": a new version alone changes nothing."""
+    return source.rpartition(" ")[2]
+
+
 def _variant(record: RunRecord) -> Hashable:
     """What the runs of one candidate share."""
     d = record.definition
     configuration = tuple(sorted((name, float(value)) for name, value in d.configuration.items()))
-    return configuration, d.epochs, d.fingerprint, d.protocol, record.precision, d.method_source, d.workload_source
+    source = _source_digest(d.method_source)
+    return configuration, d.epochs, d.fingerprint, d.protocol, record.precision, source, d.workload_source
 
 
 def _final(runs: list[RunRecord]) -> list[RunRecord]:
@@ -249,9 +255,9 @@ def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
         seeds[cell.source] = max(seeds[cell.source], known)
     if len(seeds) < 2:
         return cells
-    installed = installed_source(method)
-    # A source is written "distribution version digest".
-    chosen = min(seeds, key=lambda source: (source != installed, -seeds[source], source.rpartition(" ")[2], source))
+    known_here = installed_source(method)
+    installed = None if known_here is None else _source_digest(known_here)
+    chosen = min(seeds, key=lambda source: (source != installed, -seeds[source], source))
     return [replace(cell, sources=len(seeds)) for cell in cells if cell.source == chosen]
 
 

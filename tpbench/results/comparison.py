@@ -21,7 +21,7 @@ _BUDGETS = {True: "same", False: "differ", None: "unknown"}
 COLUMNS = (
     "workload", "data", "first_mean", "first_std", "first_seeds", "first_diverged", "second_mean", "second_std",
     "second_seeds", "second_diverged", "shared_seeds", "difference", "test", "p", "p_holm", "detectable", "seeds_for",
-    "same_epochs", "budgets", "first_budget", "second_budget", "verdict",
+    "same_epochs", "budgets", "first_budget", "second_budget", "first_marks", "second_marks", "verdict",
 )  # fmt: skip
 """Of :func:`compare_methods`."""
 
@@ -80,6 +80,7 @@ def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, det
         "seeds_for": adjusted.seeds_for(detect) if detect else None, "same_epochs": first.epochs == second.epochs,
         "budgets": _BUDGETS[same_budget(first.budget, second.budget)],
         "first_budget": str(first.budget), "second_budget": str(second.budget),
+        "first_marks": ", ".join(first.marks), "second_marks": ", ".join(second.marks),
         "verdict": verdict(first, second, adjusted),
     }  # fmt: skip
 
@@ -113,8 +114,8 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
 
 
 def _side(row: Mapping[Hashable, Any], which: str) -> str:
-    gone = f" [{row[f'{which}_diverged']} diverged]" if row[f"{which}_diverged"] else ""
-    return spell(row[f"{which}_mean"], row[f"{which}_std"]) + gone
+    marks = f" [{row[f'{which}_marks']}]" if row[f"{which}_marks"] else ""
+    return spell(row[f"{which}_mean"], row[f"{which}_std"]) + marks
 
 
 def _number(value: float, form: str) -> str:

@@ -20,7 +20,7 @@ from tpbench.workloads import WORKLOADS
 
 COLUMNS = (
     "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
-    "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper", "budget",
+    "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper", "budget", "marks",
 )  # fmt: skip
 """Of ``leaderboard.csv``."""
 
@@ -49,7 +49,7 @@ def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
     return frame.sort_values(keys, na_position="last").drop(columns=["order", "tier"]).reset_index(drop=True)
 
 
-_FURTHER = ("verdict", "against_best", "test", "detectable", "unequal", "marks", "ranked", "tier")
+_FURTHER = ("verdict", "against_best", "test", "detectable", "unequal", "ranked", "tier")
 
 
 def _row(cell: Cell, standing: Standing) -> dict[str, Any]:

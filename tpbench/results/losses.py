@@ -66,7 +66,7 @@ def loss_table(store: RunStore, form: str) -> str:
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     if check_format(form) == "csv":
-        return csv_text(frame[list(_COLUMNS)], "%.6g")
+        return csv_text(frame, "%.6g")
     found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
     columns = columns_of({(workload, label) for _, workload, label in found})
     rows = [

@@ -18,7 +18,7 @@ from tpbench.results.alignments import ENTRY, FOLDER, read_alignments, stored_al
 from tpbench.results.archives import ArchiveReader, entry_name, predictions_entry, runs_of_archive
 from tpbench.results.formats import csv_text, export_format
 from tpbench.results.location import file_stamps, location
-from tpbench.results.networks import has_network, keep_network, network_ids, read_network
+from tpbench.results.networks import has_network, keep_network, network_ids, read_network, replace_training
 from tpbench.results.predictions import ENDING, Predictions
 from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, digest, percent
 from tpbench.results.store import RunStore, read_predictions
@@ -162,11 +162,15 @@ class _Entry:
     curves: str = ""
     """Digest of the curves of the run that it belongs to."""
     replaces: tuple[str, ...] = ()
-    """Digests of the curves that this run replaced."""
+    """Digests of the curves of the run's earlier trainings."""
+
+    def supersedes(self, old: _Entry) -> bool:
+        """Return whether this is of a later training than another entry (:meth:`RunRecord.supersedes`)."""
+        return old.curves in self.replaces and len(self.replaces) > len(old.replaces)
 
     def keeps(self, old: _Entry) -> bool:
-        """Return whether nothing of an older entry is lost: it is the same, or was replaced by this training."""
-        return self.content == old.content or old.curves in self.replaces
+        """Return whether nothing of another entry is lost: it is the same, or of an earlier training."""
+        return self.content == old.content or self.supersedes(old)
 
 
 def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
@@ -197,15 +201,19 @@ def _require_kept(path: Path, held: Mapping[str, _Entry], written: Mapping[str, 
     Raises:
         UsageError: something of it is missing, or another in the store.
     """
-    # Predictions of a run that was replaced go with it.
-    replaced = {curves for entry in written.values() for curves in entry.replaces}
-    if lost := sum(name not in written and entry.curves not in replaced for name, entry in held.items()):
+
+    def kept(name: str, entry: _Entry) -> bool:
+        # Predictions of an earlier training go with it, also where the later one has none.
+        run = written.get(f"{name.removesuffix(ENDING)}.json") if name.endswith(ENDING) else None
+        return (name in written and written[name].keeps(entry)) or (run is not None and run.supersedes(entry))
+
+    if lost := sum(name not in written and not kept(name, entry) for name, entry in held.items()):
         merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"
         raise UsageError(
             f"{path}: replacing it would lose {lost} of its runs, predictions and alignment records, which "
             f"{store.folder} has not: merge it into that store first ({merge}), or write to another file"
         )
-    if other := sum(name in written and not written[name].keeps(entry) for name, entry in held.items()):
+    if other := sum(name in written and not kept(name, entry) for name, entry in held.items()):
         raise UsageError(
             f"{path}: replacing it would lose {other} of its runs, predictions and alignment records, which are others "
             f"in {store.folder}, under the same names; write to another file"
@@ -221,9 +229,9 @@ def _entries(store: RunStore) -> Iterator[tuple[str, _Entry]]:
     with store.archived.opened() as archives:
         for run_id, (path, *_) in store.archived.holders.items():
             record = archives.run(path, run_id)
-            yield entry_name(run_id), _Entry(digest(record.to_json()), record.curves_digest)
+            yield entry_name(run_id), _Entry(digest(record.to_json()), record.curves_digest, record.replaces)
             if bits := archives.predictions(path, run_id):
-                yield predictions_entry(run_id), _Entry(digest(bits.to_json()), bits.curves)
+                yield predictions_entry(run_id), _Entry(digest(bits.to_json()), bits.curves, record.replaces)
     found = stored_alignments(store)
     for problem in found.damaged.values():
         raise TpbenchError(problem[0])
@@ -279,7 +287,12 @@ def merge_stores(source: RunStore, target: RunStore) -> Merged:
     conflicts = []
     for record, bits in source.all_predictions(source.records()):
         there = target.read(record.definition.id)
-        if there is None:
+        if record.versions > 1:
+            conflicts.append(
+                f"conflict: {source.folder} holds {record.versions} versions of the run {record.definition.id}; none "
+                "was copied: 'tpbench results check' names them"
+            )
+        elif there is None:
             target.publish(record, bits)
             new += 1
         elif there.disagrees(record):
@@ -289,8 +302,8 @@ def merge_stores(source: RunStore, target: RunStore) -> Merged:
                 "former stays. One of them was made by other code, data or hardware: delete what is wrong "
                 "('tpbench results remove')"
             )
-        elif there.curves_digest in record.replaces:
-            target.replace_run(there, record, bits)
+        elif record.supersedes(there):
+            replace_training(target, there, record, bits)
             replaced += 1
         else:
             known += 1
@@ -373,9 +386,14 @@ def partial_searches(frame: pd.DataFrame) -> str:
     """
     if not {"found_role", "found_sweep", "found_trials"} <= set(frame.columns):
         return ""
-    searched = frame[frame["found_role"] == "search"].groupby("found_sweep")["found_trials"]
-    pairs = zip(searched.size().items(), searched.max(), strict=True)
-    return ", ".join(f"{sweep} ({there} of {trials:.0f})" for (sweep, there), trials in pairs if there < trials)
+    found = frame[frame["found_sweep"].fillna("") != ""]
+    there = found[found["found_role"] == "search"].groupby("found_sweep").size()
+    trials = found.groupby("found_sweep")["found_trials"].max()
+    return ", ".join(
+        f"{sweep} ({there.get(sweep, 0)} of {count:.0f})"
+        for sweep, count in trials.items()
+        if there.get(sweep, 0) < count
+    )
 
 
 def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write
 from tpbench.results.location import file_stamps, read_bytes
+from tpbench.results.predictions import Predictions
 from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, sealed, unsealed
 from tpbench.results.store import RunStore
 
@@ -222,12 +223,20 @@ def keep_network(store: RunStore, network: TrainedNetwork) -> None:
         file.write(network.to_bytes())
 
 
-def set_network_aside(store: RunStore, record: RunRecord) -> None:
-    """Move the network of a run that was replaced to the store's ``replaced/``, if there is one.
+def replace_training(store: RunStore, old: RunRecord, record: RunRecord, predictions: Predictions | None) -> None:
+    """Put another training of a run in the place of that in the store: run, predictions and network as one.
+
+    The old ones go to the store's ``replaced/`` (:meth:`RunStore.replace_run`).
 
     Raises:
         TpbenchError: the store cannot be read or written.
     """
+    old = store.read(old.definition.id) or old
+    store.replace_run(old, record, predictions)
+    _set_network_aside(store, old)
+
+
+def _set_network_aside(store: RunStore, record: RunRecord) -> None:
     try:
         there = read_network(store, record.definition.id)
     except WrongNetwork:

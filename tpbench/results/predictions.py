@@ -39,8 +39,10 @@ class Predictions:
         return cls(record.definition.id, record.curves_digest, correct)
 
     def belongs(self, record: RunRecord) -> bool:
-        """Return whether these come from the training that made this run's file."""
-        return self.run == record.definition.id and self.curves == record.curves_digest
+        """Return whether these come from the training that made this run's file, and are wrong as often as it says."""
+        if self.run != record.definition.id or self.curves != record.curves_digest or record.test_error is None:
+            return False
+        return abs(1.0 - float(self.correct.mean()) - record.test_error) < 1e-9
 
     def to_json(self) -> str:
         """Return the text of the file: the same for the same predictions, closed by a checksum."""

@@ -180,6 +180,5 @@ def render(table: ErrorTable, form: str) -> str:
         UsageError: there is no such format.
     """
     if check_format(form) == "csv":
-        rows = table_rows(table).drop(columns="marks")
-        return csv_text(rows, csv_number)
+        return csv_text(table_rows(table), csv_number)
     return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)

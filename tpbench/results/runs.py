@@ -27,8 +27,8 @@ FULL_SEEDS = 10
 ID_PATTERN = re.compile(r"[0-9a-f]{24}")
 RUN_NAME = re.compile(rf"({ID_PATTERN.pattern})\.json")
 """The names of runs' files. What is named otherwise is another program's, and left alone."""
-LARGEST_RUN = 4_000_000
-"""Bytes of a run's file; the longest real ones have a fiftieth of it."""
+LARGEST_RUN = 190_000_000
+"""Bytes of a run's file: all curves of a million epochs, the most that a run can have, are at most 180 million."""
 
 
 class NewerFormat(TpbenchError):  # noqa: N818 (nothing is wrong with the file)
@@ -114,6 +114,8 @@ class RunDefinition:
     """Of a rule from an installed package: distribution, version and digest of its source; empty for built-in ones."""
     workload_source: str = ""
     """Of a workload from a user's file: the digest of its content; empty for built-in ones."""
+    split: str = ""
+    """How the seed's validation samples are drawn, unless at random (:func:`tpbench.workloads.files.split_rule`)."""
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
@@ -132,7 +134,7 @@ class RunDefinition:
         return digest({**self.plain(), "configuration": configuration})[:24]
 
 
-_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": ""}
+_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "split": ""}
 
 
 @dataclass(frozen=True)
@@ -158,23 +160,27 @@ class RunRecord:
     versions: int = field(default=1, compare=False)
     """Copies in the store under this id whose curves differ, this one among them; they are a conflict."""
 
-    @property
+    @cached_property
     def curves_digest(self) -> str:
         """SHA-256 of the curves: what one training of the run leaves; another machine's may leave others."""
         return self.digest_of_curves or digest(dict(self.curves))
 
     @property
     def replaces(self) -> tuple[str, ...]:
-        """Digests of the curves that this run replaced (``tpbench run --again``); copies that have them are old."""
+        """Digests of the curves of all earlier trainings of this run (``tpbench run --again``), the oldest first."""
         return tuple(self.provenance.get("replaces", ()))
 
+    def supersedes(self, other: RunRecord) -> bool:
+        """Return whether this copy of a run is a later training than another one.
+
+        Two machines in turn may give the curves of one of them twice, so the number of earlier trainings counts too.
+        """
+        return other.curves_digest in self.replaces and len(self.replaces) > len(other.replaces)
+
     def disagrees(self, other: RunRecord) -> bool:
-        """Return whether another copy of the run has other curves, and neither of them replaced the other."""
-        return (
-            self.curves_digest != other.curves_digest
-            and other.curves_digest not in self.replaces
-            and self.curves_digest not in other.replaces
-        )
+        """Return whether another copy of the run has other curves, and neither of them supersedes the other."""
+        different = self.curves_digest != other.curves_digest
+        return different and not (self.supersedes(other) or other.supersedes(self))
 
     @property
     def precision(self) -> str:

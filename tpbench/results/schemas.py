@@ -61,6 +61,7 @@ class DefinitionFields(Record):
     precision: Name = "float32"
     method_source: str = ""
     workload_source: str = ""
+    split: Literal["", "by class"] = ""
 
 
 class ProvenanceFields(Extensible):

@@ -72,11 +72,14 @@ class RunCopies:
 
     @cached_property
     def _current(self) -> list[RunCopy]:
-        """The copies that no other copy has replaced."""
-        old = {digest for copy in self.copies for digest in copy.record.replaces}
-        return [copy for copy in self.copies if copy.record.curves_digest not in old] or self.copies
+        """The copies that no other copy supersedes."""
+        return [
+            copy
+            for copy in self.copies
+            if not any(other.record.supersedes(copy.record) for other in self.copies if other is not copy)
+        ]
 
-    @property
+    @cached_property
     def record(self) -> RunRecord | None:
         """The run that counts: the first of the copies that were not replaced."""
         if not self._current:
@@ -94,7 +97,8 @@ class RunCopies:
         which = [str(c.place) for c in others if c.record.curves_digest != first.record.curves_digest]
         return (
             f"conflict: the run {self.record.definition.id} has other curves in {first.place} than in "
-            f"{', '.join(which)}; the first counts, and its cell is marked: delete what is wrong"
+            f"{', '.join(which)}; the first counts, and its cell is marked: delete the wrong file, "
+            "or replace the archive that holds a wrong copy"
         )
 
 
@@ -376,6 +380,9 @@ class RunStore:
             self.add_predictions(predictions)
         with atomic_write(target, replace=False) as file:
             file.write(record.to_json().encode())
+        # Another process may have written its own predictions in the meantime, of a run that came too late.
+        if predictions and not self._holds_other(record):
+            self.add_predictions(predictions)
         return target
 
     def _holds_other(self, record: RunRecord) -> bool:
@@ -395,7 +402,8 @@ class RunStore:
         """
         path = self.predictions_path(predictions.run)
         try:
-            if read_predictions(path).curves == predictions.curves:
+            there = read_predictions(path)
+            if there == predictions and there.correct.tolist() == predictions.correct.tolist():
                 return
         except NewerFormat:
             return
@@ -410,11 +418,20 @@ class RunStore:
         The store has the run at every moment. The new one says what it replaced, so that older copies elsewhere
         (archives, other stores) are no conflict.
 
+        Args:
+            old: the run as the caller knows it; what lies there by now is what is replaced.
+            record: another training of it, from here or from another store.
+
         Raises:
             TpbenchError: the store cannot be written.
         """
         run_id = old.definition.id
-        new = replace(record, provenance={**record.provenance, "replaces": [*old.replaces, old.curves_digest]})
+        old = self.read(run_id) or old
+        earlier = [*old.replaces, old.curves_digest]
+        if record.supersedes(old):
+            # It knows what it replaced elsewhere, and learns what was replaced here before.
+            earlier = [*(digest for digest in old.replaces if digest not in record.replaces), *record.replaces]
+        new = replace(record, provenance={**record.provenance, "replaces": earlier})
         old_predictions = self.predictions(old)
         # Named by the curves too: a run may be replaced more than once.
         aside = self.replaced / f"{run_id}-{old.curves_digest[:8]}.json"

@@ -197,5 +197,7 @@ class SweepFolder:
             return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
         except TpbenchError as error:
             raise TpbenchError(f"{error}; start another sweep with --fresh") from error
-        except Exception as error:  # a URL's file system has exceptions of its own
+        except ValueError as error:
             raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error
+        except Exception as error:  # a URL's file system has exceptions of its own; the file may be whole
+            raise TpbenchError(f"{path}: could not be read ({error})") from error

@@ -76,8 +76,10 @@ class Journal:
             return journal
         except TpbenchError as error:
             raise TpbenchError(f"{error}; start another sweep with --fresh") from error
-        except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{path}: could not be read ({error}); start another sweep with --fresh") from error
+        except UnicodeDecodeError as error:
+            raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error
+        except Exception as error:  # a URL's file system has exceptions of its own; the file may be whole
+            raise TpbenchError(f"{path}: could not be read ({error})") from error
         complete = text.rpartition("\n")[0]
         for number, line in enumerate(complete.splitlines(), start=1):
             try:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError, unknown
+from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.finding import find_record
+from tpbench.results.location import file_stamps
 from tpbench.results.networks import network_path
-from tpbench.results.runs import NewerFormat, RunRecord
+from tpbench.results.predictions import ENDING
+from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_folders
+from tpbench.search.trials import find_sweep
 
 
 @dataclass
@@ -66,55 +69,95 @@ def _remove_tree(folder: Path) -> None:
 
 
 def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
-    """Plan to remove runs, with their predictions and networks.
+    """Plan to remove runs, with their predictions and networks; a damaged run file too.
 
     Args:
         texts: ids, or at least their first 8 digits.
 
     Raises:
         UsageError: there is no such run, or several begin so.
-        TpbenchError: one cannot be read.
+        TpbenchError: one cannot be read, or a sweep that is at work uses it.
     """
     removal = Removal()
-    for record in {r.definition.id: r for r in (find_record(store, text) for text in texts)}.values():
-        _add_run(removal, store, record)
+    names = {**file_stamps(store.runs, ".json"), **file_stamps(store.runs, ENDING)}
+    known = sorted({name.partition(".")[0] for name in names if ID_PATTERN.fullmatch(name.partition(".")[0])})
+    users = _users(store)
+    for text in texts:
+        # As a person copies it from a message: the name of a file.
+        wanted = Path(text).name.partition(".")[0].strip().lower()
+        ids = [run_id for run_id in known if len(wanted) >= 8 and run_id.startswith(wanted)]
+        record = None if len(ids) == 1 and store.read(ids[0]) is None else find_record(store, wanted)
+        run_id = record.definition.id if record else ids[0]
+        if (sweep := users.get(run_id)) and sweep.locked:
+            raise TpbenchError(f"the sweep {sweep.folder.name} is at work and uses the run {run_id}: stop it first")
+        _add_run(removal, store, run_id, record)
+        if sweep:
+            removal.staying.append(f"run {run_id}: the sweep {sweep.folder.name} uses it, and would train it again")
     return removal
 
 
-def _add_run(removal: Removal, store: RunStore, record: RunRecord) -> None:
-    d = record.definition
-    line = f"run {d.id}: {d.workload} {d.method}, seed {d.seed}, {d.epochs} epochs"
-    beside = [store.path(d.id), store.predictions_path(d.id), network_path(store, d.id)]
-    there = [path for path in beside if path.exists()]
-    if there:
-        removal.files += there
-        removal.lines.append(line)
-    if archives := store.archived.holders.get(d.id):
-        which = ", ".join(path.name for path in archives)
-        removal.staying.append(f"{line}: its copy in {which} stays, as archives are never changed")
+def _describe(record: RunRecord | None) -> str:
+    """Describe a run so that a person knows it again; one that cannot be read is damaged."""
+    if record is None:
+        return "damaged"
+    d, role = record.definition, str(record.found.get("role") or record.found.get("by") or "")
+    error = "no error" if record.validation_error is None else f"validation error {100 * record.validation_error:.2f} %"
+    epochs = f"{d.epochs} epoch{'s' * (d.epochs != 1)}"
+    return ", ".join(filter(None, [f"{d.workload} {d.method}", f"seed {d.seed}", epochs, role, error]))
+
+
+def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord | None) -> None:
+    path, archives = store.path(run_id), store.archived.holders.get(run_id)
+    beside = {"predictions": store.predictions_path(run_id), "network": network_path(store, run_id)}
+    there = {name: file for name, file in beside.items() if file.exists()}
+    # Where an archive alone has the run, they belong to its copy, which stays.
+    files = [*([path] if path.exists() else []), *there.values()] if path.exists() or not archives else []
+    if files and files[0] not in removal.files:
+        removal.files += files
+        also = f"; with its {' and '.join(there)}" if there else ""
+        removal.lines.append(f"run {run_id}: {_describe(record)}{also}")
+    if archives:
+        which = ", ".join(archive.name for archive in archives)
+        counts = ""
+        if path.exists():
+            other = record is not None and record.versions > 1
+            counts = "; it has OTHER CURVES and counts from then on" if other else " and counts from then on"
+        removal.staying.append(f"run {run_id}: its copy in {which} stays, as archives are never changed{counts}")
+
+
+def _users(store: RunStore) -> dict[str, SweepFolder]:
+    """Return the sweeps that use runs, by run; of a damaged journal none is known."""
+    found: dict[str, SweepFolder] = {}
+    for sweep in sweep_folders(store.folder):
+        with suppress(TpbenchError):
+            found |= dict.fromkeys(_runs_of(sweep), sweep)
+    return found
 
 
 def plan_sweep(store: RunStore, name: str) -> Removal:
     """Plan to remove a sweep: its folder, and the runs of its search and of its final seeds.
 
-    Runs that another sweep's journal names stay.
+    Runs stay that another sweep's journal names, or that the sweep did not train but found in the store.
 
     Raises:
         UsageError: there is no such sweep.
-        TpbenchError: the folder cannot be read.
+        TpbenchError: the folder cannot be read, or the sweep is at work.
     """
-    folders = {folder.folder.name: folder for folder in sweep_folders(store.folder)}
-    if name not in folders:
-        raise unknown("sweep", name, folders) if folders else UsageError(f"{store.folder} holds no sweeps")
-    sweep = folders.pop(name)
-    removal = Removal(folders=[sweep.folder], sweeps=[sweep], lines=[f"sweep {name}: {sweep.folder}"])
+    sweep = find_sweep(store.folder, name)
+    if sweep.locked:
+        raise TpbenchError(f"the sweep {name} is at work: stop it first")
+    # Of a sweep at a URL, lock and log lie on this machine.
+    places = [sweep.folder, *([sweep.local] if sweep.local != sweep.folder and sweep.local.exists() else [])]
+    removal = Removal(folders=places, sweeps=[sweep], lines=[f"sweep {name}: {sweep.folder}"])
     try:
-        runs = _runs_of(sweep)
+        runs, own = _runs_of(sweep), sweep.read().id
     except TpbenchError as error:
         removal.staying.append(f"the runs of the sweep {name}, as its journal cannot be read ({error})")
         return removal
     shared: dict[str, str] = {}
-    for other in folders.values():
+    for other in sweep_folders(store.folder):
+        if other == sweep:
+            continue
         try:
             shared |= dict.fromkeys(_runs_of(other), other.folder.name)
         except TpbenchError as error:
@@ -126,10 +169,14 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         except NewerFormat as error:
             removal.staying.append(str(error))
             continue
-        if record and run_id in shared:
+        if run_id in shared:
             removal.staying.append(f"run {run_id}: the sweep {shared[run_id]} uses it too")
+        elif record and record.found.get("sweep") != own:
+            removal.staying.append(f"run {run_id}: it was there before, the sweep only found it")
         elif record:
-            _add_run(removal, store, record)
+            _add_run(removal, store, run_id, record)
+        elif store.path(run_id).exists():
+            _add_run(removal, store, run_id, None)
     return removal
 
 
@@ -141,7 +188,11 @@ def _runs_of(sweep: SweepFolder) -> set[str]:
 
 
 def plan_checkpoints(store: RunStore) -> Removal:
-    """Plan to remove all checkpoints: what they belong to begins anew when it is next trained."""
+    """Plan to remove all checkpoints: what they belong to begins anew when it is next trained.
+
+    Raises:
+        TpbenchError: the folder cannot be read, or a sweep is at work.
+    """
     folder = store.folder / "checkpoints"
     try:
         files = sorted(folder.glob("*.pt")) if folder.is_dir() else []
@@ -149,4 +200,6 @@ def plan_checkpoints(store: RunStore) -> Removal:
     except Exception as error:  # a URL's file system has exceptions of its own
         raise TpbenchError(f"{folder}: could not be read ({error})") from error
     lines = [f"{len(files)} checkpoint{'s' * (len(files) != 1)} ({size / 1e6:.1f} MB): {folder}"] * bool(files)
+    if busy := [sweep.folder.name for sweep in sweep_folders(store.folder) if sweep.locked]:
+        raise TpbenchError(f"the sweep {busy[0]} is at work and needs its checkpoints: stop it first")
     return Removal(files=files, lines=lines)

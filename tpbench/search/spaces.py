@@ -12,7 +12,7 @@ import yaml
 
 from tpbench.engine import HYPERPARAMETERS, Hyperparameter, UsageError, get_method, method_names, unknown
 from tpbench.workloads import Workload
-from tpbench.workloads.reading import YamlReader
+from tpbench.workloads.reading import UNCLEAR, YamlReader
 
 # Relative width below which too few numbers lie between two bounds, or between their logarithms.
 _NARROWEST = 1e-9
@@ -242,7 +242,7 @@ def _as_number(value: object) -> object:
     """A number that stands in quotes is meant as one."""
     if isinstance(value, str):
         try:
-            return float(value)
+            return value if UNCLEAR.fullmatch(value) else float(value)
         except ValueError:
             return value
     return value

@@ -17,7 +17,7 @@ from tpbench.engine import MemberHistory, TpbenchError, get_method, method_sourc
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, set_network_aside
+from tpbench.results.networks import has_network, keep_network, replace_training
 from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.devices import give_back_memory
@@ -197,11 +197,13 @@ def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
 
 def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDefinition]:
     """What the members of a plan are, trained on the data of that fingerprint."""
+    from tpbench.workloads.files import split_rule
+
     source = method_source(plan.method)
     return [
         RunDefinition(
             plan.workload.name, fingerprint, plan.method, dict(configuration), seed, plan.epochs, precision=precision,
-            method_source=source, workload_source=plan.workload.source,
+            method_source=source, workload_source=plan.workload.source, split=split_rule(plan.workload, seed),
         )
         for configuration, seed in zip(plan.configurations, plan.seeds, strict=True)
     ]  # fmt: skip
@@ -473,17 +475,15 @@ class PackJob:
         """Store a member's run with its predictions and network, or add these to the run that the store has."""
         stored = self.finished.get(record.definition.id)
         new = None if correct is None else Predictions.of(record, correct)
-        if stored and stored.curves_digest != record.curves_digest and record.definition.id in self.unpredicted:
-            # An older version's run of another precision has another name, and is left as it is.
-            if stored.definition.id == record.definition.id:
-                self.store.replace_run(stored, replace(record, found=stored.found), new)
-                set_network_aside(self.store, stored)
-            stored = None
+        other = stored is not None and stored.curves_digest != record.curves_digest
+        # An older version's run of another precision has another name, and is left as it is.
+        if stored and new and other and record.definition.id in self.unpredicted and stored.definition.id == new.run:
+            replace_training(self.store, stored, replace(record, found=stored.found), new)
         if arrays is not None:
             self._keep(record, arrays)
         if stored is None:
             self.store.publish(record, new)
-        elif new and stored.curves_digest == record.curves_digest:
+        elif new and not other:
             self.store.add_predictions(replace(new, run=stored.definition.id))
 
     def _keep(self, record: RunRecord, arrays: Mapping[str, Tensor]) -> None:

@@ -68,9 +68,10 @@ def run_seeds(
 
 def _format_again(job: PackJob, ended: PackJob) -> str:
     """Say what became of the runs that were trained again for their predictions."""
-    same = sum(job.finished[i].curves_digest == ended.finished[i].curves_digest for i in job.unpredicted)
-    words = f"predictions were added to {same - len(ended.unpredicted)} runs, whose curves came out equal"
-    if other := len(job.unpredicted) - same:
+    done = job.unpredicted - ended.unpredicted
+    same = sum(job.finished[i].curves_digest == ended.finished[i].curves_digest for i in done)
+    words = f"predictions were added to {same} runs, whose curves came out equal"
+    if other := len(done) - same:
         words += (
             f"; {other} came out with other curves (another processor, device or version) and replace the old files, "
             "which are in 'replaced' in the results folder"

@@ -72,6 +72,6 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
         scale=scale,
         shift=shift,
         trained_layers=workload.trained_layers,
-        stratified=workload.stratified,
+        keeps_classes=workload.own_file is not None,
     )
     return problem, dataset

@@ -39,7 +39,7 @@ from tpbench.workloads.downloads import PATIENCE, download_files, download_hosts
 from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
 from tpbench.workloads.memory import available_memory
 from tpbench.workloads.own_data import own_shape, read_own, stamp_of
-from tpbench.workloads.published import find_published, published_files, read_published
+from tpbench.workloads.published import find_published, has_labels, published_files, read_published
 from tpbench.workloads.specs import DatasetSpec, Shape, get_dataset
 from tpbench.workloads.workload import Workload
 
@@ -74,8 +74,8 @@ def default_folder() -> Path:
 
 def _mend(spec: DatasetSpec) -> str:
     return (
-        f"download it with 'tpbench data get {spec.name}', or import a Keras-style file with "
-        f"'tpbench data import {spec.name} FILE.npz'"
+        f"download it with 'tpbench data get {spec.name}', or take a Keras-style file or torchvision's folder with "
+        f"'tpbench data import {spec.name} FILE.npz|FOLDER' (each with the same --data, if you give one)"
     )
 
 
@@ -100,7 +100,8 @@ def find(spec: DatasetSpec, folder: Path) -> Path | None:
     for stem in (spec.name, spec.name.replace("-", "_")):
         if is_regular_file(folder / f"{stem}.npz"):
             return folder / f"{stem}.npz"
-    return find_published(spec, folder)
+    found = find_published(spec, folder)
+    return None if found == folder and not spec.archive and not has_labels(spec, folder) else found
 
 
 def is_there(name: str, folder: Path | None = None) -> bool:

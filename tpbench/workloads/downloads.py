@@ -100,7 +100,7 @@ def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
         # opener of its own knows the proxies that the environment names now.
         with urllib.request.build_opener().open(request, timeout=patience) as response:
             length, received = response.length, 0
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):
                 received += len(chunk)
                 yield chunk
             if length is not None and received != length:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.errors import shown
@@ -25,11 +22,8 @@ from tpbench.workloads.specs import DATASETS, Shape
 from tpbench.workloads.workload import Workload
 
 _RESERVED = ("all", "exact")
-_SEEDS = 1000
-_NEVER = 1e-9
-"""A chance that no thousand seeds show."""
-_STRATA: dict[tuple[str, int], bool] = {}
-"""What :func:`needs_strata` found, by fingerprint and validation samples: a command reads a file several times."""
+_RULES: dict[tuple[str, int, int], str] = {}
+"""What :func:`split_rule` found, by fingerprint, validation samples and seed."""
 KNOWN = ("digits", *DATASETS)
 
 
@@ -79,45 +73,42 @@ def read_declaration(path: Path, taken: Container[str], find: Callable[[str], Wo
             inputs_of(workload.normalise, dataset)
         except TpbenchError as error:
             raise UsageError(f"{place('normalise')}: {error}") from error
-        labels, key = dataset.arrays["y_train"], (dataset.fingerprint, workload.validation_size)
-        if key not in _STRATA:
-            _STRATA[key] = needs_strata(labels, workload.validation_size)
-        if _STRATA[key]:
-            classes = np.count_nonzero(np.bincount(labels))
-            if workload.validation_size > len(labels) - classes:
-                raise UsageError(
-                    f"{place('validation_size')}: {workload.validation_size} validation samples of {len(labels)} leave "
-                    f"too few to train on for {classes} classes"
-                )
-            workload = replace(workload, stratified=True)
-            workload = replace(workload, source=workload.content_digest())
+        labels = dataset.arrays["y_train"]
+        classes = np.count_nonzero(np.bincount(labels))
+        if workload.validation_size > len(labels) - classes:
+            raise UsageError(
+                f"{place('validation_size')}: {workload.validation_size} validation samples of {len(labels)} leave "
+                f"too few to train on for {classes} classes"
+            )
     return workload
 
 
-def needs_strata(labels: NDArray[Any], validation_size: int) -> bool:
-    """Return whether a random choice of validation samples leaves a class without training samples.
+BY_CLASS = "by class"
+"""How the validation samples of a seed are drawn whose random ones would be all samples of a class."""
 
-    The choices of the seeds 0 to 999 are looked at, so that all runs of a workload are made by one rule.
 
-    Args:
-        labels: (N,) of the training samples, validation samples among them.
-        validation_size: samples.
+def split_rule(workload: Workload, seed: int) -> str:
+    """Return how a seed's validation samples are drawn: :data:`BY_CLASS`, or empty for at random.
+
+    Only of a user's own data they may be drawn by class (:attr:`tpbench.engine.Problem.keeps_classes`).
+
+    Raises:
+        TpbenchError: the data are missing or damaged.
     """
-    sizes = np.bincount(labels)
-    sizes = sizes[sizes > 0]
-    # The chance that all samples of a class are chosen is below share ** size.
-    chance = float(((validation_size / len(labels)) ** sizes[sizes <= validation_size].astype(float)).sum())
-    if chance < _NEVER:
-        return False
-    import torch
+    if not workload.own_file:
+        return ""
+    dataset = load_for(workload)
+    key = dataset.fingerprint, workload.validation_size, seed
+    if key not in _RULES:
+        import torch
 
-    from tpbench.engine.network import stream
+        from tpbench.engine.network import stream
 
-    def kept(seed: int) -> NDArray[Any]:
+        labels = dataset.arrays["y_train"]
         order = torch.randperm(len(labels), generator=stream(seed, "split"))
-        return order[validation_size:].numpy()
-
-    return any(loses_class(labels, kept(seed)) for seed in range(_SEEDS))
+        lost = loses_class(labels, order[workload.validation_size :].numpy())
+        _RULES[key] = BY_CLASS if lost else ""
+    return _RULES[key]
 
 
 def _base(like: object, place: Callable[[str], str], find: Callable[[str], Workload]) -> Workload | None:

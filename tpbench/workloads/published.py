@@ -60,6 +60,18 @@ def find_published(spec: DatasetSpec, place: Path) -> Path | None:
     return next((f for f in folders if _idx_files(f) and not other & set(f.absolute().parts[-2:])), None)
 
 
+def has_labels(spec: DatasetSpec, folder: Path) -> bool:
+    """Return whether the labels in a folder of IDX files are those of the data set, or cannot be read.
+
+    Several data sets have files of the same names; in a folder that no name tells apart, the labels do.
+    """
+    try:
+        labels = _read_idx(_idx_files(folder)["y_train"], (sum(spec.train_counts),), spec.name)
+    except (KeyError, TpbenchError, OSError, EOFError, zlib.error):
+        return True  # who reads it says what is wrong
+    return tuple(np.bincount(labels, minlength=len(spec.train_counts)).tolist()) == tuple(spec.train_counts)
+
+
 def read_published(spec: DatasetSpec, place: Path) -> tuple[Arrays, str]:
     """Read the files of a data set.
 

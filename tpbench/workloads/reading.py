@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tpbench.engine.files import require_regular_file, shown_path
 
 # Of one entry of a file.
 _MOST_NODES = 500
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 18
 _LONGEST_MESSAGE = 1000
 
 _STANDARD = "tag:yaml.org,2002:"
@@ -38,7 +39,7 @@ class YamlReader:
             UsageError: it is no file, too large, or no YAML.
         """
         if require_regular_file(self.path).st_size > _MOST_BYTES:
-            raise UsageError(f"{self.path}: could not be read (more than {_MOST_BYTES >> 20} MiB of YAML)")
+            raise UsageError(f"{self.path}: could not be read (more than {_MOST_BYTES >> 10} KiB of YAML)")
         try:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -153,10 +154,16 @@ def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split())
 
 
+UNCLEAR = re.compile(r"[+-]?0[0-9_]+")
+"""Whole numbers with a zero before them: YAML 1.1 reads 010 as 8, other readers as 10."""
+
+
 def _plain_scalar(text: str) -> Any:
     words: dict[str, Any] = {"true": True, "false": False, "null": None, "~": None, "": None}
     if text.lower() in words:
         return words[text.lower()]
+    if UNCLEAR.fullmatch(text):
+        return text
     for kind in (int, float):
         try:
             # Python limits how many digits int() takes; float() takes them all. YAML writes .nan and .inf.

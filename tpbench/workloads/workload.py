@@ -50,9 +50,6 @@ class Workload:
     """Share of the samples of an own file that are its test set; 0: the file has one."""
     source: str = ""
     """Digest of what a file of the user's says; empty for a built-in workload."""
-    stratified: bool = False
-    """Whether the validation samples are drawn class by class: a random choice would leave a class without training
-    samples."""
 
     @property
     def own_file(self) -> Path | None:
@@ -86,11 +83,8 @@ class Workload:
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
     def plain(self) -> dict[str, Any]:
-        """Everything as plain data, which travels to any process; what came later is left out at its default."""
-        plain = {**asdict(self), "schedules": {name: list(epochs) for name, epochs in self.schedules.items()}}
-        if not self.stratified:
-            del plain["stratified"]
-        return plain
+        """Everything as plain data, which travels to any process."""
+        return {**asdict(self), "schedules": {name: list(epochs) for name, epochs in self.schedules.items()}}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Workload:

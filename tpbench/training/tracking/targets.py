@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tpbench.engine import TpbenchError, UsageError, unknown
-from tpbench.engine.files import user_path
+from tpbench.engine.files import check_name, user_path
 from tpbench.results.location import absolute, file_of_url, is_url, location
 from tpbench.training.tracking.secrecy import has_secret, without_secrets
 
@@ -41,7 +41,8 @@ def _file_of_mlflow(place: str) -> Path | None:
         return user_path(unquote(found["path"]))
     if place.lower().startswith("file:"):
         return file_of_url(place) or user_path(unquote(place[len("file:") :]))
-    looks_like_one = place.startswith((".", "/", "~")) or ("/" in place and ":" not in place)
+    # Not "server/mlflow", of which http:// may have been forgotten.
+    looks_like_one = place.startswith((".", "/", "~"))
     return user_path(place) if looks_like_one else None
 
 
@@ -141,6 +142,7 @@ def parse_target(text: str) -> Target:
 
 def _check_folder(place: str) -> None:
     folder = location(place)
+    check_name(folder, "--track tensorboard")
     if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
         raise UsageError(f"--track 'tensorboard:{place}': this is a file, a folder is needed")
 
