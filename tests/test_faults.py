@@ -38,9 +38,12 @@ def test_a_full_disk_loses_no_published_run(small_disk: Path, tpbench_inside: In
     assert result.returncode == 1
     assert "No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
-    kept = {path.name: path.read_bytes() for path in (small_disk / "runs").iterdir()}
+    written = {path.name: path.read_bytes() for path in (small_disk / "runs").iterdir()}
+    assert all(name.endswith((".json", ".bits")) for name in written)  # nothing half-written
+    kept = {name: content for name, content in written.items() if name.endswith(".json")}
     assert 0 < len(kept) < 10
-    assert all(name.endswith(".json") for name in kept)  # nothing half-written
+    # A run is published after its predictions.
+    assert {f"{name.removesuffix('.json')}.bits" for name in kept} <= set(written)
     assert f"{len(kept)} runs whole, 0 damaged" in tpbench_inside("results", "check").stdout
 
     subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
@@ -48,7 +51,7 @@ def test_a_full_disk_loses_no_published_run(small_disk: Path, tpbench_inside: In
     assert again.returncode == 0, again.stderr
     assert f"{len(kept)} of 10 runs are in results already" in again.stdout
     now = {path.name: path.read_bytes() for path in (small_disk / "runs").iterdir()}
-    assert len(now) == 10
+    assert sorted(Path(name).suffix for name in now) == [".bits"] * 10 + [".json"] * 10
     assert {name: now[name] for name in kept} == kept
 
 

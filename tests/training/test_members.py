@@ -78,10 +78,10 @@ def test_healthy_members_are_published_as_if_alone(
     shutil.rmtree(tmp_path / "together", ignore_errors=True)
     train = PackJob._train
 
-    def limited(job: PackJob, on_epoch: Any) -> Any:
+    def limited(job: PackJob, *arguments: Any) -> Any:
         if len(job.missing) > fitting:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train(job, on_epoch)
+        return train(job, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PackJob, "_train", limited)
