@@ -49,6 +49,8 @@ def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~") == tmp_path
     assert user_path("~/a/b") == user_path(Path("~/a/b")) == tmp_path / "a" / "b"
+    # As shells have it: more slashes do not lead out of the home folder.
+    assert user_path("~//a") == tmp_path / "a"
     assert user_path(f"~{ACCOUNT.pw_name}/a") == Path(ACCOUNT.pw_dir, "a")
     assert [str(user_path(text)) for text in ("a~", "a/~", "/~/b", "results")] == ["a~", "a/~", "/~/b", "results"]
     # An empty HOME is no root of the file system.
@@ -243,3 +245,35 @@ def test_a_device_stays_one() -> None:
     with atomic_write(Path("/dev/null")) as file:
         file.write(b"x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_through_a_link_its_file_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.csv", tmp_path / "latest.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    with atomic_write(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_standard_output_gets_the_bytes_whatever_it_is(tmp_path: Path) -> None:
+    """Redirected to a file, that file: the link /dev/stdout must not be replaced."""
+    code = "from pathlib import Path; from tpbench.engine.files import atomic_write\n"
+    code += "print('first', flush=True)\nwith atomic_write(Path('/dev/stdout')) as file: file.write(b'second')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "first\nsecond"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_fault_of_the_writer_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+
+    def write() -> None:
+        with atomic_write(tmp_path / "x") as file:
+            file.write(b"half")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        write()
+    assert list(tmp_path.iterdir()) == []

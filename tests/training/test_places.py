@@ -54,6 +54,9 @@ def test_a_home_folder_and_what_is_encoded_are_meant_in_places_too(here: Path) -
     assert place_of("tensorboard", "~/r") == str(home / "r" / "tensorboard")
     assert place_of("mlflow", "~/r") == str(home / "r" / "mlflow.db")
     assert place_of("mlflow:sqlite:///~/x.db") == str(home / "x.db")
+    # http:// may have been forgotten.
+    with pytest.raises(UsageError):
+        parse_target("mlflow:server/mlflow")
     assert place_of("mlflow:~/mlruns") == str(home / "mlruns")
     assert place_of("mlflow:sqlite:///a%20b.db") == str(here / "a b.db")
     assert place_of("mlflow:sqlite:///a.db?timeout=5") == str(here / "a.db")

@@ -128,6 +128,15 @@ def test_a_folder_of_both_data_sets_gives_each_its_own(small_specs: None, tmp_pa
             cache.import_file("fashion-mnist", place, tmp_path / "cache")
 
 
+def test_files_in_a_folder_without_a_name_are_those_of_the_set_whose_labels_they_have(
+    small_specs: None, tmp_path: Path
+) -> None:
+    write_mnist(tmp_path, small_arrays())
+    assert cache.find(specs.DATASETS["mnist"], tmp_path) is not None
+    other = replace(specs.DATASETS["fashion-mnist"], train_counts=(4, *(3,) * 8, 2))
+    assert cache.find(other, tmp_path) is None
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_batches_of_cifar10_are_taken(small_specs: None, tmp_path: Path, packed: bool) -> None:
     root, arrays = tmp_path / "tv", small_arrays((32, 32, 3))

@@ -24,6 +24,7 @@ from tests.results.records import record
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.engine.network import stream
 from tpbench.results import RunStore
+from tpbench.search.configurations import load_configuration
 from tpbench.training.packs import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
 from tpbench.workloads.declaration import KEYS, as_declared, declared
@@ -632,6 +633,7 @@ LONG = "a" * 5000
         ("run", "digits", "bp", "--config", LONG), ("sweep", "digits", "bp", "--space", LONG), ("workloads", LONG),
         ("workloads", f"{LONG}.yaml"), ("data", "import", "mnist", LONG), ("data", "get", LONG),
         ("verify", "fixtures", LONG), ("results", "pack", f"{LONG}.zip"), ("data", "list", "--data", LONG),
+        ("run", "digits", "bp", "--data", LONG), ("run", "digits", "bp", "--track", f"tensorboard:{LONG}"),
         ("run", "digits", "bp", "--results", LONG), ("results", "merge", LONG, "x"), ("report", "--output", LONG),
     ],
     ids=lambda command: " ".join(command).replace(LONG, "LONG"),
@@ -671,3 +673,11 @@ def test_a_damaged_data_set_is_marked_and_the_others_are_listed(tmp_path: Path, 
     assert ["mnist", "damaged"] in words
     assert ["fashion-mnist", "damaged"] in words
     assert ["cifar10", "not", "there"] in words
+
+
+@pytest.mark.parametrize("text", ["010", "017", "0x10", "0b11", "1:30"])
+def test_a_number_that_readers_take_otherwise_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bp.yaml"
+    path.write_text(f"lr: {text}\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
+    with pytest.raises(UsageError):
+        load_configuration(get_workload("digits"), "bp", path)
