@@ -157,6 +157,7 @@ OF_TASKS = (
         (OF_TASKS, "memory"),
         ("The actor died unexpectedly.\nThe actor is dead because its node has died. Node Id: 5d", "gone"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "lost"),
+        ("Worker exit type: USER_ERROR Worker exit detail: Worker exits with an exit code 3.", "raised"),
         ("Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'sklearn'", "raised"),
         ("", "lost"),
     ],
