@@ -190,10 +190,12 @@ def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pyt
     for free, lines in ({"CPU": 8.0}, 1), ({"CPU": 8.0, "GPU": 1.0}, 0):
         monkeypatch.setattr(ray, "available_resources", lambda free=free: free)
         said: list[str] = []
-        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append) == "sizes"
+        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False) == "sizes"
         assert len(said) == lines
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append)
+    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
+    assert not said
+    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
     assert "1 GPUs" in said[0]
     assert "4 are held" in said[0]
 
@@ -313,6 +315,17 @@ def test_a_kill_before_a_pack_was_handed_out_is_no_evidence(watched: Watched, mo
     lost = Failure("lost", "its process was lost")
     assert watched.callback._with_evidence(lost, "1").kind == "lost"
     assert watched.callback._with_evidence(lost, "2").kind == "memory"
+
+
+def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.sweeps import driver
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(driver, "on_nodes", lambda nodes, *_, **__: asked.append(nodes) or {})
+    watched.callback.nodes = driver.NodeFindings(needs, {})
+    for watched.now in (1.0, 2.0, 3.0, 20.0):
+        watched.callback._ask_new_nodes()
+    assert asked == [["a"], ["a"]]
 
 
 def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,6 @@ class NodeFindings:
     lacks: Mapping[str, Mapping[str, str]]
     """What each node lacks, as :meth:`Scheduler.started` takes it."""
 
-    @property
-    def useless(self) -> list[str]:
-        """The nodes that cannot train any of the sweeps."""
-        return [node for node, lacks in self.lacks.items() if ALL_SWEEPS in lacks]
-
 
 class QueueCallback(tune.Callback):
     """Hands on to the queue and the board what Tune alone hears: what workers report, and what they die of.
@@ -152,7 +147,7 @@ class QueueCallback(tune.Callback):
 
     def _say_what_is_waited_for(self, now: float) -> None:
         """Say once that no worker has a place, and why, each time that this is so."""
-        if any(slot.place for slot in self.queue.scheduler.slots.values()):
+        if any(slot.place or slot.running for slot in self.queue.scheduler.slots.values()):
             self._told, self._waiting_since = False, now
             return
         if self._told or not self._on_cluster or now - self._waiting_since < WAITING:

@@ -184,7 +184,7 @@ def _read_and_write(results: str, token: str) -> str:
 class Answers:
     """What the nodes of a cluster said at the start."""
 
-    lacks: Mapping[str, Mapping[str, str]]
+    lacks: dict[str, dict[str, str]]
     """By node, what :func:`missing` gave."""
     asked: frozenset[str]
     """Nodes that answered."""
