@@ -172,7 +172,7 @@ class Scheduler:
         if not any(slot.avoid for slot in starting):
             return starting
         useless = self._useless_nodes()
-        return [slot for slot in starting if slot.avoid <= useless]
+        return [slot for slot in starting if slot.running or slot.avoid <= useless]
 
     def _useless_nodes(self) -> frozenset[str]:
         """Nodes on which one more worker would have no pack."""
