@@ -10,12 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import CommandLine, Ended, Inside
@@ -147,6 +150,28 @@ def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench:
     assert all(token.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
+@contextmanager
+def workers_of(parent: int) -> Iterator[set[int]]:
+    """The processes below another one that were workers of Tune's at any time meanwhile."""
+    found: set[int] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            for process in psutil.Process(parent).children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ImplicitFunc" in " ".join(process.cmdline()):
+                        found.add(process.pid)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_node_that_does_not_share_the_folder_is_named_and_gets_no_packs(
     host: Host, tmp_path: Path, tpbench: CommandLine
 ) -> None:
@@ -166,11 +191,14 @@ def test_a_node_that_does_not_share_the_folder_is_named_and_gets_no_packs(
         # Without the node the sweep would simply run.
         wait_for(lambda: host.do("count") > 1 or node.poll() is not None)
         assert node.poll() is None
-        result = tpbench("sweep", *ARGUMENTS, "--address", host.address)
+        with workers_of(node.pid) as there, workers_of(host.process.pid) as elsewhere:
+            result = tpbench("sweep", *ARGUMENTS, "--address", host.address)
     finally:
         os.killpg(node.pid, signal.SIGKILL)
         node.wait()
     assert result.returncode == 0, result.stderr
+    assert elsewhere
+    assert not there
     (named,) = [line for line in result.stdout.splitlines() if "gets no packs" in line]
     assert f"the results folder {results} is not shared" in named
     assert "Traceback" not in result.stderr + result.stdout

@@ -249,8 +249,40 @@ def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
     monkeypatch.setattr(campaign, "_sizes", sizes)
     begun = campaign._Wanted(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
     options = replace(OPTIONS, pack=None, resources=Resources(8, 1))
-    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), SilentView())
+    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), SilentView(), {})
     assert (asked, resources.packs_per_gpu) == ([3], 2)
+
+
+def measured_on(
+    monkeypatch: pytest.MonkeyPatch, lacks: dict[str, dict[str, str]], without: set[str]
+) -> tuple[Sizing, list[list[str]]]:
+    """Sizes of the sweep "one" on a cluster of nodes a, b and c; what was avoided each time."""
+    avoided = []
+
+    def on_a_node(cell: object, arguments: object, share: object, say: object, avoid: dict[str, str]) -> object:
+        avoided.append(sorted(avoid))
+        node = min({"a", "b", "c"} - avoid.keys())
+        return node, f"no data on {node}" if node in without else Sizing(5)
+
+    monkeypatch.setattr(campaign, "_sizes_on_a_node", on_a_node)
+    monkeypatch.setattr(campaign, "trainers", lambda share: {node: f"host-{node}" for node in "abc"})
+    options = replace(OPTIONS, resources=Resources(3, address="auto"))
+    cell = choose_all("digits", "bp")[0][0]
+    return campaign._sizes(cell, options, PackSettings("/nowhere"), lambda line: None, "one", lacks), avoided
+
+
+def test_sizes_are_measured_on_a_node_that_can_train_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacks = {"a": {"one": "no plug-in"}, "c": {"other": "no plug-in"}}
+    sizes, avoided = measured_on(monkeypatch, lacks, without={"b"})
+    assert sizes.pack == 5
+    assert avoided == [["a"], ["a", "b"]]
+    assert lacks["b"] == {"one": "no data on b"}
+
+
+def test_where_no_node_can_measure_sizes_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TpbenchError) as raised:
+        measured_on(monkeypatch, {"a": {"": "another tpbench"}}, without={"b", "c"})
+    assert all(f"host-{node}" in str(raised.value) for node in "abc")
 
 
 @pytest.mark.parametrize("wrong", [{"search_precision": "tf32"}, {"precision": "tf32"}], ids=str)

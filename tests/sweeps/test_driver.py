@@ -6,9 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,10 +21,14 @@ from tpbench.engine import EpochReport, TpbenchError
 from tpbench.engine.schedule import Phase
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
+from tpbench.sweeps.nodes import Needs
 from tpbench.sweeps.packs import HandedPack
 from tpbench.sweeps.scheduler import Patience
 from tpbench.sweeps.sweep import PlainSweep
 from tpbench.training.packs import Outcome
+
+if TYPE_CHECKING:
+    from tpbench.sweeps.driver import NodeFindings
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +62,14 @@ def ray() -> Iterator[None]:
 
 def run(
     folder: Path, train: Callable[[HandedPack, Report], list[Outcome]], *, seeds: int = 2, parts: int = 2,
-    patience: Patience | None = None,
+    patience: Patience | None = None, nodes: NodeFindings | None = None,
 ) -> tuple[PlainSweep, list[str]]:  # fmt: skip
     """Final runs of made-up packs, through Tune."""
     from tpbench.sweeps.driver import run_queue
 
     (folder / "runs").mkdir(parents=True)
     one, view = plain(folder, seeds=seeds, parts=parts, on_cluster=False), Lines()
-    run_queue([one], Resources(2), folder / "ray", Board(view, [one]), train=train, patience=patience)
+    run_queue([one], Resources(2), folder / "ray", Board(view, [one]), train=train, patience=patience, nodes=nodes)
     return one, view.said
 
 
@@ -140,6 +147,37 @@ def test_a_process_that_makes_no_progress_is_named_and_ended(ray: None, tmp_path
     assert sum("no progress" in line for line in said) == 1
 
 
+@dataclass(frozen=True)
+class StoppingNeeds(Needs):
+    """Stops the first process that looks at them."""
+
+    folder: str = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "asked":
+            with suppress(FileExistsError):
+                (Path(self.folder) / "stopped").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGSTOP)
+        return super().__getattribute__(name)
+
+
+def test_a_process_that_hangs_before_it_says_anything_is_ended(ray: None, tmp_path: Path) -> None:
+    from tpbench.sweeps.driver import NodeFindings
+
+    known = Needs.of([], None, "cpu")
+    needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(tmp_path))
+    one, said = run(
+        tmp_path / "results", quick, patience=Patience(silence=8.0), nodes=NodeFindings(needs, {}), seeds=1, parts=1
+    )
+    assert one.done
+    assert (tmp_path / "stopped").exists()
+    assert sum("no progress" in line for line in said) == 1
+
+
+def quick(pack: HandedPack, report: Report) -> list[Outcome]:
+    return pretend(pack)
+
+
 OF_RAY = """Failure # 1 (occurred at 2026-11-29_14-38-56)
 Task was killed due to the node running low on memory.
 Memory on the node (IP: 10.0.0.7, ID: 5d) where the task was running was 27.57GB / 28.80GB (0.957407), which exceeds the
@@ -157,6 +195,7 @@ OF_TASKS = (
         (OF_TASKS, "memory"),
         ("The actor died unexpectedly.\nThe actor is dead because its node has died. Node Id: 5d", "gone"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "lost"),
+        ("Worker exit type: USER_ERROR Worker exit detail: Worker exits with an exit code 3.", "raised"),
         ("Traceback (most recent call last):\n  x\nModuleNotFoundError: No module named 'sklearn'", "raised"),
         ("", "lost"),
     ],

@@ -78,11 +78,15 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(temporary: Path)
     assert left.is_dir()
     half_removed, other = temporary / "tpb-half", temporary / "other"
     (half_removed / SESSIONS).mkdir(parents=True)
+    half_made, being_made = temporary / ".tpb-old", temporary / ".tpb-new"
+    half_made.mkdir()
+    os.utime(half_made, (0, 0))
+    being_made.mkdir()
     other.mkdir()
     (temporary / "tpb-link").symlink_to(other)
     with private_folder() as first, private_folder() as second:
         # Of those that live nothing is taken.
-        assert {*temporary.iterdir()} == {first, second, other, temporary / "tpb-link"}
+        assert {*temporary.iterdir()} == {first, second, being_made, other, temporary / "tpb-link"}
 
 
 def test_a_folder_that_is_somebody_elses_is_named_with_the_variable(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine.errors import format_bytes
 from tpbench.sweeps import nodes
 from tpbench.sweeps.module_path import driver_path, job_config
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, end_process, missing
@@ -82,7 +85,6 @@ def test_nodes_are_left_out_one_by_one(monkeypatch: pytest.MonkeyPatch, needs: N
         {"a": None, "b": ("", {ALL_SWEEPS: "the results folder is not shared"}), "c": GetTimeoutError("too late")},
     )  # fmt: skip
     assert set(found.lacks) == {"b"}
-    assert found.late == ("c",)
     assert found.asked == {"a", "b"}
     assert len(said) == 1
     assert "node-c" in said[0]
@@ -188,43 +190,155 @@ def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pyt
     for free, lines in ({"CPU": 8.0}, 1), ({"CPU": 8.0, "GPU": 1.0}, 0):
         monkeypatch.setattr(ray, "available_resources", lambda free=free: free)
         said: list[str] = []
-        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append) == "sizes"
+        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False) == "sizes"
         assert len(said) == lines
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append)
+    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
+    assert not said
+    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
     assert "1 GPUs" in said[0]
     assert "4 are held" in said[0]
 
 
-def test_a_busy_cluster_is_said_once_while_no_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.sweeps.test_scheduler import plain
-    from tpbench.sweeps import driver
-    from tpbench.sweeps.board import Board
-    from tpbench.sweeps.cluster import Resources
-    from tpbench.sweeps.packs import Place
-    from tpbench.sweeps.queue import SweepQueue
-    from tpbench.sweeps.scheduler import Scheduler
+class Watched:
+    """A driver's callback on a cluster of node "a", with a clock of its own; Ray is not asked."""
 
-    one, said, now = plain(tmp_path), [], 0.0
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 2) -> None:
+        from tests.sweeps.test_scheduler import plain
+        from tpbench.sweeps import driver
+        from tpbench.sweeps.board import Board
+        from tpbench.sweeps.cluster import Resources
+        from tpbench.sweeps.queue import SweepQueue
+        from tpbench.sweeps.scheduler import Scheduler
 
-    class View:
-        def say(self, message: str) -> None:
-            said.append(message)
+        self.now, self.said, self.ended = 0.0, [], []
+        monkeypatch.setattr(driver.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(driver, "trainers", lambda share: {"a": "a"})
+        monkeypatch.setattr(driver, "waits_for", lambda share, workers: f"{workers} wait")
+        monkeypatch.setattr(driver, "end_process_of", lambda node, pid, created: self.ended.append(pid))
+        monkeypatch.setattr(driver.ray, "kill", self.ended.append)
+        self.sweep = plain(folder, seeds=8, parts=4)
+        self.scheduler = Scheduler([self.sweep], workers, workers, clock=lambda: self.now)
+        self.queue = SweepQueue(self.scheduler, lambda worker, job: None)
+        board = Board(self, [self.sweep])  # type: ignore[arg-type]
+        self.callback = driver.QueueCallback(self.queue, board, Resources(workers, address="auto"))
 
-        start = update = end = lambda self, *arguments: None
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
-    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
-    monkeypatch.setattr(driver, "trainers", lambda share: {"a": "a"})
-    monkeypatch.setattr(driver, "waits_for", lambda share, workers: f"{workers} wait")
-    scheduler = Scheduler([one], 2, 2)
-    queue = SweepQueue(scheduler, lambda worker, job: None)
-    callback = driver.QueueCallback(queue, Board(View(), [one]), Resources(2, address="auto"))  # type: ignore[arg-type]
-    assert queue.suggest("1")
-    assert queue.suggest("2")
+    def start(self, *_: object) -> None: ...
+
+    update = end = start
+
+    def starts(self, worker: str, pid: int = 1, oom_kills: int = 0) -> None:
+        about = {"node": "a", "gpu": "", "host": "a", "lacks": {}, "pid": pid, "created": 0.0}
+        about |= {"memory": 2**30, "oom_kills": oom_kills}
+        self.queue.heard(worker, {"share": 0.0, "started": json.dumps(about)})
+
+    def look(self, now: float, *trials: Any) -> None:
+        self.now = now
+        self.callback.on_step_end(1, list(trials))
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(tmp_path, monkeypatch)
+
+
+def test_a_busy_cluster_is_said_each_time_that_no_worker_has_a_place(watched: Watched) -> None:
+    from tpbench.sweeps.packs import Failure
+
+    assert watched.queue.suggest("1")
+    assert watched.queue.suggest("2")
     for seconds, lines in ((11.0, []), (59.0, ["2 wait"]), (300.0, ["2 wait"])):
-        now = seconds
-        callback.on_step_end(1, [])
-        assert said == lines
-    scheduler.started("1", Place("a"))
-    queue.hand_out()
-    assert scheduler.slots["1"].work
+        watched.look(seconds)
+        assert watched.said == lines
+    watched.starts("1")
+    watched.look(400.0)
+    watched.queue.lost("1", Failure("gone", "its node was lost"))
+    watched.look(420.0)
+    assert watched.said == ["2 wait"]
+    watched.look(460.0)
+    assert watched.said == ["2 wait", "1 wait"]
+
+
+def test_while_the_driver_stood_still_nobody_was_silent(watched: Watched) -> None:
+    watched.queue.suggest("1")
+    watched.starts("1", pid=7)
+    watched.look(20.0)
+    watched.look(2000.0)  # the driver was stopped; the worker has had no chance to be heard
+    assert watched.ended == []
+    for seconds in range(2010, 2700, 10):
+        watched.look(float(seconds))
+    assert watched.ended == [7]
+
+
+def test_a_process_that_runs_and_never_says_so_is_ended(watched: Watched) -> None:
+    trial = SimpleNamespace(
+        trial_id="1", status="RUNNING", RUNNING="RUNNING", TERMINATED="TERMINATED", ERROR="ERROR",
+        temporary_state=SimpleNamespace(ray_actor="actor"),
+    )  # fmt: skip
+    watched.queue.suggest("1")
+    for seconds in range(10, 600, 10):
+        watched.look(float(seconds), trial)
+    assert watched.ended == []
+    for seconds in range(600, 700, 10):
+        watched.look(float(seconds), trial)
+    assert watched.ended == ["actor"]
+
+
+def test_every_kill_by_the_kernel_tells_of_one_process(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.sweeps import driver
+    from tpbench.sweeps.packs import Failure
+
+    asked: list[str] = []
+    monkeypatch.setattr(driver, "oom_kills_of", lambda node: asked.append(node) or 5)
+    lost = Failure("lost", "its process was lost")
+    for worker in "123":
+        watched.scheduler.open(worker)
+        watched.starts(worker, oom_kills=3)
+    kinds = [watched.callback._with_evidence(lost, worker).kind for worker in "123"]
+    assert kinds == ["memory", "memory", "lost"]
+    assert asked == ["a"]  # once for all, as everything waits for the answer
+
+
+def test_a_kill_before_a_pack_was_handed_out_is_no_evidence(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.sweeps import driver
+    from tpbench.sweeps.packs import Failure
+
+    monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
+    for worker in "12":
+        watched.queue.suggest(worker)
+        watched.starts(worker, oom_kills=3)
+    watched.queue.heard("1", {"share": 0.0, "took": json.dumps({"memory": 2**31, "oom_kills": 4})})
+    assert watched.scheduler.slots["1"].took
+    lost = Failure("lost", "its process was lost")
+    assert watched.callback._with_evidence(lost, "1").kind == "lost"
+    assert watched.callback._with_evidence(lost, "2").kind == "memory"
+
+
+def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.sweeps import driver
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(driver, "on_nodes", lambda nodes, *_, **__: asked.append(nodes) or {})
+    watched.callback.nodes = driver.NodeFindings(needs, {})
+    for watched.now in (1.0, 2.0, 3.0, 20.0):
+        watched.callback._ask_new_nodes()
+    assert asked == [["a"], ["a"]]
+
+
+def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpbench.sweeps import driver
+    from tpbench.sweeps.packs import Failure
+
+    monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
+    watched.queue.suggest("1")
+    watched.starts("1")
+    slot = watched.scheduler.slots["1"]
+    assert slot.work
+    message = watched.callback._with_evidence(Failure("lost", "lost"), "1").message
+    needed = driver.memory_of(slot.work[1])
+    assert needed
+    assert format_bytes(2**30) in message
+    assert format_bytes(needed) in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,11 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
-from tpbench.sweeps.packs import Failure, HandedPack, is_given_up
+from tpbench.sweeps.gate import END
+from tpbench.sweeps.packs import Failure, HandedPack, Place, is_given_up
+from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import Budget
+from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import PlainSweep, SearchedSweep
 from tpbench.sweeps.sweep import Workers as Known
 from tpbench.training.packs import Outcome, PackSettings, define_runs, plan_seeds
@@ -340,3 +344,58 @@ def test_what_is_handed_out_travels_as_text(tmp_path: Path) -> None:
     pack = one.next_pack()
     assert pack is not None
     assert HandedPack.from_json(pack.to_json()) == pack
+
+
+class Jobs(dict[str, str]):
+    """What was left at the gate."""
+
+    def hand(self, worker: str, job: str) -> None:
+        self[worker] = job
+
+
+@pytest.mark.parametrize("other", ["stays full", "is lost"])
+def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_never_come(
+    tmp_path: Path, other: str
+) -> None:
+    now, jobs = 0.0, Jobs()
+    plan = plan_seeds(get_workload("digits"), "bp", {"lr": 1e-3}, (0,), 1, {"by": "published"})
+    one = PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, PackSettings(str(tmp_path)), 1, on_cluster=True)
+    scheduler = Scheduler([one], 1, 1, clock=lambda: now)
+    scheduler.see_nodes({"a": "a", "b": "b"})
+    queue = SweepQueue(scheduler, jobs.hand)
+
+    def starts_on_a(worker: str) -> None:
+        about = {"node": "a", "gpu": "", "host": "a", "lacks": {}}
+        queue.heard(worker, {"share": 0.0, "started": json.dumps(about)})
+
+    assert queue.suggest("1")["avoid"] == []
+    starts_on_a("1")
+    assert jobs.pop("1")
+    queue.lost("1", Failure("raised", "boom"))
+    assert queue.suggest("2")["avoid"] == ["a"]
+    assert queue.suggest("3") is None
+    if other == "is lost":
+        scheduler.see_nodes({"a": "a"})
+    else:
+        now = 130.0
+    assert queue.suggest("3")["avoid"] == []
+    assert queue.suggest("4") is None
+    starts_on_a("3")
+    assert HandedPack.from_json(jobs["3"]).key == "final-0"
+
+
+def test_a_worker_asks_again_for_what_the_gate_lost(tmp_path: Path) -> None:
+    jobs = Jobs()
+    one = sweep(tmp_path, trials=2, lag=1, seeds=2)
+    queue = SweepQueue(Scheduler([one], 2, 2, patience=Patience(idle=60)), jobs.hand)
+    for worker in "12":
+        queue.scheduler.open(worker)
+        queue.scheduler.started(worker, Place("n"))
+    queue.hand_out()
+    assert one.flying
+    job = jobs.pop("1")
+    queue.heard("1", {"share": 0.0, "asks": True})
+    assert jobs == {"1": job}
+    queue.scheduler.slots["2"].leaving = True
+    queue.heard("2", {"share": 0.0, "asks": True})
+    assert jobs["2"] == END

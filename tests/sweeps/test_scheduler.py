@@ -160,6 +160,85 @@ def test_a_pack_whose_other_nodes_never_come_is_tried_where_it_failed(tmp_path: 
     assert scheduler.next_pack("1")
 
 
+def test_a_broken_gpu_is_no_fault_of_its_node(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=12, parts=12)
+    scheduler = Scheduler([one], 8, 8)
+    scheduler.see_nodes({"a": "a", "b": "b"})
+    places = [Place(node, str(gpu)) for node in "ab" for gpu in range(4)]
+    for number, place in enumerate(places):
+        scheduler.open(str(number))
+        scheduler.started(str(number), place)
+        assert scheduler.next_pack(str(number))
+    for _ in range(3):
+        scheduler.failed("2", Failure("raised", "boom"))
+        assert scheduler.next_pack("2") is None or scheduler.slots["2"].work
+    assert scheduler.next_pack("2") is None
+    scheduler.ended("1", [])
+    assert scheduler.next_pack("1")
+
+
+def test_two_broken_gpus_are_a_fault_of_their_node(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=12, parts=12)
+    scheduler = Scheduler([one], 3, 3)
+    scheduler.see_nodes({"a": "a", "b": "b"})
+    for number, place in enumerate((Place("a", "0"), Place("a", "1"), Place("b", "0"))):
+        scheduler.open(str(number))
+        scheduler.started(str(number), place)
+        assert scheduler.next_pack(str(number))
+    for name in ("0", "1", "0"):
+        scheduler.failed(name, Failure("raised", "boom"))
+        scheduler.next_pack(name)
+    assert scheduler.next_pack("0") is None
+    assert scheduler.open("new") == {"a"}
+
+
+def test_a_worker_on_a_gpu_that_is_held_back_stays_and_keeps_others_from_it(tmp_path: Path) -> None:
+    now = 0.0
+    one = plain(tmp_path, seeds=12, parts=12)
+    scheduler = Scheduler([one], 3, 3, clock=lambda: now, patience=Patience(idle=60))
+    for name in "012":
+        scheduler.open(name)
+        scheduler.started(name, Place("n", name))
+        assert scheduler.next_pack(name)
+    for _ in range(3):
+        scheduler.failed("2", Failure("raised", "boom"))
+        scheduler.next_pack("2")
+    assert scheduler.slots["2"].idle
+    scheduler.open("pending")
+    now = 1000.0
+    assert scheduler.surplus() == []
+    scheduler.ended("0", [])
+    scheduler.ended("1", [])
+    assert "2" in scheduler.surplus()  # nobody trains: it is as good as any other
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_where_the_last_good_node_was_lost_another_is_waited_for(tmp_path: Path, comes: bool) -> None:
+    now = 0.0
+    one = plain(tmp_path)
+    scheduler = Scheduler([one], 1, 1, clock=lambda: now)
+    scheduler.see_nodes({"head": "head", "spot": "spot"})
+    scheduler.lacks("head", {ALL_SWEEPS: "no data"})
+    scheduler.see_nodes({"head": "head"})
+    assert one.failure is None
+    assert scheduler.open("1") == {"head"}
+    now = 200.0
+    scheduler.see_nodes({"head": "head", "spot-2": "spot-2"} if comes else {"head": "head"})
+    now = 400.0
+    scheduler.stop_without_nodes()
+    assert (one.failure is None) == comes
+
+
+def test_a_node_lacks_for_several_sweeps_what_one_line_says(tmp_path: Path) -> None:
+    said: list[str] = []
+    scheduler = Scheduler([plain(tmp_path)], 1, 1, say=said.append)
+    scheduler.see_nodes({"a": "a", "b": "b"})
+    scheduler.lacks("a", {"first": "no data", "second": "no data", "third": "no package"})
+    assert len(said) == 2
+    assert "first" in said[0]
+    assert "second" in said[0]
+
+
 def test_what_a_node_lacks_is_named_and_never_journalled(tmp_path: Path) -> None:
     plainly, disturbed = tmp_path / "a", tmp_path / "b"
     Workers([sweep(plainly)]).run(pretend)
@@ -258,6 +337,24 @@ def test_a_node_without_memory_for_a_single_run_lacks_it(tmp_path: Path) -> None
     assert again.done
 
 
+def test_where_several_train_at_once_fewer_do_when_memory_ran_out(tmp_path: Path) -> None:
+    """There is memory for two packs at a time."""
+    one = plain(tmp_path, seeds=8, parts=8, on_cluster=False)
+    workers = Workers([one], 4)
+    at_once: list[int] = []
+
+    def train(pack: HandedPack) -> list[Outcome]:
+        at_once.append(len(workers.running) + 1)
+        if at_once[-1] > 2:
+            raise OutOfMemoryHereError
+        return pretend(pack)
+
+    workers.run(train)
+    assert one.done
+    assert at_once[:2] == [4, 3]
+    assert max(at_once[2:]) == 2
+
+
 def test_a_pack_without_progress_is_handed_out_again(tmp_path: Path) -> None:
     one = sweep(tmp_path)
     tried: list[str] = []
@@ -281,6 +378,7 @@ def test_who_makes_no_progress_for_ten_of_its_epochs_is_silent(tmp_path: Path) -
         scheduler.open(name)
         scheduler.started(name, Place("n"))
         assert scheduler.next_pack(name)
+        scheduler.took(name)
     now = 3599.0
     assert scheduler.silent() == []  # nobody knows how long an epoch takes
     scheduler.progress("quick", 0.1, None, epoch=1.0)
@@ -294,6 +392,55 @@ def test_who_makes_no_progress_for_ten_of_its_epochs_is_silent(tmp_path: Path) -
     assert "final-0" in one.waiting
     now += 400
     assert [slot.name for slot, _ in scheduler.silent()] == ["slow"]
+
+
+def test_who_does_not_begin_is_silent_sooner(tmp_path: Path) -> None:
+    now = 0.0
+    one = plain(tmp_path)
+    scheduler = Scheduler([one], 3, 3, clock=lambda: now, patience=Patience(silence=600, first_epoch=3600))
+    for name in ("pending", "hung", "stopped", "training"):
+        scheduler.open(name)
+    now = 500.0
+    scheduler.runs("hung")  # its process runs, and never says where
+    for name in ("stopped", "training"):
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    scheduler.took("training")
+    now = 1000.0
+    scheduler.runs("hung")
+    assert scheduler.silent() == []
+    now = 1101.0
+    assert [slot.name for slot, _ in scheduler.silent()] == ["hung", "stopped"]
+    assert scheduler.silent() == []
+    assert one.waiting[-1] == "final-0"
+
+
+def test_what_follows_for_the_pack_of_who_is_silent_is_said(tmp_path: Path) -> None:
+    now = 0.0
+    one = plain(tmp_path, seeds=1, parts=1)
+    scheduler = Scheduler([one], 1, 1, clock=lambda: now)
+    said = []
+    for name in "123":
+        scheduler.open(name)
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+        now += 4000
+        said += [message for _, message in scheduler.silent()]
+        scheduler.gone(name, Failure("lost", "ended"))
+    assert said[0] == said[1] != said[2]
+    assert one.failure is not None
+    assert one.failure in said[2]
+
+
+def test_the_drivers_own_pause_is_nobodys_silence(tmp_path: Path) -> None:
+    now = 0.0
+    scheduler = Scheduler([plain(tmp_path)], 1, 1, clock=lambda: now)
+    scheduler.open("1")
+    scheduler.started("1", Place("n"))
+    assert scheduler.next_pack("1")
+    now = 10_000.0
+    scheduler.paused(9_900)
+    assert scheduler.silent() == []
 
 
 def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:

@@ -225,6 +225,21 @@ def test_parts_go_on_from_their_checkpoints(tmp_path: Path) -> None:
     assert PackJob(bracket_plan(), settings, bracket, 3).run() == expected
 
 
+def test_smaller_parts_leave_no_checkpoints_of_larger_ones(tmp_path: Path) -> None:
+    """Where memory runs out again and again."""
+    bracket, settings = Bracket(9, 3, "validation_error"), PackSettings(str(tmp_path), checkpoint_every=1)
+
+    def stop(_: EpochReport) -> None:
+        if len(list((tmp_path / "checkpoints").glob("*.pt"))) >= 1:
+            raise InterruptedTrainingError
+
+    for parts in (1, 2, 4):
+        with pytest.raises(InterruptedTrainingError):
+            PackJob(bracket_plan(), settings, bracket, parts).run(stop)
+    PackJob(bracket_plan(), settings, bracket, 6).run()
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_bracket_that_does_not_fit_is_still_judged_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from tpbench.results.budgets import PUBLISHED
 from tpbench.search.spaces import published_configuration
 from tpbench.training import processes
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.processes import pack_into_memory
 from tpbench.workloads import WORKLOADS
 
 
@@ -31,13 +32,13 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
     two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = PackJob(digits_plan(seeds=(0, 1, 2)), PackSettings(str(tmp_path)))
-    assert processes.parts_of(job) == [job.plan]  # a matter of seconds
+    assert pack_into_memory(job, 2**50).plans == [job.plan]  # a matter of seconds
     monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
-    assert [part.seeds for part in processes.parts_of(job)] == [(0,), (1, 2)]
+    assert [part.seeds for part in pack_into_memory(job, 2**50).plans] == [(0,), (1, 2)]
     PackJob(digits_plan(seeds=(0,)), PackSettings(str(tmp_path))).run()
     # What is there already moves no seed from one part to the other: their checkpoints are found again.
     again = PackJob(job.plan, job.settings)
-    assert [part.seeds for part in processes.parts_of(again)] == [(1, 2)]
+    assert [part.seeds for part in pack_into_memory(again, 2**50).plans] == [(1, 2)]
 
 
 def needed(job: PackJob) -> int:

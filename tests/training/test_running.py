@@ -45,10 +45,20 @@ def test_parts_that_go_on_are_shown_once_all_have_told_where(tmp_path: Path, mon
     monkeypatch.setattr(running, "train_side_by_side", train)
     job = PackJob(digits_plan("bp", (0, 1)), PackSettings(str(tmp_path)))
     assert shown(job)[:2] == ["epochs: 0/3", "warning: odd"]
-    path = PackJob(processes.parts_of(job)[1], job.settings).checkpoint_path
+    path = PackJob(processes.pack_into_memory(job, 2**50).plans[1], job.settings).checkpoint_path
     path.parent.mkdir(parents=True)
     path.touch()
     assert shown(job) == ["warning: odd", "epochs: 1/3", "epochs: 2/3", "epochs: 3/3"]
+
+
+def test_what_torch_keeps_of_a_gpu_is_given_back_before_it_is_asked_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(running, "give_back_memory", lambda device: asked.append("given back"))
+    monkeypatch.setattr(running, "free_memory", lambda device: asked.append("free") or 2**40)
+    shown(PackJob(digits_plan("bp", (0,)), PackSettings(str(tmp_path))))
+    assert asked == ["given back", "free"]
 
 
 def test_parts_that_train_one_after_the_other_end_as_one_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

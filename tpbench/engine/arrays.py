@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tpbench.engine.errors import TpbenchError, shorten
+from tpbench.engine.errors import TpbenchError, format_bytes, shorten
 from tpbench.engine.files import require_regular_file, shown_path
 
 # What numpy writes. Others can make gigabytes of a few bytes before anybody can stop them.
@@ -101,8 +101,8 @@ class ArrayArchive:
         headers = {name: self.header(name) for name in names}
         needed = sum(header.nbytes for header in headers.values())
         if self._free is not None and needed > self._free:
-            free = _gibibytes(self._free)
-            raise TpbenchError(f"{self.shown}: its arrays need {_gibibytes(needed)} of memory, {free} are free")
+            free = format_bytes(self._free)
+            raise TpbenchError(f"{self.shown}: its arrays need {format_bytes(needed)} of memory, {free} are free")
         found = {}
         for name, header in headers.items():
             if header.dtype.hasobject:
@@ -115,7 +115,7 @@ class ArrayArchive:
                     found[name] = np.lib.format.read_array(stream, allow_pickle=False)
             except MemoryError as error:
                 raise TpbenchError(
-                    f"{self.shown}: not enough memory for '{shorten(name, 60)}' ({_gibibytes(header.nbytes)})"
+                    f"{self.shown}: not enough memory for '{shorten(name, 60)}' ({format_bytes(header.nbytes)})"
                 ) from error
         return found
 
@@ -164,7 +164,3 @@ class ArrayArchive:
 def _begins(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
-
-
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -42,6 +42,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {what} '{name}': {hint}")
 
 
+def format_bytes(count: float) -> str:
+    """Return an amount of memory for a message, in GiB or MiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def shorten(text: str, most: int) -> str:
     """Cut the middle out of a text that is too long for a message."""
     return text if len(text) <= most else f"{text[: most - 23]}...{text[-20:]}"

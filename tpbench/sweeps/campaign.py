@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import TpbenchError, check_device_precision, method_source
+from tpbench.engine import RuleError, TpbenchError, check_device_precision, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import absolute, from_here, location
@@ -24,9 +24,11 @@ from tpbench.sweeps.cluster import (
     require_no_other_ray,
     result_of,
 )
+from tpbench.sweeps.gate import open_gate
 from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, trainers
 from tpbench.sweeps.options import SweepOptions
+from tpbench.sweeps.packs import ALL_SWEEPS
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept, unkept
@@ -166,7 +168,7 @@ def _run_locked(
             options = replace(options, resources=cluster_resources(options.resources))
             settings = _on_device(options, settings)
         findings = _ask_nodes(wanted, options, settings, view) if address else None
-        wanted, resources = _size(wanted, options, settings, view, findings.useless if findings else ())
+        wanted, resources = _size(wanted, options, settings, view, findings.lacks if findings else {})
         sweeps = [_begin(one, options, settings, view) for one in wanted]
         _train(sweeps, resources, wanted[0].folder, view, findings)
         for sweep in sweeps:
@@ -202,12 +204,16 @@ def _ask_nodes(wanted: list[_Wanted], options: SweepOptions, settings: PackSetti
     return NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
 
 
+Lacks = dict[str, dict[str, str]]
+"""By node what it lacks, by the name of a sweep or for ``ALL_SWEEPS``."""
+
+
 def _size(
-    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, avoid: Collection[str] = ()
+    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, lacks: Lacks
 ) -> tuple[list[_Wanted], Resources]:
     """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all.
 
-    Nothing is measured on the nodes of ``avoid``.
+    Nothing is measured on nodes that lack what the sweep needs; what a node turns out to lack is added to ``lacks``.
     """
     resources, sized, share = options.resources, [], []
     for one in wanted:
@@ -218,7 +224,8 @@ def _size(
         pack = one.folder.read().pack if one.folder.exists else options.pack
         if pack is None and len(wanted) > 1:
             view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
-        sizes = _sizes(one.cell, replace(options, pack=pack), settings, view.say, avoid)
+        name = one.folder.folder.name
+        sizes = _sizes(one.cell, replace(options, pack=pack), settings, view.say, name, lacks)
         share.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
     resources = replace(resources, packs_per_gpu=min(share, default=1))
@@ -229,9 +236,13 @@ def _size(
 
 
 def _sizes(
-    cell: CellChoice, options: SweepOptions, settings: PackSettings, say: Callable[[str], None], avoid: Collection[str]
+    cell: CellChoice, options: SweepOptions, settings: PackSettings, say: Callable[[str], None], name: str, lacks: Lacks
 ) -> Sizing:  # fmt: skip
-    """Measured here, or on a node of the cluster that trains."""
+    """Measure here, or on a node of the cluster that can train the sweep of that name.
+
+    Raises:
+        TpbenchError: no node can.
+    """
     resources = options.resources
     share = resources.per_pack(resources.concurrent)
     floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
@@ -242,19 +253,55 @@ def _sizes(
     }  # fmt: skip
     if not resources.address:
         return choose_sizes(cell.workload, cell.method, **arguments)
+    while True:
+        reasons = {node: found[key] for node, found in lacks.items() for key in (ALL_SWEEPS, name) if key in found}
+        hosts = trainers(share)
+        if hosts and hosts.keys() <= reasons.keys():
+            told = "; ".join(f"{host}: {reasons[node]}" for node, host in hosts.items())
+            raise TpbenchError(f"{name}: no node of the cluster can train it ({told})")
+        node, measured = _sizes_on_a_node(cell, arguments, share, say, reasons)
+        if isinstance(measured, Sizing):
+            return measured
+        lacks.setdefault(node, {})[name] = measured
+        say(f"node {hosts.get(node, node[:8])} gets no packs of {name}: {measured}")
+
+
+def _sizes_on_a_node(
+    cell: CellChoice, arguments: Mapping[str, Any], share: Mapping[str, float], say: Callable[[str], None],
+    avoid: Collection[str],
+) -> tuple[str, Sizing | str]:  # fmt: skip
+    """Measure on a node of the cluster; returns its id, and the sizes or what it lacks."""
     import ray
 
+    gate = open_gate()
     # Its process ends with it: one that lives on would keep the GPU.
     where = {"label_selector": not_on(avoid)} if avoid else {}
-    task = ray.remote(max_calls=1)(choose_sizes).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
+    task = ray.remote(max_calls=1)(_measure).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
+    call = task.remote(gate, cell, arguments)
     try:
-        found: Sizing = result_of(task.remote(cell.workload, cell.method, **arguments), share, say)
+        found: tuple[str, Sizing | str] = result_of(call, share, say, lambda: bool(ray.get(gate.take.remote(_SIZING))))
     except ray.exceptions.RayTaskError as error:
-        # What the node lacks, in its own words; anything else is a fault of ours.
         if isinstance(error.cause, TpbenchError):
             raise error.cause from error
         raise
     return found
+
+
+_SIZING = "sizing"
+
+
+def _measure(gate: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
+    """Runs on a node, and says at the gate that it does."""
+    import ray
+
+    gate.hand.remote(_SIZING, "begun")
+    node = str(ray.get_runtime_context().get_node_id())
+    try:
+        return node, choose_sizes(cell.workload, cell.method, **arguments)
+    except RuleError:
+        raise  # the same everywhere
+    except TpbenchError as error:
+        return node, str(error)
 
 
 def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:

@@ -258,12 +258,17 @@ def waits_for(share: Mapping[str, float], workers: int) -> str:
     )
 
 
-def result_of(call: Any, share: Mapping[str, float], say: Callable[[str], None], seconds: float = WAITING) -> Any:
-    """Wait for a task of Ray's, and say what it waits for when it is not done after so many seconds."""
+def result_of(
+    call: Any, share: Mapping[str, float], say: Callable[[str], None], begun: Callable[[], bool],
+    seconds: float = WAITING,
+) -> Any:  # fmt: skip
+    """Wait for a task of Ray's, and say what it waits for when it has not begun after so many seconds."""
     import ray
 
     done, _ = ray.wait([call], timeout=seconds)
-    # It may also be at work: only where there is no place it waits.
-    if not done and any(ray.available_resources().get(k.upper(), 0) < amount for k, amount in share.items()):
-        say(waits_for(share, 1))
+    if not done and not begun():
+        free = ray.available_resources()
+        # Its process may be about to start: only where there is no place it waits.
+        if any(free.get(kind.upper(), 0) < amount for kind, amount in share.items()):
+            say(waits_for(share, 1))
     return ray.get(call)

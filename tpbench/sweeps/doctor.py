@@ -16,6 +16,7 @@ import torch
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import format_bytes
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
@@ -67,7 +68,7 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
     yield Finding("CPUs", str(cpu_limit()))
     free = free_memory("cpu")
     low = "a cifar10 ddtp-rhl pack of 10 needs about 3 GiB: choose a smaller --pack" if free < 3 * 2**30 else ""
-    yield Finding("free memory", f"{free / 2**30:.1f} GiB", low)
+    yield Finding("free memory", format_bytes(free), low)
     yield from _datasets(data)
     yield from _store(results)
     disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"

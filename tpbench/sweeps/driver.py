@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -12,22 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune import PlacementGroupFactory
 
+from tpbench.engine import TpbenchError
+from tpbench.engine.errors import format_bytes
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import WAITING, Resources, waits_for
 from tpbench.sweeps.environment import kept_environment
 from tpbench.sweeps.gate import open_gate
-from tpbench.sweeps.nodes import Needs, end_process_of, missing, not_on, on_nodes, oom_kills_of, trainers
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure
+from tpbench.sweeps.nodes import Needs, end_process_of, last_line, missing, not_on, on_nodes, oom_kills_of, trainers
+from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import Train, run_worker, train_job
 from tpbench.training.loggers import quieter
+from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook
+from tpbench.workloads import load_problem
 from tpbench.workloads.memory import oom_kills
 
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while.
@@ -36,6 +42,8 @@ _PATIENCE = 30.0
 _IDLE = 60.0
 # Seconds between two looks at the cluster's nodes, and at workers that make no progress.
 _LOOK = 10.0
+# Such intervals without a look after which the driver itself was late.
+_LATE = 3
 # Workers in a row that could not be started, after which the run ends.
 _STARTS = 5
 
@@ -47,11 +55,6 @@ class NodeFindings:
     needs: Needs
     lacks: Mapping[str, Mapping[str, str]]
     """What each node lacks, as :meth:`Scheduler.started` takes it."""
-
-    @property
-    def useless(self) -> list[str]:
-        """The nodes that cannot train any of the sweeps."""
-        return [node for node, lacks in self.lacks.items() if ALL_SWEEPS in lacks]
 
 
 class QueueCallback(tune.Callback):
@@ -71,10 +74,12 @@ class QueueCallback(tune.Callback):
         self.trials: dict[str, Any] = {}
         """Those that have not ended, by id."""
         self._seen = 0
-        self._looked = 0.0
-        self._begun = time.monotonic()
+        self._looked = self._waiting_since = time.monotonic()
         self._failed_starts = 0
         self._told = False
+        self._asked_new = -math.inf
+        self._kills: dict[str, tuple[float, int | None]] = {}
+        """By node, when it was asked how many processes the kernel has killed there, and its answer."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to restore an experiment; sweeps are restored from their journals instead."""
@@ -114,9 +119,15 @@ class QueueCallback(tune.Callback):
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._errored(trial)
         now = time.monotonic()
-        if now - self._looked < min(_LOOK, self.queue.scheduler.patience.silence / 2):
+        interval = min(_LOOK, self.queue.scheduler.patience.silence / 2)
+        if now - self._looked < interval:
             return
+        # A driver that was stopped, or waited for a mount, has heard nobody.
+        self.queue.scheduler.paused(max(0.0, now - self._looked - _LATE * interval))
         self._looked = now
+        for trial in self.trials.values():
+            if trial.status == trial.RUNNING:
+                self.queue.scheduler.runs(trial.trial_id)
         self._end_silent()
         self._say_what_is_waited_for(now)
         if self._on_cluster and self.resources:
@@ -125,18 +136,21 @@ class QueueCallback(tune.Callback):
         self.board.show()
 
     def _end_silent(self) -> None:
-        for slot, failure in self.queue.silent():
-            about = self.queue.about.get(slot.name, {})
-            where = slot.place.name if slot.place else "?"
-            process = f"process {about.get('pid')}"
-            self.board.say(f"{failure.message} on {where} ({process}): it is ended, its pack goes on elsewhere")
-            if about:
+        for slot, message in self.queue.silent():
+            about = self.queue.about.get(slot.name)
+            if about and slot.place:
+                self.board.say(f"{slot.place.name}, process {about['pid']} is ended: {message}")
                 end_process_of(about["node"] if self._on_cluster else None, about["pid"], about["created"])
+            elif (trial := self.trials.get(slot.name)) and (actor := trial.temporary_state.ray_actor):
+                self.board.say(f"a process is ended: {message}")
+                ray.kill(actor)
 
     def _say_what_is_waited_for(self, now: float) -> None:
-        """Say once that no worker has started yet, and why."""
-        started = any(slot.place for slot in self.queue.scheduler.slots.values())
-        if started or self._told or not self._on_cluster or now - self._begun < WAITING:
+        """Say once that no worker has a place, and why, each time that this is so."""
+        if any(slot.place or slot.running for slot in self.queue.scheduler.slots.values()):
+            self._told, self._waiting_since = False, now
+            return
+        if self._told or not self._on_cluster or now - self._waiting_since < WAITING:
             return
         self._told = True
         share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
@@ -161,14 +175,17 @@ class QueueCallback(tune.Callback):
 
     def _ask_new_nodes(self) -> None:
         """Find the node on which no worker can be started: one that joined since, or never answered."""
-        if self.nodes is None or self.resources is None:
+        now = time.monotonic()
+        if self.nodes is None or self.resources is None or now - self._asked_new < _LOOK:
             return
+        self._asked_new = now
         scheduler, needs = self.queue.scheduler, self.nodes.needs
         known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
         new = [node for node in trainers(self.resources.per_pack(self.resources.concurrent)) if node not in known]
         for node, answer in on_nodes(new, missing, needs, timeout=_LOOK).items():
             if isinstance(answer, RayTaskError):
-                scheduler.lacks(node, f"no process of tpbench can be started there: {last_line(str(answer))}")
+                reason = f"no process of tpbench can be started there: {last_line(str(answer))}"
+                scheduler.lacks(node, {ALL_SWEEPS: reason})
         scheduler.stop_without_nodes()
 
     def _give_up(self, failure: Failure) -> None:
@@ -184,14 +201,41 @@ class QueueCallback(tune.Callback):
             share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
             if about["node"] not in trainers(share):
                 return Failure("gone", "its node was lost")
-        kills = oom_kills_of(about["node"]) if self._on_cluster else oom_kills()
+        kills = self._kills_on(about["node"])
         if kills is None or kills <= about["oom_kills"]:
             return failure
         for other in self.queue.about.values():
             if other["node"] == about["node"]:
-                other["oom_kills"] = kills  # the next one is told by the next kill
-        had = f"{about['memory'] / 2**30:.1f} GiB"
-        return Failure("memory", f"out of memory: the system killed its process; {had} were free before, it needs more")
+                other["oom_kills"] = min(kills, other["oom_kills"] + 1)  # this kill is told
+        slot = self.queue.scheduler.slots.get(trial_id)
+        needed = memory_of(slot.work[1]) if slot and slot.work else None
+        needs = f"about {format_bytes(needed)} are needed" if needed else "it needs more"
+        return Failure(
+            "memory",
+            f"out of memory: the system killed its process; {format_bytes(about['memory'])} were free before, {needs}",
+        )
+
+    def _kills_on(self, node: str) -> int | None:
+        """Return how many processes the kernel has killed on a node; a node is asked once in a while, as all wait."""
+        if not self._on_cluster:
+            return oom_kills()
+        asked, kills = self._kills.get(node, (-math.inf, None))
+        if time.monotonic() - asked > _LOOK:
+            kills = oom_kills_of(node)
+            self._kills[node] = time.monotonic(), kills
+        return kills
+
+
+def memory_of(pack: HandedPack) -> int | None:
+    """Return about how many bytes of the machine's memory a pack takes; None where that is not known."""
+    if pack.settings.device != "cpu":
+        return None
+    data = Path(pack.settings.data) if pack.settings.data else None
+    try:
+        problem = load_problem(pack.plan.workload, data)[0]
+        return memory_of_plan(pack.plan, pack.settings, problem, members=math.ceil(pack.members / pack.parts))
+    except TpbenchError:
+        return None
 
 
 class SilentReporter(tune.ProgressReporter):
@@ -223,6 +267,8 @@ class WhenOver(tune.Stopper):
 
 _MEMORY_OF_NODE = re.compile(r"was ([\d.]+ ?[kMGT]?i?B)(?: used)? / ([\d.]+ ?[kMGT]?i?B)")
 
+_EXIT_CODE = re.compile(r"exits with an exit code ([1-9]\d*)")
+
 
 def failure_of(trial: Any) -> Failure:
     """What a trial of Tune's died of, from the files that Tune wrote in the driver's own folder."""
@@ -242,6 +288,8 @@ def failure_of(trial: Any) -> Failure:
         return Failure("raised", spell_cause(getattr(error, "cause", None)) or last_line(text))
     if "node has died" in text or "node was terminated" in text:
         return Failure("gone", "its node was lost")
+    if code := _EXIT_CODE.search(text):
+        return Failure("raised", f"its process ended itself with exit code {code[1]}")
     if getattr(error, "actor_init_failed", False):
         return Failure("raised", last_line(text))
     return Failure("lost", "its process was lost")
@@ -253,12 +301,6 @@ def spell_cause(cause: object) -> str:
         return ""
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-
-
-def last_line(traceback: str) -> str:
-    """The message of an exception that Ray hands on as text."""
-    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown error"
 
 
 def run_queue(
@@ -288,13 +330,12 @@ def run_queue(
     if resources.address:
         scheduler.see_nodes(trainers(share))
     for node, lacks in (nodes.lacks if nodes else {}).items():
-        for sweep, reason in lacks.items():
-            scheduler.lacks(node, reason, sweep)
+        scheduler.lacks(node, lacks)
     scheduler.stop_without_nodes()
     queue = SweepQueue(scheduler, lambda worker, job: gate.hand.remote(worker, job))
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
-    # by one node at a time. The experiment's state is in the journals.
-    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(2 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
+    # by one node at a time. Some may wait for places that are never free. The experiment's state is in the journals.
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(4 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
     trainable = tune.with_parameters(
         run_worker, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
         patience=_PATIENCE if resources.address else 0.0, needs=nodes.needs if nodes else None,

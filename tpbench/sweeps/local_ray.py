@@ -141,6 +141,10 @@ def private_folder() -> Iterator[Path]:
         lock.close()
 
 
+# Seconds for which a hidden folder may be one that another process is about to lock.
+_BEING_MADE = 60.0
+
+
 def _lock(file: int) -> bool:
     """Lock an open file; returns whether nobody else has it locked."""
     try:
@@ -165,9 +169,11 @@ def _remove(folder: Path) -> None:
 
 def _remove_leftovers(parent: Path) -> None:
     """Remove the private folders that processes of this user left which were killed."""
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in [*parent.glob(f"{_PREFIX}*"), *parent.glob(f".{_PREFIX}*")]:
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            if folder.name.startswith(".") and time.time() - folder.stat().st_mtime < _BEING_MADE:
                 continue
             if not (folder / _LOCK).exists():
                 # Its process has begun to remove it, and may have been killed.

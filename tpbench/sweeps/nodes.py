@@ -184,10 +184,8 @@ def _read_and_write(results: str, token: str) -> str:
 class Answers:
     """What the nodes of a cluster said at the start."""
 
-    lacks: Mapping[str, Mapping[str, str]]
+    lacks: dict[str, dict[str, str]]
     """By node, what :func:`missing` gave."""
-    late: tuple[str, ...]
-    """Nodes that did not answer in time."""
     asked: frozenset[str]
     """Nodes that answered."""
 
@@ -219,7 +217,7 @@ def ask_nodes(
                 if _has_not_answered(answer):
                     late.append(node)
                 elif not _gone(answer):
-                    lacks[node] = {ALL_SWEEPS: f"it could not be asked: {_last_line(answer)}"}
+                    lacks[node] = {ALL_SWEEPS: f"it could not be asked: {last_line(str(answer))}"}
                 continue
             name, found = answer
             if name and not (folder / name).exists():
@@ -243,7 +241,7 @@ def ask_nodes(
     if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
         told = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
         raise TpbenchError(f"no node of the cluster can train: {told}")
-    return Answers(lacks, tuple(late), frozenset(wanted) - frozenset(late))
+    return Answers(lacks, frozenset(wanted) - frozenset(late))
 
 
 def _has_not_answered(error: Exception) -> bool:
@@ -259,9 +257,10 @@ def _gone(error: Exception) -> bool:
     return isinstance(error, RayError) and not isinstance(error, RayTaskError)
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def last_line(traceback: str) -> str:
+    """Return the message of an exception that Ray hands on as text."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
+    return lines[-1] if lines else "unknown error"
 
 
 def oom_kills_of(node: str) -> int | None:

@@ -71,8 +71,11 @@ class SweepQueue(Searcher):
                 about = self.about[trial_id] = json.loads(result["started"])
                 place = Place(about["node"], about["gpu"], self.scheduler.hosts.get(about["node"], about["host"]))
                 self.scheduler.started(trial_id, place, about["lacks"])
-            elif "asks" in result and slot and slot.work:
-                self.hand(trial_id, slot.work[1].to_json())  # the gate had lost it
+            elif "asks" in result and slot and (slot.work or slot.leaving):
+                self.hand(trial_id, slot.work[1].to_json() if slot.work else END)  # the gate had lost it
+            elif "took" in result:
+                self.about.setdefault(trial_id, {}).update(json.loads(result["took"]))
+                self.scheduler.took(trial_id)
             elif "outcomes" in result:
                 outcomes = [Outcome(**outcome) for outcome in json.loads(result["outcomes"])]
                 self.scheduler.ended(trial_id, outcomes)
@@ -89,9 +92,9 @@ class SweepQueue(Searcher):
             self.scheduler.gone(trial_id, failure)
             self.hand_out()
 
-    def silent(self) -> list[tuple[Slot, Failure]]:
+    def silent(self) -> list[tuple[Slot, str]]:
         """Find workers that make no progress (:meth:`Scheduler.silent`)."""
-        found: list[tuple[Slot, Failure]] = []
+        found: list[tuple[Slot, str]] = []
         with self._guarded():
             found = self.scheduler.silent()
         return found

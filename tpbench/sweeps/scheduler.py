@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,8 @@ class Patience:
     """For a pack's first epoch, before anybody knows how long one takes."""
     elsewhere: float = 120.0
     """For a place on another node, for a pack that failed on this one."""
+    replacement: float = 300.0
+    """For another node, where the last one that could train a sweep was lost."""
     idle: float | None = None
     """For a pack, before an idle worker is given up; None: until the end, as nobody else could use its place."""
 
@@ -41,7 +44,13 @@ class Slot:
     """When it was asked for, became idle, got its pack, or when that last got on."""
     place: Place | None = None
     """None: it has not started."""
+    avoid: frozenset[str] = frozenset()
+    """Nodes on which it would have been of no use when it was asked for; it is never placed there."""
     work: tuple[QueuedSweep, HandedPack] | None = None
+    running: bool = False
+    """Its process runs, as Ray says."""
+    took: bool = False
+    """It has said that it got its pack."""
     epoch: float | None = None
     """Seconds of the longest epoch of its pack so far."""
     leaving: bool = False
@@ -99,9 +108,13 @@ class Scheduler:
         self._troubles: dict[tuple[str, str], list[tuple[Place, float]]] = defaultdict(list)
         """By sweep and pack, where it failed and when."""
         self._succeeded: set[tuple[str, str]] = set()
-        self._streaks: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-        """By node, and by node and GPU, the packs that failed there since one succeeded."""
+        self._streaks: dict[tuple[str, str], list[tuple[str, tuple[str, str]]]] = defaultdict(list)
+        """By node, and by node and GPU, the GPUs and packs that failed there since one succeeded."""
         self._held: frozenset[tuple[str, str]] = frozenset()
+        self._room: dict[str, int] = {}
+        """By node, how many packs its memory holds at once, where more were too many."""
+        self._node_lost: dict[str, float] = {}
+        """By sweep, when a node that could train it was last lost."""
 
     # The state
 
@@ -143,12 +156,27 @@ class Scheduler:
         busy = sum(slot.work is not None for slot in self.slots.values())
         if not packs and not busy and not self.over:
             raise RuntimeError(f"the queue stands still; unfinished: {[s.name for s in self.unfinished]}")
-        starting = sum(slot.place is None for slot in self.slots.values())
+        starting = len(self._starting())
         # One that is idle although there are packs cannot have them where it is.
         useful = 0 if packs else len(self.idle)
         # Nobody else could use the place of one that is there before its pack.
         early = self._coming() if self.patience.idle is None else 0
         return busy + starting + useful < min(self.most, max(busy + packs, early))
+
+    def _starting(self) -> list[Slot]:
+        """Workers that have not started and may do so anywhere where one would be of use.
+
+        The others wait for places that may never be free, while there are places that they were told to avoid.
+        """
+        starting = [slot for slot in self.slots.values() if slot.place is None and not slot.leaving]
+        if not any(slot.avoid for slot in starting):
+            return starting
+        useless = self._useless_nodes()
+        return [slot for slot in starting if slot.running or slot.avoid <= useless]
+
+    def _useless_nodes(self) -> frozenset[str]:
+        """Nodes on which one more worker would have no pack."""
+        return frozenset(node for node in self._nodes() if not self._could_train(Place(node)))
 
     def _coming(self) -> int:
         """Packs that may be in flight at once from now on."""
@@ -156,8 +184,14 @@ class Scheduler:
 
     def open(self, name: str) -> frozenset[str]:
         """Note that a worker was asked for; returns the nodes on which it would be of no use."""
-        self.slots[name] = Slot(name, self.clock())
-        return frozenset(node for node in self._nodes() if not self._could_train(Place(node)))
+        slot = self.slots[name] = Slot(name, self.clock(), avoid=self._useless_nodes())
+        return slot.avoid
+
+    def runs(self, name: str) -> None:
+        """Note that a worker has a place and its process runs, though it has not said where."""
+        slot = self.slots.get(name)
+        if slot is not None and not slot.running:
+            slot.running, slot.changed = True, self.clock()
 
     def started(self, name: str, place: Place, lacks: Mapping[str, str] | None = None) -> None:
         """Note where a worker is.
@@ -170,8 +204,7 @@ class Scheduler:
         slot = self.slots.setdefault(name, Slot(name, self.clock()))
         slot.place, slot.changed = place, self.clock()
         self.hosts.setdefault(place.node, place.host)
-        for sweep, reason in (lacks or {}).items():
-            self.lacks(place.node, reason, sweep)
+        self.lacks(place.node, lacks or {})
         self.stop_without_nodes()
 
     def closed(self, name: str) -> None:
@@ -188,28 +221,41 @@ class Scheduler:
         return [slot.name for slot in found]
 
     def _not_needed(self) -> list[Slot]:
-        idle, now = self.idle, self.clock()
-        # A worker on a GPU that is held back keeps others from it.
-        useless = [s for s in idle if s.place and not self._could_train(Place(s.place.node, "", s.place.host))]
-        limit = self.patience.idle
-        patient = [s for s in idle if s not in useless]
-        bored = [s for s in patient if limit is not None and now - s.changed > limit]
-        live = sum(not slot.leaving for slot in self.slots.values()) - len(useless) - len(bored)
-        rest = [s for s in patient if s not in bored]
-        return [*useless, *bored, *rest[: max(0, live - self._coming())]]
+        now, limit = self.clock(), self.patience.idle
+        useless = [s for s in self.idle if s.place and not self._could_train(Place(s.place.node))]
+        # A worker where packs fail, or memory is short, keeps others from that place.
+        blocking = [s for s in self.idle if s.place and self._is_blocked(s.place)]
+        rest = [s for s in self.idle if s not in useless and s not in blocking]
+        bored = [s for s in rest if limit is not None and now - s.changed > limit]
+        rest = [s for s in rest if s not in bored]
+        busy = sum(slot.work is not None and not slot.leaving for slot in self.slots.values())
+        too_many = busy + len(self._starting()) + len(rest) - self._coming()
+        return [*useless, *bored, *rest[: max(0, too_many)]]
+
+    def _is_blocked(self, place: Place) -> bool:
+        """Whether a place gets no packs for now, while others train."""
+        busy = any(slot.work for slot in self.slots.values())
+        return busy and (bool(self._held.intersection(self._keys(place))) or self._is_full(place.node))
+
+    def _is_full(self, node: str) -> bool:
+        """Whether a node's memory holds no pack besides those that train there."""
+        return node in self._room and len(self._busy_on(node)) >= self._room[node]
+
+    def _busy_on(self, node: str) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.work and slot.place and slot.place.node == node]
 
     # Packs
 
     def next_pack(self, name: str) -> HandedPack | None:
         """Hand the next pack to an idle worker; None while there is none that it may have."""
         slot = self.slots[name]
-        if not slot.idle or slot.place is None:
+        if not slot.idle or slot.place is None or self._is_full(slot.place.node):
             return None
         for sweep in self._ready():
             pack = self._next_of(sweep, slot.place)
             if pack:
                 self.admission.begin(sweep)
-                slot.work, slot.epoch, slot.changed = (sweep, pack), None, self.clock()
+                slot.work, slot.took, slot.epoch, slot.changed = (sweep, pack), False, None, self.clock()
                 return pack
         return None
 
@@ -223,6 +269,12 @@ class Scheduler:
             sweep.fail(f"{type(error).__name__}: {error}" if not isinstance(error, TpbenchError) else str(error))
             return None
 
+    def took(self, name: str) -> None:
+        """Note that a worker got its pack."""
+        slot = self.slots.get(name)
+        if slot is not None and slot.work is not None:
+            slot.took, slot.changed = True, self.clock()
+
     def progress(self, name: str, share: float, best: float | None, epoch: float | None = None) -> QueuedSweep | None:
         """Note that a worker's pack got on; returns its sweep.
 
@@ -235,7 +287,8 @@ class Scheduler:
         slot = self.slots.get(name)
         if slot is None or slot.work is None:
             return None
-        slot.changed, slot.epoch = self.clock(), epoch if epoch is not None else slot.epoch
+        slot.took, slot.changed = True, self.clock()
+        slot.epoch = epoch if epoch is not None else slot.epoch
         sweep, pack = slot.work
         if not sweep.failure:
             sweep.report(pack.key, share, best)
@@ -274,17 +327,39 @@ class Scheduler:
             self._failed(slot, failure)
         self.slots.pop(name)
 
-    def silent(self) -> list[tuple[Slot, Failure]]:
-        """Find workers whose packs make no progress; their packs are handed out elsewhere, and they are to be ended."""
-        found, now, patience = [], self.clock(), self.patience
-        for slot in self.slots.values():
-            limit = patience.first_epoch if slot.epoch is None else max(patience.silence, 10 * slot.epoch)
-            if slot.work is not None and now - slot.changed > limit:
-                found.append((slot, Failure("silent", f"no progress for {now - slot.changed:.0f} s")))
-        for slot, failure in found:
+    def silent(self) -> list[tuple[Slot, str]]:
+        """Find workers that do not begin, or whose packs make no progress: they are to be ended, their packs failed.
+
+        Returns:
+            The workers, with a line that says for how long nothing was heard and what follows for the pack.
+        """
+        now = self.clock()
+        watched = [s for s in self.slots.values() if s.work or (s.running and s.place is None and not s.leaving)]
+        found = [slot for slot in watched if now - slot.changed > self._limit(slot)]
+        return [(slot, self._give_up_on(slot)) for slot in found]
+
+    def _limit(self, slot: Slot) -> float:
+        """Seconds for which a worker that starts or has a pack may say nothing."""
+        if slot.epoch is not None:
+            return max(self.patience.silence, 10 * slot.epoch)
+        return self.patience.first_epoch if slot.took else self.patience.silence
+
+    def _give_up_on(self, slot: Slot) -> str:
+        message = f"no progress for {self.clock() - slot.changed:.0f} s"
+        if slot.work is None:
             slot.leaving = True
-            self._failed(slot, failure)
-        return found
+            return f"{message} since its process was started"
+        sweep, pack = slot.work
+        self._failed(slot, Failure("silent", message))
+        slot.leaving = True  # only now: the last place of all is not held back
+        if sweep.failure:
+            return f"{message}; {sweep.label} has ended: {sweep.failure}"
+        return f"{message}; its pack {'waits for another process' if pack.key in sweep.waiting else 'is given up'}"
+
+    def paused(self, seconds: float) -> None:
+        """Note that the driver itself stood still for so long: nobody could be heard meanwhile."""
+        for slot in self.slots.values():
+            slot.changed += seconds
 
     def _failed(self, slot: Slot, failure: Failure) -> None:
         assert slot.work is not None
@@ -294,19 +369,24 @@ class Scheduler:
             slot.work = None
             return
         if failure.kind == "memory" and pack.parts >= pack.members:
-            failure = Failure("node", f"not enough memory for a single run: {failure.message}")
+            others = len(self._busy_on(place.node)) - 1
+            if others > 0:
+                self._room[place.node] = others
+                self.say(f"{self._host(place.node)} gets no more than {others} packs at once, as memory ran out")
+            else:
+                failure = Failure("node", f"not enough memory for a single run: {failure.message}")
         failure = Failure(failure.kind, failure.message, place)
         if failure.kind == "node":
             sweep.failures[pack.key].append(failure)
             sweep.put_back(pack.key)
             slot.work = None
-            self.lacks(place.node, failure.message, sweep.name)
+            self.lacks(place.node, {sweep.name: failure.message})
             self.stop_without_nodes()
             return
         if failure.kind in _TROUBLES:
             self._troubles[sweep.name, pack.key].append((place, self.clock()))
             for key in self._keys(place):
-                self._streaks[key].append((sweep.name, pack.key))
+                self._streaks[key].append((place.gpu, (sweep.name, pack.key)))
             self._hold_back()
         sweep.lost(pack.key, failure, self.workers(sweep), lambda f: not self._held.intersection(self._keys(f.place)))
         slot.work = None
@@ -315,20 +395,32 @@ class Scheduler:
 
     def see_nodes(self, hosts: Mapping[str, str]) -> None:
         """Note which nodes of the cluster are alive and large enough for a pack, with their names for people."""
+        for node in self._cluster.keys() - hosts.keys():
+            for sweep in self.unfinished:
+                if not self._lacks(node, sweep):
+                    self._node_lost[sweep.name] = self.clock()
         self._cluster = dict(hosts)
         self.hosts.update(hosts)
         self._hold_back()
         self.stop_without_nodes()
 
-    def lacks(self, node: str, reason: str, sweep: str = ALL_SWEEPS) -> None:
-        """Note that a node lacks what a sweep, or every one, needs: it gets no packs of it."""
-        if sweep in self.lacking[node]:
-            return
-        known = set(self.lacking[node].values())
-        self.lacking[node][sweep] = reason
+    def lacks(self, node: str, reasons: Mapping[str, str]) -> None:
+        """Note what a node lacks: it gets no packs of the sweeps that need it.
+
+        Args:
+            node: its id.
+            reasons: by the name of a sweep, or for ``ALL_SWEEPS``.
+        """
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for sweep, reason in reasons.items():
+            if sweep not in self.lacking[node]:
+                self.lacking[node][sweep] = reason
+                by_reason[reason].append(sweep)
         self._hold_back()
-        if len(self._nodes()) > 1 and reason not in known:
-            self.say(f"node {self._host(node)} gets no packs{f' of {sweep}' if sweep else ''}: {reason}")
+        if len(self._nodes()) > 1:
+            for reason, sweeps in by_reason.items():
+                names = "" if ALL_SWEEPS in sweeps else f" of {', '.join(sweeps)}"
+                self.say(f"node {self._host(node)} gets no packs{names}: {reason}")
 
     def _host(self, node: str) -> str:
         return self.hosts.get(node) or node[:8] or "here"
@@ -355,12 +447,13 @@ class Scheduler:
 
     def _hold_back(self) -> None:
         """Decide which nodes and GPUs get no packs, as they break each one; every sweep keeps one of each."""
-        over = {
-            key
-            for key, packs in self._streaks.items()
-            if sum(not self._is_suspect(pack) for pack in packs) >= _MOST_IN_A_ROW
-        }
-        nodes = {node for node, gpu in over if not gpu}
+        over: dict[tuple[str, str], set[str]] = {}
+        for key, failed in self._streaks.items():
+            gpus_there = [gpu for gpu, pack in failed if not self._is_suspect(pack)]
+            if len(gpus_there) >= _MOST_IN_A_ROW:
+                over[key] = set(gpus_there)
+        # One GPU that is broken is no fault of its node.
+        nodes = {node for (node, gpu), failed in over.items() if not gpu and (failed == {""} or len(failed) > 1)}
         for sweep in self.unfinished:
             able = {node for node in self._nodes() if not self._lacks(node, sweep)}
             if able <= nodes:
@@ -410,8 +503,10 @@ class Scheduler:
 
     def stop_without_nodes(self) -> None:
         """Interrupt sweeps that no node can train: the same command goes on when the nodes have what they lack."""
-        nodes = self._nodes()
+        nodes, now = self._nodes(), self.clock()
         for sweep in self.unfinished:
+            if now - self._node_lost.get(sweep.name, -math.inf) < self.patience.replacement:
+                continue  # the cluster may bring another one
             if nodes and all(self._lacks(node, sweep) for node in nodes):
                 sweep.interrupt(self._why_nowhere(sweep, nodes))
 

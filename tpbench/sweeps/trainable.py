@@ -62,7 +62,11 @@ def run_worker(
     torch.set_num_threads(threads)
     tune.report({"share": 0.0, "started": json.dumps(_about(needs))})
     while (job := take(gate, config["worker"])) != END:
-        tune.report({"share": 0.0, "asks": True} if job is None else _trained(job, train, workers, patience))
+        if job is None:
+            tune.report({"share": 0.0, "asks": True})
+            continue
+        tune.report({"share": 0.0, "took": json.dumps(_memory())})
+        tune.report(_trained(job, train, workers, patience))
 
 
 def _about(needs: Needs | None) -> dict[str, Any]:
@@ -75,9 +79,14 @@ def _about(needs: Needs | None) -> dict[str, Any]:
     node = str(context.get_node_id())
     return {
         "node": node, "gpu": gpus, "host": socket.gethostname(), "pid": os.getpid(),
-        "created": psutil.Process().create_time(), "memory": available_memory(), "oom_kills": oom_kills(),
+        "created": psutil.Process().create_time(), **_memory(),
         "lacks": missing(needs, gpu=bool(gpus), known=node) if needs else {},
     }  # fmt: skip
+
+
+def _memory() -> dict[str, int]:
+    """Return what tells later whether memory ran out."""
+    return {"memory": available_memory(), "oom_kills": oom_kills()}
 
 
 def _trained(job: str, train: Train, workers: int, patience: float) -> dict[str, Any]:

@@ -349,14 +349,12 @@ class PackJob:
 
         Where a judge stops members, all parts are trained to a rung before any goes on, from its checkpoint.
         """
-        # What was begun with all members at once cannot be continued.
-        self.checkpoint_path.unlink(missing_ok=True)
-        count = len(self.definitions)
-        slices = [slice(k * count // self.parts, (k + 1) * count // self.parts) for k in range(self.parts)]
+        slices = self._slices(self.parts)
         histories = [MemberHistory() for _ in self.definitions]
         for k, definition in enumerate(self.definitions):
             if definition.id in self.finished:
                 histories[k] = self.finished[definition.id].history
+        self._remove_checkpoints_of_larger_parts(histories)
         over: set[int] = set()
         for rung in [*(self.judge.rungs if self.judge else ()), None]:
             for number, part in enumerate(slices):
@@ -372,6 +370,22 @@ class PackJob:
             if rung is not None:
                 self._decided = rung
         return {d.id: histories[k] for k, d in enumerate(self.definitions)}
+
+    def _slices(self, parts: int) -> list[slice]:
+        count = len(self.definitions)
+        return [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
+
+    def _remove_checkpoints_of_larger_parts(self, histories: list[MemberHistory]) -> None:
+        """Remove what was begun with more members at once: it cannot be continued."""
+        self.checkpoint_path.unlink(missing_ok=True)
+        if not any(self.store.folder.joinpath("checkpoints").glob("*.pt")):
+            return
+        parts = 2
+        while parts < self.parts:
+            for part in self._slices(parts):
+                if part not in self._slices(self.parts):
+                    self._part(part, histories).checkpoint_path.unlink(missing_ok=True)
+            parts *= 2
 
     def _part(self, part: slice, histories: list[MemberHistory]) -> PackJob:
         """The job of some members, in the order of the pack."""

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from tpbench.engine import TpbenchError, get_method
+from tpbench.engine import Problem, TpbenchError, get_method
+from tpbench.engine.errors import format_bytes
 from tpbench.engine.operations import joint_operations, member_bytes
 from tpbench.engine.training import dtype_of
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
@@ -42,11 +43,6 @@ class Progress:
 
 Report = Callable[[int, Progress], None]
 """Hears the number of a plan and how far it is."""
-
-
-def parts_of(job: PackJob) -> list[PackPlan]:
-    """Return the plan split over the cores that torch may use, or whole where that would not pay."""
-    return [_part(job, members) for members in _split_over_cores(job)]
 
 
 def _split_over_cores(job: PackJob) -> list[slice]:
@@ -93,11 +89,8 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     Raises:
         TpbenchError: there is not enough for a single run.
     """
-    parts, problem, settings = _split_over_cores(job), job.problem, job.settings
-    member = member_bytes(
-        get_method(job.plan.method), problem, dtype_of(settings.precision), settings.device, keep=settings.keep_networks
-    )
-    data = sum(t.nbytes for t in (problem.x_train, problem.y_train, problem.x_test, problem.y_test))
+    parts, settings = _split_over_cores(job), job.settings
+    member, data = _member_memory(job.plan, settings, job.problem), _data_memory(job.problem)
 
     def besides(processes: int) -> int:
         """Bytes that a process needs besides its members: this one has imported torch and read the data already."""
@@ -109,8 +102,8 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     room = int((free / at_once - besides(at_once)) / member)
     if room < 1:
         raise TpbenchError(
-            f"a single run of {job.plan.method} on {job.plan.workload.name} needs about {_gib(member + besides(1))} "
-            f"of memory, and {_gib(free)} are free"
+            f"a single run of {job.plan.method} on {job.plan.workload.name} needs about "
+            f"{format_bytes(member + besides(1))} of memory, and {format_bytes(free)} are free"
         )
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [_part(job, members) for members in halves]
@@ -120,9 +113,23 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     return Packing(
         plans,
         at_once,
-        f"{len(job.missing)} runs at once need about {_gib(wanted)} of memory, and {_gib(free)} are free: they are "
-        f"trained in {len(plans)} parts, {at_once} at a time",
+        f"{len(job.missing)} runs at once need about {format_bytes(wanted)} of memory, and {format_bytes(free)} are "
+        f"free: they are trained in {len(plans)} parts, {at_once} at a time",
     )
+
+
+def memory_of_plan(plan: PackPlan, settings: PackSettings, problem: Problem, members: int) -> int:
+    """Return about how many bytes a process takes that trains some members of a plan at once."""
+    return _PROCESS_BYTES + _data_memory(problem) + members * _member_memory(plan, settings, problem)
+
+
+def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> int:
+    method, dtype = get_method(plan.method), dtype_of(settings.precision)
+    return member_bytes(method, problem, dtype, settings.device, keep=settings.keep_networks)
+
+
+def _data_memory(problem: Problem) -> int:
+    return sum(t.nbytes for t in (problem.x_train, problem.y_train, problem.x_test, problem.y_test))
 
 
 def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
@@ -134,10 +141,6 @@ def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
     middle = (members.start + members.stop) // 2
     yield from _halves(job, slice(members.start, middle), room)
     yield from _halves(job, slice(middle, members.stop), room)
-
-
-def _gib(number: float) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 def _seconds(job: PackJob) -> float:

@@ -13,6 +13,7 @@ from tpbench.results.location import file_stamps
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
 from tpbench.training.cpus import limited_threads
+from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, Report, pack_into_memory, train_side_by_side
@@ -90,6 +91,8 @@ def _continues(job: PackJob, plans: Sequence[PackPlan]) -> bool:
 
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
+    # This process may have used the GPU before: what torch keeps of it for itself is free for the runs.
+    give_back_memory(job.settings.device)
     packing = pack_into_memory(job, free_memory(job.settings.device))
     plans = packing.plans
     if packing.note:

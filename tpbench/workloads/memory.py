@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import format_bytes
 
 # Where Linux shows the groups of processes: the files of version 2, and those of version 1.
 _LIMITS = (
@@ -46,7 +47,7 @@ def require_memory(needed: int, what: str) -> None:
     """
     free = available_memory()
     if needed > free:
-        raise TpbenchError(f"{what} needs {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
+        raise TpbenchError(f"{what} needs {format_bytes(needed)} of memory, {format_bytes(free)} are free")
 
 
 def free_memory(device: str) -> int:
@@ -113,24 +114,26 @@ def read_text(path: Path) -> str:
         return ""
 
 
-# The counters of processes that the kernel killed as memory ran out: of the whole system, of groups of version 2 and 1.
+# The counters of processes that the kernel killed as memory ran out, of groups of version 2 and 1.
 _KILLS = (("", "sys/fs/cgroup", "memory.events"), ("memory", "sys/fs/cgroup/memory", "memory.oom_control"))
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """Count the processes that the kernel has killed as memory ran out, of the system and of this process's groups.
+    """Count the processes that the kernel has killed as memory ran out: of this process's group, or of the system.
 
-    Only that the number grows means something.
+    The counter of a group has the kills for want of memory outside it too, and none of other programs. Only that the
+    number grows means something.
 
     Args:
         root: where ``proc`` and ``sys`` lie; 0 on systems without them.
     """
-    found = _counter(root / "proc/vmstat", "oom_kill")
     for controller, mount, file in _KILLS:
-        found += sum(_counter(folder / file, "oom_kill") for folder in group_folders(root, controller, mount))
-    return found
+        for folder in group_folders(root, controller, mount):
+            if (count := _counter(folder / file, "oom_kill")) is not None:
+                return count
+    return _counter(root / "proc/vmstat", "oom_kill") or 0
 
 
-def _counter(path: Path, name: str) -> int:
+def _counter(path: Path, name: str) -> int | None:
     values = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
-    return int(values[0]) if values and values[0].isdecimal() else 0
+    return int(values[0]) if values and values[0].isdecimal() else None
