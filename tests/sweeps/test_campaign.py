@@ -206,7 +206,7 @@ def test_the_search_may_have_a_precision_of_its_own(run: Run, tmp_path: Path) ->
     assert sweep_status(folder).search_precision == "float64"
     row = (tmp_path / "leaderboard.csv").read_text().splitlines()[1]
     assert row.startswith("digits,exact,bp,2,1,")
-    assert row.endswith(",search 3 x 1 epochs in float64")
+    assert ",search 3 x 1 epochs in float64," in row
     assert f"{100 * fmean(r.test_error or 1 for r in result.records):.4f}" in row
     before = {path.name for path in store.runs.iterdir()}
     assert run(seeds=(0, 1), search_precision="float64")[0].records == result.records
