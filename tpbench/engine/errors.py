@@ -47,6 +47,11 @@ def format_bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
+def reason_of(error: Exception) -> str:
+    """Return the system's own words of an error, without number and path; of another exception its message."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def shorten(text: str, most: int) -> str:
     """Cut the middle out of a text that is too long for a message."""
     return text if len(text) <= most else f"{text[: most - 23]}...{text[-20:]}"

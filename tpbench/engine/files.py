@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tpbench.engine.errors import TpbenchError, UsageError, shorten
+from tpbench.engine.errors import TpbenchError, UsageError, reason_of, shorten
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
@@ -38,7 +38,7 @@ def require_regular_file(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
-        raise UsageError(f"{shown_path(path)}: could not be read ({_reason(error)})") from error
+        raise UsageError(f"{shown_path(path)}: could not be read ({reason_of(error)})") from error
     kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "")
     if kind:
         raise UsageError(f"{shown_path(path)}: could not be read (it is {kind}, a file is needed)")
@@ -61,10 +61,10 @@ def check_name(path: Path, what: str) -> None:
     try:
         path.lstat()
     except ValueError as error:
-        raise UsageError(f"{what} '{shown_path(path)}': {_reason(error)}") from error
+        raise UsageError(f"{what} '{shown_path(path)}': {reason_of(error)}") from error
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise UsageError(f"{what} '{shown_path(path)}': {_reason(error)}") from error
+            raise UsageError(f"{what} '{shown_path(path)}': {reason_of(error)}") from error
 
 
 def is_regular_file(path: str | Path) -> bool:
@@ -75,10 +75,6 @@ def is_regular_file(path: str | Path) -> bool:
 def shown_path(path: Path) -> str:
     """Return a path for a message, cut in the middle where it is very long."""
     return shorten(str(path), 300)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -141,7 +137,7 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         able = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:
-        raise TpbenchError(f"{path}: could not be written ({_reason(error)})") from error
+        raise TpbenchError(f"{path}: could not be written ({reason_of(error)})") from error
     if not able:
         reason = "Permission denied" if folder.is_dir() else "it is no folder"
         raise TpbenchError(f"{path}: could not be written ({folder}: {reason})")
@@ -184,7 +180,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     try:
         takes_bytes = replace and _takes_bytes(path)
     except OSError as error:
-        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
     if takes_bytes:
         yield from _pass_on(path)
         return
@@ -197,7 +193,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         # The kernel takes the umask, and the folder's access list, into account; tempfile's are private instead.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except (OSError, ValueError) as error:
-        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
     except RecursionError as error:  # as in check_name
         raise TpbenchError(f"{shown_path(path)}: could not be written (too many folders within each other)") from error
     try:
@@ -210,7 +206,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         else:
             _name_once(part, path)
     except OSError as error:
-        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -243,7 +239,7 @@ def _pass_on(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as file:
             file.write(buffer.getvalue())
     except OSError as error:
-        raise TpbenchError(f"{shown_path(path)}: could not be written ({_reason(error)})") from error
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
 
 
 # Of a file that is being written: which machine and process writes it.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import reason_of
 from tpbench.engine.files import atomic_write
 from tpbench.results.archives import archived_texts
 from tpbench.results.location import file_stamps, read_bytes
@@ -165,7 +166,7 @@ def _file_text(path: Path) -> str | TpbenchError:
     except TpbenchError as error:
         return error
     except Exception as error:  # a URL's file system has exceptions of its own
-        return TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})")
+        return TpbenchError(f"{path}: could not be read ({reason_of(error)})")
 
 
 def read_alignments(store: RunStore) -> dict[str, AlignmentRecord]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.engine.errors import unknown
+from tpbench.engine.errors import reason_of, unknown
 from tpbench.engine.files import user_path
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
@@ -110,7 +110,7 @@ def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
     try:
         return _entry_stamps(folder, suffix) if isinstance(folder, Path) else _object_stamps(folder, suffix)
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{folder}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+        raise TpbenchError(f"{folder}: could not be read ({reason_of(error)})") from error
 
 
 def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:

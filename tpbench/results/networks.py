@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import reason_of
 from tpbench.engine.files import atomic_write
 from tpbench.results.location import file_stamps, read_bytes
 from tpbench.results.predictions import Predictions
@@ -162,7 +163,7 @@ def read_network(store: RunStore, run_id: str) -> TrainedNetwork | None:
     except TpbenchError as error:
         raise WrongNetwork(f"{error}; delete it: {_AGAIN}") from error
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{path}: could not be read ({getattr(error, 'strerror', None) or error})") from error
+        raise TpbenchError(f"{path}: could not be read ({reason_of(error)})") from error
     found = TrainedNetwork.from_bytes(content, str(path))
     if found.run != run_id:
         raise WrongNetwork(f"{path}: holds the network of the run {found.run}; delete it: {_AGAIN}")
@@ -231,9 +232,7 @@ def replace_training(store: RunStore, old: RunRecord, record: RunRecord, predict
     Raises:
         TpbenchError: the store cannot be read or written.
     """
-    old = store.read(old.definition.id) or old
-    store.replace_run(old, record, predictions)
-    _set_network_aside(store, old)
+    _set_network_aside(store, store.replace_run(old, record, predictions))
 
 
 def _set_network_aside(store: RunStore, record: RunRecord) -> None:

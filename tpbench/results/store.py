@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import reason_of
 from tpbench.engine.files import atomic_write, move_aside, remove_leftovers
 from tpbench.results.archives import ArchivedRuns, ArchiveReader
 from tpbench.results.location import file_stamps, read_bytes
@@ -153,7 +154,7 @@ class RunStore:
         except TpbenchError:
             raise
         except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
+            raise TpbenchError(f"{self.folder}: could not be read ({reason_of(error)})") from error
 
     @property
     def folder_exists(self) -> bool:
@@ -165,7 +166,7 @@ class RunStore:
         try:
             return self.folder.exists()
         except Exception as error:  # a URL's file system has exceptions of its own
-            raise TpbenchError(f"{self.folder}: could not be read ({_reason(error)})") from error
+            raise TpbenchError(f"{self.folder}: could not be read ({reason_of(error)})") from error
 
     def __contains__(self, run_id: str) -> bool:
         return self.read(run_id) is not None
@@ -215,7 +216,9 @@ class RunStore:
                 self._note(str(error), "the run counts as one without predictions")
                 continue
             except Exception as error:  # a URL's file system has exceptions of its own
-                raise TpbenchError(f"{self.predictions_path(run_id)}: could not be read ({_reason(error)})") from error
+                raise TpbenchError(
+                    f"{self.predictions_path(run_id)}: could not be read ({reason_of(error)})"
+                ) from error
             if found and found.belongs(record):
                 return found
         return None
@@ -330,8 +333,8 @@ class RunStore:
                 problems.append(str(error))
             except Exception as error:  # a URL's file system has exceptions of its own
                 if not tolerant:
-                    raise TpbenchError(f"{path}: could not be read ({_reason(error)})") from error
-                problems.append(f"{place}: could not be read ({_reason(error)})")
+                    raise TpbenchError(f"{path}: could not be read ({reason_of(error)})") from error
+                problems.append(f"{place}: could not be read ({reason_of(error)})")
         return RunCopies(copies, problems, newer)
 
     def _noted(self, reading: RunCopies) -> RunCopies:
@@ -373,26 +376,18 @@ class RunStore:
             TpbenchError: the store cannot be written; nothing half-written stays behind.
         """
         target = self.path(record.definition.id)
-        if problem := _damage(target):
-            self._set_aside(target, problem)
+        there, wrong = _look_at(target)
+        if wrong and not isinstance(wrong, NewerFormat):
+            self._set_aside(target, str(wrong))
         # Before the run: where the run is, its predictions are too.
-        if predictions and not self._holds_other(record):
+        if predictions and not _is_other(record, there, wrong):
             self.add_predictions(predictions)
         with atomic_write(target, replace=False) as file:
             file.write(record.to_json().encode())
         # Another process may have written its own predictions in the meantime, of a run that came too late.
-        if predictions and not self._holds_other(record):
+        if predictions and not _is_other(record, *_look_at(target)):
             self.add_predictions(predictions)
         return target
-
-    def _holds_other(self, record: RunRecord) -> bool:
-        """Return whether the run's file is there and another training made it."""
-        try:
-            return read_run(self.path(record.definition.id)).curves_digest != record.curves_digest
-        except NewerFormat:
-            return True
-        except Exception:  # there is none; or it cannot be read, and writing will tell why
-            return False
 
     def add_predictions(self, predictions: Predictions) -> None:
         """Write the predictions of a run that is there, or is published next; equal ones stay as they are.
@@ -412,7 +407,7 @@ class RunStore:
         with atomic_write(path) as file:
             file.write(predictions.to_json().encode())
 
-    def replace_run(self, old: RunRecord, record: RunRecord, predictions: Predictions | None) -> None:
+    def replace_run(self, old: RunRecord, record: RunRecord, predictions: Predictions | None) -> RunRecord:
         """Put another training of a run in the place of the one that the store has, whose files go to ``replaced/``.
 
         The store has the run at every moment. The new one says what it replaced, so that older copies elsewhere
@@ -421,6 +416,9 @@ class RunStore:
         Args:
             old: the run as the caller knows it; what lies there by now is what is replaced.
             record: another training of it, from here or from another store.
+
+        Returns:
+            The run that was replaced.
 
         Raises:
             TpbenchError: the store cannot be written.
@@ -444,6 +442,7 @@ class RunStore:
             self.add_predictions(predictions)
         with atomic_write(self.path(run_id)) as file:
             file.write(new.to_json().encode())
+        return old
 
     def _set_aside(self, path: Path, problem: str) -> None:
         aside = set_aside(path, problem)
@@ -462,24 +461,25 @@ def set_aside(path: Path, problem: str) -> Path | None:
     except FileNotFoundError:
         return None  # another process did it
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{problem}; it could not be set aside ({_reason(error)})") from error
+        raise TpbenchError(f"{problem}; it could not be set aside ({reason_of(error)})") from error
 
 
-def _damage(path: Path) -> str:
-    """What is wrong with the contents of a run file that is there, or nothing."""
+def _look_at(path: Path) -> tuple[RunRecord | None, TpbenchError | None]:
+    """Return the run of a file, or what is wrong with its contents.
+
+    Neither where there is no file, or it cannot be read: writing will tell why.
+    """
     try:
-        read_run(path)
-    except NewerFormat:
-        return ""
+        return read_run(path), None
     except TpbenchError as error:
-        return str(error)
-    except Exception:  # it is not there; or it cannot be read, and writing will tell why
-        return ""
-    return ""
+        return None, error
+    except Exception:
+        return None, None
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def _is_other(record: RunRecord, there: RunRecord | None, wrong: TpbenchError | None) -> bool:
+    """Return whether what :func:`_look_at` found is another training of the run, or may be one of a newer version."""
+    return isinstance(wrong, NewerFormat) or (there is not None and there.curves_digest != record.curves_digest)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import reason_of
 from tpbench.results import RunStore
 from tpbench.results.finding import find_record
 from tpbench.results.location import file_stamps
@@ -56,7 +57,7 @@ def _delete(path: Path, delete: Callable[[Path], None]) -> None:
     except FileNotFoundError:
         return
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{path}: could not be removed ({getattr(error, 'strerror', None) or error})") from error
+        raise TpbenchError(f"{path}: could not be removed ({reason_of(error)})") from error
 
 
 def _remove_tree(folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import reason_of
 from tpbench.engine.files import is_regular_file
 from tpbench.workloads.datasets import Arrays
 from tpbench.workloads.labels import DOWNLOADED
@@ -90,8 +91,7 @@ def read_published(spec: DatasetSpec, place: Path) -> tuple[Arrays, str]:
             return _read_batches(spec, place), DOWNLOADED
         return _read_idx_files(spec, place), f"folder {place.name}"
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TpbenchError(f"{place}: could not be read ({reason})") from error
+        raise TpbenchError(f"{place}: could not be read ({reason_of(error)})") from error
 
 
 def md5(path: Path) -> str:
