@@ -149,7 +149,9 @@ def test_bench_compares_precisions(tpbench_inside: Inside) -> None:
     assert result.returncode == 0, result.stderr
     assert "times float32" in result.stdout
     rows = [line.split("│")[1:] for line in result.stdout.splitlines() if line.startswith("│")]
-    assert [(row[3].strip(), row[4].strip() == "1.00") for row in rows] == [("float32", True), ("float64", False)]
+    assert [row[3].strip() for row in rows] == ["float32", "float64"]
+    assert rows[0][4].strip() == "1.00"
+    assert float(rows[1][4]) > 0  # a time: two of them may be equal
     refused = tpbench_inside(*arguments, "--device", "cpu", "--precision", "float32,tf32")
     assert refused.returncode == 2
     assert "precision tf32 exists on a GPU only" in refused.stderr
