@@ -23,9 +23,16 @@ from tpbench.workloads import get_workload, load_problem
 
 
 def search(
-    folder: Path, workload: str, method: str, trials: int, pack: int, epochs: int, seed: int, halving: int,
+    folder: Path,
+    workload: str,
+    method: str,
+    trials: int,
+    pack: int,
+    epochs: int,
+    seed: int,
+    halving: int,
     settings: PackSettings,
-) -> tuple[int, float]:  # fmt: skip
+) -> tuple[int, float]:
     """One search to its end; returns member epochs and the best validation error in per cent."""
     space = space_for(method)
     declared = get_workload(workload)

@@ -58,10 +58,12 @@ def _moved(function: Any, arguments: Any, more: Any, result: Any) -> int:
         *((argument, more[argument.name]) for argument in function._schema.arguments if argument.name in more),
     ]
     changed = [
-        t for argument, value in given
+        t
+        for argument, value in given
         if argument.alias_info and argument.alias_info.is_write and not argument.is_out
-        for t in tree_leaves(value) if isinstance(t, Tensor)
-    ]  # fmt: skip
+        for t in tree_leaves(value)
+        if isinstance(t, Tensor)
+    ]
     return sum(t.numel() * t.element_size() for t in [*tensors.values(), *changed])
 
 
@@ -70,9 +72,13 @@ def count(workload: Workload, method: str, members: int) -> Counting:
     rule, sizes, batch = get_method(method), workload.architecture.sizes, workload.batch_size
     with rehearsing():
         pack = PackState(
-            rule, workload.architecture, [example_configuration(rule)] * members, list(range(members)),
-            trained=workload.trained_layers, device="cuda",
-        )  # fmt: skip
+            rule,
+            workload.architecture,
+            [example_configuration(rule)] * members,
+            list(range(members)),
+            trained=workload.trained_layers,
+            device="cuda",
+        )
         pack.targets_checked = True
         x = torch.empty(members, batch, sizes[0], device="cuda")
         y = torch.zeros(members, batch, dtype=torch.int64, device="cuda")
@@ -85,8 +91,19 @@ def count(workload: Workload, method: str, members: int) -> Counting:
     return counted
 
 
-COLUMNS = ("pack", "launches", "Adam's", "copies", "outside", "GFLOP", "MiB", "ms by operations", "by bytes",
-           "by launches", "bound")  # fmt: skip
+COLUMNS = (
+    "pack",
+    "launches",
+    "Adam's",
+    "copies",
+    "outside",
+    "GFLOP",
+    "MiB",
+    "ms by operations",
+    "by bytes",
+    "by launches",
+    "bound",
+)
 
 
 def row(workload: Workload, method: str, members: int) -> tuple[str, ...]:
@@ -102,10 +119,16 @@ def row(workload: Workload, method: str, members: int) -> tuple[str, ...]:
     times = {"operations": operations / OPERATIONS, "bytes": counted.bytes / BYTES}
     times["launches"] = (launches + outside) * LAUNCH
     return (
-        str(members), str(launches), str(counted.launches["_fused_adam_"]), str(copies), f"{outside:.0f}",
-        f"{operations / 1e9:.0f}", f"{counted.bytes / 2**20:.0f}",
-        *(f"{1e3 * seconds:.2f}" for seconds in times.values()), max(times, key=lambda name: times[name]),
-    )  # fmt: skip
+        str(members),
+        str(launches),
+        str(counted.launches["_fused_adam_"]),
+        str(copies),
+        f"{outside:.0f}",
+        f"{operations / 1e9:.0f}",
+        f"{counted.bytes / 2**20:.0f}",
+        *(f"{1e3 * seconds:.2f}" for seconds in times.values()),
+        max(times, key=lambda name: times[name]),
+    )
 
 
 def main() -> None:

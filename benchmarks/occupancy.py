@@ -65,9 +65,17 @@ def sweeps_of(folder: Path, count: int, workers: int, trials: int, seeds: int) -
         method = METHODS[number % len(METHODS)]
         space = space_for(method)
         definition = SweepDefinition(
-            "digits", method, FINGERPRINT, space.describe(), trials, 1, tuple(range(seeds)), number, pack=4,
+            "digits",
+            method,
+            FINGERPRINT,
+            space.describe(),
+            trials,
+            1,
+            tuple(range(seeds)),
+            number,
+            pack=4,
             lag=-(-workers // count) + 1,
-        )  # fmt: skip
+        )
         home = SweepFolder(folder / "sweeps" / definition.id)
         home.local.mkdir(parents=True)
         definition, journal = home.begin(definition, "benchmark")

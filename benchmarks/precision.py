@@ -89,9 +89,14 @@ def _errors(
         problem, _ = load_problem(declared, data)
         configuration = published_configuration(declared, method)
         trainer = Trainer(
-            get_method(method), problem, [configuration] * seeds, list(range(seeds)), epochs=epochs,
-            precision="float32" if products is EXACT else "bf16", products=products.anew(),
-        )  # fmt: skip
+            get_method(method),
+            problem,
+            [configuration] * seeds,
+            list(range(seeds)),
+            epochs=epochs,
+            precision="float32" if products is EXACT else "bf16",
+            products=products.anew(),
+        )
         checkpoint = keep / f"{name}.pt"
         if checkpoint.exists():
             load_checkpoint(trainer, checkpoint)

@@ -26,10 +26,18 @@ COMMANDS = (("leaderboard",), ("table", "s6"), ("report", "--output", "report.ht
 _PAPER = ("mnist", "mnist-frozen", "fashion-mnist", "cifar10")
 _NAMES = ("lr", "lr_eta", "eta", "beta1", "beta2", "epsilon", "lr_fb", "beta1_fb", "beta2_fb", "sigma", "wd_fb")
 _ORIGIN = {
-    "tpbench": "0.1.0", "commit": "0" * 40, "command": "tpbench sweep mnist ddtp-rhl --trials 100", "device": "cuda",
-    "device_name": "NVIDIA H100 80GB HBM3", "threads": 16, "precision": "float32", "system": "Linux x86_64",
-    "python": "3.11.7", "torch": "2.11.0", "numpy": "2.4.0",
-}  # fmt: skip
+    "tpbench": "0.1.0",
+    "commit": "0" * 40,
+    "command": "tpbench sweep mnist ddtp-rhl --trials 100",
+    "device": "cuda",
+    "device_name": "NVIDIA H100 80GB HBM3",
+    "threads": 16,
+    "precision": "float32",
+    "system": "Linux x86_64",
+    "python": "3.11.7",
+    "torch": "2.11.0",
+    "numpy": "2.4.0",
+}
 
 
 def made_up(workload: str, method: str, number: int, seed: int, role: str, chance: random.Random) -> RunRecord:
@@ -64,8 +72,11 @@ def measure(command: tuple[str, ...], folder: Path, cache: Path) -> tuple[float,
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run(
         [sys.executable, "-m", "tpbench.cli", *command, "--results", str(folder / "results")],
-        cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before, time.perf_counter() - begun
 
 

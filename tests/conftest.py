@@ -76,9 +76,20 @@ def small_problem() -> Problem:
 
 
 CONFIGURATION = {
-    "lr": 1e-2, "lr_eta": 3e-4, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-3,
-    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
-}  # fmt: skip
+    "lr": 1e-2,
+    "lr_eta": 3e-4,
+    "eta": 0.05,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "epsilon": 1e-8,
+    "lr_fb": 1e-3,
+    "beta1_fb": 0.9,
+    "beta2_fb": 0.999,
+    "epsilon_fb": 1e-8,
+    "sigma": 0.05,
+    "wd_fb": 1e-5,
+    "damping": 0.1,
+}
 
 
 @dataclass
@@ -141,8 +152,12 @@ def tpbench(tmp_path: Path) -> CommandLine:
     def call(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "tpbench.cli", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=timeout, check=False,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
             env={**os.environ, "COLUMNS": "200", "TPBENCH_OFFLINE": "1", "TPBENCH_DATA": str(tmp_path / "data")},
-        )  # fmt: skip
+        )
 
     return call

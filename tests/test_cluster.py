@@ -71,9 +71,14 @@ def host(token: str) -> Iterator[Host]:
     dashboard = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster_host", str(dashboard), str(free_port())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-        cwd=Path(__file__).parents[1], env={**os.environ, "PATH": PATH},
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PATH": PATH},
+    )
     assert process.stdout
     line = ""
     while ":" not in line or line.startswith("["):
@@ -91,9 +96,14 @@ def host(token: str) -> Iterator[Host]:
 def commands(tmp_path: Path, token: str) -> Iterator[Inside]:
     """Commands that know the token, in a process of their own that they share."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.command_host"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[1], env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.command_host"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert process.stdin
     assert process.stdout
 
@@ -184,9 +194,11 @@ def test_a_node_that_does_not_share_the_folder_is_named_and_gets_no_packs(
     script = 'mount -t tmpfs none "$1" && exec ray start --address="$2" --num-cpus=1 --block'
     node = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script, "sh", str(results), host.address],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
         env={**os.environ, "PATH": PATH},
-    )  # fmt: skip
+    )
     try:
         # Without the node the sweep would simply run.
         wait_for(lambda: host.do("count") > 1 or node.poll() is not None)

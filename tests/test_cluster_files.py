@@ -22,20 +22,53 @@ SCRIPT = CLUSTER / "slurm.sbatch"
 
 # The json tags of RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec in KubeRay's ray-operator/apis/ray/v1.
 RAY_JOB = {
-    "activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata", "clusterSelector",
-    "submitterConfig", "managedBy", "deletionStrategy", "entrypoint", "runtimeEnvYAML", "jobId", "submissionMode",
-    "entrypointResources", "entrypointNumCpus", "entrypointNumGpus", "ttlSecondsAfterFinished",
-    "shutdownAfterJobFinishes", "suspend",
-}  # fmt: skip
+    "activeDeadlineSeconds",
+    "backoffLimit",
+    "rayClusterSpec",
+    "submitterPodTemplate",
+    "metadata",
+    "clusterSelector",
+    "submitterConfig",
+    "managedBy",
+    "deletionStrategy",
+    "entrypoint",
+    "runtimeEnvYAML",
+    "jobId",
+    "submissionMode",
+    "entrypointResources",
+    "entrypointNumCpus",
+    "entrypointNumGpus",
+    "ttlSecondsAfterFinished",
+    "shutdownAfterJobFinishes",
+    "suspend",
+}
 RAY_CLUSTER = {
-    "headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "authOptions",
-    "headServiceAnnotations", "suspend", "gcsFaultToleranceOptions", "managedBy",
-}  # fmt: skip
+    "headGroupSpec",
+    "workerGroupSpecs",
+    "rayVersion",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+    "authOptions",
+    "headServiceAnnotations",
+    "suspend",
+    "gcsFaultToleranceOptions",
+    "managedBy",
+}
 HEAD_GROUP = {"serviceType", "headService", "enableIngress", "rayStartParams", "template", "resources", "labels"}
 WORKER_GROUP = {
-    "groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "template", "scaleStrategy",
-    "suspend", "idleTimeoutSeconds", "resources", "labels",
-}  # fmt: skip
+    "groupName",
+    "replicas",
+    "minReplicas",
+    "maxReplicas",
+    "numOfHosts",
+    "rayStartParams",
+    "template",
+    "scaleStrategy",
+    "suspend",
+    "idleTimeoutSeconds",
+    "resources",
+    "labels",
+}
 
 
 def read(name: str) -> Any:
@@ -223,7 +256,7 @@ trap 'echo ended >"$LOG/ended"; exit 130' TERM
 for i in $(seq 200); do [ "$(wc -l <"$LOG/folder")" = 2 ] || sleep 0.1; done
 for i in $(seq $STEPS); do sleep 0.1; done
 """,
-}  # fmt: skip
+}
 
 
 def stand_ins(folder: Path, *names: str) -> str:
@@ -242,9 +275,14 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     job = str(os.getpid())
     yield {
         **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SRUN_", "SLURM_"))},
-        "PATH": stand_ins(tmp_path / "bin", *FAKES), "LOG": str(tmp_path), "SLURM_JOB_NODELIST": "[one-two]",
-        "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": job, "STEPS": "0",
-    }  # fmt: skip
+        "PATH": stand_ins(tmp_path / "bin", *FAKES),
+        "LOG": str(tmp_path),
+        "SLURM_JOB_NODELIST": "[one-two]",
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_JOB_ID": job,
+        "STEPS": "0",
+    }
     shutil.rmtree(own_folder(job), ignore_errors=True)
 
 
@@ -254,9 +292,13 @@ def own_folder(job: str) -> Path:
 
 def run_script(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        ["bash", str(SCRIPT), *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ["bash", str(SCRIPT), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def end(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
@@ -342,8 +384,9 @@ def test_the_slurm_script_takes_no_folder_of_somebody_else(slurm: dict[str, str]
 
 
 def test_the_stand_in_for_srun_kills_its_step_as_the_real_one_does(slurm: dict[str, str], tmp_path: Path) -> None:
-    process = subprocess.Popen(["srun", "tpbench", "x"], env={**slurm, "SRUN_CPUS_PER_TASK": "8", "RAY_AUTH_TOKEN": "x",
-                                                              "STEPS": "600"})  # fmt: skip
+    process = subprocess.Popen(
+        ["srun", "tpbench", "x"], env={**slurm, "SRUN_CPUS_PER_TASK": "8", "RAY_AUTH_TOKEN": "x", "STEPS": "600"}
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "tpbench").exists():
         assert time.monotonic() < deadline
@@ -362,9 +405,12 @@ def test_the_slurm_script_with_the_real_ray_and_a_real_sweep(slurm: dict[str, st
     tpbench.chmod(0o755)
     path = path.replace(os.pathsep, f"{os.pathsep}{Path(sys.executable).parent}{os.pathsep}", 1)
     environment = {
-        **slurm, "PATH": path, "SLURM_CPUS_PER_TASK": "1", "SLURM_GPUS_ON_NODE": "0",
+        **slurm,
+        "PATH": path,
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_GPUS_ON_NODE": "0",
         "PYTHONPATH": str(CLUSTER.parent),
-    }  # fmt: skip
+    }
     small = ("--trials", "2", "--pack", "1", "--seeds", "2", "--epochs", "2", "--results", str(tmp_path / "results"))
     code, output = end(run_script(environment, "digits", "bp", *small), seconds=240)
     assert code == 0, output

@@ -105,9 +105,22 @@ def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: py
 
     (tmp_path / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
     swept = tpbench_inside(
-        "sweep", "small.yaml", "mirror-fa,fa", "--space", "mirror/space.yaml", "--trials", "2", "--pack", "2",
-        "--epochs", "2", "--seeds", "2", "--cpus", "2",
-    )  # fmt: skip
+        "sweep",
+        "small.yaml",
+        "mirror-fa,fa",
+        "--space",
+        "mirror/space.yaml",
+        "--trials",
+        "2",
+        "--pack",
+        "2",
+        "--epochs",
+        "2",
+        "--seeds",
+        "2",
+        "--cpus",
+        "2",
+    )
     assert swept.returncode == 0, swept.stderr
     spaces = {
         path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text())["space"]

@@ -85,11 +85,14 @@ def test_two_sweeps_on_one_store_at_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WITHOUT_RAY, "sweep", "digits", method, *options],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join((str(root), os.environ.get("PYTHONPATH", "")))},
         )
         for method in ("bp", "dfa")
-    ]  # fmt: skip
+    ]
     for process in processes:
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output

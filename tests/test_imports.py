@@ -24,18 +24,31 @@ except SystemExit:
 print("\\n" + json.dumps([n for n in sys.modules if n in os.environ["LOOK_FOR"].split()]))
 """
 TRAINING = (
-    "torch", "ray", "hyperopt", "matplotlib", "sklearn", "scipy.stats", "scipy.optimize", "jinja2", "s3fs",
-    "tensorboard", "mlflow",
-)  # fmt: skip
+    "torch",
+    "ray",
+    "hyperopt",
+    "matplotlib",
+    "sklearn",
+    "scipy.stats",
+    "scipy.optimize",
+    "jinja2",
+    "s3fs",
+    "tensorboard",
+    "mlflow",
+)
 TABLES = ("pandas", "scipy", *TRAINING)
 
 
 def called(folder: Path, *arguments: str, look_for: tuple[str, ...] = (), **environment: str) -> tuple[str, list[str]]:
     """What a command printed, and which of these modules it loaded."""
     ended = subprocess.run(
-        [sys.executable, "-c", _LOADED, *arguments], cwd=folder, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", _LOADED, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "TPBENCH_DATA": str(folder / "data"), "LOOK_FOR": " ".join(look_for), **environment},
-    )  # fmt: skip
+    )
     text, _, loaded = ended.stdout.rstrip().rpartition("\n")
     return text, json.loads(loaded)
 
@@ -55,9 +68,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["--help", "sweep --help", "swep", "run mnist pb", "sweep minst bp", "table 9", "plot curves minst", "figure 9",
-     "methods", "workloads", "sweeps", "data list", "results check"],
-)  # fmt: skip
+    [
+        "--help",
+        "sweep --help",
+        "swep",
+        "run mnist pb",
+        "sweep minst bp",
+        "table 9",
+        "plot curves minst",
+        "figure 9",
+        "methods",
+        "workloads",
+        "sweeps",
+        "data list",
+        "results check",
+    ],
+)
 def test_help_slips_and_lists_import_nothing_heavy(folder: Path, command: str) -> None:
     assert called(folder, *command.split(), look_for=TABLES)[1] == []
 
@@ -149,9 +175,13 @@ def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeyp
 )
 def test_the_shell_completes_names_without_importing_anything(folder: Path, line: str, offered: list[str]) -> None:
     text, loaded = called(
-        folder, look_for=TABLES, _TPBENCH_COMPLETE="complete_bash", COMP_WORDS=f"tpbench {line}",
-        COMP_CWORD=str(len(line.split(" "))), _TYPER_COMPLETE_ARGS=f"tpbench {line}",
-    )  # fmt: skip
+        folder,
+        look_for=TABLES,
+        _TPBENCH_COMPLETE="complete_bash",
+        COMP_WORDS=f"tpbench {line}",
+        COMP_CWORD=str(len(line.split(" "))),
+        _TYPER_COMPLETE_ARGS=f"tpbench {line}",
+    )
     assert text.split() == offered
     assert loaded == []
 

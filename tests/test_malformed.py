@@ -40,10 +40,27 @@ WORDS = (
     "٣",
     "None",
 )
-wrong_numbers = st.sampled_from([
-    None, "", "abc", "nan", "1e", True, [], {}, [0.1], float("nan"), float("inf"), -float("inf"), -1.0, -1, 1e300, 1e9,
-    10**40,
-])  # fmt: skip
+wrong_numbers = st.sampled_from(
+    [
+        None,
+        "",
+        "abc",
+        "nan",
+        "1e",
+        True,
+        [],
+        {},
+        [0.1],
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        -1.0,
+        -1,
+        1e300,
+        1e9,
+        10**40,
+    ]
+)
 
 
 def refuse(result: Any, root: Path) -> None:
@@ -87,9 +104,11 @@ def test_configurations(tpbench_inside: Inside, tmp_path: Path, content: bytes) 
 @st.composite
 def wrong_spaces(draw: st.DrawFn) -> bytes:
     entries: dict[str, Any] = {
-        "lr": {"log_uniform": [1e-5, 1e-2]}, "beta1": {"choice": [0.9, 0.99]}, "beta2": {"constant": 0.99},
+        "lr": {"log_uniform": [1e-5, 1e-2]},
+        "beta1": {"choice": [0.9, 0.99]},
+        "beta2": {"constant": 0.99},
         "epsilon": {"constant": 1e-8},
-    }  # fmt: skip
+    }
     space: dict[str, Any] = {"methods": ["bp"], "hyperparameters": entries}
     kind = draw(st.sampled_from(["entry", "methods", "top", "missing", "bytes", "bounds"]))
     if kind == "bytes":
@@ -214,15 +233,29 @@ def json_equal(one: bytes, other: bytes) -> bool:
 
 
 COMMANDS = [
-    ["run", "digits", "bp", "--config", "c.yaml", "--seeds", "*"], ["run", "digits", "*"], ["run", "*", "bp"],
-    ["run", "digits", "bp", "--config", "*"], ["run", "digits", "bp", "--config", "c.yaml", "--epochs", "*"],
-    ["run", "digits", "bp", "--config", "c.yaml", "--device", "*"], ["sweep", "digits", "bp", "--trials", "*"],
-    ["sweep", "digits", "bp", "--pack", "*"], ["sweep", "digits", "bp", "--address", "*"], ["table", "*"],
-    ["table", "1", "--format", "*"], ["leaderboard", "*x"], ["data", "get", "*"], ["data", "import", "*", "c.yaml"],
-    ["bench", "--methods", "*,", "--seconds", "0.01"], ["results", "merge", "*", "x"], ["verify", "fixtures", "*"],
-    ["verify", "device", "--device", "*"], ["verify", "device", "--only", "*x"],
-    ["submit", "digits", "bp", "--address", "*"], ["logs", "*", "--address", "*"], ["*"],
-]  # fmt: skip
+    ["run", "digits", "bp", "--config", "c.yaml", "--seeds", "*"],
+    ["run", "digits", "*"],
+    ["run", "*", "bp"],
+    ["run", "digits", "bp", "--config", "*"],
+    ["run", "digits", "bp", "--config", "c.yaml", "--epochs", "*"],
+    ["run", "digits", "bp", "--config", "c.yaml", "--device", "*"],
+    ["sweep", "digits", "bp", "--trials", "*"],
+    ["sweep", "digits", "bp", "--pack", "*"],
+    ["sweep", "digits", "bp", "--address", "*"],
+    ["table", "*"],
+    ["table", "1", "--format", "*"],
+    ["leaderboard", "*x"],
+    ["data", "get", "*"],
+    ["data", "import", "*", "c.yaml"],
+    ["bench", "--methods", "*,", "--seconds", "0.01"],
+    ["results", "merge", "*", "x"],
+    ["verify", "fixtures", "*"],
+    ["verify", "device", "--device", "*"],
+    ["verify", "device", "--only", "*x"],
+    ["submit", "digits", "bp", "--address", "*"],
+    ["logs", "*", "--address", "*"],
+    ["*"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c))

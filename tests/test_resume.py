@@ -28,9 +28,24 @@ from tpbench.training.packs import PackSettings
 pytestmark = pytest.mark.slow
 
 ARGUMENTS = (
-    "sweep", "digits", "ddtp-linear,bp", "--trials", "6", "--pack", "2", "--seeds", "3", "--epochs", "15",
-    "--checkpoint-every", "2", "--cpus", "2", "--track", "tensorboard",
-)  # fmt: skip
+    "sweep",
+    "digits",
+    "ddtp-linear,bp",
+    "--trials",
+    "6",
+    "--pack",
+    "2",
+    "--seeds",
+    "3",
+    "--epochs",
+    "15",
+    "--checkpoint-every",
+    "2",
+    "--cpus",
+    "2",
+    "--track",
+    "tensorboard",
+)
 
 
 def store(folder: Path) -> dict[str, Any]:

@@ -39,10 +39,13 @@ def test_what_there_is_is_said_alike_everywhere(tpbench_inside: Inside) -> None:
     for command, choices in (("table", TABLES), ("figure", FIGURES), ("plot", PLOTS)):
         assert "|".join(choices) in tpbench_inside(command, "--help").stdout
     for arguments, choices in (
-        (("table", "2"), TABLES), (("figure", "x9"), FIGURES), (("plot", "x9", "mnist"), PLOTS),
-        (("table", "1", "--format", "x9"), FORMATS), (("results", "export", "a", "--format", "x9"), EXPORT_FORMATS),
+        (("table", "2"), TABLES),
+        (("figure", "x9"), FIGURES),
+        (("plot", "x9", "mnist"), PLOTS),
+        (("table", "1", "--format", "x9"), FORMATS),
+        (("results", "export", "a", "--format", "x9"), EXPORT_FORMATS),
         (("run", "digits", "bp", "--device", "x9"), DEVICES),
-    ):  # fmt: skip
+    ):
         ended = tpbench_inside(*arguments)
         assert ended.returncode == 2
         assert f"there are {', '.join(sorted(choices))}" in ended.stderr
@@ -51,10 +54,19 @@ def test_what_there_is_is_said_alike_everywhere(tpbench_inside: Inside) -> None:
 
 
 READING = [
-    ("table", "1"), ("table", "s7"), ("leaderboard",), ("compare", "bp", "dtp"), ("figure", "4"),
-    ("plot", "cost", "mnist"), ("plot", "search", "x"), ("report",), ("sweeps",), ("results", "check"),
-    ("results", "pack", "a.zip"), ("results", "export", "a.csv"),
-]  # fmt: skip
+    ("table", "1"),
+    ("table", "s7"),
+    ("leaderboard",),
+    ("compare", "bp", "dtp"),
+    ("figure", "4"),
+    ("plot", "cost", "mnist"),
+    ("plot", "search", "x"),
+    ("report",),
+    ("sweeps",),
+    ("results", "check"),
+    ("results", "pack", "a.zip"),
+    ("results", "export", "a.csv"),
+]
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
@@ -75,25 +87,36 @@ def test_a_store_under_another_name_is_near_too(tpbench_inside: Inside, tmp_path
 
 WRITING = [
     (("bench", "--workloads", "digits", "--methods", "bp", "--seconds", "3600", "--plot"), ".png"),
-    (("figure", "2", "--output"), ".png"), (("plot", "curves", "mnist", "--output"), ".svg"),
-    (("report", "--output"), ".html"), (("results", "pack"), ".zip"), (("results", "export"), ".csv"),
+    (("figure", "2", "--output"), ".png"),
+    (("plot", "curves", "mnist", "--output"), ".svg"),
+    (("report", "--output"), ".html"),
+    (("results", "pack"), ".zip"),
+    (("results", "export"), ".csv"),
     (("leaderboard", "--write"), ".csv"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("command", "ending"), WRITING, ids=lambda value: str(value))
 def test_where_a_file_cannot_be_written_shows_before_the_work(
-    tpbench_inside: Inside, store: RunStore, tmp_path: Path, command: tuple[str, ...], ending: str,
+    tpbench_inside: Inside,
+    store: RunStore,
+    tmp_path: Path,
+    command: tuple[str, ...],
+    ending: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def work(*arguments: Any, **options: Any) -> None:
         raise AssertionError("it was begun")
 
     for place in (
-        "tpbench.workloads.benchmark.measure_all", "tpbench.reports.figures.make_figure", "tpbench.results.leaderboard",
-        "tpbench.reports.curves.learning_curves", "tpbench.reports.page.render_report",
-        "tpbench.results.maintenance.pack_store", "tpbench.results.maintenance.export_runs",
-    ):  # fmt: skip
+        "tpbench.workloads.benchmark.measure_all",
+        "tpbench.reports.figures.make_figure",
+        "tpbench.results.leaderboard",
+        "tpbench.reports.curves.learning_curves",
+        "tpbench.reports.page.render_report",
+        "tpbench.results.maintenance.pack_store",
+        "tpbench.results.maintenance.export_runs",
+    ):
         monkeypatch.setattr(place, work)
     (tmp_path / "file").write_text("")
     (tmp_path / f"folder{ending}").mkdir()
@@ -106,12 +129,15 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
 @pytest.mark.parametrize(
     ("command", "word"),
     [
-        (("bench", "--plot", "a.xyz"), ".png"), (("figure", "2", "--output", "a.docx"), ".svg"),
-        (("report", "--output", "a.pdf"), ".html"), (("results", "pack", "a.csv"), ".zip"),
-        (("leaderboard", "--write=a.md"), ".csv"), (("results", "export", "a.xlsx"), "--format csv or parquet"),
+        (("bench", "--plot", "a.xyz"), ".png"),
+        (("figure", "2", "--output", "a.docx"), ".svg"),
+        (("report", "--output", "a.pdf"), ".html"),
+        (("results", "pack", "a.csv"), ".zip"),
+        (("leaderboard", "--write=a.md"), ".csv"),
+        (("results", "export", "a.xlsx"), "--format csv or parquet"),
         (("results", "export", "a.parquet", "--format", "csv"), "'a.parquet' is named as parquet"),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_says_something_else_is_refused(
     tpbench_inside: Inside, store: RunStore, command: tuple[str, ...], word: str
 ) -> None:
@@ -174,12 +200,17 @@ def test_a_submitted_sweep_takes_its_space_along(
     monkeypatch.setattr(jobs, "_client", lambda address: Client())
     (tmp_path / "my space.yaml").write_text(
         yaml.safe_dump(
-            {"methods": ["bp"], "hyperparameters": {
-                "lr": {"log_uniform": [1e-4, 1e-2]}, "beta1": {"constant": 0.9}, "beta2": {"constant": 0.99},
-                "epsilon": {"constant": 1e-8},
-            }}
+            {
+                "methods": ["bp"],
+                "hyperparameters": {
+                    "lr": {"log_uniform": [1e-4, 1e-2]},
+                    "beta1": {"constant": 0.9},
+                    "beta2": {"constant": 0.99},
+                    "epsilon": {"constant": 1e-8},
+                },
+            }
         )
-    )  # fmt: skip
+    )
     common = ("submit", "digits", "bp", "--address", "http://head:8265", "--results", "/shared/results")
     for space in (("--space", "my space.yaml"), ("--space=my space.yaml",)):
         assert tpbench_inside(*common, *space, "--data", "/shared/data").returncode == 0
@@ -209,7 +240,10 @@ def test_an_interrupted_alignment_says_that_it_starts_anew(
 
 def test_benchmarks_count_the_steps_of_the_papers_split() -> None:
     assert {name: WORKLOADS[name].samples for name in ("mnist", "fashion-mnist", "cifar10", "digits")} == {
-        "mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000, "digits": len(digits_arrays()["x_train"]),
-    }  # fmt: skip
+        "mnist": 60_000,
+        "fashion-mnist": 60_000,
+        "cifar10": 50_000,
+        "digits": len(digits_arrays()["x_train"]),
+    }
     row = benchmark.measure(WORKLOADS["digits"], "bp", 1, "cpu", "float32", seconds=0.01)
     assert row.member_epochs_per_second == pytest.approx(1 / (row.step_seconds * 38))

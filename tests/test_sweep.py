@@ -19,9 +19,19 @@ pytestmark = pytest.mark.slow
 
 def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:
     arguments = (
-        "sweep", "digits", "ddtp-rhl", "--trials", "5", "--pack", "2", "--seeds", "3", "--epochs", "4",
+        "sweep",
+        "digits",
+        "ddtp-rhl",
+        "--trials",
+        "5",
+        "--pack",
+        "2",
+        "--seeds",
+        "3",
+        "--epochs",
+        "4",
         "--keep-networks",
-    )  # fmt: skip
+    )
     result = tpbench(*arguments)
     assert result.returncode == 0, result.stderr
     assert "over 3 seeds" in result.stdout
@@ -69,9 +79,21 @@ def test_modules_of_the_current_folder_are_not_the_workers(tmp_path: Path) -> No
 def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     """That a sweep does continue, tests/test_resume.py shows, and what SIGTERM does."""
     arguments = [
-        sys.executable, "-m", "tpbench.cli", "sweep", "digits", "bp", "--trials", "6", "--pack", "1", "--seeds", "2",
-        "--epochs", "20000",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "tpbench.cli",
+        "sweep",
+        "digits",
+        "bp",
+        "--trials",
+        "6",
+        "--pack",
+        "1",
+        "--seeds",
+        "2",
+        "--epochs",
+        "20000",
+    ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long

@@ -29,9 +29,15 @@ def called(*command: str | Path, folder: Path, text: str = "") -> subprocess.Com
     """A command somewhere else than in the checkout, which nothing points to."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     ended = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, input=text, timeout=200, check=False,
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        input=text,
+        timeout=200,
+        check=False,
         env={**environment, "TPBENCH_OFFLINE": "1", "TPBENCH_CACHE": str(folder / "cache"), "COLUMNS": "200"},
-    )  # fmt: skip
+    )
     assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
     return ended
 
@@ -93,9 +99,13 @@ def test_it_works_installed_elsewhere(environment: Path, tmp_path: Path) -> None
 
     # The others in one process, which imports torch once.
     commands = [
-        "show space dfa", "run digits bp --config bp.yaml --epochs 1 --seeds 0", "table s6", "leaderboard", "report",
+        "show space dfa",
+        "run digits bp --config bp.yaml --epochs 1 --seeds 0",
+        "table s6",
+        "leaderboard",
+        "report",
         "results check",
-    ]  # fmt: skip
+    ]
     lines = "".join(json.dumps(command.split()) + "\n" for command in commands)
     host = (tmp_path / "host.py").absolute()
     host.write_text((ROOT / "tests" / "command_host.py").read_text())

@@ -29,7 +29,7 @@ def kinds(notebook: Any) -> list[list[tuple[str, list[str]]]]:
     return [
         [(output.output_type, sorted(output.get("data", ()))) for output in cell.get("outputs", ())]
         for cell in notebook.cells
-    ]  # fmt: skip
+    ]
 
 
 def test_what_is_committed_is_small_and_of_no_machine() -> None:

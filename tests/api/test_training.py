@@ -51,9 +51,18 @@ def test_what_a_run_records_is_a_command_that_trains_it(folder: Path) -> None:
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere" / "bp.yaml").write_text("".join(f"{name}: {value}\n" for name, value in BP.items()))
     frame = tpbench.run(
-        "digits", "bp", folder / "elsewhere" / "bp.yaml", [0, 3], np.int64(1), results=folder / "my store",
-        data=folder / "data", precision="float64", device="cpu", checkpoint_every=2, progress=False,
-    )  # fmt: skip
+        "digits",
+        "bp",
+        folder / "elsewhere" / "bp.yaml",
+        [0, 3],
+        np.int64(1),
+        results=folder / "my store",
+        data=folder / "data",
+        precision="float64",
+        device="cpu",
+        checkpoint_every=2,
+        progress=False,
+    )
     options = "--config bp.yaml --seeds 0,3 --epochs 1 --precision float64 --device cpu --checkpoint-every 2"
     assert commands("my store") == {f"tpbench run digits bp {options}"}
     assert set(frame.found_by) == {"file"}
@@ -104,7 +113,7 @@ def test_slips_are_told_before_anything_trains(folder: Path) -> None:
         (lambda: sweep("digits", "bp", objective="error"), "unknown objective 'error'"),
         (lambda: sweep("digits", "bp", address="here"), "address 'here': write 'auto' or HOST:PORT"),
         (lambda: sweep("digits", "bp", search_precision="half"), "unknown search precision 'half'"),
-    ]  # fmt: skip
+    ]
     for call, message in wrong:
         with pytest.raises(tpbench.UsageError) as told:
             call()

@@ -131,10 +131,13 @@ def otherwise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
 @pytest.mark.parametrize(
     ("precision", "factor", "passed"),
     [
-        ("float64", 1, True), ("float64", 1 + 1e-7, False), ("float32", 1, True), ("float32", 1 + 1e-6, True),
+        ("float64", 1, True),
+        ("float64", 1 + 1e-7, False),
+        ("float32", 1, True),
+        ("float32", 1 + 1e-6, True),
         ("float32", 1 + 1e-2, False),
     ],
-)  # fmt: skip
+)
 def test_a_device_that_computes_otherwise_is_noticed(
     monkeypatch: pytest.MonkeyPatch, precision: str, factor: float, passed: bool
 ) -> None:

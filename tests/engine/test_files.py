@@ -127,8 +127,10 @@ def test_two_people_of_a_group_share_a_folder() -> None:
 
         work(12345)
         assert {path.name: mode(path) for path in folder.iterdir()} == {
-            "lock": 0o664, "ray.log": 0o664, "sweep.json": 0o664,
-        }  # fmt: skip
+            "lock": 0o664,
+            "ray.log": 0o664,
+            "sweep.json": 0o664,
+        }
         work(12346)
         # As an older version made them.
         (folder / "ray.log").chmod(0o644)

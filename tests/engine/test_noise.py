@@ -17,14 +17,18 @@ CPU = torch.device("cpu")
 
 @given(
     batches=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 5)), min_size=1, max_size=4),
-    units=st.integers(1, 40), members=st.integers(1, 3), at_once=st.sampled_from([1, 500, 5000, 1 << 16]),
-)  # fmt: skip
+    units=st.integers(1, 40),
+    members=st.integers(1, 3),
+    at_once=st.sampled_from([1, 500, 5000, 1 << 16]),
+)
 def test_the_numbers_are_those_of_single_draws(
     batches: list[tuple[int, int]], units: int, members: int, at_once: int
 ) -> None:
     sizes = [size for size, count in batches for _ in range(count)]
-    alone = [[torch.empty(size * units).normal_(generator=g) for size in sizes]
-             for g in (stream(seed, "noise") for seed in range(members))]  # fmt: skip
+    alone = [
+        [torch.empty(size * units).normal_(generator=g) for size in sizes]
+        for g in (stream(seed, "noise") for seed in range(members))
+    ]
     kept, noise._AT_ONCE["cpu"] = noise._AT_ONCE["cpu"], at_once
     try:
         generators = [stream(seed, "noise") for seed in range(members)]

@@ -39,9 +39,14 @@ BROKEN = [
 
 @pytest.mark.parametrize(("module", "text", "name", "reason"), BROKEN, ids=lambda value: str(value)[:10])
 def test_a_broken_package_is_named_once_and_breaks_its_own_method_alone(
-    tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, text: str, name: str,
+    tpbench_inside: Inside,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    text: str,
+    name: str,
     reason: str,
-) -> None:  # fmt: skip
+) -> None:
     install(tmp_path / "site", module, text, name)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     listed = tpbench_inside("methods")

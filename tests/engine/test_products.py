@@ -111,9 +111,14 @@ def test_evaluation_is_exact_and_members_do_not_depend_on_their_pack() -> None:
     histories = []
     for seeds in ([0, 1], [1]):
         trainer = Trainer(
-            rule, problem, [example_configuration(rule)] * len(seeds), seeds, epochs=1, precision="bf16",
+            rule,
+            problem,
+            [example_configuration(rule)] * len(seeds),
+            seeds,
+            epochs=1,
+            precision="bf16",
             products=kind.anew(),
-        )  # fmt: skip
+        )
         trainer.advance()
         histories.append(trainer.histories[-1])
         exact = problem.loss(trainer.pack.propagate(x.expand(len(seeds), -1, -1))[-1], y.expand(len(seeds), -1))[0]

@@ -94,15 +94,20 @@ WRONG = [
     (doubled, "targets", r"layer 1: must be torch.float\d\d on cpu, got"),
     (in_place, "minibatch", r"changes the output gradient of its minibatch in place"),
     (in_place_below, "minibatch", r"changes the activities of layer 1 of its minibatch in place"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("rule", "check", "message"), WRONG)
 def test_a_wrong_rule_is_named_in_one_line(small_problem: Problem, rule: Rule, check: str, message: str) -> None:
     of_three_layers = Problem(
-        Architecture((6, 8, 7, 5, 3)), small_problem.x_train, small_problem.y_train, small_problem.x_test,
-        small_problem.y_test, validation_size=60, batch_size=32,
-    )  # fmt: skip
+        Architecture((6, 8, 7, 5, 3)),
+        small_problem.x_train,
+        small_problem.y_train,
+        small_problem.x_test,
+        small_problem.y_test,
+        validation_size=60,
+        batch_size=32,
+    )
     with pytest.raises(RuleError, match=f"^Mine.*{message}") as told:
         trainer(method(rule), of_three_layers).advance()
     assert "\n" not in str(told.value)
@@ -119,8 +124,10 @@ def test_numbers_that_are_not_finite_diverge_and_are_said(small_problem: Problem
     assert [history.status for history in pack.histories] == ["diverged", "diverged"]
     *_, last = verify_method(method(infinite))
     assert (last.name, last.passed, last.found) == (
-        "finite", False, "target of layer 1 holds numbers that are not finite",
-    )  # fmt: skip
+        "finite",
+        False,
+        "target of layer 1 holds numbers that are not finite",
+    )
 
 
 def test_a_member_that_overflows_does_not_stop_its_pack(small_problem: Problem) -> None:
@@ -245,7 +252,7 @@ def test_the_feedback_schedule_is_one_for_a_pack() -> None:
 
 @given(
     st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans(), st.booleans(), st.integers(1, 2), st.floats(0.05, 0.1)
-)  # fmt: skip
+)
 def test_a_varied_hyperparameter_stays_in_its_range(
     lower: float, width: float, opened: bool, whole: bool, member: int, share: float
 ) -> None:
@@ -318,8 +325,12 @@ def test_draws_are_of_each_members_stream_and_of_those_that_take_part() -> None:
     """The numbers of a draw by all are those of 0.2.0: those of torch.randn, one member after the other."""
     batch, streams = drawing_pack([3, 4, 5]), [stream(seed, "rule") for seed in (3, 4, 5)]
     masks: list[Any] = [
-        None, [True, False, True], torch.tensor([False, True, True]), [True] * 3, (False, False, False),
-    ]  # fmt: skip
+        None,
+        [True, False, True],
+        torch.tensor([False, True, True]),
+        [True] * 3,
+        (False, False, False),
+    ]
     for mask in masks:
         found = batch.draw(5, 7, members=mask)
         assert found.dtype == torch.float64
@@ -470,10 +481,15 @@ def test_what_the_engine_needs_is_declared(hyperparameters: tuple[Any, ...], mes
 @pytest.mark.parametrize(
     ("name", "bounds", "more"),
     [
-        ("Beta", (0, 1), {}), ("a-b", (0, 1), {}), ("", (0, 1), {}), ("fine", (1, 1), {}),
-        ("fine", (float("-inf"), 1), {}), ("fine", (0, 1), {"whole": True}), ("fine", (1.2, 1.8), {"whole": True}),
+        ("Beta", (0, 1), {}),
+        ("a-b", (0, 1), {}),
+        ("", (0, 1), {}),
+        ("fine", (1, 1), {}),
+        ("fine", (float("-inf"), 1), {}),
+        ("fine", (0, 1), {"whole": True}),
+        ("fine", (1.2, 1.8), {"whole": True}),
     ],
-)  # fmt: skip
+)
 def test_a_hyperparameter_has_a_name_and_a_range(name: str, bounds: tuple[float, float], more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="hyperparameter"):
         Hyperparameter(name, "what", *bounds, **more)

@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 _KEYS = {
-    "Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), "Space": (" ", 32, " "), "Escape": ("Escape", 27, ""),
-    "ArrowRight": ("ArrowRight", 39, ""), "ArrowLeft": ("ArrowLeft", 37, ""),
-}  # fmt: skip
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    "Space": (" ", 32, " "),
+    "Escape": ("Escape", 27, ""),
+    "ArrowRight": ("ArrowRight", 39, ""),
+    "ArrowLeft": ("ArrowLeft", 37, ""),
+}
 _PATIENCE_S = 60
 
 
@@ -83,9 +87,7 @@ class Browser:
     def open(self, page: Path, width: int = 1300) -> None:
         """Load a page in a window of this width."""
         self.complaints.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False
-        )  # fmt: skip
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.readyState === 'complete'")
 
@@ -134,15 +136,24 @@ def browsing(profile: Path) -> Iterator[Browser]:
     (commands, to_chromium), (from_chromium, answers) = os.pipe(), os.pipe()
     process = os.posix_spawn(
         path,
-        [path, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe",
-         f"--user-data-dir={profile}"],
+        [
+            path,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ],
         os.environ,
         # It reads commands from descriptor 3 and answers on 4.
         file_actions=[
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, _high(commands), 3), (os.POSIX_SPAWN_DUP2, _high(answers), 4),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, _high(commands), 3),
+            (os.POSIX_SPAWN_DUP2, _high(answers), 4),
         ],
-    )  # fmt: skip
+    )
     try:
         yield Browser(to_chromium, from_chromium)
     finally:

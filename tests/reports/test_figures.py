@@ -190,11 +190,15 @@ def test_numbers_on_axes_are_plain() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "labels"),
     [
-        (0.9, 11, "1 2 5 10"), (0.02, 0.6, "0.02 0.05 0.1 0.2 0.5"), (30, 3000, "50 100 200 500 1000 2000"),
-        (0.5, 200, "1 3 10 30 100"), (1e-7, 1, "10⁻⁶ 10⁻⁴ 0.01 1"), (1.8, 2.6, "1.8 2 2.2 2.4 2.6"),
+        (0.9, 11, "1 2 5 10"),
+        (0.02, 0.6, "0.02 0.05 0.1 0.2 0.5"),
+        (30, 3000, "50 100 200 500 1000 2000"),
+        (0.5, 200, "1 3 10 30 100"),
+        (1e-7, 1, "10⁻⁶ 10⁻⁴ 0.01 1"),
+        (1.8, 2.6, "1.8 2 2.2 2.4 2.6"),
         (1.7, 7, "2 4 6"),
     ],
-)  # fmt: skip
+)
 def test_logarithmic_axes_have_plain_labels(low: float, high: float, labels: str) -> None:
     assert " ".join(map(plain_number, logarithmic_labels(low, high))) == labels
 

@@ -114,9 +114,7 @@ def test_every_curve_says_its_name_without_a_script(store: RunStore, tpbench_ins
     assert page.count("<title>") == 1 + len(stops)
 
 
-def test_numbers_are_read_out_and_intervals_shown_as_they_are(
-    tpbench_inside: Inside, tmp_path: Path
-) -> None:  # fmt: skip
+def test_numbers_are_read_out_and_intervals_shown_as_they_are(tpbench_inside: Inside, tmp_path: Path) -> None:
     store = RunStore(tmp_path / "results")
     for seed, error in enumerate((0.0001, 0.0002, 0.03)):
         store.publish(record("dfa", seed, [0.5, error], epochs=2, label="jitter 0.12345 deadbeef"))
@@ -172,8 +170,9 @@ def test_the_cost_of_a_cell_is_not_averaged_over_devices(tmp_path: Path) -> None
     figure = cost_plot(cells_of(store, "mnist"))
     (axes,) = figure.axes
     found = sorted(
-        (bars[0].get_xdata()[0], bars[0].get_markerfacecolor() == "white") for bars in axes.containers  # type: ignore[index]
-    )  # fmt: skip
+        (bars[0].get_xdata()[0], bars[0].get_markerfacecolor() == "white")
+        for bars in axes.containers  # type: ignore[index]
+    )
     assert found == [(20.0, True), (50.0, False), (300.0, False), (750.0, False)]
     assert axes.get_xlabel().endswith("hollow: on a GPU")
 

@@ -29,9 +29,13 @@ LABEL = r"$\frac{$ \x1b[31m$x$"
 """Begins a formula that is none, and colours a terminal."""
 # What people who write papers set, and what would make pictures of another look.
 THEIRS = {
-    "text.usetex": True, "svg.fonttype": "none", "figure.facecolor": "black", "font.size": 30.0, "axes.grid": True,
+    "text.usetex": True,
+    "svg.fonttype": "none",
+    "figure.facecolor": "black",
+    "font.size": 30.0,
+    "axes.grid": True,
     "lines.linewidth": 9.0,
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -126,8 +130,12 @@ def test_no_backend_is_asked_for(tmp_path: Path, backend: str) -> None:
         "save(figure, Path('x.png'))\n"
     )
     ended = subprocess.run(
-        [sys.executable, "bench.py"], cwd=tmp_path, env={**os.environ, "MPLBACKEND": backend}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "bench.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

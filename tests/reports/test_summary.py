@@ -45,28 +45,43 @@ def methods(rows: list[Any]) -> list[str]:
 def test_every_method_stands_in_one_group() -> None:
     diverged = [record("dtpdrl", 8, [0.5], status="diverged")]
     summary = summary_of(
-        runs("bp", 0.01), runs("dfa", 0.03), runs("ddtp-linear", 0.0301), runs("dtp", 0.05),
-        runs("dtp-pretrained", 0.04, seeds=2), runs("dtpdrl", 0.02), diverged, runs("ddtp-control", 0.04, seeds=4),
-    )  # fmt: skip
+        runs("bp", 0.01),
+        runs("dfa", 0.03),
+        runs("ddtp-linear", 0.0301),
+        runs("dtp", 0.05),
+        runs("dtp-pretrained", 0.04, seeds=2),
+        runs("dtpdrl", 0.02),
+        diverged,
+        runs("ddtp-control", 0.04, seeds=4),
+    )
     assert summary.best is not None
     assert summary.best[0].method == "dfa"
     groups = {
-        "lower": summary.of(Verdict.LOWER), "apart": summary.not_told_apart,
-        "silent": summary.silent, "higher": summary.of(Verdict.HIGHER),
+        "lower": summary.of(Verdict.LOWER),
+        "apart": summary.not_told_apart,
+        "silent": summary.silent,
+        "higher": summary.of(Verdict.HIGHER),
         "untested": summary.untested,
-    }  # fmt: skip
+    }
     assert {name: methods(rows) for name, rows in groups.items()} == {
-        "lower": ["bp"], "apart": ["ddtp-linear"], "silent": ["ddtp-control"], "higher": ["dtp"],
+        "lower": ["bp"],
+        "apart": ["ddtp-linear"],
+        "silent": ["ddtp-control"],
+        "higher": ["dtp"],
         "untested": ["dtpdrl", "dtp-pretrained"],
-    }  # fmt: skip
+    }
     said = dict(statements(summary))
     assert said["Best but BP"] == ["DFA: 4.16 ± 0.14 %"]
     assert said["No difference could show (4 shared seeds)"] == ["DDTP-control"]
     assert said["Could not be tested"] == ["DTPDRL (9 seeds, 1 diverged)", "DTP (pre-trained) (2 seeds)"]
     assert [title.split(" (")[0] for title in said] == [
-        "Best but BP", "Lower error", "Not told apart", "No difference could show", "Higher error",
+        "Best but BP",
+        "Lower error",
+        "Not told apart",
+        "No difference could show",
+        "Higher error",
         "Could not be tested",
-    ]  # fmt: skip
+    ]
 
 
 def test_the_words_hold_the_numbers_of_the_tests() -> None:
@@ -91,9 +106,7 @@ def test_a_best_method_with_another_below_it_says_why() -> None:
 
 
 def test_the_card_names_methods_whose_lower_error_is_of_too_few_seeds() -> None:
-    summary = summary_of(
-        runs("dfa", 0.03), runs("dtp", 0.04), runs("dtpdrl", 0.02, seeds=3), runs("tp", 0.01, seeds=4)
-    )  # fmt: skip
+    summary = summary_of(runs("dfa", 0.03), runs("dtp", 0.04), runs("dtpdrl", 0.02, seeds=3), runs("tp", 0.01, seeds=4))
     first, second, *_ = statements(summary)
     assert first == ("Best", ["DFA: 4.16 ± 0.14 %"])
     title, said = second
@@ -113,10 +126,13 @@ def test_a_method_of_few_seeds_with_a_lower_test_error_alone_is_named_for_that()
 def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
     small, large = (by_search("s", trials, 100, "0" * 64, "final", range(10)) for trials in (40, 100))
     summary = summary_of(
-        runs("dfa", 0.03, seeds=10, found=large), runs("dtp", 0.05, seeds=10, found=small), runs("bp", 0.02, seeds=3),
-        runs("dtpdrl", 0.05, seeds=9), [record("dtpdrl", 9, [0.5], status="diverged")],
+        runs("dfa", 0.03, seeds=10, found=large),
+        runs("dtp", 0.05, seeds=10, found=small),
+        runs("bp", 0.02, seeds=3),
+        runs("dtpdrl", 0.05, seeds=9),
+        [record("dtpdrl", 9, [0.5], status="diverged")],
         runs("ddtp-linear", 0.06, seeds=10, found=large),
-    )  # fmt: skip
+    )
     assert warnings_of(summary) == [
         "not by the protocol (3 seeds): BP",
         "not by the protocol (1 diverged): DTPDRL",
@@ -130,12 +146,19 @@ def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
 
 def test_completeness_counts_the_papers_cells_alone() -> None:
     summaries = summaries_of(
-        runs("bp", 0.02, seeds=10), runs("dfa", 0.03, seeds=3), runs("gnt", 0.03, seeds=10),
-        runs("bp", 0.4, seeds=10, workload="cifar10", label="copy 0123abcd"), runs("bp", 0.4, workload="digits"),
-    )  # fmt: skip
+        runs("bp", 0.02, seeds=10),
+        runs("dfa", 0.03, seeds=3),
+        runs("gnt", 0.03, seeds=10),
+        runs("bp", 0.4, seeds=10, workload="cifar10", label="copy 0123abcd"),
+        runs("bp", 0.4, workload="digits"),
+    )
     assert [summary.title for summary in summaries] == [
-        "MNIST", "MNIST (frozen)", "Fashion-MNIST", "CIFAR10 (copy 0123abcd)", "Digits"
-    ]  # fmt: skip
+        "MNIST",
+        "MNIST (frozen)",
+        "Fashion-MNIST",
+        "CIFAR10 (copy 0123abcd)",
+        "Digits",
+    ]
     mnist = summaries[0]
     assert mnist.states["bp"] is State.WHOLE
     assert mnist.states["dfa"] is State.PARTIAL
@@ -152,9 +175,10 @@ def test_completeness_counts_the_papers_cells_alone() -> None:
     assert completeness(summaries).startswith("Of the 39 cells of the paper's Table S6, ")
     assert completeness(summaries).endswith("; 37 are missing. 1 cell of a copy of the data does not count.")
     copies = summaries_of(
-        runs("bp", 0.02, seeds=10), runs("dfa", 0.03, seeds=3, workload="cifar10", label="JPEG copy"),
+        runs("bp", 0.02, seeds=10),
+        runs("dfa", 0.03, seeds=3, workload="cifar10", label="JPEG copy"),
         runs("bp", 0.4, seeds=10, workload="cifar10", label="copy 0123abcd"),
-    )  # fmt: skip
+    )
     assert completeness(copies).endswith("; 38 are missing. 2 cells of copies of the data do not count.")
     assert completeness(copies[:3]).endswith("; 38 are missing.")
 

@@ -16,10 +16,19 @@ from tpbench.results.store import write_atomically
 
 
 def record(
-    method: str = "bp", seed: int = 0, errors: list[float] | None = None, *, workload: str = "mnist", epochs: int = 100,
-    lr: float = 1e-3, label: str = "", status: str = "finished", fingerprint: str = "f" * 64,
-    precision: str = "float32", found: Mapping[str, Any] | None = None,
-) -> RunRecord:  # fmt: skip
+    method: str = "bp",
+    seed: int = 0,
+    errors: list[float] | None = None,
+    *,
+    workload: str = "mnist",
+    epochs: int = 100,
+    lr: float = 1e-3,
+    label: str = "",
+    status: str = "finished",
+    fingerprint: str = "f" * 64,
+    precision: str = "float32",
+    found: Mapping[str, Any] | None = None,
+) -> RunRecord:
     """A run whose validation and test errors are ``errors``, test 0.01 higher."""
     errors = [0.5, 0.02] if errors is None else errors
     curves = {"validation_error": errors, "test_error": [e + 0.01 for e in errors]}

@@ -122,9 +122,20 @@ def test_a_broken_archive_alone_is_named(store: RunStore, tpbench_inside: Inside
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": "x"}, {"steps_per_epoch": 0}, {"steps": []}, {"steps": [0]}, {"dampings": [1.0]}, {"seeds": [0]},
-     {"data_label": None}, {"loss_angles": [[1.0], [1.0, 2.0]]}, {"target_angles": []}, {"format": 0}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"epochs": "x"},
+        {"steps_per_epoch": 0},
+        {"steps": []},
+        {"steps": [0]},
+        {"dampings": [1.0]},
+        {"seeds": [0]},
+        {"data_label": None},
+        {"loss_angles": [[1.0], [1.0, 2.0]]},
+        {"target_angles": []},
+        {"format": 0},
+        {"more": 1},
+    ],
+)
 def test_what_no_table_can_show_is_damaged(change: dict[str, object]) -> None:
     body = {"format": 1, **asdict(alignment()), **change}
     with pytest.raises(TpbenchError, match=r"x\.json: not a valid alignment record"):

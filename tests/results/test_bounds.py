@@ -28,9 +28,17 @@ from tpbench.results.location import read_bytes
 from tpbench.results.maintenance import check_store, merge_stores
 
 OTHERS = (
-    "._{}.json", "{} 2.json", "{} (conflicted copy).json", "{}.json.bak", ".{}-x.part", "{}~.json", ".DS_Store",
-    "notes.json", "._{}.damaged", "{}-conflict.damaged",
-)  # fmt: skip
+    "._{}.json",
+    "{} 2.json",
+    "{} (conflicted copy).json",
+    "{}.json.bak",
+    ".{}-x.part",
+    "{}~.json",
+    ".DS_Store",
+    "notes.json",
+    "._{}.damaged",
+    "{}-conflict.damaged",
+)
 """Names that file managers and synchronising programs give."""
 MAGIC = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X"
 
@@ -50,8 +58,10 @@ def with_others(store: RunStore) -> None:
 
 
 def test_files_of_other_programs_are_neither_counted_nor_named(
-    tmp_path: Path, memory: Path, tpbench_inside: Inside  # noqa: F811
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    memory: Path,  # noqa: F811
+    tpbench_inside: Inside,
+) -> None:
     for store in (RunStore(tmp_path / "results"), RunStore(memory)):
         with_others(store)
         assert len(list(store.records())) == len(RunStore(store.folder).summaries()) == len(store.ids()) == 3
@@ -59,9 +69,13 @@ def test_files_of_other_programs_are_neither_counted_nor_named(
         found = check_store(RunStore(store.folder))
         assert (found.whole, found.wrong) == (3, [])
     for command in (
-        ("leaderboard",), ("results", "check"), ("results", "merge", "results", "into"), ("results", "pack", "a.zip"),
-        ("sweeps",), ("report",),
-    ):  # fmt: skip
+        ("leaderboard",),
+        ("results", "check"),
+        ("results", "merge", "results", "into"),
+        ("results", "pack", "a.zip"),
+        ("sweeps",),
+        ("report",),
+    ):
         ended = tpbench_inside(*command)
         assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -122,8 +136,11 @@ def test_what_is_no_file_is_named_and_passed_over(
     for name in ("journal.jsonl", "command", "lock"):
         make(sweep / name)
     for command in (
-        ("leaderboard",), ("results", "merge", "results", "into"), ("results", "export", "x.csv"), ("table", "s6")
-    ):  # fmt: skip
+        ("leaderboard",),
+        ("results", "merge", "results", "into"),
+        ("results", "export", "x.csv"),
+        ("table", "s6"),
+    ):
         ended = tpbench_inside(*command)
         assert ended.returncode == 0, ended.stderr
         assert odd.name in ended.stderr
@@ -201,9 +218,10 @@ def zip_of(name: str, packed: bytes, method: int, claimed: int) -> bytes:
 
 
 BOMBS = {
-    "lzma": (lzma_entry, zipfile.ZIP_LZMA), "deflate": (deflated, zipfile.ZIP_DEFLATED),
+    "lzma": (lzma_entry, zipfile.ZIP_LZMA),
+    "deflate": (deflated, zipfile.ZIP_DEFLATED),
     "bzip2": (bzipped, zipfile.ZIP_BZIP2),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -236,9 +254,7 @@ def test_an_entry_is_unpacked_no_further_than_it_says(
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_so_are_the_entries_of_alignment_records(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:  # fmt: skip
+def test_so_are_the_entries_of_alignment_records(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     pack, method = BOMBS[kind]
     (tmp_path / "a.zip").write_bytes(zip_of("alignment/x.json", pack(HUGE), method, 1000))
     request.getfixturevalue("little_memory")
@@ -249,7 +265,7 @@ def test_so_are_the_entries_of_alignment_records(
 
 def test_a_dictionary_that_an_entry_claims_is_not_taken_from_memory(
     tmp_path: Path, request: pytest.FixtureRequest
-) -> None:  # fmt: skip
+) -> None:
     content = bytearray(archive_of(RUN))
     place = 30 + len(ENTRY) + 5
     assert struct.unpack_from("<L", content, place) == (1 << 23,)

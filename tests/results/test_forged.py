@@ -81,8 +81,12 @@ FORGED: list[tuple[str, Any]] = [
     *[("test_error", value) for value in ("0.1", 7.0)],
     *[("found", value) for value in (None, [], "search", {"by": 5}, {"trials": "x"}, {"seeds": ["0"]}, {"sweep": []})],
     *[("workload", value) for value in (None, [], "x")],
-    ("id", "0" * 24), ("id", 5), ("format", True), ("format", "1"), ("format", 0),
-]  # fmt: skip
+    ("id", "0" * 24),
+    ("id", 5),
+    ("format", True),
+    ("format", "1"),
+    ("format", 0),
+]
 NAMES = [f"{place}={str(value)[:20]!a}" for place, value in FORGED]
 
 
@@ -122,13 +126,20 @@ def store(tmp_path: Path) -> RunStore:
 @pytest.mark.parametrize(
     "command",
     [
-        ("leaderboard",), ("leaderboard", "--format", "csv", "--write"), ("table", "s6"), ("table", "loss"),
-        ("report",), ("results", "export", "runs.csv"), ("results", "export", "runs.parquet"),
-        ("results", "pack", "runs.zip"), ("results", "merge", "results", "into"), ("compare", "bp", "dfa"),
+        ("leaderboard",),
+        ("leaderboard", "--format", "csv", "--write"),
+        ("table", "s6"),
+        ("table", "loss"),
+        ("report",),
+        ("results", "export", "runs.csv"),
+        ("results", "export", "runs.parquet"),
+        ("results", "pack", "runs.zip"),
+        ("results", "merge", "results", "into"),
+        ("compare", "bp", "dfa"),
         ("plot", "curves", "mnist"),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_forged_runs_are_named_and_not_counted(
     store: RunStore, tpbench_inside: Inside, command: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -163,17 +174,35 @@ def test_check_names_every_forged_run_and_an_archive_of_them(store: RunStore, tp
 
 plain = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from([LONG, HALF, 2**63, "", "bp", 1.0, 0]),
-        st.text(max_size=5), st.lists(st.floats(0, 1), max_size=3),
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from([LONG, HALF, 2**63, "", "bp", 1.0, 0]),
+        st.text(max_size=5),
+        st.lists(st.floats(0, 1), max_size=3),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=6,
-)  # fmt: skip
+)
 PLACES = [
-    "data_label", "status", "wall_time_s", "pack_members", "provenance", "provenance.torch", "provenance.precision",
-    "found", "workload", "workload.epochs", "curves", "curves.train_loss", "curves.validation_error", "definition",
-    *(f"definition.{field.name}" for field in fields(RunDefinition)), "definition.configuration.lr",
-]  # fmt: skip
+    "data_label",
+    "status",
+    "wall_time_s",
+    "pack_members",
+    "provenance",
+    "provenance.torch",
+    "provenance.precision",
+    "found",
+    "workload",
+    "workload.epochs",
+    "curves",
+    "curves.train_loss",
+    "curves.validation_error",
+    "definition",
+    *(f"definition.{field.name}" for field in fields(RunDefinition)),
+    "definition.configuration.lr",
+]
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
@@ -216,8 +245,11 @@ ANGLES: list[tuple[str, Any]] = [
     *[("dampings", value) for value in ([0.0, "x", 1.0, 10.0], [0.0, LONG, 1.0, 2.0], [0.0, -1.0, 1.0, 2.0], None)],
     *[("loss_angles", value) for value in (None, [], [[["30"]]], [[[LONG]]], [[[400.0]]])],
     *[("provenance", value) for value in (None, 5, [])],
-    ("steps_per_epoch", 10**30), ("every", 0), ("every", "1"), ("method", HALF),
-]  # fmt: skip
+    ("steps_per_epoch", 10**30),
+    ("every", 0),
+    ("every", "1"),
+    ("method", HALF),
+]
 
 
 @pytest.mark.parametrize(("place", "value"), ANGLES, ids=[f"{p}={str(v)[:20]!a}" for p, v in ANGLES])
@@ -250,13 +282,31 @@ def test_forged_alignment_records_are_named_and_not_shown(tmp_path: Path, tpbenc
 @pytest.mark.parametrize(
     "change",
     [
-        {"sizes": []}, {"sizes": [2]}, {"sizes": ["2", "3", "2"]}, {"sizes": [2, 3]}, {"sizes": [2, 3, 0]},
-        {"scale": "0.1"}, {"shift": None}, {"selected_epoch": "1"}, {"selected_epoch": -1}, {"validation_error": "x"},
-        {"test_error": 3.0}, {"workload": 5}, {"workload": []}, {"method": HALF}, {"seed": "0"}, {"seed": LONG},
-        {"format": 0}, {"format": "1"}, {"format": True}, {"run": "../x"}, {"curves": None}, {"tpbench": 3},
+        {"sizes": []},
+        {"sizes": [2]},
+        {"sizes": ["2", "3", "2"]},
+        {"sizes": [2, 3]},
+        {"sizes": [2, 3, 0]},
+        {"scale": "0.1"},
+        {"shift": None},
+        {"selected_epoch": "1"},
+        {"selected_epoch": -1},
+        {"validation_error": "x"},
+        {"test_error": 3.0},
+        {"workload": 5},
+        {"workload": []},
+        {"method": HALF},
+        {"seed": "0"},
+        {"seed": LONG},
+        {"format": 0},
+        {"format": "1"},
+        {"format": True},
+        {"run": "../x"},
+        {"curves": None},
+        {"tpbench": 3},
     ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_a_forged_network_is_damaged(change: dict[str, Any]) -> None:
     made = network(record())
     about = {f.name: getattr(made, f.name) for f in fields(made) if f.name != "arrays"}
@@ -270,15 +320,32 @@ def test_a_forged_network_is_damaged(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("files", []), ("files", {"x": []}), ("archives", None), ("archives", {"a.zip": 5}), ("archives", []),
-        *[(f"files.ID.1.{name}", value) for name, value in [
-            ("curves", None), ("curves", {"test_error": ["x"]}), ("provenance", 5), ("definition", {}), ("status", []),
-            ("definition", None), ("found", None), ("workload", 3), ("wall_time_s", "x"), ("data_label", None),
-        ]],
-        ("files.ID.0", 5), ("files.ID", []), ("files.ID", {}),
+        ("files", []),
+        ("files", {"x": []}),
+        ("archives", None),
+        ("archives", {"a.zip": 5}),
+        ("archives", []),
+        *[
+            (f"files.ID.1.{name}", value)
+            for name, value in [
+                ("curves", None),
+                ("curves", {"test_error": ["x"]}),
+                ("provenance", 5),
+                ("definition", {}),
+                ("status", []),
+                ("definition", None),
+                ("found", None),
+                ("workload", 3),
+                ("wall_time_s", "x"),
+                ("data_label", None),
+            ]
+        ],
+        ("files.ID.0", 5),
+        ("files.ID", []),
+        ("files.ID", {}),
     ],
     ids=lambda value: ascii(value)[:40],
-)  # fmt: skip
+)
 def test_a_cache_with_other_content_is_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tpbench_inside: Inside, place: str, value: Any
 ) -> None:
@@ -311,9 +378,13 @@ def test_a_store_whose_path_is_no_text_is_read_and_kept_in_the_cache(
     except TpbenchError:
         pytest.skip("this file system has no such names")
     for command in (
-        ("leaderboard",), ("leaderboard", "--write"), ("table", "s6"), ("results", "check"),
-        ("report", "--output", os.fsdecode(b"by\xff.html")), ("results", "export", os.fsdecode(b"\xff.csv")),
-    ):  # fmt: skip
+        ("leaderboard",),
+        ("leaderboard", "--write"),
+        ("table", "s6"),
+        ("results", "check"),
+        ("report", "--output", os.fsdecode(b"by\xff.html")),
+        ("results", "export", os.fsdecode(b"\xff.csv")),
+    ):
         ended = tpbench_inside(*command, "--results", name)
         assert ended.returncode == 0, ended.stderr
     assert (tmp_path / name / "leaderboard.csv").exists()

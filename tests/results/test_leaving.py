@@ -67,16 +67,26 @@ def hostile(tmp_path: Path) -> Path:
 
 
 READING = {
-    "leaderboard": ("leaderboard",), "md": ("leaderboard", "--format", "md"), "csv": ("leaderboard", "--format", "csv"),
-    "latex": ("leaderboard", "--format", "latex"), "table": ("table", "s6"),
+    "leaderboard": ("leaderboard",),
+    "md": ("leaderboard", "--format", "md"),
+    "csv": ("leaderboard", "--format", "csv"),
+    "latex": ("leaderboard", "--format", "latex"),
+    "table": ("table", "s6"),
     "table md": ("table", "s6", "--format", "md"),
-    "loss": ("table", "loss"), "loss md": ("table", "loss", "--format", "md"),
-    "loss csv": ("table", "loss", "--format", "csv"), "angles": ("table", "angles"),
-    "angles latex": ("table", "angles", "--format", "latex"), "sweeps": ("sweeps",), "json": ("sweeps", "--json"),
-    "check": ("results", "check"), "export": ("results", "export", "x\x1b.csv"),
-    "pack": ("results", "pack", "x\x1b.zip"), "plot": ("plot", "search", "digits\x1b[31m"),
-    "config": ("run", "digits", "bp", "--config", "\x1b.yaml"), "doctor": ("doctor",),
-}  # fmt: skip
+    "loss": ("table", "loss"),
+    "loss md": ("table", "loss", "--format", "md"),
+    "loss csv": ("table", "loss", "--format", "csv"),
+    "angles": ("table", "angles"),
+    "angles latex": ("table", "angles", "--format", "latex"),
+    "sweeps": ("sweeps",),
+    "json": ("sweeps", "--json"),
+    "check": ("results", "check"),
+    "export": ("results", "export", "x\x1b.csv"),
+    "pack": ("results", "pack", "x\x1b.zip"),
+    "plot": ("plot", "search", "digits\x1b[31m"),
+    "config": ("run", "digits", "bp", "--config", "\x1b.yaml"),
+    "doctor": ("doctor",),
+}
 
 
 @pytest.mark.parametrize("command", READING)
@@ -252,12 +262,14 @@ def test_a_home_folder_is_meant_wherever_a_path_is(
     for seed in range(3):
         store.publish(record("bp", seed, [0.3, 0.2], epochs=2))
     for command in (
-        ("leaderboard", "--results=~/r", "--write=~/board.csv"), ("results", "export", "~/x.csv", "--results=~/r"),
+        ("leaderboard", "--results=~/r", "--write=~/board.csv"),
+        ("results", "export", "~/x.csv", "--results=~/r"),
         ("results", "pack", "~/x.zip", "--results=~/r"),
         ("plot", "curves", "mnist", "--results=~/r", "--output=~/x.png"),
-        ("report", "--results=~/r", "--output=~/x.html"), ("results", "merge", "~/x.zip", "~/s"),
+        ("report", "--results=~/r", "--output=~/x.html"),
+        ("results", "merge", "~/x.zip", "~/s"),
         ("results", "check", "--results=file://" + str(home / "r")),
-    ):  # fmt: skip
+    ):
         ended = tpbench_inside(*command)
         assert ended.returncode == 0, ended.stderr
     assert {path.name for path in home.iterdir()} == {"r", "s", "board.csv", "x.csv", "x.zip", "x.png", "x.html"}

@@ -152,9 +152,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="papers")
     yield "s3://papers/tp"
@@ -174,9 +176,18 @@ def test_a_missing_bucket_is_one_line(s3: str, tpbench_inside: Inside, tmp_path:
 def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside: Inside, tmp_path: Path) -> None:
     (tmp_path / "bp.yaml").write_text("lr: 1.0e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1.0e-8\n")
     options = (
-        "--config", "bp.yaml", "--seeds", "0-1", "--epochs", "3", "--checkpoint-every", "1", "--keep-networks",
-        "--results", s3,
-    )  # fmt: skip
+        "--config",
+        "bp.yaml",
+        "--seeds",
+        "0-1",
+        "--epochs",
+        "3",
+        "--checkpoint-every",
+        "1",
+        "--keep-networks",
+        "--results",
+        s3,
+    )
     first = tpbench_inside("run", "digits", "bp", *options)
     assert first.returncode == 0, first.stderr
     assert "2 of 2 runs are in" in tpbench_inside("run", "digits", "bp", *options).stdout

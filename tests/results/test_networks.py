@@ -36,15 +36,28 @@ from tpbench.results.runs import NewerFormat
 
 def network(run: RunRecord, number: float = 1.0) -> TrainedNetwork:
     arrays = {
-        "forward.1.weight": np.full((3, 2), number, np.float32), "forward.1.bias": np.zeros(3, np.float32),
-        "forward.2.weight": np.ones((2, 3), np.float32), "forward.2.bias": np.arange(2, dtype=np.float32),
+        "forward.1.weight": np.full((3, 2), number, np.float32),
+        "forward.1.bias": np.zeros(3, np.float32),
+        "forward.2.weight": np.ones((2, 3), np.float32),
+        "forward.2.bias": np.arange(2, dtype=np.float32),
         "feedback.1.weight": np.ones((3, 2), np.float32),
-    }  # fmt: skip
+    }
     d = run.definition
     return TrainedNetwork(
-        d.id, d.workload, d.method, d.seed, run.precision, 1, 0.02, 0.03, run.curves_digest, (2, 3, 2), 0.1 / 3, -0.5,
+        d.id,
+        d.workload,
+        d.method,
+        d.seed,
+        run.precision,
+        1,
+        0.02,
+        0.03,
+        run.curves_digest,
+        (2, 3, 2),
+        0.1 / 3,
+        -0.5,
         arrays,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -198,7 +211,7 @@ def test_exporting_checks_the_target_first(store: RunStore, tmp_path: Path, tpbe
         ((run_id, "results.pt/x.pt"), 1, "it is no folder"),
         (("0" * 24, "net.pt"), 2, "holds no run"),
         ((run_id, "net.pt", "--results", "resluts"), 2, "did you mean 'results'?"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "results.pt").touch()
         ended = tpbench_inside("results", "export-network", *arguments)
         assert (ended.returncode, message in ended.stderr) == (code, True), ended.stderr

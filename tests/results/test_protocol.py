@@ -128,8 +128,9 @@ def test_copies_of_unknown_content_are_columns_of_their_own() -> None:
     # What an older version called so or so is one column with what a newer one says of the same data.
     mixed = [*runs(label="unverified copy 1234abcd", seeds=range(5)), *runs(label="unverified copy", seeds=range(5, 9))]
     assert {key: cell.seeds for key, cell in choose_cells([*mixed, *runs("dtp", label="exact")]).items()} == {
-        ("mnist", "unverified copy 1234abcd", "bp"): 9, ("mnist", "unverified copy 1234abcd", "dtp"): 10,
-    }  # fmt: skip
+        ("mnist", "unverified copy 1234abcd", "bp"): 9,
+        ("mnist", "unverified copy 1234abcd", "dtp"): 10,
+    }
 
 
 # What may be said of them
@@ -173,12 +174,15 @@ def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_p
     noisy = [record("dfa", s, [0.0208 + 0.004 * (-1) ** s]) for s in range(10)]
     store = store_of(
         tmp_path, runs("ddtp-linear"), noisy, runs("dtp", error=0.04), runs("dtpdrl", range(2)), runs("bp", error=0.001)
-    )  # fmt: skip
+    )
     entries = paper_table(store, "s6").column(MNIST)
     assert {method: entry.verdict for method, entry in entries.items()} == {
-        "ddtp-linear": Verdict.BEST, "dfa": Verdict.NOT_TOLD_APART, "dtp": Verdict.HIGHER,
-        "dtpdrl": Verdict.NOT_TESTED, "bp": Verdict.LOWER,
-    }  # fmt: skip
+        "ddtp-linear": Verdict.BEST,
+        "dfa": Verdict.NOT_TOLD_APART,
+        "dtp": Verdict.HIGHER,
+        "dtpdrl": Verdict.NOT_TESTED,
+        "bp": Verdict.LOWER,
+    }
     board = leaderboard(store).set_index("method")
     assert {method: entry.verdict.value for method, entry in entries.items() if entry.verdict} == {
         method: board.verdict[method] for method in entries
@@ -193,9 +197,10 @@ def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_p
 def test_three_seeds_cannot_tell_and_say_so(tmp_path: Path) -> None:
     """Equal differences of one test image each: a t-test would say p = 0."""
     store = store_of(
-        tmp_path, [record("dtp", s, [0.02 + 0.001 * s]) for s in range(3)],
+        tmp_path,
+        [record("dtp", s, [0.02 + 0.001 * s]) for s in range(3)],
         [record("dfa", s, [0.0201 + 0.001 * s]) for s in range(3)],
-    )  # fmt: skip
+    )
     found = compare_methods(store, "dtp", "dfa").iloc[0]
     assert (found.test, found.p, found.verdict) == ("sign-flip", 0.25, "not told apart")
     words = leaderboard(store).set_index("method").against_best["dfa"]
@@ -227,9 +232,18 @@ def verdicts(*groups: list[RunRecord]) -> dict[str, str]:
     return {method: standing.verdict.value for (_, _, method), standing in all_standings(cells).items()}
 
 
-@pytest.mark.parametrize(("seeds", "most", "best"), [
-    (3, 10, "dtp"), (8, 9, "dtp"), (9, 12, "tp"), (10, 10, "tp"), (5, 6, "dtp"), (6, 8, "tp"), (3, 5, "tp"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "most", "best"),
+    [
+        (3, 10, "dtp"),
+        (8, 9, "dtp"),
+        (9, 12, "tp"),
+        (10, 10, "tp"),
+        (5, 6, "dtp"),
+        (6, 8, "tp"),
+        (3, 5, "tp"),
+    ],
+)
 def test_the_best_has_as_many_seeds_as_tests_need(seeds: int, most: int, best: str) -> None:
     """The lowest error of all is not the best if it has fewer than nine seeds and another method has nine; or six."""
     groups = runs("tp", range(seeds), error=0.01), runs("dtp", range(most), error=0.03)
@@ -323,9 +337,12 @@ def test_the_cells_are_judged_against_the_paper_together(tmp_path: Path) -> None
 def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     found = by_search("s", 40, 10, "d", "final", range(10))
     store = store_of(
-        tmp_path, runs("ddtp-linear", found=PUBLISHED), runs("dtp", error=0.04, found=found),
-        runs("dfa", error=0.05, found=PUBLISHED), runs("bp", error=0.05),
-    )  # fmt: skip
+        tmp_path,
+        runs("ddtp-linear", found=PUBLISHED),
+        runs("dtp", error=0.04, found=found),
+        runs("dfa", error=0.05, found=PUBLISHED),
+        runs("bp", error=0.05),
+    )
     table = paper_table(store, "1")
     unequal = {method for method, e in table.column(MNIST).items() if e.standing and e.standing.unequal}
     assert unequal == {"dtp"}
@@ -335,8 +352,11 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     assert "DTP: search 40 x 10 epochs" in text
     board = leaderboard(store).set_index("method")
     assert board.budget.to_dict() == {
-        "ddtp-linear": "published", "dtp": "search 40 x 10 epochs", "dfa": "published", "bp": "unknown",
-    }  # fmt: skip
+        "ddtp-linear": "published",
+        "dtp": "search 40 x 10 epochs",
+        "dfa": "published",
+        "bp": "unknown",
+    }
     assert compare_methods(store, "dtp", "ddtp-linear").iloc[0].budgets == "differ"
     assert compare_methods(store, "dfa", "ddtp-linear").iloc[0].budgets == "same"
     assert compare_methods(store, "bp", "ddtp-linear").iloc[0].budgets == "unknown"

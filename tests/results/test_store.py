@@ -67,10 +67,14 @@ def test_reading_damage_changes_nothing_and_publishing_keeps_it_aside(tmp_path: 
     path = store.publish(original)
     text = path.read_text()
     damaged = {
-        "truncate": text[:-20].encode(), "flip": text.replace("0.02", "0.01", 1).encode(), "empty": b"",
-        "binary": b"\xff\xfe\x00", "other id": record(seed=9).to_json().encode(), "list": b"[]",
+        "truncate": text[:-20].encode(),
+        "flip": text.replace("0.02", "0.01", 1).encode(),
+        "empty": b"",
+        "binary": b"\xff\xfe\x00",
+        "other id": record(seed=9).to_json().encode(),
+        "list": b"[]",
         "older format": text.replace('"format": 1', '"format": 0').encode(),
-    }[damage]  # fmt: skip
+    }[damage]
     path.write_bytes(damaged)
     assert original.definition.id not in store
     assert list(store.records()) == []

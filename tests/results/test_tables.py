@@ -119,8 +119,14 @@ def test_csv_reads_back(store: RunStore) -> None:
 def test_leaderboard_is_best_first_with_its_columns(store: RunStore) -> None:
     board = leaderboard(store)
     assert list(board.columns[:7]) == [
-        "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std",
-    ]  # fmt: skip
+        "workload",
+        "data",
+        "method",
+        "seeds",
+        "epochs",
+        "test_error_mean",
+        "test_error_std",
+    ]
     assert board[board.workload == "mnist"].method.tolist() == ["bp", "ddtp-linear", "dfa"]
     assert board[board.workload == "cifar10"].method.tolist() == ["dtp"]
     frame = pd.read_csv(write_leaderboard(board, store))

@@ -82,9 +82,18 @@ def test_a_sweep_continues_though_the_file_of_its_workload_changes(
     file.write_text("name: deep\nlike: digits\nnetwork: [9]\n")
     workload = get_workload("deep.yaml")
     wanted = SweepDefinition(
-        "deep", "bp", load_problem(workload)[1].fingerprint, space_for("bp").describe(), 2, 1, (0,), 0, 2, 3,
+        "deep",
+        "bp",
+        load_problem(workload)[1].fingerprint,
+        space_for("bp").describe(),
+        2,
+        1,
+        (0,),
+        0,
+        2,
+        3,
         workload_source=workload.source,
-    )  # fmt: skip
+    )
     folder = SweepFolder.latest(tmp_path / "results" / "sweeps", wanted.id, fresh=False)
     folder.begin(wanted, "tpbench sweep deep.yaml,digits bp --trials 2")
     folder.keep_workload(workload)

@@ -51,9 +51,10 @@ def test_who_diverged_or_was_pruned_takes_no_place() -> None:
 
 
 @given(
-    st.lists(st.lists(st.floats(0, 1), min_size=27, max_size=27), min_size=1, max_size=30), st.integers(2, 4),
+    st.lists(st.lists(st.floats(0, 1), min_size=27, max_size=27), min_size=1, max_size=30),
+    st.integers(2, 4),
     st.randoms(),
-)  # fmt: skip
+)
 def test_what_a_member_did_after_it_was_stopped_changes_nothing(
     curves: list[list[float]], factor: int, random: object
 ) -> None:

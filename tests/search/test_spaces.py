@@ -27,10 +27,18 @@ def log(lower: float, upper: float) -> list[Any]:
 
 def feedback_table(largest_eta: float, largest_sigma: float, wd_fb: list[Any]) -> dict[str, list[Any]]:
     return {
-        "lr_eta": log(1e-6, 1e-4), "beta1": BETAS, "beta2": BETAS, "epsilon": log(1e-8, 1e-4),
-        "lr_fb": log(3e-5, 5e-3), "beta1_fb": BETAS, "beta2_fb": BETAS, "epsilon_fb": log(1e-8, 1e-4),
-        "eta": log(1e-2, largest_eta), "sigma": log(1e-3, largest_sigma), "wd_fb": wd_fb,
-    }  # fmt: skip
+        "lr_eta": log(1e-6, 1e-4),
+        "beta1": BETAS,
+        "beta2": BETAS,
+        "epsilon": log(1e-8, 1e-4),
+        "lr_fb": log(3e-5, 5e-3),
+        "beta1_fb": BETAS,
+        "beta2_fb": BETAS,
+        "epsilon_fb": log(1e-8, 1e-4),
+        "eta": log(1e-2, largest_eta),
+        "sigma": log(1e-3, largest_sigma),
+        "wd_fb": wd_fb,
+    }
 
 
 # Typed from Tables S2-S5 of the paper, not from the YAML files.
@@ -39,9 +47,17 @@ S3 = feedback_table(3e-1, 3e-1, ["constant", 0.0])
 S4 = feedback_table(3e-1, 3e-1, log(1e-7, 1e-4))
 S5 = {"lr": log(1e-5, 1e-2), "beta1": BETAS, "beta2": BETAS, "epsilon": log(1e-8, 1e-3)}
 PAPER = {
-    "dtpdrl": S2, "ddtp-linear": S2, "ddtp-rhl": S2, "ddtp-rhl-extra-fb": S2, "ddtp-rhl-rec-extra-fb": S2,
-    "ddtp-control": S2, "dtp": S3, "dtp-pretrained": S4, "bp": S5, "dfa": S5,
-}  # fmt: skip
+    "dtpdrl": S2,
+    "ddtp-linear": S2,
+    "ddtp-rhl": S2,
+    "ddtp-rhl-extra-fb": S2,
+    "ddtp-rhl-rec-extra-fb": S2,
+    "ddtp-control": S2,
+    "dtp": S3,
+    "dtp-pretrained": S4,
+    "bp": S5,
+    "dfa": S5,
+}
 
 
 @pytest.mark.parametrize("method", PAPER)
@@ -180,8 +196,10 @@ def test_a_configuration_file_gets_the_workloads_schedule(tmp_path: Path) -> Non
     chosen = {k: v for k, v in published_configuration(WORKLOADS["mnist"], "dtpdrl").items() if k not in SCHEDULE}
     path.write_text(yaml.safe_dump(chosen))
     assert load_configuration(WORKLOADS["digits"], "dtpdrl", path) == {
-        **chosen, "fb_pretrain_epochs": 2, "fb_epochs_between": 1,
-    }  # fmt: skip
+        **chosen,
+        "fb_pretrain_epochs": 2,
+        "fb_epochs_between": 1,
+    }
 
 
 NARROW = ("[0.001, 0.0010000000000000002]", "[1.0e-3, 1.0000000001e-3]")
@@ -196,25 +214,32 @@ def test_a_range_without_width_is_refused(tmp_path: Path, kind: str, bounds: str
 
 def test_a_space_that_searches_nothing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
-    path.write_text("methods: [bp]\nhyperparameters:\n" + "".join(
-        f"  {name}: {{constant: 0.1}}\n" for name in METHODS["bp"].hyperparameters
-    ))  # fmt: skip
+    path.write_text(
+        "methods: [bp]\nhyperparameters:\n"
+        + "".join(f"  {name}: {{constant: 0.1}}\n" for name in METHODS["bp"].hyperparameters)
+    )
     with pytest.raises(UsageError, match=r"space\.yaml:2: every hyperparameter is constant"):
         load_space(path)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    lower=st.floats(1e-12, 0.9), width=st.sampled_from([1e-12, 3e-9, 1e-6, 0.1, 1e9]),
-    kind=st.sampled_from(["log_uniform", "uniform"]), values=st.lists(st.floats(0, 0.99), min_size=1, max_size=3),
-)  # fmt: skip
+    lower=st.floats(1e-12, 0.9),
+    width=st.sampled_from([1e-12, 3e-9, 1e-6, 0.1, 1e9]),
+    kind=st.sampled_from(["log_uniform", "uniform"]),
+    values=st.lists(st.floats(0, 0.99), min_size=1, max_size=3),
+)
 def test_what_is_not_refused_hyperopt_searches(
     tmp_path: Path, lower: float, width: float, kind: str, values: list[float]
 ) -> None:
     """Also narrow ranges, wide ones and choices among equal values, with TPE's models and not its first draws alone."""
     path, upper = tmp_path / "space.yaml", lower * (1 + width)
-    entries = {"lr": {kind: [lower, upper]}, "beta1": {"choice": values}, "beta2": {"constant": 0.9},
-               "epsilon": {"uniform": [1e-9, 1e-3]}}  # fmt: skip
+    entries = {
+        "lr": {kind: [lower, upper]},
+        "beta1": {"choice": values},
+        "beta2": {"constant": 0.9},
+        "epsilon": {"uniform": [1e-9, 1e-3]},
+    }
     path.write_text(yaml.safe_dump({"methods": ["bp"], "hyperparameters": entries}))
     try:
         space = load_space(path)

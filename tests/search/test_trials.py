@@ -161,8 +161,13 @@ EVENTS: list[list[Any]] = [
     *[[SUGGESTED, ENDED | {"outcomes": [OUTCOME | v]}] for v in ({"run": 5}, {"more": 1}, {"test_error": "x"})],
     *[[{"event": "split", "packs": value}] for value in ("x", 0, -3, None, 1.5)],
     *[[{"event": "failed", "reason": value}] for value in (5, None, ["x"])],
-    [{"event": "nothing"}], [{}], [[]], [5], [None], [{"event": ["suggested"]}],
-]  # fmt: skip
+    [{"event": "nothing"}],
+    [{}],
+    [[]],
+    [5],
+    [None],
+    [{"event": ["suggested"]}],
+]
 LINES = ['{"event": "split", "packs": 1e999}', "[" * 100_000, '{"event": "split", "packs": ' + "1" * 5000 + "}", "NaN"]
 
 
@@ -188,9 +193,15 @@ DEFINED: list[Mapping[str, Any]] = [
     *[{"space": value} for value in (None, [], {"lr": 5}, {"lr": [[1]]})],
     *[{"halving": value} for value in (None, "3", -1, 11)],
     *[{name: value} for name in ("workload", "method") for value in (None, 5, "", "\ud800")],
-    {"trials": "x"}, {"trials": 10**400}, {"pack": 0}, {"lag": None}, {"more": 1}, {"fingerprint": 5},
-    {"search_precision": 64}, {"search_seed": "x"},
-]  # fmt: skip
+    {"trials": "x"},
+    {"trials": 10**400},
+    {"pack": 0},
+    {"lag": None},
+    {"more": 1},
+    {"fingerprint": 5},
+    {"search_precision": 64},
+    {"search_seed": "x"},
+]
 
 
 @pytest.mark.parametrize("change", DEFINED, ids=lambda change: ascii(change)[:40])

@@ -40,16 +40,26 @@ class Workers:
     """
 
     def __init__(
-        self, sweeps: Sequence[QueuedSweep], workers: int = 2, seed: int = 0, admission: Admission | None = None,
-        places: Sequence[Place] = (), lacks: Mapping[str, Mapping[str, str]] | None = None,
+        self,
+        sweeps: Sequence[QueuedSweep],
+        workers: int = 2,
+        seed: int = 0,
+        admission: Admission | None = None,
+        places: Sequence[Place] = (),
+        lacks: Mapping[str, Mapping[str, str]] | None = None,
         patience: Patience | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.now = 0.0
         self.said: list[str] = []
         self.scheduler = Scheduler(
-            sweeps, workers, workers, admission=admission, say=self.said.append, clock=lambda: self.now,
+            sweeps,
+            workers,
+            workers,
+            admission=admission,
+            say=self.said.append,
+            clock=lambda: self.now,
             patience=patience,
-        )  # fmt: skip
+        )
         self.random, self.number = random.Random(seed), 0
         self.places = list(places) or [Place("n1")] * workers
         self.lacks = lacks or {}
@@ -137,9 +147,14 @@ def train_here(pack: HandedPack) -> list[Outcome]:
 
 
 def run_here(
-    sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *,
-    admission: Admission | None = None, **_: Any,
-) -> None:  # fmt: skip
+    sweeps: Sequence[QueuedSweep],
+    resources: Resources,
+    ray_folder: Path,
+    board: Board,
+    *,
+    admission: Admission | None = None,
+    **_: Any,
+) -> None:
     """What :func:`tpbench.sweeps.driver.run_queue` does, in this process."""
     Workers(sweeps, resources.concurrent, admission=admission).run(train_here)
     board.show()

@@ -107,9 +107,13 @@ def test_a_sweep_that_an_older_version_ran_in_another_precision_is_no_answer(run
     ],
 )
 def test_a_search_that_found_nothing_has_failed_for_good(
-    run: Run, tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, outcomes: list[Outcome],
+    run: Run,
+    tmp_path: Path,
+    tpbench_inside: Inside,
+    monkeypatch: pytest.MonkeyPatch,
+    outcomes: list[Outcome],
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     def nothing(sweeps: list[campaign.SearchedSweep], *_: object, **__: object) -> None:
         (sweep,) = sweeps
         sweep.next_pack()

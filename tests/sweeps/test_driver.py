@@ -61,9 +61,14 @@ def ray() -> Iterator[None]:
 
 
 def run(
-    folder: Path, train: Callable[[HandedPack, Report], list[Outcome]], *, seeds: int = 2, parts: int = 2,
-    patience: Patience | None = None, nodes: NodeFindings | None = None,
-) -> tuple[PlainSweep, list[str]]:  # fmt: skip
+    folder: Path,
+    train: Callable[[HandedPack, Report], list[Outcome]],
+    *,
+    seeds: int = 2,
+    parts: int = 2,
+    patience: Patience | None = None,
+    nodes: NodeFindings | None = None,
+) -> tuple[PlainSweep, list[str]]:
     """Final runs of made-up packs, through Tune."""
     from tpbench.sweeps.driver import run_queue
 

@@ -81,9 +81,11 @@ def test_nodes_are_left_out_one_by_one(monkeypatch: pytest.MonkeyPatch, needs: N
     from ray.exceptions import GetTimeoutError
 
     found, said = answering(
-        monkeypatch, needs, tmp_path,
+        monkeypatch,
+        needs,
+        tmp_path,
         {"a": None, "b": ("", {ALL_SWEEPS: "the results folder is not shared"}), "c": GetTimeoutError("too late")},
-    )  # fmt: skip
+    )
     assert set(found.lacks) == {"b"}
     assert found.asked == {"a", "b"}
     assert len(said) == 1
@@ -275,9 +277,13 @@ def test_while_the_driver_stood_still_nobody_was_silent(watched: Watched) -> Non
 
 def test_a_process_that_runs_and_never_says_so_is_ended(watched: Watched) -> None:
     trial = SimpleNamespace(
-        trial_id="1", status="RUNNING", RUNNING="RUNNING", TERMINATED="TERMINATED", ERROR="ERROR",
+        trial_id="1",
+        status="RUNNING",
+        RUNNING="RUNNING",
+        TERMINATED="TERMINATED",
+        ERROR="ERROR",
         temporary_state=SimpleNamespace(ray_actor="actor"),
-    )  # fmt: skip
+    )
     watched.queue.suggest("1")
     for seconds in range(10, 600, 10):
         watched.look(float(seconds), trial)

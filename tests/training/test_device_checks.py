@@ -48,12 +48,20 @@ def without(
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.run(
-        [sys.executable, "-c", _WITHOUT, *arguments], cwd=folder, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", _WITHOUT, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=240,
         env={
-            **os.environ, "BLOCKED": " ".join(modules), "FIRST": first, "HOME": str(folder), "PYTHONPATH": paths,
+            **os.environ,
+            "BLOCKED": " ".join(modules),
+            "FIRST": first,
+            "HOME": str(folder),
+            "PYTHONPATH": paths,
         },
-    )  # fmt: skip
+    )
 
 
 def test_it_runs_where_torch_is_and_little_else(tmp_path: Path) -> None:
@@ -205,14 +213,17 @@ class Memory:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fraction, self.taken, self.limits = 1.0, 0, [1.0]
         played: dict[str, Any] = {
-            "current_device": lambda: 0, "synchronize": lambda index: None, "empty_cache": lambda: None,
-            "memory_reserved": lambda index: 50, "memory_allocated": lambda index: 30,
+            "current_device": lambda: 0,
+            "synchronize": lambda index: None,
+            "empty_cache": lambda: None,
+            "memory_reserved": lambda index: 50,
+            "memory_allocated": lambda index: 30,
             "max_memory_allocated": lambda index: 30 + self.taken,
             "reset_peak_memory_stats": lambda index: None,
             "get_per_process_memory_fraction": lambda index: self.fraction,
             "set_per_process_memory_fraction": self.limit,
             "get_device_properties": lambda index: SimpleNamespace(total_memory=self.TOTAL),
-        }  # fmt: skip
+        }
         for name, function in played.items():
             monkeypatch.setattr(torch.cuda, name, function)
         advance = Trainer.advance
@@ -296,10 +307,13 @@ def test_the_table_and_progress(monkeypatch: pytest.MonkeyPatch, tpbench_inside:
 @pytest.mark.parametrize(
     "slip",
     [
-        ("--device", "cuda:9999"), ("--device", "gpu"), ("--only", "everything"), ("--methods", "pb"),
+        ("--device", "cuda:9999"),
+        ("--device", "gpu"),
+        ("--only", "everything"),
+        ("--methods", "pb"),
         ("--fixtures", "nowhere", "--device", "cpu"),
     ],
-)  # fmt: skip
+)
 def test_slips(tpbench_inside: Inside, slip: tuple[str, ...]) -> None:
     ended = tpbench_inside("verify", "device", *slip)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -36,4 +36,4 @@ def test_it_is_found_when_sizes_are_measured(old_driver: None) -> None:
     with pytest.raises(TpbenchError, match="too old"):
         choose_sizes(
             WORKLOADS["digits"], "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
-        )  # fmt: skip
+        )

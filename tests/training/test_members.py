@@ -26,8 +26,10 @@ from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.workloads import WORKLOADS
 
 HEALTHY = {k: CONFIGURATION[k] for k in METHODS["ddtp-linear"].hyperparameters} | {
-    "lr_eta": 2e-3, "fb_pretrain_epochs": 1, "fb_epochs_between": 0,
-}  # fmt: skip
+    "lr_eta": 2e-3,
+    "fb_pretrain_epochs": 1,
+    "fb_epochs_between": 0,
+}
 ENDS: dict[str, tuple[dict[str, float], str]] = {
     "healthy": ({}, "finished"),
     "in feedback pretraining": ({"sigma": 1e-25}, "diverged"),
@@ -130,11 +132,23 @@ def test_every_reading_command_takes_every_end(
             if json.loads(path.read_text())["curves"]:
                 path.unlink()
     commands = [
-        "leaderboard", "leaderboard --format md", "leaderboard --write", "table 1", "table s6 --format latex",
-        "table 1 --format csv", "plot curves digits", "plot cost digits", f"plot search {mixed_store}", "report",
-        "results check", "results export runs.csv", "results export runs.parquet --format parquet",
-        "results pack runs.zip", "results merge runs.zip other", "sweeps",
-    ]  # fmt: skip
+        "leaderboard",
+        "leaderboard --format md",
+        "leaderboard --write",
+        "table 1",
+        "table s6 --format latex",
+        "table 1 --format csv",
+        "plot curves digits",
+        "plot cost digits",
+        f"plot search {mixed_store}",
+        "report",
+        "results check",
+        "results export runs.csv",
+        "results export runs.parquet --format parquet",
+        "results pack runs.zip",
+        "results merge runs.zip other",
+        "sweeps",
+    ]
     for command in commands:
         ended = tpbench_inside(*command.split())
         assert ended.returncode == 0, (command, ended)

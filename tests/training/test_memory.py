@@ -30,9 +30,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 def group(folder: str, limit: object, used: int, cached: int = 0) -> dict[str, str]:
     return {
-        f"{folder}/memory.max": f"{limit}\n", f"{folder}/memory.current": f"{used}\n",
+        f"{folder}/memory.max": f"{limit}\n",
+        f"{folder}/memory.current": f"{used}\n",
         f"{folder}/memory.stat": f"anon 1\ninactive_file {cached}\n",
-    }  # fmt: skip
+    }
 
 
 def test_without_groups_it_is_what_the_machine_has(tmp_path: Path) -> None:
@@ -79,11 +80,12 @@ def test_strange_files_are_no_limit(tmp_path: Path) -> None:
 def test_what_the_kernel_killed_is_counted_in_the_group_of_this_process_or_in_the_system(tmp_path: Path) -> None:
     assert memory.oom_kills(tmp_path) == 0
     files = {
-        "proc/vmstat": "nr_free_pages 1\noom_kill 2\n", "proc/self/cgroup": "5:memory:/job\n0::/job/step\n",
+        "proc/vmstat": "nr_free_pages 1\noom_kill 2\n",
+        "proc/self/cgroup": "5:memory:/job\n0::/job/step\n",
         "sys/fs/cgroup/job/step/memory.events": "low 0\noom 4\noom_kill 3\noom_group_kill 9\n",
         "sys/fs/cgroup/job/memory.events": "oom_kill 4\n",
         "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
-    }  # fmt: skip
+    }
     for count, name in ((3, "job/step/memory.events"), (4, "job/memory.events"), (5, "memory/job/memory.oom_control")):
         assert memory.oom_kills(write(tmp_path, files)) == count
         (tmp_path / "sys/fs/cgroup" / name).unlink()

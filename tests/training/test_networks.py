@@ -55,9 +55,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     x = np.random.default_rng(0).integers(0, 120, (160, 6, 5)) + 30 * y[:, None, None]
     arrays = {"x_train": x[:120], "x_test": x[120:]}
     np.savez(
-        folder / "tiny.npz", y_train=y[:120], y_test=y[120:],
+        folder / "tiny.npz",
+        y_train=y[:120],
+        y_test=y[120:],
         **{name: values.astype(np.uint8) for name, values in arrays.items()},
-    )  # fmt: skip
+    )
     (folder / "tiny.yaml").write_text(
         "name: tiny\ndata: tiny.npz\nnetwork: [12, 9]\nrandom_hidden: 8\nnormalise: [0.1307, 0.3081]\nbatch_size: 16\n"
         "validation_size: 24\ntrained_layers: [1]\nfeedback_epochs: {sleep: [1, 1]}\n"
@@ -90,9 +92,13 @@ def test_a_network_has_the_test_error_of_its_run(undisturbed: Path, tiny: Worklo
         assert (kept.method, kept.seed, kept.sizes) == ("ddtp-rhl", run.definition.seed, (30, 12, 9, 4))
         assert (kept.selected_epoch, kept.test_error) == (run.history.selected_epoch, run.test_error)
         assert {name: array.shape for name, array in kept.arrays.items() if "feedback" in name} == {
-            "feedback.1.weight": (12, 8), "feedback.1.bias": (12,), "feedback.2.weight": (9, 4),
-            "feedback.2.bias": (9,), "feedback.random.weight": (8, 4), "feedback.random.bias": (8,),
-        }  # fmt: skip
+            "feedback.1.weight": (12, 8),
+            "feedback.1.bias": (12,),
+            "feedback.2.weight": (9, 4),
+            "feedback.2.bias": (9,),
+            "feedback.random.weight": (8, 4),
+            "feedback.random.bias": (8,),
+        }
 
 
 @pytest.mark.parametrize("normalise", ["standard", "unit", "none"])
@@ -221,9 +227,13 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
         assert "layers 64-64-64-10, tanh between them; inputs: stored numbers * 0.0625 + 0.0" in made.stdout
     network = tpbench.load_network("results", run.definition.id)
     plain = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 64),
+        torch.nn.Tanh(),
+        torch.nn.Linear(64, 64),
+        torch.nn.Tanh(),
         torch.nn.Linear(64, 10),
-    )  # fmt: skip
+    )
     from safetensors.torch import load_file
 
     with np.load("net.npz") as arrays:
@@ -246,6 +256,11 @@ def test_keeping_travels_to_workers_and_names_nothing(plan: PackPlan, tmp_path: 
 
 def test_every_array_of_the_engine_has_a_name() -> None:
     assert [array_name(name) for name in ("W1", "b12", "Q3", "c3", "S2", "R", "d")] == [
-        "forward.1.weight", "forward.12.bias", "feedback.3.weight", "feedback.3.bias", "feedback.2.recurrent",
-        "feedback.random.weight", "feedback.random.bias",
-    ]  # fmt: skip
+        "forward.1.weight",
+        "forward.12.bias",
+        "feedback.3.weight",
+        "feedback.3.bias",
+        "feedback.2.recurrent",
+        "feedback.random.weight",
+        "feedback.random.bias",
+    ]

@@ -82,9 +82,14 @@ def test_a_job_gets_the_home_of_who_submits_it(here: Path) -> None:
     home = here / "home"
     words = ["--results=~/r", "--data", "~/d", "--track=tensorboard:~/tb", "mlflow:sqlite:///~/x.db", "--trials", "4"]
     assert [with_home(word) for word in words] == [
-        f"--results={home}/r", "--data", f"{home}/d", f"--track=tensorboard:{home}/tb",
-        f"mlflow:sqlite:///{home}/x.db", "--trials", "4",
-    ]  # fmt: skip
+        f"--results={home}/r",
+        "--data",
+        f"{home}/d",
+        f"--track=tensorboard:{home}/tb",
+        f"mlflow:sqlite:///{home}/x.db",
+        "--trials",
+        "4",
+    ]
     with pytest.raises(UsageError):
         job_command(["digits", "bp"], "/a", None, ["mlflow:./mlruns"])
 

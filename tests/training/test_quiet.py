@@ -109,8 +109,13 @@ def test_a_view_outlives_the_sweep_beside_which_it_was_made_and_the_other_way_ro
         during.say("within the next")
     out = capfd.readouterr().out.splitlines()
     assert out == [
-        "within", "after", "after", "the sweep's own stream", "what was fetched before the end", "within the next",
-    ]  # fmt: skip
+        "within",
+        "after",
+        "after",
+        "the sweep's own stream",
+        "what was fetched before the end",
+        "within the next",
+    ]
     assert (tmp_path / "log").read_text() == ""
 
 

@@ -83,11 +83,14 @@ def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert resolve_targets(["tensorboard", "mlflow", f"tensorboard:{tmp_path}/results/tensorboard"], "results") == (
-        f"tensorboard:{tmp_path}/results/tensorboard", f"mlflow:sqlite:///{tmp_path}/results/mlflow.db",
-    )  # fmt: skip
+        f"tensorboard:{tmp_path}/results/tensorboard",
+        f"mlflow:sqlite:///{tmp_path}/results/mlflow.db",
+    )
     assert resolve_targets(["mlflow:sqlite:///a.db", "tensorboard:tb", "tensorboard:memory://b"], "results") == (
-        f"mlflow:sqlite:///{tmp_path}/a.db", f"tensorboard:{tmp_path}/tb", "tensorboard:memory://b",
-    )  # fmt: skip
+        f"mlflow:sqlite:///{tmp_path}/a.db",
+        f"tensorboard:{tmp_path}/tb",
+        "tensorboard:memory://b",
+    )
     with pytest.raises(UsageError, match="SQLite cannot write to memory://store"):
         resolve_targets(["mlflow"], "memory://store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
@@ -263,9 +266,7 @@ def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
     return stop
 
 
-def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(
-    tmp_path: Path, patient: None
-) -> None:  # fmt: skip
+def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(tmp_path: Path, patient: None) -> None:
     place, store = tmp_path / "tb", tmp_path / "store"
     settings = PackSettings(str(store), checkpoint_every=3, track=(f"tensorboard:{place}",))
     job = PackJob(digits_plan(), settings, StopsTheSecond())
@@ -286,9 +287,14 @@ def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(
     assert scalars(second)["validation_error"].keys() == {1, 2}
     assert ((first / "ended").read_text(), (second / "ended").read_text()) == ("finished", "stopped")
     expected = {
-        "run": first.name, "workload": "digits", "method": "ddtp-linear", "seed": "0", "data": "exact",
-        "precision": "float32", "status": "finished",
-    }  # fmt: skip
+        "run": first.name,
+        "workload": "digits",
+        "method": "ddtp-linear",
+        "seed": "0",
+        "data": "exact",
+        "precision": "float32",
+        "status": "finished",
+    }
     assert expected.items() <= tags(first).items()
     assert tags(second)["status"] == "stopped"
     assert [r.definition.id for r in RunStore(store).records()] == [first.name]
@@ -473,8 +479,9 @@ def test_mlflow_holds_what_the_store_does_also_of_a_pack_that_was_killed(
     pruned, finished = (d.id for d in PackJob(plan, settings).definitions)
     before = runs()
     assert {run: (r.info.status, r.data.tags["tpbench.status"]) for run, r in before.items()} == {
-        pruned: ("FINISHED", "pruned"), finished: ("KILLED", "training"),
-    }  # fmt: skip
+        pruned: ("FINISHED", "pruned"),
+        finished: ("KILLED", "training"),
+    }
     assert steps(before[finished], "test_error") == list(range(1, 8))  # the checkpoint is of the sixth
     assert [o.status for o in PackJob(plan, settings).run()] == ["pruned", "finished"]
 
@@ -541,7 +548,7 @@ def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_a
 @pytest.mark.slow
 def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     from tpbench.training.tracking import mlflow
 
     monkeypatch.setattr(mlflow, "_GLANCE", 0.0)

@@ -49,9 +49,10 @@ def small_specs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(specs.DATASETS, name, replace(specs.DATASETS[name], **counts))
     # These are not the real files, so their sums are not looked at.
     monkeypatch.setitem(
-        specs.DATASETS, "cifar10",
+        specs.DATASETS,
+        "cifar10",
         replace(specs.DATASETS["cifar10"], archive=(ARCHIVE, ""), batches=(("data_batch_1", ""), ("test_batch", ""))),
-    )  # fmt: skip
+    )
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -253,9 +254,12 @@ def offer_mnist(folder: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch, *
 
 
 def test_download_ends_in_the_cache(
-    small_specs: None, tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch,
+    small_specs: None,
+    tmp_path: Path,
+    served: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     arrays, (folder, address) = small_arrays(), served
     offer_mnist(folder, arrays, monkeypatch, address)
     stored = cache.download("mnist", tmp_path / "cache")
@@ -354,9 +358,13 @@ HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n"
     ],
 )
 def test_servers_that_fail_are_told(
-    small_specs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], wait: float,
+    small_specs: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: tuple[bytes, ...],
+    wait: float,
     reason: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("no_proxy", "*")
     address, thread = answering(*parts, wait=wait)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
@@ -523,10 +531,13 @@ def test_every_data_set_says_how_much_is_downloaded_and_from_where() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("run", "cifar10", "bp"), ("sweep", "cifar10", "ddtp-rhl"), ("align", "cifar10", "ddtp-linear"),
-        ("run", "cifar10", "bp", "--config", "best"), ("reproduce", "--workloads", "cifar10", "--methods", "bp,dfa"),
+        ("run", "cifar10", "bp"),
+        ("sweep", "cifar10", "ddtp-rhl"),
+        ("align", "cifar10", "ddtp-linear"),
+        ("run", "cifar10", "bp", "--config", "best"),
+        ("reproduce", "--workloads", "cifar10", "--methods", "bp,dfa"),
     ],
-)  # fmt: skip
+)
 def test_commands_that_train_download_once_unless_offline(
     tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
@@ -553,8 +564,10 @@ def test_a_download_that_is_asked_to_end_leaves_nothing(tmp_path: Path, mute: st
     clear = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
     started = subprocess.Popen(
         [sys.executable, "-m", "tpbench.cli", "data", "get", "mnist", "--data", str(tmp_path / "data")],
-        stderr=subprocess.PIPE, text=True, env={**clear, "https_proxy": mute, "http_proxy": mute},
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**clear, "https_proxy": mute, "http_proxy": mute},
+    )
     assert started.stderr
     with started:
         assert started.stderr.readline().startswith("downloading mnist")

@@ -46,9 +46,16 @@ def test_networks_are_the_papers() -> None:
 
 @pytest.mark.parametrize(
     ("name", "pixel", "value"),
-    [("mnist", 0, -0.1307 / 0.3081), ("mnist", 255, (1 - 0.1307) / 0.3081), ("fashion-mnist", 255, 1.0),
-     ("fashion-mnist", 0, 0.0), ("cifar10", 0, -1.0), ("cifar10", 255, 1.0), ("digits", 16, 1.0)],
-)  # fmt: skip
+    [
+        ("mnist", 0, -0.1307 / 0.3081),
+        ("mnist", 255, (1 - 0.1307) / 0.3081),
+        ("fashion-mnist", 255, 1.0),
+        ("fashion-mnist", 0, 0.0),
+        ("cifar10", 0, -1.0),
+        ("cifar10", 255, 1.0),
+        ("digits", 16, 1.0),
+    ],
+)
 def test_preprocessing(name: str, pixel: int, value: float) -> None:
     scale, shift = scale_and_shift(WORKLOADS[name].normalise, np.zeros((1, 1), np.uint8))
     assert pixel * scale + shift == pytest.approx(value, abs=1e-12)

@@ -32,17 +32,23 @@ from tpbench.workloads.files import BY_CLASS
 from tpbench.workloads.normalising import scale_and_shift
 
 KEYS_OF_LETTERS = {
-    "name": "letters", "data": "letters.npz", "network": [8, 6], "batch_size": 8, "validation_size": 10,
-}  # fmt: skip
+    "name": "letters",
+    "data": "letters.npz",
+    "network": [8, 6],
+    "batch_size": 8,
+    "validation_size": 10,
+}
 
 
 def arrays(kind: Any = np.uint8, classes: int = 3) -> dict[str, Any]:
     """60 training and 30 test images of 4 x 5 pixels."""
     random = np.random.default_rng(0)
     return {
-        "x_train": random.integers(0, 256, (60, 4, 5)).astype(kind), "y_train": np.arange(60) % classes,
-        "x_test": random.integers(0, 256, (30, 4, 5)).astype(kind), "y_test": np.arange(30) % classes,
-    }  # fmt: skip
+        "x_train": random.integers(0, 256, (60, 4, 5)).astype(kind),
+        "y_train": np.arange(60) % classes,
+        "x_test": random.integers(0, 256, (30, 4, 5)).astype(kind),
+        "y_test": np.arange(30) % classes,
+    }
 
 
 def write(folder: Path, keys: dict[str, Any] | None = None, data: dict[str, Any] | None = None) -> Path:
@@ -108,10 +114,12 @@ def test_the_built_in_ones_are_written_in_the_same_terms(name: str) -> None:
 @pytest.mark.parametrize(
     ("normalise", "kind", "expected"),
     [
-        ("none", np.uint8, (1, 0)), ("unit", np.uint8, (1 / 255, 0)), ([0.5, 0.25], np.uint8, (4 / 255, -2)),
+        ("none", np.uint8, (1, 0)),
+        ("unit", np.uint8, (1 / 255, 0)),
+        ([0.5, 0.25], np.uint8, (4 / 255, -2)),
         ([0.5, 0.25], np.float32, (4, -2)),
     ],
-)  # fmt: skip
+)
 def test_normalising(normalise: Any, kind: Any, expected: tuple[float, float]) -> None:
     chosen = normalise if isinstance(normalise, str) else tuple(normalise)
     assert scale_and_shift(chosen, np.arange(6, dtype=kind)) == pytest.approx(expected)
@@ -195,7 +203,7 @@ WRONG_ARRAYS = [
     (changed(y_train=np.array([{}] * 60)), "holds Python objects"),
     (changed(x_train=np.full((60, 4, 5), 7, np.uint8)), "all numbers of the training images are 7"),
     (changed(x_train=np.linspace(0, 1e300, 1200).reshape(60, 4, 5), x_test=np.ones((30, 4, 5))), "too large"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG_ARRAYS)
@@ -357,7 +365,7 @@ def install(site: Path, module: str, entry: str, group: str = "tpbench.workloads
         ("../up", "FILE = 3", "a name has 1 to 40 of"),
         ("itself", "FILE = __file__[:-13] + 'itself.yaml'", "it is made of itself"),
     ],
-)  # fmt: skip
+)
 def test_packages_add_workloads(
     tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, entry: str, text: str, message: str
 ) -> None:
@@ -566,18 +574,36 @@ def test_copies_that_do_not_fit_into_memory_are_told(
 
 CHAIN = list(zip("abcdefgh", "bcdefghi", strict=True))
 YAML_FAULTS = [
-    "name: !!bool foo\n", "name: !!int ''\n", "name: !!float ''\n", "name: !!timestamp foo\n", "!!set {a, b}\n",
-    'name: "\\UFFFFFFFF"\n', "name: !!python/name:os.system x\n", "name: !!binary aGk=\n", "name: !mine x\n",
-    "!mine {name: x}\n", "a: &a {<<: *a}\n", "&a\n<<: *a\n", "<<: 3\n", "<<: [1, 2]\n", "name: *absent\n",
+    "name: !!bool foo\n",
+    "name: !!int ''\n",
+    "name: !!float ''\n",
+    "name: !!timestamp foo\n",
+    "!!set {a, b}\n",
+    'name: "\\UFFFFFFFF"\n',
+    "name: !!python/name:os.system x\n",
+    "name: !!binary aGk=\n",
+    "name: !mine x\n",
+    "!mine {name: x}\n",
+    "a: &a {<<: *a}\n",
+    "&a\n<<: *a\n",
+    "<<: 3\n",
+    "<<: [1, 2]\n",
+    "name: *absent\n",
     "a: &a {b: 1}\n" + "".join(f"{c}: &{c} {{<<: [{f'*{p},' * 9}]}}\n" for p, c in CHAIN),
     "a: &a [1, 1]\n" + "".join(f"{c}: &{c} [{f'*{p},' * 9}]\n" for p, c in CHAIN),
-    "epochs: " + "9" * 5000 + "\n", "epochs: 1" + "0" * 30 + "\n", "name: " + "x" * 200_000 + "\n",
-    "x" * 200 + ": 1\n", "#" * (1 << 21) + "\n", "[" * 20_000, "lr: &a [" + "[*a, *a]," * 100 + "]\n",
-]  # fmt: skip
+    "epochs: " + "9" * 5000 + "\n",
+    "epochs: 1" + "0" * 30 + "\n",
+    "name: " + "x" * 200_000 + "\n",
+    "x" * 200 + ": 1\n",
+    "#" * (1 << 21) + "\n",
+    "[" * 20_000,
+    "lr: &a [" + "[*a, *a]," * 100 + "]\n",
+]
 OF_KIND = {
-    "workload": ("workloads", "w.yaml"), "space": ("sweep", "digits", "bp", "--space", "w.yaml"),
+    "workload": ("workloads", "w.yaml"),
+    "space": ("sweep", "digits", "bp", "--space", "w.yaml"),
     "configuration": ("run", "digits", "bp", "--config", "w.yaml"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OF_KIND)
@@ -629,15 +655,26 @@ LONG = "a" * 5000
 @pytest.mark.parametrize(
     "command",
     [
-        ("leaderboard", "--results", LONG), ("results", "check", "--results", LONG), ("run", LONG, "bp"),
-        ("run", "digits", "bp", "--config", LONG), ("sweep", "digits", "bp", "--space", LONG), ("workloads", LONG),
-        ("workloads", f"{LONG}.yaml"), ("data", "import", "mnist", LONG), ("data", "get", LONG),
-        ("verify", "fixtures", LONG), ("results", "pack", f"{LONG}.zip"), ("data", "list", "--data", LONG),
-        ("run", "digits", "bp", "--data", LONG), ("run", "digits", "bp", "--track", f"tensorboard:{LONG}"),
-        ("run", "digits", "bp", "--results", LONG), ("results", "merge", LONG, "x"), ("report", "--output", LONG),
+        ("leaderboard", "--results", LONG),
+        ("results", "check", "--results", LONG),
+        ("run", LONG, "bp"),
+        ("run", "digits", "bp", "--config", LONG),
+        ("sweep", "digits", "bp", "--space", LONG),
+        ("workloads", LONG),
+        ("workloads", f"{LONG}.yaml"),
+        ("data", "import", "mnist", LONG),
+        ("data", "get", LONG),
+        ("verify", "fixtures", LONG),
+        ("results", "pack", f"{LONG}.zip"),
+        ("data", "list", "--data", LONG),
+        ("run", "digits", "bp", "--data", LONG),
+        ("run", "digits", "bp", "--track", f"tensorboard:{LONG}"),
+        ("run", "digits", "bp", "--results", LONG),
+        ("results", "merge", LONG, "x"),
+        ("report", "--output", LONG),
     ],
     ids=lambda command: " ".join(command).replace(LONG, "LONG"),
-)  # fmt: skip
+)
 def test_names_that_are_too_long_are_one_line(tpbench_inside: Inside, command: tuple[str, ...]) -> None:
     ended = tpbench_inside(*command)
     assert ended.returncode == 2

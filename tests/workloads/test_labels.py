@@ -24,9 +24,12 @@ MARK = content_digest(OTHER)[:8]
 def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """An MNIST of 30 + 10 samples, of which the exact content and a lossy copy are known."""
     spec = replace(
-        specs.DATASETS["mnist"], train_counts=(3,) * 10, test_counts=(1,) * 10, content=content_digest(EXACT),
+        specs.DATASETS["mnist"],
+        train_counts=(3,) * 10,
+        test_counts=(1,) * 10,
+        content=content_digest(EXACT),
         known_copies=((content_digest(LOSSY), "Scanned copy"),),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(specs.DATASETS, "mnist", spec)
     unknown = replace(specs.DATASETS["cifar10"], image_shape=(28, 28), train_counts=(3,) * 10, test_counts=(1,) * 10)
     monkeypatch.setitem(specs.DATASETS, "cifar10", unknown)
@@ -39,9 +42,24 @@ def file_of(folder: Path, arrays: Arrays, name: str = "mnist.npz") -> Path:
 
 @pytest.mark.parametrize(
     "label",
-    ["", "exact", " Exact ", "EXACT", "\uff45xact", "  ", "scanned  COPY", "jpeg copy", "JPEG copy ", f"exact {MARK}",
-     "a\nb", "a\x00", "exact\u200b", "\x1b[31mred", "x" * 41],
-)  # fmt: skip
+    [
+        "",
+        "exact",
+        " Exact ",
+        "EXACT",
+        "\uff45xact",
+        "  ",
+        "scanned  COPY",
+        "jpeg copy",
+        "JPEG copy ",
+        f"exact {MARK}",
+        "a\nb",
+        "a\x00",
+        "exact\u200b",
+        "\x1b[31mred",
+        "x" * 41,
+    ],
+)
 def test_a_label_that_only_content_can_give_is_refused(tmp_path: Path, label: str) -> None:
     path = file_of(tmp_path, OTHER)
     with pytest.raises(UsageError) as caught:

@@ -287,10 +287,11 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
     if workloads is None and methods is None:
         return store.records()
     return store.whole(
-        run for run in store.summaries()
+        run
+        for run in store.summaries()
         if (workloads is None or run.definition.workload in workloads)
         and (methods is None or run.definition.method in methods)
-    )  # fmt: skip
+    )
 
 
 def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:

@@ -38,21 +38,42 @@ if TYPE_CHECKING:
 
 _MOST = 1_000_000
 _USUAL = {
-    "results": "results", "precision": DEFAULT_PRECISION, "device": "auto", "checkpoint_every": 5,
-    "config": "published", "trials": 100, "objective": DEFAULT_OBJECTIVE, "halving": 0, "pack": "auto",
-    "search_seed": 0, "offline": False, "track": (), "again": False,
-}  # fmt: skip
+    "results": "results",
+    "precision": DEFAULT_PRECISION,
+    "device": "auto",
+    "checkpoint_every": 5,
+    "config": "published",
+    "trials": 100,
+    "objective": DEFAULT_OBJECTIVE,
+    "halving": 0,
+    "pack": "auto",
+    "search_seed": 0,
+    "offline": False,
+    "track": (),
+    "again": False,
+}
 """What the command line takes where nothing is said."""
 
 
 @for_python
 def run(
-    workload: str | os.PathLike[str], method: str,
-    configuration: str | os.PathLike[str] | Mapping[str, float] = "published", seeds: Seeds = range(10),
-    epochs: int | None = None, results: Place = "results", *, data: Place | None = None,
-    precision: str = DEFAULT_PRECISION, device: str = "auto", checkpoint_every: int = 5, offline: bool | None = None,
-    keep_networks: bool = False, track: Track | None = None, again: bool = False, progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+    workload: str | os.PathLike[str],
+    method: str,
+    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    seeds: Seeds = range(10),
+    epochs: int | None = None,
+    results: Place = "results",
+    *,
+    data: Place | None = None,
+    precision: str = DEFAULT_PRECISION,
+    device: str = "auto",
+    checkpoint_every: int = 5,
+    offline: bool | None = None,
+    keep_networks: bool = False,
+    track: Track | None = None,
+    again: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
     """Train one configuration over seeds, as one pack or as one per core, without Ray: ``tpbench run``.
 
     Runs that the store has are not trained again. The call may be made from any thread; on a CPU, several train side by
@@ -98,40 +119,78 @@ def run(
     config = hyperparameters(configuration)
     store, folder_of_data = place(results), folder(data, "data")
     options: dict[str, Any] = {
-        "config": config, "seeds": seeds_text(seeds), "epochs": maybe_whole(epochs, "epochs", 1, _MOST),
-        "precision": check_precision(one_name(precision, "precision")), "device": one_name(device, "device"),
+        "config": config,
+        "seeds": seeds_text(seeds),
+        "epochs": maybe_whole(epochs, "epochs", 1, _MOST),
+        "precision": check_precision(one_name(precision, "precision")),
+        "device": one_name(device, "device"),
         "checkpoint_every": whole(checkpoint_every, "checkpoint_every", 1, _MOST),
-    }  # fmt: skip
+    }
     places: dict[str, Any] = {
-        "results": store, "data": folder_of_data, "offline": is_offline(offline),
+        "results": store,
+        "data": folder_of_data,
+        "offline": is_offline(offline),
         "keep_networks": yes_or_no(keep_networks, "keep_networks"),
-        "track": trackers(track), "again": yes_or_no(again, "again"),
-    }  # fmt: skip
+        "track": trackers(track),
+        "again": yes_or_no(again, "again"),
+    }
     settings = make_settings(
-        store, folder_of_data, options["precision"], options["device"], options["checkpoint_every"],
-        places["offline"], _run_command(names, {**options, **places}), keep_networks=places["keep_networks"],
-        track=places["track"], again=places["again"],
-    )  # fmt: skip
+        store,
+        folder_of_data,
+        options["precision"],
+        options["device"],
+        options["checkpoint_every"],
+        places["offline"],
+        _run_command(names, {**options, **places}),
+        keep_networks=places["keep_networks"],
+        track=places["track"],
+        again=places["again"],
+    )
     chosen = find_configuration(
         cell, config, store, folder_of_data, offline=settings.offline, precision=settings.precision
     )
     records = run_seeds(
-        cell, chosen.values, chosen.found, parse_seeds(options["seeds"]), options["epochs"], settings,
-        note=chosen.note, progress=yes_or_no(progress, "progress"),
-    )  # fmt: skip
+        cell,
+        chosen.values,
+        chosen.found,
+        parse_seeds(options["seeds"]),
+        options["epochs"],
+        settings,
+        note=chosen.note,
+        progress=yes_or_no(progress, "progress"),
+    )
     return runs_frame(records)
 
 
 @for_python
 def sweep(
-    workloads: Names, methods: Names, trials: int = 100, *, seeds: int | None = None, final_seeds: Seeds | None = None,
-    epochs: int | None = None, space: Place | None = None, objective: str = DEFAULT_OBJECTIVE, halving: int = 0,
-    results: Place = "results", data: Place | None = None, cpus: int | None = None, gpus: int | None = None,
-    address: str | None = None, pack: int | str = "auto", search_seed: int = 0, fresh: bool = False,
-    accept_failures: bool = False, precision: str = DEFAULT_PRECISION, search_precision: str | None = None,
-    checkpoint_every: int = 5, offline: bool | None = None, keep_networks: bool = False, track: Track | None = None,
+    workloads: Names,
+    methods: Names,
+    trials: int = 100,
+    *,
+    seeds: int | None = None,
+    final_seeds: Seeds | None = None,
+    epochs: int | None = None,
+    space: Place | None = None,
+    objective: str = DEFAULT_OBJECTIVE,
+    halving: int = 0,
+    results: Place = "results",
+    data: Place | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    address: str | None = None,
+    pack: int | str = "auto",
+    search_seed: int = 0,
+    fresh: bool = False,
+    accept_failures: bool = False,
+    precision: str = DEFAULT_PRECISION,
+    search_precision: str | None = None,
+    checkpoint_every: int = 5,
+    offline: bool | None = None,
+    keep_networks: bool = False,
+    track: Track | None = None,
     progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Search hyperparameters with TPE, then train the best configuration over all seeds: ``tpbench sweep``.
 
     One cell or many, on a Ray that is started for the call and ends with it. The same call continues a sweep that was
@@ -185,32 +244,46 @@ def sweep(
     cells, left = choose_all(*names)
     warn(f"left out: {line}" for line in left)
     options: dict[str, Any] = {
-        "trials": whole(trials, "trials", 1, _MOST), "seeds": maybe_whole(seeds, "seeds", 1, 10_000),
+        "trials": whole(trials, "trials", 1, _MOST),
+        "seeds": maybe_whole(seeds, "seeds", 1, 10_000),
         "final_seeds": None if final_seeds is None else seeds_text(final_seeds, "final_seeds"),
-        "epochs": maybe_whole(epochs, "epochs", 1, _MOST), "space": folder(space, "space"),
-        "objective": one_name(objective, "objective"), "halving": whole(halving, "halving", 0, 10),
-        "cpus": maybe_whole(cpus, "cpus", 1, _MOST), "gpus": maybe_whole(gpus, "gpus", 0, _MOST),
+        "epochs": maybe_whole(epochs, "epochs", 1, _MOST),
+        "space": folder(space, "space"),
+        "objective": one_name(objective, "objective"),
+        "halving": whole(halving, "halving", 0, 10),
+        "cpus": maybe_whole(cpus, "cpus", 1, _MOST),
+        "gpus": maybe_whole(gpus, "gpus", 0, _MOST),
         "address": None if address is None else one_name(address, "address"),
-        "pack": str(pack), "search_seed": whole(search_seed, "search_seed", 0, 2**32 - 1),
+        "pack": str(pack),
+        "search_seed": whole(search_seed, "search_seed", 0, 2**32 - 1),
         "fresh": yes_or_no(fresh, "fresh"),
         "accept_failures": yes_or_no(accept_failures, "accept_failures"),
         "search_precision": search_precision,
-    }  # fmt: skip
+    }
     if search_precision is not None:
         check_precision(one_name(search_precision, "search_precision"), "search precision")
     chosen = choose_options(**options)
     others: dict[str, Any] = {
         "precision": check_precision(one_name(precision, "precision")),
-        "checkpoint_every": whole(checkpoint_every, "checkpoint_every", 1, _MOST), "results": place(results),
-        "data": folder(data, "data"), "offline": is_offline(offline),
+        "checkpoint_every": whole(checkpoint_every, "checkpoint_every", 1, _MOST),
+        "results": place(results),
+        "data": folder(data, "data"),
+        "offline": is_offline(offline),
         "keep_networks": yes_or_no(keep_networks, "keep_networks"),
         "track": trackers(track),
-    }  # fmt: skip
+    }
     command = shlex.join(["tpbench", "sweep", *names, *options_of({**options, **others}, _USUAL)])
     settings = make_settings(
-        others["results"], others["data"], others["precision"], None, others["checkpoint_every"], others["offline"],
-        command, keep_networks=others["keep_networks"], track=others["track"],
-    )  # fmt: skip
+        others["results"],
+        others["data"],
+        others["precision"],
+        None,
+        others["checkpoint_every"],
+        others["offline"],
+        command,
+        keep_networks=others["keep_networks"],
+        track=others["track"],
+    )
     found = run_sweeps(cells, chosen, settings, progress=yes_or_no(progress, "progress"))
     require_success(found)
     return runs_frame(record for one in found for record in one.records)

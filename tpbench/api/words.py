@@ -14,9 +14,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _OTHERWISE = {
-    "config": "configuration", "fresh": "fresh=True", "accept-failures": "accept_failures=True",
+    "config": "configuration",
+    "fresh": "fresh=True",
+    "accept-failures": "accept_failures=True",
     "offline": "offline=True",
-}  # fmt: skip
+}
 # A command that a message names stays one.
 _OPTION = re.compile(r"\btpbench [a-z][^';:,]*|(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (auto|cpu|best)\b)?")
 

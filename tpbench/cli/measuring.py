@@ -100,14 +100,19 @@ def _spell_rows(rows: list[BenchmarkRow]) -> str:
     named = ("workload", "method", "pack", *(("precision", f"times {rows[0].precision}") if compared else ()))
     spelled = [
         (
-            row.workload, row.method, str(row.pack), *(_speed_up(row, first) if compared else ()),
+            row.workload,
+            row.method,
+            str(row.pack),
+            *(_speed_up(row, first) if compared else ()),
             f"{1000 * row.step_seconds:.1f}",
-            f"{row.member_epochs_per_second:.3f}", f"{row.rate / 1e9:.0f}", f"{100 * row.fraction:.0f} %",
+            f"{row.member_epochs_per_second:.3f}",
+            f"{row.rate / 1e9:.0f}",
+            f"{100 * row.fraction:.0f} %",
             *(f"{100 * row.phases[name]:.0f} %" for name in PHASES),
             f"{row.peak_memory / 2**20:.0f}" if row.peak_memory else "?",
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     return listing((*named, *columns, *PHASES, "peak MiB"), spelled)
 
 

@@ -39,10 +39,12 @@ def _known_method(name: str) -> str:
 WorkloadName = Annotated[
     str,
     typer.Argument(
-        metavar="WORKLOAD", help="See 'tpbench workloads'; or a .yaml file.", callback=_known_workload,
+        metavar="WORKLOAD",
+        help="See 'tpbench workloads'; or a .yaml file.",
+        callback=_known_workload,
         autocompletion=completion.workloads,
     ),
-]  # fmt: skip
+]
 
 MethodName = Annotated[
     str,
@@ -70,18 +72,22 @@ def _known_methods(text: str) -> str:
 Workloads = Annotated[
     str,
     typer.Argument(
-        metavar="WORKLOADS", help="A name or .yaml file, several with commas, or 'all'.", callback=_known_workloads,
+        metavar="WORKLOADS",
+        help="A name or .yaml file, several with commas, or 'all'.",
+        callback=_known_workloads,
         autocompletion=completion.workloads,
     ),
-]  # fmt: skip
+]
 
 Methods = Annotated[
     str,
     typer.Argument(
-        metavar="METHODS", help="A name, several with commas, or 'all'.", callback=_known_methods,
+        metavar="METHODS",
+        help="A name, several with commas, or 'all'.",
+        callback=_known_methods,
         autocompletion=completion.methods,
     ),
-]  # fmt: skip
+]
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
@@ -121,18 +127,21 @@ def _known_search_precision(name: str | None) -> str | None:
 Precision = Annotated[
     str,
     typer.Option(
-        help=f"Arithmetic: {', '.join(PRECISIONS)}.", callback=_known_precision,
+        help=f"Arithmetic: {', '.join(PRECISIONS)}.",
+        callback=_known_precision,
         autocompletion=completion.of(PRECISIONS),
     ),
-]  # fmt: skip
+]
 
 SearchPrecision = Annotated[
     str | None,
     typer.Option(
-        help="Of the search alone; the final runs keep --precision.", show_default="as --precision",
-        callback=_known_search_precision, autocompletion=completion.of(PRECISIONS),
+        help="Of the search alone; the final runs keep --precision.",
+        show_default="as --precision",
+        callback=_known_search_precision,
+        autocompletion=completion.of(PRECISIONS),
     ),
-]  # fmt: skip
+]
 
 Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
 
@@ -169,10 +178,14 @@ def _known_trackers(texts: list[str] | None) -> list[str] | None:
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        "--track", metavar="tensorboard[:DIR]|mlflow[:URI]", help="Follow every run there too; may be given twice.",
-        show_default=False, callback=_known_trackers, autocompletion=completion.of(TRACKERS),
+        "--track",
+        metavar="tensorboard[:DIR]|mlflow[:URI]",
+        help="Follow every run there too; may be given twice.",
+        show_default=False,
+        callback=_known_trackers,
+        autocompletion=completion.of(TRACKERS),
     ),
-]  # fmt: skip
+]
 
 JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
 
@@ -197,16 +210,31 @@ class OptionalFile(TyperCommand):
 
 
 def make_settings(
-    results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
-    keep_networks: bool = False, track: Sequence[str] | None = None, again: bool = False,
-) -> Any:  # fmt: skip
+    results: str,
+    data: Path | None,
+    precision: str,
+    device: str | None,
+    checkpoint_every: int,
+    offline: bool,
+    keep_networks: bool = False,
+    track: Sequence[str] | None = None,
+    again: bool = False,
+) -> Any:
     """:func:`tpbench.training.settings.make_settings` for the command that was typed."""
     from tpbench.training.settings import make_settings
 
     return make_settings(
-        results, data, precision, device, checkpoint_every, offline, shlex.join(["tpbench", *sys.argv[1:]]),
-        keep_networks=keep_networks, track=track or (), again=again,
-    )  # fmt: skip
+        results,
+        data,
+        precision,
+        device,
+        checkpoint_every,
+        offline,
+        shlex.join(["tpbench", *sys.argv[1:]]),
+        keep_networks=keep_networks,
+        track=track or (),
+        again=again,
+    )
 
 
 def complain(message: str) -> None:

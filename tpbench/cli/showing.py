@@ -46,7 +46,7 @@ def workloads(
         list[str] | None,
         typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=completion.workloads),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """The workloads there are; of those that are named, also files, all that is fixed."""
     for name in files or ():
         print(listing(("key", name), _workload_keys(get_workload(name))), end="")
@@ -72,15 +72,21 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     chosen = [("test set", share)] if w.test else []
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
     return [
-        ("workload", w.name), ("data", w.own_file.name if w.own_file else w.data),
+        ("workload", w.name),
+        ("data", w.own_file.name if w.own_file else w.data),
         ("network", "-".join(map(str, w.architecture.sizes))),
         ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
-        ("epochs", str(w.epochs)), ("batch", str(w.batch_size)), ("validation samples", drawn),
-        ("training samples", str(w.samples - w.validation_size)), ("normalise", normalise),
-        ("random hidden layer", str(w.random_hidden)), ("feedback epochs", "; ".join(feedback)),
+        ("epochs", str(w.epochs)),
+        ("batch", str(w.batch_size)),
+        ("validation samples", drawn),
+        ("training samples", str(w.samples - w.validation_size)),
+        ("normalise", normalise),
+        ("random hidden layer", str(w.random_hidden)),
+        ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
-        *chosen, ("in tables", _in_tables(w)),
-    ]  # fmt: skip
+        *chosen,
+        ("in tables", _in_tables(w)),
+    ]
 
 
 def _in_tables(w: Workload) -> str:
@@ -161,12 +167,14 @@ def show_leaderboard(
     write: Annotated[
         str | None,
         typer.Option(
-            "--write", metavar="[FILE.csv]", show_default="not written",
+            "--write",
+            metavar="[FILE.csv]",
+            show_default="not written",
             help="Write it as CSV too: into FILE.csv, or all workloads into leaderboard.csv in the store's folder.",
         ),
     ] = None,
     results: Results = RESULTS,
-) -> None:  # fmt: skip
+) -> None:
     """All methods of the store, best first, and how each stands to the best."""
     check_format(form)
     if workload:
@@ -233,12 +241,13 @@ def draw_figure(
     workload: Annotated[
         str | None,
         typer.Option(
-            metavar="WORKLOAD", help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
+            metavar="WORKLOAD",
+            help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
             autocompletion=completion.workloads,
         ),
     ] = None,
     results: Results = RESULTS,
-) -> None:  # fmt: skip
+) -> None:
     """A figure of the paper: made at once, or those of angles from the records of 'tpbench align'."""
     name = name.lower()
     if name not in FIGURES:

@@ -66,8 +66,10 @@ def sweep(
     ] = None,
     objective: Annotated[str, typer.Option(help=f"What is minimised: {', '.join(OBJECTIVES)}.")] = OBJECTIVES[0],
     halving: Annotated[
-        int, typer.Option(metavar="FACTOR", help="Stop the worst of each pack at two rungs; 3 is usual.",
-                          show_default="0: no halving"),
+        int,
+        typer.Option(
+            metavar="FACTOR", help="Stop the worst of each pack at two rungs; 3 is usual.", show_default="0: no halving"
+        ),
     ] = 0,
     results: Results = RESULTS,
     data: Data = None,
@@ -86,7 +88,7 @@ def sweep(
     offline: Offline = False,
     keep_networks: KeepNetworks = False,
     track: Track = None,
-) -> None:  # fmt: skip
+) -> None:
     """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
     from tpbench.sweeps.campaign import require_success, run_sweeps
     from tpbench.sweeps.options import choose_options
@@ -96,10 +98,22 @@ def sweep(
     for line in left:
         complain(f"left out: {line}")
     options = choose_options(
-        trials, seeds=seeds, final_seeds=final_seeds, epochs=epochs, space=space, objective=objective, halving=halving,
-        cpus=cpus, gpus=gpus, address=address, pack=pack, search_seed=search_seed, fresh=fresh,
-        accept_failures=accept_failures, search_precision=search_precision,
-    )  # fmt: skip
+        trials,
+        seeds=seeds,
+        final_seeds=final_seeds,
+        epochs=epochs,
+        space=space,
+        objective=objective,
+        halving=halving,
+        cpus=cpus,
+        gpus=gpus,
+        address=address,
+        pack=pack,
+        search_seed=search_seed,
+        fresh=fresh,
+        accept_failures=accept_failures,
+        search_precision=search_precision,
+    )
     settings = make_settings(results, data, precision, None, checkpoint_every, offline, keep_networks, track)
     found = run_sweeps(cells, options, settings)
     if len(found) > 1:
@@ -182,9 +196,7 @@ def run(
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, checkpoint_every, offline, keep_networks, track, again)
     chosen = find_configuration(cell, config, results, data, offline=offline, precision=precision)
-    records = run_seeds(
-        cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings, note=chosen.note
-    )  # fmt: skip
+    records = run_seeds(cell, chosen.values, chosen.found, parse_seeds(seeds), epochs, settings, note=chosen.note)
     print_records(records, method, cell.workload.name)
 
 

@@ -109,6 +109,17 @@ def update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> 
     """One update of parameters by gradients, first and second moments, which all have these settings."""
     parameters, gradients, first, second = arrays
     torch._fused_adam_(
-        parameters, gradients, first, second, [], steps, lr=s.lr, beta1=s.beta1, beta2=s.beta2,
-        weight_decay=s.weight_decay, eps=s.epsilon, amsgrad=False, maximize=False,
-    )  # fmt: skip
+        parameters,
+        gradients,
+        first,
+        second,
+        [],
+        steps,
+        lr=s.lr,
+        beta1=s.beta1,
+        beta2=s.beta2,
+        weight_decay=s.weight_decay,
+        eps=s.epsilon,
+        amsgrad=False,
+        maximize=False,
+    )

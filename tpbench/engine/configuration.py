@@ -79,24 +79,32 @@ HYPERPARAMETERS = {
         Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False),
         Hyperparameter("damping", "Tikhonov damping of the Gauss-Newton targets", open=False),
         Hyperparameter(
-            "fb_pretrain_epochs", "epochs of pure feedback training before the first joint epoch",
-            open=False, upper=10_000, whole=True,
+            "fb_pretrain_epochs",
+            "epochs of pure feedback training before the first joint epoch",
+            open=False,
+            upper=10_000,
+            whole=True,
         ),
         Hyperparameter(
-            "fb_epochs_between", "epochs of pure feedback training between joint epochs",
-            open=False, upper=10_000, whole=True,
+            "fb_epochs_between",
+            "epochs of pure feedback training between joint epochs",
+            open=False,
+            upper=10_000,
+            whole=True,
         ),
     )
-}  # fmt: skip
+}
 
 SCHEDULE = ("fb_pretrain_epochs", "fb_epochs_between")
 """The part of a configuration that says how many epochs train the feedback alone (section B.1)."""
 
 
 def check_configuration(
-    given: Mapping[str, object], required: Iterable[Hyperparameter], optional: Iterable[Hyperparameter] = (),
+    given: Mapping[str, object],
+    required: Iterable[Hyperparameter],
+    optional: Iterable[Hyperparameter] = (),
     where: str = "configuration",
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Check every hyperparameter of a configuration.
 
     Args:

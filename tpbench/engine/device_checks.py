@@ -163,9 +163,7 @@ def difference(one: Trainer, other: Trainer) -> Difference:
 
 def _curve_differences(one: Trainer, other: Trainer) -> Iterator[Difference]:
     problem = one.problem
-    samples = {
-        "train": problem.training_size, "validation": problem.validation_size, "test": len(problem.x_test)
-    }  # fmt: skip
+    samples = {"train": problem.training_size, "validation": problem.validation_size, "test": len(problem.x_test)}
     for mine, theirs in zip(one.histories, other.histories, strict=True):
         for name, values in theirs.curves.items():
             if len(values) != len(mine.curves[name]):
@@ -248,9 +246,15 @@ def _configurations(method: Method, equal: bool) -> list[dict[str, float]]:
 
 
 def _trainer(
-    method: Method, device: str, precision: str = "float32", network: Architecture = _NETWORK, batch: int = _BATCH,
-    *, equal: bool = False, **more: Any,
-) -> Trainer:  # fmt: skip
+    method: Method,
+    device: str,
+    precision: str = "float32",
+    network: Architecture = _NETWORK,
+    batch: int = _BATCH,
+    *,
+    equal: bool = False,
+    **more: Any,
+) -> Trainer:
     """A pack at its beginning, on points around five centres."""
     generator = stream(0, "verify device")
     y = torch.arange(_MINIBATCHES * batch + _SHORT + _VALIDATION + _TEST) % network.sizes[-1]
@@ -260,9 +264,15 @@ def _trainer(
         network, x[_TEST:], y[_TEST:], x[:_TEST], y[:_TEST], validation_size=_VALIDATION, batch_size=batch
     )
     return Trainer(
-        method, problem, _configurations(method, equal), _SEEDS, epochs=_EPOCHS, precision=precision, device=device,
+        method,
+        problem,
+        _configurations(method, equal),
+        _SEEDS,
+        epochs=_EPOCHS,
+        precision=precision,
+        device=device,
         **more,
-    )  # fmt: skip
+    )
 
 
 def _advance(trainer: Trainer, epochs: int) -> None:
@@ -277,12 +287,15 @@ def _first_gradients(method: Method, precision: str, device: str) -> dict[str, T
     lowered = precision == "bf16" and slow_bfloat16(device)
     products = LoweredProducts(device, simulated=True) if lowered else products_of(precision, device)
     pack = PackState(
-        method, _FULL_WIDTH, [example_configuration(method)] * members, list(range(members)), dtype=dtype,
-        device=device, products=products,
-    )  # fmt: skip
-    x, *noise = (
-        torch.randn(members, _FULL_BATCH, n, generator=generator).to(device, dtype) for n in sizes[:-1]
-    )  # fmt: skip
+        method,
+        _FULL_WIDTH,
+        [example_configuration(method)] * members,
+        list(range(members)),
+        dtype=dtype,
+        device=device,
+        products=products,
+    )
+    x, *noise = (torch.randn(members, _FULL_BATCH, n, generator=generator).to(device, dtype) for n in sizes[:-1])
     y = torch.randint(0, sizes[-1], (members, _FULL_BATCH), generator=generator).to(device)
     with _products(precision):
         pack.joint_step(x, y, noise if method.trains_feedback else None)

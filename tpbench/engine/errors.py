@@ -90,7 +90,8 @@ def visible(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
         else c.encode("unicode_escape").decode("ascii")
         for c in text
-    )  # fmt: skip
+    )

@@ -48,9 +48,20 @@ FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd
 
 # Valid numbers for who measures or checks a rule; the time of a step does not depend on them.
 _EXAMPLES = {
-    "lr": 1e-3, "lr_eta": 3e-5, "eta": 0.05, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "lr_fb": 1e-4,
-    "beta1_fb": 0.9, "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 1e-5, "damping": 0.1,
-}  # fmt: skip
+    "lr": 1e-3,
+    "lr_eta": 3e-5,
+    "eta": 0.05,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "epsilon": 1e-8,
+    "lr_fb": 1e-4,
+    "beta1_fb": 0.9,
+    "beta2_fb": 0.999,
+    "epsilon_fb": 1e-8,
+    "sigma": 0.05,
+    "wd_fb": 1e-5,
+    "damping": 0.1,
+}
 
 
 @dataclass
@@ -300,27 +311,39 @@ def example_configuration(method: Method) -> dict[str, float]:
 
 
 def _target_propagation(
-    title: str, summary: str, feedback: Feedback, loss: Reconstruction, schedule: str = SLEEP,
+    title: str,
+    summary: str,
+    feedback: Feedback,
+    loss: Reconstruction,
+    schedule: str = SLEEP,
     targets: TargetRule = propagated_targets,
-) -> Method:  # fmt: skip
+) -> Method:
     hyperparameters = ("lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "eta")
     return Method(title, summary, targets, hyperparameters, feedback, loss, schedule)
 
 
 METHODS: dict[str, Method] = {
-    "bp": Method(
-        "BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss
-    ),
+    "bp": Method("BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss),
     "fa": Method(
-        "FA", "feedback alignment: fixed random layer-wise feedback of the error", aligned_targets,
-        ("lr", *FORWARD_ADAM), LAYERWISE_LINEAR,
+        "FA",
+        "feedback alignment: fixed random layer-wise feedback of the error",
+        aligned_targets,
+        ("lr", *FORWARD_ADAM),
+        LAYERWISE_LINEAR,
     ),
     "dfa": Method(
-        "DFA", "direct feedback alignment: fixed random direct feedback", propagated_targets, ("lr", *FORWARD_ADAM),
+        "DFA",
+        "direct feedback alignment: fixed random direct feedback",
+        propagated_targets,
+        ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
     ),
     "tp": _target_propagation(
-        "TP", "target propagation without the difference correction", LAYERWISE_TANH, LAYERWISE, JOINT,
+        "TP",
+        "target propagation without the difference correction",
+        LAYERWISE_TANH,
+        LAYERWISE,
+        JOINT,
         uncorrected_targets,
     ),
     "dtp": _target_propagation(
@@ -345,30 +368,48 @@ METHODS: dict[str, Method] = {
         "DDTP-RHL (rec.)", "DDTP-RHL with recurrent feedback", DIRECT_RECURRENT, DIFFERENCE
     ),
     "ddtp-rhl-rec-extra-fb": _target_propagation(
-        "DDTP-RHL (rec. and extra FB)", "DDTP-RHL with recurrent feedback and extra feedback epochs",
-        DIRECT_RECURRENT, DIFFERENCE, EXTRA,
+        "DDTP-RHL (rec. and extra FB)",
+        "DDTP-RHL with recurrent feedback and extra feedback epochs",
+        DIRECT_RECURRENT,
+        DIFFERENCE,
+        EXTRA,
     ),
     "ddtp-control": _target_propagation(
         "DDTP-control", "DDTP-linear without the difference correction in its loss", DIRECT_LINEAR, CONTROL
     ),
     "dtpdrl-ggn": _target_propagation(
-        "DTPDRL (GGN)", "DTPDRL with generalised Gauss-Newton targets", LAYERWISE_TANH, GENERALISED, SLEEP,
+        "DTPDRL (GGN)",
+        "DTPDRL with generalised Gauss-Newton targets",
+        LAYERWISE_TANH,
+        GENERALISED,
+        SLEEP,
         generalised_targets,
     ),
     "ddtp-linear-ggn": _target_propagation(
-        "DDTP-linear (GGN)", "DDTP-linear with generalised Gauss-Newton targets", DIRECT_LINEAR, GENERALISED, SLEEP,
+        "DDTP-linear (GGN)",
+        "DDTP-linear with generalised Gauss-Newton targets",
+        DIRECT_LINEAR,
+        GENERALISED,
+        SLEEP,
         generalised_targets,
     ),
     "ddtp-rhl-ggn": _target_propagation(
-        "DDTP-RHL (GGN)", "DDTP-RHL with generalised Gauss-Newton targets", DIRECT_RANDOM_HIDDEN, GENERALISED, SLEEP,
+        "DDTP-RHL (GGN)",
+        "DDTP-RHL with generalised Gauss-Newton targets",
+        DIRECT_RANDOM_HIDDEN,
+        GENERALISED,
+        SLEEP,
         generalised_targets,
     ),
     "gnt": Method(
-        "GNT", "Gauss-Newton targets, damped or not", gauss_newton_targets, ("lr", *FORWARD_ADAM, "damping"),
+        "GNT",
+        "Gauss-Newton targets, damped or not",
+        gauss_newton_targets,
+        ("lr", *FORWARD_ADAM, "damping"),
         # torch's pseudo-inverse looks whether its SVD has converged.
         capturable=_is_damped,
     ),
-}  # fmt: skip
+}
 
 
 def _read_plugin(name: str, found: object) -> Method:

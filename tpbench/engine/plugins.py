@@ -48,9 +48,13 @@ class Plugins(Generic[Kind]):
     """
 
     def __init__(
-        self, group: str, what: str, taken: Mapping[str, Kind], read: Callable[[str, object], Kind],
+        self,
+        group: str,
+        what: str,
+        taken: Mapping[str, Kind],
+        read: Callable[[str, object], Kind],
         title: Callable[[Kind], str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.group, self.what, self._taken, self._read, self._title = group, what, taken, read, title
         self._loaded: dict[EntryPoint, Kind] = {}
         self._taken_titles: dict[EntryPoint, str] = {}

@@ -62,9 +62,14 @@ def check_device_precision(precision: str, device: str, what: str = "precision",
 
 
 CURVES = (
-    "train_loss", "train_error", "validation_loss", "validation_error", "test_loss", "test_error",
+    "train_loss",
+    "train_error",
+    "validation_loss",
+    "validation_error",
+    "test_loss",
+    "test_error",
     "reconstruction_loss",
-)  # fmt: skip
+)
 """What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
 curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
 is the mean over the epoch's minibatches and the hidden layers."""

@@ -96,9 +96,12 @@ def _without_numbers(problem: Problem) -> Problem:
         return torch.empty(data.shape, dtype=data.dtype)
 
     return replace(
-        problem, x_train=empty(problem.x_train), y_train=empty(problem.y_train), x_test=empty(problem.x_test),
+        problem,
+        x_train=empty(problem.x_train),
+        y_train=empty(problem.y_train),
+        x_test=empty(problem.x_test),
         y_test=empty(problem.y_test),
-    )  # fmt: skip
+    )
 
 
 def _is_missing_gpu(error: BaseException | None) -> bool:

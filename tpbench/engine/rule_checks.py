@@ -283,6 +283,10 @@ def _descends(method: Method) -> str:
 
 _FIRST = (("targets", _shapes), ("finite", _finite), ("minibatch", _unchanged))
 _FURTHER = (
-    ("second call", _repeatable), ("members", _members), ("updates", _updates), ("read-backs", _read_backs),
-    ("checkpoint", _continues), ("gradient", _descends),
-)  # fmt: skip
+    ("second call", _repeatable),
+    ("members", _members),
+    ("updates", _updates),
+    ("read-backs", _read_backs),
+    ("checkpoint", _continues),
+    ("gradient", _descends),
+)

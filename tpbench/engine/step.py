@@ -204,11 +204,18 @@ class PackState:
 
     def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
         return Minibatch(
-            self.architecture, self.forward, activities, self._slopes(activities), output_gradient,
-            self.hyperparameters, self._feedback_state(activities), y,
-            () if self.capturable else self.generators, self.configurations,
+            self.architecture,
+            self.forward,
+            activities,
+            self._slopes(activities),
+            output_gradient,
+            self.hyperparameters,
+            self._feedback_state(activities),
+            y,
+            () if self.capturable else self.generators,
+            self.configurations,
             self.products,
-        )  # fmt: skip
+        )
 
     def _targets(self, batch: Minibatch) -> list[Tensor]:
         """What the rule makes of a minibatch, looked at where that costs nothing; its results once per pack."""
@@ -266,9 +273,10 @@ class PackState:
         """Hidden layers that train and that no minibatch so far has given any update, in any member."""
         moments = self.forward_adam.second_moment
         return [
-            i for i in self.trained if i in self.architecture.hidden
-            and not any(bool(moments[f"{kind}{i}"].any()) for kind in "Wb")
-        ]  # fmt: skip
+            i
+            for i in self.trained
+            if i in self.architecture.hidden and not any(bool(moments[f"{kind}{i}"].any()) for kind in "Wb")
+        ]
 
     def largest(self) -> Tensor:
         """The largest parameters of each member (P,), float64; not finite if one of its parameters is not."""

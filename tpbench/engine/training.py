@@ -106,9 +106,16 @@ class Trainer:
         """By member, its arrays after the selected epoch so far (:meth:`PackState.member`). In the host's memory: a
         GPU's may be all taken by the pack, and an epoch ends with a read anyway."""
         pack = PackState(
-            method, problem.architecture, configurations, seeds, trained=problem.trained, loss=problem.loss,
-            dtype=self.dtype, device=device, products=products or products_of(precision, device),
-        )  # fmt: skip
+            method,
+            problem.architecture,
+            configurations,
+            seeds,
+            trained=problem.trained,
+            loss=problem.loss,
+            dtype=self.dtype,
+            device=device,
+            products=products or products_of(precision, device),
+        )
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
 

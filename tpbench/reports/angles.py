@@ -14,9 +14,17 @@ from tpbench.results.formats import check_format, csv_text, spell_table
 from tpbench.results.store import RunStore
 
 ANGLE_COLUMNS = (
-    "workload", "data", "method", "seeds", "epochs", "layer", "damping", "loss_angle", "target_angle",
+    "workload",
+    "data",
+    "method",
+    "seeds",
+    "epochs",
+    "layer",
+    "damping",
+    "loss_angle",
+    "target_angle",
     "damped_target_angle",
-)  # fmt: skip
+)
 ANGLE_TITLE = "Angles of the updates (degrees): with the loss gradient / with damped GNT updates"
 ANGLE_NOTE = (
     "Means over minibatches and seeds from the third epoch on (in the last one of shorter records), of every hidden "
@@ -42,18 +50,24 @@ def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
     rows = measured_in(record, range(settled_epoch(record), record.epochs))
     by_loss, by_target = (mean_of(values[rows], (0, 1)) for values in record.arrays())
     common = {
-        "workload": record.workload, "data": record.data_label or "exact", "method": record.method,
-        "seeds": len(record.seeds), "epochs": record.epochs,
-    }  # fmt: skip
+        "workload": record.workload,
+        "data": record.data_label or "exact",
+        "method": record.method,
+        "seeds": len(record.seeds),
+        "epochs": record.epochs,
+    }
     at = dict(zip(record.dampings, by_target.tolist(), strict=True))
     return [
         {
-            **common, "layer": layer + 1, "damping": damping, "loss_angle": float(by_loss[layer]),
+            **common,
+            "layer": layer + 1,
+            "damping": damping,
+            "loss_angle": float(by_loss[layer]),
             "target_angle": at[0.0][layer],
             "damped_target_angle": math.nan if math.isnan(damping) else at[damping][layer],
         }
         for layer, damping in enumerate(chosen_dampings(record))
-    ]  # fmt: skip
+    ]
 
 
 def angle_table(store: RunStore, form: str) -> str:

@@ -187,9 +187,14 @@ def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[floa
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     name, shade = name_of(cell), colour(cell.method)
     point, caps, bars = axes.errorbar(
-        seconds, cell.mean, yerr=None if np.isnan(cell.std) else cell.std, marker="s" if again(cell.method) else "o",
-        color=shade, markerfacecolor="white" if _on_gpu(origin) else shade, capsize=3,
-    )  # fmt: skip
+        seconds,
+        cell.mean,
+        yerr=None if np.isnan(cell.std) else cell.std,
+        marker="s" if again(cell.method) else "o",
+        color=shade,
+        markerfacecolor="white" if _on_gpu(origin) else shade,
+        capsize=3,
+    )
     said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
     device = origin.said("device_name")
     mark(point, f"point-{place}", name, said if device == "-" else f"{said}, {device}")

@@ -92,9 +92,14 @@ def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
         (paper,) = axes.plot([printed[0]], [place + 0.3], "D", color=shade, markerfacecolor="none", markersize=4)
         mark(paper, "paper", name)
     text = axes.text(
-        1.02, place, values_of(cell, standing, best), transform=axes.get_yaxis_transform(), va="center",
-        fontsize="small", fontweight="bold" if standing.best else "normal",
-    )  # fmt: skip
+        1.02,
+        place,
+        values_of(cell, standing, best),
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        fontsize="small",
+        fontweight="bold" if standing.best else "normal",
+    )
     mark(text, "values", name)
 
 

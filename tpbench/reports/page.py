@@ -80,13 +80,19 @@ class Report:
         template, style, script = (
             folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
         )
-        page = Environment(
-            autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible
-        ).from_string(template)  # fmt: skip
+        page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible).from_string(
+            template
+        )
         return page.render(
-            **self.content, title=TITLE, version=__version__, reload=reload_s, style=Markup(style),
-            script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
-        )  # fmt: skip
+            **self.content,
+            title=TITLE,
+            version=__version__,
+            reload=reload_s,
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
 
 
 def _visible(value: object) -> object:
@@ -108,9 +114,11 @@ def summary_card(summary: WorkloadSummary, glyphs: Glyphs, results: str) -> Card
     groups = {state: [method_title(m) for m, found in summary.states.items() if found is state] for state in State}
     said = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
     figure = _drawing(
-        glyphs, forest_figure(summary.rows), f"{summary.title}: test errors of its methods with intervals",
+        glyphs,
+        forest_figure(summary.rows),
+        f"{summary.title}: test errors of its methods with intervals",
         _here(f"tpbench plot forest {summary.column.workload}", results),
-    )  # fmt: skip
+    )
     states = [state.name.lower() for state in summary.states.values()]
     return Card(summary.title, statements(summary), states, said, protocol_words(summary), warnings_of(summary), figure)
 
@@ -123,23 +131,20 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
         return None
 
 
-def curve_section(
-    store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str
-) -> Section:  # fmt: skip
+def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str) -> Section:
     """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
     section = Section(
-        "curves", "Learning curves and cost",
+        "curves",
+        "Learning curves and cost",
         [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
-    )  # fmt: skip
+    )
     for workload in workloads:
         shown = in_order(cell for cell in cells.values() if cell.workload == workload)
         section.groups.append(_plots(workload, with_curves(store, shown), shown, glyphs, results))
     return section
 
 
-def _plots(
-    workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs, results: str
-) -> PlotGroup:  # fmt: skip
+def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs, results: str) -> PlotGroup:
     command = _here(f"tpbench plot curves {workload}", results)
     figures = [
         _drawing(
@@ -207,10 +212,13 @@ def make_report(results: str, command: str) -> Report:
     summaries = summarise(cells, all_standings(cells))
     workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
-        leaderboard_section(leaderboard_of(cells)), paper_section(tables, folded=not completeness(summaries)),
-        curve_section(store, cells, workloads, glyphs, results), alignment_section(store, results, glyphs),
-        search_section(results, glyphs), provenance_section(cells),
-    ]  # fmt: skip
+        leaderboard_section(leaderboard_of(cells)),
+        paper_section(tables, folded=not completeness(summaries)),
+        curve_section(store, cells, workloads, glyphs, results),
+        alignment_section(store, results, glyphs),
+        search_section(results, glyphs),
+        provenance_section(cells),
+    ]
     told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
     content = _heading(results, command, len(runs)) | {
         "lead": [text for text in told if text],

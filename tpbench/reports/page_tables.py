@@ -29,19 +29,23 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
         interval = "" if math.isnan(row["ci_low"]) else interval_words(row)
         rows.append(
             [
-                PageEntry(workload_words(row)), PageEntry(method_title(row["method"]), loose=True),
+                PageEntry(workload_words(row)),
+                PageEntry(method_title(row["method"]), loose=True),
                 PageEntry(error_words(row), _known(row["test_error_mean"]), interval),
                 PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
-                number(row["seeds"], ".0f", f"{row['epochs']} epochs"), PageEntry(row["budget"], loose=True),
+                number(row["seeds"], ".0f", f"{row['epochs']} epochs"),
+                PageEntry(row["budget"], loose=True),
                 PageEntry(spell(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
             ]
-        )  # fmt: skip
+        )
     columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
     note = "Below the test error its 95 % interval, below the paper's value p of Welch's test against it (n = 10)."
     return Section(
-        "leaderboard", "Leaderboard", tables=[PageTable("Test error, best first", columns, rows)],
+        "leaderboard",
+        "Leaderboard",
+        tables=[PageTable("Test error, best first", columns, rows)],
         folds=[Fold(_READ, [f"{BOARD_NOTE} {note}"])],
-    )  # fmt: skip
+    )
 
 
 def _known(value: float) -> float | None:
@@ -86,16 +90,29 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
         for origin in origins_of(cell):
             rows.append(
                 [
-                    PageEntry(cell.workload_title), PageEntry(method_title(cell.method)), PageEntry(origin.seeds),
-                    number(origin.seconds, ".0f"), PageEntry(origin.said("command"), long=True),
-                    PageEntry(origin.said("commit")[:12]), PageEntry(origin.hardware),
-                    PageEntry(origin.said("precision")), PageEntry(origin.said("torch")),
+                    PageEntry(cell.workload_title),
+                    PageEntry(method_title(cell.method)),
+                    PageEntry(origin.seeds),
+                    number(origin.seconds, ".0f"),
+                    PageEntry(origin.said("command"), long=True),
+                    PageEntry(origin.said("commit")[:12]),
+                    PageEntry(origin.hardware),
+                    PageEntry(origin.said("precision")),
+                    PageEntry(origin.said("torch")),
                     PageEntry(configuration, long=True),
                 ]
-            )  # fmt: skip
+            )
     columns = [
-        "workload", "method", "seeds", "seconds", "command", "commit", "processor", "precision", "torch",
+        "workload",
+        "method",
+        "seeds",
+        "seconds",
+        "command",
+        "commit",
+        "processor",
+        "precision",
+        "torch",
         "configuration",
-    ]  # fmt: skip
+    ]
     table = PageTable("Origin of the runs", columns, rows)
     return Section("provenance", "Provenance", folds=[Fold("What made each cell", [], [table], printed=False)])

@@ -29,9 +29,12 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
         )
         axes.plot(*zip(*points, strict=True), marker="o", label=f"{workload} {method}")
     axes.set(
-        xscale="log", yscale="log", xlabel="members per pack", ylabel="seconds per member and joint epoch",
+        xscale="log",
+        yscale="log",
+        xlabel="members per pack",
+        ylabel="seconds per member and joint epoch",
         title=f"{rows[0].device}, {rows[0].precision}",
-    )  # fmt: skip
+    )
     packs = sorted({row.pack for row in rows})
     axes.set_xticks(packs, [str(p) for p in packs])
     axes.minorticks_off()

@@ -42,9 +42,20 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 __all__ = [
-    "Artist", "Axes", "Axis", "Figure", "MaxNLocator", "again", "check_picture", "colour", "drawing",
-    "logarithmic_labels", "plain_labels", "plain_number", "save",
-]  # fmt: skip
+    "Artist",
+    "Axes",
+    "Axis",
+    "Figure",
+    "MaxNLocator",
+    "again",
+    "check_picture",
+    "colour",
+    "drawing",
+    "logarithmic_labels",
+    "plain_labels",
+    "plain_number",
+    "save",
+]
 
 # Letters as shapes, so that a page looks the same everywhere; a $ of a label is a $.
 _SETTINGS: dict[str, Any] = {"svg.fonttype": "path", "text.usetex": False}
@@ -77,8 +88,17 @@ def drawing(*, formulas: bool = False) -> Iterator[None]:
 
 # Colour-blind safe.
 _COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#BCBD22",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8C564B",
+    "#7F7F7F",
+    "#BCBD22",
+)
 _MOST_LABELS = 6
 _FEWEST_LABELS = 3
 

@@ -19,9 +19,18 @@ from tpbench.workloads.teacher import teacher_problem
 # Section B.3 gives no hyperparameters for these networks: a feedback learning rate with which the reconstruction losses
 # settle well before the end, and the paper's usual sigma.
 _FEEDBACK = {
-    "lr_eta": 0.0, "eta": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "lr_fb": 5e-3, "beta1_fb": 0.9,
-    "beta2_fb": 0.999, "epsilon_fb": 1e-8, "sigma": 0.05, "wd_fb": 0.0,
-}  # fmt: skip
+    "lr_eta": 0.0,
+    "eta": 0.1,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "lr_fb": 5e-3,
+    "beta1_fb": 0.9,
+    "beta2_fb": 0.999,
+    "epsilon_fb": 1e-8,
+    "sigma": 0.05,
+    "wd_fb": 0.0,
+}
 _FEEDBACK_BATCH = 32
 
 
@@ -51,9 +60,13 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
         method = get_method(name)
         configuration = {h: _FEEDBACK[h] for h in method.names}
         pack = PackState(
-            method, architecture, [configuration] * networks, list(range(networks)), loss=squared_error,
+            method,
+            architecture,
+            [configuration] * networks,
+            list(range(networks)),
+            loss=squared_error,
             dtype=torch.float64,
-        )  # fmt: skip
+        )
         generator = stream(0, "null space")
         for step in range(feedback_steps):
             if step == feedback_steps // 2:

@@ -176,9 +176,7 @@ class _Bounded:
         return self._file.read(size)
 
 
-def archived_texts(
-    path: Path, names: re.Pattern[str], largest: int
-) -> Iterator[tuple[str, str | TpbenchError]]:  # fmt: skip
+def archived_texts(path: Path, names: re.Pattern[str], largest: int) -> Iterator[tuple[str, str | TpbenchError]]:
     """The entries of an archive that have such names, of at most so many bytes each, or why one cannot be read.
 
     Raises:
@@ -255,10 +253,13 @@ def _lzma_decompressor(file: IO[bytes], limit: int) -> lzma.LZMADecompressor:
     # No more of the dictionary is used than there is content: it would be taken from memory at once.
     filters = [
         {
-            "id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45,
+            "id": lzma.FILTER_LZMA1,
+            "lc": packed % 9,
+            "lp": packed // 9 % 5,
+            "pb": packed // 45,
             "dict_size": min(max(dictionary, 4096), max(limit, 4096)),
         }
-    ]  # fmt: skip
+    ]
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 

@@ -49,9 +49,15 @@ def by_search(
         precision: of the search, where it is not that of the run.
     """
     found = {
-        "by": "search", "role": role, "sweep": sweep, "trials": trials, "epochs": epochs, "objective": objective,
-        "space": space, "seeds": list(seeds),
-    }  # fmt: skip
+        "by": "search",
+        "role": role,
+        "sweep": sweep,
+        "trials": trials,
+        "epochs": epochs,
+        "objective": objective,
+        "space": space,
+        "seeds": list(seeds),
+    }
     # Left out where they say nothing, so that the files of older versions read the same.
     later = {"halving": halving, "search_precision": precision}
     return {**found, **{name: value for name, value in later.items() if value}}
@@ -102,9 +108,13 @@ def budget_of(found: Mapping[str, Any]) -> Budget:
     by = found.get("by")
     if by == "search":
         return Budget(
-            by, int(found.get("trials", 0)), int(found.get("epochs", 0)), str(found.get("objective", "")),
-            int(found.get("halving", 0)), str(found.get("search_precision", "")),
-        )  # fmt: skip
+            by,
+            int(found.get("trials", 0)),
+            int(found.get("epochs", 0)),
+            str(found.get("objective", "")),
+            int(found.get("halving", 0)),
+            str(found.get("search_precision", "")),
+        )
     return Budget(str(by)) if by in ("published", "file", "python") else UNKNOWN
 
 

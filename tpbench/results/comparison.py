@@ -19,10 +19,31 @@ _BUDGETS = {True: "same", False: "differ", None: "unknown"}
 
 
 COLUMNS = (
-    "workload", "data", "first_mean", "first_std", "first_seeds", "first_diverged", "second_mean", "second_std",
-    "second_seeds", "second_diverged", "shared_seeds", "difference", "test", "p", "p_holm", "detectable", "seeds_for",
-    "same_epochs", "budgets", "first_budget", "second_budget", "first_marks", "second_marks", "verdict",
-)  # fmt: skip
+    "workload",
+    "data",
+    "first_mean",
+    "first_std",
+    "first_seeds",
+    "first_diverged",
+    "second_mean",
+    "second_std",
+    "second_seeds",
+    "second_diverged",
+    "shared_seeds",
+    "difference",
+    "test",
+    "p",
+    "p_holm",
+    "detectable",
+    "seeds_for",
+    "same_epochs",
+    "budgets",
+    "first_budget",
+    "second_budget",
+    "first_marks",
+    "second_marks",
+    "verdict",
+)
 """Of :func:`compare_methods`."""
 
 
@@ -64,25 +85,37 @@ def compare_methods(
     }
     tests = {" ".join(key): compare_cells(*pair) for key, pair in pairs.items()}
     adjusted = corrected(tests)
-    rows = [
-        _row(*pair, tests[" ".join(key)], adjusted[" ".join(key)], detect) for key, pair in pairs.items()
-    ]  # fmt: skip
+    rows = [_row(*pair, tests[" ".join(key)], adjusted[" ".join(key)], detect) for key, pair in pairs.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, detect: float | None) -> dict[str, Any]:
     return {
-        "workload": first.workload, "data": first.data_label or "exact",
-        "first_mean": first.mean, "first_std": first.std, "first_seeds": first.seeds, "first_diverged": first.diverged,
-        "second_mean": second.mean, "second_std": second.std, "second_seeds": second.seeds,
-        "second_diverged": second.diverged, "shared_seeds": found.seeds, "difference": found.difference,
-        "test": found.test, "p": found.p, "p_holm": adjusted.p, "detectable": adjusted.detectable,
-        "seeds_for": adjusted.seeds_for(detect) if detect else None, "same_epochs": first.epochs == second.epochs,
+        "workload": first.workload,
+        "data": first.data_label or "exact",
+        "first_mean": first.mean,
+        "first_std": first.std,
+        "first_seeds": first.seeds,
+        "first_diverged": first.diverged,
+        "second_mean": second.mean,
+        "second_std": second.std,
+        "second_seeds": second.seeds,
+        "second_diverged": second.diverged,
+        "shared_seeds": found.seeds,
+        "difference": found.difference,
+        "test": found.test,
+        "p": found.p,
+        "p_holm": adjusted.p,
+        "detectable": adjusted.detectable,
+        "seeds_for": adjusted.seeds_for(detect) if detect else None,
+        "same_epochs": first.epochs == second.epochs,
         "budgets": _BUDGETS[same_budget(first.budget, second.budget)],
-        "first_budget": str(first.budget), "second_budget": str(second.budget),
-        "first_marks": ", ".join(first.marks), "second_marks": ", ".join(second.marks),
+        "first_budget": str(first.budget),
+        "second_budget": str(second.budget),
+        "first_marks": ", ".join(first.marks),
+        "second_marks": ", ".join(second.marks),
         "verdict": verdict(first, second, adjusted),
-    }  # fmt: skip
+    }
 
 
 def note_of(first: str, second: str, *, several: bool) -> str:
@@ -103,10 +136,15 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
     for row in frame.to_dict("records"):
         line = [
             workload_words(row),
-            _side(row, "first"), _side(row, "second"), str(row["shared_seeds"]), _number(row["difference"], "+.2f"),
-            row["test"] or "-", _number(row["p"], ".2g"), *([_number(row["p_holm"], ".2g")] if several else []),
+            _side(row, "first"),
+            _side(row, "second"),
+            str(row["shared_seeds"]),
+            _number(row["difference"], "+.2f"),
+            row["test"] or "-",
+            _number(row["p"], ".2g"),
+            *([_number(row["p_holm"], ".2g")] if several else []),
             "none" if math.isinf(row["detectable"]) else _number(row["detectable"], ".2f"),
-        ]  # fmt: skip
+        ]
         if detect:
             line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
         rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])

@@ -27,9 +27,20 @@ EXPORT_FORMATS = {"csv": (".csv",), "parquet": (".parquet", ".pq")}
 PLUS_MINUS = "±"
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", PLUS_MINUS: r"$\pm$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "%": r"\%",
+    "_": r"\_",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    PLUS_MINUS: r"$\pm$",
+}
 
 
 def check_format(form: str) -> str:

@@ -30,9 +30,16 @@ PREDICTION_COLUMNS = (
 """Of :func:`predictions_frame`."""
 
 _RUN_TYPES = {
-    "seed": "int64", "epochs": "int64", "protocol": "int64", "pack_members": "int64", "selected_epoch": "Int64",
-    "train_error": "float64", "validation_error": "float64", "test_error": "float64", "wall_time_s": "float64",
-}  # fmt: skip
+    "seed": "int64",
+    "epochs": "int64",
+    "protocol": "int64",
+    "pack_members": "int64",
+    "selected_epoch": "Int64",
+    "train_error": "float64",
+    "validation_error": "float64",
+    "test_error": "float64",
+    "wall_time_s": "float64",
+}
 
 
 def runs_frame(records: Iterable[RunRecord]) -> pd.DataFrame:

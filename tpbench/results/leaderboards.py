@@ -19,9 +19,24 @@ from tpbench.results.store import RunStore, write_atomically
 from tpbench.workloads import WORKLOADS
 
 COLUMNS = (
-    "workload", "data", "method", "seeds", "epochs", "test_error_mean", "test_error_std", "ci_low", "ci_high",
-    "p_best", "validation_error_mean", "diverged", "paper_mean", "paper_std", "p_paper", "budget", "marks",
-)  # fmt: skip
+    "workload",
+    "data",
+    "method",
+    "seeds",
+    "epochs",
+    "test_error_mean",
+    "test_error_std",
+    "ci_low",
+    "ci_high",
+    "p_best",
+    "validation_error_mean",
+    "diverged",
+    "paper_mean",
+    "paper_std",
+    "p_paper",
+    "budget",
+    "marks",
+)
 """Of ``leaderboard.csv``."""
 
 
@@ -58,16 +73,31 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
     paper, comparison = printed or (math.nan, math.nan), standing.comparison
     testable = printed and cell.can_be_best
     return {
-        "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
-        "seeds": cell.seeds, "epochs": cell.epochs, "test_error_mean": cell.mean, "test_error_std": cell.std,
-        "ci_low": low, "ci_high": high, "p_best": standing.p, "validation_error_mean": cell.validation,
-        "diverged": cell.diverged, "paper_mean": paper[0], "paper_std": paper[1],
+        "workload": cell.workload,
+        "data": cell.data_label or "exact",
+        "method": cell.method,
+        "seeds": cell.seeds,
+        "epochs": cell.epochs,
+        "test_error_mean": cell.mean,
+        "test_error_std": cell.std,
+        "ci_low": low,
+        "ci_high": high,
+        "p_best": standing.p,
+        "validation_error_mean": cell.validation,
+        "diverged": cell.diverged,
+        "paper_mean": paper[0],
+        "paper_std": paper[1],
         "p_paper": compare_with_printed(cell.errors(), paper) if testable else math.nan,
-        "verdict": standing.verdict.value, "against_best": standing.words,
-        "test": comparison.test if comparison else "", "detectable": comparison.detectable if comparison else math.nan,
-        "budget": str(cell.budget), "unequal": standing.unequal, "marks": ", ".join(cell.marks),
-        "ranked": cell.ranked, "tier": cell.tier,
-    }  # fmt: skip
+        "verdict": standing.verdict.value,
+        "against_best": standing.words,
+        "test": comparison.test if comparison else "",
+        "detectable": comparison.detectable if comparison else math.nan,
+        "budget": str(cell.budget),
+        "unequal": standing.unequal,
+        "marks": ", ".join(cell.marks),
+        "ranked": cell.ranked,
+        "tier": cell.tier,
+    }
 
 
 def board_csv(board: pd.DataFrame) -> str:
@@ -107,8 +137,17 @@ def interval_words(row: Mapping[Hashable, Any]) -> str:
     return "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
 
 
-_SHOWN = ("workload", "method", "seeds", "epochs", "test error (%)", "95 % interval", "against the best",
-          "configuration from", "paper")  # fmt: skip
+_SHOWN = (
+    "workload",
+    "method",
+    "seeds",
+    "epochs",
+    "test error (%)",
+    "95 % interval",
+    "against the best",
+    "configuration from",
+    "paper",
+)
 
 
 def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
@@ -121,10 +160,16 @@ def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
         return board_csv(frame)
     rows = [
         [
-            workload_words(row), method_title(row["method"]), str(row["seeds"]), str(row["epochs"]),
-            error_words(row), interval_words(row), row["against_best"], row["budget"],
+            workload_words(row),
+            method_title(row["method"]),
+            str(row["seeds"]),
+            str(row["epochs"]),
+            error_words(row),
+            interval_words(row),
+            row["against_best"],
+            row["budget"],
             spell(row["paper_mean"], row["paper_std"]),
         ]
         for row in frame.to_dict("records")
-    ]  # fmt: skip
+    ]
     return spell_table("Leaderboard: test error (%), best first", _SHOWN, rows, form, BOARD_NOTE)

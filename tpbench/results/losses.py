@@ -41,11 +41,17 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
         mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
         rows.append(
             {
-                "workload": cell.workload, "data": cell.data_label or "exact", "method": cell.method,
-                "seeds": cell.seeds, "epochs": cell.epochs, "diverged": cell.diverged, "train_loss_mean": mean,
-                "train_loss_std": deviation, "marks": ", ".join(cell.marks),
+                "workload": cell.workload,
+                "data": cell.data_label or "exact",
+                "method": cell.method,
+                "seeds": cell.seeds,
+                "epochs": cell.epochs,
+                "diverged": cell.diverged,
+                "train_loss_mean": mean,
+                "train_loss_std": deviation,
+                "marks": ", ".join(cell.marks),
             }
-        )  # fmt: skip
+        )
     frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
     place = {method: number for number, method in enumerate(order)}
     frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))

@@ -86,9 +86,10 @@ def check_store(store: RunStore) -> StoreCheck:
     wrong += store.archived.broken
     # What was set aside and trained again since is nobody's concern any more.
     aside = [
-        store.runs / name for name in sorted(file_stamps(store.runs, ".damaged"))
+        store.runs / name
+        for name in sorted(file_stamps(store.runs, ".damaged"))
         if (of := _ASIDE.fullmatch(name)) and of[1] not in whole
-    ]  # fmt: skip
+    ]
     wrong += [f"{path}: set aside as damaged earlier" for path in aside]
     return StoreCheck(len(whole), len(predicted), wrong, newer, conflicts)
 
@@ -340,9 +341,24 @@ def merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:
 
 
 EXPORT_COLUMNS = (
-    "id", "workload", "data", "method", "seed", "epochs", "protocol", "status", "selected_epoch", "train_error",
-    "validation_error", "test_error", "precision", "method_source", "workload_source", "wall_time_s", "pack_members",
-)  # fmt: skip
+    "id",
+    "workload",
+    "data",
+    "method",
+    "seed",
+    "epochs",
+    "protocol",
+    "status",
+    "selected_epoch",
+    "train_error",
+    "validation_error",
+    "test_error",
+    "precision",
+    "method_source",
+    "workload_source",
+    "wall_time_s",
+    "pack_members",
+)
 """Of every export; the hyperparameters and origins of its runs follow."""
 
 
@@ -355,19 +371,28 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
         d, history = record.definition, record.history
         rows.append(
             {
-                "id": d.id, "workload": d.workload, "data": record.data_label or "exact", "method": d.method,
-                "seed": d.seed, "epochs": d.epochs, "protocol": d.protocol, "status": record.status,
+                "id": d.id,
+                "workload": d.workload,
+                "data": record.data_label or "exact",
+                "method": d.method,
+                "seed": d.seed,
+                "epochs": d.epochs,
+                "protocol": d.protocol,
+                "status": record.status,
                 "selected_epoch": history.selected_epoch,
                 "train_error": percent(history.at_selected("train_error") if "train_error" in record.curves else None),
-                "validation_error": percent(record.validation_error), "test_error": percent(record.test_error),
-                "precision": record.precision, "method_source": d.method_source,
+                "validation_error": percent(record.validation_error),
+                "test_error": percent(record.test_error),
+                "precision": record.precision,
+                "method_source": d.method_source,
                 "workload_source": d.workload_source,
-                "wall_time_s": record.wall_time_s, "pack_members": record.pack_members,
+                "wall_time_s": record.wall_time_s,
+                "pack_members": record.pack_members,
                 **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
                 **{f"found_{name}": _flat(value) for name, value in record.found.items()},
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
 
 

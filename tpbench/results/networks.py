@@ -67,9 +67,12 @@ class TrainedNetwork:
 
         about = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
         about |= {
-            "format": FORMAT, "sizes": list(self.sizes), "activation": "tanh", "output": "linear",
+            "format": FORMAT,
+            "sizes": list(self.sizes),
+            "activation": "tanh",
+            "output": "linear",
             "arrays": arrays_digest(self.arrays),
-        }  # fmt: skip
+        }
         # One entry: safetensors writes several in no fixed order.
         return save(dict(self.arrays), {"tpbench": json.dumps(sealed(about), sort_keys=True, allow_nan=False)})
 

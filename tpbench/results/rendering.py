@@ -151,10 +151,15 @@ def _origin_lines(table: ErrorTable) -> list[str]:
     rows = []
     for origin in (origin for cell in found if cell for origin in origins_of(cell)):
         values = (
-            f"{origin.cell.workload_title} {origin.cell.method}", len(origin.runs), origin.cell.epochs,
-            f"{origin.seconds / 60:.0f} min", origin.hardware, origin.said("torch"), origin.said("commit")[:12],
+            f"{origin.cell.workload_title} {origin.cell.method}",
+            len(origin.runs),
+            origin.cell.epochs,
+            f"{origin.seconds / 60:.0f} min",
+            origin.hardware,
+            origin.said("torch"),
+            origin.said("commit")[:12],
             origin.cell.budget,
-        )  # fmt: skip
+        )
         rows.append([*(markdown(str(value)) for value in values), markdown_code(origin.said("command"))])
     return markdown_rows(_ORIGIN, rows) if rows else []
 

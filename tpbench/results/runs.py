@@ -122,9 +122,8 @@ class RunDefinition:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["configuration"] = dict(self.configuration)
         return {
-            name: value for name, value in values.items()
-            if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
-        }  # fmt: skip
+            name: value for name, value in values.items() if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
+        }
 
     @cached_property
     def id(self) -> str:

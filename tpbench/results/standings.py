@@ -120,12 +120,13 @@ def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
     found = corrected(tested)
     return {
         cell.method: Standing(
-            cell is best, found.get(cell.method),
+            cell is best,
+            found.get(cell.method),
             same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
             eligible(cell) and cell.validation < best.validation,
         )
         for cell in group
-    }  # fmt: skip
+    }
 
 
 def all_standings(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Standing]:

@@ -21,9 +21,16 @@ from tpbench.results.runs import RunDefinition, RunRecord
 # Raised whenever a summary of this version would not do for another.
 _FORMAT = 4
 _FIELDS = (
-    "data_label", "status", "curves", "wall_time_s", "pack_members", "provenance", "found", "workload",
+    "data_label",
+    "status",
+    "curves",
+    "wall_time_s",
+    "pack_members",
+    "provenance",
+    "found",
+    "workload",
     "digest_of_curves",
-)  # fmt: skip
+)
 
 Plain = Mapping[str, Any]
 

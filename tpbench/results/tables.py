@@ -90,10 +90,13 @@ class ErrorTable:
     def against_paper(self) -> list[tuple[Column, Entry]]:
         """The cells of the exact data sets and the protocol's epochs that the paper has too."""
         return [
-            (column, entry) for (_, column), entry in self.entries.items()
-            if entry.cell and entry.paper and not column.data_label
+            (column, entry)
+            for (_, column), entry in self.entries.items()
+            if entry.cell
+            and entry.paper
+            and not column.data_label
             and entry.cell.epochs == protocol_epochs(column.workload)
-        ]  # fmt: skip
+        ]
 
     @property
     def overall(self) -> Overall:
@@ -150,18 +153,27 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
             cell, paper = entry.cell, entry.paper
             rows.append(
                 {
-                    "workload": column.workload, "data": column.data_label or "exact", "method": method,
-                    "seeds": cell.seeds if cell else 0, "epochs": cell.epochs if cell else None,
-                    "test_error_mean": cell.mean if cell else None, "test_error_std": cell.std if cell else None,
+                    "workload": column.workload,
+                    "data": column.data_label or "exact",
+                    "method": method,
+                    "seeds": cell.seeds if cell else 0,
+                    "epochs": cell.epochs if cell else None,
+                    "test_error_mean": cell.mean if cell else None,
+                    "test_error_std": cell.std if cell else None,
                     "diverged": cell.diverged if cell else None,
-                    "paper_mean": paper[0] if paper else None, "paper_std": paper[1] if paper else None,
-                    "difference": entry.difference, "difference_in_deviations": entry.deviations,
-                    "p_paper": entry.p_paper, "best": entry.best,
+                    "paper_mean": paper[0] if paper else None,
+                    "paper_std": paper[1] if paper else None,
+                    "difference": entry.difference,
+                    "difference_in_deviations": entry.deviations,
+                    "p_paper": entry.p_paper,
+                    "best": entry.best,
                     "p_best": entry.standing.p if entry.standing else None,
-                    **_test_columns(entry), "precision": cell.precision if cell else None,
-                    "configuration_from": str(cell.budget) if cell else None, "marks": ", ".join(entry.marks),
+                    **_test_columns(entry),
+                    "precision": cell.precision if cell else None,
+                    "configuration_from": str(cell.budget) if cell else None,
+                    "marks": ", ".join(entry.marks),
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
 
 

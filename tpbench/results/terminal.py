@@ -13,11 +13,29 @@ from tpbench.engine.errors import visible
 
 # By name where two characters look alike.
 _SPELLED = {
-    "±": "+-", "≠": "!=", "≤": "<=", "≥": ">=", "≈": "~", "\N{MULTIPLICATION SIGN}": "x", "·": ".", "•": "*",
-    "→": "->", "…": "...", "\N{EN DASH}": "-", "—": "-", "\N{LEFT SINGLE QUOTATION MARK}": "'",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'", "“": '"', "”": '"', "─": "-", "━": "-", "│": "|", "╸": "-", "╺": "-",
+    "±": "+-",
+    "≠": "!=",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "·": ".",
+    "•": "*",
+    "→": "->",
+    "…": "...",
+    "\N{EN DASH}": "-",
+    "—": "-",
+    "\N{LEFT SINGLE QUOTATION MARK}": "'",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "“": '"',
+    "”": '"',
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "╸": "-",
+    "╺": "-",
     "\N{NO-BREAK SPACE}": " ",
-}  # fmt: skip
+}
 
 REPLACE = "tpbench-spell"
 """The name of this module's way with what cannot be encoded, as ``errors`` of text streams."""

@@ -34,9 +34,14 @@ class FoundConfiguration:
 
 
 def find_configuration(
-    cell: CellChoice, config: str | Mapping[str, object], results: str, data: Path | None, *, offline: bool = True,
+    cell: CellChoice,
+    config: str | Mapping[str, object],
+    results: str,
+    data: Path | None,
+    *,
+    offline: bool = True,
     precision: str = DEFAULT_PRECISION,
-) -> FoundConfiguration:  # fmt: skip
+) -> FoundConfiguration:
     """``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
 
     Args:
@@ -73,9 +78,10 @@ def _find_best(cell: CellChoice, results: str, data: Path | None, precision: str
     _, dataset = load_problem(cell.workload, data)
     source = method_source(cell.method)
     of_cell = [
-        record for record in RunStore(location(results)).summaries()
+        record
+        for record in RunStore(location(results)).summaries()
         if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
-    ]  # fmt: skip
+    ]
     on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]
     same = (source, cell.workload.source)
     fitting = [r for r in on_data if (r.definition.method_source, r.definition.workload_source) == same]
@@ -138,13 +144,16 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     diverged = sum(run.diverged for run in runs)
     precision = f" in {found['search_precision']}" if "search_precision" in found else ""
     origins = {
-        "published": "published by the authors", "file": "from a file", "python": "from Python",
+        "published": "published by the authors",
+        "file": "from a file",
+        "python": "from Python",
         "search": f"found by a search of {found.get('trials')} configurations{precision}",
-    }  # fmt: skip
+    }
     words = [
-        f"{len(runs)} seed{'s' * (len(runs) > 1)}", f"{diverged} diverged" if diverged else "",
+        f"{len(runs)} seed{'s' * (len(runs) > 1)}",
+        f"{diverged} diverged" if diverged else "",
         f"{epochs} epoch{'s' * (epochs > 1)}",
         f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
         origins.get(found.get("by", ""), ""),
-    ]  # fmt: skip
+    ]
     return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"

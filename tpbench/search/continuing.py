@@ -57,9 +57,10 @@ def with_workload(command: str, name: str, source: str, copy: Path) -> str:
     """
     return shlex.join(
         ",".join(_standing_file(part, name, source, copy) for part in word.split(","))
-        if any(map(is_file, word.split(","))) and not word.startswith("-") else word
+        if any(map(is_file, word.split(","))) and not word.startswith("-")
+        else word
         for word in _split(command)
-    )  # fmt: skip
+    )
 
 
 def _standing_file(part: str, name: str, source: str, copy: Path) -> str:

@@ -66,9 +66,10 @@ class SweepDefinition:
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
         return {
-            name: value for name, value in asdict(self).items()
+            name: value
+            for name, value in asdict(self).items()
             if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
-        }  # fmt: skip
+        }
 
     @property
     def id(self) -> str:
@@ -79,16 +80,27 @@ class SweepDefinition:
     def found(self, role: str) -> dict[str, Any]:
         """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
         return by_search(
-            self.id, self.trials, self.epochs, digest(dict(self.space)), role, self.seeds, self.objective, self.halving,
+            self.id,
+            self.trials,
+            self.epochs,
+            digest(dict(self.space)),
+            role,
+            self.seeds,
+            self.objective,
+            self.halving,
             # The search's own runs are of that precision themselves.
             self.search_precision if role == "final" else "",
-        )  # fmt: skip
+        )
 
 
 _LATER_FIELDS = {
-    "precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "objective": DEFAULT_OBJECTIVE,
-    "halving": 0, "search_precision": "",
-}  # fmt: skip
+    "precision": DEFAULT_PRECISION,
+    "method_source": "",
+    "workload_source": "",
+    "objective": DEFAULT_OBJECTIVE,
+    "halving": 0,
+    "search_precision": "",
+}
 
 
 @dataclass(frozen=True)

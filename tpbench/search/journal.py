@@ -143,9 +143,12 @@ class Journal:
         ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])
         ends["failed"] = self.failed_count
         words = {
-            "diverged": "diverged", "pruned": "stopped early", "stopped": "stopped at a rung", "failed": "failed",
+            "diverged": "diverged",
+            "pruned": "stopped early",
+            "stopped": "stopped at a rung",
+            "failed": "failed",
             "finished": "finished",
-        }  # fmt: skip
+        }
         return ", ".join(f"{ends[status]} {word}" for status, word in words.items() if ends[status])
 
     def final_runs(self, store: RunStore) -> list[RunRecord] | None:

@@ -59,10 +59,15 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
         return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
     best, searched = journal.best(), journal.ended_count
     known = (
-        searched, definition.trials, best[1].validation_error if best else None, definition.objective,
-        definition.halving, journal.member_epochs,
-        searched * definition.epochs, definition.search_precision,
-    )  # fmt: skip
+        searched,
+        definition.trials,
+        best[1].validation_error if best else None,
+        definition.objective,
+        definition.halving,
+        journal.member_epochs,
+        searched * definition.epochs,
+        definition.search_precision,
+    )
     if done or running:
         return SweepStatus(name, "done" if done else "running", *known)
     if journal.failure:

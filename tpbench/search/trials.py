@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 TRIAL_COLUMNS = ("sweep", "trial", "pack", "state", "epochs", "validation_error", "objective", "run")
 """Of :func:`trials_frame`; the hyperparameters follow."""
 _TYPES = {
-    "sweep": "object", "trial": "int64", "pack": "int64", "state": "object", "epochs": "Int64",
-    "validation_error": "float64", "objective": "float64", "run": "object",
-}  # fmt: skip
+    "sweep": "object",
+    "trial": "int64",
+    "pack": "int64",
+    "state": "object",
+    "epochs": "Int64",
+    "validation_error": "float64",
+    "objective": "float64",
+    "run": "object",
+}
 _HYPERPARAMETER = "hp_"
 
 
@@ -79,11 +85,14 @@ def _rows(sweep: str, definition: SweepDefinition, pack: PackEntry, first: int) 
     outcomes: list[Outcome | None] = [*pack.outcomes] or [None] * len(pack.suggestions)
     return [
         {
-            "sweep": sweep, "trial": first + place, "pack": pack.number, **_ended(outcome, definition),
+            "sweep": sweep,
+            "trial": first + place,
+            "pack": pack.number,
+            **_ended(outcome, definition),
             **{f"{_HYPERPARAMETER}{name}": float(value) for name, value in suggestion.items()},
         }
         for place, (suggestion, outcome) in enumerate(zip(pack.suggestions, outcomes, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _ended(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, Any]:
@@ -94,9 +103,12 @@ def _ended(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, An
     epochs = definition.epochs if outcome.epochs is None and outcome.status == "finished" else outcome.epochs
     scale = 100.0 if definition.objective == DEFAULT_OBJECTIVE else 1.0
     return {
-        "state": outcome.status, "epochs": epochs, "validation_error": 100 * outcome.validation_error,
-        "objective": scale * outcome.objective, "run": outcome.run,
-    }  # fmt: skip
+        "state": outcome.status,
+        "epochs": epochs,
+        "validation_error": 100 * outcome.validation_error,
+        "objective": scale * outcome.objective,
+        "run": outcome.run,
+    }
 
 
 def hyperparameters(trials: pd.DataFrame) -> pd.DataFrame:

@@ -107,7 +107,8 @@ class Board:
     def _done(self) -> float:
         """Of a sweep that is over, all: a search may end early, and a failed sweep does not go on."""
         return sum(
-            s.search_progress.total + s.final_progress.total if s.finished
+            s.search_progress.total + s.final_progress.total
+            if s.finished
             else s.search_progress.so_far + s.final_progress.so_far
             for s in self.sweeps
-        )  # fmt: skip
+        )

@@ -91,13 +91,24 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
     obtain(cell.workload, data, offline=settings.offline)
     _, dataset = load_problem(cell.workload, data)
     definition = SweepDefinition(
-        cell.workload.name, cell.method, dataset.fingerprint, space.describe(), options.trials,
-        options.epochs or cell.workload.epochs, options.seeds, options.search_seed, options.pack or 1, lag=1,
-        precision=settings.precision, method_source=method_source(cell.method),
-        workload_source=cell.workload.source, objective=options.objective, halving=options.halving,
+        cell.workload.name,
+        cell.method,
+        dataset.fingerprint,
+        space.describe(),
+        options.trials,
+        options.epochs or cell.workload.epochs,
+        options.seeds,
+        options.search_seed,
+        options.pack or 1,
+        lag=1,
+        precision=settings.precision,
+        method_source=method_source(cell.method),
+        workload_source=cell.workload.source,
+        objective=options.objective,
+        halving=options.halving,
         # Asking for what holds anyway makes no other sweep.
         search_precision=options.search_precision if options.search_precision != settings.precision else "",
-    )  # fmt: skip
+    )
     space.to_hyperopt()
     folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
     return _Wanted(cell, space, definition, folder)
@@ -125,7 +136,7 @@ def run_sweeps(
 
 def _run_alone(
     cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, progress: bool
-) -> list[SweepResult]:  # fmt: skip
+) -> list[SweepResult]:
     require_no_other_ray(options.resources)
     if not options.resources.address:
         settings = _on_device(options, settings)
@@ -157,7 +168,7 @@ def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
 
 def _run_locked(
     wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, name_head: Callable[[str], None]
-) -> list[SweepResult]:  # fmt: skip
+) -> list[SweepResult]:
     address = options.resources.address
     with ray_running(options.resources, view.say) if address else nullcontext():
         if address:
@@ -192,14 +203,18 @@ def _ask_nodes(wanted: list[_Wanted], options: SweepOptions, settings: PackSetti
     needs = Needs.of(
         [
             SweepNeeds(
-                one.folder.folder.name, one.cell.workload, one.definition.fingerprint, one.cell.method,
+                one.folder.folder.name,
+                one.cell.workload,
+                one.definition.fingerprint,
+                one.cell.method,
                 one.definition.method_source,
                 tuple(dict.fromkeys((one.definition.precision, one.definition.searched_in))),
             )
             for one in wanted
         ],
-        settings.data, settings.device,
-    )  # fmt: skip
+        settings.data,
+        settings.device,
+    )
     answers = ask_nodes(settings.results, needs, trainers(resources.per_pack(resources.concurrent)), view.say)
     return NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
 
@@ -237,7 +252,7 @@ def _size(
 
 def _sizes(
     cell: CellChoice, options: SweepOptions, settings: PackSettings, say: Callable[[str], None], name: str, lacks: Lacks
-) -> Sizing:  # fmt: skip
+) -> Sizing:
     """Measure here, or on a node of the cluster that can train the sweep of that name.
 
     Raises:
@@ -247,10 +262,15 @@ def _sizes(
     share = resources.per_pack(resources.concurrent)
     floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
     arguments: dict[str, Any] = {
-        "trials": options.trials, "pack": options.pack, "cpus": resources.cpus, "gpus": resources.gpus,
-        "threads": int(share["cpu"]), "device": settings.device,
-        "precision": options.search_precision or settings.precision, "floor": floor,
-    }  # fmt: skip
+        "trials": options.trials,
+        "pack": options.pack,
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+        "threads": int(share["cpu"]),
+        "device": settings.device,
+        "precision": options.search_precision or settings.precision,
+        "floor": floor,
+    }
     if not resources.address:
         return choose_sizes(cell.workload, cell.method, **arguments)
     while True:
@@ -267,9 +287,12 @@ def _sizes(
 
 
 def _sizes_on_a_node(
-    cell: CellChoice, arguments: Mapping[str, Any], share: Mapping[str, float], say: Callable[[str], None],
+    cell: CellChoice,
+    arguments: Mapping[str, Any],
+    share: Mapping[str, float],
+    say: Callable[[str], None],
     avoid: Collection[str],
-) -> tuple[str, Sizing | str]:  # fmt: skip
+) -> tuple[str, Sizing | str]:
     """Measure on a node of the cluster; returns its id, and the sizes or what it lacks."""
     import ray
 
@@ -318,9 +341,15 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     space = f" of {one.space.path.name}" if options.space else ""
     view.say(f"sweep {definition.id}: {trials}{space}{searched}{halving}{objective}, then {seeds}{final}")
     sweep = SearchedSweep(
-        definition, one.cell.workload, one.space, one.folder, journal, settings,
-        accept_failures=options.accept_failures, on_cluster=bool(options.resources.address),
-    )  # fmt: skip
+        definition,
+        one.cell.workload,
+        one.space,
+        one.folder,
+        journal,
+        settings,
+        accept_failures=options.accept_failures,
+        on_cluster=bool(options.resources.address),
+    )
     best = journal.best()
     if best and (known := RunStore(location(settings.results)).read(best[1].run)):
         # Older versions took sweeps of every precision for one and the same.
@@ -355,9 +384,14 @@ def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:
         failure = str(error)
     best = sweep.journal.best()
     return SweepResult(
-        one.cell, sweep.name, sweep.journal.ended_count, best[1].validation_error if best else None, records,
-        sweep.seconds, failure,
-    )  # fmt: skip
+        one.cell,
+        sweep.name,
+        sweep.journal.ended_count,
+        best[1].validation_error if best else None,
+        records,
+        sweep.seconds,
+        failure,
+    )
 
 
 def _write_board(store: RunStore, view: View) -> None:

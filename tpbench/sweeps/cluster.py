@@ -259,9 +259,12 @@ def waits_for(share: Mapping[str, float], workers: int) -> str:
 
 
 def result_of(
-    call: Any, share: Mapping[str, float], say: Callable[[str], None], begun: Callable[[], bool],
+    call: Any,
+    share: Mapping[str, float],
+    say: Callable[[str], None],
+    begun: Callable[[], bool],
     seconds: float = WAITING,
-) -> Any:  # fmt: skip
+) -> Any:
     """Wait for a task of Ray's, and say what it waits for when it has not begun after so many seconds."""
     import ray
 

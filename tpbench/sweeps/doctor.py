@@ -73,9 +73,10 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
     yield from _store(results)
     disabled = os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled"
     yield Finding(
-        "Ray authentication", "switched off by RAY_AUTH_MODE" if disabled else "token",
+        "Ray authentication",
+        "switched off by RAY_AUTH_MODE" if disabled else "token",
         "unset RAY_AUTH_MODE: whoever reaches the cluster's ports can run code on it" if disabled else "",
-    )  # fmt: skip
+    )
     yield from _token_file()
     yield _ray_folder()
     if address:
@@ -109,10 +110,12 @@ def _token_file() -> Iterator[Finding]:
         return
     others = bool(mode & 0o077)
     yield Finding(
-        "Ray's token", f"{path} (mode {mode:o})",
+        "Ray's token",
+        f"{path} (mode {mode:o})",
         f"others may read it and run code on the cluster: chmod 600 {path}, and make another token if they might have"
-        if others else "",
-    )  # fmt: skip
+        if others
+        else "",
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -185,16 +188,18 @@ def _cluster(address: str) -> Iterator[Finding]:
         return
     open_to_all = stranger.status_code not in (401, 403)
     yield Finding(
-        f"cluster {address}", "runs without token authentication" if open_to_all else "asks for its token",
+        f"cluster {address}",
+        "runs without token authentication" if open_to_all else "asks for its token",
         "start its nodes with RAY_AUTH_MODE=token: whoever reaches its ports can run code on it" if open_to_all else "",
         fatal=open_to_all,
-    )  # fmt: skip
+    )
     host = urlsplit(address).hostname or ""
     loopback = host == "localhost" or host.startswith("127.") or host == "::1"
     yield Finding(
-        "its dashboard", "loopback" if loopback else f"reached at {host}",
+        "its dashboard",
+        "loopback" if loopback else f"reached at {host}",
         "" if loopback else "bind it to loopback (Ray's default) and reach it through 'ssh -L 8265:127.0.0.1:8265'",
-    )  # fmt: skip
+    )
     try:
         theirs = cluster_version(address)
     except TpbenchError as error:

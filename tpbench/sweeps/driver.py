@@ -304,9 +304,16 @@ def spell_cause(cause: object) -> str:
 
 
 def run_queue(
-    sweeps: Sequence[QueuedSweep], resources: Resources, ray_folder: Path, board: Board, *, train: Train = train_job,
-    admission: Admission | None = None, nodes: NodeFindings | None = None, patience: Patience | None = None,
-) -> None:  # fmt: skip
+    sweeps: Sequence[QueuedSweep],
+    resources: Resources,
+    ray_folder: Path,
+    board: Board,
+    *,
+    train: Train = train_job,
+    admission: Admission | None = None,
+    nodes: NodeFindings | None = None,
+    patience: Patience | None = None,
+) -> None:
     """Train all packs of all sweeps; Ray must be connected.
 
     Args:
@@ -322,11 +329,15 @@ def run_queue(
     gate, workers = open_gate(), resources.concurrent
     share = resources.per_pack(workers)
     scheduler = Scheduler(
-        sweeps, workers, resources.gpus or resources.cpus, admission=admission,
+        sweeps,
+        workers,
+        resources.gpus or resources.cpus,
+        admission=admission,
         # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
         most=workers + max(1, workers // 8) if resources.address else None,
-        patience=patience or Patience(idle=_IDLE if resources.address else None), say=board.say,
-    )  # fmt: skip
+        patience=patience or Patience(idle=_IDLE if resources.address else None),
+        say=board.say,
+    )
     if resources.address:
         scheduler.see_nodes(trainers(share))
     for node, lacks in (nodes.lacks if nodes else {}).items():
@@ -337,23 +348,36 @@ def run_queue(
     # by one node at a time. Some may wait for places that are never free. The experiment's state is in the journals.
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(4 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
     trainable = tune.with_parameters(
-        run_worker, gate=gate, train=train, threads=int(share["cpu"]), workers=workers,
-        patience=_PATIENCE if resources.address else 0.0, needs=nodes.needs if nodes else None,
-    )  # fmt: skip
+        run_worker,
+        gate=gate,
+        train=train,
+        threads=int(share["cpu"]),
+        workers=workers,
+        patience=_PATIENCE if resources.address else 0.0,
+        needs=nodes.needs if nodes else None,
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: _place_for(config, share)),
         tune_config=tune.TuneConfig(
-            search_alg=queue, metric=METRIC, mode="max", num_samples=-1, reuse_actors=False,
-            trial_name_creator=_trial_name, trial_dirname_creator=_trial_name,
+            search_alg=queue,
+            metric=METRIC,
+            mode="max",
+            num_samples=-1,
+            reuse_actors=False,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="queue", storage_path=str(ray_folder.resolve()), verbose=0, stop=WhenOver(queue),
+            name="queue",
+            storage_path=str(ray_folder.resolve()),
+            verbose=0,
+            stop=WhenOver(queue),
             # The scheduler hands packs out again by itself: elsewhere, and not for ever.
             failure_config=tune.FailureConfig(max_failures=0),
             callbacks=[QueueCallback(queue, board, resources, nodes)],
             progress_reporter=SilentReporter() if in_notebook() else None,
         ),
-    )  # fmt: skip
+    )
     try:
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
         with kept_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):

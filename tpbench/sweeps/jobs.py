@@ -100,9 +100,7 @@ def with_home(word: str) -> str:
     return f"{option}={value}" if option else value
 
 
-def job_command(
-    arguments: Sequence[str], results: str, data: Path | None = None, track: Sequence[str] = ()
-) -> str:  # fmt: skip
+def job_command(arguments: Sequence[str], results: str, data: Path | None = None, track: Sequence[str] = ()) -> str:
     """The command line that the cluster runs; files have the names there under which :func:`submit` sends them.
 
     Args:
@@ -179,11 +177,13 @@ def jobs(address: str) -> list[Job]:
     found.sort(key=lambda job: job.start_time or 0)
     return [
         Job(
-            str(job.submission_id), str(getattr(job.status, "value", job.status)).lower(),
-            datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds"), job.entrypoint,
+            str(job.submission_id),
+            str(getattr(job.status, "value", job.status)).lower(),
+            datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds"),
+            job.entrypoint,
         )
         for job in found
-    ]  # fmt: skip
+    ]
 
 
 def _known(address: str, name: str) -> str:

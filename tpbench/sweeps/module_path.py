@@ -72,8 +72,14 @@ def _is_current(entry: str) -> bool:
 
 def _is_installed(entry: str) -> bool:
     """Whether an entry belongs to an installation of Python, of which a node has its own."""
-    folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), sys.base_prefix,
-               sys.prefix, sys.exec_prefix}  # fmt: skip
+    folders = {
+        *sysconfig.get_paths().values(),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        sys.base_prefix,
+        sys.prefix,
+        sys.exec_prefix,
+    }
     found = Path(entry).resolve()
     if not {"site-packages", "dist-packages"}.isdisjoint(found.parts):
         return True

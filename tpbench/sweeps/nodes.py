@@ -221,8 +221,10 @@ def ask_nodes(
                 continue
             name, found = answer
             if name and not (folder / name).exists():
-                found = {ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
-                         "wrote there"}  # fmt: skip
+                found = {
+                    ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
+                    "wrote there"
+                }
                 name = ""
             unshared += not name
             if found:

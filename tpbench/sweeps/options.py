@@ -50,10 +50,23 @@ class SweepOptions:
 
 
 def choose_options(
-    trials: int, *, seeds: int | None, final_seeds: str | None, epochs: int | None, space: Path | None, objective: str,
-    halving: int, cpus: int | None, gpus: int | None, address: str | None, pack: str, search_seed: int, fresh: bool,
-    accept_failures: bool, search_precision: str | None,
-) -> SweepOptions:  # fmt: skip
+    trials: int,
+    *,
+    seeds: int | None,
+    final_seeds: str | None,
+    epochs: int | None,
+    space: Path | None,
+    objective: str,
+    halving: int,
+    cpus: int | None,
+    gpus: int | None,
+    address: str | None,
+    pack: str,
+    search_seed: int,
+    fresh: bool,
+    accept_failures: bool,
+    search_precision: str | None,
+) -> SweepOptions:
     """Check the options of a sweep that can be checked before its cells are looked at.
 
     Args:
@@ -66,7 +79,16 @@ def choose_options(
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
     return SweepOptions(
-        trials, choose_final_seeds(seeds, final_seeds), epochs, space, search_seed, parse_pack(pack),
-        choose_resources(cpus, gpus, address), fresh, objective, check_factor(halving), accept_failures,
+        trials,
+        choose_final_seeds(seeds, final_seeds),
+        epochs,
+        space,
+        search_seed,
+        parse_pack(pack),
+        choose_resources(cpus, gpus, address),
+        fresh,
+        objective,
+        check_factor(halving),
+        accept_failures,
         search_precision or "",
-    )  # fmt: skip
+    )

@@ -39,8 +39,9 @@ class HandedPack:
     def from_json(cls, text: str) -> HandedPack:
         body: Mapping[str, Any] = json.loads(text)
         bracket = Bracket(**body["bracket"]) if body["bracket"] else None
-        return cls(body["key"], PackPlan.from_plain(body["plan"]), PackSettings(**body["settings"]), bracket,
-                   body["parts"])  # fmt: skip
+        return cls(
+            body["key"], PackPlan.from_plain(body["plan"]), PackSettings(**body["settings"]), bracket, body["parts"]
+        )
 
 
 @dataclass(frozen=True)

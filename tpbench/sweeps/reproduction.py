@@ -96,8 +96,9 @@ def missing_seeds(
     return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
 
-def plan(table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int,
-         settings: PackSettings) -> tuple[list[PlannedCell], list[str]]:  # fmt: skip
+def plan(
+    table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int, settings: PackSettings
+) -> tuple[list[PlannedCell], list[str]]:
     """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
     Raises:
@@ -213,11 +214,14 @@ def reproduce(
         run_queue(sweeps, resources, folder.ray, board, admission=admission, nodes=findings)
     return [
         TrainedCell(
-            cell, sweep.seconds if sweep.done else None, sweep.failure, _diverged(sweep),
+            cell,
+            sweep.seconds if sweep.done else None,
+            sweep.failure,
+            _diverged(sweep),
             unkept(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _needs(sweep: PlainSweep, settings: PackSettings) -> SweepNeeds:
@@ -242,9 +246,14 @@ def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, plac
     count = resources.gpus or resources.cpus
     parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
     sweep = PlainSweep(
-        f"{workload.name}-{method}", cell.name, plan, dataset.fingerprint, settings, parts,
+        f"{workload.name}-{method}",
+        cell.name,
+        plan,
+        dataset.fingerprint,
+        settings,
+        parts,
         on_cluster=bool(resources.address),
-    )  # fmt: skip
+    )
     sweep.priority = place
     return sweep
 

@@ -488,8 +488,11 @@ class Scheduler:
             manned = any(s.place and not s.leaving and s.place.node in others for s in self.slots.values())
             return not manned and self.clock() - troubles[-1][1] > self.patience.elsewhere
         tried = {(trouble.node, trouble.gpu) for trouble, _ in troubles}
-        free = {(s.place.node, s.place.gpu) for s in self.slots.values() if s.place and not s.leaving
-                and self._may_train(sweep, s.place)}  # fmt: skip
+        free = {
+            (s.place.node, s.place.gpu)
+            for s in self.slots.values()
+            if s.place and not s.leaving and self._may_train(sweep, s.place)
+        }
         return (place.node, place.gpu) not in tried or free <= tried
 
     def _could_train(self, place: Place) -> bool:

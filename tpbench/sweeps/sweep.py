@@ -285,9 +285,16 @@ class PlainSweep(QueuedSweep):
     """A configuration that is known: final runs alone."""
 
     def __init__(
-        self, name: str, label: str, plan: PackPlan, fingerprint: str, settings: PackSettings, parts: int,
-        *, on_cluster: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        label: str,
+        plan: PackPlan,
+        fingerprint: str,
+        settings: PackSettings,
+        parts: int,
+        *,
+        on_cluster: bool = False,
+    ) -> None:
         super().__init__(name, label, settings, on_cluster=on_cluster)
         self.final = FinalRuns(plan, fingerprint, settings)
         self.final.split(parts)
@@ -307,9 +314,17 @@ class SearchedSweep(QueuedSweep):
     """
 
     def __init__(
-        self, definition: SweepDefinition, workload: Workload, space: SearchSpace, folder: SweepFolder,
-        journal: Journal, settings: PackSettings, *, accept_failures: bool = False, on_cluster: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        definition: SweepDefinition,
+        workload: Workload,
+        space: SearchSpace,
+        folder: SweepFolder,
+        journal: Journal,
+        settings: PackSettings,
+        *,
+        accept_failures: bool = False,
+        on_cluster: bool = False,
+    ) -> None:
         name = folder.folder.name
         super().__init__(
             name, f"{definition.workload} {definition.method}", replace(settings, sweep=name), on_cluster=on_cluster
@@ -378,10 +393,16 @@ class SearchedSweep(QueuedSweep):
     def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> HandedPack:
         d = self.definition
         plan = PackPlan(
-            self.workload, d.method, tuple({**s, **self.constants} for s in suggestions),
-            (SELECTION_SEED,) * len(suggestions), d.epochs, prune=True, objective=d.objective, found=d.found("search"),
+            self.workload,
+            d.method,
+            tuple({**s, **self.constants} for s in suggestions),
+            (SELECTION_SEED,) * len(suggestions),
+            d.epochs,
+            prune=True,
+            objective=d.objective,
+            found=d.found("search"),
             fingerprint=d.fingerprint,
-        )  # fmt: skip
+        )
         bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
         return HandedPack(str(number), plan, self.search_settings, bracket)
 
@@ -427,7 +448,7 @@ class SearchedSweep(QueuedSweep):
         d = self.definition
         plan = plan_seeds(
             self.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final"), d.fingerprint
-        )  # fmt: skip
+        )
         self.final = FinalRuns(plan, d.fingerprint, self.settings)
         if self.journal.parts is None:
             self.journal.split(workers.parts(len(d.seeds)))

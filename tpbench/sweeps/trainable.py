@@ -38,9 +38,15 @@ def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[O
 
 
 def run_worker(
-    config: Mapping[str, Any], *, gate: Any, train: Train, threads: int, workers: int, patience: float,
+    config: Mapping[str, Any],
+    *,
+    gate: Any,
+    train: Train,
+    threads: int,
+    workers: int,
+    patience: float,
     needs: Needs | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Train one pack after the other until the gate says that it is enough.
 
     What the node or the store lacks is reported; anything else that goes wrong is raised, and the process is not used
@@ -78,10 +84,14 @@ def _about(needs: Needs | None) -> dict[str, Any]:
     gpus = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
     node = str(context.get_node_id())
     return {
-        "node": node, "gpu": gpus, "host": socket.gethostname(), "pid": os.getpid(),
-        "created": psutil.Process().create_time(), **_memory(),
+        "node": node,
+        "gpu": gpus,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "created": psutil.Process().create_time(),
+        **_memory(),
         "lacks": missing(needs, gpu=bool(gpus), known=node) if needs else {},
-    }  # fmt: skip
+    }
 
 
 def _memory() -> dict[str, int]:

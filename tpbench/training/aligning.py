@@ -45,9 +45,14 @@ def _train(trainer: Trainer) -> None:
 
 
 def record_alignment(
-    workload: Workload, method: str, configuration: Mapping[str, float], seeds: tuple[int, ...], epochs: int,
-    every: int, settings: PackSettings,
-) -> Path:  # fmt: skip
+    workload: Workload,
+    method: str,
+    configuration: Mapping[str, float],
+    seeds: tuple[int, ...],
+    epochs: int,
+    every: int,
+    settings: PackSettings,
+) -> Path:
     """Train, measure, and write ``alignment/<workload>-<method>-<hash>.json`` in the results folder.
 
     Raises:
@@ -59,9 +64,14 @@ def record_alignment(
     obtain(workload, data, offline=settings.offline)
     problem, dataset = load_problem(workload, data)
     trainer = Trainer(
-        get_method(method), problem, [configuration] * len(seeds), list(seeds), epochs=epochs,
-        precision=settings.precision, device=settings.device,
-    )  # fmt: skip
+        get_method(method),
+        problem,
+        [configuration] * len(seeds),
+        list(seeds),
+        epochs=epochs,
+        precision=settings.precision,
+        device=settings.device,
+    )
     log = AlignmentLog(every)
     trainer.pack.observer = log
     try:
@@ -76,10 +86,19 @@ def record_alignment(
     if len(trainer.alive) < len(seeds):
         raise TpbenchError(f"{method} on {workload.name}: a member diverged, so its angles say nothing")
     record = AlignmentRecord(
-        workload.name, dataset.label, method, list(seeds), epochs, every, log.seen // epochs, list(DAMPINGS), log.steps,
-        _plain(torch.stack(log.loss_angles)), _plain(torch.stack(log.target_angles)),
+        workload.name,
+        dataset.label,
+        method,
+        list(seeds),
+        epochs,
+        every,
+        log.seen // epochs,
+        list(DAMPINGS),
+        log.steps,
+        _plain(torch.stack(log.loss_angles)),
+        _plain(torch.stack(log.target_angles)),
         provenance(settings.device, settings.precision, settings.command),
-    )  # fmt: skip
+    )
     plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"

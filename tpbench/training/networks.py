@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 # Of the engine's arrays, by the letter that they begin with.
 _NAMES = {
-    "W": "forward.{}.weight", "b": "forward.{}.bias",
-    "Q": "feedback.{}.weight", "c": "feedback.{}.bias", "S": "feedback.{}.recurrent",
-    "R": "feedback.random.weight", "d": "feedback.random.bias",
-}  # fmt: skip
+    "W": "forward.{}.weight",
+    "b": "forward.{}.bias",
+    "Q": "feedback.{}.weight",
+    "c": "feedback.{}.bias",
+    "S": "feedback.{}.recurrent",
+    "R": "feedback.random.weight",
+    "d": "feedback.random.bias",
+}
 _ARRAY = re.compile(r"([A-Za-z])([0-9]*)")
 
 
@@ -55,10 +59,20 @@ def trained_network(
     if epoch is None or validation is None or test is None:
         raise ValueError(f"the run {d.id} has no epoch to take a network from")
     return TrainedNetwork(
-        d.id, d.workload, d.method, d.seed, record.precision, epoch, validation, test, record.curves_digest,
-        workload.architecture.sizes, scale, shift + 0.0,  # no -0.0
+        d.id,
+        d.workload,
+        d.method,
+        d.seed,
+        record.precision,
+        epoch,
+        validation,
+        test,
+        record.curves_digest,
+        workload.architecture.sizes,
+        scale,
+        shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
-    )  # fmt: skip
+    )
 
 
 def unkept(store: RunStore, records: Iterable[RunRecord | None]) -> int:

@@ -184,10 +184,14 @@ def outcome_of(run_id: str, history: MemberHistory, objective: str = DEFAULT_OBJ
     """
     error, other = history.at_selected("validation_error"), objective != DEFAULT_OBJECTIVE
     return Outcome(
-        run_id, history.status, WORST_ERROR if error is None else error, history.at_selected("test_error"),
+        run_id,
+        history.status,
+        WORST_ERROR if error is None else error,
+        history.at_selected("test_error"),
         # Of a run without any epoch it is not looked at: it diverged.
-        min(history.curves.get(objective, []), default=0.0) if other else None, history.epochs,
-    )  # fmt: skip
+        min(history.curves.get(objective, []), default=0.0) if other else None,
+        history.epochs,
+    )
 
 
 def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
@@ -202,11 +206,19 @@ def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDef
     source = method_source(plan.method)
     return [
         RunDefinition(
-            plan.workload.name, fingerprint, plan.method, dict(configuration), seed, plan.epochs, precision=precision,
-            method_source=source, workload_source=plan.workload.source, split=split_rule(plan.workload, seed),
+            plan.workload.name,
+            fingerprint,
+            plan.method,
+            dict(configuration),
+            seed,
+            plan.epochs,
+            precision=precision,
+            method_source=source,
+            workload_source=plan.workload.source,
+            split=split_rule(plan.workload, seed),
         )
         for configuration, seed in zip(plan.configurations, plan.seeds, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def require_precision(record: RunRecord, wanted: str, store: RunStore) -> None:
@@ -294,11 +306,16 @@ class PackJob:
         from tpbench.engine import Trainer
 
         return Trainer(
-            get_method(self.plan.method), self.problem, [d.configuration for d in self.missing],
-            [d.seed for d in self.missing], epochs=self.plan.epochs, precision=self.settings.precision,
-            device=self.settings.device, prune=self.plan.workload.prune if self.plan.prune else None,
+            get_method(self.plan.method),
+            self.problem,
+            [d.configuration for d in self.missing],
+            [d.seed for d in self.missing],
+            epochs=self.plan.epochs,
+            precision=self.settings.precision,
+            device=self.settings.device,
+            prune=self.plan.workload.prune if self.plan.prune else None,
             keep=self.settings.keep_networks,
-        )  # fmt: skip
+        )
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
         """Train what is missing; one outcome per member of the plan, in its order."""
@@ -306,11 +323,9 @@ class PackJob:
         histories = self._histories(trained)
         out = self.judge.stopped(histories, self.plan.epochs) if self.judge else {}
         return [
-            outcome_of(
-                self._name(d), _cut(histories[k], out[k]) if k in out else histories[k], self.plan.objective
-            )
+            outcome_of(self._name(d), _cut(histories[k], out[k]) if k in out else histories[k], self.plan.objective)
             for k, d in enumerate(self.definitions)
-        ]  # fmt: skip
+        ]
 
     def records(self) -> list[RunRecord | None]:
         """The runs of the plan that the store had when the job was made."""
@@ -322,9 +337,7 @@ class PackJob:
 
     def _histories(self, trained: Mapping[str, MemberHistory]) -> list[MemberHistory]:
         """Of all members in the order of the plan: those of the store, and those that are trained here."""
-        return [
-            self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions
-        ]  # fmt: skip
+        return [self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions]
 
     def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train what is missing as one pack, or in parts where the memory does not suffice."""
@@ -435,7 +448,7 @@ class PackJob:
 
     def _train_to_the_end(
         self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking, until: int | None
-    ) -> tuple[list[MemberHistory], EpochReport | None]:  # fmt: skip
+    ) -> tuple[list[MemberHistory], EpochReport | None]:
         """Train and publish; returns how the members ended, and what was reported last."""
         from tpbench.engine import load_checkpoint, save_checkpoint
 
@@ -479,10 +492,16 @@ class PackJob:
             if history.status in ("finished", "diverged"):
                 curves = {name: values for name, values in history.curves.items() if values}
                 record = RunRecord(
-                    definition, self.dataset.label, history.status, curves,
-                    wall_time_s=trainer.elapsed / members, pack_members=members, provenance=origin,
-                    found=self.plan.found, workload=workload.content() if workload.source else {},
-                )  # fmt: skip
+                    definition,
+                    self.dataset.label,
+                    history.status,
+                    curves,
+                    wall_time_s=trainer.elapsed / members,
+                    pack_members=members,
+                    provenance=origin,
+                    found=self.plan.found,
+                    workload=workload.content() if workload.source else {},
+                )
                 self._store(record, trainer.correct.get(member), trainer.kept.get(member))
 
     def _store(self, record: RunRecord, correct: NDArray[np.bool_] | None, arrays: Mapping[str, Tensor] | None) -> None:
@@ -513,9 +532,14 @@ class PackJob:
 
 
 def plan_seeds(
-    workload: Workload, method: str, configuration: Mapping[str, float], seeds: Sequence[int], epochs: int,
-    found: Mapping[str, Any], fingerprint: str = "",
-) -> PackPlan:  # fmt: skip
+    workload: Workload,
+    method: str,
+    configuration: Mapping[str, float],
+    seeds: Sequence[int],
+    epochs: int,
+    found: Mapping[str, Any],
+    fingerprint: str = "",
+) -> PackPlan:
     """One configuration over several seeds, and how it was found."""
     return PackPlan(
         workload,

@@ -64,12 +64,18 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description:<10}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("best validation error {task.fields[best]}"), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=console,
+            TextColumn("{task.description:<10}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("best validation error {task.fields[best]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
             # Ray's output has its own file; rich would take it from there.
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self.tasks: dict[str, TaskID] = {}
 
     def start(self, name: str, total: int, done: int = 0) -> None:

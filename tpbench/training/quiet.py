@@ -201,7 +201,7 @@ class SortedStream:
 @contextmanager
 def _sorted_by_thread(
     name: str, number: int, noise: TextIO, known: frozenset[threading.Thread]
-) -> Iterator[SortedStream]:  # fmt: skip
+) -> Iterator[SortedStream]:
     real = _stream(number, getattr(sys, name).encoding or "utf-8")
     stream = SortedStream(name, real, noise, known)
     setattr(sys, name, stream)

@@ -30,9 +30,16 @@ _AGAIN = "their networks: these are trained again, and a network is kept if the 
 
 
 def run_seeds(
-    cell: CellChoice, configuration: Mapping[str, float], found: Mapping[str, Any], seeds: tuple[int, ...],
-    epochs: int | None, settings: PackSettings, *, note: str = "", progress: bool = True,
-) -> list[RunRecord]:  # fmt: skip
+    cell: CellChoice,
+    configuration: Mapping[str, float],
+    found: Mapping[str, Any],
+    seeds: tuple[int, ...],
+    epochs: int | None,
+    settings: PackSettings,
+    *,
+    note: str = "",
+    progress: bool = True,
+) -> list[RunRecord]:
     """Train one configuration over seeds, as one pack or as one per core; shows the epochs.
 
     Args:

@@ -13,10 +13,18 @@ from tpbench.training.tracking.targets import resolve_targets
 
 
 def make_settings(
-    results: str, data: Path | None, precision: str, device: str | None, checkpoint_every: int, offline: bool,
-    command: str, *, keep_networks: bool = False, track: Sequence[str] = (),
+    results: str,
+    data: Path | None,
+    precision: str,
+    device: str | None,
+    checkpoint_every: int,
+    offline: bool,
+    command: str,
+    *,
+    keep_networks: bool = False,
+    track: Sequence[str] = (),
     again: bool = False,
-) -> PackSettings:  # fmt: skip
+) -> PackSettings:
     """Check what holds for every pack of a command or call.
 
     Args:
@@ -35,7 +43,14 @@ def make_settings(
         check_device_precision(precision, chosen)
     open_store(results)
     return PackSettings(
-        results, str(data) if data else None, precision, chosen, checkpoint_every, command,
-        offline=offline, keep_networks=keep_networks, track=resolve_targets(track, results),
+        results,
+        str(data) if data else None,
+        precision,
+        chosen,
+        checkpoint_every,
+        command,
+        offline=offline,
+        keep_networks=keep_networks,
+        track=resolve_targets(track, results),
         again=again,
-    )  # fmt: skip
+    )

@@ -39,9 +39,17 @@ def _measured(workload: Workload, method: str, size: int, device: str, precision
 
 
 def choose_pack(
-    workload: Workload, method: str, *, trials: int, concurrent: int, threads: int, device: str, precision: str,
-    floor: int = 1, sharing: int | None = None,
-) -> int:  # fmt: skip
+    workload: Workload,
+    method: str,
+    *,
+    trials: int,
+    concurrent: int,
+    threads: int,
+    device: str,
+    precision: str,
+    floor: int = 1,
+    sharing: int | None = None,
+) -> int:
     """The smallest pack size beyond which members do not get noticeably cheaper.
 
     Limited so that the search has at least four packs for every worker (all of them have work, and TPE learns from
@@ -99,9 +107,18 @@ def share_gpu(peak: int | None, free: int, *, trials: int, pack: int, gpus: int)
 
 
 def choose_sizes(
-    workload: Workload, method: str, *, trials: int, pack: int | None, cpus: int, gpus: int, threads: int, device: str,
-    precision: str, floor: int = 1,
-) -> Sizing:  # fmt: skip
+    workload: Workload,
+    method: str,
+    *,
+    trials: int,
+    pack: int | None,
+    cpus: int,
+    gpus: int,
+    threads: int,
+    device: str,
+    precision: str,
+    floor: int = 1,
+) -> Sizing:
     """Measure on the machine where this runs: the pack size where none was asked for, and packs per GPU.
 
     Raises:
@@ -111,9 +128,16 @@ def choose_sizes(
     most = _MOST_PER_GPU if has_mps() else 1
     if pack is None:
         pack = choose_pack(
-            workload, method, trials=trials, concurrent=gpus * most or cpus, threads=threads, device=device,
-            precision=precision, floor=floor, sharing=most if gpus else None,
-        )  # fmt: skip
+            workload,
+            method,
+            trials=trials,
+            concurrent=gpus * most or cpus,
+            threads=threads,
+            device=device,
+            precision=precision,
+            floor=floor,
+            sharing=most if gpus else None,
+        )
     if not gpus or most == 1:
         return Sizing(pack)
     row = _measured(workload, method, pack, device, precision)

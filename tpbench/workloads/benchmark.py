@@ -73,9 +73,16 @@ def made_up_problem(workload: Workload, steps: int) -> Problem:
     y = torch.randint(0, sizes[-1], (count,), generator=generator)
     few = slice(0, workload.batch_size)
     return Problem(
-        workload.architecture, x, y, x[few], y[few], workload.batch_size, workload.batch_size,
-        *scale_and_shift(workload.normalise, x.numpy()), trained_layers=workload.trained_layers,
-    )  # fmt: skip
+        workload.architecture,
+        x,
+        y,
+        x[few],
+        y[few],
+        workload.batch_size,
+        workload.batch_size,
+        *scale_and_shift(workload.normalise, x.numpy()),
+        trained_layers=workload.trained_layers,
+    )
 
 
 def _reset_peak(device: str) -> bool:
@@ -106,9 +113,14 @@ def measure(
     configuration = example_configuration(rule)
     resettable = _reset_peak(device)
     trainer = Trainer(
-        rule, made_up_problem(workload, steps), [configuration] * pack, list(range(pack)), epochs=10**6,
-        precision=precision, device=device,
-    )  # fmt: skip
+        rule,
+        made_up_problem(workload, steps),
+        [configuration] * pack,
+        list(range(pack)),
+        epochs=10**6,
+        precision=precision,
+        device=device,
+    )
     trainer.advance()
     clock = Clock(torch.device(device))
     if not on_gpu:
@@ -132,11 +144,21 @@ def measure(
     steps_per_epoch = math.ceil((workload.samples - workload.validation_size) / workload.batch_size)
     peak = product_rate(precision, device)
     return BenchmarkRow(
-        workload.name, method, pack, device, precision, step, pack / (step * steps_per_epoch), operations,
-        step_bytes(rule, workload.architecture, workload.batch_size, trained, element), operations * pack / step, peak,
-        operations * pack / step / peak, {name: clock.seconds[name] / total for name in PHASES},
+        workload.name,
+        method,
+        pack,
+        device,
+        precision,
+        step,
+        pack / (step * steps_per_epoch),
+        operations,
+        step_bytes(rule, workload.architecture, workload.batch_size, trained, element),
+        operations * pack / step,
+        peak,
+        operations * pack / step / peak,
+        {name: clock.seconds[name] / total for name in PHASES},
         _peak(device) if resettable else None,
-    )  # fmt: skip
+    )
 
 
 def measure_all(

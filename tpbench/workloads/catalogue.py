@@ -18,21 +18,36 @@ _BUILT_IN: dict[str, dict[str, Any]] = {
     # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels are 0
     # to 16, which becomes 0 to 1.
     "Digits": {
-        "name": "digits", "data": "digits", "network": [64, 64], "random_hidden": 128,
-        "normalise": [0.0, 16 / 255], "feedback_epochs": {"sleep": [2, 1], "extra": [4, 2]}, "epochs": 30,
-        "batch_size": 32, "validation_size": 240,
+        "name": "digits",
+        "data": "digits",
+        "network": [64, 64],
+        "random_hidden": 128,
+        "normalise": [0.0, 16 / 255],
+        "feedback_epochs": {"sleep": [2, 1], "extra": [4, 2]},
+        "epochs": 30,
+        "batch_size": 32,
+        "validation_size": 240,
     },
     "MNIST": {"name": "mnist", "data": "mnist", **_MNIST_NETWORK, "normalise": [0.1307, 0.3081]},
     "MNIST (frozen)": {
-        "name": "mnist-frozen", "data": "mnist", **_MNIST_NETWORK,
-        "normalise": [0.1307, 0.3081], "trained_layers": [1], "feedback_epochs": {"sleep": [10, 0]},
+        "name": "mnist-frozen",
+        "data": "mnist",
+        **_MNIST_NETWORK,
+        "normalise": [0.1307, 0.3081],
+        "trained_layers": [1],
+        "feedback_epochs": {"sleep": [10, 0]},
     },
     "Fashion-MNIST": {"name": "fashion-mnist", "data": "fashion-mnist", **_MNIST_NETWORK, "normalise": "unit"},
     "CIFAR10": {
-        "name": "cifar10", "data": "cifar10", "network": [1024] * 3, "random_hidden": 2048,
-        "normalise": [0.5, 0.5], "feedback_epochs": {"sleep": [10, 2]}, "prune": [6, 0.75],
+        "name": "cifar10",
+        "data": "cifar10",
+        "network": [1024] * 3,
+        "random_hidden": 2048,
+        "normalise": [0.5, 0.5],
+        "feedback_epochs": {"sleep": [10, 2]},
+        "prune": [6, 0.75],
     },
-}  # fmt: skip
+}
 
 
 def _built_in(title: str, values: Mapping[str, Any]) -> Workload:

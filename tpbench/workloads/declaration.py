@@ -15,15 +15,32 @@ from tpbench.workloads.specs import Shape, known_shape
 from tpbench.workloads.workload import Workload
 
 KEYS = (
-    "name", "like", "data", "test", "network", "random_hidden", "normalise", "batch_size", "validation_size",
-    "epochs", "trained_layers", "feedback_epochs", "prune",
-)  # fmt: skip
+    "name",
+    "like",
+    "data",
+    "test",
+    "network",
+    "random_hidden",
+    "normalise",
+    "batch_size",
+    "validation_size",
+    "epochs",
+    "trained_layers",
+    "feedback_epochs",
+    "prune",
+)
 
 # What the paper has for most of its data sets; the share is that of its 5,000 validation samples, roughly.
 DEFAULTS: Mapping[str, Any] = {
-    "random_hidden": 1024, "normalise": "standard", "batch_size": 128, "validation_size": 0.1, "epochs": 100,
-    "trained_layers": None, "feedback_epochs": {SLEEP: [6, 1], EXTRA: [10, 4]}, "prune": [6, 0.6],
-}  # fmt: skip
+    "random_hidden": 1024,
+    "normalise": "standard",
+    "batch_size": 128,
+    "validation_size": 0.1,
+    "epochs": 100,
+    "trained_layers": None,
+    "feedback_epochs": {SLEEP: [6, 1], EXTRA: [10, 4]},
+    "prune": [6, 0.6],
+}
 
 NORMALISATIONS = ("standard", "unit", "none")
 
@@ -117,8 +134,10 @@ class _Checked:
         value = self.values["trained_layers"]
         if value is None:
             return None
-        chosen = sorted(self.whole("trained_layers", v, 1, layers, "holds layers: each ") for v in
-                        self.several("trained_layers", value, f"layer numbers, 1 to {layers}"))  # fmt: skip
+        chosen = sorted(
+            self.whole("trained_layers", v, 1, layers, "holds layers: each ")
+            for v in self.several("trained_layers", value, f"layer numbers, 1 to {layers}")
+        )
         if chosen != list(range(chosen[0], chosen[0] + len(chosen))):
             raise self.fail("trained_layers", f"must be layers next to each other, each once, got {shown(value)}")
         return None if len(chosen) == layers else tuple(chosen)
@@ -146,9 +165,13 @@ class _Checked:
 
 
 def declared(
-    values: Mapping[str, Any], place: Place, *, title: str = "", base: Workload | None = None,
+    values: Mapping[str, Any],
+    place: Place,
+    *,
+    title: str = "",
+    base: Workload | None = None,
     shape_of: Callable[[str, float], Shape] | None = None,
-) -> Workload:  # fmt: skip
+) -> Workload:
     """A workload from what was written.
 
     Args:
@@ -177,12 +200,23 @@ def declared(
     shape = _shape(checked, test, shape_of)
     hidden, validation = checked.hidden(), checked.share("validation_size", shape.training)
     workload = Workload(
-        name, title or name, shape.data, shape.training, shape.inputs, shape.outputs, hidden,
-        checked.whole("random_hidden", checked.values["random_hidden"], 1, _WIDEST), checked.normalise(),
-        checked.whole("batch_size", checked.values["batch_size"], 1, 1_000_000), validation,
-        checked.whole("epochs", checked.values["epochs"], 1, 1_000_000), checked.trained_layers(len(hidden) + 1),
-        checked.schedules(), checked.prune(), test,
-    )  # fmt: skip
+        name,
+        title or name,
+        shape.data,
+        shape.training,
+        shape.inputs,
+        shape.outputs,
+        hidden,
+        checked.whole("random_hidden", checked.values["random_hidden"], 1, _WIDEST),
+        checked.normalise(),
+        checked.whole("batch_size", checked.values["batch_size"], 1, 1_000_000),
+        validation,
+        checked.whole("epochs", checked.values["epochs"], 1, 1_000_000),
+        checked.trained_layers(len(hidden) + 1),
+        checked.schedules(),
+        checked.prune(),
+        test,
+    )
     if workload.batch_size > shape.training - validation:
         raise checked.fail(
             "batch_size", f"{workload.batch_size} is more than the {shape.training - validation} samples to train on"
@@ -193,12 +227,14 @@ def declared(
 def as_declared(workload: Workload) -> dict[str, Any]:
     """A workload as a file would declare it, but for its name."""
     keys: dict[str, Any] = {
-        "data": workload.data, "network": list(workload.hidden), "validation_size": workload.validation_size,
+        "data": workload.data,
+        "network": list(workload.hidden),
+        "validation_size": workload.validation_size,
         "normalise": workload.normalise if isinstance(workload.normalise, str) else list(workload.normalise),
         "trained_layers": list(workload.trained_layers) if workload.trained_layers else None,
         "feedback_epochs": {kind: list(pair) for kind, pair in workload.schedules.items() if kind != JOINT},
         "prune": list(workload.prune),
-    }  # fmt: skip
+    }
     keys |= {key: getattr(workload, key) for key in ("random_hidden", "batch_size", "epochs")}
     return {**keys, "test": workload.test} if workload.test else keys
 

@@ -24,9 +24,11 @@ from tpbench.workloads.labels import DOWNLOADED
 from tpbench.workloads.specs import DatasetSpec
 
 _IDX = {
-    "x_train": "train-images-idx3-ubyte", "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte", "y_test": "t10k-labels-idx1-ubyte",
-}  # fmt: skip
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
 _BATCH_FOLDER = "cifar-10-batches-py"
 
 
@@ -167,9 +169,11 @@ def _read_batches(spec: DatasetSpec, place: Path) -> Arrays:
         except Exception as error:  # an unpickler raises many kinds
             raise TpbenchError(f"{place}: '{name}' is damaged or no batch of {spec.name} ({error})") from error
     return {
-        "x_train": np.concatenate(images[:-1]), "y_train": np.concatenate(labels[:-1]),
-        "x_test": np.ascontiguousarray(images[-1]), "y_test": labels[-1],
-    }  # fmt: skip
+        "x_train": np.concatenate(images[:-1]),
+        "y_train": np.concatenate(labels[:-1]),
+        "x_test": np.ascontiguousarray(images[-1]),
+        "y_test": labels[-1],
+    }
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:

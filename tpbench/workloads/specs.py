@@ -38,17 +38,30 @@ DATASETS = {
     d.name: d
     for d in (
         DatasetSpec(
-            "mnist", (28, 28),
+            "mnist",
+            (28, 28),
             (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
             (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
-            "MNIST", 12, "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
+            "MNIST",
+            12,
+            "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
         ),
         DatasetSpec(
-            "fashion-mnist", (28, 28), (6000,) * 10, (1000,) * 10, "FashionMNIST", 31,
+            "fashion-mnist",
+            (28, 28),
+            (6000,) * 10,
+            (1000,) * 10,
+            "FashionMNIST",
+            31,
             "4de292442a22996b5d72c79883ebd803d1eb19709f86b3eb7c24b5f4c7be93a1",
         ),
         DatasetSpec(
-            "cifar10", (32, 32, 3), (5000,) * 10, (1000,) * 10, "CIFAR10", 170,
+            "cifar10",
+            (32, 32, 3),
+            (5000,) * 10,
+            (1000,) * 10,
+            "CIFAR10",
+            170,
             known_copies=(("7024887175e814710e94a62f74e92abe6bc2710c44485d280b3b112669b63ee1", "JPEG copy"),),
             archive=("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
             batches=(
@@ -61,7 +74,7 @@ DATASETS = {
             ),
         ),
     )
-}  # fmt: skip
+}
 
 
 DIGITS_TRAINING = 1437

@@ -13,8 +13,15 @@ from tpbench.engine.numerics import squared_error
 HIDDEN_LAYERS, HIDDEN_UNITS = 4, 1000
 
 
-def teacher_problem(student: Architecture, *, seed: int = 0, training: int = 1000, validation: int = 200,
-                    test: int = 200, batch_size: int = 1) -> Problem:  # fmt: skip
+def teacher_problem(
+    student: Architecture,
+    *,
+    seed: int = 0,
+    training: int = 1000,
+    validation: int = 200,
+    test: int = 200,
+    batch_size: int = 1,
+) -> Problem:
     """Random inputs sent through a random ReLU network with 4 hidden layers of 1000 units.
 
     The paper names neither the number of samples nor the scale of the teacher's weights; here they are drawn from
@@ -38,6 +45,12 @@ def teacher_problem(student: Architecture, *, seed: int = 0, training: int = 100
     y = h / h.std(0)
     kept = training + validation
     return Problem(
-        student, x[:kept], y[:kept], x[kept:], y[kept:], validation_size=validation, batch_size=batch_size,
+        student,
+        x[:kept],
+        y[:kept],
+        x[kept:],
+        y[kept:],
+        validation_size=validation,
+        batch_size=batch_size,
         loss=squared_error,
-    )  # fmt: skip
+    )

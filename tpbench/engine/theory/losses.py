@@ -95,9 +95,12 @@ def theorem_4() -> Iterator[Check]:
         yield Check("Theorem 4", f"gradient at {which}, against that at Q = 0", setting, value, upper=1e-5)
     doubled = [2 * _damped_inverse(jacobian, 0.0) for jacobian in loop.jacobians]
     yield Check(
-        "Theorem 4", "the same at twice the pseudo-inverse, where it must not vanish", setting,
-        loop.stationarity(DIFFERENCE, doubled, [0.0, 0.0]), lower=0.1,
-    )  # fmt: skip
+        "Theorem 4",
+        "the same at twice the pseudo-inverse, where it must not vanish",
+        setting,
+        loop.stationarity(DIFFERENCE, doubled, [0.0, 0.0]),
+        lower=0.1,
+    )
 
 
 def equation_196() -> Iterator[Check]:
@@ -117,16 +120,24 @@ def equation_196() -> Iterator[Check]:
     matrices = [inverse @ j.mT @ factor for inverse, j in zip(inverses, loop.jacobians, strict=True)]
     decay = [2 * damping / _SIZES[i] for i in loop.architecture.hidden]
     yield Check(
-        "Equation 194", f"gradient of the loss at equation 194, lambda = {damping}, against that at Q = 0", setting,
-        loop.stationarity(GENERALISED, matrices, decay), upper=1e-5,
-    )  # fmt: skip
+        "Equation 194",
+        f"gradient of the loss at equation 194, lambda = {damping}, against that at Q = 0",
+        setting,
+        loop.stationarity(GENERALISED, matrices, decay),
+        upper=1e-5,
+    )
 
     labels = torch.ones(1, loop.batch, dtype=torch.int64)
     _, _, gradient = cross_entropy(loop.activities[-1], labels)
     batch = Minibatch(
-        loop.architecture, loop.parameters, loop.activities, loop.slopes, gradient,
-        {"eta": torch.tensor([eta], dtype=DTYPE)}, loop.state(loop.maps(matrices)),
-    )  # fmt: skip
+        loop.architecture,
+        loop.parameters,
+        loop.activities,
+        loop.slopes,
+        gradient,
+        {"eta": torch.tensor([eta], dtype=DTYPE)},
+        loop.state(loop.maps(matrices)),
+    )
     worst = 0.0
     for target, inverse, jacobian in zip(generalised_targets(batch)[:-1], inverses, loop.jacobians, strict=True):
         wanted = -eta * inverse @ jacobian.mT @ gradient[0, 0]

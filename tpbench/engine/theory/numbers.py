@@ -26,9 +26,12 @@ def random_matrices() -> Iterator[Check]:
             angles.append(degrees(inverse[0], jacobian[0, 0]))
         upper = expected * 1.2 if ratio > 1 else 90.0
         yield Check(
-            "Theorem S12", f"mean angle of pseudo-inverse and transpose at n/m = {ratio}, degrees",
-            f"{_MATRICES} standard-normal matrices of {_OUTPUTS} rows", sum(angles) / len(angles), upper=upper,
-        )  # fmt: skip
+            "Theorem S12",
+            f"mean angle of pseudo-inverse and transpose at n/m = {ratio}, degrees",
+            f"{_MATRICES} standard-normal matrices of {_OUTPUTS} rows",
+            sum(angles) / len(angles),
+            upper=upper,
+        )
 
 
 def difference_form() -> Iterator[Check]:

@@ -54,9 +54,14 @@ def _propagate(eta: float) -> tuple[list[Tensor], list[Tensor]]:
     activities, slopes, gradient = _pass(architecture, parameters, "invertible")
     feedback = InverseFeedback(architecture, parameters, activities)
     batch = Minibatch(
-        architecture, parameters, activities, slopes, gradient, {"eta": torch.tensor([eta], dtype=DTYPE)},
+        architecture,
+        parameters,
+        activities,
+        slopes,
+        gradient,
+        {"eta": torch.tensor([eta], dtype=DTYPE)},
         feedback,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
     jacobians = output_jacobians(parameters, slopes, architecture.depth)
     none = torch.zeros(1, dtype=DTYPE)
     expected = [eta * gauss_newton_change(jacobian, gradient, none) for jacobian in jacobians]
@@ -89,9 +94,12 @@ def theorem_2() -> Iterator[Check]:
         step = torch.linalg.lstsq(jacobian, -gradient.unsqueeze(-1)).solution.squeeze(-1)
         worst = max(worst, relative(mine[i] / 1e-7, step))
     yield Check(
-        "Theorem 2", "TP's targets / eta against the least-squares Gauss-Newton step, eta = 1e-7",
-        f"tanh, {_WIDTH}-{_WIDTH}-{_WIDTH}-{_WIDTH}, squared error", worst, upper=1e-5,
-    )  # fmt: skip
+        "Theorem 2",
+        "TP's targets / eta against the least-squares Gauss-Newton step, eta = 1e-7",
+        f"tanh, {_WIDTH}-{_WIDTH}-{_WIDTH}-{_WIDTH}, squared error",
+        worst,
+        upper=1e-5,
+    )
 
 
 def _dtp_error(eta: float) -> float:

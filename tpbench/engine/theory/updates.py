@@ -153,9 +153,12 @@ def theorem_6() -> Iterator[Check]:
             widest = max(widest, degrees(update, -gradient))
             count += 1
     yield Check(
-        "Theorem 6", f"largest of {count} angles between update and loss gradient, degrees",
-        "linear, three architectures (with bottlenecks), minibatches of 1 to 4", widest, upper=90.0,
-    )  # fmt: skip
+        "Theorem 6",
+        f"largest of {count} angles between update and loss gradient, degrees",
+        "linear, three architectures (with bottlenecks), minibatches of 1 to 4",
+        widest,
+        upper=90.0,
+    )
     net = LinearNetwork.make("theorem 6", (4, 6, 5, 2), 12)
     solution = torch.linalg.lstsq(net.x[0], net.y[0]).solution
     best = float(squared_error((net.x[0] @ solution).unsqueeze(0), net.y)[0].mean())
@@ -164,6 +167,10 @@ def theorem_6() -> Iterator[Check]:
             net.pack.forward[f"W{i}"].add_(0.2 * update)
     reached = float(squared_error(net.activities()[-1], net.y)[0].mean())
     yield Check(
-        "Theorem 6", "loss after 1000 steps over the least-squares optimum, minus 1", "linear, 4-6-5-2, 12 samples",
-        reached / best - 1, -1e-9, 1e-6,
-    )  # fmt: skip
+        "Theorem 6",
+        "loss after 1000 steps over the least-squares optimum, minus 1",
+        "linear, 4-6-5-2, 12 samples",
+        reached / best - 1,
+        -1e-9,
+        1e-6,
+    )

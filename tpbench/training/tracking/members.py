@@ -28,9 +28,14 @@ class Member:
 
     @classmethod
     def of(
-        cls, definition: RunDefinition, data_label: str, found: Mapping[str, Any], *, precision: str = "",
+        cls,
+        definition: RunDefinition,
+        data_label: str,
+        found: Mapping[str, Any],
+        *,
+        precision: str = "",
         version: str = __version__,
-    ) -> Member:  # fmt: skip
+    ) -> Member:
         """The member of a pack.
 
         Args:
@@ -42,15 +47,22 @@ class Member:
         """
         words = (definition.workload, definition.method, f"seed{definition.seed}")
         tags = {
-            "run": definition.id, "workload": definition.workload, "method": definition.method,
-            "seed": str(definition.seed), "data": data_label or "exact",
-            "precision": precision or definition.precision, "version": version,
-            "sweep": str(found.get("sweep", "")), "role": str(found.get("role", "")),
-        }  # fmt: skip
+            "run": definition.id,
+            "workload": definition.workload,
+            "method": definition.method,
+            "seed": str(definition.seed),
+            "data": data_label or "exact",
+            "precision": precision or definition.precision,
+            "version": version,
+            "sweep": str(found.get("sweep", "")),
+            "role": str(found.get("role", "")),
+        }
         return cls(
-            definition.id, "/".join([*map(_word, words), definition.id]), dict(definition.configuration),
+            definition.id,
+            "/".join([*map(_word, words), definition.id]),
+            dict(definition.configuration),
             {name: value for name, value in tags.items() if value},
-        )  # fmt: skip
+        )
 
     @classmethod
     def of_record(cls, record: RunRecord) -> Member:

@@ -14,9 +14,7 @@ _FIELD = re.compile(rf"(?i)((?:[\w.-]*(?:{_WORDS})[\w.-]*|\b(?:pass|sig))(?:=|%3
 
 def has_secret(text: str) -> bool:
     """Whether a URI holds a password, or a field of its query that is named like one."""
-    return any(
-        _FIELD.search(one) or any(":" in user for user in _USER.findall(one)) for one in (text, unquote(text))
-    )  # fmt: skip
+    return any(_FIELD.search(one) or any(":" in user for user in _USER.findall(one)) for one in (text, unquote(text)))
 
 
 def without_secrets(text: str) -> str:

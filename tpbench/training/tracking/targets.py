@@ -20,8 +20,17 @@ TRACKERS = ("tensorboard", "mlflow")
 """Names of trackers; each needs the package of its name, which is an extra of tpbench's."""
 
 _MLFLOW_URIS = (
-    "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc",
-)  # fmt: skip
+    "http",
+    "https",
+    "sqlite",
+    "postgresql",
+    "mysql",
+    "mssql",
+    "file",
+    "databricks",
+    "databricks-uc",
+    "uc",
+)
 _DATABRICKS = ("databricks", "databricks-uc", "uc")
 _VARIABLE = "MLFLOW_TRACKING_URI"
 FROM_ENVIRONMENT = f"${_VARIABLE}"
@@ -124,9 +133,10 @@ def parse_target(text: str) -> Target:
     place, folders = target.place, target.tracker == "tensorboard"
     if "://" in place and has_secret(place):
         instead = (
-            "give it to fsspec by its configuration or environment" if folders
+            "give it to fsspec by its configuration or environment"
+            if folders
             else f"set {_VARIABLE}, and give --track mlflow alone"
-        )  # fmt: skip
+        )
         raise UsageError(
             f"--track {target.tracker}: others see a password or token on the command line, and it would stand in "
             f"files: {instead}"
