@@ -24,7 +24,7 @@ import torch
 from tpbench.engine import Architecture, Problem
 from tpbench.engine.plugins import forget_plugins
 
-# The tests of WITHOUT_RAY need pytest, torch and numpy alone: a machine that a GPU is borrowed on has little else.
+# The tests of WITHOUT_RAY need pytest, torch, numpy, pyyaml and rich: a borrowed GPU machine may have nothing else.
 with suppress(ImportError):
     from hypothesis import settings
 

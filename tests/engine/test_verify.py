@@ -87,10 +87,10 @@ def test_a_check_that_fails_ends_the_command_with_1(tpbench_inside: Inside, monk
 
 
 def test_marked_tests_are_collected_without_ray(tmp_path: Path) -> None:
-    """And where little more than pytest, torch, numpy and pyyaml is installed."""
-    absent = (*ABSENT, "hypothesis", "typer", "rich", "xdist")
+    """And where little more than pytest, torch, numpy, pyyaml and rich is installed."""
+    absent = (*ABSENT, "hypothesis", "typer", "xdist")
     for marker in ("theory", "golden", "device"):
-        options = ["-m", marker, "--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+        options = ["-m", marker, "--collect-only", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
         options += ["-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests")]
         ended = run_without(absent, f"import pytest; sys.exit(pytest.main({options!r}))", tmp_path)
         assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -187,7 +187,7 @@ def verify_device_command(context: typer.Context) -> None:
     """Check the engine on the GPU, or on the CPU where there is none; exit code 1 if one check fails. Needs no Ray."""
     if context.args:
         raise UsageError(
-            f"'verify device' takes no {context.args[0]}: it looks at the GPU that CUDA_VISIBLE_DEVICES shows first; "
+            "'verify device' takes no options: it looks at the first GPU of CUDA_VISIBLE_DEVICES; "
             "run 'pytest -m device' in a checkout of tpbench for all checks"
         )
     for module in ("numpy", "torch"):
