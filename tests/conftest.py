@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,15 +20,42 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-import typer.main
-from hypothesis import settings
 
 from tpbench.engine import Architecture, Problem
 from tpbench.engine.plugins import forget_plugins
 
-# A busy machine is no failure, and a failure comes back when the suite runs again.
-settings.register_profile("tpbench", deadline=None, derandomize=True)
-settings.load_profile("tpbench")
+# The tests of WITHOUT_RAY need pytest, torch, numpy, pyyaml and rich: a borrowed GPU machine may have nothing else.
+with suppress(ImportError):
+    from hypothesis import settings
+
+    # A busy machine is no failure, and a failure comes back when the suite runs again.
+    settings.register_profile("tpbench", deadline=None, derandomize=True)
+    settings.load_profile("tpbench")
+
+WITHOUT_RAY = {
+    "theory": ("engine/test_theory.py",),
+    "golden": ("engine/test_golden.py",),
+    "device": ("engine/test_device.py", "training/test_memory_limit.py"),
+}
+"""Files with the tests of these markers."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        help="folder of golden files for '-m golden'; by default every ../shared/data/golden*",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no other file where the tests of WITHOUT_RAY are selected: others need Ray or HyperOpt."""
+    markers = str(config.option.markexpr).split(" or ")
+    if collection_path.suffix != ".py" or not set(markers) <= set(WITHOUT_RAY):
+        return None
+    files = {Path(__file__).parent / file for marker in markers for file in WITHOUT_RAY[marker]}
+    return None if collection_path in files else True
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -41,6 +69,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests with the argument ``golden_path`` every golden file there is, or skip them with a reason."""
+    if "golden_path" not in metafunc.fixturenames:
+        return
+    folder: Path | None = metafunc.config.getoption("--golden")
+    folders = [folder] if folder else sorted(SHARED.glob("golden*"))
+    paths: list[Any] = [path for each in folders for path in sorted(each.glob("*.npz"))]
+    if not paths:
+        reason = f"no .npz file in {folder or f'{SHARED}/golden*'}"
+        paths = [pytest.param(Path(), marks=pytest.mark.skip(reason=reason), id="absent")]
+    metafunc.parametrize("golden_path", paths, ids=lambda path: f"{path.parent.name}/{path.stem}")
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +143,14 @@ class Ended:
 
 
 Inside = Callable[..., Ended]
-_commands = cache(typer.main.get_command)
+
+
+@cache
+def _cached_commands() -> Callable[..., Any]:
+    """Return typer's ``get_command`` with a memory: its work takes three times as long as finding a usage error."""
+    from typer.main import get_command
+
+    return cache(get_command)
 
 
 @pytest.fixture
@@ -122,8 +170,7 @@ def tpbench_inside(
     monkeypatch.setenv("TPBENCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TPBENCH_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    # typer makes its commands anew for each call, which takes three times as long as a slip takes to be found.
-    monkeypatch.setattr("typer.main.get_command", _commands)
+    monkeypatch.setattr("typer.main.get_command", _cached_commands())
 
     def call(*arguments: str) -> Ended:
         from tpbench.cli import main

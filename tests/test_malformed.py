@@ -252,6 +252,7 @@ COMMANDS = [
     ["verify", "fixtures", "*"],
     ["verify", "device", "--device", "*"],
     ["verify", "device", "--only", "*x"],
+    ["verify", "theory", "*"],
     ["submit", "digits", "bp", "--address", "*"],
     ["logs", "*", "--address", "*"],
     ["*"],

@@ -60,10 +60,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "results remove": (("é",), 2),
     "results export-network": (("é", "é.pt"), 2),
     "results track": (("results", "--track", "tensorboard:é"), 0),
-    "verify device": (("--device", "cpu", "--only", "resume", "--methods", "bp"), 0),
+    "verify device": ((), 0),
     "verify fixtures": (("é",), 2),
     "verify method": (("bp",), 0),
-    "verify theory": ((), 0),
+    "verify theory": ((), 2),
     "show config": (("mnist", "ddtp-rhl"), 0),
     "show space": (("dfa",), 0),
 }

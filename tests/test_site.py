@@ -109,7 +109,8 @@ def test_every_document_and_every_command_has_its_place(site: Path) -> None:
                 shown_as = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
                 assert (shown_as or parameter.name.upper()) in section, f"{name}: {parameter.name}"
         for child in getattr(command, "commands", {}).values():
-            look(child, f"{name} {child.name}")
+            if not child.hidden:
+                look(child, f"{name} {child.name}")
 
     look(typer.main.get_command(app), "tpbench")
     assert "Is this learning rule really better" in (site / "index.html").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import torch
 from tpbench.engine.adam import Adam, AdamSettings, update
 from tpbench.engine.capture import side_by_side
 from tpbench.engine.network import Parameters
-from tpbench.engine.rehearsal import rehearsing
+from tpbench.engine.verify import fake_gpu
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 
@@ -75,7 +75,7 @@ def test_settings_change_in_one_way_alone() -> None:
 def test_on_a_gpu_members_of_equal_settings_are_one_call(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(torch, "_fused_adam_", lambda parameters, *more, **settings: calls.append(len(parameters)))
-    with rehearsing():
+    with fake_gpu():
         parameters = Parameters({"W1": (4, 5), "b1": (5,)}, 3, dtype=torch.float32, device=device)
         for other, expected in ((SETTINGS, 1), (AdamSettings(1e-3, 0.9, 0.999, 1e-8), 3)):
             calls.clear()

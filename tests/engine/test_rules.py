@@ -26,7 +26,7 @@ from tpbench.engine import (
     UsageError,
     check_configuration,
     example_configuration,
-    rule_checks,
+    verify,
 )
 from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import (
@@ -38,8 +38,8 @@ from tpbench.engine.methods import (
 )
 from tpbench.engine.network import stream
 from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP
-from tpbench.engine.rule_checks import verify_method
 from tpbench.engine.step import PackState, forward_adam
+from tpbench.engine.verify import verify_method
 
 PLAIN = ("lr", "beta1", "beta2", "epsilon")
 Rule = Callable[[Minibatch], Any]
@@ -123,7 +123,7 @@ def test_numbers_that_are_not_finite_diverge_and_are_said(small_problem: Problem
     )
     assert [history.status for history in pack.histories] == ["diverged", "diverged"]
     *_, last = verify_method(method(infinite))
-    assert (last.name, last.passed, last.found) == (
+    assert (last.name, last.passed, last.result) == (
         "finite",
         False,
         "target of layer 1 holds numbers that are not finite",
@@ -234,7 +234,7 @@ def test_a_rule_that_takes_one_members_hyperparameter_for_all_depends_on_its_pac
 def test_no_two_members_of_the_test_pack_share_a_value(names: tuple[str, ...]) -> None:
     """Nor a forward learning rate, which may be a quotient of two of them."""
     rule = METHODS["ddtp-linear"]
-    found = rule_checks._configurations(rule)
+    found = verify.member_configurations(rule)
     for name in names:
         assert len({values[name] for values in found}) == 3
     assert len({forward_adam(values).lr for values in found}) == 3
@@ -247,7 +247,7 @@ def test_the_feedback_schedule_is_one_for_a_pack() -> None:
     rule = METHODS["ddtp-linear"]
     scheduled = replace(rule, hyperparameters=(*rule.hyperparameters, *SCHEDULE))
     assert failed(scheduled) == set()
-    assert len({values[SCHEDULE[0]] for values in rule_checks._configurations(scheduled)}) == 1
+    assert len({values[SCHEDULE[0]] for values in verify.member_configurations(scheduled)}) == 1
 
 
 @given(
@@ -261,8 +261,8 @@ def test_a_varied_hyperparameter_stays_in_its_range(
     except ValueError:
         return
     value = hyperparameter.example
-    assert rule_checks._varied(hyperparameter, value, 0, share) == value
-    varied = rule_checks._varied(hyperparameter, value, member, share)
+    assert verify._vary(hyperparameter, value, 0, share) == value
+    varied = verify._vary(hyperparameter, value, member, share)
     assert hyperparameter.check(varied, "") == varied
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,6 @@ from tpbench.cli.options import (
     parse_names,
 )
 from tpbench.engine import (
-    METHODS,
     TpbenchError,
     UsageError,
     all_methods,
@@ -37,9 +35,9 @@ from tpbench.results.formats import listing
 from tpbench.results.location import location
 from tpbench.results.terminal import say
 from tpbench.training.choice import choose_workloads
-from tpbench.training.devices import CHECKS
 
 if TYPE_CHECKING:
+    from tpbench.engine.verify import Check
     from tpbench.workloads.benchmark import BenchmarkRow
 
 
@@ -129,51 +127,34 @@ def verify_fixtures(
     pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
 ) -> None:
     """Run the engine on golden files and print the largest relative errors."""
-    from tpbench.engine.fixtures import QUANTITIES, fixture_files, verify_fixture
-
     if precision not in ("float32", "float64"):
         raise unknown("precision of fixtures", precision, ("float32", "float64"))
+    from tpbench.engine.golden import QUANTITIES, compare_golden_file, golden_files
     from tpbench.engine.training import dtype_of
 
-    reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
+    reports = [compare_golden_file(path, dtype_of(precision), pack) for path in golden_files(folder)]
     rows = []
     for report in reports:
         errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]
         rows.append((report.file, report.method, *errors, "ok" if report.passed else "FAILED"))
     header = ("file", "method", *QUANTITIES, "verdict")
     print(listing(header, rows, f"Largest relative errors, {precision}"), end="")
-    failed = [r for r in reports if not r.passed]
-    for report in failed:
+    for report in reports:
         for quantity, bound in report.bounds.items():
             if not report.errors.get(quantity, 0.0) <= bound:
                 complain(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}")
-    if failed:
+    if not all(report.passed for report in reports):
         raise typer.Exit(1)
 
 
-@verify_app.command("theory")
-def verify_theory_command(
-    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
-) -> None:
-    """Check the paper's theorems on small networks with the engine's own functions; exit code 1 if one fails."""
-    from dataclasses import asdict
+# Options of version 0.2.0 are refused by one line, not by a usage message.
+_ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
-    from tpbench.engine.theory import verify_theory
 
-    checks = list(verify_theory())
-    if as_json:
-        rows = [{**asdict(c), "criterion": c.criterion, "passed": c.passed} for c in checks]
-        # Unbounded sides are spelled by the criterion; JSON has no infinity.
-        print(json.dumps([{k: v for k, v in row.items() if k not in ("lower", "upper")} for row in rows], indent=1))
-    else:
-        header = ("source", "statement", "setting", "measured", "criterion", "verdict")
-        lines = [
-            (c.name, c.statement, c.setting, f"{c.value:.3g}", c.criterion, "ok" if c.passed else "FAILED")
-            for c in checks
-        ]
-        print(listing(header, lines), end="")
-    if not all(c.passed for c in checks):
-        raise typer.Exit(1)
+@verify_app.command("theory", hidden=True, context_settings=_ANY_ARGUMENTS)
+def verify_theory() -> None:
+    """Refuse: the theorems are tests."""
+    raise UsageError("'verify theory' is no command any more: run 'pytest -m theory' in a checkout of tpbench")
 
 
 @verify_app.command("method")
@@ -182,67 +163,44 @@ def verify_method_command(
     as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
 ) -> None:
     """Check a learning rule on a small network, such as one of a package; exit code 1 if one check fails."""
-    from dataclasses import asdict
-
-    from tpbench.engine.rule_checks import verify_method
+    from tpbench.engine.verify import verify_method
 
     checks = list(verify_method(get_method(method)))
     if as_json:
-        print(json.dumps([asdict(check) for check in checks], indent=1))
+        rows = [{"name": check.name, "found": check.result, "passed": check.passed} for check in checks]
+        print(json.dumps(rows, indent=1))
     else:
-        rows = [(check.name, check.found, check.verdict) for check in checks]
-        print(listing(("check", "found", "verdict"), rows), end="")
+        _print_checks(checks, "not told")
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
 
 
-@verify_app.command("device")
-def verify_device_command(
-    device: Device = "auto",
-    fixtures: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder of golden .npz files.",
-            parser=user_path,
-            show_default="'golden' in the folder of the data sets",
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="With commas between them; memory is looked at with bp.",
-            show_default="all built-in ones",
-        ),
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="NAMES", help=f"Some of: {', '.join(CHECKS)}.", show_default="all")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
-) -> None:
-    """Check the engine on a GPU, or what applies on the CPU; exit code 1 if one check fails. Needs no Ray."""
-    rules = parse_names(methods, METHODS if methods is None else method_names(), "method")
-    groups = parse_names(only, CHECKS, "check")
+def _print_checks(checks: Sequence[Check], undecided: str) -> None:
+    """Print a table of checks; ``undecided`` is the verdict of one that has neither passed nor failed."""
+    verdicts = {True: "ok", False: "FAILED", None: undecided}
+    rows = [(check.name, check.result, verdicts[check.passed]) for check in checks]
+    print(listing(("check", "found", "verdict"), rows), end="")
+
+
+@verify_app.command("device", context_settings=_ANY_ARGUMENTS)
+def verify_device_command(context: typer.Context) -> None:
+    """Check the engine on the GPU, or on the CPU where there is none; exit code 1 if one check fails. Needs no Ray."""
+    if context.args:
+        raise UsageError(
+            "'verify device' takes no options: it looks at the first GPU of CUDA_VISIBLE_DEVICES; "
+            "run 'pytest -m device' in a checkout of tpbench for all checks"
+        )
     for module in ("numpy", "torch"):
         if why := why_missing(module):
             raise TpbenchError(f"'verify device' {why}")
-    from dataclasses import asdict
-
-    from tpbench.training.device_checks import Request, verify_device
+    from tpbench.engine.verify import verify_device
     from tpbench.training.devices import choose_device
 
-    # A minute or more is long where nothing moves.
-    say = complain if sys.stderr.isatty() else lambda text: None
-    checks = list(verify_device(Request(choose_device(device), rules, fixtures), groups, say))
-    if as_json:
-        print(json.dumps([asdict(check) for check in checks], indent=1))
-    else:
-        rows = [(check.check, check.setting, check.found, check.criterion, check.verdict) for check in checks]
-        print(listing(("check", "of", "found", "criterion", "verdict"), rows), end="")
-    failed = [check for check in checks if check.verdict == "FAILED"]
+    checks = list(verify_device(choose_device("auto")))
+    _print_checks(checks, "")
+    failed = [check for check in checks if check.passed is False]
     for check in failed:
-        complain(f"{check.check}, {check.setting}: {check.found}")
+        complain(f"{check.name}: {check.result}")
     if failed:
         raise typer.Exit(1)
 

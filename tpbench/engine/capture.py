@@ -37,7 +37,7 @@ def side_by_side(tasks: Sequence[Callable[[], object]], device: torch.device) ->
 
     Whatever is launched before is done when they begin, and they are done before whatever is launched after.
     """
-    # A GPU that is not there (tpbench.engine.rehearsal) has no streams.
+    # A GPU that is not there (tpbench.engine.verify.fake_gpu) has no streams.
     if len(tasks) < 2 or device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for task in tasks:
             task()

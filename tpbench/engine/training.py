@@ -243,29 +243,20 @@ class Trainer:
             self._graphs[kind] = self.captured_step(tuple(samples.shape), shape, self.device)
         return partial(self._graphs[kind], step)
 
-    def measured_joint_epoch(self) -> dict[str, Tensor]:
-        """Train a joint epoch; returns what the curves get of it, by their names, (P,) each and still on the device."""
+    def _joint_epoch(self) -> None:
         batches, size = self.train_epoch("joint"), self.problem.training_size
         measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
         if self.method.trains_feedback:
             measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
         measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
         measured["test_loss"], measured["test_error"] = self._evaluate_test()
-        return measured
-
-    def _joint_epoch(self) -> None:
-        measured = self.measured_joint_epoch()
         # One read for everything: each waits until the device is done.
         *columns, largest = torch.stack([*measured.values(), self.pack.largest()]).tolist()
         self._record(dict(zip(measured, columns, strict=True)), [math.isfinite(number) for number in largest])
 
-    def measured_feedback_epoch(self) -> Tensor:
-        """Train an epoch of feedback alone; returns the sum of its minibatches' losses (P,), still on the device."""
-        self.train_epoch("feedback")
-        return self._totals["reconstruction"]
-
     def _feedback_epoch(self) -> None:
-        rows = torch.stack([self.measured_feedback_epoch(), self.pack.largest()], dim=1).tolist()
+        self.train_epoch("feedback")
+        rows = torch.stack([self._totals["reconstruction"], self.pack.largest()], dim=1).tolist()
         self._drop({p: "diverged" for p, row in zip(self.alive, rows, strict=True) if not all(map(math.isfinite, row))})
 
     def _record(self, measured: dict[str, list[float]], finite: list[bool]) -> None:

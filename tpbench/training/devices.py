@@ -11,9 +11,6 @@ from tpbench.engine.errors import TpbenchError, UsageError, unknown
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 """``auto`` is the GPU if there is one; N counts from 0."""
 
-CHECKS = ("fixtures", "captured", "same", "resume", "memory", "rates", "gradients")
-"""What ``tpbench verify device`` checks (:mod:`tpbench.training.device_checks`); here, for help needs no torch."""
-
 
 def choose_device(wanted: str) -> str:
     """The device to train on, as torch names it.

@@ -1,4 +1,4 @@
-"""Every method on tensors that claim to be on a GPU, and that what a GPU would refuse is refused there."""
+"""Every method on tensors that claim to be on a GPU; an error there is one on a GPU."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.dry_run import dry_run
 from tpbench.engine import (
     METHODS,
     PRECISIONS,
     Architecture,
     Minibatch,
     Problem,
+    RuleError,
     Trainer,
     capture,
     example_configuration,
 )
 from tpbench.engine.capture import CapturedStep
 from tpbench.engine.methods import Method, gradient_targets
-from tpbench.engine.rehearsal import READ_BACK, rehearse
 from tpbench.engine.step import PackState
-from tpbench.engine.training import Trainer as AnyTrainer
+from tpbench.engine.verify import READ_BACK
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,11 @@ from tpbench.engine.training import Trainer as AnyTrainer
 )
 def test_an_epoch_is_read_once_at_its_end(method: str, precision: str, small_problem: Problem) -> None:
     if precision == "bf16" and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::bmm.dtype_out", "Meta"):
-        pytest.skip("this torch cannot rehearse its product of bfloat16 operands into float32")
+        pytest.skip("this torch cannot fake its product of bfloat16 operands into float32")
     rule = METHODS[method]
     # Wide enough that bf16 lowers its products.
     wide = replace(small_problem, architecture=Architecture((6, 66, 65, 64, 3), random_hidden=64), batch_size=64)
-    assert rehearse(rule, wide, 3, precision) == 1 + rule.trains_feedback
+    assert dry_run(rule, wide, 3, precision) == 1 + rule.trains_feedback
 
 
 def test_all_built_in_methods_can_be_captured() -> None:
@@ -72,23 +73,24 @@ def from_the_host(batch: Minibatch) -> list[Tensor]:
 @pytest.mark.parametrize("targets", [reading, from_the_host])
 def test_an_epoch_that_needs_the_host_is_noticed(targets: object, small_problem: Problem) -> None:
     rule: Method = replace(METHODS["bp"], targets=targets)  # type: ignore[arg-type]
-    with pytest.raises(READ_BACK):
-        rehearse(rule, small_problem, 2)
+    with pytest.raises(RuleError) as raised:
+        dry_run(rule, small_problem, 2)
+    assert isinstance(raised.value.__cause__, READ_BACK)
 
 
 @pytest.mark.parametrize("place", ["_train_joint", "_evaluate"])
 def test_a_number_read_in_the_engine_is_noticed(
     place: str, small_problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = getattr(AnyTrainer, place)
+    original = getattr(Trainer, place)
 
     def read(self: Trainer, *given: object) -> object:
         float(self.pack.forward.flat.sum())
         return original(self, *given)
 
-    monkeypatch.setattr(AnyTrainer, place, read)
+    monkeypatch.setattr(Trainer, place, read)
     with pytest.raises(READ_BACK):
-        rehearse(METHODS["bp"], small_problem, 2)
+        dry_run(METHODS["bp"], small_problem, 2)
 
 
 def test_a_tensor_of_the_host_in_a_step_is_noticed(small_problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +101,13 @@ def test_a_tensor_of_the_host_in_a_step_is_noticed(small_problem: Problem, monke
 
     monkeypatch.setattr(PackState, "local_gradients", mixing)
     with pytest.raises(RuntimeError, match=r"device"):
-        rehearse(METHODS["bp"], small_problem, 2)
+        dry_run(METHODS["bp"], small_problem, 2)
 
 
 @pytest.mark.parametrize("method", ["ddtp-rhl", "gnt"])
-def test_a_rehearsal_leaves_nothing_behind(method: str, small_problem: Problem) -> None:
+def test_a_dry_run_leaves_nothing_behind(method: str, small_problem: Problem) -> None:
     """Constants of tensors without numbers would poison what is real."""
-    rehearse(METHODS[method], small_problem, 2)
+    dry_run(METHODS[method], small_problem, 2)
     trainer = Trainer(METHODS[method], small_problem, [example_configuration(METHODS[method])], [0], epochs=1)
     trainer.advance()
     assert trainer.histories[0].status in ("training", "finished")

@@ -1,0 +1,105 @@
+"""Golden files: the engine computes their numbers, and a wrong engine or a wrong file is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SHARED, Inside
+from tpbench.engine import METHODS, TpbenchError, UsageError
+from tpbench.engine.golden import ALIASES, SHIPPED, GoldenFile, compare_golden_file, golden_files
+
+FLOAT32_BOUNDS = {"gradients": 5e-6, "first step": 1e-6, "last step": 1e-6}
+
+
+def check(path: Path, precision: torch.dtype, members: int) -> None:
+    report = compare_golden_file(path, precision, members)
+    assert report.passed, report
+    if precision == torch.float32:
+        assert [(q, report.errors[q]) for q, bound in FLOAT32_BOUNDS.items() if report.errors[q] > bound] == []
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+def test_every_golden_file(golden_path: Path, precision: torch.dtype, members: int) -> None:
+    with np.load(golden_path, allow_pickle=False) as file:
+        meta = json.loads(str(file["meta"]))
+    if "sizes" not in meta:
+        pytest.skip("the engine has no layers but dense ones")
+    if ALIASES.get(meta["method"], meta["method"]) not in METHODS:
+        pytest.skip(f"the engine has no method {meta['method']}")
+    check(golden_path, precision, members)
+
+
+@pytest.mark.data
+def test_the_authors_rules_have_golden_files(shared_data: Path) -> None:
+    assert {GoldenFile(path).name for path in golden_files(shared_data / "golden")} == {
+        *("bp", "dfa", "dtp", "dtpdrl", "ddtp-linear", "ddtp-rhl", "ddtp-rhl-rec", "ddtp-control", "gnt", "gnt-damped")
+    }
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+@pytest.mark.parametrize("path", golden_files(SHIPPED), ids=lambda path: path.stem)
+def test_every_golden_file_of_the_package(path: Path, precision: torch.dtype, members: int) -> None:
+    check(path, precision, members)
+    beside = SHARED / "golden" / path.name
+    assert not beside.exists() or beside.read_bytes() == path.read_bytes()
+
+
+def alter(source: Path, target: Path, name: str, factor: float) -> Path:
+    """Copy a golden file with one array scaled."""
+    with np.load(source, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays[name] = arrays[name] * factor
+    np.savez(target, **arrays)
+    return target
+
+
+@pytest.mark.parametrize(
+    "name", ["s0/h2", "s0/hhat2", "s0/dW3", "s0/rec_loss1", "s0/dQ2", "after1/W2", "afterN/Q1", "noise1"]
+)
+def test_a_deviation_of_a_millionth_fails(tmp_path: Path, name: str) -> None:
+    path = alter(SHIPPED / "ddtp-linear.npz", tmp_path / "altered.npz", name, 1 + 1e-6)
+    assert not compare_golden_file(path).passed
+
+
+def test_a_gradient_that_is_wrong_in_float32_fails(tmp_path: Path) -> None:
+    path = alter(SHIPPED / "dtp.npz", tmp_path / "altered.npz", "s0/dW2", 1.001)
+    assert not compare_golden_file(path, torch.float32, 2).passed
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_command_passes_and_fails(precision: str, tmp_path: Path, tpbench_inside: Inside) -> None:
+    good = tpbench_inside("verify", "fixtures", str(SHIPPED), "--precision", precision, "--pack", "2")
+    assert good.returncode == 0, good.stderr
+    assert "ddtp-linear.npz" in good.stdout
+    alter(SHIPPED / "bp.npz", tmp_path / "bp.npz", "s0/dW1", 1.001)
+    bad = tpbench_inside("verify", "fixtures", str(tmp_path), "--precision", precision)
+    assert bad.returncode == 1
+    assert "gradients" in bad.stderr
+
+
+def test_a_folder_without_golden_files_is_refused(tmp_path: Path, tpbench_inside: Inside) -> None:
+    assert tpbench_inside("verify", "fixtures", str(tmp_path / "absent")).returncode == 2
+    assert tpbench_inside("verify", "fixtures", str(SHIPPED), "--precision", "bf16").returncode == 2
+    with pytest.raises(UsageError):
+        golden_files(tmp_path)
+
+
+def test_a_damaged_golden_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(TpbenchError, match=r"x\.npz"):
+        compare_golden_file(tmp_path / "x.npz")
+
+
+def test_an_array_that_is_missing_is_named(tmp_path: Path) -> None:
+    with np.load(SHIPPED / "bp.npz", allow_pickle=False) as file:
+        np.savez(tmp_path / "x.npz", **{key: file[key] for key in file.files if key != "after1/W2"})
+    with pytest.raises(TpbenchError, match="after1/W2"):
+        compare_golden_file(tmp_path / "x.npz")

@@ -1,0 +1,492 @@
+"""Checks of a learning rule without training it (``tpbench verify method``), and of a device (``verify device``)."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import tpbench
+from tpbench.engine.architecture import Architecture
+from tpbench.engine.checks import Watched, not_finite, require_shapes, targets_of
+from tpbench.engine.configuration import SCHEDULE, Hyperparameter
+from tpbench.engine.errors import RuleError, TpbenchError, UsageError
+from tpbench.engine.golden import SHIPPED, compare_golden_file, golden_files, relative_error
+from tpbench.engine.methods import METHODS, Method, Minibatch, example_configuration
+from tpbench.engine.network import Parameters, stream
+from tpbench.engine.numerics import forget_constants
+from tpbench.engine.problem import Problem
+from tpbench.engine.step import PackState
+from tpbench.engine.training import Trainer, dtype_of
+
+_NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
+_SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3
+FLOAT64_BOUND = 1e-9
+"""Largest relative difference in float64: a larger one is another computation, not rounding."""
+FLOAT32_BOUND = 1e-4
+"""The same in float32 after some epochs. On a CPU the methods are then up to 2.3e-6 from float64."""
+_OR_DRAWS = ", or draws numbers without batch.draw"
+_HINT = f": it keeps a state of its own{_OR_DRAWS}"
+
+
+class _Undecided(Exception):  # noqa: N818 (no error of the rule's)
+    """The reason why a check cannot be made on this machine."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check and its result."""
+
+    name: str
+    result: str
+    passed: bool | None
+    """None where it cannot be decided on this machine, or where something is measured that has no criterion."""
+
+
+def _run(name: str, check: Callable[[], str], title: str = "") -> Check:
+    """Run a check; one that raises has failed, since a rule is somebody else's code and a device may be broken."""
+    try:
+        return Check(name, check(), True)
+    except _Undecided as reason:
+        return Check(name, str(reason), None)
+    except TpbenchError as error:
+        reason_text = str(error).removeprefix(f"{title}: ").removeprefix(f"{title}, ")
+    except Exception as error:
+        reason_text = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+    return Check(name, reason_text, False)
+
+
+def verify_method(method: Method) -> Iterator[Check]:
+    """Run all checks of a rule on a small network in float64.
+
+    The first ones are of the targets of a minibatch; if one of them fails it is the last.
+    """
+    for name, check in _OF_TARGETS:
+        result = _run(name, partial(check, method), method.title)
+        yield result
+        if result.passed is False:
+            return
+    for name, check in _OF_TRAINING:
+        yield _run(name, partial(check, method), method.title)
+
+
+def _vary(hyperparameter: Hyperparameter, value: float, member: int, share: float) -> float:
+    """Return the value of a hyperparameter for a member of the test pack; member 0 has ``value`` itself.
+
+    Args:
+        hyperparameter: its range is kept.
+        value: a valid one.
+        member: its number; each goes further, a whole number by a step each.
+        share: of ``value`` (or of the way to the end of the range, where that is nearer), how far a member goes.
+    """
+    if hyperparameter.whole:
+        near = [value + step for step in (0, 1, 2, -1, -2) if _is_valid(hyperparameter, value + step)]
+        return near[member % len(near)]
+    end = min(hyperparameter.upper, value + (abs(value) or 1.0))
+    other = value + member * share * (end - value)
+    return other if _is_valid(hyperparameter, other) else value
+
+
+def _is_valid(hyperparameter: Hyperparameter, value: float) -> bool:
+    try:
+        hyperparameter.check(value, hyperparameter.name)
+    except UsageError:
+        return False
+    return True
+
+
+def member_configurations(method: Method) -> list[dict[str, float]]:
+    """Return the configurations of the test pack: no two share a value of any hyperparameter that may differ.
+
+    A rule that takes one member's value for the whole pack is found by that. The shares differ too, so that a quotient
+    such as lr_eta / eta does. The feedback schedule is one for all members of a pack.
+    """
+    configurations = [example_configuration(method) for _ in _SEEDS]
+    names = [name for name in method.names if name not in SCHEDULE]
+    for k, name in enumerate(names):
+        share = 0.1 * (1 - k / (2 * len(names)))
+        for member, values in enumerate(configurations):
+            values[name] = _vary(method.described[name], values[name], member, share)
+    return configurations
+
+
+def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
+    """Return a pack of the test members with these seeds, or of one of them alone."""
+    configurations = member_configurations(method)
+    chosen = [configurations[_SEEDS.index(seed)] for seed in seeds]
+    return PackState(method, _NETWORK, chosen, list(seeds), dtype=torch.float64)
+
+
+def _data(seeds: tuple[int, ...], step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return inputs, labels and noise, each member's from its seed alone."""
+    generators = [stream(seed, "verify method", step) for seed in seeds]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
+
+    x = draw(_BATCH, _NETWORK.sizes[0])
+    labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
+    return x, torch.stack(labels), [draw(_BATCH, _NETWORK.sizes[i]) for i in _NETWORK.hidden]
+
+
+def _train(pack: PackState, steps: Sequence[int] = range(_STEPS), *, epochs: bool = False) -> PackState:
+    """Train a pack on minibatches of these numbers and return it; with ``epochs`` each begins an epoch."""
+    for step in steps:
+        if epochs:
+            pack.generators = [stream(seed, "rule", step) for seed in pack.seeds]
+        x, y, noise = _data(tuple(pack.seeds), step)
+        pack.joint_step(x, y, noise if pack.method.trains_feedback else None)
+    return pack
+
+
+def _minibatch(method: Method) -> Minibatch:
+    x, y, _ = _data(_SEEDS)
+    return _pack(method).minibatch(x, y)
+
+
+def _check_shapes(method: Method) -> str:
+    batch = _minibatch(method)
+    require_shapes(method, batch, targets_of(method, batch))
+    return f"{_NETWORK.depth} targets, each (members, batch, units)"
+
+
+def _check_finite(method: Method) -> str:
+    batch = _minibatch(method)
+    if problem := not_finite(batch, targets_of(method, batch)):
+        raise RuleError(problem)
+    return "all numbers are finite"
+
+
+def _check_unchanged(method: Method) -> str:
+    batch = _minibatch(method)
+    watched = Watched(batch)
+    targets_of(method, batch)
+    watched.require_unchanged(method)
+    return "nothing of the minibatch is changed in place"
+
+
+def _check_repeatable(method: Method) -> str:
+    batch = _minibatch(method)
+    feedback = batch.feedback.parameters.flat.clone() if batch.feedback else None
+    first = targets_of(method, batch)
+    copies = [target.clone() for target in first]
+    if batch.feedback and feedback is not None:
+        batch.feedback.parameters.flat.copy_(feedback)
+    batch.generators = [stream(seed, "rule") for seed in _SEEDS]
+    second = targets_of(method, batch)
+    for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
+        if not torch.equal(copy, other):
+            raise RuleError(f"the second call gives another target of layer {i}{_HINT}")
+        if not torch.equal(copy, mine):
+            raise RuleError(f"the second call changes the first one's target of layer {i}")
+    return "the same minibatch gives the same targets"
+
+
+def _error_of(parameters: Parameters, expected: Parameters) -> float:
+    return max(relative_error(parameters[name], expected[name]) for name in expected)
+
+
+def _check_members(method: Method) -> str:
+    """Compare members after some steps in a pack with the same ones alone: gradients, feedback and draws."""
+    pack = _train(_pack(method))
+    worst, drawn_alike = 0.0, True
+    for row, seed in enumerate(_SEEDS):
+        alone = _train(_pack(method, (seed,)))
+        drawn_alike &= torch.equal(pack.generators[row].get_state(), alone.generators[0].get_state())
+        worst = max(worst, _error_of(pack.forward_gradients.select([row]), alone.forward_gradients))
+        if pack.feedback and alone.feedback:
+            worst = max(worst, _error_of(pack.feedback.select([row]), alone.feedback))
+    if not drawn_alike:
+        raise RuleError("a member draws other numbers than alone: let only those draw that need it (draw(members=...))")
+    if worst > FLOAT64_BOUND:
+        raise RuleError(f"members differ from runs alone by {worst:.1e}: one depends on its pack{_OR_DRAWS}")
+    return f"a pack of {len(_SEEDS)} is {len(_SEEDS)} runs alone (to {worst:.0e})"
+
+
+def _check_updates(method: Method) -> str:
+    idle = _train(_pack(method)).idle_layers
+    if idle:
+        raise RuleError(f"no update of hidden layer{'s' * (len(idle) > 1)} {', '.join(map(str, idle))}")
+    return "every hidden layer is updated"
+
+
+class HostTransfer(Exception):  # noqa: N818 (as torch calls its own)
+    """A tensor went from the host to the GPU or back in the middle of a step."""
+
+
+READ_BACK = (DataDependentOutputException, HostTransfer)
+"""Errors of a step that needs the host: a number is read back, or a tensor goes there or comes from there."""
+
+
+class NoTransfers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what a captured graph cannot do and fake tensors can: to go from one device to another."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
+        result = function(*arguments, **(more or {}))
+        given = {t.device.type for t in tree_leaves((arguments, more or {})) if isinstance(t, Tensor)}
+        made = {t.device.type for t in tree_leaves(result) if isinstance(t, Tensor)}
+        # A number of the host may take part in a product on the GPU; it is written into the graph.
+        if ("cuda" in given and made - {"cuda"}) or ("cuda" in made and given and "cuda" not in given):
+            raise HostTransfer(f"{function} from {', '.join(given)} to {', '.join(made)}")
+        return result
+
+
+@contextmanager
+def fake_gpu() -> Iterator[None]:
+    """Make all tensors within without numbers, so that they can claim to be on a GPU that does not exist.
+
+    Mixing devices raises an error there, and so does reading a number back to the host.
+    """
+    forget_constants()
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        # Constants without numbers must not meet real tensors.
+        forget_constants()
+
+
+def _is_missing_gpu(error: BaseException | None) -> bool:
+    """Tell if autograd failed for want of a GPU: its engine asks the driver, whatever the tensors are."""
+    if torch.cuda.is_available() or not isinstance(error, RuntimeError):
+        return False
+    autograd = f"{Path(torch.autograd.__file__).parent}{os.sep}"
+    return any(frame.filename.startswith(autograd) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _check_read_backs(method: Method) -> str:
+    configuration = example_configuration(method)
+    if not method.can_capture([configuration]):
+        return "declared not capturable: a GPU runs it step by step"
+    with fake_gpu():
+        pack = PackState(method, _NETWORK, [configuration] * len(_SEEDS), list(_SEEDS), device="cuda")
+        # The first results of a rule are read once, before anything is captured.
+        pack.targets_checked = True
+        x, *noise = (torch.empty(len(_SEEDS), _BATCH, n, device="cuda") for n in _NETWORK.sizes[:-1])
+        y = torch.empty(len(_SEEDS), _BATCH, dtype=torch.int64, device="cuda")
+        try:
+            with NoTransfers():  # type: ignore[no-untyped-call]
+                pack.joint_step(x, y, noise if method.trains_feedback else None)
+                if method.trains_feedback:
+                    pack.feedback_step(x, noise)
+        except (RuleError, *READ_BACK) as error:
+            cause = error.__cause__ if isinstance(error, RuleError) else error
+            if isinstance(cause, READ_BACK):
+                raise RuleError(
+                    f"needs the host in the middle of a step ({cause}): declare capturable=False"
+                ) from error
+            if _is_missing_gpu(cause):
+                raise _Undecided("the rule uses torch.autograd: only a machine with a GPU can tell") from error
+            raise
+    return "nothing is read back to the host, so a GPU can replay a step"
+
+
+def _check_checkpoint(method: Method) -> str:
+    straight = _train(_pack(method), epochs=True)
+    stopped = _train(_pack(method), range(1), epochs=True)
+    resumed = _pack(method)
+    resumed.restore(stopped.state())
+    _train(resumed, range(1, _STEPS), epochs=True)
+    if not torch.equal(straight.forward.flat, resumed.forward.flat):
+        raise RuleError(f"continued from a checkpoint it trains otherwise{_HINT}")
+    return "continued from a checkpoint it trains the same"
+
+
+def _check_gradient(method: Method) -> str:
+    loss = method.descends
+    if loss is None:
+        return "declares no loss that it descends"
+    pack = _pack(method)
+    h, y, _ = _data(_SEEDS)
+    arrays = {name: pack.forward[name].clone().requires_grad_() for name in pack.forward}
+    for i in _NETWORK.layers:
+        h = torch.baddbmm(arrays[f"b{i}"].unsqueeze(1), h, arrays[f"W{i}"].mT)
+        h = h.tanh() if i < _NETWORK.depth else h
+    gradients = torch.autograd.grad(loss(h, y).sum(), list(arrays.values()))
+    _train(pack, range(1))
+    worst = max(relative_error(pack.forward_gradients[n], g) for n, g in zip(arrays, gradients, strict=True))
+    if worst > FLOAT64_BOUND:
+        raise RuleError(f"its updates differ from the gradient of the loss by {worst:.1e}")
+    return f"its updates are the gradient of the loss (to {worst:.0e})"
+
+
+_OF_TARGETS = (("targets", _check_shapes), ("finite", _check_finite), ("minibatch", _check_unchanged))
+_OF_TRAINING = (
+    ("second call", _check_repeatable),
+    ("members", _check_members),
+    ("updates", _check_updates),
+    ("read-backs", _check_read_backs),
+    ("checkpoint", _check_checkpoint),
+    ("gradient", _check_gradient),
+)
+
+
+def verify_device(device: str) -> Iterator[Check]:
+    """Check the engine on a device: versions, the golden files of the package, the CPU's numbers, the speed.
+
+    Args:
+        device: as torch names it, and there.
+    """
+    yield Check("machine", _describe(device), None)
+    for path in golden_files(SHIPPED):
+        for precision in ("float64", "float32"):
+            yield _run(f"golden file {path.stem}, {precision}", partial(_check_golden, path, precision, device))
+    if device.startswith("cuda"):
+        for name in ("bp", "dtp", "ddtp-linear"):
+            for precision in ("float64", "float32"):
+                check = partial(_check_same_as_cpu, METHODS[name], precision, device)
+                yield _run(f"GPU against CPU, {name}, {precision}", check)
+    else:
+        yield Check("GPU against CPU", "there is no GPU that torch can use", None)
+    speed = _run("speed", partial(_measure_speed, device))
+    yield Check(speed.name, speed.result, speed.passed and None)
+
+
+def _describe(device: str) -> str:
+    threads = torch.get_num_threads()
+    name = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    return (
+        f"{name}, tpbench {tpbench.__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"numpy {np.__version__}"
+    )
+
+
+def _check_golden(path: Path, precision: str, device: str) -> str:
+    report = compare_golden_file(path, dtype_of(precision), members=2, device=device)
+    result = f"relative error {report.errors[report.worst]:.1e} ({report.worst})"
+    if not report.passed:
+        raise TpbenchError(result)
+    return result
+
+
+def _check_same_as_cpu(method: Method, precision: str, device: str) -> str:
+    trainers = [example_trainer(method, place, precision, host_noise=True) for place in (device, "cpu")]
+    for trainer in trainers:
+        while not trainer.done:
+            trainer.advance()
+    error, name = trainer_difference(*trainers)
+    result = f"relative error {error:.1e} ({name})"
+    if error > (FLOAT64_BOUND if precision == "float64" else FLOAT32_BOUND):
+        raise TpbenchError(result)
+    return result
+
+
+def _measure_speed(device: str, method: str = "ddtp-linear", seconds: float = 0.5) -> str:
+    """Measure the joint steps per second of a pack of 10 in float32, CUDA graphs included."""
+    members, network, batch = 10, Architecture((784, 256, 256, 256, 256, 256, 10)), 128
+    trainer = example_trainer(METHODS[method], device, network=network, batch=batch, members=members)
+    trainer.train_epoch("joint")
+    steps, started, spent = 0, time.perf_counter(), 0.0
+    while spent < seconds:
+        steps += trainer.train_epoch("joint")
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        spent = time.perf_counter() - started
+    layers = "-".join(map(str, network.sizes))
+    return f"{steps / spent:.1f} steps/s: {method}, {layers}, pack of {members}, minibatches of {batch}, float32"
+
+
+def example_trainer(
+    method: Method,
+    device: str = "cpu",
+    precision: str = "float32",
+    *,
+    network: Architecture | None = None,
+    batch: int = 16,
+    members: int = 3,
+    equal: bool = False,
+    **more: Any,
+) -> Trainer:
+    """Return a trainer of two joint epochs on made-up points around class centres, with feedback epochs before each.
+
+    An epoch has ten whole minibatches and one of five samples, which is never captured as a CUDA graph. Adam divides by
+    the root of a mean square: with a small epsilon, gradients that are zero but for rounding would become steps of full
+    size, and two devices would part. So epsilon is 1e-4.
+
+    Args:
+        method: a rule.
+        device: as torch names it.
+        precision: one of :data:`tpbench.engine.PRECISIONS`.
+        network: a small one with four layers unless given.
+        batch: samples of a minibatch.
+        members: of the pack, with the seeds 0, 1, ...
+        equal: the members share one learning rate; otherwise that of member p is ``p + 1`` times as large.
+        more: further arguments of :class:`Trainer`.
+    """
+    network = network or Architecture((20, 24, 16, 12, 5), random_hidden=32)
+    generator, validation, test = stream(0, "verify device"), 40, 60
+    y = torch.arange(10 * batch + 5 + validation + test) % network.sizes[-1]
+    centres = torch.randn(network.sizes[-1], network.sizes[0], generator=generator)
+    x = centres[y] + 0.5 * torch.randn(len(y), network.sizes[0], generator=generator)
+    problem = Problem(network, x[test:], y[test:], x[:test], y[:test], validation_size=validation, batch_size=batch)
+    base = example_configuration(method)
+    base |= {"fb_pretrain_epochs": 1, "fb_epochs_between": 1} if method.trains_feedback else {}
+    base |= {name: 1e-4 for name in ("epsilon", "epsilon_fb") if name in base}
+    base |= {name: 10 * base[name] for name in ("lr", "lr_eta", "lr_fb") if name in base}
+    rate = "lr" if "lr" in base else "lr_eta"
+    configurations = [{**base, rate: base[rate] * (1 if equal else 1 + p)} for p in range(members)]
+    return Trainer(
+        method, problem, configurations, range(members), epochs=2, precision=precision, device=device, **more
+    )
+
+
+def trainer_difference(one: Trainer, other: Trainer) -> tuple[float, str]:
+    """Compare two trainers that should be equal: parameters, moments of Adam and curves.
+
+    Errors of a curve may differ by one sample: where two outputs are nearly equal rounding decides.
+
+    Returns:
+        The largest relative difference (:func:`~tpbench.engine.golden.relative_error`) and what differs by it; infinity
+        where a member has diverged, or where one trainer has trained longer.
+    """
+    if one.alive != other.alive or len(one.alive) < len(one.histories):
+        return math.inf, "members diverged"
+    problem, differences = one.problem, [(0.0, "all equal")]
+    samples = {"train": problem.training_size, "validation": problem.validation_size, "test": len(problem.x_test)}
+    for mine, theirs in zip(one.histories, other.histories, strict=True):
+        for name, values in theirs.curves.items():
+            if len(values) != len(mine.curves[name]):
+                return math.inf, f"length of {name}"
+            curves = [torch.tensor(c, dtype=torch.float64) for c in (mine.curves[name], values)]
+            part, _, kind = name.partition("_")
+            if kind == "error":
+                counts = [torch.round(curve * samples[part]) for curve in curves]
+                differs = bool(((counts[0] - counts[1]).abs() > 1).any())
+                differences.append((math.inf if differs else 0.0, name))
+            else:
+                differences.append((relative_error(curves[0], curves[1]), name))
+    arrays, expected = _arrays(one.pack), _arrays(other.pack)
+    differences += [(relative_error(arrays[name], expected[name]), name) for name in expected]
+    return max(differences, key=lambda difference: difference[0])
+
+
+def _arrays(pack: PackState) -> dict[str, Tensor]:
+    """Return all that a pack learns by name."""
+    arrays = dict(pack.fixed)
+    groups = (("", pack.forward, pack.forward_adam), ("feedback ", pack.feedback, pack.feedback_adam))
+    for group, parameters, adam in groups:
+        if parameters:
+            arrays |= {f"{group}{name}": parameters[name] for name in parameters}
+        if adam:
+            arrays[f"{group}steps"] = adam.steps
+            for kind, moment in (("first", adam.first_moment), ("second", adam.second_moment)):
+                arrays |= {f"{group}{kind} moment {name}": moment[name] for name in moment}
+    return arrays
