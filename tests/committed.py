@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 
 from tests.documents import ROOT
-from tpbench.reports.angles import angle_table
-from tpbench.reports.dampings import damping_table
+from tpbench.reports.alignment_tables import angle_table, damping_table
 from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard
 
 RESULTS = ROOT / "results"

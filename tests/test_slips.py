@@ -110,7 +110,7 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
 
     for place in (
         "tpbench.workloads.benchmark.measure_all",
-        "tpbench.reports.figures.make_figure",
+        "tpbench.reports.paper_figures.make_figure",
         "tpbench.results.leaderboard",
         "tpbench.reports.curves.learning_curves",
         "tpbench.reports.page.render_report",

@@ -11,7 +11,7 @@ import pytest
 
 import tpbench
 from tests.results.records import record
-from tpbench.reports.dampings import DAMPING_COLUMNS
+from tpbench.reports.alignment_tables import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.frames import CURVE_COLUMNS

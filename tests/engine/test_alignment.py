@@ -9,7 +9,7 @@ from tests.conftest import CONFIGURATION
 from tpbench.engine import METHODS, Architecture
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog, angles, null_space_share
 from tpbench.engine.step import PackState
-from tpbench.reports.dampings import choose_damping
+from tpbench.reports.alignment_tables import choose_damping
 
 SIZES = (6, 8, 7, 3)
 

@@ -19,13 +19,13 @@ import tpbench
 from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import METHODS
-from tpbench.reports import toy
+from tpbench.reports import paper_figures as toy
 from tpbench.reports.alignment_figures import alignment_figure
+from tpbench.reports.alignment_tables import find_records
 from tpbench.reports.curves import middle_and_band, panel
 from tpbench.reports.forest import forest_figure, forest_rows
-from tpbench.reports.recorded import find_records
-from tpbench.reports.searches import importance
 from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
+from tpbench.reports.tuning_plots import importance
 from tpbench.results import RunStore, leaderboard
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal

@@ -17,12 +17,11 @@ from tests.conftest import Inside
 from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import TpbenchError
 from tpbench.reports.alignment_figures import alignment_figure
+from tpbench.reports.alignment_tables import find_records
 from tpbench.reports.curves import cells_of, cost_plot, learning_curves
-from tpbench.reports.figures import gauss_newton_figure
 from tpbench.reports.forest import forest_figure, forest_rows
-from tpbench.reports.recorded import find_records
-from tpbench.reports.style import Figure, drawing, save
-from tpbench.reports.vector import drawn
+from tpbench.reports.paper_figures import gauss_newton_figure
+from tpbench.reports.style import Figure, drawing, drawn, save
 from tpbench.results import RunStore
 
 LABEL = r"$\frac{$ \x1b[31m$x$"

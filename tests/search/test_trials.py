@@ -17,7 +17,7 @@ import tpbench
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import TpbenchError
-from tpbench.reports.searches import search_frame
+from tpbench.reports.tuning_plots import search_frame
 from tpbench.results import RunStore
 from tpbench.results.budgets import by_search
 from tpbench.search.definition import SweepDefinition, SweepFolder

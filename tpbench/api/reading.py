@@ -206,12 +206,12 @@ def table(results: Place, name: str) -> pd.DataFrame:
     chosen = check_table(str(name))
     store = read_store(place(results))
     if chosen == DAMPING_TABLE:
-        from tpbench.reports.dampings import DAMPING_TITLE
+        from tpbench.reports.alignment_tables import DAMPING_TITLE
 
         frame, said = _dampings(store)
         title = DAMPING_TITLE
     elif chosen == ANGLE_TABLE:
-        from tpbench.reports.angles import ANGLE_NOTE, ANGLE_TITLE, angle_frame
+        from tpbench.reports.alignment_tables import ANGLE_NOTE, ANGLE_TITLE, angle_frame
 
         frame, title, said = angle_frame(store), ANGLE_TITLE, [ANGLE_NOTE]
     elif chosen == LOSS_TABLE:
@@ -296,8 +296,13 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
 
 def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
     """Table S7 and its note; both empty where nothing was recorded."""
-    from tpbench.reports.dampings import DAMPING_WORKLOAD, damping_frame, damping_note
-    from tpbench.reports.recorded import known_records, of_workload
+    from tpbench.reports.alignment_tables import (
+        DAMPING_WORKLOAD,
+        damping_frame,
+        damping_note,
+        known_records,
+        of_workload,
+    )
 
     records = of_workload(known_records(store), DAMPING_WORKLOAD)
     return damping_frame(records), [damping_note(records)] if records else []

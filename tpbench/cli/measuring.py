@@ -86,7 +86,7 @@ def bench(
     print(json.dumps([asdict(row) for row in rows], indent=1) if as_json else _spell_rows(rows).rstrip("\n"))
     # The numbers are there by now, whatever becomes of the picture.
     if plot:
-        from tpbench.reports.scaling import plot_scaling
+        from tpbench.reports.curves import plot_scaling
 
         plot_scaling(rows, plot)
 

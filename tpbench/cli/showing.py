@@ -142,8 +142,7 @@ def table(
     check_format(form)
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
-        from tpbench.reports.angles import angle_table
-        from tpbench.reports.dampings import damping_table
+        from tpbench.reports.alignment_tables import angle_table, damping_table
 
         text = (damping_table if name == DAMPING_TABLE else angle_table)(store, form)
     elif name == LOSS_TABLE:
@@ -255,7 +254,7 @@ def draw_figure(
     if workload:
         workload = stored_workload(workload, results)
     store = read_store(results) if name in ALIGNMENT_WORKLOADS else open_store(results)
-    from tpbench.reports.figures import make_figure
+    from tpbench.reports.paper_figures import make_figure
     from tpbench.reports.style import check_picture, save
 
     path = check_picture(output or Path(f"figure_{name}.png"))
@@ -288,8 +287,8 @@ def plot(
         what = stored_workload(what, results)
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.forest import forest_figure, forest_rows
-    from tpbench.reports.searches import search_figure
     from tpbench.reports.style import check_picture, save
+    from tpbench.reports.tuning_plots import search_figure
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
-from tpbench.reports.dampings import chosen_dampings
-from tpbench.reports.recorded import made_with, mean_of
+from tpbench.reports.alignment_tables import chosen_dampings, made_with, mean_of
 from tpbench.reports.style import Axes, Figure, again, colour, drawing
 from tpbench.results.alignments import AlignmentRecord
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
-from tpbench.reports.style import Axes, Figure, MaxNLocator, again, colour, drawing, plain_labels, plain_number
-from tpbench.reports.vector import mark
+from tpbench.reports.style import (
+    Axes,
+    Figure,
+    MaxNLocator,
+    again,
+    colour,
+    drawing,
+    mark,
+    plain_labels,
+    plain_number,
+    save,
+)
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
 from tpbench.results.formats import spell
 from tpbench.results.origins import Origin, origins_of
 from tpbench.results.runs import FULL_SEEDS
+from tpbench.workloads.benchmark import BenchmarkRow
 
 Values = NDArray[np.floating]
 
@@ -213,3 +225,41 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     axes.set(title=visible(cells[0].workload))
     axes.margins(x=0.3)
     return figure
+
+
+# Time per member against pack size.
+
+
+@drawing()
+def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
+    """Draw seconds per member and joint epoch over the pack size, one line per workload and method.
+
+    Args:
+        rows: of ``tpbench bench`` with several pack sizes.
+        path: the picture; its ending decides the format.
+
+    Raises:
+        TpbenchError: it cannot be written.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lines = sorted({(row.workload, row.method) for row in rows})
+    for workload, method in lines:
+        points = sorted(
+            (r.pack, 1 / r.member_epochs_per_second) for r in rows if (r.workload, r.method) == (workload, method)
+        )
+        axes.plot(*zip(*points, strict=True), marker="o", label=f"{workload} {method}")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="members per pack",
+        ylabel="seconds per member and joint epoch",
+        title=f"{rows[0].device}, {rows[0].precision}",
+    )
+    packs = sorted({row.pack for row in rows})
+    axes.set_xticks(packs, [str(p) for p in packs])
+    axes.minorticks_off()
+    plain_labels(axes.yaxis)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    save(figure, path)

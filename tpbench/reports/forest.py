@@ -9,8 +9,7 @@ from dataclasses import replace
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import name_of
-from tpbench.reports.style import Axes, Figure, colour, drawing, plain_labels
-from tpbench.reports.vector import mark
+from tpbench.reports.style import Axes, Figure, colour, drawing, mark, plain_labels
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.paper import paper_cell
 from tpbench.results.standings import YARDSTICK, Standing, all_standings

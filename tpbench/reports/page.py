@@ -1,16 +1,18 @@
-"""``tpbench report``: one self-contained HTML page of everything a store holds."""
+"""What the report is made of, as its template takes it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
 
@@ -18,14 +20,11 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.alignment_figures import alignment_figure
+from tpbench.reports.alignment_tables import known_records, of_workload
 from tpbench.reports.curves import BANDS, CURVES, cost_panel, curve_panel, in_order, line_of, name_of, with_curves
 from tpbench.reports.forest import LEGEND, forest_figure
 from tpbench.reports.names import ALIGNMENT_WORKLOADS
-from tpbench.reports.page_tables import leaderboard_section, paper_section, provenance_section
-from tpbench.reports.parts import Card, Fold, LegendEntry, PageFigure, PlotGroup, Section
-from tpbench.reports.recorded import known_records, of_workload
-from tpbench.reports.searches import search_figure
-from tpbench.reports.style import Figure, colour, drawing
+from tpbench.reports.style import Figure, Glyphs, colour, drawing, drawn, inline
 from tpbench.reports.summary import (
     State,
     WorkloadSummary,
@@ -36,17 +35,235 @@ from tpbench.reports.summary import (
     summarise,
     warnings_of,
 )
-from tpbench.reports.vector import Glyphs, drawn, inline
+from tpbench.reports.tuning_plots import search_figure
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey
-from tpbench.results.leaderboards import leaderboard_of
+from tpbench.results.cells import CellKey, workload_words
+from tpbench.results.formats import spell
+from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, leaderboard_of
 from tpbench.results.location import location
 from tpbench.results.opening import DEFAULT_STORE
+from tpbench.results.origins import origins_of
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.rendering import against_paper
+from tpbench.results.rendering import FOOTNOTE, against_paper, entry_lines, notes
 from tpbench.results.standings import ENOUGH_WORDS, all_standings
-from tpbench.results.tables import paper_table_of
+from tpbench.results.tables import ErrorTable, paper_table_of
 from tpbench.search.listing import all_sweeps
+
+
+@dataclass(frozen=True)
+class PageEntry:
+    """One entry of a table: what is shown, and the number to sort by where that is not it."""
+
+    text: str
+    key: float | None = None
+    below: str = ""
+    """A second line."""
+    long: bool = False
+    """Many lines."""
+    loose: bool = False
+    """May be broken into lines."""
+    best: bool = False
+
+    @property
+    def sort(self) -> str | float | None:
+        """What the entry is sorted by; None: what is shown. A dash comes last."""
+        if self.key is not None:
+            return self.key
+        if self.text.startswith(("missing", "- ")):
+            return "-"
+        return self.text if self.below else None
+
+
+@dataclass(frozen=True)
+class PageTable:
+    caption: str
+    columns: list[str]
+    rows: list[list[PageEntry]]
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    svg: str
+    caption: str
+    command: str
+    """Draws it alone."""
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """The line of one series."""
+
+    name: str
+    colour: str
+    dashes: str
+    """As SVG's ``stroke-dasharray``."""
+
+
+@dataclass(frozen=True)
+class PlotGroup:
+    """Figures of the same methods, side by side below one legend."""
+
+    id: str
+    title: str
+    legend: Sequence[LegendEntry]
+    figures: Sequence[PageFigure]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is shown when asked for."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[PageTable] = ()
+    figures: Sequence[PageFigure] = ()
+    printed: bool = True
+    """Whether it is open on paper."""
+    name: str = ""
+    """Stays the same while the title changes; empty: the title does not."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One workload of the summary."""
+
+    title: str
+    statements: Sequence[tuple[str, Sequence[str]]]
+    cells: Sequence[str]
+    """One word for each cell of the paper's: how a square for it looks."""
+    cells_said: str
+    progress: str
+    warnings: Sequence[str]
+    figure: PageFigure
+
+
+@dataclass
+class Section:
+    id: str
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    tables: list[PageTable] = field(default_factory=list)
+    figures: list[PageFigure] = field(default_factory=list)
+    groups: list[PlotGroup] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
+
+    @property
+    def filled(self) -> bool:
+        return bool(self.tables or self.figures or self.groups or any(f.tables or f.figures for f in self.folds))
+
+
+def number(value: float, form: str = ".2f", below: str = "") -> PageEntry:
+    """A number, or a dash where there is none."""
+    missing = pd.isna(value)
+    return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value), below)
+
+
+# The tables of the report: leaderboard, the paper's tables, where the runs come from.
+
+
+_READ = "How to read this table"
+
+
+def leaderboard_section(board: pd.DataFrame) -> Section:
+    """All cells, best first."""
+    rows = []
+    for row in board.to_dict("records"):
+        verdict, _, more = str(row["against_best"]).partition(" (")
+        p_paper = "" if math.isnan(row["p_paper"]) else f"p {row['p_paper']:.2g}"
+        interval = "" if math.isnan(row["ci_low"]) else interval_words(row)
+        rows.append(
+            [
+                PageEntry(workload_words(row)),
+                PageEntry(method_title(row["method"]), loose=True),
+                PageEntry(error_words(row), _known(row["test_error_mean"]), interval),
+                PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
+                number(row["seeds"], ".0f", f"{row['epochs']} epochs"),
+                PageEntry(row["budget"], loose=True),
+                PageEntry(spell(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
+            ]
+        )
+    columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
+    note = "Below the test error its 95 % interval, below the paper's value p of Welch's test against it (n = 10)."
+    return Section(
+        "leaderboard",
+        "Leaderboard",
+        tables=[PageTable("Test error, best first", columns, rows)],
+        folds=[Fold(_READ, [f"{BOARD_NOTE} {note}"])],
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _paper_table(table: ErrorTable) -> PageTable:
+    rows = []
+    for method in table.rows:
+        entries = [PageEntry(method_title(method))]
+        for column in table.columns:
+            entry = table.entries[method, column]
+            measured, paper = entry_lines(entry)
+            mean = entry.cell.mean if entry.cell else math.nan
+            entries.append(PageEntry(measured, _known(mean), paper, best=entry.best))
+        rows.append(entries)
+    return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
+
+
+def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
+    """The tables of errors beside the paper's numbers: the whole one, and the shorter one in a fold.
+
+    Args:
+        folded: whether the whole one is in a fold too, as where the store has nothing of it.
+    """
+    fewer = "Fewer methods are tested here, so the correction for their number is smaller."
+    shorter = Fold(
+        "Table 1, the part of it that the paper's text shows", [fewer, *notes(tables["1"])], [_paper_table(tables["1"])]
+    )
+    read = Fold(f"{_READ}, and what must be said of all of it", [FOOTNOTE, *notes(tables["s6"])])
+    whole = _paper_table(tables["s6"])
+    if folded:
+        return Section("tables", "The paper's table", folds=[Fold(whole.caption, [], [whole]), read, shorter])
+    return Section("tables", "The paper's table", tables=[whole], folds=[read, shorter])
+
+
+def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
+    """Where the cells of the tables come from: one row per cell and command."""
+    rows = []
+    for cell in cells.values():
+        configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
+        for origin in origins_of(cell):
+            rows.append(
+                [
+                    PageEntry(cell.workload_title),
+                    PageEntry(method_title(cell.method)),
+                    PageEntry(origin.seeds),
+                    number(origin.seconds, ".0f"),
+                    PageEntry(origin.said("command"), long=True),
+                    PageEntry(origin.said("commit")[:12]),
+                    PageEntry(origin.hardware),
+                    PageEntry(origin.said("precision")),
+                    PageEntry(origin.said("torch")),
+                    PageEntry(configuration, long=True),
+                ]
+            )
+    columns = [
+        "workload",
+        "method",
+        "seeds",
+        "seconds",
+        "command",
+        "commit",
+        "processor",
+        "precision",
+        "torch",
+        "configuration",
+    ]
+    table = PageTable("Origin of the runs", columns, rows)
+    return Section("provenance", "Provenance", folds=[Fold("What made each cell", [], [table], printed=False)])
+
+
+# ``tpbench report``: one self-contained HTML page of everything a store holds.
+
 
 Cells = Mapping[CellKey, Cell]
 
