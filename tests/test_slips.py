@@ -16,7 +16,7 @@ from tests.results.records import record
 from tpbench.engine import METHODS, TpbenchError, UsageError
 from tpbench.engine.errors import InterruptedWork
 from tpbench.engine.files import check_target
-from tpbench.reports.names import FIGURES, PLOTS
+from tpbench.reports import FIGURES, PLOTS
 from tpbench.results import RunStore
 from tpbench.results.commands import continuing
 from tpbench.results.formats import EXPORT_FORMATS, FORMATS

@@ -19,7 +19,7 @@ from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.reports.curves import cells_of, cost_plot, learning_curves
 from tpbench.reports.style import drawing
-from tpbench.reports.style import drawn as drawn_as_svg
+from tpbench.reports.style import to_svg as drawn_as_svg
 from tpbench.results import RunRecord, RunStore
 
 

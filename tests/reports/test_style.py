@@ -21,7 +21,7 @@ from tpbench.reports.alignment_tables import find_records
 from tpbench.reports.curves import cells_of, cost_plot, learning_curves
 from tpbench.reports.forest import forest_figure, forest_rows
 from tpbench.reports.paper_figures import gauss_newton_figure
-from tpbench.reports.style import Figure, drawing, drawn, save
+from tpbench.reports.style import Figure, drawing, save, to_svg
 from tpbench.results import RunStore
 
 LABEL = r"$\frac{$ \x1b[31m$x$"
@@ -64,9 +64,9 @@ def stable(svg: str) -> str:
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_a_users_settings_change_no_figure_and_stay(kind: str, store: RunStore) -> None:
-    plain = drawn(FIGURES[kind](store))
+    plain = to_svg(FIGURES[kind](store))
     with matplotlib.rc_context(THEIRS):
-        other = drawn(FIGURES[kind](store))
+        other = to_svg(FIGURES[kind](store))
         assert {name: matplotlib.rcParams[name] for name in THEIRS} == THEIRS
     assert stable(other) == stable(plain)
     assert "<text" not in other
@@ -88,7 +88,7 @@ def test_names_are_no_formulas_and_act_on_nothing(store: RunStore) -> None:
         texts = " ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text)).replace("\n", " ")
         assert (LABEL in texts) == (kind != "forest"), kind  # one kind of data has no name there
         assert "\x1b" not in texts
-        drawn(figure)
+        to_svg(figure)
     # Of the paper's own figures, formulas are.
     with drawing():
         formulas = [text for text in gauss_newton_figure().findobj(matplotlib.text.Text) if "$" in text.get_text()]

@@ -47,7 +47,7 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     watch.look()
     assert len(said) == 2  # nothing is drawn where nothing changed
     store.publish(record("bp", 1, [0.5, 0.03]))
-    watch.rest()
+    watch.finish()
     assert said[2:] == [
         f"written: {watch.output} (2 runs)",
         f"ended; {watch.output} stays as it is, and reloads itself no more",
@@ -114,7 +114,7 @@ def test_what_fails_at_first_ends_it_and_nothing_is_said_to_be_written(
     watch.output.mkdir()
     with pytest.raises(TpbenchError):
         watching._follow(watch)
-    watch.rest()
+    watch.finish()
     assert said == []
 
 

@@ -298,11 +298,11 @@ def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
     """Table S7 and its note; both empty where nothing was recorded."""
     from tpbench.reports.alignment_tables import (
         DAMPING_WORKLOAD,
+        alignment_records,
         damping_frame,
         damping_note,
-        known_records,
-        of_workload,
+        select_workload,
     )
 
-    records = of_workload(known_records(store), DAMPING_WORKLOAD)
+    records = select_workload(alignment_records(store), DAMPING_WORKLOAD)
     return damping_frame(records), [damping_note(records)] if records else []

@@ -25,7 +25,7 @@ from tpbench.cli.options import (
 from tpbench.engine import TpbenchError, UsageError, all_methods, method_source, unknown
 from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
-from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
+from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
 from tpbench.results.opening import open_store, read_store, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table

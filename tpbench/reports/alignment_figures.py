@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
-from tpbench.reports.alignment_tables import chosen_dampings, made_with, mean_of
-from tpbench.reports.style import Axes, Figure, again, colour, drawing
+from tpbench.reports.alignment_tables import best_dampings, describe_records, mean_of
+from tpbench.reports.style import Axes, Figure, colour, drawing, second_cycle
 from tpbench.results.alignments import AlignmentRecord
 
 _WINDOW = 10
 
 
 def window(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average and deviation of windows of ten measurements, one value after another."""
+    """Return the moving average and deviation over windows of ten measurements."""
     windows = sliding_window_view(values, min(_WINDOW, len(values)))
     return mean_of(windows, -1), windows.std(-1)
 
 
 def _curve(axes: Axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> None:
-    """One line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
+    """Draw one line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
     mean, deviation = window(mean_of(angles, 1))
     epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
-    form = "--" if again(record.method) else "-"
+    form = "--" if second_cycle(record.method) else "-"
     shade, name = colour(record.method), visible(method_title(record.method))
     axes.plot(epochs, mean, color=shade, label=name, linewidth=1.2, linestyle=form)
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=shade, alpha=0.2, linewidth=0)
@@ -36,7 +36,7 @@ def _curve(axes: Axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> 
 
 @drawing()
 def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
-    """Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping).
+    """Draw Fig. 4 (last hidden layer, undamped GNT) or S3 to S5 (all hidden layers, each method's best damping).
 
     Args:
         records: at least one, all of one setting.
@@ -48,7 +48,7 @@ def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
     grid = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
     for record in records:
         by_loss, by_target = record.arrays()
-        dampings = [0.0] * layers if name == "4" else chosen_dampings(record)
+        dampings = [0.0] * layers if name == "4" else best_dampings(record)
         for row, layer in zip(grid, shown, strict=True):
             _curve(row[0], record, by_loss[:, :, layer])
             if not math.isnan(dampings[layer]):
@@ -65,6 +65,6 @@ def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
         axes.set_xlabel("epoch")
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    title = f"Angles of the weight updates on {records[0].workload} ({made_with(records)})"
+    title = f"Angles of the weight updates on {records[0].workload} ({describe_records(records)})"
     figure.suptitle(visible(title), fontsize="medium")
     return figure

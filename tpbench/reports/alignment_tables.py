@@ -1,4 +1,4 @@
-"""Which records of ``tpbench align`` figures and tables show."""
+"""Tables of alignment: the records they are made from, the best dampings (Table S7) and the mean angles."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
 # Of B.2: the third is when the activation functions are partly in their nonlinear range.
-_SETTLED = 2
+_REFERENCE_EPOCH = 2
 
 Setting = tuple[str, str, int]
 """Workload, kind of data (empty: exact), hidden layers: what records must share to be compared."""
 
 
-def known_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
+def alignment_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
     """The records of installed methods by their setting: of each method the longest, in the order of the methods.
 
     What is damaged is named in ``store.damaged``.
@@ -32,30 +32,30 @@ def known_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
     Raises:
         TpbenchError: the store cannot be read.
     """
-    found: dict[Setting, dict[str, AlignmentRecord]] = defaultdict(dict)
+    by_setting: dict[Setting, dict[str, AlignmentRecord]] = defaultdict(dict)
     for record in read_alignments(store).values():
-        best = found[record.workload, record.data_label, record.layers]
+        best = by_setting[record.workload, record.data_label, record.layers]
         known = best.get(record.method)
         if known is None or (record.epochs, len(record.seeds)) > (known.epochs, len(known.seeds)):
             best[record.method] = record
     names = method_names()
-    chosen = {setting: [best[m] for m in names if m in best] for setting, best in found.items()}
+    chosen = {setting: [best[m] for m in names if m in best] for setting, best in by_setting.items()}
     return {setting: records for setting, records in chosen.items() if records}
 
 
-def of_workload(known: Mapping[Setting, list[AlignmentRecord]], workload: str) -> list[AlignmentRecord]:
+def select_workload(known: Mapping[Setting, list[AlignmentRecord]], workload: str) -> list[AlignmentRecord]:
     """Those of a workload, all of one setting: of that of which there are most methods. None where there are none."""
-    found = [item for item in known.items() if item[0][0] == workload]
-    return min(found, key=lambda item: (-len(item[1]), item[0]))[1] if found else []
+    candidates = [item for item in known.items() if item[0][0] == workload]
+    return min(candidates, key=lambda item: (-len(item[1]), item[0]))[1] if candidates else []
 
 
 def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload in a store, as :func:`of_workload` chooses them.
+    """The records of a workload in a store, as :func:`select_workload` chooses them.
 
     Raises:
         TpbenchError: there are none.
     """
-    records = of_workload(known_records(store), workload)
+    records = select_workload(alignment_records(store), workload)
     if not records:
         raise TpbenchError(
             f"{store.folder} holds no alignment record of {workload} and an installed method; make some: "
@@ -64,18 +64,18 @@ def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
     return records
 
 
-def settled_epoch(record: AlignmentRecord) -> int:
+def reference_epoch(record: AlignmentRecord) -> int:
     """From 0: the third epoch, or the last one of shorter records."""
-    return min(_SETTLED, record.epochs - 1)
+    return min(_REFERENCE_EPOCH, record.epochs - 1)
 
 
-def measured_in(record: AlignmentRecord, epochs: Container[int]) -> list[int]:
+def rows_of_epochs(record: AlignmentRecord, epochs: Container[int]) -> list[int]:
     """The rows of a record that were measured in these epochs (from 0)."""
     return [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch in epochs]
 
 
-def made_with(records: Sequence[AlignmentRecord]) -> str:
-    """Seeds, epochs and kind of data of some records, in words."""
+def describe_records(records: Sequence[AlignmentRecord]) -> str:
+    """Format the seeds, epochs and kind of data of some records."""
     labels = {r.data_label for r in records if r.data_label}
     parts = [_count({len(r.seeds) for r in records}, "seed"), _count({r.epochs for r in records}, "epoch")]
     return ", ".join([*parts, *labels])
@@ -93,21 +93,18 @@ def mean_of(values: NDArray[np.float64], axes: int | tuple[int, ...]) -> NDArray
         return np.asarray(np.nanmean(values, axis=axes))
 
 
-# Table S7: with which damping the updates of every hidden layer align best.
-
-
 DAMPING_WORKLOAD = "fashion-mnist"
-"""Of Table S7."""
+"""The workload of Table S7."""
 DAMPING_TITLE = "Table S7: best damping (the paper's in brackets)"
 DAMPING_COLUMNS = ("method", "layer", "damping", "paper", "angle", "paper_angle")
 
 
-def _settled_angles(record: AlignmentRecord) -> NDArray[np.float64]:
+def _reference_angles(record: AlignmentRecord) -> NDArray[np.float64]:
     """With GNT updates, averaged over seeds and the minibatches of the third epoch: (dampings, hidden layers).
 
     Not numbers where nothing was measured in that epoch.
     """
-    rows = measured_in(record, [settled_epoch(record)])
+    rows = rows_of_epochs(record, [reference_epoch(record)])
     return mean_of(mean_of(record.arrays()[1][rows], 1), 0)
 
 
@@ -122,12 +119,12 @@ def choose_damping(angles: NDArray[np.float64], dampings: Sequence[float]) -> li
     return [math.nan if np.isnan(angles[:, i]).all() else dampings[int(k)] for i, k in enumerate(best)]
 
 
-def chosen_dampings(record: AlignmentRecord) -> list[float]:
+def best_dampings(record: AlignmentRecord) -> list[float]:
     """The damping of every hidden layer that aligns best in the third epoch (the last one of shorter records).
 
     Not a number where nothing was measured in that epoch.
     """
-    return choose_damping(_settled_angles(record), record.dampings)
+    return choose_damping(_reference_angles(record), record.dampings)
 
 
 def _paper_dampings(record: AlignmentRecord) -> list[float] | None:
@@ -140,19 +137,19 @@ def damping_frame(records: Sequence[AlignmentRecord]) -> pd.DataFrame:
     """A row per method and hidden layer (from 1): damping, the paper's, and the angles with them (degrees)."""
     rows = []
     for record in records:
-        at = dict(zip(record.dampings, _settled_angles(record).tolist(), strict=True))
+        at = dict(zip(record.dampings, _reference_angles(record).tolist(), strict=True))
         printed = _paper_dampings(record) or [math.nan] * record.layers
-        for k, (damping, paper) in enumerate(zip(chosen_dampings(record), printed, strict=True)):
+        for k, (damping, paper) in enumerate(zip(best_dampings(record), printed, strict=True)):
             angles = (at[d][k] if d in at else math.nan for d in (damping, paper))
             rows.append((record.method, k + 1, damping, paper, *angles))
     return pd.DataFrame(rows, columns=list(DAMPING_COLUMNS))
 
 
 def damping_note(records: Sequence[AlignmentRecord]) -> str:
-    """What the table was chosen from."""
+    """Return the note below the table: how dampings are chosen, and from which records."""
     return (
         f"Chosen by the angles in the third epoch (the last one of shorter records) on {DAMPING_WORKLOAD} (B.2); "
-        f"records of {made_with(records)}."
+        f"records of {describe_records(records)}."
     )
 
 
@@ -169,15 +166,12 @@ def damping_table(store: RunStore, form: str) -> str:
         return csv_text(damping_frame(records).round({"angle": 2, "paper_angle": 2}))
     body = []
     for record in records:
-        found, printed = chosen_dampings(record), _paper_dampings(record)
-        words = ["-" if math.isnan(value) else f"{value:g}" for value in found]
-        beside = [f" ({p:g})" for p in printed] if printed else [""] * len(found)
+        chosen, printed = best_dampings(record), _paper_dampings(record)
+        words = ["-" if math.isnan(value) else f"{value:g}" for value in chosen]
+        beside = [f" ({p:g})" for p in printed] if printed else [""] * len(chosen)
         body.append([method_title(record.method), *(word + p for word, p in zip(words, beside, strict=True))])
     header = ["method", *(f"layer {k + 1}" for k in range(records[0].layers))]
     return spell_table(DAMPING_TITLE, header, body, form, damping_note(records))
-
-
-# The angles of updates behind Figures 4 and S3 to S5 in numbers, from the records of ``tpbench align``.
 
 
 ANGLE_COLUMNS = (
@@ -209,12 +203,12 @@ def angle_frame(store: RunStore) -> pd.DataFrame:
     Raises:
         TpbenchError: the store cannot be read.
     """
-    rows = [row for records in known_records(store).values() for record in records for row in _angle_rows(record)]
+    rows = [row for records in alignment_records(store).values() for record in records for row in _angle_rows(record)]
     return pd.DataFrame(rows, columns=list(ANGLE_COLUMNS))
 
 
 def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
-    rows = measured_in(record, range(settled_epoch(record), record.epochs))
+    rows = rows_of_epochs(record, range(reference_epoch(record), record.epochs))
     by_loss, by_target = (mean_of(values[rows], (0, 1)) for values in record.arrays())
     common = {
         "workload": record.workload,
@@ -233,7 +227,7 @@ def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
             "target_angle": at[0.0][layer],
             "damped_target_angle": math.nan if math.isnan(damping) else at[damping][layer],
         }
-        for layer, damping in enumerate(chosen_dampings(record))
+        for layer, damping in enumerate(best_dampings(record))
     ]
 
 
@@ -255,11 +249,13 @@ def angle_table(store: RunStore, form: str) -> str:
     layers = int(frame["layer"].max())
     body = []
     for (workload, data, method, seeds, epochs), part in frame.groupby(list(ANGLE_COLUMNS[:5]), sort=False):
-        found = [
+        angles = [
             f"{_spell(a)} / {_spell(b)}" for a, b in zip(part["loss_angle"], part["damped_target_angle"], strict=True)
         ]
         label = str(workload) if data == "exact" else f"{workload} ({data})"
-        body.append([label, method_title(str(method)), str(seeds), str(epochs), *found, *[""] * (layers - len(found))])
+        body.append(
+            [label, method_title(str(method)), str(seeds), str(epochs), *angles, *[""] * (layers - len(angles))]
+        )
     header = ["workload", "method", "seeds", "epochs", *(f"layer {k + 1}" for k in range(layers))]
     return spell_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
 

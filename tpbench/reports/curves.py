@@ -15,13 +15,13 @@ from tpbench.reports.style import (
     Axes,
     Figure,
     MaxNLocator,
-    again,
     colour,
     drawing,
     mark,
     plain_labels,
     plain_number,
     save,
+    second_cycle,
 )
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import labelled
@@ -33,7 +33,7 @@ from tpbench.workloads.benchmark import BenchmarkRow
 Values = NDArray[np.floating]
 
 CURVES = {"train_loss": (1.0, "training loss"), "validation_error": (100.0, "validation error (%)")}
-"""The curves that are drawn: what their values are multiplied by, and what is then on the axis."""
+"""The curves in the plots: factor of the values, and label of the axis."""
 BANDS = (
     f"Line: median over seeds; band: between their 10 % and 90 % quantiles, or from the lowest to the highest "
     f"of fewer than {FULL_SEEDS} seeds. Diverged seeds are left out."
@@ -42,7 +42,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
-    """The cells of a workload, in the order of the table of methods.
+    """Return the cells of a workload, in the order of the table of methods.
 
     Raises:
         TpbenchError: there are none.
@@ -50,23 +50,23 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
     cells = [c for c in choose_cells(store.summaries()).values() if c.workload == workload]
     if not cells:
         raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
-    return in_order(cells)
+    return sort_by_method(cells)
 
 
-def in_order(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells of one workload in the order of the table of methods."""
+def sort_by_method(cells: Iterable[Cell]) -> list[Cell]:
+    """Sort cells of one workload by the order of the table of methods."""
     order = method_names()
     return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.data_label))
 
 
-def name_of(cell: Cell) -> str:
-    """Method, what kind of data copy it was trained on, and how many of its seeds are not in the picture."""
+def cell_label(cell: Cell) -> str:
+    """Format method, kind of data and number of diverged seeds, which are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
     return visible(labelled(method_title(cell.method), cell.data_label)) + gone
 
 
-def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
-    """The same cells with the runs' curves, as far as the runs are still there; all are read together."""
+def read_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the same cells with the curves of the runs that the store still has; all are read together."""
     runs = {run.definition.id: run for run in store.whole(run for cell in cells for run in cell.runs)}
     return [
         replace(cell, runs=tuple(runs[run.definition.id] for run in cell.runs if run.definition.id in runs))
@@ -75,7 +75,7 @@ def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
-    """Median over seeds, and the ends of the band around it: what :data:`BANDS` says.
+    """Return the median over seeds and the ends of the band around it, as :data:`BANDS` describes.
 
     Below ten seeds a 10 % quantile would lie between the two lowest of them, where none was measured. Unlike a mean
     less its deviation, no quantile of positive numbers is below zero, so a logarithmic axis shows all of the band.
@@ -88,29 +88,29 @@ def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
     return middle, below, above
 
 
-def line_of(cell: Cell, cells: Sequence[Cell]) -> str:
-    """The line of a cell: methods that share a colour, and kinds of data of one method, have lines of their own."""
+def line_style(cell: Cell, cells: Sequence[Cell]) -> str:
+    """Return the line style of a cell; methods of one colour, and kinds of data of one method, differ in it."""
     data = sorted({other.data_label for other in cells})
-    return _LINES[(data.index(cell.data_label) + 2 * again(cell.method)) % len(_LINES)]
+    return _LINES[(data.index(cell.data_label) + 2 * second_cycle(cell.method)) % len(_LINES)]
 
 
 def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
-    """One of :data:`CURVES` over epochs, a line with its band for each cell.
+    """Draw one of :data:`CURVES` over epochs, a line with its band for each cell.
 
     Args:
-        cells: as :func:`with_curves` gives them.
+        cells: as :func:`read_curves` gives them.
     """
     scale, label = CURVES[curve]
     for cell in cells:
         runs = [r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
-        shade, name = colour(cell.method), name_of(cell)
+        shade, name = colour(cell.method), cell_label(cell)
         if not runs:
             axes.plot([], [], color=shade, label=name)
             continue
         middle, below, above = middle_and_band(scale * np.array(runs))
         epochs = np.arange(1, len(middle) + 1)
         (line,) = axes.plot(
-            epochs, middle, color=shade, label=name, linewidth=1.2, linestyle=line_of(cell, cells), zorder=3
+            epochs, middle, color=shade, label=name, linewidth=1.2, linestyle=line_style(cell, cells), zorder=3
         )
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         mark(
@@ -130,7 +130,7 @@ def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
 
 @drawing()
 def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
-    """Training loss and validation error over epochs: the median over seeds with a band of quantiles.
+    """Draw training loss and validation error over epochs: the median over seeds with a band of quantiles.
 
     Args:
         store: has the curves.
@@ -138,7 +138,7 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    cells = with_curves(store, cells)
+    cells = read_curves(store, cells)
     for axes, curve in zip(panels, CURVES, strict=True):
         draw_curves(axes, cells, curve)
     handles, names = panels[1].get_legend_handles_labels()
@@ -149,17 +149,17 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
 
 
 def panel() -> tuple[Figure, Axes]:
-    """A figure of one panel, as large as a third of the report, so that its letters are as large as the page's."""
+    """Return a figure of one panel, a third of the report wide, so that its letters have the size of the page's."""
     figure = Figure(figsize=(4.1, 3.1), layout="constrained")
     return figure, figure.subplots()
 
 
 @drawing()
 def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
-    """One of :data:`CURVES` for a page, which has the legend.
+    """Draw one of :data:`CURVES` for a page, which has the legend.
 
     Args:
-        cells: as :func:`with_curves` gives them.
+        cells: as :func:`read_curves` gives them.
     """
     figure, axes = panel()
     draw_curves(axes, cells, curve)
@@ -168,7 +168,7 @@ def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
 
 @drawing()
 def cost_panel(cells: Sequence[Cell]) -> Figure:
-    """:func:`cost_plot` for a page, which has the legend."""
+    """Draw :func:`cost_plot` for a page, which has the legend."""
     figure, axes = panel()
     draw_cost(axes, cells)
     axes.margins(x=0.1)
@@ -176,7 +176,7 @@ def cost_panel(cells: Sequence[Cell]) -> Figure:
 
 
 def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float, float]]]:
-    """Test error (mean and deviation) against the wall time of a run, a point for each device that a cell is from.
+    """Draw test error (mean and deviation) against the wall time of a run, a point for each device of a cell.
 
     Returns:
         The points, with the names of their cells.
@@ -197,19 +197,19 @@ def _on_gpu(origin: Origin) -> bool:
 def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[float, float]]:
     """The point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
-    name, shade = name_of(cell), colour(cell.method)
+    name, shade = cell_label(cell), colour(cell.method)
     point, caps, bars = axes.errorbar(
         seconds,
         cell.mean,
         yerr=None if np.isnan(cell.std) else cell.std,
-        marker="s" if again(cell.method) else "o",
+        marker="s" if second_cycle(cell.method) else "o",
         color=shade,
         markerfacecolor="white" if _on_gpu(origin) else shade,
         capsize=3,
     )
-    said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+    label = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
     device = origin.said("device_name")
-    mark(point, f"point-{place}", name, said if device == "-" else f"{said}, {device}")
+    mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)
     return name, (seconds, cell.mean)
@@ -217,7 +217,7 @@ def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[floa
 
 @drawing()
 def cost_plot(cells: Sequence[Cell]) -> Figure:
-    """Test error against the wall time of a run (its share of its pack's), one point per method and device."""
+    """Draw test error against the wall time of a run (its share of its pack's), one point per method and device."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, point in draw_cost(axes, cells):
@@ -225,9 +225,6 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     axes.set(title=visible(cells[0].workload))
     axes.margins(x=0.3)
     return figure
-
-
-# Time per member against pack size.
 
 
 @drawing()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
-from tpbench.reports.curves import name_of
+from tpbench.reports.curves import cell_label
 from tpbench.reports.style import Axes, Figure, colour, drawing, mark, plain_labels
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.paper import paper_cell
@@ -21,7 +21,7 @@ LEGEND = "Dot and bar: mean and 95 % interval; hollow diamond: the paper's mean.
 
 
 def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:
-    """The cells of a workload and how they stand, best first as in the leaderboard.
+    """Return the cells of a workload with their standings, best first as in the leaderboard.
 
     Raises:
         TpbenchError: there are none.
@@ -31,11 +31,11 @@ def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:
     rows = [(cell, found[key]) for key, cell in cells.items() if cell.workload == workload]
     if not rows:
         raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
-    return best_first(rows)
+    return rank_rows(rows)
 
 
-def best_first(rows: Sequence[ForestRow]) -> list[ForestRow]:
-    """In the order of the leaderboard: by test error; diverged seeds after whole cells, few seeds last."""
+def rank_rows(rows: Sequence[ForestRow]) -> list[ForestRow]:
+    """Sort as the leaderboard: by test error; cells with diverged seeds after complete ones, few seeds last."""
 
     def place(row: ForestRow) -> tuple[str, int, bool, float, str]:
         cell, _ = row
@@ -46,7 +46,7 @@ def best_first(rows: Sequence[ForestRow]) -> list[ForestRow]:
 
 @drawing()
 def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
-    """Mean test error with its 95 % interval, one line per cell, and the paper's value as a hollow diamond below.
+    """Draw mean test error with its 95 % interval, one line per cell, and the paper's value as a hollow diamond.
 
     Cells of fewer than three finished seeds have no interval. The axis is logarithmic where errors lie far apart.
 
@@ -58,7 +58,7 @@ def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
     axes = figure.subplots()
     several = len({cell.data_label for cell, _ in rows}) > 1
     # Where all are of one kind of data, that is in the title.
-    names = [name_of(cell if several else replace(cell, data_label="")) for cell, _ in rows]
+    names = [cell_label(cell if several else replace(cell, data_label="")) for cell, _ in rows]
     best = "best but BP" if any(cell.method == YARDSTICK for cell, _ in rows) else "best"
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         _draw(axes, place, name, row, best)
@@ -86,14 +86,14 @@ def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
         (bar,) = axes.plot([low, high], [place, place], color=shade, linewidth=2, solid_capstyle="butt")
         mark(bar, "interval", name)
     (dot,) = axes.plot([cell.mean], [place], "o", color=shade, markersize=6)
-    mark(dot, "mean", name, f"{name}: {said_of(cell, standing)}")
+    mark(dot, "mean", name, f"{name}: {describe_cell(cell, standing)}")
     if printed := paper_cell(cell.workload, cell.method):
         (paper,) = axes.plot([printed[0]], [place + 0.3], "D", color=shade, markerfacecolor="none", markersize=4)
         mark(paper, "paper", name)
     text = axes.text(
         1.02,
         place,
-        values_of(cell, standing, best),
+        format_values(cell, standing, best),
         transform=axes.get_yaxis_transform(),
         va="center",
         fontsize="small",
@@ -102,7 +102,7 @@ def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
     mark(text, "values", name)
 
 
-def values_of(cell: Cell, standing: Standing, best: str = "best") -> str:
+def format_values(cell: Cell, standing: Standing, best: str = "best") -> str:
     """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table, or what the best is called.
 
     As in the table, ``= (-)`` where no difference could show.
@@ -114,8 +114,8 @@ def values_of(cell: Cell, standing: Standing, best: str = "best") -> str:
     return f"{mean}{interval} {said}"
 
 
-def said_of(cell: Cell, standing: Standing) -> str:
-    """What a row shows, in words."""
+def describe_cell(cell: Cell, standing: Standing) -> str:
+    """Format a row of the plot as text."""
     low, high = cell.interval
     mean = "no test error" if math.isnan(cell.mean) else f"{cell.mean:.2f} %"
     interval = "" if math.isnan(low) else f", interval {low:.2f} to {high:.2f}"

@@ -1,4 +1,4 @@
-"""What the report is made of, as its template takes it."""
+"""``tpbench report``: one self-contained HTML page of everything a store holds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ from markupsafe import Markup
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
+from tpbench.reports import ALIGNMENT_WORKLOADS
 from tpbench.reports.alignment_figures import alignment_figure
-from tpbench.reports.alignment_tables import known_records, of_workload
-from tpbench.reports.curves import BANDS, CURVES, cost_panel, curve_panel, in_order, line_of, name_of, with_curves
+from tpbench.reports.alignment_tables import alignment_records, select_workload
+from tpbench.reports.curves import (
+    BANDS,
+    CURVES,
+    cell_label,
+    cost_panel,
+    curve_panel,
+    line_style,
+    read_curves,
+    sort_by_method,
+)
 from tpbench.reports.forest import LEGEND, forest_figure
-from tpbench.reports.names import ALIGNMENT_WORKLOADS
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, drawn, inline
+from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
 from tpbench.reports.summary import (
     State,
     WorkloadSummary,
@@ -49,6 +58,13 @@ from tpbench.results.standings import ENOUGH_WORDS, all_standings
 from tpbench.results.tables import ErrorTable, paper_table_of
 from tpbench.search.listing import all_sweeps
 
+Cells = Mapping[CellKey, Cell]
+
+TITLE = "tpbench: is this learning rule really better than that one?"
+_DASHES = {"-": "none", "--": "5 2", ":": "1 2", "-.": "6 2 1 2"}
+_NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
+_READ = "How to read this table"
+
 
 @dataclass(frozen=True)
 class PageEntry:
@@ -66,7 +82,7 @@ class PageEntry:
 
     @property
     def sort(self) -> str | float | None:
-        """What the entry is sorted by; None: what is shown. A dash comes last."""
+        """The sort key; None: the text itself. A dash comes last."""
         if self.key is not None:
             return self.key
         if self.text.startswith(("missing", "- ")):
@@ -96,7 +112,7 @@ class LegendEntry:
     name: str
     colour: str
     dashes: str
-    """As SVG's ``stroke-dasharray``."""
+    """SVG's ``stroke-dasharray``."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +127,14 @@ class PlotGroup:
 
 @dataclass(frozen=True)
 class Fold:
-    """What is shown when asked for."""
+    """A part of a section that opens on a click."""
 
     title: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[PageTable] = ()
     figures: Sequence[PageFigure] = ()
     printed: bool = True
-    """Whether it is open on paper."""
+    """True: it is open on paper."""
     name: str = ""
     """Stays the same while the title changes; empty: the title does not."""
 
@@ -131,7 +147,7 @@ class Card:
     statements: Sequence[tuple[str, Sequence[str]]]
     cells: Sequence[str]
     """One word for each cell of the paper's: how a square for it looks."""
-    cells_said: str
+    cells_label: str
     progress: str
     warnings: Sequence[str]
     figure: PageFigure
@@ -153,19 +169,13 @@ class Section:
 
 
 def number(value: float, form: str = ".2f", below: str = "") -> PageEntry:
-    """A number, or a dash where there is none."""
+    """Return an entry that shows a number, or a dash for a missing one."""
     missing = pd.isna(value)
     return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value), below)
 
 
-# The tables of the report: leaderboard, the paper's tables, where the runs come from.
-
-
-_READ = "How to read this table"
-
-
 def leaderboard_section(board: pd.DataFrame) -> Section:
-    """All cells, best first."""
+    """Return the leaderboard: all cells, best first."""
     rows = []
     for row in board.to_dict("records"):
         verdict, _, more = str(row["against_best"]).partition(" (")
@@ -210,7 +220,7 @@ def _paper_table(table: ErrorTable) -> PageTable:
 
 
 def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
-    """The tables of errors beside the paper's numbers: the whole one, and the shorter one in a fold.
+    """Return the tables of errors beside the paper's numbers: Table S6, and Table 1 in a fold.
 
     Args:
         folded: whether the whole one is in a fold too, as where the store has nothing of it.
@@ -227,7 +237,7 @@ def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
 
 
 def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
-    """Where the cells of the tables come from: one row per cell and command."""
+    """Return the section of provenance: one row per cell and command."""
     rows = []
     for cell in cells.values():
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
@@ -262,28 +272,18 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
     return Section("provenance", "Provenance", folds=[Fold("What made each cell", [], [table], printed=False)])
 
 
-# ``tpbench report``: one self-contained HTML page of everything a store holds.
-
-
-Cells = Mapping[CellKey, Cell]
-
-TITLE = "tpbench: is this learning rule really better than that one?"
-_DASHES = {"-": "none", "--": "5 2", ":": "1 2", "-.": "6 2 1 2"}
-_NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
-
-
 class NoRunError(TpbenchError):
-    """There is nothing to show yet."""
+    """The store holds no run."""
 
 
-def _here(command: str, results: str) -> str:
-    """A command that reads the store that the page shows."""
+def _with_store(command: str, results: str) -> str:
+    """Add the option that names the page's store to a command."""
     return command if results == DEFAULT_STORE else f"{command} --results {shlex.quote(results)}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a page shows; how it is written is decided later."""
+    """The content of a page; :meth:`html` renders it."""
 
     content: Mapping[str, Any]
 
@@ -313,35 +313,37 @@ class Report:
 
 
 def _visible(value: object) -> object:
-    """Text of a page without what would turn its direction or is no text; what is HTML already stays."""
+    """Escape control and direction characters in text; HTML passes unchanged."""
     return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _hash(text: str) -> str:
-    """What a page's policy calls the one script, and the one style sheet, that it lets through."""
+    """Return a source hash for the page's content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: str = "") -> PageFigure:
-    return PageFigure(inline(drawn(figure), alt, glyphs), caption, command)
+    return PageFigure(inline_svg(to_svg(figure), alt, glyphs), caption, command)
 
 
 def summary_card(summary: WorkloadSummary, glyphs: Glyphs, results: str) -> Card:
-    """One workload in words and one picture."""
-    groups = {state: [method_title(m) for m, found in summary.states.items() if found is state] for state in State}
-    said = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
+    """Return the card of one workload: sentences and one figure."""
+    groups = {state: [method_title(m) for m, current in summary.states.items() if current is state] for state in State}
+    label = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
     figure = _drawing(
         glyphs,
         forest_figure(summary.rows),
         f"{summary.title}: test errors of its methods with intervals",
-        _here(f"tpbench plot forest {summary.column.workload}", results),
+        _with_store(f"tpbench plot forest {summary.column.workload}", results),
     )
     states = [state.name.lower() for state in summary.states.values()]
-    return Card(summary.title, statements(summary), states, said, protocol_words(summary), warnings_of(summary), figure)
+    return Card(
+        summary.title, statements(summary), states, label, protocol_words(summary), warnings_of(summary), figure
+    )
 
 
 def _try(make: Callable[[], Figure]) -> Figure | None:
-    """A figure, or None where the store lacks what it shows."""
+    """Return a figure, or None where the store lacks its data."""
     try:
         return make()
     except TpbenchError:
@@ -349,20 +351,20 @@ def _try(make: Callable[[], Figure]) -> Figure | None:
 
 
 def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str) -> Section:
-    """Learning curves and cost of every workload; of the store, the curves that are drawn are read."""
+    """Return the section of learning curves and cost; only curves that are drawn are read from the store."""
     section = Section(
         "curves",
         "Learning curves and cost",
         [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
     )
     for workload in workloads:
-        shown = in_order(cell for cell in cells.values() if cell.workload == workload)
-        section.groups.append(_plots(workload, with_curves(store, shown), shown, glyphs, results))
+        shown = sort_by_method(cell for cell in cells.values() if cell.workload == workload)
+        section.groups.append(_plots(workload, read_curves(store, shown), shown, glyphs, results))
     return section
 
 
 def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs, results: str) -> PlotGroup:
-    command = _here(f"tpbench plot curves {workload}", results)
+    command = _with_store(f"tpbench plot curves {workload}", results)
     figures = [
         _drawing(
             glyphs, curve_panel(read, curve), f"{workload}: {label} over epochs", command, f"{label.capitalize()}."
@@ -370,9 +372,9 @@ def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: G
         for curve, (_, label) in CURVES.items()
     ]
     alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
-    cost = _here(f"tpbench plot cost {workload}", results)
+    cost = _with_store(f"tpbench plot cost {workload}", results)
     figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
-    legend = [LegendEntry(name_of(cell), colour(cell.method), _DASHES[line_of(cell, cells)]) for cell in cells]
+    legend = [LegendEntry(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
 
@@ -380,29 +382,35 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")
     try:
-        known = known_records(store)
+        known = alignment_records(store)
     except TpbenchError as error:
         # Such as a record of a newer version: the page shows the rest, and says what it lacks.
         store.damaged.append(f"no angles are shown: {error}")
         return section
     for name, workload in ALIGNMENT_WORKLOADS.items():
-        if records := of_workload(known, workload):
+        if records := select_workload(known, workload):
             figure = alignment_figure(records, name)
             caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
             alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
-            section.figures.append(_drawing(glyphs, figure, alt, _here(f"tpbench figure {name}", results), caption))
+            section.figures.append(
+                _drawing(glyphs, figure, alt, _with_store(f"tpbench figure {name}", results), caption)
+            )
     return section
 
 
 def search_section(results: str, glyphs: Glyphs) -> Section:
-    """What every sweep searched, each in a fold."""
+    """Return the section of searches: the plot of each sweep in a fold of its own."""
     section = Section("searches", "Searches")
     for status in all_sweeps(results):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
             shown = _drawing(
-                glyphs, figure, f"search of {status.id}", _here(f"tpbench plot search {status.id}", results), caption
+                glyphs,
+                figure,
+                f"search of {status.id}",
+                _with_store(f"tpbench plot search {status.id}", results),
+                caption,
             )
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
             section.folds.append(Fold(title, figures=[shown], printed=False, name=status.id))
@@ -411,7 +419,7 @@ def search_section(results: str, glyphs: Glyphs) -> Section:
 
 @drawing()
 def make_report(results: str, command: str) -> Report:
-    """What the page of a store shows.
+    """Collect the content of a store's page.
 
     Args:
         results: the store.
@@ -436,9 +444,9 @@ def make_report(results: str, command: str) -> Report:
         search_section(results, glyphs),
         provenance_section(cells),
     ]
-    told = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
+    lead = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
     content = _heading(results, command, len(runs)) | {
-        "lead": [text for text in told if text],
+        "lead": [text for text in lead if text],
         "warnings": list(dict.fromkeys(store.damaged)),
         "cards": [summary_card(summary, glyphs, results) for summary in summaries if summary.rows],
         "nothing": [s.title for s in summaries if not s.rows] if completeness(summaries) else [],
@@ -450,7 +458,7 @@ def make_report(results: str, command: str) -> Report:
 
 
 def empty_report(results: str, command: str) -> Report:
-    """The page of a store in which there is nothing yet."""
+    """Return the page of an empty store."""
     lead = [_NO_RUN.format(results) + "."]
     nothing: dict[str, Any] = {name: [] for name in ("warnings", "cards", "nothing", "sections")}
     return Report(_heading(results, command, 0) | nothing | {"lead": lead, "forest_note": "", "glyphs": ""})
@@ -458,12 +466,12 @@ def empty_report(results: str, command: str) -> Report:
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    plan = _here("tpbench reproduce --dry-run", results)
+    plan = _with_store("tpbench reproduce --dry-run", results)
     return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}
 
 
 def render_report(results: str, command: str) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Raises:
         TpbenchError: the store is empty.

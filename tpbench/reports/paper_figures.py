@@ -1,4 +1,4 @@
-"""The toy experiments of section B.3: Fig. 2 (null-space share) and Fig. S2 (directions in output space)."""
+"""The paper's figures: the toy experiments of section B.3 (2, S2, S6), and those drawn from records of alignment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tpbench.engine.methods import Minibatch
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.numerics import squared_error
 from tpbench.engine.step import PackState
+from tpbench.reports import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import find_records
-from tpbench.reports.names import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.style import Figure, colour, drawing
 from tpbench.results.store import RunStore
 from tpbench.workloads.teacher import teacher_problem
@@ -85,7 +85,7 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
             index = torch.randint(len(problem.x_train), (networks, 1), generator=generator)
             noise = _noise(architecture, networks, 1, generator)
             pack.joint_step(problem.x_train[index], problem.y_train[index], noise)
-        shares[name] = torch.stack(observer.found, 1)
+        shares[name] = torch.stack(observer.shares, 1)
     return NullSpaceShares(shares)
 
 
@@ -95,16 +95,16 @@ def _scale_feedback_rate(pack: PackState, factor: float) -> None:
 
 
 class _Shares:
-    """Watches the steps and keeps the null-space share of one layer's update."""
+    """An observer of the steps that records the null-space share of one layer's update."""
 
     def __init__(self, layer: int) -> None:
         self.layer = layer
-        self.found: list[Tensor] = []
+        self.shares: list[Tensor] = []
 
     def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
         jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
         gradient = gradients[f"W{self.layer}"]
-        self.found.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
+        self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
 
 
 def _sample(x: Tensor, members: int, batch: int, generator: torch.Generator) -> Tensor:
@@ -163,12 +163,12 @@ class OutputDirections:
     def cosines(self) -> dict[str, tuple[float, float]]:
         """Mean and deviation of the cosine between each direction and ``-e_L``."""
         downhill = torch.nn.functional.normalize(self.labels - self.outputs, dim=1)
-        found = {name: (d * downhill).sum(1) for name, d in self.directions.items()}
-        return {name: (float(c.mean()), float(c.std())) for name, c in found.items()}
+        cosines = {name: (d * downhill).sum(1) for name, d in self.directions.items()}
+        return {name: (float(c.mean()), float(c.std())) for name, c in cosines.items()}
 
 
 def output_space_experiment(samples: int = 12, training_steps: int = 500, step: float = 1e-4) -> OutputDirections:
-    """Toy experiment 2: where the updates of GNT and BP push the output of a 4-4-4-2 student.
+    """Toy experiment 2: directions in which updates of GNT and BP move the output of a 4-4-4-2 student.
 
     The student is trained with GNT first; both methods' updates are then taken at the same parameters, so that only the
     update differs. The hidden layers alone are moved: the output layer's update is the same for both methods, follows
@@ -212,12 +212,9 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
     return OutputDirections(torch.stack(outputs), ys[:, 0], directions)
 
 
-# The paper's figures that hold data: those of toy experiments, made at once (2, S2, S6), and those of records.
-
-
 @drawing(formulas=True)
 def null_space_figure() -> Figure:
-    """Fig. 2."""
+    """Draw Fig. 2."""
     summary = null_space_experiment().summary()
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
@@ -232,24 +229,24 @@ def null_space_figure() -> Figure:
 
 @drawing(formulas=True)
 def output_space_figure() -> Figure:
-    """Fig. S2: one panel per sample; rings are contours of the squared error."""
-    found = output_space_experiment()
+    """Draw Fig. S2: one panel per sample; rings are contours of the squared error."""
+    experiment = output_space_experiment()
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     panels = figure.subplots(3, 4).flatten()
     for k, axes in enumerate(panels):
-        output, label = found.outputs[k], found.labels[k]
+        output, label = experiment.outputs[k], experiment.labels[k]
         radius = float((label - output).norm())
         for share in (0.4, 0.7, 1.0, 1.3):
             axes.add_patch(_circle(label, share * radius))
         axes.plot(*label, marker="x", color="0.3")
         for name in ("gnt", "bp"):
-            direction = found.directions[name][k] * radius * 0.6
+            direction = experiment.directions[name][k] * radius * 0.6
             axes.annotate(
                 "", output + direction, output, arrowprops={"arrowstyle": "->", "color": _ARROWS[name], "linewidth": 2}
             )
         axes.set_aspect("equal")
         axes.set(xlim=_limits(label[0], radius), ylim=_limits(label[1], radius), xticks=[], yticks=[])
-    cosines = found.cosines()
+    cosines = experiment.cosines()
     figure.suptitle(
         "Movement of the output by the hidden layers of a 4-4-4-2 student: GNT (blue), BP (red);\n"
         "crosses: labels, rings: loss contours; "
@@ -274,22 +271,22 @@ def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
 
 @drawing(formulas=True)
 def gauss_newton_figure() -> Figure:
-    """Fig. S6."""
-    found = gauss_newton_step()
+    """Draw Fig. S6."""
+    experiment = gauss_newton_step()
     figure = Figure(figsize=(9, 4), layout="constrained")
     curve, fit = figure.subplots(1, 2)
     line = torch.linspace(-2, 2, 200, dtype=torch.float64)
-    curve.plot(found.x, found.labels, "o", color="0.4", markersize=4, label="data")
+    curve.plot(experiment.x, experiment.labels, "o", color="0.4", markersize=4, label="data")
     for beta, name, shade in (
-        (found.beta, "current", "#0072B2"),
-        (found.beta + found.update, "after the step", "#D55E00"),
+        (experiment.beta, "current", "#0072B2"),
+        (experiment.beta + experiment.update, "after the step", "#D55E00"),
     ):
         curve.plot(line, torch.tanh(beta * line), color=shade, label=f"{name}: $\\beta$ = {beta:.2f}")
     curve.set(xlabel="x", ylabel="y", title="(a) $y = \\tanh(\\beta x)$")
     curve.legend(fontsize="small")
-    fit.plot(found.sensitivities, -found.residuals, "o", color="0.4", markersize=4)
-    ends = torch.tensor([float(found.sensitivities.min()), float(found.sensitivities.max())])
-    fit.plot(ends, found.update * ends, color="#0072B2", label=f"slope $\\Delta\\beta$ = {found.update:.2f}")
+    fit.plot(experiment.sensitivities, -experiment.residuals, "o", color="0.4", markersize=4)
+    ends = torch.tensor([float(experiment.sensitivities.min()), float(experiment.sensitivities.max())])
+    fit.plot(ends, experiment.update * ends, color="#0072B2", label=f"slope $\\Delta\\beta$ = {experiment.update:.2f}")
     fit.axhline(0, color="0.7", linewidth=0.8)
     fit.axvline(0, color="0.7", linewidth=0.8)
     fit.set(xlabel="sensitivity $J$ of the output to $\\beta$", ylabel="residual $-e$", title="(b) least squares")
@@ -298,10 +295,10 @@ def gauss_newton_figure() -> Figure:
 
 
 def make_figure(name: str, store: RunStore, workload: str | None = None) -> Figure:
-    """The figure of that name.
+    """Draw the figure of that name.
 
     Raises:
-        TpbenchError: what it is drawn from is missing.
+        TpbenchError: the records that it needs are missing.
     """
     toys = dict(zip(TOY, (null_space_figure, output_space_figure, gauss_newton_figure), strict=True))
     if name in toys:

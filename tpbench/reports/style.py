@@ -1,4 +1,4 @@
-"""What all figures share: the settings they are drawn with, a colour per method, logarithmic axes, and saving."""
+"""The style of all figures: settings, a colour per method, logarithmic axes, saving, and SVG for the report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
-
-import matplotlib.style  # noqa: E402
-from matplotlib.artist import Artist  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.axis import Axis  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.errors import visible
@@ -47,6 +40,12 @@ def _import_matplotlib() -> None:
 
 _import_matplotlib()
 
+import matplotlib.style  # noqa: E402
+from matplotlib.artist import Artist  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 __all__ = [
     "Artist",
@@ -54,7 +53,6 @@ __all__ = [
     "Axis",
     "Figure",
     "MaxNLocator",
-    "again",
     "check_picture",
     "colour",
     "drawing",
@@ -62,6 +60,7 @@ __all__ = [
     "plain_labels",
     "plain_number",
     "save",
+    "second_cycle",
 ]
 
 # Letters as shapes, so that a page looks the same everywhere; a $ of a label is a $.
@@ -111,13 +110,13 @@ _FEWEST_LABELS = 3
 
 
 def colour(method: str) -> str:
-    """The colour of a method."""
+    """Return the colour of a method."""
     names = method_names()
     return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
 
 
-def again(method: str) -> bool:
-    """Whether the method is told from an earlier one of its colour by the form of its lines and points."""
+def second_cycle(method: str) -> bool:
+    """True for methods of the second cycle of colours: they have dashed lines and square points."""
     names = method_names()
     return method in names and names.index(method) // len(_COLOURS) % 2 == 1
 
@@ -202,9 +201,7 @@ def save(figure: Figure, path: Path) -> None:
             raise TpbenchError(f"{path}: could not be drawn ({error})") from error
 
 
-# Figures as SVG inside a page: small, with ids that are nowhere twice, and with curves that say what they are.
-
-
+# SVG inside a page: small, with unique ids, and with curves that have labels.
 _MARK = "series"
 _MARKED = re.compile(rf'<g id="{_MARK}:([^":]*):([^":]*):([^":]*)">')
 _HEAD = re.compile(r'<svg[^>]*? width="([^"]*)" height="([^"]*)" viewBox="([^"]*)"[^>]*>')
@@ -218,21 +215,21 @@ _SPACE = re.compile(r"\s*\n\s*")
 _EMPTY = re.compile(r"<defs>\s*</defs>")
 
 
-def mark(artist: Artist, place: str, name: str, said: str = "") -> None:
-    """Let a part of a figure say on a page which series it belongs to.
+def mark(artist: Artist, place: str, name: str, label: str = "") -> None:
+    """Label a part of a figure with its series, for the report's page.
 
     Args:
         artist: the part.
         place: what it is, one word; together with the name nothing else of the figure has it.
         name: of the series, shared by everything in all figures that belongs together.
-        said: what is read out, and shown beside the pointer; without it the part only belongs to the series.
+        label: read by screen readers and shown beside the pointer; without it the part only belongs to the series.
     """
-    artist.set_gid(":".join([_MARK, *(quote(visible(text), safe="") for text in (place, name, said))]))
+    artist.set_gid(":".join([_MARK, *(quote(visible(text), safe="") for text in (place, name, label))]))
 
 
 @drawing()
-def drawn(figure: Figure) -> str:
-    """A figure as SVG, as matplotlib writes it."""
+def to_svg(figure: Figure) -> str:
+    """Render a figure as SVG, as matplotlib writes it."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
@@ -246,48 +243,48 @@ class Glyphs:
     """The shapes of characters, which all figures of a page share."""
 
     def __init__(self) -> None:
-        self._found: dict[str, str] = {}
+        self._shapes: dict[str, str] = {}
 
-    def take(self, svg: str) -> str:
-        """The same picture without the shapes, which are kept here."""
+    def extract(self, svg: str) -> str:
+        """Move the shapes of characters out of a picture into this collection."""
 
-        def keep(found: re.Match[str]) -> str:
-            self._found[found[1]] = found[0].strip()
+        def keep(match: re.Match[str]) -> str:
+            self._shapes[match[1]] = match[0].strip()
             return ""
 
         return _GLYPH.sub(keep, svg)
 
     @property
     def svg(self) -> str:
-        """What the page must hold once for the characters to be seen."""
-        return f'<svg width="0" height="0" aria-hidden="true"><defs>{"".join(self._found.values())}</defs></svg>'
+        """The SVG definitions that the page must hold once."""
+        return f'<svg width="0" height="0" aria-hidden="true"><defs>{"".join(self._shapes.values())}</defs></svg>'
 
 
-def inline(svg: str, alt: str, glyphs: Glyphs) -> str:
-    """A figure of :func:`drawn` for a page that holds many: its series can be focused and say their names.
+def inline_svg(svg: str, alt: str, glyphs: Glyphs) -> str:
+    """Prepare a figure of :func:`to_svg` for a page with many figures: its series can be focused and have labels.
 
     Args:
         svg: the figure.
         alt: what it shows.
         glyphs: of the page.
     """
-    text = _DIGITS.sub(lambda found: found[1] or found[0], glyphs.take(_NEEDLESS.sub("", svg)))
+    text = _DIGITS.sub(lambda match: match[1] or match[0], glyphs.extract(_NEEDLESS.sub("", svg)))
     # Nothing refers to groups, and every figure numbers them alike.
     text = _GROUP_ID.sub("<g>", _MARKED.sub(_series, text))
     text = _HEAD.sub(partial(_head, alt), text, count=1)
     return _SPACE.sub("\n", _EMPTY.sub("", text))
 
 
-def _series(found: re.Match[str]) -> str:
-    name, said = (_escaped(unquote(text)) for text in found.groups()[1:])
-    if not said:
+def _series(match: re.Match[str]) -> str:
+    name, label = (_escaped(unquote(text)) for text in match.groups()[1:])
+    if not label:
         return f'<g class="series" data-name="{name}">'
     # While no script runs each is a stop of the tabulator; with one, a figure is a stop, and arrows lead on.
-    return f'<g class="series" data-name="{name}" tabindex="0" role="img" aria-label="{said}"><title>{said}</title>'
+    return f'<g class="series" data-name="{name}" tabindex="0" role="img" aria-label="{label}"><title>{label}</title>'
 
 
-def _head(alt: str, found: re.Match[str]) -> str:
-    width, height, box = found.groups()
+def _head(alt: str, match: re.Match[str]) -> str:
+    width, height, box = match.groups()
     return f'<svg width="{width}" height="{height}" viewBox="{box}" role="group" aria-label="{_escaped(alt)}">'
 
 

@@ -1,4 +1,4 @@
-"""What a store says in few words: the best method of each workload, how the others stand to it, what to beware of.
+"""The report's summary: the best method of each workload, the comparison of the others with it, warnings.
 
 Nothing is computed here that tables and leaderboards do not compute: verdicts are those of
 :mod:`tpbench.results.standings`, warnings the marks of cells and unequal budgets (docs/protocol.md).
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tpbench.engine import method_title
-from tpbench.reports.forest import ForestRow, best_first
+from tpbench.reports.forest import ForestRow, rank_rows
 from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
@@ -23,7 +23,7 @@ from tpbench.results.tables import Column, columns_of
 
 
 class State(Enum):
-    """Of a cell that the paper's table has; the value is how it is called."""
+    """State of a cell of the paper's table; the value is its label."""
 
     WHOLE = "whole"
     PARTIAL = "departs from the protocol"
@@ -38,7 +38,7 @@ class WorkloadSummary:
     rows: Sequence[ForestRow]
     """Its cells with their standings, in the order of the leaderboard."""
     states: Mapping[str, State]
-    """Of the cells that the paper's Table S6 has, by method; empty where it has none, and of copies of the data."""
+    """State of each cell of Table S6, by method; empty where it has none, and for copies of the data."""
 
     @property
     def title(self) -> str:
@@ -51,12 +51,12 @@ class WorkloadSummary:
 
     @property
     def best_title(self) -> str:
-        """What the best method is called: BP is what the others are measured by, and never the best."""
+        """Label of the best method: BP is the yardstick of the others, and never the best."""
         return "Best but BP" if any(cell.method == YARDSTICK for cell, _ in self.rows) else "Best"
 
     @property
     def alone(self) -> bool:
-        """Whether the best method is the only one that could be."""
+        """True: no other method could be the best."""
         return sum(eligible(cell) for cell, _ in self.rows) == 1
 
     def of(self, verdict: Verdict) -> list[ForestRow]:
@@ -93,7 +93,7 @@ class WorkloadSummary:
         return [cell for cell, standing in self.rows if standing.unequal]
 
     def count(self, state: State) -> int:
-        """How many of the paper's cells are in this state."""
+        """Count the paper's cells in this state."""
         return sum(found is state for found in self.states.values())
 
 
@@ -109,7 +109,7 @@ def summarise(cells: Mapping[CellKey, Cell], standings: Mapping[CellKey, Standin
         groups[workload, label].append((cell, standings[workload, label, method]))
     found = []
     for column in columns_of(groups):
-        rows = best_first(groups.get((column.workload, column.data_label), []))
+        rows = rank_rows(groups.get((column.workload, column.data_label), []))
         found.append(WorkloadSummary(column, rows, {} if column.data_label else _states(column.workload, rows)))
     return found
 
@@ -137,7 +137,7 @@ def headline(summaries: Sequence[WorkloadSummary]) -> str:
 
 
 def completeness(summaries: Sequence[WorkloadSummary]) -> str:
-    """How much of the paper's table there is; empty where the store has none of its workloads."""
+    """Format the share of the paper's table that the store has; empty where it has none of its workloads."""
     # A column of a copy takes the place of the paper's, whose cells are missing all the same.
     cells = sum(len(_states(workload, ())) for workload in PAPER_WORKLOADS)
     whole, partial = (sum(s.count(state) for s in summaries) for state in (State.WHOLE, State.PARTIAL))
@@ -154,7 +154,7 @@ def completeness(summaries: Sequence[WorkloadSummary]) -> str:
 
 
 def statements(summary: WorkloadSummary) -> list[tuple[str, list[str]]]:
-    """What there is to say of a workload: what is said, and of whom or in which words."""
+    """Return the sentences about a workload: pairs of a statement and the methods or words it is about."""
     said = [(summary.best_title, _best_words(summary)), *_passed_over(summary)]
     said += [(title, [words(row) for row in rows]) for title, rows, words in _groups(summary)]
     return [(title, entries) for title, entries in said if entries]
@@ -171,7 +171,7 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
         said.append("the only one that could be")
     lower = next(other for other, standing in summary.rows if eligible(other) and not standing.passed_over)
     if lower.mean < cell.mean:
-        # Who reads test errors alone would take it for a slip.
+        # A reader of test errors alone would take it for a mistake.
         said.append(f"by validation error; {method_title(lower.method)} has the lower test error, {lower.mean:.2f} %")
     return said
 
@@ -237,7 +237,7 @@ def _untested_words(row: ForestRow) -> str:
 
 
 def warnings_of(summary: WorkloadSummary) -> list[str]:
-    """What a reader should beware of, by the rules of docs/protocol.md."""
+    """Return warnings by the rules of docs/protocol.md."""
     said = [f"not by the protocol ({mark}): {_listed(_titles(cells))}" for mark, cells in summary.departures.items()]
     if summary.unequal and summary.best:
         best, costs = summary.best[0], defaultdict(list)

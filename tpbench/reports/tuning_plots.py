@@ -1,4 +1,4 @@
-"""What a search saw: error over trials, parallel coordinates, and which hyperparameters mattered."""
+"""Plots of a search: error over trials, parallel coordinates, importance of hyperparameters."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
     from sklearn.inspection import permutation_importance
 
     forest = RandomForestRegressor(200, random_state=0, min_samples_leaf=2).fit(inputs, frame["error"])
-    found = permutation_importance(forest, inputs, frame["error"], n_repeats=20, random_state=0)
-    shares = pd.Series(found["importances_mean"], index=inputs.columns).clip(lower=0)
+    result = permutation_importance(forest, inputs, frame["error"], n_repeats=20, random_state=0)
+    shares = pd.Series(result["importances_mean"], index=inputs.columns).clip(lower=0)
     return (shares / shares.sum() if shares.sum() else shares).sort_values()
 
 
@@ -76,14 +76,14 @@ def search_figure(results: str, sweep: str) -> Figure:
     label = "best validation error (%)" if errors else f"lowest {definition.objective.replace('_', ' ')}"
     history.set(xlabel="trial", ylabel=label)
     history.legend(fontsize="small")
-    found = importance(frame)
-    if found is None:
+    shares_of = importance(frame)
+    if shares_of is None:
         shares.text(
             0.5, 0.5, f"importance needs {_FEWEST} trials", ha="center", va="center", transform=shares.transAxes
         )
         shares.set_axis_off()
     else:
-        shares.barh([visible(str(name)) for name in found.index], list(found), color="#009E73")
+        shares.barh([visible(str(name)) for name in shares_of.index], list(shares_of), color="#009E73")
         shares.set(xlabel="importance (forest, permutation)")
     parallel = figure.add_subplot(grid[1, :])
     columns = [*frame.columns.drop("error"), "error"]

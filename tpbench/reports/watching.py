@@ -1,4 +1,4 @@
-"""``tpbench report --watch``: the page is written anew while sweeps run."""
+"""``tpbench report --watch``: write the page again whenever the store changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REST = 4
 
 
 def store_stamp(results: str) -> str:
-    """What changes whenever something of what a report shows does: listings of folders alone, no file is read.
+    """Return a digest that changes with the content of a report; it reads listings of folders, no file.
 
     Raises:
         TpbenchError: the store cannot be read.
@@ -32,13 +32,13 @@ def store_stamp(results: str) -> str:
     places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
     sweeps = sweep_folders(folder)
     places += [(sweep.folder, ".jsonl") for sweep in sweeps]
-    found = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
+    stamps = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
     # A sweep that is stopped lets go of its lock, and writes nothing.
-    return hashlib.sha256(repr((found, [sweep.locked for sweep in sweeps])).encode()).hexdigest()
+    return hashlib.sha256(repr((stamps, [sweep.locked for sweep in sweeps])).encode()).hexdigest()
 
 
 class Watch:
-    """A page that follows its store.
+    """A page that follows a store.
 
     Args:
         results: the store.
@@ -51,7 +51,7 @@ class Watch:
     def __init__(self, results: str, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
         self.results, self.output, self.command, self.every, self.say = results, output, command, every, say
         self.report: Report | None = None
-        """What the page shows; None before the page has been written once."""
+        """The page's content; None before the page has been written once."""
         self.stamp = ""
 
     def look(self) -> None:
@@ -66,18 +66,18 @@ class Watch:
         try:
             report = make_report(self.results, self.command)
             runs = report.content["runs"]
-            said = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
+            message = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
         except NoRunError:
             report = empty_report(self.results, self.command)
             there = RunStore(location(self.results)).folder_exists
             state = "holds no run yet" if there else "is no folder yet"
-            said = f"{self.results} {state}: waiting for the first run. Ctrl-C ends"
+            message = f"{self.results} {state}: waiting for the first run. Ctrl-C ends"
         write_atomically(self.output, report.html(max(_RELOAD_S, round(self.every))))
         self.report, self.stamp = report, stamp
-        self.say(said)
+        self.say(message)
 
-    def rest(self) -> None:
-        """What the store holds at the end, or else the last page once more, without the part that reloads it."""
+    def finish(self) -> None:
+        """Write the final page, which does not reload itself; where the store cannot be read, the last one."""
         if self.report is None:
             return
         # The page that is there must stop to reload itself, whatever is wrong with the store by now.
@@ -98,24 +98,24 @@ def watch_store(results: str, output: Path, command: str, every: float) -> None:
         try:
             _follow(watch)
         except KeyboardInterrupt:
-            watch.rest()
+            watch.finish()
         except BaseException:
-            watch.rest()
+            watch.finish()
             raise
 
 
 def _follow(watch: Watch) -> None:
-    """Look again and again. What fails at first ends it; what fails later may pass, as a file that is being copied."""
-    said = ""
+    """Look in a loop. An error of the first look ends it; a later one may pass, such as a file that is being copied."""
+    last_error = ""
     while True:
         begun = time.monotonic()
         try:
             watch.look()
-            said = ""
+            last_error = ""
         except TpbenchError as error:
             if watch.report is None:
                 raise
-            if str(error) != said:
+            if str(error) != last_error:
                 watch.say(f"{error}; trying again")
-            said = str(error)
+            last_error = str(error)
         time.sleep(max(watch.every, _REST * (time.monotonic() - begun)))
