@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -392,6 +393,35 @@ def test_a_tracker_that_fails_is_a_warning_and_the_runs_are_published(
         "adds finished runs later"
     ]
     assert failing.calls == 1
+
+
+def test_a_full_disk_is_one_warning_and_leaves_no_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], patient: None
+) -> None:
+    from tpbench.training import tensorboard
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    save, calls = tensorboard.EventFile.save, []
+
+    def fill(self: tensorboard.EventFile, *, last: bool = False) -> None:
+        calls.append(self)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, last=last)
+
+    monkeypatch.setattr(tensorboard.EventFile, "save", fill)
+    settings = PackSettings(str(tmp_path / "store"), track=(f"tensorboard:{tmp_path / 'tb'}",))
+    warnings: list[str] = []
+    outcomes = PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
+    assert [o.status for o in outcomes] == ["finished"] * 2
+    assert (len(warnings), "No space" in warnings[0]) == (1, True)
+    assert capfd.readouterr() == ("", "")
+    for thread in threading.enumerate():  # which nobody waited for
+        if thread.name == "tpbench-tensorboard":
+            thread.join(200)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,20 +33,19 @@ _OBJECT_INTERVAL = 30.0
 class EventFile:
     """A run's event file, in the place of those that older processes left in its folder.
 
-    The file of a URL is written to a temporary folder and copied now and then, for object stores take whole objects.
+    SummaryWriter writes to a temporary folder, and :meth:`save` adds what is new to the file: object stores take whole
+    objects alone, and SummaryWriter prints a traceback from a thread of its own where it cannot write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        older = list(folder.glob("*tfevents*")) if folder.exists() else []
-        self._temporary = None if isinstance(folder, Path) else TemporaryDirectory(prefix="tpbench-tensorboard-")
-        self._copied = -math.inf
+        # Readers take a folder's files in the order of their names.
+        self.path = folder / f"events.out.tfevents.{time.time_ns()}.tpbench"
+        self._temporary = TemporaryDirectory(prefix="tpbench-tensorboard-")
         # All epochs are written again: a reader that has seen older files drops their points.
-        self.writer = SummaryWriter(self._temporary.name if self._temporary else str(folder), purge_step=0)
-        self.save()
-        (folder / _ENDED).unlink(missing_ok=True)
-        for path in older:
-            path.unlink(missing_ok=True)
+        self.writer = SummaryWriter(self._temporary.name, purge_step=0)
+        (self._written,) = Path(self._temporary.name).iterdir()
+        self._saved_bytes, self._saved_at = 0, -math.inf
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to each of some curves."""
@@ -61,14 +60,25 @@ class EventFile:
         """Write what was added; an object is written again after a while only, or if it is the ``last`` time.
 
         Raises:
-            Exception: it could not be written; SummaryWriter raises here what happened in its own thread.
+            Exception: it could not be written; file systems of URLs have errors of their own.
         """
         self.writer.flush()
-        if self._temporary and (last or time.monotonic() - self._copied > _OBJECT_INTERVAL):
-            for path in Path(self._temporary.name).iterdir():
-                with atomic_write(self.folder / path.name) as file:
-                    file.write(path.read_bytes())
-            self._copied = time.monotonic()
+        if isinstance(self.path, Path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._written.open("rb") as source, self.path.open("ab") as file:
+                source.seek(self._saved_bytes)
+                self._saved_bytes += file.write(source.read())
+        elif last or time.monotonic() - self._saved_at > _OBJECT_INTERVAL:
+            with atomic_write(self.path) as file:
+                file.write(self._written.read_bytes())
+            self._saved_at = time.monotonic()
+
+    def replace_older(self) -> None:
+        """Write the file, and remove those that older processes left."""
+        older = list(self.folder.glob("*tfevents*")) if self.folder.exists() else []
+        self.save()
+        for path in (self.folder / _ENDED, *older):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write what is missing and close the file.
@@ -80,8 +90,7 @@ class EventFile:
             self.save(last=True)
         finally:
             self.writer.close()
-            if self._temporary:
-                self._temporary.cleanup()
+            self._temporary.cleanup()
 
 
 class TensorBoardRuns(Tracker):
@@ -115,7 +124,7 @@ class TensorBoardRuns(Tracker):
         _, session, _ = hparams(values, {})
         file.add_summary(experiment)
         file.add_summary(session)
-        file.save()
+        file.replace_older()
         return 0
 
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
@@ -139,8 +148,9 @@ class TensorBoardRuns(Tracker):
 
     def close(self) -> None:
         """Close the files of interrupted runs; one that goes on later gets a new file."""
-        for file in self.files.values():
-            file.close()
+        with ExitStack() as stack:  # each, also where another fails
+            for file in self.files.values():
+                stack.callback(file.close)
 
 
 def _session_end(status: str) -> Summary:
