@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import socket
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,34 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 
-from tests.conftest import CONFIGURATION, Inside
+from tests.conftest import Inside
 from tests.results.records import record
 from tests.training.test_packs import InterruptedTrainingError, digits_plan
-from tpbench.engine import METHODS, EpochReport, MemberHistory, TpbenchError, UsageError
+from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.packs import HandedPack
-from tpbench.training import packs
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
-from tpbench.training.tracking import following
-from tpbench.training.tracking.following import open_tracker, reason_of
-from tpbench.training.tracking.members import Bringer, EpochValues, Member, epochs_after
-from tpbench.training.tracking.secrecy import has_secret, without_secrets
-from tpbench.training.tracking.stored import track_store
-from tpbench.training.tracking.targets import (
+from tpbench.training import packs, tracking
+from tpbench.training.packs import PackJob, PackSettings
+from tpbench.training.tracking import (
+    EpochMetrics,
+    Member,
+    PackTracking,
     Target,
-    of_the_environment,
+    Tracker,
+    environment_warning,
+    epochs_after,
+    format_reason,
+    has_secret,
+    open_tracker,
     parse_target,
     portable_target,
+    prepare_trackers,
     resolve_targets,
+    track_store,
+    without_secrets,
 )
-from tpbench.workloads import WORKLOADS
 
 # Targets
 
@@ -73,7 +76,7 @@ def test_wrong_targets_are_named_before_anything_trains(tpbench_inside: Inside, 
 
 
 def test_a_missing_library_is_named_with_its_extra(tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpbench.training.tracking.targets.find_spec", lambda name: None)
+    monkeypatch.setattr("tpbench.training.tracking.find_spec", lambda name: None)
     ended = tpbench_inside("run", "digits", "bp", "--track", "mlflow")
     assert ended.returncode == 2
     assert "--track mlflow needs the package mlflow: pip install 'tpbench[mlflow]'" in ended.stderr
@@ -96,17 +99,17 @@ def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
     # Settings are written to disk, by Tune too.
     assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:$MLFLOW_TRACKING_URI",)
-    kept = Target.of("mlflow:$MLFLOW_TRACKING_URI")
-    assert (kept.told, kept.folder_here, kept.shown) == ("http://me:secret@host:5000", "", str(kept))
-    assert "which is not sent to the nodes" in of_the_environment([str(kept)])
+    kept = Target.from_text("mlflow:$MLFLOW_TRACKING_URI")
+    assert (kept.resolved, kept.local_path, kept.displayed) == ("http://me:secret@host:5000", "", str(kept))
+    assert "which is not sent to the nodes" in environment_warning([str(kept)])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(TpbenchError, match="MLFLOW_TRACKING_URI is not set here"):
         open_tracker(kept)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:http://host:5000",)
-    assert not of_the_environment(["mlflow:http://host:5000"])
-    assert parse_target("mlflow:http://host:5000").shown == "mlflow:http://host:5000"
-    assert Target("mlflow", "http://me:secret@host:5000").shown == "mlflow:http://host:5000"
+    assert not environment_warning(["mlflow:http://host:5000"])
+    assert parse_target("mlflow:http://host:5000").displayed == "mlflow:http://host:5000"
+    assert Target("mlflow", "http://me:secret@host:5000").displayed == "mlflow:http://host:5000"
     assert portable_target("tensorboard:tb") == f"tensorboard:{tmp_path}/tb"
     assert (portable_target("tensorboard"), portable_target("?")) == ("tensorboard", "?")
 
@@ -128,8 +131,8 @@ def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypa
 )
 def test_a_password_is_found_wherever_it_stands(uri: str, shown: str) -> None:
     assert has_secret(uri)
-    assert without_secrets(uri) == Target("mlflow", uri).shown.removeprefix("mlflow:") == shown
-    assert reason_of(OSError(f"cannot reach '{uri}' now")) == f"OSError: cannot reach '{shown}' now"
+    assert without_secrets(uri) == Target("mlflow", uri).displayed.removeprefix("mlflow:") == shown
+    assert format_reason(OSError(f"cannot reach '{uri}' now")) == f"OSError: cannot reach '{shown}' now"
     with pytest.raises(UsageError) as told:
         parse_target(f"mlflow:{uri}")
     assert "hu" not in str(told.value)
@@ -157,13 +160,14 @@ def test_settings_travel_as_json() -> None:
     assert PackSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 
-# What every tracker is told
+# What is logged of a run
 
 
-class Kept:
-    """A tracker in memory: what it holds outlives its processes."""
+class MemoryTracker(Tracker):
+    """A tracker in memory: its runs outlive its processes."""
 
     def __init__(self, runs: dict[str, list[int]]) -> None:
+        super().__init__()
         self.runs = runs
         self.ends: list[str] = []
 
@@ -173,10 +177,10 @@ class Kept:
     def begin(self, member: Member) -> int:
         return len(self.runs.setdefault(member.run, []))
 
-    def log(self, member: Member, epochs: Sequence[EpochValues]) -> None:
+    def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
         self.runs[member.run] += [step for step, _ in epochs]
 
-    def end(self, member: Member, epochs: Sequence[EpochValues], history: MemberHistory) -> None:
+    def end(self, member: Member, epochs: Sequence[EpochMetrics], history: MemberHistory) -> None:
         self.log(member, epochs)
         self.ends.append(history.status)
 
@@ -191,22 +195,25 @@ def history_of(epochs: int, status: str = "training") -> MemberHistory:
 
 @given(st.lists(st.lists(st.integers(0, 12), max_size=4).map(sorted), max_size=4))
 def test_every_epoch_is_logged_once_whatever_is_seen_and_however_often_it_is_killed(lives: list[list[int]]) -> None:
-    member, runs = Member.of_record(record()), {}
+    member, runs = Member.from_record(record()), {}
     for seen in lives:  # each continues from a checkpoint, which may lie behind what is logged
-        bringer = Bringer(Kept(runs))
+        tracker = MemoryTracker(runs)
         for epochs in seen:
-            bringer.bring(member, history_of(epochs))
-    last = Kept(runs)
+            tracker.update(member, history_of(epochs))
+    last = MemoryTracker(runs)
     for _ in range(2):
-        Bringer(last).bring(member, history_of(12, "finished"))
+        last.update(member, history_of(12, "finished"))
     assert runs[member.run] == list(range(1, 13))
-    assert last.ends == ["finished"] * 2
+    assert last.ends == ["finished"]
+    # A later process finds the run there.
+    MemoryTracker(runs).update(member, history_of(12, "finished"))
+    assert runs[member.run] == list(range(1, 13))
     assert epochs_after(history_of(2), 1) == [(2, {"train_loss": 0.5, "validation_error": 0.5})]
 
 
 def test_a_name_leads_nowhere_else() -> None:
     definition = replace(record().definition, workload="../..", method="a/b\0c")
-    assert Member.of(definition, "", {}).name == f"-/a-b-c/seed0/{definition.id}"
+    assert Member.from_definition(definition, "", {}).name == f"-/a-b-c/seed0/{definition.id}"
 
 
 # TensorBoard
@@ -221,7 +228,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def tags(folder: Path) -> dict[str, str]:
-    (event,) = EventAccumulator(str(folder)).Reload().Tensors("tags")
+    (event,) = EventAccumulator(str(folder)).Reload().Tensors("tags/text_summary")
     rows = [line.strip("| ").split(" | ") for line in event.tensor_proto.string_val[0].decode().splitlines()[2:]]
     return dict(rows)
 
@@ -253,9 +260,9 @@ class StopsTheSecond:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no failure."""
-    monkeypatch.setattr(following, "_HURRY", 200.0)
-    monkeypatch.setattr(following, "_PATIENCE", 200.0)
-    monkeypatch.setattr(following, "_FIRST", 200.0)
+    monkeypatch.setattr(tracking, "_INTERRUPTION_LIMIT", 200.0)
+    monkeypatch.setattr(tracking, "_IDLE_LIMIT", 200.0)
+    monkeypatch.setattr(tracking, "_OPENING_LIMIT", 200.0)
 
 
 def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
@@ -276,12 +283,12 @@ def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(tmp
     (before,) = first.glob("*tfevents*")
     assert scalars(first)["test_error"].keys() == {1, 2}
     assert not (first / "ended").exists()
-    # As if it had been killed between the new file and the removal of the old one, and in the middle of a record.
     copied = before.read_bytes()
     assert [o.status for o in PackJob(job.plan, settings, StopsTheSecond()).run()] == ["finished", "stopped"]
     require_curves(place, store)
     assert [p.name for p in first.glob("*tfevents*")] != [before.name]
-    before.write_bytes(copied[:-3])
+    # As if it had been killed between the new file and the removal of the old one, and in the middle of a record.
+    (first / "events.out.tfevents.0000000001.old").write_bytes(copied[:-3])
     require_curves(place, store)
 
     assert scalars(second)["validation_error"].keys() == {1, 2}
@@ -313,12 +320,17 @@ def test_hyperparameters_reach_tensorboards_plugin(tmp_path: Path) -> None:
     for run in (one, gone):
         folder = folder_of(tmp_path / "tb", run.definition.id)
         events = EventAccumulator(str(folder)).Reload()
-        content = {tag: events.SummaryMetadata(tag).plugin_data.content for tag in events.Tags()["tensors"]}
-        start = hparams.parse_session_start_info_plugin_data(content[hparams.SESSION_START_INFO_TAG])
-        ends.append(hparams.parse_session_end_info_plugin_data(content[hparams.SESSION_END_INFO_TAG]).status)
+        start, end, experiment = (
+            parse(events.SummaryMetadata(tag).plugin_data.content)
+            for parse, tag in (
+                (hparams.parse_session_start_info_plugin_data, hparams.SESSION_START_INFO_TAG),
+                (hparams.parse_session_end_info_plugin_data, hparams.SESSION_END_INFO_TAG),
+                (hparams.parse_experiment_plugin_data, hparams.EXPERIMENT_TAG),
+            )
+        )
+        ends.append(end.status)
         assert start.hparams["lr"].number_value == run.definition.configuration["lr"]
         assert start.hparams["method"].string_value == "bp"
-    experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
     assert [m.name.tag for m in experiment.metric_infos] == ["selected/validation_error", "selected/test_error"]
     assert {"lr", "sigma", "seed"} <= {info.name for info in experiment.hparam_infos}
     assert ends == [STATUS_SUCCESS, STATUS_FAILURE]
@@ -331,7 +343,7 @@ def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
     targets = [f"tensorboard:memory://{tmp_path.name}/tb"]
     assert track_store(RunStore(tmp_path / "store"), targets) == (1, 0)
     assert track_store(RunStore(tmp_path / "store"), targets) == (0, 1)
-    member = Member.of_record(record())
+    member = Member.from_record(record())
     folder = location(f"memory://{tmp_path.name}/tb") / member.name
     # Continued, interrupted, and ended: one object each time.
     for end in (False, True):
@@ -351,7 +363,7 @@ def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
 # Failures
 
 
-class Failing(Kept):
+class Failing(MemoryTracker):
     """A tracker that fails at one of its calls."""
 
     def __init__(self, where: str) -> None:
@@ -369,7 +381,7 @@ def test_a_tracker_that_fails_is_a_warning_and_the_runs_are_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, patient: None
 ) -> None:
     failing = Failing(where)
-    monkeypatch.setattr(following, "open_tracker", lambda target: failing.fail() if where == "open" else failing)
+    monkeypatch.setattr(tracking, "open_tracker", lambda target: failing.fail() if where == "open" else failing)
     settings = PackSettings(str(tmp_path), track=("mlflow:http://me:secret@host",))
     warnings: list[str] = []
     outcomes = PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
@@ -383,10 +395,39 @@ def test_a_tracker_that_fails_is_a_warning_and_the_runs_are_published(
     assert failing.calls == 1
 
 
+def test_a_full_disk_is_one_warning_and_leaves_no_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], patient: None
+) -> None:
+    from tpbench.training import tensorboard
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    save, calls = tensorboard.EventFile.save, []
+
+    def fill(self: tensorboard.EventFile, *, last: bool = False) -> None:
+        calls.append(self)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, last=last)
+
+    monkeypatch.setattr(tensorboard.EventFile, "save", fill)
+    settings = PackSettings(str(tmp_path / "store"), track=(f"tensorboard:{tmp_path / 'tb'}",))
+    warnings: list[str] = []
+    outcomes = PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
+    assert [o.status for o in outcomes] == ["finished"] * 2
+    assert (len(warnings), "No space" in warnings[0]) == (1, True)
+    assert capfd.readouterr() == ("", "")
+    for thread in threading.enumerate():  # which nobody waited for
+        if thread.name == "tpbench-tensorboard":
+            thread.join(200)
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
-    monkeypatch.setattr(following, "open_tracker", lambda target: never.wait(250))
-    monkeypatch.setattr(following, "_PATIENCE", 0.3)
+    monkeypatch.setattr(tracking, "open_tracker", lambda target: never.wait(250))
+    monkeypatch.setattr(tracking, "_IDLE_LIMIT", 0.3)
     warnings: list[str] = []
     settings = PackSettings(str(tmp_path), track=("mlflow:http://host",))
     PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
@@ -397,22 +438,24 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
 
 def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also before the first training."""
-    never, asked, said = threading.Event(), [], []
-    monkeypatch.setattr(following, "open_tracker", lambda target: never.wait(250))
-    monkeypatch.setattr(following, "import_library", lambda target: None)
-    monkeypatch.setattr(following, "_FIRST", 0.1)
-    close = following.Follower.close
+    never, starts, said = threading.Event(), [], []
+    monkeypatch.setattr(tracking, "open_tracker", lambda target: never.wait(250))
+    monkeypatch.setattr(tracking, "import_tracker", lambda target: None)
+    monkeypatch.setattr(tracking, "_OPENING_LIMIT", 0.1)
+    monkeypatch.setattr(tracking, "_INTERRUPTION_LIMIT", 0.1)
+    join = tracking.AsyncWriter.join
 
-    def noted(self: following.Follower, begun: float, *limits: float) -> None:
-        asked.append(begun)
-        close(self, begun, *limits)
+    def recorded(self: tracking.AsyncWriter, since: float, *limits: float) -> None:
+        starts.append(since)
+        join(self, since, *limits)
 
-    monkeypatch.setattr(following.Follower, "close", noted)
+    monkeypatch.setattr(tracking.AsyncWriter, "join", recorded)
     targets = ["mlflow:http://a", "mlflow:http://b"]
-    assert following.prepared(targets, said.append) == ()
-    following.Tracking(targets, []).close(0.1)
-    assert len(said) == 2
-    assert (len(asked), len(set(asked)), asked[0] == asked[1]) == (4, 2, True)
+    assert prepare_trackers(targets, said.append) == ()
+    with PackTracking(targets, []) as trackers:
+        pass
+    assert (len(said), len(trackers.warnings()), trackers.warnings()) == (2, 2, ())
+    assert (len(starts), len(set(starts)), starts[0] == starts[1]) == (4, 2, True)
     never.set()
 
 
@@ -420,7 +463,7 @@ def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, m
     lock, seen = threading.Lock(), []
     monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
     monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
-    monkeypatch.setattr(following.Tracking, "finish", lambda *_: seen.append(lock.locked()))
+    monkeypatch.setattr(PackTracking, "finish", lambda *_: seen.append(lock.locked()))
     PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
     assert seen == [True, False]
 
@@ -445,124 +488,3 @@ def test_a_tracker_that_cannot_be_opened_is_said_before_the_training_and_left_ou
     assert ended.stderr.count("\n") == 1
     ended = tpbench_inside("results", "track", "results", "--track", "tensorboard")
     assert ended.stdout == "0 runs tracked, 1 there already\n"
-
-
-# MLflow
-
-
-@pytest.mark.slow
-def test_mlflow_holds_what_the_store_does_also_of_a_pack_that_was_killed(
-    tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, patient: None
-) -> None:
-    """One function: importing MLflow and making its tables takes seconds."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
-    plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
-    uri = f"sqlite:///{tmp_path}/results/mlflow.db"
-    settings = PackSettings(str(tmp_path / "results"), checkpoint_every=2, track=(f"mlflow:{uri}",))
-    with pytest.raises(InterruptedTrainingError):
-        PackJob(plan, settings).run(interrupt_at(7))
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("tpbench")
-
-    def runs() -> dict[str, Any]:
-        found = client.search_runs([experiment.experiment_id])
-        assert len({run.data.tags["tpbench.run"] for run in found}) == len(found)
-        return {run.data.tags["tpbench.run"]: run for run in found}
-
-    def steps(run: Any, name: str) -> list[int]:
-        return [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
-
-    pruned, finished = (d.id for d in PackJob(plan, settings).definitions)
-    before = runs()
-    assert {run: (r.info.status, r.data.tags["tpbench.status"]) for run, r in before.items()} == {
-        pruned: ("FINISHED", "pruned"),
-        finished: ("KILLED", "training"),
-    }
-    assert steps(before[finished], "test_error") == list(range(1, 8))  # the checkpoint is of the sixth
-    assert [o.status for o in PackJob(plan, settings).run()] == ["pruned", "finished"]
-
-    after, (one,) = runs(), RunStore(tmp_path / "results").records()
-    assert {run: r.info.run_id for run, r in after.items()} == {run: r.info.run_id for run, r in before.items()}
-    run = after[finished]
-    assert run.info.status == "FINISHED"
-    assert run.info.run_name == f"digits/bp/seed0/{finished}"
-    for name, values in one.curves.items():
-        history = client.get_metric_history(run.info.run_id, name)
-        assert {m.step: m.value for m in history} == dict(enumerate(values, start=1))
-        assert len(history) == len(values)
-    assert run.data.metrics["selected_test_error"] == one.test_error
-    assert steps(run, "selected_epoch") == [one.history.selected_epoch + 1]
-    assert {name: float(value) for name, value in run.data.params.items()} == given
-    assert {
-        "tpbench.workload": "digits",
-        "tpbench.status": "finished",
-        "tpbench.data": "exact",
-    }.items() <= run.data.tags.items()
-    assert steps(after[pruned], "validation_error") == list(range(1, WORKLOADS["digits"].prune[0] + 1))
-
-    # What is there is continued by 'results track' and by commands, and never there twice.
-    RunStore(tmp_path / "results").publish(record("dtp", 1))
-    for new, known in ((1, 1), (0, 2)):
-        ended = tpbench_inside("results", "track", "results", "--track", "mlflow")
-        assert ended.stdout == f"{new} run{'s' * (new != 1)} tracked, {known} there already\n"
-    (tmp_path / "c.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
-    ended = tpbench_inside(
-        "run", "digits", "bp", "--config", "c.yaml", "--seeds", "0-1", "--epochs", "8", "--track", "mlflow"
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert sorted(r.data.tags["tpbench.seed"] for r in runs().values()) == ["0", "0", "1", "1"]
-    assert {r.info.status for r in runs().values()} == {"FINISHED"}
-    assert all(len(steps(r, "selected_test_error")) == 1 for r in runs().values())
-    assert not (tmp_path / "mlruns").exists()
-
-
-@pytest.mark.slow
-def test_a_locked_database_is_tried_again_and_a_server_that_is_gone_is_noticed_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from tpbench.training.tracking import mlflow
-
-    monkeypatch.setattr(mlflow, "_WAITS", (0.0, 0.0))
-    answers = iter([OSError("database is locked"), OSError("database is locked"), None])
-
-    def call() -> str:
-        if error := next(answers):
-            raise error
-        return "done"
-
-    assert mlflow.patiently(call) == "done"
-    answers = iter([OSError("disk full")])
-    with pytest.raises(OSError, match="disk full"):
-        mlflow.patiently(call)
-    with socket.socket() as closed:  # bound, but nobody listens
-        closed.bind(("127.0.0.1", 0))
-        with pytest.raises(ConnectionRefusedError):
-            mlflow.require_answer(f"http://127.0.0.1:{closed.getsockname()[1]}")
-    mlflow.require_answer("sqlite:///a.db")
-
-
-@pytest.mark.slow
-def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tpbench.training.tracking import mlflow
-
-    monkeypatch.setattr(mlflow, "_GLANCE", 0.0)
-    monkeypatch.setattr(mlflow, "MlflowClient", lambda **_: pytest.fail("MLflow tries for minutes"))
-    (tmp_path / "folder.db").mkdir()
-    (tmp_path / "text.db").write_text("no database " * 100)
-    for name, message in (
-        ("folder.db", "unable to open"),
-        ("text.db", "not a database"),
-        ("text.db/x.db", "exists|Not a"),
-    ):
-        with pytest.raises((OSError, sqlite3.Error), match=message):
-            mlflow.MlflowRuns(f"sqlite:///{tmp_path}/{name}")
-    mlflow.require_file(tmp_path / "new" / "a.db")
-    with closing(sqlite3.connect(tmp_path / "new" / "a.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        mlflow.require_file(tmp_path / "new" / "a.db")

@@ -20,7 +20,7 @@ from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.terminal import say
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
-from tpbench.training.tracking.targets import TRACKERS, parse_target
+from tpbench.training.tracking import TRACKERS, parse_target
 from tpbench.workloads import get_workload
 
 

@@ -23,7 +23,7 @@ from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
 from tpbench.results.opening import open_store, read_store
 from tpbench.results.terminal import say
-from tpbench.training.tracking.targets import resolve_targets
+from tpbench.training.tracking import resolve_targets
 
 
 @results_app.command("check")
@@ -226,7 +226,7 @@ def results_track(
     track: Track,
 ) -> None:
     """Show the runs of a store in TensorBoard or MLflow, as if they had been tracked when they were trained."""
-    from tpbench.training.tracking.stored import track_store
+    from tpbench.training.tracking import track_store
 
     store = read_store(results)
     new, known = track_store(store, resolve_targets(track or (), results), complain)

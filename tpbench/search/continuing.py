@@ -9,7 +9,7 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.results.commands import continuing
 from tpbench.results.location import absolute
-from tpbench.training.tracking.targets import portable_target
+from tpbench.training.tracking import portable_target
 from tpbench.workloads import get_workload, is_file
 
 _FOLDERS = ("--results", "--data", "--space")

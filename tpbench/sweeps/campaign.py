@@ -37,8 +37,7 @@ from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to, one_at_a_time
 from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
-from tpbench.training.tracking.following import prepared
-from tpbench.training.tracking.targets import of_the_environment
+from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import load_problem, obtain
 
 
@@ -150,7 +149,7 @@ def _run_alone(
         view = stack.enter_context(Display(stream, progress=progress))
         for warning in filter(None, unsafe):
             view.say(f"{WARNING}{warning}")
-        settings = replace(settings, track=prepared(settings.track, view.say))
+        settings = replace(settings, track=prepare_trackers(settings.track, view.say))
         return _run_locked(wanted, options, settings, view, name_head)
 
 
@@ -174,7 +173,7 @@ def _run_locked(
         if address:
             name_head(head_address())
             view.say(f"cluster {address}: {len(nodes())} nodes")
-            if odd := of_the_environment(settings.track):
+            if odd := environment_warning(settings.track):
                 view.say(f"{WARNING}{odd}")
             options = replace(options, resources=cluster_resources(options.resources))
             settings = _on_device(options, settings)

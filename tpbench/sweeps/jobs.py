@@ -20,7 +20,7 @@ from tpbench.engine.files import user_path
 from tpbench.results.runs import commit
 from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
-from tpbench.training.tracking.targets import TRACKERS, Target, parse_target
+from tpbench.training.tracking import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 from tpbench.workloads.declaration import spell_declaration
 
@@ -96,7 +96,7 @@ def with_home(word: str) -> str:
     if value.startswith("~"):
         value = str(user_path(value))
     elif value.partition(":")[0] in TRACKERS:
-        value = str(Target.of(value).with_home())
+        value = str(Target.from_text(value).expand_home())
     return f"{option}={value}" if option else value
 
 
@@ -114,7 +114,7 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
     require_cluster_path(results)
     if data:
         require_cluster_path(str(data), "--data")
-    for folder in filter(None, (parse_target(text).folder_here for text in track)):
+    for folder in filter(None, (parse_target(text).local_path for text in track)):
         require_cluster_path(folder, "--track")
     names, number = [], 0
     for name in arguments[0].split(","):

@@ -31,8 +31,7 @@ from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to
 from tpbench.training.signals import interruptible
-from tpbench.training.tracking.following import prepared
-from tpbench.training.tracking.targets import of_the_environment
+from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
@@ -188,11 +187,11 @@ def reproduce(
         view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
         if unsafe:
             view.say(f"{WARNING}{unsafe}")
-        settings = replace(settings, track=prepared(settings.track, view.say))
+        settings = replace(settings, track=prepare_trackers(settings.track, view.say))
         stack.enter_context(ray_running(resources, view.say))
         if resources.address:
             name_head(head_address())
-            if odd := of_the_environment(settings.track):
+            if odd := environment_warning(settings.track):
                 view.say(f"{WARNING}{odd}")
             resources = cluster_resources(resources)
         if resources.gpus:

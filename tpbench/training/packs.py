@@ -22,8 +22,7 @@ from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import input_scale, trained_network
-from tpbench.training.tracking.following import Tracking, tracking
-from tpbench.training.tracking.members import Member
+from tpbench.training.tracking import Member, PackTracking
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class PackSettings:
     """Whether stored runs without predictions are trained again for them; where the curves come out otherwise, the new
     run replaces the old one."""
     track: tuple[str, ...] = ()
-    """Where runs are tracked besides the store, as :func:`tpbench.training.tracking.targets.resolve_targets` says."""
+    """Where runs are tracked besides the store, as :func:`tpbench.training.tracking.resolve_targets` says."""
 
     def __post_init__(self) -> None:
         # JSON knows no tuples.
@@ -434,9 +433,9 @@ class PackJob:
 
     def _train(self, on_epoch: Callable[[EpochReport], None] | None, until: int | None = None) -> list[MemberHistory]:
         """Train what is missing to its end, or until so many joint epochs are done; then a checkpoint is there."""
-        members = [Member.of(d, self.dataset.label, self.plan.found) for d in self.missing]
+        members = [Member.from_definition(d, self.dataset.label, self.plan.found) for d in self.missing]
         alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
-        with tracking(self.settings.track, members) as trackers:
+        with PackTracking(self.settings.track, members) as trackers:
             with alone:
                 histories, report = self._train_to_the_end(on_epoch, trackers, until)
             # Only now: the store comes first, and the next pack may have the GPU.
@@ -447,7 +446,7 @@ class PackJob:
         return histories
 
     def _train_to_the_end(
-        self, on_epoch: Callable[[EpochReport], None] | None, trackers: Tracking, until: int | None
+        self, on_epoch: Callable[[EpochReport], None] | None, trackers: PackTracking, until: int | None
     ) -> tuple[list[MemberHistory], EpochReport | None]:
         """Train and publish; returns how the members ended, and what was reported last."""
         from tpbench.engine import load_checkpoint, save_checkpoint
@@ -474,7 +473,7 @@ class PackJob:
             if not trainer.done and trainer.position % every == 0:
                 save_checkpoint(trainer, path)
             if not trainer.done:
-                trackers.show(trainer.histories)
+                trackers.update(trainer.histories)
             if on_epoch:
                 on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
         if not trainer.done:

@@ -19,7 +19,7 @@ from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.training.processes import Progress, Report, pack_into_memory, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.signals import interruptible
-from tpbench.training.tracking.following import prepared
+from tpbench.training.tracking import prepare_trackers
 from tpbench.workloads import obtain
 from tpbench.workloads.memory import free_memory
 
@@ -62,7 +62,7 @@ def run_seeds(
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
-            job.settings = replace(settings, track=prepared(settings.track, view.say))
+            job.settings = replace(settings, track=prepare_trackers(settings.track, view.say))
             with limited_threads():
                 _train(job, epochs, view)
             view.end("epochs")

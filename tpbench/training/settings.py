@@ -9,7 +9,7 @@ from tpbench.engine import check_device_precision
 from tpbench.results.opening import open_store
 from tpbench.training.devices import choose_device
 from tpbench.training.packs import PackSettings
-from tpbench.training.tracking.targets import resolve_targets
+from tpbench.training.tracking import resolve_targets
 
 
 def make_settings(
@@ -32,7 +32,7 @@ def make_settings(
         command: as it was typed, or the line that does the same (:mod:`tpbench.results.commands`).
         keep_networks: whether the store gets the networks of the final runs too.
         again: whether stored runs without predictions are trained again for them.
-        track: trackers that follow the runs (:mod:`tpbench.training.tracking.targets`).
+        track: trackers that follow the runs (:mod:`tpbench.training.tracking`).
 
     Raises:
         UsageError: there is no such device, it does not know the precision, the store is a file, or a tracker is

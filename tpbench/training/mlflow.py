@@ -1,0 +1,247 @@
+"""Runs in MLflow: one in the experiment ``tpbench`` for each run, through a client that sets nothing global."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from socket import gaierror
+from typing import Any, ParamSpec, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
+
+from tpbench.engine import CURVES, MemberHistory, TpbenchError, UsageError
+from tpbench.training.loggers import quieter
+from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, selected_metrics
+
+EXPERIMENT = "tpbench"
+# Whole epochs within the thousand metrics that MLflow takes in one request, so that no epoch is there in part.
+_EPOCHS_PER_BATCH = 900 // len(CURVES)
+# Seconds before each further try of a call to a database that another process has locked.
+_RETRY_DELAYS = (0.1, 0.3, 1.0, 2.0, 4.0)
+# Seconds that a server may take to answer at all.
+_SERVER_TIMEOUT = 15.0
+# Seconds to wait for an SQLite file that another process has locked.
+_LOCK_TIMEOUT = 1.0
+
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
+
+
+def retry_locked(function: Callable[P, Returned], *args: P.args, **kwargs: P.kwargs) -> Returned:
+    """Call a function, again a little later while another process has locked the SQLite file."""
+    for delay in _RETRY_DELAYS:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # MLflow wraps SQLAlchemy's, in some places
+            if "locked" not in str(error):
+                raise
+        time.sleep(delay)
+    return function(*args, **kwargs)
+
+
+def require_server(uri: str) -> None:
+    """Check that a server answers, because MLflow itself would try again for minutes; other URIs pass.
+
+    Raises:
+        OSError: nothing answers. Other faults of the server are left to MLflow's own messages.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urlopen(f"{uri.rstrip('/')}/health", timeout=_SERVER_TIMEOUT).close()
+    except HTTPError:
+        return
+    except URLError as error:
+        if isinstance(error.reason, (ConnectionError, TimeoutError, gaierror)):
+            raise error.reason from None
+
+
+def require_file(path: Path) -> None:
+    """Check that an SQLite file can be opened and written, because MLflow itself would try again for minutes.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot. A file that another process has locked for the moment passes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # SQLite would make a file that the group cannot write, whatever the umask.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+    with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            # The first statement that a read-only file refuses.
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version = {int(version)}")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise type(error)(f"{path}: {error}") from error
+
+
+def database_uri(target: Target) -> str:
+    """Return the URI of an SQLite file as the installed SQLAlchemy reads it: from 2.1 on it decodes ``%3F``.
+
+    Raises:
+        UsageError: this version of SQLAlchemy has no URI for a file of that name.
+    """
+    path = target.local_path
+    if not re.search("[%?#]", path):
+        return target.place
+    quoted, query = re.fullmatch(r"[^:]*:///([^?]*)(.*)", target.place, re.DOTALL).groups()  # type: ignore[union-attr]
+    for text in (quoted, path):
+        # With its driver named, because MLflow would make the folder of the quoted name beside the right one.
+        uri = f"sqlite+pysqlite:///{text}{query}"
+        if make_url(uri).database == path:
+            return uri
+    raise UsageError(f"{path}: SQLAlchemy before version 2.1 takes no such name for a database: choose another file")
+
+
+class MlflowRuns(Tracker):
+    """The runs of one tracking URI. A run that is there is found by its tag ``tpbench.run`` and continued."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        target, artifacts = Target("mlflow", uri), None
+        if target.is_database:
+            file = Path(target.local_path)
+            # Nothing is kept there, but MLflow would note the folder that the process happens to be in.
+            artifacts = (file.parent / "mlflow-artifacts").as_uri()
+            require_file(file)
+            uri = database_uri(target)
+        require_server(uri)
+        # MLflow's messages while it makes its tables would run through the progress on the terminal.
+        with quieter(logging.WARNING, "mlflow", "alembic"):
+            self.client = MlflowClient(tracking_uri=uri)
+            self.experiment = self._open_experiment(artifacts)
+        self.runs: dict[str, Run] = {}
+        """MLflow's run of each that has begun, as it was then, by tpbench's id."""
+        self._parameters: dict[str, list[Param]] = {}
+        """Hyperparameters that go with a run's first batch."""
+        self._statuses: dict[str, str] | None = None
+
+    def _open_experiment(self, artifacts: str | None) -> str:
+        """Return the experiment's id; it is made or restored if need be."""
+        experiment = retry_locked(self.client.get_experiment_by_name, EXPERIMENT)
+        if experiment is None:
+            try:
+                return str(retry_locked(self.client.create_experiment, EXPERIMENT, artifacts))
+            except MlflowException:
+                # Another process may have made it at the same moment.
+                experiment = self.client.get_experiment_by_name(EXPERIMENT)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            self._restore(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _restore(self, experiment: str) -> None:
+        """Restore a deleted experiment: MLflow keeps its name until then, or until ``mlflow gc``."""
+        try:
+            retry_locked(self.client.restore_experiment, experiment)
+        except Exception:
+            # Another process was faster, or the server does not permit it.
+            if self.client.get_experiment(experiment).lifecycle_stage == "deleted":
+                raise TpbenchError(
+                    f"the experiment '{EXPERIMENT}' was deleted there: 'mlflow experiments restore -x {experiment}' "
+                    "brings it back, 'mlflow gc' removes it for good, and then it is made anew"
+                ) from None
+        self.notes.append(f"MLflow's experiment '{EXPERIMENT}' had been deleted; it was restored")
+
+    def has(self, member: Member, status: str) -> bool:
+        """Return whether the run is there to its end, with this status."""
+        if self._statuses is None:
+            self._statuses = self._read_statuses()
+        return self._statuses.get(member.run) == status
+
+    def _read_statuses(self) -> dict[str, str]:
+        """Return the status of every run of the experiment by tpbench's id."""
+        statuses, page = {}, None
+        while page != "":
+            runs = retry_locked(self.client.search_runs, [self.experiment], page_token=page)
+            for run in runs:
+                statuses[run.data.tags.get("tpbench.run", "")] = run.data.tags.get("tpbench.status", "")
+            page = runs.token or ""
+        return statuses
+
+    def begin(self, member: Member) -> int:
+        """Begin the run, or continue MLflow's run of it; returns how many epochs are there."""
+        tag = f"tags.`tpbench.run` = '{member.run}'"
+        matching = retry_locked(self.client.search_runs, [self.experiment], tag, max_results=1)
+        if matching:
+            run = matching[0]
+            if run.info.status != "RUNNING":
+                retry_locked(self.client.update_run, run.info.run_id, status="RUNNING")
+                retry_locked(self.client.set_tag, run.info.run_id, "tpbench.status", "training")
+        else:
+            tags = {f"tpbench.{name}": value for name, value in {**member.tags, "status": "training"}.items()}
+            run = retry_locked(
+                self.client.create_run, self.experiment, start_time=_now(), tags=tags, run_name=member.name
+            )
+        self.runs[member.run] = run
+        # Also of a run that is continued: it may have been killed before its first batch.
+        self._parameters[member.run] = [
+            Param(name, _format_number(value)) for name, value in member.hyperparameters.items()
+        ]
+        return self._count_epochs(run)
+
+    def _count_epochs(self, run: Run) -> int:
+        curve = next((name for name in CURVES if name in run.data.metrics), None)
+        if curve is None:
+            return 0
+        return max(int(metric.step) for metric in self.client.get_metric_history(run.info.run_id, curve))
+
+    def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
+        """Add epochs of a run that has begun, in as few batches as MLflow takes."""
+        for first in range(0, len(epochs), _EPOCHS_PER_BATCH):
+            self._log_batch(member, _metrics(epochs[first : first + _EPOCHS_PER_BATCH]))
+
+    def end(self, member: Member, epochs: Sequence[EpochMetrics], history: MemberHistory) -> None:
+        """Add the last epochs, the selected one, and how the run ended."""
+        self.log(member, epochs[:-1])
+        metrics, known = selected_metrics(history), self.runs[member.run].data.metrics
+        # A continued run may hold the point already.
+        selected = {
+            f"selected_{name}": value for name, value in metrics.items() if known.get(f"selected_{name}") != value
+        }
+        last = [*epochs[-1:], (int(metrics.get("epoch", 0)), selected)]
+        self._log_batch(member, _metrics(last), {"tpbench.status": history.status})
+        run = self.runs.pop(member.run).info.run_id
+        retry_locked(self.client.set_terminated, run, "FAILED" if history.status == "diverged" else "FINISHED")
+
+    def close(self) -> None:
+        """Mark runs that have not ended as interrupted."""
+        for run in self.runs.values():
+            self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _log_batch(self, member: Member, metrics: list[Any], tags: Mapping[str, str] | None = None) -> None:
+        run, parameters = self.runs[member.run].info.run_id, self._parameters.get(member.run, [])
+        entities = [RunTag(name, value) for name, value in (tags or {}).items()]
+        retry_locked(self.client.log_batch, run, metrics, parameters, entities, synchronous=True)
+        self._parameters.pop(member.run, None)
+
+
+def _now() -> int:
+    """Return the time in milliseconds, as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
+def _metrics(epochs: Sequence[EpochMetrics]) -> list[Any]:
+    now = _now()
+    return [Metric(name, value, now, step) for step, values in epochs for name, value in values.items()]
+
+
+def _format_number(value: float) -> str:
+    """Format a hyperparameter equally for 1 and 1.0: MLflow refuses another spelling in a run that is continued."""
+    short = f"{value:.12g}"
+    return short if float(short) == value else f"{value:.17g}"
