@@ -19,7 +19,7 @@ from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import find_records
 from tpbench.reports.style import Figure, colour, drawing
 from tpbench.results.store import RunStore
-from tpbench.workloads.teacher import teacher_problem
+from tpbench.workloads.problems import teacher_problem
 
 # Section B.3 gives no hyperparameters for these networks: a feedback learning rate with which the reconstruction losses
 # settle well before the end, and the paper's usual sigma.
