@@ -25,9 +25,11 @@ import torchvision
 
 from tests.conftest import Inside
 from tpbench.engine import TpbenchError, UsageError
-from tpbench.workloads import WORKLOADS, cache, datasets, downloads, published, specs
+from tpbench.workloads import WORKLOADS, cache, datasets, downloads
+from tpbench.workloads import datasets as published
+from tpbench.workloads import workload as specs
 from tpbench.workloads.datasets import Arrays
-from tpbench.workloads.specs import DatasetSpec
+from tpbench.workloads.workload import DatasetSpec
 
 
 def small_arrays(shape: tuple[int, ...] = (28, 28), seed: int = 0) -> Arrays:

@@ -8,7 +8,7 @@ import torch
 
 from tpbench.engine import METHODS, UsageError
 from tpbench.workloads import WORKLOADS, get_workload, load_problem
-from tpbench.workloads.normalising import scale_and_shift
+from tpbench.workloads.own_data import scale_and_shift
 
 # Section B.1, "Training details": (pretraining, between) for the new methods and for extra FB.
 SCHEDULES = {

@@ -27,9 +27,8 @@ from tpbench.results import RunStore
 from tpbench.search.configurations import load_configuration
 from tpbench.training.packs import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
-from tpbench.workloads.declaration import KEYS, as_declared, declared
-from tpbench.workloads.files import BY_CLASS
-from tpbench.workloads.normalising import scale_and_shift
+from tpbench.workloads.declarations import BY_CLASS, KEYS, as_declared, declared
+from tpbench.workloads.own_data import scale_and_shift
 
 KEYS_OF_LETTERS = {
     "name": "letters",

@@ -12,9 +12,9 @@ import pytest
 from tests.conftest import Inside
 from tests.workloads.test_cache import small_arrays
 from tpbench.engine import UsageError
-from tpbench.workloads import cache, specs
-from tpbench.workloads.datasets import Arrays, content_digest
-from tpbench.workloads.labels import DOWNLOADED
+from tpbench.workloads import cache
+from tpbench.workloads import workload as specs
+from tpbench.workloads.datasets import DOWNLOADED, Arrays, content_digest
 
 EXACT, LOSSY, OTHER = small_arrays(seed=0), small_arrays(seed=1), small_arrays(seed=2)
 MARK = content_digest(OTHER)[:8]

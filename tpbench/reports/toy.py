@@ -14,7 +14,7 @@ from tpbench.engine.methods import Minibatch
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.numerics import squared_error
 from tpbench.engine.step import PackState
-from tpbench.workloads.teacher import teacher_problem
+from tpbench.workloads.problems import teacher_problem
 
 # Section B.3 gives no hyperparameters for these networks: a feedback learning rate with which the reconstruction losses
 # settle well before the end, and the paper's usual sigma.

@@ -33,7 +33,7 @@ class Inputs(nn.Flatten):
         rows = super().forward(input)
         if not rows.is_floating_point():
             return rows.to(self.dtype).mul_(self.scale).add_(self.shift)
-        # As the run did (tpbench.workloads.normalising): floats in float64, and then in the precision they came in.
+        # As the run did (tpbench.workloads.own_data): floats in float64, and then in the precision they came in.
         kept = torch.float64 if rows.dtype == torch.float64 else torch.float32
         return (rows.to(torch.float64) * self.scale + self.shift).to(kept).to(self.dtype)
 

@@ -19,7 +19,7 @@ from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
 from tpbench.search.locking import is_locked, locked
 from tpbench.workloads import Workload
-from tpbench.workloads.declaration import spell_declaration
+from tpbench.workloads.declarations import spell_declaration
 
 # Bytes of the files that say what a sweep is; real ones are a thousandth of it.
 _LARGEST = 4_000_000

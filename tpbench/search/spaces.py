@@ -12,7 +12,7 @@ import yaml
 
 from tpbench.engine import HYPERPARAMETERS, Hyperparameter, UsageError, get_method, method_names, unknown
 from tpbench.workloads import Workload
-from tpbench.workloads.reading import UNCLEAR, YamlReader
+from tpbench.workloads.declarations import UNCLEAR, YamlReader
 
 # Relative width below which too few numbers lie between two bounds, or between their logarithms.
 _NARROWEST = 1e-9

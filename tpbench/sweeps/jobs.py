@@ -22,7 +22,7 @@ from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
 from tpbench.training.tracking.targets import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
-from tpbench.workloads.declaration import spell_declaration
+from tpbench.workloads.declarations import spell_declaration
 
 # The names that a search space and the workloads of the user's have in the folder of the job that they go with.
 _SPACE = "space.yaml"

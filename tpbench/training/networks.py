@@ -39,7 +39,7 @@ def array_name(name: str) -> str:
 
 def input_scale(workload: Workload, dataset: Dataset) -> tuple[float, float]:
     """How the workload's problem normalises the data set's stored numbers: ``number * scale + shift``."""
-    from tpbench.workloads.normalising import scale_and_shift
+    from tpbench.workloads.own_data import scale_and_shift
 
     images = dataset.arrays["x_train"]
     return scale_and_shift(workload.normalise, images.reshape(len(images), -1))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine.lazy import lazily
 from tpbench.workloads.catalogue import WORKLOADS, all_workloads, get_workload, is_file, workload_names
-from tpbench.workloads.specs import DATASETS
-from tpbench.workloads.workload import Workload
+from tpbench.workloads.workload import DATASETS, Workload
 
 if TYPE_CHECKING:
     from tpbench.engine import Problem
@@ -57,7 +56,7 @@ def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Proble
 
     from tpbench.engine import Problem
     from tpbench.workloads.cache import load_for
-    from tpbench.workloads.normalising import inputs_of
+    from tpbench.workloads.own_data import inputs_of
 
     dataset = load_for(workload, folder)
     images, scale, shift = inputs_of(workload.normalise, dataset)

@@ -27,21 +27,25 @@ from tpbench.engine.files import (
 )
 from tpbench.workloads.datasets import (
     ARRAY_NAMES,
+    DOWNLOADED,
     Arrays,
     check_arrays,
     check_label_type,
+    chosen_label,
     content_digest,
     digits_arrays,
+    find_published,
     fingerprint,
+    has_labels,
     plain_labels,
+    published_files,
+    read_label,
+    read_published,
 )
 from tpbench.workloads.downloads import PATIENCE, download_files, download_hosts
-from tpbench.workloads.labels import DOWNLOADED, chosen_label, read_label
 from tpbench.workloads.memory import available_memory
 from tpbench.workloads.own_data import own_shape, read_own, stamp_of
-from tpbench.workloads.published import find_published, has_labels, published_files, read_published
-from tpbench.workloads.specs import DatasetSpec, Shape, get_dataset
-from tpbench.workloads.workload import Workload
+from tpbench.workloads.workload import DatasetSpec, Shape, Workload, get_dataset
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from tpbench.engine import UsageError, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.engine.plugins import Plugins
-from tpbench.workloads.declaration import declared
+from tpbench.workloads.declarations import declared
 from tpbench.workloads.workload import Workload
 
 _MNIST_NETWORK = {"network": [256] * 5, "random_hidden": 1024}
@@ -82,7 +82,7 @@ def read_workload(path: Path) -> Workload:
     Raises:
         UsageError: with file and line: what is wrong with it, or with the data that it names.
     """
-    from tpbench.workloads.files import read_declaration
+    from tpbench.workloads.declarations import read_declaration
 
     return read_declaration(path, WORKLOADS, get_workload)
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import shorten
-from tpbench.workloads.published import md5
-from tpbench.workloads.specs import DatasetSpec
+from tpbench.workloads.datasets import md5
+from tpbench.workloads.workload import DatasetSpec
 
 PATIENCE = 30.0
 """Seconds that a server may take to answer, or to send the next bytes."""
