@@ -12,11 +12,11 @@ from statistics import median
 
 import torch
 
-from tpbench.engine import Problem, Trainer, example_configuration, get_method
+from tpbench.engine import Trainer, example_configuration, get_method
 from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
 from tpbench.engine.training import dtype_of
-from tpbench.workloads.own_data import scale_and_shift
+from tpbench.workloads.problems import random_problem
 from tpbench.workloads.workload import Workload
 
 
@@ -53,36 +53,15 @@ def product_rate(precision: str, device: str, size: int = 2048, seconds: float =
     while time.perf_counter() < until:
         started = time.perf_counter()
         torch.mm(a, b)
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - started)
     return 2 * size**3 / median(times)
 
 
-def wait(device: str) -> None:
+def synchronize(device: str) -> None:
     """Until a GPU has done all that it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def made_up_problem(workload: Workload, steps: int) -> Problem:
-    """Made-up data of a workload's shape: so many whole minibatches per epoch, and one each to validate and to test."""
-    generator = torch.Generator().manual_seed(0)
-    count = workload.batch_size * (steps + 1)
-    sizes = workload.architecture.sizes
-    x = torch.randint(0, 256, (count, sizes[0]), dtype=torch.uint8, generator=generator)
-    y = torch.randint(0, sizes[-1], (count,), generator=generator)
-    few = slice(0, workload.batch_size)
-    return Problem(
-        workload.architecture,
-        x,
-        y,
-        x[few],
-        y[few],
-        workload.batch_size,
-        workload.batch_size,
-        *scale_and_shift(workload.normalise, x.numpy()),
-        trained_layers=workload.trained_layers,
-    )
 
 
 def _reset_peak(device: str) -> bool:
@@ -114,7 +93,7 @@ def measure(
     resettable = _reset_peak(device)
     trainer = Trainer(
         rule,
-        made_up_problem(workload, steps),
+        random_problem(workload, steps),
         [configuration] * pack,
         list(range(pack)),
         epochs=10**6,
