@@ -86,7 +86,7 @@ class Declaration(FileModel):
             raise invalid(f"trained_layers must be layers from 1 to {layers}, got {chosen[-1]}", "trained_layers")
         if chosen and chosen != list(range(chosen[0], chosen[0] + len(chosen))):
             raise invalid(
-                f"trained_layers must be layers next to each other, each once, got {shown(self.trained_layers)}",
+                f"trained_layers must be consecutive layers, each once, got {shown(self.trained_layers)}",
                 "trained_layers",
             )
         return self

@@ -231,7 +231,7 @@ class Shape:
     """The sizes of a data set, which a network must fit."""
 
     data: str
-    """As :attr:`Workload.data`."""
+    """A known data set, or the absolute path of an ``.npz`` file."""
     inputs: int
     """Numbers per sample."""
     outputs: int
