@@ -474,7 +474,7 @@ def test_a_missing_data_set_names_both_commands(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'mnist'"):
+    with pytest.raises(UsageError, match="mean 'mnist'"):
         cache.load("minst", tmp_path)
     with pytest.raises(UsageError, match="absent"):
         cache.import_file("mnist", tmp_path / "absent.npz", tmp_path)
