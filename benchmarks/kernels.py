@@ -19,7 +19,8 @@ import torch
 from tpbench.engine import Trainer, example_configuration, get_method
 from tpbench.training.devices import choose_device
 from tpbench.workloads import get_workload
-from tpbench.workloads.benchmark import made_up_problem, wait
+from tpbench.workloads.benchmark import synchronize
+from tpbench.workloads.problems import random_problem
 from tpbench.workloads.workload import Workload
 
 STEPS = 100
@@ -39,7 +40,7 @@ def pack_of(workload: Workload, method: str, members: int, differ: bool, device:
     # Of both optimisers, where there are two.
     varied = {name: value for name, value in base.items() if differ and name.startswith("epsilon")}
     configurations = [{**base, **{n: v * (1 + p / 100) for n, v in varied.items()}} for p in range(members)]
-    problem = made_up_problem(workload, STEPS)
+    problem = random_problem(workload, STEPS)
     trainer = Trainer(rule, problem, configurations, list(range(members)), epochs=10**6, device=device)
     trainer.advance()
     trainer.advance()
@@ -50,11 +51,11 @@ def times(trainer: Trainer, device: str) -> Times:
     """The fastest of four epochs."""
     found = []
     for _ in range(4):
-        wait(device)
+        synchronize(device)
         started = time.perf_counter()
         trainer.train_epoch("joint")
         launched = time.perf_counter()
-        wait(device)
+        synchronize(device)
         found.append(Times(*(1e3 * (then - started) / STEPS for then in (time.perf_counter(), launched))))
     return min(found)
 
@@ -63,7 +64,7 @@ def kernels(trainer: Trainer, device: str, top: int) -> list[str]:
     """A line on all of them together, and one for each of the longest."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         trainer.train_epoch("joint")
-        wait(device)
+        synchronize(device)
     rows = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
     busy, count = sum(row.self_device_time_total for row in rows) / STEPS, sum(row.count for row in rows) / STEPS
     return [

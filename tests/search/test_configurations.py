@@ -1,4 +1,4 @@
-"""What ``--config`` finds: published, a file, or the best of the store on the data at hand."""
+"""Configurations of ``--config``: published, a file, or the best of the store on the data at hand."""
 
 from __future__ import annotations
 
@@ -59,10 +59,8 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
     found = find_configuration(CellChoice.of("digits", "bp"), "best", str(tmp_path), None)
     assert found.values == {"lr": 1e-3}
     assert found.found == {**SEARCH, "role": "final"}
-    assert found.note == (
-        f"best configuration in {tmp_path}: run {runs[0].definition.id[:8]} (2 seeds, 100 epochs, validation error "
-        "1.93 %, found by a search of 40 configurations)"
-    )
+    for part in (str(tmp_path), runs[0].definition.id[:8], "2 seeds", "100 epochs", "1.93 %", "40 configurations"):
+        assert part in found.note
 
 
 @pytest.mark.parametrize(
@@ -81,23 +79,23 @@ def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
         cell = CellChoice.of("digits", "bp")
         found = find_configuration(cell, "best", str(tmp_path / name), None, precision=wanted)
         assert found.found == {**SEARCH, "role": "final", **told}
-        assert ("found by a search of 40 configurations in float64)" in found.note) == bool(told)
+        assert ("in float64" in found.note) == bool(told)
 
 
-def test_runs_on_other_data_or_by_other_code_are_no_answer_but_are_said(tmp_path: Path) -> None:
+def test_runs_on_other_data_or_by_other_code_are_counted_in_the_error(tmp_path: Path) -> None:
     cell = CellChoice.of("digits", "bp")
-    with pytest.raises(UsageError, match="holds no run of bp on digits to take the best from"):
+    with pytest.raises(UsageError, match="bp on digits"):
         find_configuration(cell, "best", str(tmp_path), None)
     stored(tmp_path, digits(1e-1, [0.1, 0.2], fingerprint="0" * 64))
-    with pytest.raises(UsageError, match="on the data at hand to take the best from, only 2 on other data"):
+    with pytest.raises(UsageError, match="only 2"):
         find_configuration(cell, "best", str(tmp_path), None)
     (run,) = digits(1e-1, [0.1])
     stored(tmp_path, [replace(run, definition=replace(run.definition, method_source="rule 1.0 0"))])
-    with pytest.raises(UsageError, match="by the installed version of the method and workload, only 1 of others"):
+    with pytest.raises(UsageError, match="only 1"):
         find_configuration(cell, "best", str(tmp_path), None)
 
 
-def test_published_and_files_say_so(tmp_path: Path) -> None:
+def test_published_configurations_and_files_are_recorded(tmp_path: Path) -> None:
     assert find_configuration(CellChoice.of("mnist", "bp"), "published", "r", None).found == PUBLISHED
     digests = []
     for lr in (1, 1.0, 2.0):
@@ -116,7 +114,7 @@ def test_run_prints_the_best_and_its_runs_keep_how_it_was_found(tpbench_inside: 
     assert tpbench_inside(*arguments, "--config", "c.yaml", "--seeds", "0").returncode == 0
     again = tpbench_inside(*arguments, "--config", "best", "--seeds", "1")
     assert again.returncode == 0, again.stderr
-    assert "best configuration in results: run " in again.stdout
+    assert "in results: run " in again.stdout
     assert "from a file" in again.stdout
     found = [run.found for run in RunStore(tmp_path / "results").records()]
     assert found[0] == found[1]

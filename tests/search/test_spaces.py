@@ -1,4 +1,4 @@
-"""Search spaces: the paper's intervals, the errors of a wrong file, and what HyperOpt makes of them."""
+"""Search spaces: the paper's intervals, wrong files, and the samples of HyperOpt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import METHODS, SCHEDULE, UsageError
-from tpbench.search.spaces import folder, load_configuration, load_space, published_configuration, space_for
+from tpbench.search.spaces import load_configuration, load_space, published_configuration, space_for, spaces_folder
 from tpbench.workloads import WORKLOADS
 
 BETAS = ["choice", 0.9, 0.99, 0.999]
@@ -110,30 +110,30 @@ def written(tmp_path: Path, old: str = "", new: str = "") -> Path:
 def test_a_space_of_ones_own(tmp_path: Path) -> None:
     space = space_for("bp", written(tmp_path))
     assert space.describe()["lr"] == log(1e-5, 1e-2)  # 1e-5 is text to YAML 1.1, a number to people
-    with pytest.raises(UsageError, match="no search space covers the method 'dtp'"):
+    with pytest.raises(UsageError, match="dtp"):
         space_for("dtp", written(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("  lr:", "  lrr:", 4, "unknown hyperparameter 'lrr': did you mean 'lr'"),
-        ("[1e-5, 1.0e-2]", "[1.0e-2, 1.0e-5]", 4, "the lower bound 0.01 is not below the upper bound 1e-05"),
-        ("[1e-5, 1.0e-2]", "[1.0e-2, 1.0e-2]", 4, "is not below"),
-        ("[1e-5, 1.0e-2]", "[0.0, 1.0e-2]", 4, "the logarithm of 0 does not exist"),
-        ("[1e-5, 1.0e-2]", "[-1.0, 1.0e-2]", 4, "the logarithm of -1 does not exist"),
-        ("[1e-5, 1.0e-2]", "[1.0e-5]", 4, "needs a lower and an upper bound"),
-        ("[1e-5, 1.0e-2]", "[.nan, 1.0]", 4, "must be a finite number"),
-        ("[1e-5, 1.0e-2]", "[small, 1.0]", 4, "must be a finite number, got 'small'"),
-        ("log_uniform", "log_uniforn", 4, "did you mean 'log-uniform'|did you mean 'log_uniform'"),
-        ("{choice: [0.9]}", "{choice: [1.5]}", 5, "beta1 must be finite, >= 0 and < 1, got 1.5"),
-        ("{choice: [0.9]}", "{choice: []}", 5, "at least one value"),
-        ("{choice: [0.9]}", "0.9", 5, "must be a mapping"),
-        ("[bp]", "[bq]", 2, "unknown method 'bq'"),
-        ("[bp]", "[gnt]", 2, "gnt also needs damping"),
-        ("table", "tables", 1, "unknown entry 'tables'"),
-        ("  beta1", "  lr", 5, "'lr' stands twice"),
-        ("[bp]", "[bp", 3, "not valid YAML"),
+        ("  lr:", "  lrr:", 4, "mean 'lr'"),
+        ("[1e-5, 1.0e-2]", "[1.0e-2, 1.0e-5]", 4, "0.01 .*1e-05"),
+        ("[1e-5, 1.0e-2]", "[1.0e-2, 1.0e-2]", 4, "not below"),
+        ("[1e-5, 1.0e-2]", "[0.0, 1.0e-2]", 4, "logarithm of 0"),
+        ("[1e-5, 1.0e-2]", "[-1.0, 1.0e-2]", 4, "logarithm of -1"),
+        ("[1e-5, 1.0e-2]", "[1.0e-5]", 4, "at least 2"),
+        ("[1e-5, 1.0e-2]", "[.nan, 1.0]", 4, "finite"),
+        ("[1e-5, 1.0e-2]", "[small, 1.0]", 4, "'small'"),
+        ("log_uniform", "log_uniforn", 4, "mean 'log_uniform'"),
+        ("{choice: [0.9]}", "{choice: [1.5]}", 5, ">= 0 and < 1, got 1.5"),
+        ("{choice: [0.9]}", "{choice: []}", 5, "at least 1"),
+        ("{choice: [0.9]}", "0.9", 5, "mapping"),
+        ("[bp]", "[bq]", 2, "'bq'"),
+        ("[bp]", "[gnt]", 2, "damping"),
+        ("table", "tables", 1, "mean 'table'"),
+        ("  beta1", "  lr", 5, "'lr' stands"),
+        ("[bp]", "[bp", 3, "YAML"),
     ],
 )
 def test_a_wrong_space_names_file_and_line(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
@@ -151,7 +151,7 @@ def test_files_that_are_no_space(tmp_path: Path, text: str) -> None:
 
 
 def test_published_configurations_are_complete() -> None:
-    published = yaml.safe_load((folder() / "published.yaml").read_text())
+    published = yaml.safe_load((spaces_folder() / "published.yaml").read_text())
     cells = [(workload, method) for workload, methods in published.items() for method in methods]
     assert len(cells) == 39
     for workload, method in cells:
@@ -160,28 +160,28 @@ def test_published_configurations_are_complete() -> None:
         assert set(configuration) == names
     # A departure from the text that the authors' code has, and their numbers with it.
     assert published_configuration(WORKLOADS["mnist"], "ddtp-rhl-extra-fb")["fb_pretrain_epochs"] == 6
-    with pytest.raises(UsageError, match="no published configuration of gnt on mnist"):
+    with pytest.raises(UsageError, match="gnt on mnist"):
         published_configuration(WORKLOADS["mnist"], "gnt")
 
 
 @pytest.mark.data
 def test_published_configurations_are_the_shared_ones(shared_data: Path) -> None:
     shared = yaml.safe_load((shared_data / "published_hyperparameters.yaml").read_text())
-    assert yaml.safe_load((folder() / "published.yaml").read_text()) == shared
+    assert yaml.safe_load((spaces_folder() / "published.yaml").read_text()) == shared
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\n", "missing hyperparameter epsilon"),
-        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\nsigma: 1\n", "unknown hyperparameter 'sigma'"),
-        ("lr: -1\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite, > 0 and < 1e"),
-        ("lr: .nan\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite"),
-        ("lr: fast\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be a number, got 'fast'"),
-        ("lr: [1]\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be a number"),
-        ("lr: 1" + "0" * 400 + "\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", "lr must be finite"),
-        ("just text", "must be a mapping"),
-        ("lr: 2020-13-45\n", "configuration.yaml"),
+        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\n", r"configuration\.yaml: .*epsilon"),
+        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\nsigma: 1\n", r"configuration\.yaml:5: .*'sigma'"),
+        ("lr: -1\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: .*> 0 and < 1e"),
+        ("lr: .nan\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: lr .*nan"),
+        ("lr: fast\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: lr .*'fast'"),
+        ("lr: [1]\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: lr .*1"),
+        ("lr: 1" + "0" * 400 + "\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: lr "),
+        ("just text", "mapping"),
+        ("lr: 2020-13-45\n", r"configuration\.yaml:1: "),
     ],
 )
 def test_a_wrong_configuration_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -208,7 +208,7 @@ NARROW = ("[0.001, 0.0010000000000000002]", "[1.0e-3, 1.0000000001e-3]")
 @pytest.mark.parametrize("kind", ["log_uniform", "uniform"])
 @pytest.mark.parametrize("bounds", NARROW)
 def test_a_range_without_width_is_refused(tmp_path: Path, kind: str, bounds: str) -> None:
-    with pytest.raises(UsageError, match=r"space\.yaml:4: lr: the bounds .* are too close to search between"):
+    with pytest.raises(UsageError, match=r"space\.yaml:4: .*too close"):
         load_space(written(tmp_path, "{log_uniform: [1e-5, 1.0e-2]}", f"{{{kind}: {bounds}}}"))
 
 
@@ -218,7 +218,7 @@ def test_a_space_that_searches_nothing_is_refused(tmp_path: Path) -> None:
         "methods: [bp]\nhyperparameters:\n"
         + "".join(f"  {name}: {{constant: 0.1}}\n" for name in METHODS["bp"].hyperparameters)
     )
-    with pytest.raises(UsageError, match=r"space\.yaml:2: every hyperparameter is constant"):
+    with pytest.raises(UsageError, match=r"space\.yaml:2: .*constant"):
         load_space(path)
 
 

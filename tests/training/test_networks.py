@@ -22,7 +22,7 @@ from tpbench.sweeps.packs import HandedPack
 from tpbench.training.networks import array_name
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.workloads import Workload, load_problem
-from tpbench.workloads.catalogue import read_workload
+from tpbench.workloads.declarations import read_workload
 
 
 def keeping(folder: Path, **more: Any) -> PackSettings:

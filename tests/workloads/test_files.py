@@ -1,4 +1,4 @@
-"""Workloads from files of the user's: what is read, what is refused, and what identifies a run."""
+"""Workloads from files: reading, refusals, and the identity of runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from tpbench.results import RunStore
 from tpbench.search.configurations import load_configuration
 from tpbench.training.packs import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
-from tpbench.workloads.declarations import BY_CLASS, KEYS, as_declared, declared
+from tpbench.workloads.declarations import Declaration
 from tpbench.workloads.own_data import scale_and_shift
+from tpbench.workloads.problems import BY_CLASS
 
 KEYS_OF_LETTERS = {
     "name": "letters",
@@ -90,7 +92,7 @@ def test_a_share_is_the_test_set(tmp_path: Path) -> None:
     assert sorted(map(bytes, whole)) == sorted(map(bytes, data["x"]))
 
 
-def test_like_takes_over_what_is_not_said(tmp_path: Path) -> None:
+def test_like_fills_in_missing_keys(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text(
         "name: deep\nlike: mnist-frozen\nnetwork: [9, 9]\nfeedback_epochs: {sleep: [1, 2]}\n"
     )
@@ -104,10 +106,12 @@ def test_like_takes_over_what_is_not_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_the_built_in_ones_are_written_in_the_same_terms(name: str) -> None:
+def test_a_file_can_declare_what_is_built_in(tmp_path: Path, name: str) -> None:
     workload = WORKLOADS[name]
-    again = declared({"name": name, **as_declared(workload)}, lambda key: key, title=workload.title)
-    assert again == workload
+    path = tmp_path / "copy.yaml"
+    path.write_text(replace(workload, name="copy").to_yaml())
+    copy = get_workload(str(path))
+    assert replace(copy, name=name, title=workload.title, source="") == workload
 
 
 @pytest.mark.parametrize(
@@ -131,51 +135,67 @@ def test_normalising_by_the_data(normalise: str) -> None:
     found = stored * scale + shift
     bounds = (found.min(), found.max()) if normalise == "unit" else (found.mean(), found.std())
     assert bounds == pytest.approx((0, 1))
-    with pytest.raises(TpbenchError, match="all numbers of the training images are 3"):
+    with pytest.raises(TpbenchError, match="are 3"):
         scale_and_shift(normalise, np.full((2, 2), 3.0))
 
 
 WRONG_KEYS = [
-    ({"name": "mnist"}, "letters.yaml:1: the name 'mnist' is taken"),
-    ({"name": "Letters"}, "letters.yaml:1: name has 1 to 40 of a-z"),
-    ({"name": "../up"}, "name has 1 to 40"),
-    ({"colour": 3}, "letters.yaml:6: unknown key 'colour'"),
-    ({"netwrk": [3]}, "unknown key 'netwrk': did you mean 'network'"),
-    ({"data": "absent.npz"}, "letters.yaml:2: .*absent.npz: could not be read"),
-    ({"data": "letters.csv"}, "must be an .npz file"),
-    ({"data": 3}, "letters.yaml:2: data must name"),
-    ({"test": 0.2}, "has a test set of its own"),
-    ({"test": 2}, "test is the share"),
-    ({"network": []}, "letters.yaml:3: network must be a list"),
-    ({"network": [0]}, "whole number from 1"),
-    ({"network": [2.5]}, "whole number from 1"),
-    ({"network": [True]}, "whole number from 1"),
-    ({"network": ["a"]}, "whole number from 1"),
-    ({"network": [4] * 201}, "at most 200"),
-    ({"random_hidden": 0}, "random_hidden must be a whole number from 1"),
-    ({"normalise": "standart"}, "unknown normalise 'standart': did you mean 'standard'"),
-    ({"normalise": [1, 0]}, "needs a deviation above 0"),
-    ({"normalise": [1]}, "list of two"),
-    ({"batch_size": 51}, "more than the 50 samples"),
-    ({"batch_size": "many"}, "batch_size must be a whole number"),
-    ({"validation_size": 60}, "whole number from 1 to 59"),
-    ({"validation_size": 0.001}, "leaves none"),
-    ({"epochs": 0}, "epochs must be a whole number"),
-    ({"trained_layers": [1, 3]}, "next to each other"),
-    ({"trained_layers": [4]}, "from 1 to 3"),
-    ({"feedback_epochs": {"slep": [1, 1]}}, "did you mean 'sleep'"),
-    ({"feedback_epochs": {"sleep": [1]}}, "list of two"),
-    ({"feedback_epochs": 3}, "must be a mapping"),
-    ({"prune": [6, 2]}, "error above 0 and at most 1"),
-    ({"like": "mnst"}, "letters.yaml:6: unknown workload 'mnst': did you mean 'mnist'"),
-    ({"like": "other.yaml"}, "like must name a workload"),
+    ({"name": "mnist"}, 1, "taken"),
+    ({"name": "all"}, 1, "taken"),
+    ({"name": "Letters"}, 1, "a-z"),
+    ({"name": "../up"}, 1, "a-z"),
+    ({"name": 7}, 1, "quotes"),
+    ({"colour": 3}, 6, "'colour'"),
+    ({"netwrk": [3]}, 6, "mean 'network'"),
+    ({"data": "absent.npz"}, 2, "absent.npz"),
+    ({"data": "letters.csv"}, 2, ".npz"),
+    ({"data": "mnst"}, 2, "mean 'mnist'"),
+    ({"data": 3}, 2, "data"),
+    ({"data": " "}, 2, "data"),
+    ({"test": 0.2}, 2, "letters.npz"),
+    ({"test": 2}, 6, "less than 1"),
+    ({"test": None}, 6, "None"),
+    ({"network": []}, 3, "at least 1"),
+    ({"network": [0]}, 3, "entry 1"),
+    ({"network": [8, 2.5]}, 3, "entry 2"),
+    ({"network": [True]}, 3, "True"),
+    ({"network": ["a"]}, 3, "'a'"),
+    ({"network": [4] * 201}, 3, "200"),
+    ({"random_hidden": 0}, 6, "got 0"),
+    ({"normalise": "standart"}, 6, "mean 'standard'"),
+    ({"normalise": 3}, 6, "'unit'"),
+    ({"normalise": [1, 0]}, 6, "entry 2"),
+    ({"normalise": [1]}, 6, "entry 2"),
+    ({"batch_size": 51}, 4, "50"),
+    ({"batch_size": "many"}, 4, "'many'"),
+    ({"validation_size": 60}, 5, "59"),
+    ({"validation_size": 2.5}, 5, "59"),
+    ({"validation_size": 0.001}, 5, "60"),
+    ({"epochs": 0}, 6, "epochs"),
+    ({"trained_layers": [1, 3]}, 6, "[1, 3]"),
+    ({"trained_layers": [4]}, 6, "1 to 3"),
+    ({"feedback_epochs": {"slep": [1, 1]}}, 7, "mean 'sleep'"),
+    ({"feedback_epochs": {"sleep": [1]}}, 7, "entry 2"),
+    ({"feedback_epochs": 3}, 6, "mapping"),
+    ({"prune": [6, 2]}, 6, "entry 2"),
+    ({"like": "mnst"}, 6, "mean 'mnist'"),
+    ({"like": "other.yaml"}, 6, "other.yaml"),
 ]
 
 
-@pytest.mark.parametrize(("keys", "message"), WRONG_KEYS)
-def test_wrong_keys_are_named_with_their_line(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize(("keys", "line", "word"), WRONG_KEYS)
+def test_wrong_keys_are_named_with_their_line(tmp_path: Path, keys: dict[str, Any], line: int, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)) as caught:
         get_workload(str(write(tmp_path, keys)))
+    assert f"letters.yaml:{line}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["name", "data", "network"])
+def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path)
+    path.write_text(json.dumps({k: v for k, v in KEYS_OF_LETTERS.items() if k != key}))
+    with pytest.raises(UsageError, match=rf"letters\.yaml:1: .*'{key}'"):
+        get_workload(str(path))
 
 
 def changed(**found: Any) -> dict[str, Any]:
@@ -183,24 +203,24 @@ def changed(**found: Any) -> dict[str, Any]:
 
 
 WRONG_ARRAYS = [
-    ({"x_train": np.zeros((3, 2))}, "needs the arrays"),
-    ({**arrays(), "x": np.zeros(3), "y": np.zeros(3)}, "it holds both"),
-    (changed(x_train=np.zeros((60, 4, 5), np.int32)), "must be uint8"),
-    (changed(x_train=np.zeros((60, 4, 5), complex)), "must be uint8"),
-    (changed(x_train=np.zeros((60,), np.uint8)), "must have the shape"),
+    ({"x_train": np.zeros((3, 2))}, "x_train"),
+    ({**arrays(), "x": np.zeros(3), "y": np.zeros(3)}, "both"),
+    (changed(x_train=np.zeros((60, 4, 5), np.int32)), "uint8"),
+    (changed(x_train=np.zeros((60, 4, 5), complex)), "uint8"),
+    (changed(x_train=np.zeros((60,), np.uint8)), "shape"),
     (changed(x_train=np.full((60, 4, 5), np.nan), x_test=np.zeros((30, 4, 5))), "not finite"),
-    (changed(x_test=np.zeros((30, 4, 6), np.uint8)), "must be of one kind"),
-    (changed(x_train=np.zeros((59, 4, 5), np.uint8)), "'x_train' has 59 samples and 'y_train' 60"),
-    (changed(y_train=np.zeros(60)), "whole numbers"),
-    (changed(y_train=np.zeros((60, 3), int)), "must have the shape"),
-    (changed(y_train=np.arange(60) % 3 - 1), "holds the label -1"),
-    (changed(y_train=np.arange(60) % 3 + 1), "no training sample has the label 0.*subtract 1"),
-    (changed(y_train=np.arange(60) % 3 * 2), "no training sample has the label 1"),
+    (changed(x_test=np.zeros((30, 4, 6), np.uint8)), "kind"),
+    (changed(x_train=np.zeros((59, 4, 5), np.uint8)), "59"),
+    (changed(y_train=np.zeros(60)), "float64"),
+    (changed(y_train=np.zeros((60, 3), int)), "shape"),
+    (changed(y_train=np.arange(60) % 3 - 1), "label -1"),
+    (changed(y_train=np.arange(60) % 3 + 1), "label 0.*subtract 1"),
+    (changed(y_train=np.arange(60) % 3 * 2), "label 1"),
     (changed(y_train=np.zeros(60, int), y_test=np.zeros(30, int)), "one class"),
-    (changed(y_test=np.full(30, 3)), "'y_test' holds the label 3"),
-    ({"x": np.zeros((4, 2)), "y": np.arange(4) % 2}, "say which share"),
-    (changed(y_train=np.array([{}] * 60)), "holds Python objects"),
-    (changed(x_train=np.full((60, 4, 5), 7, np.uint8)), "all numbers of the training images are 7"),
+    (changed(y_test=np.full(30, 3)), "'y_test' .*label 3"),
+    ({"x": np.zeros((4, 2)), "y": np.arange(4) % 2}, "test: 0.2"),
+    (changed(y_train=np.array([{}] * 60)), "objects"),
+    (changed(x_train=np.full((60, 4, 5), 7, np.uint8)), "are 7"),
     (changed(x_train=np.linspace(0, 1e300, 1200).reshape(60, 4, 5), x_test=np.ones((30, 4, 5))), "too large"),
 ]
 
@@ -221,7 +241,7 @@ def test_what_is_no_array_is_named(tmp_path: Path, member: str, content: bytes) 
     with zipfile.ZipFile(tmp_path / "letters.npz", "w") as archive:
         for name, text in {**kept, member: content}.items():
             archive.writestr(name, text)
-    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*damaged or not an \.npz file"):
+    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*damaged"):
         get_workload(str(path))
 
 
@@ -240,7 +260,7 @@ def test_damaged_archives_end_in_one_line(tmp_path: Path, place: int, value: int
 def test_names_that_no_file_has(tmp_path: Path, data: str) -> None:
     write(tmp_path)
     (tmp_path / "w.yaml").write_text(json.dumps({**KEYS_OF_LETTERS, "data": data}))
-    with pytest.raises(UsageError, match=r"w\.yaml:1: .*could not be read"):
+    with pytest.raises(UsageError, match=r"w\.yaml:1: "):
         get_workload(str(tmp_path / "w.yaml"))
 
 
@@ -248,7 +268,7 @@ def test_values_that_are_not_written_are_named_with_a_line(tmp_path: Path) -> No
     """They come from what the workload is like, or belong to the data."""
     np.savez(tmp_path / "few.npz", x=np.arange(80.0).reshape(20, 4), y=np.arange(20) % 2)
     (tmp_path / "few.yaml").write_text("name: few\nlike: mnist\ndata: few.npz\ntest: 0.2\n")
-    with pytest.raises(UsageError, match=r"few\.yaml:2: validation_size must be .* got 5000"):
+    with pytest.raises(UsageError, match=r"few\.yaml:2: validation_size .*5000"):
         get_workload(str(tmp_path / "few.yaml"))
 
 
@@ -270,7 +290,8 @@ VALUES = st.recursive(
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    keys=st.dictionaries(st.sampled_from([*KEYS, "other"]), VALUES, min_size=1, max_size=4), junk=st.text(max_size=30)
+    keys=st.dictionaries(st.sampled_from([*Declaration.model_fields, "other"]), VALUES, min_size=1, max_size=4),
+    junk=st.text(max_size=30),
 )
 def test_malformed_files_end_in_one_line(
     tmp_path: Path, tpbench_inside: Inside, keys: dict[str, Any], junk: str
@@ -337,12 +358,12 @@ def test_a_plan_travels_as_text(tmp_path: Path) -> None:
 def test_data_that_a_machine_lacks_or_has_otherwise_are_named(tmp_path: Path) -> None:
     workload = get_workload(str(write(tmp_path)))
     (tmp_path / "letters.npz").rename(tmp_path / "moved.npz")
-    with pytest.raises(TpbenchError, match="the data of the workload 'letters' are not there"):
+    with pytest.raises(TpbenchError, match="every machine"):
         load_problem(workload)
     write(
         tmp_path, data={**arrays(), "x_train": np.zeros((60, 4, 6), np.uint8), "x_test": np.zeros((30, 4, 6), np.uint8)}
     )
-    with pytest.raises(TpbenchError, match="not the data that the workload 'letters' was read with"):
+    with pytest.raises(TpbenchError, match="was read with"):
         load_problem(workload)
 
 
@@ -357,12 +378,12 @@ def install(site: Path, module: str, entry: str, group: str = "tpbench.workloads
     ("entry", "text", "message"),
     [
         ("letters", "FILE = __file__.replace('tp_letters.py', 'letters.yaml')", ""),
-        ("other", "FILE = __file__[:-13] + 'letters.yaml'", "tp_letters:FILE is a workload named 'letters'"),
-        ("letters", "FILE = 3", "tp_letters:FILE is not the path of a .yaml file"),
-        ("letters", "FILE = 'absent.yaml'", "absent.yaml: could not be read"),
-        ("mnist", "FILE = 3", "that name is taken"),
-        ("../up", "FILE = 3", "a name has 1 to 40 of"),
-        ("itself", "FILE = __file__[:-13] + 'itself.yaml'", "it is made of itself"),
+        ("other", "FILE = __file__[:-13] + 'letters.yaml'", "'letters'"),
+        ("letters", "FILE = 3", ".yaml file"),
+        ("letters", "FILE = 'absent.yaml'", "absent.yaml"),
+        ("mnist", "FILE = 3", "taken"),
+        ("../up", "FILE = 3", "1 to 40"),
+        ("itself", "FILE = __file__[:-13] + 'itself.yaml'", "of itself"),
     ],
 )
 def test_packages_add_workloads(
@@ -379,12 +400,13 @@ def test_packages_add_workloads(
     assert listed.returncode == 0
     assert "fashion-mnist" in listed.stdout
     if message:
-        assert listed.stderr.startswith(f"warning: the workload '{entry}' of the package 'tp_letters' cannot be used")
+        assert listed.stderr.startswith(f"warning: the workload '{entry}'")
+        assert listed.stderr.count("\n") == 1
         assert message in listed.stderr
         return
     assert "20-8-6-3" in listed.stdout
     assert "20-8-6-3" in tpbench_inside("workloads", "letters").stdout
-    assert "did you mean 'letters'" in tpbench_inside("workloads", "lettters").stderr
+    assert "mean 'letters'" in tpbench_inside("workloads", "lettters").stderr
 
 
 def test_an_installed_workload_is_told_from_another_of_its_name(tmp_path: Path) -> None:
@@ -399,8 +421,8 @@ def test_a_run_on_a_file_is_stored_ranked_and_continued(tmp_path: Path, tpbench_
     command = ("run", "letters.yaml", "bp", "--config", "bp.yaml", "--seeds", "0-2", "--epochs", "2")
     first = tpbench_inside(*command)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-1].startswith("letters bp: test error")
-    assert "3 of 3 runs are in results already" in tpbench_inside(*command).stdout
+    assert first.stdout.splitlines()[-1].startswith("letters bp: ")
+    assert "3 of 3" in tpbench_inside(*command).stdout
     body = json.loads(next((tmp_path / "results" / "runs").iterdir()).read_text())
     assert body["workload"]["hidden"] == [8, 6]
     assert str(tmp_path) not in json.dumps(body)
@@ -412,17 +434,17 @@ def test_a_run_on_a_file_is_stored_ranked_and_continued(tmp_path: Path, tpbench_
     assert len({line.split(",")[1] for line in board.splitlines()[1:]}) == 2
     (tmp_path / "letters.yaml").unlink()
     assert tpbench_inside("leaderboard", "letters", "--format", "csv").stdout == board
-    assert "did you mean 'letters'" in tpbench_inside("leaderboard", "leters").stderr
+    assert "mean 'letters'" in tpbench_inside("leaderboard", "leters").stderr
     refused = tpbench_inside("run", "letters.yaml", "bp")
     assert refused.returncode == 2
-    assert "letters.yaml: could not be read" in refused.stderr
+    assert "letters.yaml" in refused.stderr
 
 
-def test_no_published_configuration_is_said(tmp_path: Path, tpbench_inside: Inside) -> None:
+def test_a_missing_published_configuration_is_a_usage_error(tmp_path: Path, tpbench_inside: Inside) -> None:
     write(tmp_path)
     refused = tpbench_inside("run", "letters.yaml", "bp")
     assert refused.returncode == 2
-    assert "no published configuration of bp on letters" in refused.stderr
+    assert "bp on letters" in refused.stderr
 
 
 def test_frozen_layers_and_fixed_feedback_do_not_go_together(tmp_path: Path, tpbench_inside: Inside) -> None:
@@ -430,7 +452,7 @@ def test_frozen_layers_and_fixed_feedback_do_not_go_together(tmp_path: Path, tpb
     for method in ("fa", "dfa"):
         refused = tpbench_inside("run", "letters.yaml", method)
         assert refused.returncode == 2
-        assert f"{method} cannot be trained on letters" in refused.stderr
+        assert f"{method} cannot" in refused.stderr
 
 
 def test_two_workloads_of_one_name_cannot_be_one_campaign(tmp_path: Path, tpbench_inside: Inside) -> None:
@@ -438,7 +460,7 @@ def test_two_workloads_of_one_name_cannot_be_one_campaign(tmp_path: Path, tpbenc
     (tmp_path / "other.yaml").write_text("name: letters\nlike: digits\n")
     refused = tpbench_inside("sweep", "letters.yaml,other.yaml", "bp")
     assert refused.returncode == 2
-    assert "two different workloads are named 'letters'" in refused.stderr
+    assert "'letters'" in refused.stderr
 
 
 def rare(seed: int, copies: int = 2) -> dict[str, Any]:
@@ -483,9 +505,9 @@ def test_a_class_of_one_sample_is_trained_on(tmp_path: Path) -> None:
             assert 4 in problem.y_train[problem.split(run)[0]]
 
 
-def test_a_split_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_split_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     data = {"x": np.random.default_rng(0).standard_normal((20, 3)), "y": np.arange(20) % 10}
-    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*tpbench makes this split.*x_train"):
+    with pytest.raises(UsageError, match=r"letters\.yaml:2: .*split.*x_train"):
         get_workload(str(write(tmp_path, {"test": 0.9}, data)))
     with pytest.raises(UsageError, match=r"letters\.yaml:5: .*10 classes"):
         get_workload(str(write(tmp_path, {"test": 0.25, "validation_size": 6, "batch_size": 2}, data)))
@@ -536,7 +558,7 @@ def test_data_that_lose_no_class_keep_splits_and_names(tmp_path: Path) -> None:
         (np.arange(60) % 2 == 0, ".astype(int)"),
     ],
 )
-def test_labels_that_are_no_numbers_are_told_with_the_recipe(tmp_path: Path, labels: Any, recipe: str) -> None:
+def test_labels_that_are_no_numbers_are_refused_with_a_recipe(tmp_path: Path, labels: Any, recipe: str) -> None:
     with pytest.raises(UsageError) as caught:
         get_workload(str(write(tmp_path, data=changed(y_train=labels))))
     assert "damaged" not in str(caught.value)
@@ -554,20 +576,20 @@ def test_numbers_too_large_are_one_line_without_numpys_warnings(tmp_path: Path, 
             get_workload(str(path))
 
 
-@pytest.mark.parametrize("module", ["own_data", "normalising"])
-def test_copies_that_do_not_fit_into_memory_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+@pytest.mark.parametrize("work", ["split", "normalise"])
+def test_copies_that_do_not_fit_into_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
 ) -> None:
     def full(needed: int, what: str) -> None:
         raise TpbenchError(f"{what} needs {needed} bytes")
 
-    x = arrays(np.float32)["x_train"] + 0.25 * (module == "own_data")
-    monkeypatch.setattr(f"tpbench.workloads.{module}.require_memory", full)
-    if module == "own_data":
+    x = arrays(np.float32)["x_train"] + 0.25 * (work == "split")
+    monkeypatch.setattr("tpbench.workloads.own_data.require_memory", full)
+    if work == "split":
         path = write(tmp_path, {"test": 0.25}, {"x": x, "y": arrays()["y_train"]})
     else:
         path = write(tmp_path, data=changed(x_train=x, x_test=x[:30]))
-    with pytest.raises(UsageError, match="needs 4800 bytes"):
+    with pytest.raises(UsageError, match="4800"):
         get_workload(str(path))
 
 

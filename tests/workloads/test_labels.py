@@ -12,8 +12,7 @@ import pytest
 from tests.conftest import Inside
 from tests.workloads.test_cache import small_arrays
 from tpbench.engine import UsageError
-from tpbench.workloads import cache
-from tpbench.workloads import workload as specs
+from tpbench.workloads import DATASETS, cache
 from tpbench.workloads.datasets import DOWNLOADED, Arrays, content_digest
 
 EXACT, LOSSY, OTHER = small_arrays(seed=0), small_arrays(seed=1), small_arrays(seed=2)
@@ -24,15 +23,15 @@ MARK = content_digest(OTHER)[:8]
 def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """An MNIST of 30 + 10 samples, of which the exact content and a lossy copy are known."""
     spec = replace(
-        specs.DATASETS["mnist"],
+        DATASETS["mnist"],
         train_counts=(3,) * 10,
         test_counts=(1,) * 10,
         content=content_digest(EXACT),
         known_copies=((content_digest(LOSSY), "Scanned copy"),),
     )
-    monkeypatch.setitem(specs.DATASETS, "mnist", spec)
-    unknown = replace(specs.DATASETS["cifar10"], image_shape=(28, 28), train_counts=(3,) * 10, test_counts=(1,) * 10)
-    monkeypatch.setitem(specs.DATASETS, "cifar10", unknown)
+    monkeypatch.setitem(DATASETS, "mnist", spec)
+    unknown = replace(DATASETS["cifar10"], image_shape=(28, 28), train_counts=(3,) * 10, test_counts=(1,) * 10)
+    monkeypatch.setitem(DATASETS, "cifar10", unknown)
 
 
 def file_of(folder: Path, arrays: Arrays, name: str = "mnist.npz") -> Path:
@@ -82,10 +81,10 @@ def test_a_known_copy_keeps_its_label(tmp_path: Path, label: str | None) -> None
 @pytest.mark.parametrize(
     ("arrays", "label", "message"),
     [
-        (EXACT, "noisy", "this is the exact data set, which needs no label"),
-        (EXACT, "scanned copy", "this is the exact data set, which needs no label"),
-        (LOSSY, "noisy", "this is the Scanned copy, and is labelled so"),
-        (LOSSY, "", "this is the Scanned copy, and is labelled so"),
+        (EXACT, "noisy", "exact"),
+        (EXACT, "scanned copy", "exact"),
+        (LOSSY, "noisy", "Scanned copy"),
+        (LOSSY, "", "Scanned copy"),
     ],
 )
 def test_known_content_gets_no_other_label(tmp_path: Path, arrays: Arrays, label: str, message: str) -> None:
@@ -136,12 +135,12 @@ def test_where_the_exact_content_is_unknown_only_a_download_is_exact(
     assert cache.load("cifar10", tmp_path / "cache").label == ""
 
 
-def test_the_command_line_says_so_in_one_line(tmp_path: Path, tpbench_inside: Inside) -> None:
+def test_the_command_line_refuses_a_false_label_in_one_line(tmp_path: Path, tpbench_inside: Inside) -> None:
     file_of(tmp_path, OTHER, "copy.npz")
     refused = tpbench_inside("data", "import", "mnist", "copy.npz", "--label", "exact")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert "the content of the file decides" in refused.stderr
+    assert "content" in refused.stderr
     taken = tpbench_inside("data", "import", "mnist", "copy.npz", "--label", "noisy")
     assert f"mnist (noisy {MARK}): ready" in taken.stdout
     assert f"ready (noisy {MARK})" in tpbench_inside("data", "list").stdout

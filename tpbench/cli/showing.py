@@ -105,10 +105,10 @@ def _in_tables(w: Workload) -> str:
 @show_app.command("config")
 def show_config(workload: WorkloadName, method: MethodName) -> None:
     """The authors' configuration of a method on a workload, and in what it departs from the text."""
-    from tpbench.search.spaces import spell_configuration
+    from tpbench.search.spaces import format_configuration
     from tpbench.training.choice import CellChoice
 
-    print(spell_configuration(CellChoice.of(workload, method).workload, method), end="")
+    print(format_configuration(CellChoice.of(workload, method).workload, method), end="")
 
 
 @show_app.command("space")
@@ -119,9 +119,9 @@ def show_space(
     ] = None,
 ) -> None:
     """The search space of a method: the paper's, or that of a file."""
-    from tpbench.search.spaces import spell_space
+    from tpbench.search.spaces import format_space
 
-    print(spell_space(method, space), end="")
+    print(format_space(method, space), end="")
 
 
 @app.command()

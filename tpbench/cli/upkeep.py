@@ -266,16 +266,16 @@ def data_import(
 def data_list(data: Data = None) -> None:
     """Which data sets are in the cache."""
     from tpbench.workloads import DATASETS, load
-    from tpbench.workloads.cache import checked_folder, is_there
+    from tpbench.workloads.cache import data_folder, has_files
 
-    checked_folder(data)
+    data_folder(data)
     rows, problems = [("digits", "ships with scikit-learn")], []
     for name in DATASETS:
         try:
             dataset = load(name, data)
             rows.append((name, f"ready ({dataset.label or 'exact'}), SHA-256 {dataset.fingerprint[:16]}"))
         except TpbenchError as error:
-            rows.append((name, "damaged" if is_there(name, data) else "not there"))
+            rows.append((name, "damaged" if has_files(name, data) else "not there"))
             problems.append(f"{name}: {error}")
     print(listing(("data set", "state"), rows), end="")
     # Not in the table: they hold commands, and a cell would break them.

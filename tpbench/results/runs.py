@@ -115,7 +115,7 @@ class RunDefinition:
     workload_source: str = ""
     """Of a workload from a user's file: the digest of its content; empty for built-in ones."""
     split: str = ""
-    """How the seed's validation samples are drawn, unless at random (:func:`tpbench.workloads.declarations.split_rule`)."""
+    """How the seed's validation samples are drawn, unless at random (:func:`tpbench.workloads.problems.split_rule`)."""
 
     def plain(self) -> dict[str, Any]:
         """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""

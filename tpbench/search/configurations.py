@@ -1,4 +1,4 @@
-"""Which configuration ``--config`` means, and how it was found."""
+"""Look up the configuration of ``--config``: published, from a file, or the best of a store."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FoundConfiguration:
 
     values: dict[str, float]
     found: Mapping[str, Any] = field(default_factory=dict)
-    """For the files of the runs that are trained with it (:mod:`tpbench.results.budgets`)."""
+    """Its origin, for the files of runs that are trained with it (:mod:`tpbench.results.budgets`)."""
     note: str = ""
-    """Which it is, for people, where they did not name it."""
+    """A line about the configuration that ``best`` stands for; empty where the user named it."""
 
 
 def find_configuration(
@@ -42,18 +42,22 @@ def find_configuration(
     offline: bool = True,
     precision: str = DEFAULT_PRECISION,
 ) -> FoundConfiguration:
-    """``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
+    """Return a configuration, completed with the workload's schedule.
 
     Args:
-        offline: whether ``best`` may not download the data set, should it be missing.
-        precision: of the runs that it is for, which say so if it was searched in another.
+        cell: the workload and the method.
+        config: ``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
+        results: the store.
+        data: the data folder; None: the default one.
+        offline: do not download the data set that ``best`` needs.
+        precision: of the runs to train; they record the precision of the search where it was another.
 
     Raises:
         UsageError: there is no such configuration.
         TpbenchError: ``best``, and the data set is missing.
     """
     if isinstance(config, Mapping):
-        return _of_the_users(cell.workload.complete(get_method(cell.method), config), FROM_PYTHON)
+        return _with_digest(cell.workload.complete(get_method(cell.method), config), FROM_PYTHON)
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
@@ -62,15 +66,16 @@ def find_configuration(
     path = user_path(config)
     if not is_regular_file(path):
         raise UsageError(f"--config '{shown_path(path)}': neither 'published', 'best' nor a file")
-    return _of_the_users(load_configuration(cell.workload, cell.method, path), FROM_FILE)
+    return _with_digest(load_configuration(cell.workload, cell.method, path), FROM_FILE)
 
 
-def _of_the_users(values: dict[str, float], found: Mapping[str, Any]) -> FoundConfiguration:
+def _with_digest(values: dict[str, float], found: Mapping[str, Any]) -> FoundConfiguration:
+    """Return a configuration of the user's, which its digest identifies."""
     return FoundConfiguration(values, {**found, "digest": digest(_as_floats(values))[:16]})
 
 
 def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
-    """1 and 1.0 are the same hyperparameter."""
+    """Return all values as floats: 1 and 1.0 are the same."""
     return {name: float(value) for name, value in configuration.items()}
 
 
@@ -95,16 +100,16 @@ def _find_best(cell: CellChoice, results: str, data: Path | None, precision: str
             raise UsageError(f"{where} on the data at hand to take the best from, only {len(of_cell)} on other data")
         raise UsageError(f"{where} to take the best from")
     runs = best_runs(fitting)
-    found = _found_of(runs, precision)
+    found = _origin_of(runs, precision)
     note = f"best configuration in {results}: {_describe(runs, found)}"
     return FoundConfiguration(dict(runs[0].definition.configuration), found, note)
 
 
 def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs, by seed, of the configuration with the lowest mean validation error over its seeds.
+    """Return the runs, by seed, of the configuration with the lowest mean validation error over its seeds.
 
-    Those of which a seed diverged come last, and before them those of fewer than three seeds: the lowest of many single
-    seeds of a search is partly luck. Of equals that with more seeds is taken, then the first by id.
+    Configurations with a diverged seed come last, and before them those of fewer than three seeds: the lowest of many
+    single seeds of a search is partly luck. Among equals the one with more seeds wins, then the first by id.
 
     Args:
         records: runs of one method on one data set, at least one.
@@ -123,15 +128,15 @@ def _preference(runs: Sequence[RunRecord]) -> tuple[bool, bool, float, int, str]
 
 
 def _validation_error(runs: Sequence[RunRecord]) -> float:
-    """Mean over the seeds that finished an epoch; infinite if none did."""
+    """Return the mean over the seeds that finished an epoch; infinite if none did."""
     known = [run.validation_error for run in runs if run.validation_error is not None]
     return fmean(known) if known else math.inf
 
 
-def _found_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
-    """How the configuration of these runs, of one precision, was found, as runs of a precision tell it.
+def _origin_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
+    """Return the origin of the configuration of these runs, for runs of a precision.
 
-    What is trained with it now is no part of the search itself.
+    Runs that are trained with it now are no part of its search.
     """
     known = sorted((run.found for run in runs if run.found), key=lambda found: found.get("role") != "final")
     found = retold(known[0], runs[0].precision, precision) if known else {}
@@ -139,7 +144,7 @@ def _found_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
 
 def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
-    """``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
+    """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
     epochs, error = runs[0].definition.epochs, _validation_error(runs)
     diverged = sum(run.diverged for run in runs)
     precision = f" in {found['search_precision']}" if "search_precision" in found else ""

@@ -19,7 +19,6 @@ from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
 from tpbench.search.locking import is_locked, locked
 from tpbench.workloads import Workload
-from tpbench.workloads.declarations import spell_declaration
 
 # Bytes of the files that say what a sweep is; real ones are a thousandth of it.
 _LARGEST = 4_000_000
@@ -144,7 +143,7 @@ class SweepFolder:
     def keep_workload(self, workload: Workload) -> None:
         """Keep what a workload of a user's file says, so that the sweep can be continued though the file changes."""
         if workload.source and not self.workload_copy.exists():
-            write_atomically(self.workload_copy, spell_declaration(workload))
+            write_atomically(self.workload_copy, workload.to_yaml())
 
     @property
     def journal_path(self) -> Path:

@@ -1,21 +1,48 @@
-"""Search spaces: YAML files that a person can read, checked when loaded, converted to HyperOpt."""
+"""Search spaces and configurations: read from YAML files, checked, written, and converted to HyperOpt."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BeforeValidator, Field, RootModel, model_validator
 
-from tpbench.engine import HYPERPARAMETERS, Hyperparameter, UsageError, get_method, method_names, unknown
+from tpbench.engine import (
+    HYPERPARAMETERS,
+    SCHEDULE,
+    Hyperparameter,
+    UsageError,
+    check_configuration,
+    get_method,
+    method_names,
+    unknown,
+)
+from tpbench.engine.files import shown_path
 from tpbench.workloads import Workload
-from tpbench.workloads.declarations import UNCLEAR, YamlReader
+from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
-# Relative width below which too few numbers lie between two bounds, or between their logarithms.
-_NARROWEST = 1e-9
+_MIN_RELATIVE_WIDTH = 1e-9
+"""Too few numbers lie between two bounds that are closer, or between their logarithms."""
+
+
+def _number_of(value: object) -> object:
+    """Return the number that a text spells, if every YAML reader takes it for the same one."""
+    if isinstance(value, str) and not AMBIGUOUS_NUMBER.fullmatch(value):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+AnyNumber = Annotated[Number, BeforeValidator(_number_of)]
+"""A number, also in quotes."""
+Bounds = Annotated[list[AnyNumber], Field(min_length=2, max_length=2)]
+"""Lower and upper bound."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ Range = LogUniform | Uniform | Choice | Constant
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched for some methods: a range for every hyperparameter."""
+    """The search space of some methods: a range for every hyperparameter."""
 
     path: Path
     methods: tuple[str, ...]
@@ -61,10 +88,11 @@ class SearchSpace:
 
     @property
     def constants(self) -> dict[str, float]:
+        """The hyperparameters that are not searched."""
         return {name: r.value for name, r in self.ranges.items() if isinstance(r, Constant)}
 
     def to_hyperopt(self) -> dict[str, Any]:
-        """The searched hyperparameters as HyperOpt expressions."""
+        """Return the searched hyperparameters as HyperOpt expressions."""
         from hyperopt import hp
 
         space: dict[str, Any] = {}
@@ -78,76 +106,82 @@ class SearchSpace:
         return space
 
     def describe(self) -> dict[str, list[Any]]:
-        """The ranges as plain data, for hashing and display."""
+        """Return the ranges as plain data, for hashing and display."""
         kinds = {LogUniform: "log_uniform", Uniform: "uniform"}
-        described: dict[str, list[Any]] = {}
+        ranges: dict[str, list[Any]] = {}
         for name, r in self.ranges.items():
             if isinstance(r, (LogUniform, Uniform)):
-                described[name] = [kinds[type(r)], r.lower, r.upper]
+                ranges[name] = [kinds[type(r)], r.lower, r.upper]
             else:
-                described[name] = ["choice", *r.values] if isinstance(r, Choice) else ["constant", r.value]
-        return described
+                ranges[name] = ["choice", *r.values] if isinstance(r, Choice) else ["constant", r.value]
+        return ranges
 
 
-def folder() -> Path:
-    """Where the search spaces lie: inside an installed package, or at the top of a checkout."""
+def spaces_folder() -> Path:
+    """Return the folder of the paper's search spaces: in an installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "search_spaces"
     return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
-def _read_range(reader: YamlReader, wanted: Sequence[Hyperparameter], node: yaml.Node) -> Range:
-    """``{log_uniform: [lower, upper]}``, ``{uniform: ...}``, ``{choice: [...]}`` or ``{constant: value}``.
+class RangeEntry(FileModel):
+    """The range of one hyperparameter, of exactly one kind."""
 
-    ``wanted`` are the hyperparameters of that name: two rules of packages may each have one.
-    """
-    name = wanted[0].name
-    kinds = reader.mapping(node, f"the range of {name}")
-    if len(kinds) != 1:
-        raise reader.fail(node, f"{name} needs exactly one of log_uniform, uniform, choice, constant")
-    kind, (key, value) = next(iter(kinds.items()))
-    if kind == "constant":
-        chosen: Range = Constant(reader.number(value, name))
-        values = [reader.number(value, name)]
-    elif kind == "choice":
-        values = reader.numbers(value, name)
-        if not values:
-            raise reader.fail(value, f"{name}: a choice needs at least one value")
-        chosen = Choice(tuple(values))
-    elif kind in ("log_uniform", "uniform"):
-        values = reader.numbers(value, name)
-        if len(values) != 2:
-            raise reader.fail(value, f"{name}: {kind} needs a lower and an upper bound")
-        if kind == "log_uniform" and min(values) <= 0:
-            raise reader.fail(
-                value, f"{name}: the logarithm of {min(values):g} does not exist; bounds must be positive"
+    log_uniform: Bounds | None = None
+    uniform: Bounds | None = None
+    choice: Annotated[list[AnyNumber], Field(min_length=1)] | None = None
+    constant: AnyNumber | None = None
+
+    @property
+    def kind(self) -> str:
+        """The key that the file has."""
+        return next(name for name in RangeEntry.model_fields if getattr(self, name) is not None)
+
+    @property
+    def values(self) -> list[float]:
+        """All numbers of the entry."""
+        value = getattr(self, self.kind)
+        return value if isinstance(value, list) else [value]
+
+    @model_validator(mode="after")
+    def _check(self) -> RangeEntry:
+        if sum(getattr(self, name) is not None for name in RangeEntry.model_fields) != 1:
+            raise invalid(f"exactly one of {', '.join(RangeEntry.model_fields)} is needed")
+        if self.kind in ("log_uniform", "uniform"):
+            self._check_bounds(*self.values)
+        return self
+
+    def _check_bounds(self, lower: float, upper: float) -> None:
+        if self.kind == "log_uniform" and min(lower, upper) <= 0:
+            raise invalid(f"the logarithm of {min(lower, upper):g} does not exist; bounds must be positive", self.kind)
+        if lower >= upper:
+            raise invalid(f"the lower bound {lower:g} is not below the upper bound {upper:g}", self.kind)
+        # HyperOpt works with the logarithms, and with mixtures of normal distributions of a fraction of the width.
+        low, high = (math.log(lower), math.log(upper)) if self.kind == "log_uniform" else (lower, upper)
+        if (high - low) <= _MIN_RELATIVE_WIDTH * max(abs(low), abs(high)):
+            raise invalid(
+                f"the bounds {lower!r} and {upper!r} are too close to search between; write constant", self.kind
             )
-        if values[0] >= values[1]:
-            raise reader.fail(
-                value, f"{name}: the lower bound {values[0]:g} is not below the upper bound {values[1]:g}"
-            )
-        _check_wide(reader, name, value, kind, *values)
-        chosen = LogUniform(*values) if kind == "log_uniform" else Uniform(*values)
-    else:
-        raise reader.fail(key, str(unknown("kind of range", kind, ("log_uniform", "uniform", "choice", "constant"))))
-    for number in values:
-        for hyperparameter in wanted:
-            try:
-                hyperparameter.check(number, name)
-            except UsageError as error:
-                raise reader.fail(value, str(error)) from None
-    if isinstance(chosen, (LogUniform, Uniform)) and any(hyperparameter.whole for hyperparameter in wanted):
-        raise reader.fail(value, f"{name} is a whole number: write a choice of some")
-    return chosen
+
+    def to_range(self) -> Range:
+        """Return the range to search."""
+        kinds: dict[str, type[LogUniform | Uniform]] = {"log_uniform": LogUniform, "uniform": Uniform}
+        if self.kind in kinds:
+            return kinds[self.kind](*self.values)
+        return Choice(tuple(self.values)) if self.kind == "choice" else Constant(self.values[0])
 
 
-def _check_wide(reader: YamlReader, name: str, node: yaml.Node, kind: str, lower: float, upper: float) -> None:
-    """HyperOpt works with the logarithms, and with mixtures of normal distributions of a fraction of the width."""
-    low, high = (math.log(lower), math.log(upper)) if kind == "log_uniform" else (lower, upper)
-    if (high - low) <= _NARROWEST * max(abs(low), abs(high)):
-        raise reader.fail(
-            node, f"{name}: the bounds {lower!r} and {upper!r} are too close to search between; write constant"
-        )
+class SpaceEntries(FileModel):
+    """The keys of a search space's file."""
+
+    table: Any = None
+    """The paper's table that the space is from; for readers of the file."""
+    methods: list[Text]
+    hyperparameters: dict[str, RangeEntry]
+
+
+class ConfigurationEntries(RootModel[dict[str, AnyNumber]]):
+    """The hyperparameters of a configuration's file."""
 
 
 def load_space(path: Path) -> SearchSpace:
@@ -156,59 +190,68 @@ def load_space(path: Path) -> SearchSpace:
     Raises:
         UsageError: with file and line: an unknown name, lower >= upper, the logarithm of a non-positive number, ...
     """
-    reader = YamlReader(path)
-    root = reader.compose()
-    parts = reader.mapping(root, "a search space")
-    for name, (key, _) in parts.items():
-        if name not in ("table", "methods", "hyperparameters"):
-            raise reader.fail(key, str(unknown("entry", name, ("table", "methods", "hyperparameters"))))
-    for name in ("methods", "hyperparameters"):
-        if name not in parts:
-            raise reader.fail(root, f"the entry '{name}' is missing")
-    ranges: dict[str, Range] = {}
-    methods = reader.words(parts["methods"][1], "methods")
-    known = _known(method for method, _ in methods)
-    for name, (key, node) in reader.mapping(parts["hyperparameters"][1], "hyperparameters").items():
+    file = YamlFile(path, "a search space")
+    entries = file.validate(SpaceEntries)
+    known = _known_hyperparameters(entries.methods)
+    for name, entry in entries.hyperparameters.items():
         if name not in known:
-            raise reader.fail(key, str(unknown("hyperparameter", name, known)))
-        ranges[name] = _read_range(reader, known[name], node)
-    if all(isinstance(r, Constant) for r in ranges.values()):
-        raise reader.fail(parts["hyperparameters"][0], "every hyperparameter is constant, there is nothing to search")
-    for method, node in methods:
-        _check_method(reader, method, node, ranges)
-    return SearchSpace(path, tuple(method for method, _ in methods), ranges)
+            raise file.error(("hyperparameters", name), str(unknown("hyperparameter", name, known)))
+        _check_values(file, entry, known[name])
+    if all(entry.kind == "constant" for entry in entries.hyperparameters.values()):
+        raise file.error(("hyperparameters",), "every hyperparameter is constant, there is nothing to search")
+    for k, method in enumerate(entries.methods):
+        _check_method(file, ("methods", k), method, entries.hyperparameters)
+    ranges = {name: entry.to_range() for name, entry in entries.hyperparameters.items()}
+    return SearchSpace(path, tuple(entries.methods), ranges)
 
 
-def _known(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
-    """The hyperparameters there are, and those that rules of packages bring along; unknown methods are found later."""
-    found = {name: [hyperparameter] for name, hyperparameter in HYPERPARAMETERS.items()}
+def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
+    """Return all hyperparameters by name, those of packages' rules too: two of these may share a name.
+
+    Unknown methods add none.
+    """
+    known = {name: [hyperparameter] for name, hyperparameter in HYPERPARAMETERS.items()}
     for method in methods:
         for name, own in get_method(method).described.items() if method in method_names() else ():
-            if own not in found.setdefault(name, []):
-                found[name].append(own)
-    return found
+            if own not in known.setdefault(name, []):
+                known[name].append(own)
+    return known
 
 
-def _check_method(reader: YamlReader, method: str, node: yaml.Node, ranges: Mapping[str, Range]) -> None:
-    """A space must have exactly the hyperparameters of each of its methods."""
+def _check_values(file: YamlFile, entry: RangeEntry, hyperparameters: Iterable[Hyperparameter]) -> None:
+    """Check that a range holds valid values of the hyperparameters of its name."""
+    for hyperparameter in hyperparameters:
+        name = hyperparameter.name
+        location = ("hyperparameters", name, entry.kind)
+        for number in entry.values:
+            try:
+                hyperparameter.check(number, name)
+            except UsageError as error:
+                raise file.error(location, str(error).removeprefix(f"{name}: ")) from None
+        if hyperparameter.whole and entry.kind in ("log_uniform", "uniform"):
+            raise file.error(location, f"{name} is a whole number: write a choice of some")
+
+
+def _check_method(file: YamlFile, location: Location, method: str, ranges: Collection[str]) -> None:
+    """Check that a space has exactly the hyperparameters of a method."""
     try:
         names = get_method(method).names
     except UsageError as error:
-        raise reader.fail(node, str(error)) from None
+        raise file.error(location, str(error)) from None
     missing, extra = [n for n in names if n not in ranges], [n for n in ranges if n not in names]
     if missing:
-        raise reader.fail(node, f"{method} also needs {', '.join(missing)}")
+        raise file.error(location, f"{method} also needs {', '.join(missing)}")
     if extra:
-        raise reader.fail(node, f"{method} has no {', '.join(extra)}")
+        raise file.error(location, f"{method} has no {', '.join(extra)}")
 
 
 def space_for(method: str, path: Path | None = None) -> SearchSpace:
-    """The search space of a method: of the given file, or the paper's.
+    """Return the search space of a method: of the given file, or the paper's.
 
     Raises:
         UsageError: no space covers the method.
     """
-    paths: Sequence[Path] = [path] if path else sorted(folder().glob("*.yaml"))
+    paths: Sequence[Path] = [path] if path else sorted(spaces_folder().glob("*.yaml"))
     for candidate in paths:
         if candidate.name == "published.yaml" and path is None:
             continue
@@ -224,7 +267,7 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
 
 
 def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, SearchSpace]:
-    """The search space of each method: of the given file where that covers it, otherwise the paper's.
+    """Return the search space of each method: of the given file where that covers it, otherwise the paper's.
 
     Raises:
         UsageError: the file covers none of them, or there is none for a method.
@@ -238,30 +281,30 @@ def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, Se
     return {name: own if own and name in own.methods else space_for(name) for name in names}
 
 
-def _as_number(value: object) -> object:
-    """A number that stands in quotes is meant as one."""
-    if isinstance(value, str):
-        try:
-            return value if UNCLEAR.fullmatch(value) else float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, float]:
-    """A configuration from a YAML or JSON file, checked and completed with the workload's schedule.
+    """Return the configuration of a YAML or JSON file, checked and completed with the workload's schedule.
 
     Raises:
-        UsageError: the file or one of its values is wrong.
+        UsageError: the file or one of its values is wrong; with file and line.
     """
-    reader = YamlReader(path)
-    parts = reader.mapping(reader.compose(), "a configuration")
-    given = {name: _as_number(reader.plain(value)) for name, (_, value) in parts.items() if name != "departs"}
-    return workload.complete(get_method(method), given, str(path))
+    file = YamlFile(path, "a configuration")
+    entries = file.validate(ConfigurationEntries, {k: v for k, v in file.values.items() if k != "departs"}).root
+    for name, value in entries.items():
+        try:
+            check_configuration({name: value}, (), _hyperparameters(method))
+        except UsageError as error:
+            raise file.error((name,), str(error).removeprefix("configuration: ")) from None
+    return workload.complete(get_method(method), entries, shown_path(path))
+
+
+def _hyperparameters(method: str) -> list[Hyperparameter]:
+    """Return all that a configuration of a method may name."""
+    rule = get_method(method)
+    return [*rule.described.values(), *(HYPERPARAMETERS[name] for name in SCHEDULE if rule.trains_feedback)]
 
 
 def published_configuration(workload: Workload, method: str) -> dict[str, float]:
-    """The authors' own configuration of a cell, with their schedule.
+    """Return the authors' own configuration of a cell, with their schedule.
 
     Raises:
         UsageError: they published none.
@@ -271,7 +314,7 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
 
 
 def _published(workload: Workload, method: str) -> dict[str, Any]:
-    published = yaml.safe_load((folder() / "published.yaml").read_text(encoding="utf-8"))
+    published = yaml.safe_load((spaces_folder() / "published.yaml").read_text(encoding="utf-8"))
     if method not in published.get(workload.name, {}):
         name = "FILE.yaml" if workload.source else workload.name
         raise UsageError(
@@ -282,7 +325,7 @@ def _published(workload: Workload, method: str) -> dict[str, Any]:
 
 
 def published_departures(workload: Workload, method: str) -> list[str]:
-    """In what the authors' configuration departs from the paper's text.
+    """Return the points in which the authors' configuration departs from the paper's text.
 
     Raises:
         UsageError: they published none.
@@ -290,8 +333,8 @@ def published_departures(workload: Workload, method: str) -> list[str]:
     return [str(line) for line in _published(workload, method).get("departs", [])]
 
 
-def spell_configuration(workload: Workload, method: str) -> str:
-    """The authors' configuration as YAML, which ``--config`` takes, with what is to be known about it.
+def format_configuration(workload: Workload, method: str) -> str:
+    """Return the authors' configuration as YAML, which ``--config`` takes, with notes about it.
 
     Raises:
         UsageError: they published none.
@@ -302,26 +345,26 @@ def spell_configuration(workload: Workload, method: str) -> str:
         f"# {get_method(method).title} on {workload.title}, as published by the authors",
         *(f"# {n}" for n in notes),
     ]
-    return "\n".join([*head, *(f"{name}: {_spell_number(value)}" for name, value in values.items())]) + "\n"
+    return "\n".join([*head, *(f"{name}: {_format_number(value)}" for name, value in values.items())]) + "\n"
 
 
-def spell_space(method: str, path: Path | None = None) -> str:
-    """The search space of a method as YAML, which ``--space`` takes.
+def format_space(method: str, path: Path | None = None) -> str:
+    """Return the search space of a method as YAML, which ``--space`` takes.
 
     Raises:
         UsageError: no space covers the method.
     """
     space = space_for(method, path)
-    described = get_method(method).described
+    hyperparameters = get_method(method).described
     lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
     for name, (kind, *values) in space.describe().items():
-        spelled = ", ".join(map(_spell_number, values))
-        lines.append(f"  {name}: {{{kind}: {spelled if kind == 'constant' else f'[{spelled}]'}}}")
-        lines[-1] += f"  # {' '.join(described[name].meaning.split())}"
+        numbers = ", ".join(map(_format_number, values))
+        lines.append(f"  {name}: {{{kind}: {numbers if kind == 'constant' else f'[{numbers}]'}}}")
+        lines[-1] += f"  # {' '.join(hyperparameters[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 
-def _spell_number(value: float) -> str:
-    """As YAML 1.1 reads a number: an exponent needs a point before it and a sign."""
+def _format_number(value: float) -> str:
+    """Spell a number as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
     mantissa, e, exponent = repr(value).partition("e")
     return repr(value) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"

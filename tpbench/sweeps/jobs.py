@@ -22,7 +22,6 @@ from tpbench.sweeps.cluster import first_sentence, require_cluster_path
 from tpbench.sweeps.environment import prepare_environment
 from tpbench.training.tracking import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
-from tpbench.workloads.declarations import spell_declaration
 
 # The names that a search space and the workloads of the user's have in the folder of the job that they go with.
 _SPACE = "space.yaml"
@@ -77,7 +76,7 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         if space:
             shutil.copyfile(space, Path(name) / _SPACE)
         for number, workload in enumerate(workloads):
-            (Path(name) / _WORKLOAD.format(number)).write_text(spell_declaration(workload), encoding="utf-8")
+            (Path(name) / _WORKLOAD.format(number)).write_text(workload.to_yaml(), encoding="utf-8")
         yield Path(name)
 
 

@@ -200,7 +200,7 @@ def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
 
 def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDefinition]:
     """What the members of a plan are, trained on the data of that fingerprint."""
-    from tpbench.workloads.declarations import split_rule
+    from tpbench.workloads.problems import split_rule
 
     source = method_source(plan.method)
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpbench.engine.lazy import lazily
@@ -10,8 +9,8 @@ from tpbench.workloads.catalogue import WORKLOADS, all_workloads, get_workload, 
 from tpbench.workloads.workload import DATASETS, Workload
 
 if TYPE_CHECKING:
-    from tpbench.engine import Problem
     from tpbench.workloads.cache import Dataset, default_folder, download, import_file, load, obtain
+    from tpbench.workloads.problems import load_problem
 
 _CACHE = "tpbench.workloads.cache"
 
@@ -24,6 +23,7 @@ __getattr__ = lazily(
         "download": _CACHE,
         "import_file": _CACHE,
         "load": _CACHE,
+        "load_problem": "tpbench.workloads.problems",
         "obtain": _CACHE,
     },
 )
@@ -44,33 +44,3 @@ __all__ = [
     "obtain",
     "workload_names",
 ]
-
-
-def load_problem(workload: Workload, folder: Path | None = None) -> tuple[Problem, Dataset]:
-    """A workload's problem for the engine, and the data set it was made from; a process reads each data set once.
-
-    Raises:
-        TpbenchError: the data are missing or damaged, or are not those that the workload was made for.
-    """
-    import torch
-
-    from tpbench.engine import Problem
-    from tpbench.workloads.cache import load_for
-    from tpbench.workloads.own_data import inputs_of
-
-    dataset = load_for(workload, folder)
-    images, scale, shift = inputs_of(workload.normalise, dataset)
-    problem = Problem(
-        workload.architecture,
-        x_train=torch.from_numpy(images["train"]),
-        y_train=torch.from_numpy(dataset.arrays["y_train"]).long(),
-        x_test=torch.from_numpy(images["test"]),
-        y_test=torch.from_numpy(dataset.arrays["y_test"]).long(),
-        validation_size=workload.validation_size,
-        batch_size=workload.batch_size,
-        scale=scale,
-        shift=shift,
-        trained_layers=workload.trained_layers,
-        keeps_classes=workload.own_file is not None,
-    )
-    return problem, dataset

@@ -1,4 +1,4 @@
-"""How fast packs train: on made-up data of a workload's shape, so that no data set is needed."""
+"""Measure the speed of packs on random data of a workload's shape, so that no data set is needed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from statistics import median
 
 import torch
 
-from tpbench.engine import Problem, Trainer, example_configuration, get_method
+from tpbench.engine import Trainer, example_configuration, get_method
 from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
 from tpbench.engine.training import dtype_of
-from tpbench.workloads.own_data import scale_and_shift
+from tpbench.workloads.problems import random_problem
 from tpbench.workloads.workload import Workload
 
 
@@ -36,7 +36,7 @@ class BenchmarkRow:
     bytes_per_member_step: int
     rate: float
     product_rate: float
-    """What a 2048 x 2048 product reaches in the same process."""
+    """Rate of a 2048 x 2048 product in the same process."""
     fraction: float
     """rate / product_rate"""
     phases: dict[str, float]
@@ -45,7 +45,7 @@ class BenchmarkRow:
 
 
 def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
-    """Operations per second of a square matrix product: the median of several, as for the steps."""
+    """Return the operations per second of a square matrix product: the median of several, as for the steps."""
     a = torch.randn(size, size, device=device).to(torch.bfloat16 if precision == "bf16" else dtype_of(precision))
     b = torch.randn_like(a)
     times: list[float] = []
@@ -53,36 +53,15 @@ def product_rate(precision: str, device: str, size: int = 2048, seconds: float =
     while time.perf_counter() < until:
         started = time.perf_counter()
         torch.mm(a, b)
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - started)
     return 2 * size**3 / median(times)
 
 
-def wait(device: str) -> None:
-    """Until a GPU has done all that it was given."""
+def synchronize(device: str) -> None:
+    """Wait until a GPU has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def made_up_problem(workload: Workload, steps: int) -> Problem:
-    """Made-up data of a workload's shape: so many whole minibatches per epoch, and one each to validate and to test."""
-    generator = torch.Generator().manual_seed(0)
-    count = workload.batch_size * (steps + 1)
-    sizes = workload.architecture.sizes
-    x = torch.randint(0, 256, (count, sizes[0]), dtype=torch.uint8, generator=generator)
-    y = torch.randint(0, sizes[-1], (count,), generator=generator)
-    few = slice(0, workload.batch_size)
-    return Problem(
-        workload.architecture,
-        x,
-        y,
-        x[few],
-        y[few],
-        workload.batch_size,
-        workload.batch_size,
-        *scale_and_shift(workload.normalise, x.numpy()),
-        trained_layers=workload.trained_layers,
-    )
 
 
 def _reset_peak(device: str) -> bool:
@@ -100,21 +79,30 @@ def _reset_peak(device: str) -> bool:
 def _peak(device: str) -> int | None:
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(match[1]) * 1024 if match else None
 
 
 def measure(
     workload: Workload, method: str, pack: int, device: str, precision: str, *, seconds: float = 2.0
 ) -> BenchmarkRow:
-    """Joint training of one pack: the median step of several short epochs, and the share of each phase."""
+    """Measure joint training of one pack: the median step of several short epochs, and the share of each phase.
+
+    Args:
+        workload: its shape is taken, not its data.
+        method: the method's name.
+        pack: members.
+        device: as torch names it.
+        precision: of the training.
+        seconds: of measuring, at least.
+    """
     on_gpu = device.startswith("cuda")
     rule, steps = get_method(method), 100 if on_gpu else 5
     configuration = example_configuration(rule)
     resettable = _reset_peak(device)
     trainer = Trainer(
         rule,
-        made_up_problem(workload, steps),
+        random_problem(workload, steps),
         [configuration] * pack,
         list(range(pack)),
         epochs=10**6,
@@ -130,7 +118,7 @@ def measure(
     while len(times) < 3 or time.perf_counter() < until:
         before, started = sum(clock.seconds.values()), time.perf_counter()
         trainer.advance()
-        # Timing phases keeps a GPU from replaying its graph: there the whole epoch counts, its small evaluation too.
+        # Timing phases keeps a GPU from replaying its graph: there the epoch is timed, its small evaluation with it.
         spent = time.perf_counter() - started if on_gpu else sum(clock.seconds.values()) - before
         times.append(spent / steps)
     step = median(times)
@@ -164,7 +152,7 @@ def measure(
 def measure_all(
     workloads: list[Workload], methods: list[str], packs: list[int], device: str, precisions: list[str], seconds: float
 ) -> Iterator[BenchmarkRow]:
-    """Every combination that makes sense, as it is measured; the precisions of one right after each other."""
+    """Yield every combination that makes sense, as it is measured; the precisions of one directly after each other."""
     for workload in workloads:
         for method in methods:
             if method not in workload.excluded_methods:

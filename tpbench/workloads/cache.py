@@ -1,4 +1,4 @@
-"""The data cache: one checked ``.npz`` per data set, written whole or not at all."""
+"""The data cache: one checked ``.npz`` per data set, written atomically."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tpbench.workloads.datasets import (
     Arrays,
     check_arrays,
     check_label_type,
-    chosen_label,
+    choose_label,
     content_digest,
     digits_arrays,
     find_published,
@@ -39,8 +39,8 @@ from tpbench.workloads.datasets import (
     has_labels,
     plain_labels,
     published_files,
-    read_label,
     read_published,
+    stored_label,
 )
 from tpbench.workloads.downloads import PATIENCE, download_files, download_hosts
 from tpbench.workloads.memory import available_memory
@@ -50,19 +50,19 @@ from tpbench.workloads.workload import DatasetSpec, Shape, Workload, get_dataset
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory, and what results made with it must say about it."""
+    """A data set in memory, with the label and fingerprint that its results carry."""
 
     name: str
     arrays: Arrays
     fingerprint: str
     label: str
-    """Empty for the exact data set; otherwise what kind of copy it is, such as ``JPEG copy``. Copies of unknown content
-    are told apart by its digest."""
+    """Empty for the exact data set; otherwise the kind of copy, such as ``JPEG copy``. The labels of copies of unknown
+    content end in a digest."""
     source: str
 
 
 def default_folder() -> Path:
-    """``$TPBENCH_DATA``, or ``data`` in tpbench's cache (:func:`tpbench.engine.files.user_cache`).
+    """Return ``$TPBENCH_DATA``, or ``data`` in tpbench's cache (:func:`tpbench.engine.files.user_cache`).
 
     Raises:
         TpbenchError: there is neither.
@@ -76,7 +76,7 @@ def default_folder() -> Path:
         raise TpbenchError(f"{error}, or name the folder of the data sets with --data or TPBENCH_DATA") from error
 
 
-def _mend(spec: DatasetSpec) -> str:
+def _remedy(spec: DatasetSpec) -> str:
     return (
         f"download it with 'tpbench data get {spec.name}', or take a Keras-style file or torchvision's folder with "
         f"'tpbench data import {spec.name} FILE.npz|FOLDER' (each with the same --data, if you give one)"
@@ -84,37 +84,41 @@ def _mend(spec: DatasetSpec) -> str:
 
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a Keras-style file, and what tpbench wrote beside them if it is a cache file."""
+    """Return the arrays of a Keras-style file, and the metadata of a cache file."""
     with ArrayArchive(path, available_memory()) as archive:
         names = [name for name in ARRAY_NAMES if name in archive.names]
         for name in {"y_train", "y_test"} & set(names):
             check_label_type(archive.header(name).dtype, name, str(path))
-        found, meta = archive.read(names), {}
+        arrays, meta = archive.read(names), {}
         if "tpbench" in archive.names:
             try:
                 meta = dict(json.loads(str(archive.read(["tpbench"])["tpbench"])))
             except (ValueError, TypeError, RecursionError) as error:
                 raise TpbenchError(f"{path}: damaged: its description is not a mapping") from error
-    return plain_labels(found, str(path)), {str(k): str(v) for k, v in meta.items()}
+    return plain_labels(arrays, str(path)), {str(k): str(v) for k, v in meta.items()}
 
 
 def find(spec: DatasetSpec, folder: Path) -> Path | None:
-    """The data set's files in a folder: a cache file, a Keras-style file of that name (``-`` or ``_``), or those that
-    torchvision keeps there."""
+    """Return the place of a data set in a folder; None where it is not there.
+
+    It is a cache file, a Keras-style file of that name (``-`` or ``_``), or torchvision's folder or archive.
+    """
     for stem in (spec.name, spec.name.replace("-", "_")):
         if is_regular_file(folder / f"{stem}.npz"):
             return folder / f"{stem}.npz"
-    found = find_published(spec, folder)
-    return None if found == folder and not spec.archive and not has_labels(spec, folder) else found
+    place = find_published(spec, folder)
+    return None if place == folder and not spec.archive and not has_labels(spec, folder) else place
 
 
-def is_there(name: str, folder: Path | None = None) -> bool:
-    """Return whether a folder holds files of a data set, whole or damaged."""
-    return find(get_dataset(name), checked_folder(folder)) is not None
+def has_files(name: str, folder: Path | None = None) -> bool:
+    """Return whether a folder holds files of a data set, valid or damaged."""
+    return find(get_dataset(name), data_folder(folder)) is not None
 
 
 def load(name: str, folder: Path | None = None) -> Dataset:
-    """A data set, read from the cache and checked.
+    """Read a data set from the cache and check it.
+
+    Example: ``load("mnist").arrays["x_train"].shape``
 
     Args:
         name: ``digits`` (ships with scikit-learn), ``mnist``, ``fashion-mnist`` or ``cifar10``.
@@ -127,30 +131,30 @@ def load(name: str, folder: Path | None = None) -> Dataset:
     if name == "digits":
         arrays = digits_arrays()
         return Dataset(name, arrays, fingerprint(arrays), "", "scikit-learn")
-    spec, folder = get_dataset(name), checked_folder(folder)
+    spec, folder = get_dataset(name), data_folder(folder)
     path = find(spec, folder)
     if path is None:
-        raise TpbenchError(f"data set '{name}' is not in {folder}: {_mend(spec)}")
+        raise TpbenchError(f"data set '{name}' is not in {folder}: {_remedy(spec)}")
     try:
         arrays, meta, source = _read(spec, path)
-        found = fingerprint(arrays)
-        if meta and meta.get("fingerprint") != found:
+        digest = fingerprint(arrays)
+        if meta and meta.get("fingerprint") != digest:
             raise TpbenchError(f"{path}: damaged: its contents do not match its fingerprint")
-        # What is written there is no proof: anybody can write it.
-        label = read_label(spec, content_digest(arrays), source, meta.get("label", ""))
+        # The label in the file is no proof: any program can write one.
+        label = stored_label(spec, content_digest(arrays), source, meta.get("label", ""))
     except MemoryError as error:
         raise TpbenchError(f"{path}: not enough memory to read it") from error
     except TpbenchError as error:
-        raise TpbenchError(f"{error}; to mend it, {_mend(spec)}") from error
-    return Dataset(name, arrays, found, label, source)
+        raise TpbenchError(f"{error}; to mend it, {_remedy(spec)}") from error
+    return Dataset(name, arrays, digest, label, source)
 
 
-def checked_folder(folder: Path | None) -> Path:
-    """The folder of the data sets, if a folder can have that name; None: :func:`default_folder`.
+def data_folder(folder: Path | None) -> Path:
+    """Return the folder of the data sets, after a check of its name; None: :func:`default_folder`.
 
     Raises:
-        UsageError: none can.
-        TpbenchError: none is named, and there is no cache.
+        UsageError: no folder can have that name.
+        TpbenchError: no folder is named, and there is no cache.
     """
     chosen = folder or default_folder()
     check_name(chosen, "--data" if folder else "TPBENCH_DATA")
@@ -158,7 +162,7 @@ def checked_folder(folder: Path | None) -> Path:
 
 
 def _read(spec: DatasetSpec, path: Path) -> tuple[Arrays, dict[str, str], str]:
-    """The checked arrays of what :func:`find` found, what tpbench wrote beside them, and where they come from."""
+    """Return the checked arrays at a place of :func:`find`, the metadata of a cache file, and the source."""
     meta: dict[str, str] = {}
     if path.suffix == ".npz":
         arrays, meta = _read_npz(path)
@@ -176,8 +180,8 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
         name: the data set.
         arrays: its four arrays.
         folder: the cache.
-        source: where they came from, for the record.
-        label: what kind of copy it is; None: found out from the contents.
+        source: their origin, for the record.
+        label: the kind of copy; None: by the contents.
 
     Raises:
         UsageError: the contents do not bear that label.
@@ -185,7 +189,7 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
     """
     spec = get_dataset(name)
     check_arrays(arrays, spec, source)
-    label = chosen_label(spec, content_digest(arrays), source, label)
+    label = choose_label(spec, content_digest(arrays), source, label)
     dataset = Dataset(name, arrays, fingerprint(arrays), label, source)
     meta = json.dumps({"fingerprint": dataset.fingerprint, "label": label, "source": source})
     with atomic_write(folder / f"{name}.npz") as file:
@@ -194,14 +198,14 @@ def store(name: str, arrays: Arrays, folder: Path, source: str, label: str | Non
 
 
 def import_file(name: str, path: Path, folder: Path | None = None, label: str | None = None) -> Dataset:
-    """Take a data set into the cache.
+    """Import a data set into the cache.
 
     Args:
         name: the data set.
         path: a Keras-style ``.npz`` file; or one of the files that its authors publish, or a folder that holds them
             as torchvision keeps them.
         folder: the cache.
-        label: what kind of copy it is; None: found out from the contents.
+        label: the kind of copy; None: by the contents.
 
     Raises:
         UsageError: there is no such file or data set, or its contents do not bear the label.
@@ -211,21 +215,21 @@ def import_file(name: str, path: Path, folder: Path | None = None, label: str | 
     check_name(path, "FILE")
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder")
-    found = find_published(spec, path)
-    if path.is_dir() and not found:
+    place = find_published(spec, path)
+    if path.is_dir() and not place:
         raise UsageError(
             f"{path}: this folder does not hold the files of {name} as torchvision keeps them "
-            f"({published_files(spec)}); name the folder that torchvision was told, or a Keras-style .npz file"
+            f"({published_files(spec)}); name torchvision's root folder, or a Keras-style .npz file"
         )
-    if not found:
+    if not place:
         require_regular_file(path)
     try:
-        if found:
-            arrays, source = read_published(spec, found)
+        if place:
+            arrays, source = read_published(spec, place)
         else:
-            # A source that no file's name can make another one.
+            # The prefix keeps a file named "torchvision" from passing for a download.
             arrays, source = _read_npz(path)[0], f"file {path.name}"
-        return store(name, arrays, checked_folder(folder), source, label)
+        return store(name, arrays, data_folder(folder), source, label)
     except MemoryError as error:
         raise TpbenchError(f"{path}: not enough memory to read it") from error
 
@@ -236,10 +240,10 @@ def _load_once(name: str, folder: Path | None) -> Dataset:
 
 
 def load_for(workload: Workload, folder: Path | None = None) -> Dataset:
-    """The data of a workload: of a data set from the folder, or of a file of the user's from where the workload says.
+    """Return the data of a workload: a data set from the folder, or the user's file that the workload names.
 
-    Runs on a workload of the user's are labelled by what the workload and the data are, so that a changed file makes
-    another column of a table.
+    The label of a user's workload holds a digest of workload and data, so that a changed file makes another column of a
+    table.
 
     Raises:
         TpbenchError: the data are missing or damaged, or are not those that the workload was made for.
@@ -260,17 +264,17 @@ def _load_own(workload: Workload, path: Path) -> Dataset:
             "file under this path"
         )
     dataset = own_dataset(path, workload.test)
-    wanted = Shape(workload.data, workload.inputs, workload.outputs, workload.samples)
-    if own_shape(path, dataset.arrays) != wanted:
+    expected = Shape(workload.data, workload.inputs, workload.outputs, workload.samples)
+    if own_shape(path, dataset.arrays) != expected:
         raise TpbenchError(f"{path}: these are not the data that the workload '{workload.name}' was read with")
     return replace(dataset, name=workload.name)
 
 
 def own_dataset(path: Path, test: float) -> Dataset:
-    """The data of a file of the user's (:func:`tpbench.workloads.own_data.read_own`), read once while it is unchanged.
+    """Return the data of a user's file (:func:`tpbench.workloads.own_data.read_own`), read once while it is unchanged.
 
     Raises:
-        TpbenchError: there is no such file, or something in it is not as it must be.
+        TpbenchError: there is no such file, or an array in it is wrong.
     """
     return _read_own_once(path, test, stamp_of(path))
 
@@ -286,7 +290,7 @@ def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> 
 
     Args:
         folder: as of :func:`load`.
-        offline: do nothing; :func:`load` then says how to get it.
+        offline: do nothing; the error of :func:`load` then names the remedy.
 
     Raises:
         TpbenchError: the download failed; the cache is left as it was.
@@ -294,12 +298,12 @@ def obtain(workload: Workload, folder: Path | None = None, *, offline: bool) -> 
     name = workload.data
     if name == "digits" or workload.own_file or offline:
         return
-    if not find(get_dataset(name), checked_folder(folder)):
+    if not find(get_dataset(name), data_folder(folder)):
         download(name, folder)
 
 
 def download(name: str, folder: Path | None = None, patience: float = PATIENCE) -> Dataset:
-    """Download a data set from where torchvision has it into the cache, and tell of it on standard error.
+    """Download a data set from torchvision's addresses into the cache, with a line on standard error.
 
     Args:
         patience: seconds that a server may take to answer, or to send the next bytes.
@@ -309,7 +313,7 @@ def download(name: str, folder: Path | None = None, patience: float = PATIENCE) 
     """
     if name == "digits":
         return load(name)
-    spec, folder = get_dataset(name), checked_folder(folder)
+    spec, folder = get_dataset(name), data_folder(folder)
     print(
         f"downloading {name} ({spec.megabytes} MB) from {download_hosts(spec)} to {visible(str(folder))}",
         file=sys.stderr,

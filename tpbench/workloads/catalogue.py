@@ -1,72 +1,88 @@
-"""The workloads there are: built in, from installed packages, and from files of the user's (section B.1)."""
+"""All workloads: built in (section B.1), from installed packages, and from files of the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import UsageError, unknown
 from tpbench.engine.files import is_regular_file, user_path
+from tpbench.engine.parts import EXTRA, SLEEP
 from tpbench.engine.plugins import Plugins
-from tpbench.workloads.declarations import declared
-from tpbench.workloads.workload import Workload
+from tpbench.workloads.workload import SCHEDULES, Workload, known_shape
 
-_MNIST_NETWORK = {"network": [256] * 5, "random_hidden": 1024}
+_VALIDATION_SIZE = 5000
+"""Validation samples of every data set of the paper."""
 
-_BUILT_IN: dict[str, dict[str, Any]] = {
-    # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels are 0
-    # to 16, which becomes 0 to 1.
-    "Digits": {
-        "name": "digits",
-        "data": "digits",
-        "network": [64, 64],
-        "random_hidden": 128,
-        "normalise": [0.0, 16 / 255],
-        "feedback_epochs": {"sleep": [2, 1], "extra": [4, 2]},
-        "epochs": 30,
-        "batch_size": 32,
-        "validation_size": 240,
-    },
-    "MNIST": {"name": "mnist", "data": "mnist", **_MNIST_NETWORK, "normalise": [0.1307, 0.3081]},
-    "MNIST (frozen)": {
-        "name": "mnist-frozen",
-        "data": "mnist",
-        **_MNIST_NETWORK,
-        "normalise": [0.1307, 0.3081],
-        "trained_layers": [1],
-        "feedback_epochs": {"sleep": [10, 0]},
-    },
-    "Fashion-MNIST": {"name": "fashion-mnist", "data": "fashion-mnist", **_MNIST_NETWORK, "normalise": "unit"},
-    "CIFAR10": {
-        "name": "cifar10",
-        "data": "cifar10",
-        "network": [1024] * 3,
-        "random_hidden": 2048,
-        "normalise": [0.5, 0.5],
-        "feedback_epochs": {"sleep": [10, 2]},
-        "prune": [6, 0.75],
-    },
+
+def _built_in(title: str, name: str, data: str, hidden: Sequence[int], **settings: Any) -> Workload:
+    shape = known_shape(data)
+    assert shape
+    settings = {"validation_size": _VALIDATION_SIZE, **settings}
+    return Workload(
+        name=name,
+        title=title,
+        data=data,
+        samples=shape.training,
+        inputs=shape.inputs,
+        outputs=shape.outputs,
+        hidden=tuple(hidden),
+        **settings,
+    )
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels
+        # are 0 to 16, which becomes 0 to 1.
+        _built_in(
+            "Digits",
+            "digits",
+            "digits",
+            [64] * 2,
+            random_hidden=128,
+            normalise=(0.0, 16 / 255),
+            schedules={**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
+            epochs=30,
+            batch_size=32,
+            validation_size=240,
+        ),
+        _built_in("MNIST", "mnist", "mnist", [256] * 5, normalise=(0.1307, 0.3081)),
+        _built_in(
+            "MNIST (frozen)",
+            "mnist-frozen",
+            "mnist",
+            [256] * 5,
+            normalise=(0.1307, 0.3081),
+            trained_layers=(1,),
+            schedules={**SCHEDULES, SLEEP: (10, 0)},
+        ),
+        _built_in("Fashion-MNIST", "fashion-mnist", "fashion-mnist", [256] * 5, normalise="unit"),
+        _built_in(
+            "CIFAR10",
+            "cifar10",
+            "cifar10",
+            [1024] * 3,
+            random_hidden=2048,
+            normalise=(0.5, 0.5),
+            schedules={**SCHEDULES, SLEEP: (10, 2)},
+            prune=(6, 0.75),
+        ),
+    )
 }
 
 
-def _built_in(title: str, values: Mapping[str, Any]) -> Workload:
-    # The paper's: 5,000 samples of every data set.
-    return declared({"validation_size": 5000, **values}, lambda _: f"built-in workload {title}", title=title)
-
-
-WORKLOADS: dict[str, Workload] = {str(values["name"]): _built_in(title, values) for title, values in _BUILT_IN.items()}
-
-
 def is_file(name: str) -> bool:
-    """Whether the name of a workload is that of a file."""
+    """Return whether the name of a workload is that of a file."""
     return name.lower().endswith((".yaml", ".yml"))
 
 
-def _read_plugin(name: str, found: object) -> Workload:
-    if not isinstance(found, (str, Path)) or not is_file(str(found)):
+def _read_plugin(name: str, value: object) -> Workload:
+    if not isinstance(value, (str, Path)) or not is_file(str(value)):
         raise ValueError("is not the path of a .yaml file")
-    workload = read_workload(Path(found))
+    workload = get_workload(str(value))
     if workload.name != name:
         raise ValueError(f"is a workload named '{workload.name}'")
     return workload
@@ -76,38 +92,29 @@ PLUGINS = Plugins("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
 """The workloads that installed packages add: each entry point is the path of a workload's file."""
 
 
-def read_workload(path: Path) -> Workload:
-    """A workload from a file of the user's (docs/your-own-data.md).
-
-    Raises:
-        UsageError: with file and line: what is wrong with it, or with the data that it names.
-    """
-    from tpbench.workloads.declarations import read_declaration
-
-    return read_declaration(path, WORKLOADS, get_workload)
-
-
 def workload_names() -> list[str]:
-    """The names of all workloads, the built-in ones first; reads none of the files."""
+    """Return the names of all workloads, the built-in ones first; reads none of the files."""
     return [*WORKLOADS, *PLUGINS.entries()]
 
 
 def all_workloads() -> dict[str, Workload]:
-    """The built-in workloads and those that installed packages add.
-
-    Of a package that is broken a line on standard error tells.
-    """
+    """Return the built-in workloads and those of installed packages; warns of a broken package on standard error."""
     return {**WORKLOADS, **PLUGINS.load_all()}
 
 
 def get_workload(name: str) -> Workload:
-    """The workload of that name, or of that file (``.yaml``, ``.yml``).
+    """Return the workload of that name, or of that file (``.yaml``, ``.yml``).
+
+    Example: ``get_workload("mnist").architecture``
 
     Raises:
         UsageError: there is none, and the message names the nearest; or the file is wrong.
-        TpbenchError: it is that of an installed package, which is broken.
+        TpbenchError: the installed package that adds it is broken.
     """
     if is_file(name):
+        # A list of workloads needs neither pydantic nor numpy.
+        from tpbench.workloads.declarations import read_workload
+
         return read_workload(user_path(name))
     if name in WORKLOADS:
         return WORKLOADS[name]

@@ -1,4 +1,4 @@
-"""The arrays of data sets: checked and fingerprinted; and those of the digits."""
+"""Data sets: their arrays, checks and fingerprints, the labels of copies, and the files that their authors publish."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tpbench.engine.files import is_regular_file
 from tpbench.workloads.workload import DATASETS, DIGITS_TRAINING, DatasetSpec
 
 Arrays = dict[str, NDArray[Any]]
-"""``x_train``, ``y_train``, ``x_test``, ``y_test``, the layout that Keras made common. All uint8, but for a file of the
-user's, whose images may be floats and whose labels are int64."""
+"""``x_train``, ``y_train``, ``x_test``, ``y_test``, the layout that Keras made common. All are uint8; in a
+user's own file images may be floats, and labels are int64."""
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 def check_label_type(kind: np.dtype[Any], name: str, where: str) -> None:
-    """Refuse labels that are no integers, and say how they become some.
+    """Refuse labels that are no integers, with a recipe that makes integers of them.
 
     Raises:
-        TpbenchError: they are of another type.
+        TpbenchError: the labels are of another type.
     """
     if kind.kind in "iu":
         return
@@ -51,7 +51,7 @@ def check_label_type(kind: np.dtype[Any], name: str, where: str) -> None:
 
 
 def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
-    """Labels of any integer type, flat or as a column (Keras writes both), as flat uint8; images stay as they are.
+    """Turn labels of any integer type, flat or as a column (Keras writes both), into flat uint8; keep the images.
 
     Raises:
         TpbenchError: labels are no integers, or out of range.
@@ -68,7 +68,7 @@ def plain_labels(arrays: Mapping[str, NDArray[Any]], where: str) -> Arrays:
 
 
 def check_arrays(arrays: Arrays, spec: DatasetSpec, where: str) -> None:
-    """Check names, types, shapes, labels and class counts.
+    """Check the names, types, shapes, labels and class counts of a data set's arrays.
 
     Raises:
         TpbenchError: the first thing that is wrong, with the place ``where``.
@@ -89,13 +89,13 @@ def check_arrays(arrays: Arrays, spec: DatasetSpec, where: str) -> None:
             raise TpbenchError(f"{where}: 'y_{split}' must have the shape {expected[:1]}, got {labels.shape}")
         if labels.max() >= spec.classes:
             raise TpbenchError(f"{where}: 'y_{split}' holds the label {labels.max()}; there are {spec.classes} classes")
-        found = tuple(np.bincount(labels, minlength=spec.classes).tolist())
-        if found != counts:
-            raise TpbenchError(f"{where}: 'y_{split}' has {found} samples per class, {spec.name} has {counts}")
+        present = tuple(np.bincount(labels, minlength=spec.classes).tolist())
+        if present != counts:
+            raise TpbenchError(f"{where}: 'y_{split}' has {present} samples per class, {spec.name} has {counts}")
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """SHA-256 over names, types, shapes and bytes of the four arrays: what data a run was trained on."""
+    """Return the SHA-256 over names, types, shapes and bytes of the four arrays, which identifies the data of a run."""
     digest = hashlib.sha256()
     for name in ARRAY_NAMES:
         array = np.ascontiguousarray(arrays[name])
@@ -105,7 +105,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def content_digest(arrays: Arrays) -> str:
-    """SHA-256 of the set of labelled images of each split, whatever their order."""
+    """Return the SHA-256 of the set of labelled images of each split; their order does not change it."""
     digest = hashlib.sha256()
     for split in ("train", "test"):
         images = arrays[f"x_{split}"].reshape(len(arrays[f"x_{split}"]), -1)
@@ -116,7 +116,7 @@ def content_digest(arrays: Arrays) -> str:
 
 
 def digits_arrays() -> Arrays:
-    """scikit-learn's 1,797 images of 8 x 8 pixels in 0..16; a fixed fifth of them is the test set."""
+    """Return scikit-learn's 1,797 images of 8 x 8 pixels in 0..16; a fixed fifth of them is the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -126,27 +126,26 @@ def digits_arrays() -> Arrays:
     return {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}
 
 
-# What results are labelled by: the content of the data decides, people only add to it.
+# --- labels of copies: the content decides, people only add to it ---
 
 
 DOWNLOADED = "torchvision"
-"""The source of the files that torchvision downloads, checked by their MD5 sums; no other file that is imported gets
-it."""
+"""The source of the files that torchvision downloads, checked by their MD5 sums; no imported file gets it."""
 _UNVERIFIED = "unverified copy"
-_LONGEST = 40
+_MAX_LABEL = 40
 
 
-def chosen_label(spec: DatasetSpec, digest: str, source: str, wanted: str | None) -> str:
-    """The label of data that somebody brings.
+def choose_label(spec: DatasetSpec, digest: str, source: str, wanted: str | None) -> str:
+    """Return the label of an imported copy of a data set; empty for the exact one.
 
     Args:
-        spec: the data set that they are said to be.
-        digest: of their content.
-        source: where they come from.
-        wanted: the label that was asked for, if any.
+        spec: the data set.
+        digest: of the copy's content (:func:`content_digest`).
+        source: the copy's origin.
+        wanted: the user's label; None: by the content alone.
 
     Raises:
-        UsageError: the content does not bear that label, or it is none.
+        UsageError: the content decides on another label, or no label can be so.
     """
     known = _known_label(spec, digest, source)
     if known is None:
@@ -160,8 +159,8 @@ def chosen_label(spec: DatasetSpec, digest: str, source: str, wanted: str | None
     return known
 
 
-def read_label(spec: DatasetSpec, digest: str, source: str, written: str) -> str:
-    """The label of a file in the data folder, whatever is written in it."""
+def stored_label(spec: DatasetSpec, digest: str, source: str, written: str) -> str:
+    """Return the label of a file in the data folder; the label ``written`` in it counts only for unknown content."""
     known = _known_label(spec, digest, source)
     if known is not None:
         return known
@@ -170,12 +169,12 @@ def read_label(spec: DatasetSpec, digest: str, source: str, written: str) -> str
 
 
 def _mark(digest: str) -> str:
-    """What tells copies of different content apart."""
+    """Return the end of a label, which differs between copies of different content."""
     return f" {digest[:8]}"
 
 
 def _known_label(spec: DatasetSpec, digest: str, source: str) -> str | None:
-    """The label that the content alone decides: empty if exact, None if it is not known."""
+    """Return the label that the content alone decides: empty if exact, None if the content is unknown."""
     for known, label in spec.known_copies:
         if digest == known:
             return label
@@ -185,27 +184,27 @@ def _known_label(spec: DatasetSpec, digest: str, source: str) -> str | None:
 
 
 def _problem(label: str) -> str:
-    """Why a label cannot be that of a copy of unknown content, or nothing."""
+    """Return the reason why a copy of unknown content cannot have a label; empty if it can."""
     reserved = {"", "exact", *(_normal(known) for spec in DATASETS.values() for _, known in spec.known_copies)}
     if not label.isprintable():
         return "a label is printable text"
-    if len(label) > _LONGEST:
-        return f"a label has at most {_LONGEST} characters"
+    if len(label) > _MAX_LABEL:
+        return f"a label has at most {_MAX_LABEL} characters"
     if _normal(label) in reserved or _normal(label).split(" ")[0] == "exact":
         return "the content of the file decides that, and these are other data"
     return ""
 
 
 def _normal(label: str) -> str:
-    """As people read it: what differs in case, blanks or width alone is the same."""
+    """Return a label without differences of case, blanks or width."""
     return " ".join(unicodedata.normalize("NFKC", label).split()).casefold()
 
 
 def _printable(label: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in label)[: 2 * _LONGEST]
+    return "".join(letter if letter.isprintable() else "?" for letter in label)[: 2 * _MAX_LABEL]
 
 
-# Data sets as their authors publish them and torchvision keeps them: MNIST's IDX files, CIFAR-10's batches.
+# --- published files: MNIST's IDX files, CIFAR-10's batches ---
 
 
 _IDX = {
@@ -227,7 +226,7 @@ def find_published(spec: DatasetSpec, place: Path) -> Path | None:
 
     Args:
         spec: the data set.
-        place: the folder that torchvision was told, one below it, or one of the files.
+        place: torchvision's root folder, one below it, or one of the files.
 
     Returns:
         The folder that holds all of the files, or the archive; None where they are not there.
@@ -243,7 +242,7 @@ def find_published(spec: DatasetSpec, place: Path) -> Path | None:
         archive = place / spec.archive[0]
         return archive if is_regular_file(archive) else None
     folders = (place / str(spec.torchvision_name) / "raw", place / "raw", place)
-    # Fashion-MNIST's files have the same names: what lies in the other's folder is the other's.
+    # Fashion-MNIST's files have the same names; the folder tells the two apart.
     other = {"MNIST", "FashionMNIST"} - {str(spec.torchvision_name)}
     return next((f for f in folders if _idx_files(f) and not other & set(f.absolute().parts[-2:])), None)
 
@@ -256,7 +255,7 @@ def has_labels(spec: DatasetSpec, folder: Path) -> bool:
     try:
         labels = _read_idx(_idx_files(folder)["y_train"], (sum(spec.train_counts),), spec.name)
     except (KeyError, TpbenchError, OSError, EOFError, zlib.error):
-        return True  # who reads it says what is wrong
+        return True  # the error follows when the file is read
     return tuple(np.bincount(labels, minlength=len(spec.train_counts)).tolist()) == tuple(spec.train_counts)
 
 
@@ -288,14 +287,14 @@ def md5(path: Path) -> str:
 
 
 def _idx_files(folder: Path) -> dict[str, Path]:
-    """The four files by array, plain or as ``.gz``; empty if one is missing."""
-    found = {}
+    """Return the four files by array, plain or as ``.gz``; empty if one is missing."""
+    files = {}
     for array, name in _IDX.items():
         for path in (folder / name, folder / f"{name}.gz"):
             if is_regular_file(path):
-                found[array] = path
+                files[array] = path
                 break
-    return found if len(found) == len(_IDX) else {}
+    return files if len(files) == len(_IDX) else {}
 
 
 def _read_idx_files(spec: DatasetSpec, folder: Path) -> Arrays:
@@ -319,32 +318,29 @@ def _read_idx(path: Path, shape: tuple[int, ...], name: str) -> NDArray[np.uint8
 
 
 class _BatchReader(pickle.Unpickler):
-    """Reads a pickled dictionary of arrays and lists, and refuses whatever else a pickle may name.
+    """Reads a pickled dictionary of arrays and lists; imports and calls nothing but numpy's array constructors."""
 
-    Nothing is imported or called by name but what makes an array.
-    """
-
-    _ADMITTED = {  # noqa: RUF012 (a constant)
+    _ALLOWED = {  # noqa: RUF012 (a constant)
         **{(f"numpy.{core}.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0] for core in ("core", "_core")},
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ADMITTED:
+        if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self._ADMITTED[module, name]
+        return self._ALLOWED[module, name]
 
 
 def _read_batches(spec: DatasetSpec, place: Path) -> Arrays:
-    """Read CIFAR-10's batches: pickles, which are looked into only where their MD5 sums are the published ones."""
+    """Read CIFAR-10's batches: pickles, which are opened only if their MD5 sums are the published ones."""
     images, labels = [], []
     for (name, wanted), content in zip(spec.batches, _batch_contents(spec, place), strict=True):
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if wanted and found != wanted:
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if wanted and digest != wanted:
             raise TpbenchError(
-                f"{place}: '{name}' is not the file that the authors of {spec.name} publish (its MD5 sum is {found[:8]}"
-                f"..., theirs {wanted[:8]}...); of other images, import an .npz file"
+                f"{place}: '{name}' is not the file that the authors of {spec.name} publish (its MD5 sum is "
+                f"{digest[:8]}..., theirs {wanted[:8]}...); of other images, import an .npz file"
             )
         try:
             batch = _BatchReader(io.BytesIO(content), encoding="latin1").load()
@@ -367,9 +363,9 @@ def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _batch_contents(spec: DatasetSpec, place: Path) -> list[bytes]:
     if place.is_dir():
-        # A file that is larger than a batch has another sum; of one without end only so much is read.
-        most = 2 * sum(spec.train_counts) * prod(spec.image_shape)
-        return [_read_most(place / name, most) for name, _ in spec.batches]
+        # A file that is larger than a batch has another sum; a device file has no end.
+        limit = 2 * sum(spec.train_counts) * prod(spec.image_shape)
+        return [_read_at_most(place / name, limit) for name, _ in spec.batches]
     archive, wanted = spec.archive or ("", "")
     if wanted and md5(place) != wanted:
         raise TpbenchError(f"{place}: damaged: its MD5 sum is not that of the published {archive}")
@@ -386,6 +382,6 @@ def _batch_contents(spec: DatasetSpec, place: Path) -> list[bytes]:
     return contents
 
 
-def _read_most(path: Path, most: int) -> bytes:
+def _read_at_most(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
-        return file.read(most)
+        return file.read(limit)

@@ -1,4 +1,4 @@
-"""Downloads the files of a data set from where torchvision has them, with time-outs and signs of progress."""
+"""Download the files of a data set from torchvision's addresses, with time-outs and progress."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tpbench.workloads.workload import DatasetSpec
 
 PATIENCE = 30.0
 """Seconds that a server may take to answer, or to send the next bytes."""
-_BETWEEN_LINES = 60.0
+_LINE_INTERVAL = 60.0
+"""Seconds between two lines of progress."""
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file, its MD5 sum and where it can be had, the first place first."""
+    """A file, its MD5 sum and its addresses in the order in which they are tried."""
 
     name: str
     md5: str
@@ -34,9 +35,9 @@ class _Source:
 
 
 def download_hosts(spec: DatasetSpec) -> str:
-    """The hosts that a data set is downloaded from, in the order in which they are tried."""
-    found = (urlsplit(address).netloc for source in _sources(spec) for address in source.addresses)
-    return " or ".join(dict.fromkeys(found))
+    """Return the hosts that a data set is downloaded from, in the order in which they are tried."""
+    hosts = (urlsplit(address).netloc for source in _sources(spec) for address in source.addresses)
+    return " or ".join(dict.fromkeys(hosts))
 
 
 def download_files(spec: DatasetSpec, folder: Path, patience: float = PATIENCE) -> None:
@@ -46,7 +47,7 @@ def download_files(spec: DatasetSpec, folder: Path, patience: float = PATIENCE) 
         patience: seconds that a server may take to answer, or to send the next bytes.
 
     Raises:
-        TpbenchError: no server gave one of the files; the message says for each why.
+        TpbenchError: no server gave one of the files; with each one's reason.
         OSError: the folder cannot be written.
     """
     with _progress(spec.name, spec.megabytes) as advance:
@@ -55,7 +56,7 @@ def download_files(spec: DatasetSpec, folder: Path, patience: float = PATIENCE) 
 
 
 def _sources(spec: DatasetSpec) -> list[_Source]:
-    """The files of a data set: addresses and sums are torchvision's."""
+    """Return the files of a data set, with torchvision's addresses and sums."""
     import torchvision.datasets
 
     loader = getattr(torchvision.datasets, str(spec.torchvision_name))
@@ -93,7 +94,7 @@ def _fetch(source: _Source, path: Path, spec: DatasetSpec, patience: float, adva
 
 
 def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
-    """What a server sends; text at last where it stops before the end, which says why."""
+    """Yield the bytes that a server sends; at last the reason as text, if it stops before the end."""
     request = urllib.request.Request(address, headers={"User-Agent": "pytorch/vision"})
     try:
         # The time-out holds for every single wait: for a proxy and the connection, an answer, and the next bytes. An
@@ -109,7 +110,7 @@ def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
         yield f"no answer within {patience:g} s"
     except urllib.error.HTTPError as error:
         yield f"{error.code} {error.reason}"
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a proxy's address that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an invalid proxy address
         reason = getattr(error, "reason", error)
         late = isinstance(reason, TimeoutError)
         yield f"no answer within {patience:g} s" if late else " ".join(str(reason).split()) or type(error).__name__
@@ -117,7 +118,7 @@ def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
 
 @contextmanager
 def _progress(name: str, megabytes: int) -> Iterator[Callable[[int], None]]:
-    """Show on standard error how far it is: a bar on a terminal, elsewhere a line a minute."""
+    """Show progress on standard error: a bar on a terminal, elsewhere a line a minute."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -130,22 +131,23 @@ def _progress(name: str, megabytes: int) -> Iterator[Callable[[int], None]]:
             task = progress.add_task(name, total=megabytes * 1_000_000 or None)
             yield lambda count: progress.advance(task, count)
         return
-    lines = _Lines(name, megabytes)
+    lines = ProgressLines(name, megabytes)
     yield lines.advance
 
 
-class _Lines:
-    """A line a minute."""
+class ProgressLines:
+    """Progress as a line a minute."""
 
     def __init__(self, name: str, megabytes: int) -> None:
         self.name, self.megabytes = name, megabytes
         self.received, self.started = 0, time.monotonic()
-        self.said = self.started
+        self.printed = self.started
 
     def advance(self, count: int) -> None:
+        """Count bytes; a negative number takes those of a failed address back."""
         self.received += count
         now = time.monotonic()
-        if now - self.said >= _BETWEEN_LINES:
-            self.said = now
+        if now - self.printed >= _LINE_INTERVAL:
+            self.printed = now
             done = f"{self.received / 1e6:.0f} of {self.megabytes} MB after {now - self.started:.0f} s"
             print(f"{self.name}: {done}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How much memory a process may still take: what the machine has left, and what its container lets it have."""
+"""Free memory: of the machine, within the limits of the process's container, and of a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
 
-# Where Linux shows the groups of processes: the files of version 2, and those of version 1.
+# Linux's files of control groups, of version 2 and of version 1.
 _LIMITS = (
     ("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -16,7 +16,7 @@ _LIMITS = (
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be had without swapping: free, or taken by the page cache, which makes room.
+    """Return the bytes available without swapping: free, or taken by the page cache, which makes room.
 
     Args:
         root: where ``proc`` and ``sys`` lie; systems without them have no limit but the machine's.
@@ -25,7 +25,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _machine_memory(root: Path) -> int:
-    """Return what the machine has left; Linux says so in a file, so that psutil is needed elsewhere only."""
+    """Return the machine's free bytes: from Linux's file, elsewhere from psutil."""
     for line in read_text(root / "proc/meminfo").splitlines():
         name, *words = line.split()
         if name == "MemAvailable:" and words[0].isdecimal():
@@ -36,14 +36,14 @@ def _machine_memory(root: Path) -> int:
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Refuse work before it begins where the memory for it is not there.
+    """Refuse work before it begins if the memory for it is missing.
 
     Args:
         needed: bytes.
         what: the work, for the message, such as ``wine.npz: splitting it``.
 
     Raises:
-        TpbenchError: there is less.
+        TpbenchError: less is free.
     """
     free = available_memory()
     if needed > free:
@@ -60,7 +60,7 @@ def free_memory(device: str) -> int:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What each group that this process belongs to may still take."""
+    """Yield the bytes that each group of this process may still take."""
     for kind, mount, limit, usage, cache in _LIMITS:
         for folder in group_folders(root, kind, mount):
             bound, used = read_number(folder / limit), read_number(folder / usage)
@@ -76,7 +76,7 @@ def group_folders(root: Path, controller: str, mount: str) -> Iterator[Path]:
     Args:
         root: where ``proc`` and ``sys`` lie.
         controller: of version 1, such as ``memory``; empty: the groups of version 2.
-        mount: where they are shown, below ``root``.
+        mount: their folder, below ``root``.
     """
     group = _group(root, controller)
     if group is not None:
@@ -89,19 +89,19 @@ def _group(root: Path, controller: str) -> PurePosixPath | None:
     for line in read_text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if (controller in controllers.split(",")) if controller else (number == "0" and not controllers):
-            # A group outside of what the container sees is shown as /../..: no path below the mount.
+            # A group outside the container appears as /../..: no path below the mount.
             return PurePosixPath("/") / ("" if ".." in path.split("/") else path.lstrip("/"))
     return None
 
 
 def _cached(path: Path, name: str) -> int:
     """Pages of files that can be dropped; they count as used."""
-    found = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
-    return int(found[0]) if found and found[0].isdigit() else 0
+    values = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
+    return int(values[0]) if values and values[0].isdigit() else 0
 
 
 def read_number(path: Path) -> int | None:
-    """A file's number; None where it says ``max``, or is not there."""
+    """Return a file's number; None where it holds ``max``, or does not exist."""
     text = read_text(path).strip()
     return int(text) if text.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""A user's own data: an ``.npz`` file with images or features and labels, checked."""
+"""A user's own data: an ``.npz`` file with images or features and labels; and the normalisation of all data."""
 
 from __future__ import annotations
 
@@ -23,28 +23,26 @@ from tpbench.workloads.workload import Shape
 if TYPE_CHECKING:
     from tpbench.workloads.cache import Dataset
 
-_WHOLE = ("x", "y")
-_MOST_CLASSES = 100_000
+_UNSPLIT = ("x", "y")
+_MAX_CLASSES = 100_000
 
 
 def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
-    """The four arrays of a file: images uint8 or float as they are stored, labels flat int64.
+    """Read the four arrays of a file: images uint8 or float as they are stored, labels flat int64.
 
     Args:
         path: the file: ``x_train``, ``y_train``, ``x_test``, ``y_test``; or ``x`` and ``y``.
         test: share of the samples of ``x`` and ``y`` that are the test set, the same samples on every machine.
 
     Raises:
-        TpbenchError: there is no such file, or something in it is not as it must be.
+        TpbenchError: there is no such file, or an array in it is wrong.
     """
     try:
-        found = _arrays(path)
-        if set(_WHOLE) <= set(found):
-            arrays = _split(found["x"], found["y"], test, path)
+        arrays = _arrays(path)
+        if set(_UNSPLIT) <= set(arrays):
+            arrays = _split(arrays["x"], arrays["y"], test, path)
         elif test:
             raise TpbenchError(f"{path}: has a test set of its own: leave out 'test: {test:g}'")
-        else:
-            arrays = found
         _check(arrays, path)
     except MemoryError as error:
         raise TpbenchError(f"{path}: not enough memory for these data") from error
@@ -52,36 +50,36 @@ def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
 
 
 def own_shape(path: Path, arrays: dict[str, NDArray[Any]]) -> Shape:
-    """What a network for the arrays of a file must fit."""
+    """Return the sizes that a network for the arrays of a file must fit."""
     images = arrays["x_train"]
     return Shape(str(path), prod(images.shape[1:]), int(arrays["y_train"].max()) + 1, len(images))
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew.
+    """Return a file's time and size, which change when it is written anew.
 
     Raises:
-        UsageError: there is no such file, it is none, or no file can be called so.
+        UsageError: there is no such file, it is no regular file, or no file can have that name.
     """
-    found = require_regular_file(path)
-    return found.st_mtime_ns, found.st_size
+    status = require_regular_file(path)
+    return status.st_mtime_ns, status.st_size
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file that are either four or two, images as stored and labels flat."""
+    """Return the four or the two arrays of a file, images as stored and labels flat."""
     with ArrayArchive(path, available_memory()) as archive:
-        four, two = (set(names) <= set(archive.names) for names in (ARRAY_NAMES, _WHOLE))
+        four, two = (set(names) <= set(archive.names) for names in (ARRAY_NAMES, _UNSPLIT))
         if four == two:
             both = "it holds both" if four else f"it holds {shorten(', '.join(archive.names[:9]), 200) or 'nothing'}"
             raise TpbenchError(f"{path}: needs the arrays {', '.join(ARRAY_NAMES)}, or x and y; {both}")
-        names = ARRAY_NAMES if four else _WHOLE
+        names = ARRAY_NAMES if four else _UNSPLIT
         for name in names:
             if name.startswith("y"):
                 check_label_type(archive.header(name).dtype, name, str(path))
-        found = archive.read(names)
+        stored = archive.read(names)
     return {
         name: _labels(array, name, path) if name.startswith("y") else _images(array, name, path)
-        for name, array in found.items()
+        for name, array in stored.items()
     }
 
 
@@ -105,7 +103,7 @@ def _labels(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
         array = array[:, 0]
     if array.ndim != 1 or not len(array):
         raise TpbenchError(f"{path}: '{name}' must have the shape (samples,) or (samples, 1), got {array.shape}")
-    if array.min() < 0 or array.max() >= _MOST_CLASSES:
+    if array.min() < 0 or array.max() >= _MAX_CLASSES:
         outlier = array.min() if array.min() < 0 else array.max()
         raise TpbenchError(f"{path}: '{name}' holds the label {outlier}; labels are 0, 1, ... without a gap")
     return np.ascontiguousarray(array, dtype="<i8")
@@ -119,7 +117,7 @@ def _split(x: NDArray[Any], y: NDArray[Any], test: float, path: Path) -> dict[st
     count = round(test * len(x))
     if not 0 < count < len(x):
         raise TpbenchError(f"{path}: a test set of {test:g} of {len(x)} samples leaves none on one side")
-    # As for digits: the choice is part of what the data are, so no seed of a run changes it.
+    # The split is part of the data, as for the digits: no seed of a run changes it.
     order = np.random.default_rng(0).permutation(len(x))
     if loses_class(y, order[count:]):
         order = first_of_each_class(order, y)
@@ -129,9 +127,9 @@ def _split(x: NDArray[Any], y: NDArray[Any], test: float, path: Path) -> dict[st
                 f"{path}: a test set of {test:g} of {len(x)} samples leaves too few to train on for {classes} classes; "
                 f"tpbench makes this split: choose a smaller 'test', or store {', '.join(ARRAY_NAMES)}"
             )
-    chosen, kept = np.sort(order[:count]), np.sort(order[count:])
+    testing, training = np.sort(order[:count]), np.sort(order[count:])
     require_memory(x.nbytes, f"{path}: splitting it")
-    return {"x_train": x[kept], "y_train": y[kept], "x_test": x[chosen], "y_test": y[chosen]}
+    return {"x_train": x[training], "y_train": y[training], "x_test": x[testing], "y_test": y[testing]}
 
 
 def _check(arrays: dict[str, NDArray[Any]], path: Path) -> None:
@@ -155,10 +153,10 @@ def _check(arrays: dict[str, NDArray[Any]], path: Path) -> None:
         raise TpbenchError(f"{path}: 'y_test' holds the label {arrays['y_test'].max()}, which no training sample has")
 
 
-# How stored numbers become a network's inputs: one scale and one shift for all of them.
+# --- normalisation: one scale and one shift for all numbers ---
 
 
-# Numbers that are looked at in float64 at once: a copy of all of them would take eight times the memory of images.
+# Numbers that become float64 at once: a copy of all of them would take eight times the memory of uint8 images.
 _CHUNK = 4_000_000
 
 
@@ -169,7 +167,7 @@ def _parts(stored: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def scale_and_shift(normalise: str | tuple[float, float], stored: NDArray[Any]) -> tuple[float, float]:
-    """Scale and shift: stored numbers become ``number * scale + shift``.
+    """Return the scale and the shift that normalise: stored numbers become ``number * scale + shift``.
 
     Args:
         normalise: a mean and a deviation, those of uint8 images in units of 0..1 as torchvision has them and of floats
@@ -182,16 +180,16 @@ def scale_and_shift(normalise: str | tuple[float, float], stored: NDArray[Any]) 
     """
     if normalise == "none":
         return 1.0, 0.0
-    whole = stored.dtype == np.uint8
+    is_image = stored.dtype == np.uint8
     if isinstance(normalise, tuple):
-        unit = 255 if whole else 1
+        unit = 255 if is_image else 1
         mean, deviation = normalise
         return 1 / unit / deviation, -mean / deviation
     if normalise == "unit":
-        mean, highest = (0.0, 255.0) if whole else (float(stored.min()), float(stored.max()))
+        mean, highest = (0.0, 255.0) if is_image else (float(stored.min()), float(stored.max()))
         deviation = highest - mean
     else:
-        with np.errstate(all="ignore"):  # found out below
+        with np.errstate(all="ignore"):  # checked below
             mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(stored)) / stored.size
             squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in _parts(stored))
         deviation = math.sqrt(squares / stored.size)
@@ -202,44 +200,44 @@ def scale_and_shift(normalise: str | tuple[float, float], stored: NDArray[Any]) 
 
 
 def normalised(stored: NDArray[Any], scale: float, shift: float) -> NDArray[Any]:
-    """Stored floats as inputs, formed in float64: in float32 a large mean would eat their differences.
+    """Return stored floats as inputs, formed in float64: in float32 a large mean would swallow their differences.
 
     Raises:
         TpbenchError: an input is beyond what float32 can square.
     """
     kind = np.dtype(np.float64 if stored.dtype.itemsize == 8 else np.float32)
     require_memory(stored.size * kind.itemsize, "normalising the data")
-    made = np.empty(stored.shape, kind)
+    inputs = np.empty(stored.shape, kind)
     done = 0
     for part in _parts(stored):
-        with np.errstate(all="ignore"):  # found out below
+        with np.errstate(all="ignore"):  # checked below
             values = part.astype(np.float64) * scale + shift
         if not np.abs(values).max() < 1e18:
             raise TpbenchError("some inputs are beyond 1e18 after normalising: give numbers that float32 can square")
-        made[done : done + len(part)] = values
+        inputs[done : done + len(part)] = values
         done += len(part)
-    return made
+    return inputs
 
 
 def inputs_of(normalise: str | tuple[float, float], dataset: Dataset) -> tuple[dict[str, Any], float, float]:
-    """Training and test inputs as rows, and the scale and shift that are left to do when a minibatch is gathered.
+    """Return training and test inputs as rows, with the scale and shift still to apply when a minibatch is gathered.
 
     Raises:
-        TpbenchError: they cannot be normalised so.
+        TpbenchError: the data cannot be normalised so.
     """
     key = (dataset.fingerprint, normalise)
-    if key not in _KEPT:
-        made = _make_inputs(normalise, dataset)
-        while len(_KEPT) >= _MOST_KEPT:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = made
-    return _KEPT[key]
+    if key not in _cached_inputs:
+        inputs = _make_inputs(normalise, dataset)
+        while len(_cached_inputs) >= _MAX_CACHED:
+            _cached_inputs.pop(next(iter(_cached_inputs)))
+        _cached_inputs[key] = inputs
+    return _cached_inputs[key]
 
 
 _Inputs = tuple[dict[str, Any], float, float]
-_KEPT: dict[tuple[str, object], _Inputs] = {}
+_cached_inputs: dict[tuple[str, object], _Inputs] = {}
 """By fingerprint and normalisation: a process trains many packs on the same data, and a command reads a file often."""
-_MOST_KEPT = 2
+_MAX_CACHED = 2
 
 
 def _make_inputs(normalise: str | tuple[float, float], dataset: Dataset) -> _Inputs:
@@ -250,5 +248,5 @@ def _make_inputs(normalise: str | tuple[float, float], dataset: Dataset) -> _Inp
     scale, shift = scale_and_shift(normalise, images["train"])
     if images["train"].dtype.kind != "f":
         return images, scale, shift
-    # Floats are normalised once and for all; uint8 stays what takes a quarter of the memory.
+    # Floats are normalised here, once; uint8 images stay as they are, in a quarter of the memory.
     return {split: normalised(rows, scale, shift) for split, rows in images.items()}, 1.0, 0.0

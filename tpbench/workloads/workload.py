@@ -1,64 +1,78 @@
-"""What a workload is: data set, network and what is trained; workloads know nothing of methods beyond schedules."""
+"""Workloads: a data set, a network and how much of it is trained; and the known data sets, without their data.
+
+Imports no numpy: lists of workloads read no data.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import HYPERPARAMETERS, SCHEDULE, Architecture, Method, check_configuration, unknown
+from tpbench.engine.parts import EXTRA, JOINT, SLEEP
 
 _NEED_ALL_LAYERS = ("dfa", "fa")
 """Methods whose fixed feedback works only if all forward parameters can align with it (section 4)."""
 
 _NO_CONTENT = ("name", "title", "data", "samples", "source")
-"""What a workload is called and where its data lie; the data themselves have a fingerprint of their own."""
+"""Names and places, which change no result; the data themselves have a fingerprint of their own."""
+
+SCHEDULES: Mapping[str, tuple[int, int]] = {JOINT: (0, 0), SLEEP: (6, 1), EXTRA: (10, 4)}
+"""The paper's schedules for most of its data sets (section B.1)."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One workload, checked and complete (:func:`tpbench.workloads.declarations.declared`)."""
+    """A data set, a network and which of its layers are trained; checked and complete.
+
+    The defaults are the paper's for most of its data sets.
+    """
 
     name: str
     title: str
-    """The paper's name of it; of one from a file its name."""
+    """The paper's name for it; for a workload from a file its name."""
     data: str
-    """A data set that tpbench knows, or the absolute path of an ``.npz`` file."""
+    """A known data set, or the absolute path of an ``.npz`` file."""
     samples: int
     """Training samples of the data, validation samples among them."""
     inputs: int
+    """Numbers per sample."""
     outputs: int
+    """Classes."""
     hidden: tuple[int, ...]
-    random_hidden: int
-    """Width of the fixed random hidden feedback layer of the RHL methods."""
-    normalise: str | tuple[float, float]
-    """``standard``, ``unit``, ``none``, or mean and deviation (:mod:`tpbench.workloads.own_data`)."""
-    batch_size: int
+    """Widths of the hidden layers."""
     validation_size: int
     """Samples."""
-    epochs: int
-    trained_layers: tuple[int, ...] | None
+    normalise: str | tuple[float, float] = "standard"
+    """``standard``, ``unit``, ``none``, or mean and deviation (:func:`tpbench.workloads.own_data.scale_and_shift`)."""
+    random_hidden: int = 1024
+    """Width of the fixed random hidden feedback layer of the RHL methods."""
+    batch_size: int = 128
+    epochs: int = 100
+    trained_layers: tuple[int, ...] | None = None
     """None: all."""
-    schedules: Mapping[str, tuple[int, int]]
+    schedules: Mapping[str, tuple[int, int]] = field(default_factory=lambda: dict(SCHEDULES))
     """For each kind of schedule: epochs of feedback pretraining, and of pure feedback training between joint epochs."""
-    prune: tuple[int, float]
+    prune: tuple[int, float] = (6, 0.6)
     """The authors' rule for searches: stop a run whose training error after so many epochs is above this."""
     test: float = 0.0
     """Share of the samples of an own file that are its test set; 0: the file has one."""
     source: str = ""
-    """Digest of what a file of the user's says; empty for a built-in workload."""
+    """Digest of the content of a workload's file; empty for a built-in workload."""
 
     @property
     def own_file(self) -> Path | None:
-        """The file of the user's that holds the data; None where they are a data set that tpbench knows."""
+        """The user's file that holds the data; None for a known data set."""
         return Path(self.data) if self.data.endswith(".npz") else None
 
     @property
     def architecture(self) -> Architecture:
+        """The network's layer widths."""
         return Architecture((self.inputs, *self.hidden, self.outputs), random_hidden=self.random_hidden)
 
     @property
@@ -67,14 +81,17 @@ class Workload:
         return _NEED_ALL_LAYERS if self.trained_layers else ()
 
     def feedback_schedule(self, method: Method) -> dict[str, int]:
-        """What B.1 fixes of a configuration: epochs that train the feedback alone; empty if none is trained."""
+        """Return the epochs that train a method's feedback alone (section B.1), as hyperparameters.
+
+        Empty for a method without trained feedback.
+        """
         if not method.trains_feedback:
             return {}
         pretrain, between = self.schedules[method.schedule]
         return {"fb_pretrain_epochs": pretrain, "fb_epochs_between": between}
 
     def complete(self, method: Method, given: Mapping[str, object], where: str = "configuration") -> dict[str, float]:
-        """A checked configuration with the workload's schedule where it names none.
+        """Check a configuration and fill in the workload's schedule where it names none.
 
         Raises:
             UsageError: a hyperparameter is unknown, missing or out of range.
@@ -84,12 +101,12 @@ class Workload:
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
     def plain(self) -> dict[str, Any]:
-        """Everything as plain data, which travels to any process."""
+        """Return all fields as plain data, which travels to any process."""
         return {**asdict(self), "schedules": {name: list(epochs) for name, epochs in self.schedules.items()}}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Workload:
-        """What :meth:`plain` gave, also after it was JSON."""
+        """Return the workload of :meth:`plain`, also after it was JSON."""
         fields = dict(plain)
         for name in ("hidden", "trained_layers", "prune", "normalise"):
             if isinstance(fields[name], list):
@@ -98,16 +115,31 @@ class Workload:
         return cls(**fields)
 
     def content(self) -> dict[str, Any]:
-        """What changes the numbers of its runs, besides the data."""
+        """Return the fields that change the numbers of runs; the data have a fingerprint of their own."""
         return {name: value for name, value in self.plain().items() if name not in _NO_CONTENT}
 
     def content_digest(self) -> str:
-        """16 hex digits of the SHA-256 over :meth:`content`: of what a file says, not of how it says it."""
+        """Return 16 hex digits of the SHA-256 over :meth:`content`; the spelling of a file does not change it."""
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def declaration(self) -> dict[str, Any]:
+        """Return the keys of a file that declares this workload, without its name."""
+        keys: dict[str, Any] = {
+            "data": self.data,
+            "network": list(self.hidden),
+            "validation_size": self.validation_size,
+            "normalise": self.normalise if isinstance(self.normalise, str) else list(self.normalise),
+            "trained_layers": list(self.trained_layers) if self.trained_layers else None,
+            "feedback_epochs": {kind: list(pair) for kind, pair in self.schedules.items() if kind != JOINT},
+            "prune": list(self.prune),
+        }
+        keys |= {key: getattr(self, key) for key in ("random_hidden", "batch_size", "epochs")}
+        return {**keys, "test": self.test} if self.test else keys
 
-# What each data set that tpbench knows must look like. Imports no numpy: lists of workloads read no data.
+    def to_yaml(self) -> str:
+        """Return a file that declares this workload: JSON, which is YAML in which no name looks like a number."""
+        return json.dumps({"name": self.name, **self.declaration()}, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -121,11 +153,11 @@ class DatasetSpec:
     test_counts: tuple[int, ...]
     torchvision_name: str | None = None
     megabytes: int = 0
-    """Of the files that torchvision downloads."""
+    """Size of the files that torchvision downloads."""
     content: str | None = None
-    """:func:`content_digest` of the exact data set, where it is known."""
+    """:func:`tpbench.workloads.datasets.content_digest` of the exact data set, where it is known."""
     known_copies: tuple[tuple[str, str], ...] = ()
-    """Content digests of inexact copies, and what results made with them are labelled."""
+    """Content digests of inexact copies, and the labels of results made with them."""
     archive: tuple[str, str] | None = None
     """Name and MD5 sum of the archive that its authors publish, where the data set is one archive of batches."""
     batches: tuple[tuple[str, str], ...] = ()
@@ -180,11 +212,11 @@ DATASETS = {
 
 
 DIGITS_TRAINING = 1437
-"""Of scikit-learn's 1,797 digits."""
+"""Training samples among scikit-learn's 1,797 digits."""
 
 
 def get_dataset(name: str) -> DatasetSpec:
-    """The data set of that name.
+    """Return the data set of that name.
 
     Raises:
         UsageError: there is none.
@@ -196,10 +228,10 @@ def get_dataset(name: str) -> DatasetSpec:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network must fit, and where the data are."""
+    """The sizes of a data set, which a network must fit."""
 
     data: str
-    """As :attr:`tpbench.workloads.workload.Workload.data`."""
+    """A known data set, or the absolute path of an ``.npz`` file."""
     inputs: int
     """Numbers per sample."""
     outputs: int
@@ -209,7 +241,7 @@ class Shape:
 
 
 def known_shape(data: str) -> Shape | None:
-    """The shape of a data set that tpbench knows; None of a file of the user's."""
+    """Return the shape of a known data set; None for any other name."""
     if data == "digits":
         return Shape(data, 64, 10, DIGITS_TRAINING)
     if data not in DATASETS:
