@@ -24,9 +24,8 @@ from tpbench.reports.style import (
     second_cycle,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import labelled
+from tpbench.results.cells import Origin, labelled, origins_of
 from tpbench.results.formats import spell
-from tpbench.results.origins import Origin, origins_of
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.workloads.benchmark import BenchmarkRow
 

@@ -46,16 +46,13 @@ from tpbench.reports.summary import (
 )
 from tpbench.reports.tuning_plots import search_figure
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, workload_words
+from tpbench.results.cells import CellKey, origins_of, workload_words
 from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words, leaderboard_of
 from tpbench.results.location import location
-from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.origins import origins_of
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.rendering import FOOTNOTE, against_paper, entry_lines, notes
-from tpbench.results.standings import ENOUGH_WORDS, all_standings
-from tpbench.results.tables import ErrorTable, paper_table_of
+from tpbench.results.ranking import BOARD_NOTE, ENOUGH_WORDS, all_standings, error_words, interval_words, leaderboard_of
+from tpbench.results.store import DEFAULT_STORE
+from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table_of
 from tpbench.search.listing import all_sweeps
 
 Cells = Mapping[CellKey, Cell]

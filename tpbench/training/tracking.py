@@ -304,7 +304,7 @@ class Member:
         Args:
             definition: what is trained.
             data_label: the label of a copy of the data; empty for the exact data set.
-            search_info: how the configuration was found (:mod:`tpbench.results.budgets`).
+            search_info: how the configuration was found (:mod:`tpbench.results.runs`).
             precision: the definition's by default.
             version: of tpbench that trained it.
         """
