@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tpbench.engine import CURVES, method_names
 from tpbench.results import RunDefinition, RunRecord, RunStore
-from tpbench.results.budgets import by_search
+from tpbench.results.runs import by_search
 from tpbench.workloads import WORKLOADS
 
 COMMANDS = (("leaderboard",), ("table", "s6"), ("report", "--output", "report.html"))

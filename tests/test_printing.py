@@ -20,8 +20,7 @@ from tests.results.records import record
 from tpbench.cli import app
 from tpbench.engine import METHODS
 from tpbench.results import RunStore
-from tpbench.results.formats import listing, plain_table
-from tpbench.results.terminal import REPLACE, showable
+from tpbench.results.formats import REPLACE, listing, plain_table, showable
 from tpbench.search.definition import SweepDefinition
 from tpbench.sweeps import jobs
 from tpbench.training.progress import LiveView, PlainView

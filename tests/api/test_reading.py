@@ -15,9 +15,9 @@ from tpbench.reports.dampings import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.frames import CURVE_COLUMNS
-from tpbench.results.leaderboards import BOARD_NOTE
-from tpbench.results.leaderboards import COLUMNS as RANKED
 from tpbench.results.maintenance import EXPORT_COLUMNS
+from tpbench.results.ranking import BOARD_NOTE
+from tpbench.results.ranking import COLUMNS as RANKED
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tpbench.reports.summary import (
     warnings_of,
 )
 from tpbench.results import RunRecord, choose_cells
-from tpbench.results.budgets import by_search
-from tpbench.results.standings import Verdict, all_standings
+from tpbench.results.ranking import Verdict, all_standings
+from tpbench.results.runs import by_search
 
 
 def runs(method: str, level: float, seeds: int = 8, step: float = 0.001, **options: Any) -> list[RunRecord]:

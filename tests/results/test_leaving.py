@@ -22,7 +22,7 @@ from tests.test_printing import begin_sweep
 from tpbench.engine.errors import visible
 from tpbench.results import RunStore, leaderboard
 from tpbench.results.formats import csv_number, csv_text, latex_table, markdown, markdown_code
-from tpbench.results.leaderboards import board_csv
+from tpbench.results.ranking import board_csv
 from tpbench.search.journal import Journal
 from tpbench.training.progress import LiveView, NotebookView, PlainView
 

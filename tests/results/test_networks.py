@@ -18,7 +18,6 @@ from tests.results.records import record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results import networks as module
-from tpbench.results.finding import find_record
 from tpbench.results.location import location
 from tpbench.results.maintenance import merge_networks, merge_stores
 from tpbench.results.networks import (
@@ -32,6 +31,7 @@ from tpbench.results.networks import (
     read_network,
 )
 from tpbench.results.runs import NewerFormat
+from tpbench.results.store import find_record
 
 
 def network(run: RunRecord, number: float = 1.0) -> TrainedNetwork:

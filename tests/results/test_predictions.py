@@ -19,8 +19,7 @@ from tests.results.records import archive_of, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
 from tpbench.results.maintenance import check_store, merge_stores, open_source, pack_store
-from tpbench.results.predictions import Predictions
-from tpbench.results.runs import digest
+from tpbench.results.runs import Predictions, digest
 
 SAMPLES = 200
 

@@ -12,13 +12,12 @@ import pytest
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.results import RunRecord, RunStore, choose_cells, leaderboard, paper_table, render
-from tpbench.results.budgets import FROM_FILE, PUBLISHED, budget_of, by_search, same_budget
 from tpbench.results.cells import Cell, candidates
 from tpbench.results.comparison import compare_methods, render_comparison
-from tpbench.results.rendering import notes
-from tpbench.results.standings import ENOUGH, Verdict, all_standings, best_of, standings
+from tpbench.results.ranking import ENOUGH, Verdict, all_standings, best_of, standings
+from tpbench.results.runs import FROM_FILE, PUBLISHED, budget_of, by_search, same_budget
 from tpbench.results.statistics import LEVEL
-from tpbench.results.tables import Column
+from tpbench.results.tables import Column, notes
 
 MNIST = Column("mnist", "")
 

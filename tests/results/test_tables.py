@@ -18,7 +18,7 @@ from tpbench.engine import UsageError
 from tpbench.results import RunStore, choose_cells, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.formats import FORMATS
 from tpbench.results.paper import paper_cell
-from tpbench.results.standings import Verdict
+from tpbench.results.ranking import Verdict
 from tpbench.results.tables import Column
 
 

@@ -13,7 +13,7 @@ from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.budgets import PUBLISHED, by_search
+from tpbench.results.runs import PUBLISHED, by_search
 from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.training.choice import CellChoice
 from tpbench.workloads import WORKLOADS, load_problem

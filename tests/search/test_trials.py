@@ -19,7 +19,7 @@ from tests.results.records import record
 from tpbench.engine import TpbenchError
 from tpbench.reports.searches import search_frame
 from tpbench.results import RunStore
-from tpbench.results.budgets import by_search
+from tpbench.results.runs import by_search
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.events import OutcomeFields, SweepFields
 from tpbench.search.journal import Journal

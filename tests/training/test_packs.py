@@ -12,7 +12,7 @@ from tests.results.records import record
 from tests.training.memory import allow_one_member
 from tpbench.engine import METHODS, EpochReport, TpbenchError, UsageError
 from tpbench.results import RunStore
-from tpbench.results.budgets import PUBLISHED
+from tpbench.results.runs import PUBLISHED
 from tpbench.search.halving import Bracket
 from tpbench.training.devices import choose_device
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, plan_seeds

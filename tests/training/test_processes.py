@@ -15,7 +15,7 @@ from tests.training.test_tracking import scalars
 from tpbench.engine import TpbenchError, get_method
 from tpbench.engine.operations import member_bytes
 from tpbench.results import RunStore
-from tpbench.results.budgets import PUBLISHED
+from tpbench.results.runs import PUBLISHED
 from tpbench.search.spaces import published_configuration
 from tpbench.training import processes
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds

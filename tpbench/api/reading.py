@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tpbench.api.asked import Names, Place, one_name, place, several_names
 from tpbench.api.words import for_python, warn
 from tpbench.engine import UsageError, get_method
-from tpbench.results.opening import read_store, stored_method, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
+from tpbench.results.store import read_store, stored_method, stored_workload
 from tpbench.training.choice import split_names
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def leaderboard(results: Place, workload: Names | None = None) -> pd.DataFrame:
         UsageError: there is no such folder or workload.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
-    from tpbench.results.leaderboards import BOARD_NOTE
-    from tpbench.results.leaderboards import leaderboard as ranked
+    from tpbench.results.ranking import BOARD_NOTE
+    from tpbench.results.ranking import leaderboard as ranked
 
     store = read_store(place(results))
     chosen = _workloads(results, workload)
@@ -215,12 +215,11 @@ def table(results: Place, name: str) -> pd.DataFrame:
 
         frame, title, said = angle_frame(store), ANGLE_TITLE, [ANGLE_NOTE]
     elif chosen == LOSS_TABLE:
-        from tpbench.results.losses import NOTE, TITLE, loss_rows
+        from tpbench.results.tables import NOTE, TITLE, loss_rows
 
         frame, title, said = loss_rows(store), TITLE, [NOTE]
     else:
-        from tpbench.results.rendering import FOOTNOTE, notes
-        from tpbench.results.tables import paper_table, table_rows
+        from tpbench.results.tables import FOOTNOTE, notes, paper_table, table_rows
 
         found = paper_table(store, chosen)
         frame, title, said = table_rows(found), found.title, [FOOTNOTE, *notes(found)]

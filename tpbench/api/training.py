@@ -27,9 +27,8 @@ from tpbench.api.asked import (
 )
 from tpbench.api.words import for_python, warn
 from tpbench.engine import check_precision
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.commands import CALL
-from tpbench.results.runs import DEFAULT_PRECISION
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION
 
 if TYPE_CHECKING:
     import os

@@ -13,8 +13,7 @@ from tpbench.cli.options import (
     Workloads,
 )
 from tpbench.engine.errors import visible
-from tpbench.results.formats import listing
-from tpbench.results.terminal import say
+from tpbench.results.formats import listing, say
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -33,9 +33,8 @@ from tpbench.engine import (
     unknown,
 )
 from tpbench.engine.files import user_path
-from tpbench.results.formats import listing
+from tpbench.results.formats import listing, say
 from tpbench.results.location import location
-from tpbench.results.terminal import say
 from tpbench.training.choice import choose_workloads
 from tpbench.training.devices import CHECKS
 

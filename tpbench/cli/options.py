@@ -15,9 +15,8 @@ from tpbench.cli import completion
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.formats import FORMATS, mean_and_deviation, spell
-from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.terminal import say
+from tpbench.results.formats import FORMATS, mean_and_deviation, say, spell
+from tpbench.results.store import DEFAULT_STORE
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
 from tpbench.training.tracking.targets import TRACKERS, parse_target

@@ -26,10 +26,9 @@ from tpbench.engine import TpbenchError, UsageError, all_methods, method_source,
 from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
-from tpbench.results.formats import check_format, listing
-from tpbench.results.opening import open_store, read_store, stored_workload
+from tpbench.results.formats import check_format, listing, say
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
-from tpbench.results.terminal import say
+from tpbench.results.store import open_store, read_store, stored_workload
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
@@ -147,7 +146,7 @@ def table(
 
         text = (damping_table if name == DAMPING_TABLE else angle_table)(store, form)
     elif name == LOSS_TABLE:
-        from tpbench.results.losses import loss_table
+        from tpbench.results.tables import loss_table
 
         text = loss_table(store, form)
     else:

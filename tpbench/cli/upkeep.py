@@ -18,11 +18,9 @@ from tpbench.cli.options import (
 )
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target, user_path
-from tpbench.results.finding import find_record
-from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
+from tpbench.results.formats import EXPORT_FORMATS, export_format, listing, say
 from tpbench.results.networks import EXPORTS
-from tpbench.results.opening import open_store, read_store
-from tpbench.results.terminal import say
+from tpbench.results.store import find_record, open_store, read_store
 from tpbench.training.tracking.targets import resolve_targets
 
 

@@ -13,9 +13,8 @@ from tpbench.engine.errors import visible
 from tpbench.reports.style import Axes, Figure, MaxNLocator, again, colour, drawing, plain_labels, plain_number
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import labelled
+from tpbench.results.cells import Origin, labelled, origins_of
 from tpbench.results.formats import spell
-from tpbench.results.origins import Origin, origins_of
 from tpbench.results.runs import FULL_SEEDS
 
 Values = NDArray[np.floating]

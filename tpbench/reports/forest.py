@@ -13,7 +13,7 @@ from tpbench.reports.style import Axes, Figure, colour, drawing, plain_labels
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.paper import paper_cell
-from tpbench.results.standings import YARDSTICK, Standing, all_standings
+from tpbench.results.ranking import YARDSTICK, Standing, all_standings
 
 ForestRow = tuple[Cell, Standing]
 # Errors that differ by more than this factor share no linear axis.

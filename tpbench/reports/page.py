@@ -39,13 +39,11 @@ from tpbench.reports.summary import (
 from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey
-from tpbench.results.leaderboards import leaderboard_of
 from tpbench.results.location import location
-from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.rendering import against_paper
-from tpbench.results.standings import ENOUGH_WORDS, all_standings
-from tpbench.results.tables import paper_table_of
+from tpbench.results.ranking import ENOUGH_WORDS, all_standings, leaderboard_of
+from tpbench.results.store import DEFAULT_STORE
+from tpbench.results.tables import against_paper, paper_table_of
 from tpbench.search.listing import all_sweeps
 
 Cells = Mapping[CellKey, Cell]

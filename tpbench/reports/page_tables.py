@@ -10,12 +10,10 @@ import pandas as pd
 from tpbench.engine import method_title
 from tpbench.reports.parts import Fold, PageEntry, PageTable, Section, number
 from tpbench.results import Cell
-from tpbench.results.cells import CellKey, workload_words
+from tpbench.results.cells import CellKey, origins_of, workload_words
 from tpbench.results.formats import spell
-from tpbench.results.leaderboards import BOARD_NOTE, error_words, interval_words
-from tpbench.results.origins import origins_of
-from tpbench.results.rendering import FOOTNOTE, entry_lines, notes
-from tpbench.results.tables import ErrorTable
+from tpbench.results.ranking import BOARD_NOTE, error_words, interval_words
+from tpbench.results.tables import FOOTNOTE, ErrorTable, entry_lines, notes
 
 _READ = "How to read this table"
 

@@ -8,8 +8,8 @@ import pandas as pd
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
 from tpbench.reports.style import Figure, drawing
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
+from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepFolder
 from tpbench.search.trials import hyperparameters, trials_frame
 

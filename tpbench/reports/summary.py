@@ -1,7 +1,7 @@
 """What a store says in few words: the best method of each workload, how the others stand to it, what to beware of.
 
 Nothing is computed here that tables and leaderboards do not compute: verdicts are those of
-:mod:`tpbench.results.standings`, warnings the marks of cells and unequal budgets (docs/protocol.md).
+:mod:`tpbench.results.ranking`, warnings the marks of cells and unequal budgets (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tpbench.reports.forest import ForestRow, best_first
 from tpbench.results.cells import Cell, CellKey
 from tpbench.results.formats import spell
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
+from tpbench.results.ranking import YARDSTICK, Standing, Verdict, detectable_words, eligible, enough
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.results.standings import YARDSTICK, Standing, Verdict, detectable_words, eligible, enough
 from tpbench.results.statistics import Comparison
 from tpbench.results.tables import Column, columns_of
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
+from tpbench.results.formats import say
 from tpbench.results.location import file_stamps, location
 from tpbench.results.store import RunStore, write_atomically
-from tpbench.results.terminal import say
 from tpbench.search.listing import sweep_folders
 from tpbench.training.signals import ending_by_signals
 

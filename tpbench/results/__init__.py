@@ -8,11 +8,10 @@ from tpbench.engine.lazy import lazily
 
 if TYPE_CHECKING:
     from tpbench.results.cells import Cell, choose_cells
-    from tpbench.results.leaderboards import leaderboard, render_leaderboard, write_leaderboard
-    from tpbench.results.rendering import render
+    from tpbench.results.ranking import leaderboard, render_leaderboard, write_leaderboard
     from tpbench.results.runs import RunDefinition, RunRecord, provenance
     from tpbench.results.store import RunStore, write_atomically
-    from tpbench.results.tables import paper_table
+    from tpbench.results.tables import paper_table, render
 
 # Tables need pandas and scipy; what looks after runs does not.
 __getattr__ = lazily(
@@ -23,13 +22,13 @@ __getattr__ = lazily(
         "RunRecord": "tpbench.results.runs",
         "RunStore": "tpbench.results.store",
         "choose_cells": "tpbench.results.cells",
-        "leaderboard": "tpbench.results.leaderboards",
+        "leaderboard": "tpbench.results.ranking",
         "paper_table": "tpbench.results.tables",
         "provenance": "tpbench.results.runs",
-        "render": "tpbench.results.rendering",
-        "render_leaderboard": "tpbench.results.leaderboards",
+        "render": "tpbench.results.tables",
+        "render_leaderboard": "tpbench.results.ranking",
         "write_atomically": "tpbench.results.store",
-        "write_leaderboard": "tpbench.results.leaderboards",
+        "write_leaderboard": "tpbench.results.ranking",
     },
 )
 

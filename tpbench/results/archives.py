@@ -19,8 +19,7 @@ from typing import IO, BinaryIO, cast
 
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import open_file
-from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions
-from tpbench.results.runs import ID_PATTERN, LARGEST_RUN, RunRecord
+from tpbench.results.runs import ENDING, ID_PATTERN, LARGEST_FILE, LARGEST_RUN, Predictions, RunRecord
 
 _ENTRY = re.compile(rf"runs/({ID_PATTERN.pattern})\.json")
 _PREDICTIONS = re.compile(rf"runs/({ID_PATTERN.pattern}){re.escape(ENDING)}")

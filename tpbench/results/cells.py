@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -14,8 +14,16 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import installed_source
-from tpbench.results.budgets import UNKNOWN, Budget, budget_of, from_search
-from tpbench.results.runs import DEFAULT_PRECISION, FULL_SEEDS, RunRecord, percent
+from tpbench.results.runs import (
+    DEFAULT_PRECISION,
+    FULL_SEEDS,
+    UNKNOWN,
+    Budget,
+    RunRecord,
+    budget_of,
+    from_search,
+    percent,
+)
 from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
 
@@ -300,3 +308,44 @@ def compare_cells(first: Cell, second: Cell) -> Comparison:
         if paired.tested:
             return paired
     return compare_unpaired(first.errors(), second.errors())
+
+
+# Where the runs of a cell come from: the command, the machine and the time it took.
+
+
+_NAMES = ("command", "commit", "device_name", "device", "threads", "precision", "torch")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Runs of one cell that one command made on one kind of machine."""
+
+    cell: Cell
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def seeds(self) -> str:
+        return ", ".join(str(run.definition.seed) for run in self.runs)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all the runs: their shares of the time of their packs."""
+        return sum(run.wall_time_s for run in self.runs)
+
+    @property
+    def hardware(self) -> str:
+        """The processor's name; on a CPU also how many threads were used."""
+        threads = f", {self.said('threads')} threads" if self.said("device") == "cpu" else ""
+        return self.said("device_name") + threads.replace(", 1 threads", ", 1 thread")
+
+    def said(self, name: str) -> str:
+        """An entry of the runs' provenance on one line, ``-`` where there is none."""
+        return " ".join(str(self.runs[0].provenance.get(name) or "-").split())
+
+
+def origins_of(cell: Cell, names: Sequence[str] = _NAMES) -> list[Origin]:
+    """The runs of a cell, grouped by what made them: by these entries of their provenance."""
+    groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    for run in cell.runs:
+        groups[tuple(str(run.provenance.get(name)) for name in names)].append(run)
+    return [Origin(cell, tuple(runs)) for runs in groups.values()]

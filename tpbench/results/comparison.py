@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import UsageError
-from tpbench.results.budgets import same_budget
 from tpbench.results.cells import Cell, choose_cells, compare_cells, workload_words
 from tpbench.results.formats import spell, spell_table
+from tpbench.results.runs import same_budget
 from tpbench.results.statistics import Comparison, corrected
 from tpbench.results.store import RunStore
 

@@ -9,8 +9,7 @@ import pandas as pd
 
 from tpbench.engine import CURVES
 from tpbench.results.maintenance import export_frame
-from tpbench.results.predictions import Predictions
-from tpbench.results.runs import RunRecord, percent
+from tpbench.results.runs import Predictions, RunRecord, percent
 
 CURVE_COLUMNS = ("run", "workload", "data", "method", "seed", "epoch", "curve", "value")
 """Of :func:`curves_frame`."""

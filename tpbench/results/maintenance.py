@@ -19,8 +19,7 @@ from tpbench.results.archives import ArchiveReader, entry_name, predictions_entr
 from tpbench.results.formats import csv_text, export_format
 from tpbench.results.location import file_stamps, location
 from tpbench.results.networks import has_network, keep_network, network_ids, read_network, replace_training
-from tpbench.results.predictions import ENDING, Predictions
-from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, digest, percent
+from tpbench.results.runs import ENDING, ID_PATTERN, NewerFormat, Predictions, RunRecord, digest, percent
 from tpbench.results.store import RunStore, read_predictions
 
 if TYPE_CHECKING:

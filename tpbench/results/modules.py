@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tpbench.engine.files import atomic_write, check_target
-from tpbench.results.finding import find_record
 from tpbench.results.networks import EXPORTS, TrainedNetwork, network_of
-from tpbench.results.store import RunStore
+from tpbench.results.store import RunStore, find_record
 
 
 class Inputs(nn.Flatten):

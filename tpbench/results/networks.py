@@ -14,8 +14,7 @@ from tpbench.engine import TpbenchError
 from tpbench.engine.errors import reason_of
 from tpbench.engine.files import atomic_write
 from tpbench.results.location import file_stamps, read_bytes
-from tpbench.results.predictions import Predictions
-from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord, sealed, unsealed
+from tpbench.results.runs import ID_PATTERN, NewerFormat, Predictions, RunRecord, sealed, unsealed
 from tpbench.results.store import RunStore
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -9,16 +10,20 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpbench import __version__
 from tpbench.engine import PROTOCOL_VERSION, MemberHistory, TpbenchError
 from tpbench.results.commands import recorded_command
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
@@ -151,7 +156,7 @@ class RunRecord:
     pack_members: int
     provenance: Mapping[str, Any]
     found: Mapping[str, Any] = field(default_factory=dict)
-    """How its configuration was found (:mod:`tpbench.results.budgets`); empty in the files of older versions."""
+    """How its configuration was found (:mod:`tpbench.results.runs`); empty in the files of older versions."""
     workload: Mapping[str, Any] = field(default_factory=dict)
     """What a workload of a user's file is (:meth:`tpbench.workloads.Workload.content`); empty for built-in ones."""
     digest_of_curves: str = field(default="", compare=False)
@@ -326,3 +331,217 @@ def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
 def percent(fraction: float | None) -> float:
     """A fraction in per cent, not a number if there is none."""
     return math.nan if fraction is None else 100 * fraction
+
+
+# Right or wrong, one bit per test sample: a small file beside each run, which belongs to that very training.
+
+
+FORMAT_from_predictions = 1
+ENDING = ".bits"
+"""Of the file that lies beside ``ID.json`` and has its name."""
+LARGEST_FILE = 100_000_000
+"""Bytes; that of 10,000 test samples has 2,000."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Which test samples a run classifies correctly at its selected epoch."""
+
+    run: str
+    """The run's id."""
+    curves: str
+    """Digest of the run's curves (:attr:`RunRecord.curves_digest`): another training of the run may have others."""
+    correct: NDArray[np.bool_] = field(repr=False, compare=False)
+    """(test samples,), in the order of the data set."""
+
+    @classmethod
+    def of(cls, record: RunRecord, correct: NDArray[np.bool_]) -> Predictions:
+        """Make the predictions of a run from what its trainer kept."""
+        return cls(record.definition.id, record.curves_digest, correct)
+
+    def belongs(self, record: RunRecord) -> bool:
+        """Return whether these come from the training that made this run's file, and are wrong as often as it says."""
+        if self.run != record.definition.id or self.curves != record.curves_digest or record.test_error is None:
+            return False
+        return abs(1.0 - float(self.correct.mean()) - record.test_error) < 1e-9
+
+    def to_json(self) -> str:
+        """Return the text of the file: the same for the same predictions, closed by a checksum."""
+        import numpy as np
+
+        packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode("ascii")
+        body = {
+            "format": FORMAT_from_predictions,
+            "run": self.run,
+            "curves": self.curves,
+            "samples": len(self.correct),
+            "correct": packed,
+        }
+        return json.dumps(sealed(body), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Predictions:
+        """Read a file's text back.
+
+        Raises:
+            NewerFormat: it is valid, but a newer version wrote it.
+            TpbenchError: it is truncated, altered, or holds something else.
+        """
+        import numpy as np
+
+        try:
+            body = unsealed(text)
+            written_in = body.get("format")
+            if type(written_in) is int and written_in > FORMAT_from_predictions:
+                raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
+            from tpbench.results.schemas import PredictionsFile, check_fields
+
+            check_fields(PredictionsFile, body)
+            if written_in != FORMAT_from_predictions:
+                raise ValueError(f"it has another format than {FORMAT_from_predictions}, which this version reads")
+            packed = np.frombuffer(base64.b64decode(body["correct"], validate=True), dtype=np.uint8)
+            samples = body["samples"]
+            if len(packed) != -(-samples // 8):
+                raise ValueError(f"it has {8 * len(packed)} bits for {samples} samples")
+        except ValueError as error:
+            raise TpbenchError(f"{where}: not a valid file of predictions ({error})") from error
+        return cls(body["run"], body["curves"], np.unpackbits(packed, count=samples).astype(bool))
+
+
+def predictions_path(runs: Path, run_id: str) -> Path:
+    """Return where the predictions of a run lie, in the folder of the runs."""
+    return runs / f"{run_id}{ENDING}"
+
+
+def can_have_predictions(record: RunRecord) -> bool:
+    """Return whether a run has an epoch to take predictions from; one that diverged in its first epoch has none."""
+    return record.history.selected_epoch is not None
+
+
+# How a run's configuration was found, and what that cost: the part of a run's file that says whether a pair is fair.
+#
+# ``found`` of a run is a mapping with
+#
+# - ``by``: ``published`` (the authors' configuration), ``file`` (of the user's), ``python`` (given to ``tpbench.run``) or
+#   ``search``;
+# - of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective``, ``space`` (digest of the search space),
+#   ``halving`` (the factor, where packs were brackets), ``search_precision`` (where it is not the run's own), ``role``
+#   (``search`` for a run that the search itself trained, ``final`` for the runs of the chosen configuration) and
+#   ``seeds``, those of the final runs.
+
+
+DEFAULT_OBJECTIVE = "validation_error"
+OBJECTIVES = (DEFAULT_OBJECTIVE, "validation_loss", "train_loss")
+"""The curves of which a search can minimise the lowest value."""
+
+PUBLISHED: Mapping[str, Any] = {"by": "published"}
+FROM_FILE: Mapping[str, Any] = {"by": "file"}
+FROM_PYTHON: Mapping[str, Any] = {"by": "python"}
+
+
+def by_search(
+    sweep: str,
+    trials: int,
+    epochs: int,
+    space: str,
+    role: str,
+    seeds: Sequence[int],
+    objective: str = DEFAULT_OBJECTIVE,
+    halving: int = 0,
+    precision: str = "",
+) -> dict[str, Any]:
+    """``found`` of a run that a sweep trained.
+
+    Args:
+        sweep: the sweep's id.
+        trials, epochs: configurations of the search, and joint epochs of each.
+        space: digest of the search space.
+        role: ``search`` or ``final``.
+        seeds: of the final runs.
+        objective: the curve that was minimised.
+        halving: factor of a search in which packs are brackets; 0: none.
+        precision: of the search, where it is not that of the run.
+    """
+    found = {
+        "by": "search",
+        "role": role,
+        "sweep": sweep,
+        "trials": trials,
+        "epochs": epochs,
+        "objective": objective,
+        "space": space,
+        "seeds": list(seeds),
+    }
+    # Left out where they say nothing, so that the files of older versions read the same.
+    later = {"halving": halving, "search_precision": precision}
+    return {**found, **{name: value for name, value in later.items() if value}}
+
+
+def retold(found: Mapping[str, Any], trained: str, wanted: str) -> dict[str, Any]:
+    """``found`` of a run as one of another precision, with the same configuration, has to tell it.
+
+    Args:
+        found: of a run.
+        trained, wanted: the precision of that run, and of the other.
+    """
+    told = {name: value for name, value in found.items() if name != "search_precision"}
+    if found.get("by") != "search":
+        return told
+    searched = found.get("search_precision", trained)
+    return {**told, "search_precision": searched} if searched != wanted else told
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What finding a configuration cost, as far as comparing methods fairly needs it."""
+
+    by: str
+    """``published``, ``file``, ``python``, ``search`` or ``unknown``."""
+    trials: int = 0
+    epochs: int = 0
+    objective: str = ""
+    halving: int = 0
+    """The factor of a search with halving; 0: none."""
+    precision: str = ""
+    """Of the search, where the runs have another."""
+
+    def __str__(self) -> str:
+        if self.by != "search":
+            return self.by
+        objective = "" if self.objective == DEFAULT_OBJECTIVE else f", {self.objective}"
+        halving = f", halving {self.halving}" if self.halving else ""
+        precision = f" in {self.precision}" if self.precision else ""
+        return f"search {self.trials} x {self.epochs} epochs{precision}{halving}{objective}"
+
+
+UNKNOWN = Budget("unknown")
+
+
+def budget_of(found: Mapping[str, Any]) -> Budget:
+    """The budget that ``found`` of a run tells."""
+    by = found.get("by")
+    if by == "search":
+        return Budget(
+            by,
+            int(found.get("trials", 0)),
+            int(found.get("epochs", 0)),
+            str(found.get("objective", "")),
+            int(found.get("halving", 0)),
+            str(found.get("search_precision", "")),
+        )
+    return Budget(str(by)) if by in ("published", "file", "python") else UNKNOWN
+
+
+def from_search(found: Mapping[str, Any], role: str) -> bool:
+    """Whether a sweep trained the run in this role."""
+    return found.get("by") == "search" and found.get("role") == role
+
+
+def same_budget(first: Budget, second: Budget) -> bool | None:
+    """Whether two configurations were found at the same cost; None where that is not known of both.
+
+    Nobody knows what finding a configuration in a user's file cost.
+    """
+    if not {first.by, second.by} <= {"published", "search"}:
+        return None
+    return first == second

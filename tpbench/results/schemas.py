@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
 
 from tpbench.engine import CURVES
-from tpbench.results.predictions import LARGEST_FILE as LARGEST_PREDICTIONS
 from tpbench.results.runs import ID_PATTERN
+from tpbench.results.runs import LARGEST_FILE as LARGEST_PREDICTIONS
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class ProvenanceFields(Extensible):
 
 
 class FoundFields(Extensible):
-    """How a configuration was found (:mod:`tpbench.results.budgets`)."""
+    """How a configuration was found (:mod:`tpbench.results.runs`)."""
 
     by: str = ""
     role: str = ""
@@ -145,7 +145,7 @@ class RunFile(RunFields):
 
 
 class PredictionsFile(Record):
-    """A run's predictions (:class:`tpbench.results.predictions.Predictions`)."""
+    """A run's predictions (:class:`tpbench.results.runs.Predictions`)."""
 
     format: int
     run: RunId

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +12,25 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, UsageError, method_names, unknown
 from tpbench.engine.errors import reason_of
-from tpbench.engine.files import atomic_write, move_aside, remove_leftovers
+from tpbench.engine.files import atomic_write, check_name, move_aside, remove_leftovers
+from tpbench.results.alignments import read_alignments
 from tpbench.results.archives import ArchivedRuns, ArchiveReader
-from tpbench.results.location import file_stamps, read_bytes
-from tpbench.results.predictions import ENDING, LARGEST_FILE, Predictions, predictions_path
-from tpbench.results.runs import LARGEST_RUN, RUN_NAME, NewerFormat, RunRecord
+from tpbench.results.location import file_stamps, location, near_folders, read_bytes
+from tpbench.results.runs import (
+    ENDING,
+    ID_PATTERN,
+    LARGEST_FILE,
+    LARGEST_RUN,
+    RUN_NAME,
+    NewerFormat,
+    Predictions,
+    RunRecord,
+    predictions_path,
+)
 from tpbench.results.summaries import KeptSummaries, summarised
+from tpbench.workloads import get_workload, is_file, workload_names
 
 # Runs that are read at once, and how many results may wait.
 _AT_ONCE = 16
@@ -511,3 +524,104 @@ def append_line(path: Path, line: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+# Stores as a person names them, and the names of what they hold.
+
+
+DEFAULT_STORE = "results"
+"""The store where none is named."""
+
+
+def open_store(results: str) -> RunStore:
+    """The store of a folder or URL; a file of that name is a slip of the user's."""
+    folder = location(results)
+    check_name(folder, "--results")
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--results '{results}': this is a file, a folder is needed")
+    return RunStore(folder)
+
+
+def read_store(results: str) -> RunStore:
+    """The store of commands that only read: where nothing is, the name is a slip.
+
+    Raises:
+        UsageError: there is no such folder; the message names what is near.
+    """
+    store = open_store(results)
+    if not store.folder_exists:
+        near = near_folders(store.folder)
+        hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
+        raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
+    return store
+
+
+def stored_workload(name: str, results: str) -> str:
+    """The name that a workload has in a store: it may be given as a file, or be known from what the store holds alone.
+
+    Raises:
+        UsageError: there is no such workload; the message names what is near.
+    """
+    if is_file(name):
+        return get_workload(name).name
+    known = workload_names()
+    if name in known:
+        return name
+    store = open_store(results)
+    found = {record.definition.workload for record in store.summaries()} if store.folder_exists else set()
+    if name not in found and store.folder_exists:
+        found |= {record.workload for record in read_alignments(store).values()}
+    if name not in found:
+        raise unknown("workload", name, [*known, *sorted(found)])
+    return name
+
+
+def stored_method(name: str, store: RunStore) -> str:
+    """The name of a method that is installed, or of which a store has runs.
+
+    Raises:
+        UsageError: there is no such method; the message names what is near.
+    """
+    known = method_names()
+    if name not in known:
+        found = {record.definition.method for record in store.summaries()}
+        if name not in found:
+            raise unknown("method", name, {*known, *found})
+    return name
+
+
+# A run by its id, or by the beginning of it.
+
+
+_BEGINNING = re.compile(r"[0-9a-f]{8,24}")
+
+
+def find_record(store: RunStore, text: str) -> RunRecord:
+    """The run that an id or at least its first 8 digits name.
+
+    Raises:
+        UsageError: there is no such run, or there are several; the message names what is near.
+        TpbenchError: it cannot be read.
+    """
+    wanted = text.strip().lower()
+    if not _BEGINNING.fullmatch(wanted):
+        raise UsageError(f"run '{text}': write the 24 hex digits that name the run's file, or at least the first 8")
+    if ID_PATTERN.fullmatch(wanted) and (record := store.read(wanted)):
+        return record
+    ids = store.ids()
+    found = [run_id for run_id in ids if run_id.startswith(wanted)]
+    if len(found) > 1:
+        raise UsageError(f"run '{text}': {len(found)} runs begin so: {', '.join(found[:5])}")
+    record = store.read(found[0]) if found else None
+    if record is None:
+        raise UsageError(f"{store.folder} holds no run '{text}'{_hint(wanted, ids, store)}")
+    return record
+
+
+def _hint(wanted: str, ids: list[str], store: RunStore) -> str:
+    for message in store.damaged:
+        if wanted in message:
+            return f" that can be read: {message}"
+    beginnings = {run_id[: len(wanted)]: run_id for run_id in ids}
+    near = difflib.get_close_matches(wanted, beginnings, n=1, cutoff=0.7)
+    return f": did you mean {beginnings[near[0]]}?" if near else "; 'tpbench results export FILE.csv' lists its runs"

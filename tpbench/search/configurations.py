@@ -13,9 +13,8 @@ from typing import Any
 from tpbench.engine import UsageError, get_method, method_source
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.budgets import FROM_FILE, FROM_PYTHON, PUBLISHED, retold
 from tpbench.results.location import location
-from tpbench.results.runs import DEFAULT_PRECISION, canonical_json, digest
+from tpbench.results.runs import DEFAULT_PRECISION, FROM_FILE, FROM_PYTHON, PUBLISHED, canonical_json, digest, retold
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
@@ -28,7 +27,7 @@ class FoundConfiguration:
 
     values: dict[str, float]
     found: Mapping[str, Any] = field(default_factory=dict)
-    """For the files of the runs that are trained with it (:mod:`tpbench.results.budgets`)."""
+    """For the files of the runs that are trained with it (:mod:`tpbench.results.runs`)."""
     note: str = ""
     """Which it is, for people, where they did not name it."""
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
-from tpbench.results.budgets import DEFAULT_OBJECTIVE, by_search
 from tpbench.results.location import read_bytes
-from tpbench.results.runs import DEFAULT_PRECISION, digest, parse_json
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, by_search, digest, parse_json
 from tpbench.results.store import write_atomically
 from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal

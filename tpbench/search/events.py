@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from tpbench.results.budgets import DEFAULT_OBJECTIVE, OBJECTIVES
+from tpbench.results.runs import DEFAULT_OBJECTIVE, OBJECTIVES
 from tpbench.results.schemas import Count, Epochs, Finite, Fraction, Name, Natural, Record, Scalar
 
 Suggestion = Annotated[dict[str, Finite], Field(min_length=1)]

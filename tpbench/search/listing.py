@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
+from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.continuing import command_for, with_workload
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal

@@ -10,11 +10,10 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import reason_of
 from tpbench.results import RunStore
-from tpbench.results.finding import find_record
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import network_path
-from tpbench.results.predictions import ENDING
-from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord
+from tpbench.results.runs import ENDING, ID_PATTERN, NewerFormat, RunRecord
+from tpbench.results.store import find_record
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_folders

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
+from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.search.listing import sweep_folders

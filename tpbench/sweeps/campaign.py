@@ -10,8 +10,8 @@ from typing import Any
 
 from tpbench.engine import RuleError, TpbenchError, check_device_precision, method_source
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import absolute, from_here, location
+from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpbench.engine import UsageError, unknown
-from tpbench.results.budgets import DEFAULT_OBJECTIVE, OBJECTIVES
-from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.runs import DEFAULT_OBJECTIVE, FULL_SEEDS, OBJECTIVES
 from tpbench.search.halving import check_factor
 from tpbench.sweeps.cluster import Resources, choose_resources
 from tpbench.training.seeds import parse_seeds

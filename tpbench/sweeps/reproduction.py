@@ -13,10 +13,10 @@ from pathlib import Path
 from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
-from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
 from tpbench.results.networks import FOLDER
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
+from tpbench.results.runs import PUBLISHED
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration

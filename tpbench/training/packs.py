@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpbench.engine import MemberHistory, TpbenchError, get_method, method_source
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
-from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.results.networks import has_network, keep_network, replace_training
-from tpbench.results.predictions import Predictions, can_have_predictions
-from tpbench.results.runs import DEFAULT_PRECISION, digest
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, Predictions, can_have_predictions, digest
 from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import input_scale, trained_network
 from tpbench.training.tracking.following import Tracking, tracking
@@ -57,7 +55,7 @@ class PackPlan:
     objective: str = DEFAULT_OBJECTIVE
     """The curve whose lowest value a search minimises."""
     found: Mapping[str, Any] = field(default_factory=dict)
-    """How the configurations were found (:mod:`tpbench.results.budgets`); in the runs' files, not in their names."""
+    """How the configurations were found (:mod:`tpbench.results.runs`); in the runs' files, not in their names."""
     fingerprint: str = ""
     """Of the data that it must be trained on, where another process knows them."""
 

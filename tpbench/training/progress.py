@@ -21,7 +21,7 @@ from rich.progress import (
 
 from tpbench.engine.callers import warn_caller
 from tpbench.engine.errors import visible
-from tpbench.results.terminal import print_line
+from tpbench.results.formats import print_line
 from tpbench.training.quiet import real_output
 
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO, cast
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import atomic_write
-from tpbench.results.terminal import REPLACE
+from tpbench.results.formats import REPLACE
 
 # The process has one standard output, and one local Ray: who comes second waits.
 _ALONE = threading.RLock()

@@ -43,7 +43,7 @@ def run_seeds(
     """Train one configuration over seeds, as one pack or as one per core; shows the epochs.
 
     Args:
-        found: how the configuration was found (:mod:`tpbench.results.budgets`).
+        found: how the configuration was found (:mod:`tpbench.results.runs`).
         epochs: None: the workload's.
         note: said first.
         progress: whether anything is shown.

@@ -41,7 +41,7 @@ class Member:
         Args:
             definition: what is trained.
             data_label: empty for the exact data set.
-            found: how its configuration was found (:mod:`tpbench.results.budgets`).
+            found: how its configuration was found (:mod:`tpbench.results.runs`).
             precision: where the definition does not tell it.
             version: of tpbench that trained it.
         """
