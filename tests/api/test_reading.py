@@ -14,8 +14,7 @@ from tests.results.records import record
 from tpbench.reports.dampings import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
-from tpbench.results.frames import CURVE_COLUMNS
-from tpbench.results.maintenance import EXPORT_COLUMNS
+from tpbench.results.frames import CURVE_COLUMNS, EXPORT_COLUMNS
 from tpbench.results.ranking import BOARD_NOTE
 from tpbench.results.ranking import COLUMNS as RANKED
 

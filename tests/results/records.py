@@ -11,7 +11,8 @@ from typing import Any
 
 from tpbench.results import RunDefinition, RunRecord
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.runs import FORMAT, digest
+from tpbench.results.artifacts import digest
+from tpbench.results.runs import FORMAT
 from tpbench.results.store import write_atomically
 
 

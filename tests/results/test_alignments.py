@@ -14,8 +14,8 @@ from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.alignments import AlignmentRecord, read_alignments, stored_alignments
+from tpbench.results.artifacts import with_checksum
 from tpbench.results.maintenance import pack_store
-from tpbench.results.runs import sealed
 
 
 def alignment(method: str = "dtp", epochs: int = 3) -> AlignmentRecord:
@@ -139,11 +139,11 @@ def test_a_broken_archive_alone_is_named(store: RunStore, tpbench_inside: Inside
 def test_what_no_table_can_show_is_damaged(change: dict[str, object]) -> None:
     body = {"format": 1, **asdict(alignment()), **change}
     with pytest.raises(TpbenchError, match=r"x\.json: not a valid alignment record"):
-        AlignmentRecord.from_json(json.dumps(sealed(body)), "x.json")
+        AlignmentRecord.from_json(json.dumps(with_checksum(body)), "x.json")
 
 
 def test_a_newer_format_is_no_damage(store: RunStore, tpbench_inside: Inside) -> None:
-    newer = json.dumps(sealed({"format": 2, "angles": []}))
+    newer = json.dumps(with_checksum({"format": 2, "angles": []}))
     (store.folder / "alignment" / "digits-bp-0123456789ab.json").write_text(newer)
     for command in (("table", "angles"), ("results", "check")):
         told = tpbench_inside(*command)
@@ -153,7 +153,7 @@ def test_a_newer_format_is_no_damage(store: RunStore, tpbench_inside: Inside) ->
 
 def test_a_report_says_that_it_shows_no_angles(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
     store.publish(record())
-    newer = json.dumps(sealed({"format": 2, "angles": []}))
+    newer = json.dumps(with_checksum({"format": 2, "angles": []}))
     (store.folder / "alignment" / "digits-bp-0123456789ab.json").write_text(newer)
     assert tpbench_inside("report", "--output", "page.html").returncode == 0
     page = (tmp_path / "page.html").read_text()

@@ -12,8 +12,8 @@ from tests.conftest import Inside
 from tests.results.records import archive_of, of_newer_format, record
 from tpbench.results import RunStore, paper_table, render
 from tpbench.results import archives as module
+from tpbench.results.artifacts import NewerFormat
 from tpbench.results.maintenance import check_store
-from tpbench.results.runs import NewerFormat
 
 
 def seeds(store: RunStore) -> list[int]:

@@ -23,9 +23,9 @@ from tests.results.test_networks import network
 from tpbench.engine import TpbenchError
 from tpbench.results import RunDefinition, RunRecord, RunStore
 from tpbench.results.alignments import AlignmentRecord, stored_alignments
-from tpbench.results.maintenance import export_frame
+from tpbench.results.artifacts import with_checksum
+from tpbench.results.frames import export_frame
 from tpbench.results.networks import TrainedNetwork, WrongNetwork, arrays_digest
-from tpbench.results.runs import sealed
 from tpbench.results.schemas import AlignmentFile, DefinitionFields, NetworkFields, RunFields
 from tpbench.results.summaries import summarised
 
@@ -54,7 +54,7 @@ def forged(place: str, value: object, run: RunRecord | None = None) -> tuple[str
         # Of some of these nothing has an id.
         with suppress(ValueError, TypeError, OverflowError, AttributeError, RecursionError):
             body["id"] = RunDefinition(**body["definition"]).id
-    return str(body["id"]), json.dumps(sealed(body))
+    return str(body["id"]), json.dumps(with_checksum(body))
 
 
 FORGED: list[tuple[str, Any]] = [
@@ -256,7 +256,7 @@ ANGLES: list[tuple[str, Any]] = [
 def test_a_forged_alignment_record_is_damaged(place: str, value: Any) -> None:
     body = {"format": 1, **asdict(alignment_record("digits", "dtp", [0.0, 1.0]))}
     with pytest.raises(TpbenchError, match=r"x\.json: not a valid alignment record") as told:
-        AlignmentRecord.from_json(json.dumps(sealed(changed(body, place, value))), "x.json")
+        AlignmentRecord.from_json(json.dumps(with_checksum(changed(body, place, value))), "x.json")
     assert str(told.value).isprintable()
 
 
@@ -266,7 +266,9 @@ def test_forged_alignment_records_are_named_and_not_shown(tmp_path: Path, tpbenc
     RunStore(tmp_path / "results").publish(record())
     for number, (place, value) in enumerate(ANGLES):
         body = changed({"format": 1, **asdict(good)}, place, value)
-        (tmp_path / "results" / "alignment" / f"digits-x-{number:012x}.json").write_text(json.dumps(sealed(body)))
+        (tmp_path / "results" / "alignment" / f"digits-x-{number:012x}.json").write_text(
+            json.dumps(with_checksum(body))
+        )
     assert list(stored_alignments(RunStore(tmp_path / "results")).records.values()) == [good]
     for command in (
         ("table", "angles"),
@@ -311,10 +313,10 @@ def test_a_forged_network_is_damaged(change: dict[str, Any]) -> None:
     made = network(record())
     about = {f.name: getattr(made, f.name) for f in fields(made) if f.name != "arrays"}
     about |= {"format": 1, "sizes": list(made.sizes), "arrays": arrays_digest(made.arrays)}
-    whole = save(dict(made.arrays), {"tpbench": json.dumps(sealed(about))})
+    whole = save(dict(made.arrays), {"tpbench": json.dumps(with_checksum(about))})
     assert TrainedNetwork.from_bytes(whole, "x").run == made.run
     with pytest.raises(WrongNetwork):
-        TrainedNetwork.from_bytes(save(dict(made.arrays), {"tpbench": json.dumps(sealed(about | change))}), "x")
+        TrainedNetwork.from_bytes(save(dict(made.arrays), {"tpbench": json.dumps(with_checksum(about | change))}), "x")
 
 
 @pytest.mark.parametrize(

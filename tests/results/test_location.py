@@ -12,9 +12,9 @@ from tests.conftest import Inside
 from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
+from tpbench.results.artifacts import NewerFormat
 from tpbench.results.location import _opened, absolute, location
 from tpbench.results.maintenance import Merged, check_store, merge_networks, merge_stores
-from tpbench.results.runs import NewerFormat
 from tpbench.search.journal import Journal
 
 

@@ -18,8 +18,10 @@ from tests.conftest import Inside
 from tests.results.records import archive_of, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
-from tpbench.results.maintenance import check_store, merge_stores, open_source, pack_store
-from tpbench.results.runs import Predictions, digest
+from tpbench.results.artifacts import digest
+from tpbench.results.maintenance import check_store, merge_stores, pack_store
+from tpbench.results.runs import Predictions
+from tpbench.results.store import open_source
 
 SAMPLES = 200
 

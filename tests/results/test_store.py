@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.results.records import of_newer_format, record
 from tpbench.engine import TpbenchError
 from tpbench.results import RunDefinition, RunRecord, RunStore
-from tpbench.results.runs import NewerFormat
+from tpbench.results.artifacts import NewerFormat
 
 fractions = st.lists(st.floats(0, 0.99), min_size=1, max_size=5)
 

@@ -13,12 +13,12 @@ from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.runs import PUBLISHED, by_search
+from tpbench.results.runs import PUBLISHED, search_info
 from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.training.choice import CellChoice
 from tpbench.workloads import WORKLOADS, load_problem
 
-SEARCH = by_search("digits-bp-0", 40, 100, "s", "search", (0, 1))
+SEARCH = search_info("digits-bp-0", 40, 100, "s", "search", (0, 1))
 BP = {"lr": 1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 
 
@@ -71,7 +71,7 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
 def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
     tmp_path: Path, wanted: str, told: dict[str, str]
 ) -> None:
-    final = by_search("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
+    final = search_info("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
     stores = {
         "search": [replace(run, found=SEARCH) for run in digits(1e-3, [0.02], precision="float64")],
         "final": [replace(run, found=final) for run in digits(1e-3, [0.02])],

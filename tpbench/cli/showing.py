@@ -177,7 +177,7 @@ def show_leaderboard(
     """All methods of the store, best first, and how each stands to the best."""
     check_format(form)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results)
     target = user_path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
@@ -213,7 +213,7 @@ def compare(
     for method in (first, second):
         get_method(method)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
@@ -252,7 +252,7 @@ def draw_figure(
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results) if name in ALIGNMENT_WORKLOADS else open_store(results)
     from tpbench.reports.figures import make_figure
     from tpbench.reports.style import check_picture, save
@@ -284,7 +284,7 @@ def plot(
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if kind != "search":
-        what = stored_workload(what, results)
+        what = stored_workload(what, open_store(results))
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.searches import search_figure

@@ -54,7 +54,7 @@ def name_of(cell: Cell) -> str:
 
 def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
     """The same cells with the runs' curves, as far as the runs are still there; all are read together."""
-    runs = {run.definition.id: run for run in store.whole(run for cell in cells for run in cell.runs)}
+    runs = {run.definition.id: run for run in store.with_curves(run for cell in cells for run in cell.runs)}
     return [
         replace(cell, runs=tuple(runs[run.definition.id] for run in cell.runs if run.definition.id in runs))
         for cell in cells

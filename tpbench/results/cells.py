@@ -17,12 +17,12 @@ from tpbench.engine import installed_source
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
     FULL_SEEDS,
-    UNKNOWN,
-    Budget,
+    UNKNOWN_BUDGET,
     RunRecord,
-    budget_of,
+    TuningBudget,
     from_search,
     percent,
+    tuning_budget,
 )
 from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
@@ -140,10 +140,10 @@ class Cell:
         return 0 if self.can_be_best else 1 if self.ranked else 2
 
     @cached_property
-    def budget(self) -> Budget:
+    def budget(self) -> TuningBudget:
         """What finding the configuration cost; unknown where its runs do not agree."""
-        known = {budget_of(run.found) for run in self.runs if run.found}
-        return known.pop() if len(known) == 1 else UNKNOWN
+        known = {tuning_budget(run.found) for run in self.runs if run.found}
+        return known.pop() if len(known) == 1 else UNKNOWN_BUDGET
 
     def errors(self, curve: str = "test_error") -> pd.Series[float]:
         """A curve at each run's selected epoch in per cent, by seed; missing where the run diverged."""

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
 
 from tpbench.engine import CURVES
-from tpbench.results.runs import ID_PATTERN
-from tpbench.results.runs import LARGEST_FILE as LARGEST_PREDICTIONS
+from tpbench.results.artifacts import ID_PATTERN
+from tpbench.results.runs import LARGEST_PREDICTIONS
 
 T = TypeVar("T")
 

@@ -389,7 +389,7 @@ NOTE = (
 
 def final_losses(store: RunStore, cell: Cell) -> list[float]:
     """The training loss of the last epoch of each run of a cell that did not diverge, by seed."""
-    curves = [run.curves.get("train_loss") for run in store.whole(cell.runs) if not run.diverged]
+    curves = [run.curves.get("train_loss") for run in store.with_curves(cell.runs) if not run.diverged]
     return [curve[-1] for curve in curves if curve]
 
 

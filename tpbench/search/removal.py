@@ -10,9 +10,10 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import reason_of
 from tpbench.results import RunStore
+from tpbench.results.artifacts import ID_PATTERN, NewerFormat
 from tpbench.results.location import file_stamps
-from tpbench.results.networks import network_path
-from tpbench.results.runs import ENDING, ID_PATTERN, NewerFormat, RunRecord
+from tpbench.results.networks import NETWORKS
+from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.results.store import find_record
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
@@ -79,7 +80,7 @@ def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
         TpbenchError: one cannot be read, or a sweep that is at work uses it.
     """
     removal = Removal()
-    names = {**file_stamps(store.runs, ".json"), **file_stamps(store.runs, ENDING)}
+    names = {**file_stamps(store.runs, ".json"), **file_stamps(store.runs, PREDICTIONS.suffix)}
     known = sorted({name.partition(".")[0] for name in names if ID_PATTERN.fullmatch(name.partition(".")[0])})
     users = _users(store)
     for text in texts:
@@ -108,7 +109,7 @@ def _describe(record: RunRecord | None) -> str:
 
 def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord | None) -> None:
     path, archives = store.path(run_id), store.archived.holders.get(run_id)
-    beside = {"predictions": store.predictions_path(run_id), "network": network_path(store, run_id)}
+    beside = {"predictions": store.predictions_path(run_id), "network": NETWORKS.path(store.folder, run_id)}
     there = {name: file for name, file in beside.items() if file.exists()}
     # Where an archive alone has the run, they belong to its copy, which stays.
     files = [*([path] if path.exists() else []), *there.values()] if path.exists() or not archives else []
