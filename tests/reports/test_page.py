@@ -189,6 +189,6 @@ def test_the_runs_of_a_figure_are_read_together(store: RunStore, monkeypatch: py
         return read(self, runs)
 
     read = RunStore.with_curves
-    monkeypatch.setattr(RunStore, "whole", whole)
+    monkeypatch.setattr(RunStore, "with_curves", whole)
     learning_curves(store, cells)  # without the run that is gone
     assert asked == [[run.definition.id for cell in cells for run in cell.runs]]

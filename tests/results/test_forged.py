@@ -22,7 +22,7 @@ from tests.results.records import alignment_record, archive_of, keep_alignments,
 from tests.results.test_networks import network
 from tpbench.engine import TpbenchError
 from tpbench.results import RunDefinition, RunRecord, RunStore
-from tpbench.results.alignments import AlignmentRecord, stored_alignments
+from tpbench.results.alignments import AlignmentRecord, read_alignments
 from tpbench.results.artifacts import with_checksum
 from tpbench.results.frames import export_frame
 from tpbench.results.networks import TrainedNetwork, WrongNetwork, arrays_digest
@@ -269,7 +269,7 @@ def test_forged_alignment_records_are_named_and_not_shown(tmp_path: Path, tpbenc
         (tmp_path / "results" / "alignment" / f"digits-x-{number:012x}.json").write_text(
             json.dumps(with_checksum(body))
         )
-    assert list(stored_alignments(RunStore(tmp_path / "results")).records.values()) == [good]
+    assert list(read_alignments(RunStore(tmp_path / "results")).values()) == [good]
     for command in (
         ("table", "angles"),
         ("report",),
@@ -391,7 +391,9 @@ def test_a_store_whose_path_is_no_text_is_read_and_kept_in_the_cache(
         assert ended.returncode == 0, ended.stderr
     assert (tmp_path / name / "leaderboard.csv").exists()
     assert (tmp_path / os.fsdecode(b"by\xff.html")).read_text(encoding="utf-8")
-    monkeypatch.setattr(RunStore, "_read_all", lambda _, ids: pytest.fail("it was read again") if ids else iter(()))
+    monkeypatch.setattr(
+        RunStore, "_read_each", lambda _, kind, ids: pytest.fail("it was read again") if ids else iter(())
+    )
     assert len(RunStore(tmp_path / name).summaries()) == 1
 
 

@@ -14,7 +14,8 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.artifacts import NewerFormat
 from tpbench.results.location import _opened, absolute, location
-from tpbench.results.maintenance import Merged, check_store, merge_networks, merge_stores
+from tpbench.results.maintenance import Merged, check_store, merge_stores
+from tpbench.results.runs import RUNS
 from tpbench.search.journal import Journal
 
 
@@ -72,7 +73,7 @@ def damage_and_archives(store: RunStore) -> None:
         assert len(list(store.runs.glob("*.damaged"))) == number - 1
         store.publish(record(errors=[0.3]))
         assert len(list(store.runs.glob("*.damaged"))) == number
-    assert check_store(store).whole == 1
+    assert check_store(store)[RUNS].valid == 1
     newer = of_newer_format(record())
     path.write_bytes(newer.encode())
     store.publish(record())
@@ -197,8 +198,7 @@ def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside:
     journal.suggested([{"lr": 0.1}])
     journal.ended(0, [])
     assert [pack.outcomes for pack in Journal.open(journal.path).packs] == [[]]
-    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == Merged(new=2)
-    assert merge_networks(RunStore(location(s3)), RunStore(tmp_path / "copy")) == (2, [])
+    assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == Merged(new=2, networks=2)
 
 
 def test_a_url_that_refuses_writing_is_an_error(monkeypatch: pytest.MonkeyPatch, memory: Path) -> None:

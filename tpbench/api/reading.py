@@ -251,7 +251,7 @@ def compare(
         UsageError: there is no such folder, workload or method, or both methods are the same.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
-    from tpbench.results.comparison import compare_methods, note_of
+    from tpbench.results.comparison import compare_methods, comparison_note
 
     for method in (first, second):
         get_method(one_name(method, "method"))
@@ -260,7 +260,7 @@ def compare(
     store = read_store(place(results))
     frame = compare_methods(store, first, second, _workloads(results, workload), detect)
     warn(store.damaged)
-    return _annotated(frame, f"{first} against {second}", [note_of(first, second, several=len(frame) > 1)])
+    return _annotated(frame, f"{first} against {second}", [comparison_note(first, second, several=len(frame) > 1)])
 
 
 def _annotated(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> pd.DataFrame:

@@ -92,11 +92,11 @@ def _in_tables(w: Workload) -> str:
     """The column that runs on it get, which says what the file and its data are."""
     if not w.source:
         return w.title
-    from tpbench.results.cells import labelled
+    from tpbench.results.cells import with_label
     from tpbench.workloads.cache import load_for
 
     try:
-        return labelled(w.name, load_for(w).label)
+        return with_label(w.name, load_for(w).label)
     except TpbenchError as error:
         return f"unknown: {error}"
 

@@ -10,7 +10,7 @@ from tpbench.engine import TpbenchError, method_title
 from tpbench.reports.dampings import chosen_dampings
 from tpbench.reports.recorded import known_records, mean_of, measured_in, settled_epoch
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.formats import check_format, csv_text, spell_table
+from tpbench.results.formats import check_format, csv_text, format_table
 from tpbench.results.store import RunStore
 
 ANGLE_COLUMNS = (
@@ -94,7 +94,7 @@ def angle_table(store: RunStore, form: str) -> str:
         label = str(workload) if data == "exact" else f"{workload} ({data})"
         body.append([label, method_title(str(method)), str(seeds), str(epochs), *found, *[""] * (layers - len(found))])
     header = ["workload", "method", "seeds", "epochs", *(f"layer {k + 1}" for k in range(layers))]
-    return spell_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
+    return format_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
 
 
 def _spell(angle: float) -> str:

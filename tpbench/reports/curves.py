@@ -13,8 +13,8 @@ from tpbench.engine.errors import visible
 from tpbench.reports.style import Axes, Figure, MaxNLocator, again, colour, drawing, plain_labels, plain_number
 from tpbench.reports.vector import mark
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import Origin, labelled, origins_of
-from tpbench.results.formats import spell
+from tpbench.results.cells import ProvenanceGroup, provenance_groups, with_label
+from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS
 
 Values = NDArray[np.floating]
@@ -49,7 +49,7 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
 def name_of(cell: Cell) -> str:
     """Method, what kind of data copy it was trained on, and how many of its seeds are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
-    return visible(labelled(method_title(cell.method), cell.data_label)) + gone
+    return visible(with_label(method_title(cell.method), cell.data_label)) + gone
 
 
 def with_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
@@ -168,7 +168,7 @@ def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float,
     Returns:
         The points, with the names of their cells.
     """
-    origins = [origin for cell in cells for origin in origins_of(cell, ["device_name"])]
+    origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
     points = [_cost_point(axes, origin, place) for place, origin in enumerate(origins)]
     hollow = "; hollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
@@ -177,11 +177,11 @@ def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float,
     return points
 
 
-def _on_gpu(origin: Origin) -> bool:
-    return origin.said("device").startswith("cuda")
+def _on_gpu(origin: ProvenanceGroup) -> bool:
+    return origin.entry("device").startswith("cuda")
 
 
-def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[float, float]]:
+def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, tuple[float, float]]:
     """The point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     name, shade = name_of(cell), colour(cell.method)
@@ -194,8 +194,8 @@ def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[floa
         markerfacecolor="white" if _on_gpu(origin) else shade,
         capsize=3,
     )
-    said = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
-    device = origin.said("device_name")
+    said = f"{name}: test error {format_mean(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+    device = origin.entry("device_name")
     mark(point, f"point-{place}", name, said if device == "-" else f"{said}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpbench.engine import method_title
 from tpbench.reports.recorded import find_records, made_with, mean_of, measured_in, settled_epoch
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.formats import check_format, csv_text, spell_table
+from tpbench.results.formats import check_format, csv_text, format_table
 from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
@@ -94,4 +94,4 @@ def damping_table(store: RunStore, form: str) -> str:
         beside = [f" ({p:g})" for p in printed] if printed else [""] * len(found)
         body.append([method_title(record.method), *(word + p for word, p in zip(words, beside, strict=True))])
     header = ["method", *(f"layer {k + 1}" for k in range(records[0].layers))]
-    return spell_table(DAMPING_TITLE, header, body, form, damping_note(records))
+    return format_table(DAMPING_TITLE, header, body, form, damping_note(records))

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError
 from tpbench.results.artifacts import Artifact, ArtifactKind, verify_format, with_checksum
+from tpbench.results.runs import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tpbench.results.schemas import Count, Epochs, Name, NonNegative
     from tpbench.results.store import RunStore
+
+# Types of fields; tpbench.results.schemas has a model for each.
+Seeds = list[int]
+Steps = list[int]
+LossAngles = list[Any]
+TargetAngles = list[Any]
 
 FORMAT = 1
 
@@ -24,21 +31,21 @@ FORMAT = 1
 class AlignmentRecord(Artifact):
     """The angles of one method on one workload, in degrees; one row per measured minibatch."""
 
-    workload: str
+    workload: Name
     data_label: str
-    method: str
-    seeds: list[int]
-    epochs: int
-    every: int
-    steps_per_epoch: int
+    method: Name
+    seeds: Seeds
+    epochs: Epochs
+    every: Count
+    steps_per_epoch: Count
     """Joint minibatches of one epoch."""
-    dampings: list[float]
-    steps: list[int]
-    loss_angles: list[Any]
+    dampings: list[NonNegative]
+    steps: Steps
+    loss_angles: LossAngles
     """(measurements, seeds, hidden layers)"""
-    target_angles: list[Any]
+    target_angles: TargetAngles
     """(measurements, seeds, dampings, hidden layers)"""
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     @property
     def layers(self) -> int:

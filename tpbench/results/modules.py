@@ -1,4 +1,4 @@
-"""Trained networks as torch modules, and as files that need no tpbench to be read."""
+"""Trained networks as torch modules, and as files for programs without tpbench."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Inputs(nn.Flatten):
         self.scale, self.shift, self.dtype = scale, shift, dtype
 
     def forward(self, input: Tensor) -> Tensor:
-        """Rows (B, n_0) of samples (B, ...), whole numbers or floats."""
+        """Return rows (B, n_0) of samples (B, ...), which are integers or floats."""
         rows = super().forward(input)
         if not rows.is_floating_point():
             return rows.to(self.dtype).mul_(self.scale).add_(self.shift)
@@ -41,7 +41,7 @@ class Inputs(nn.Flatten):
 
 
 def state_dict(network: TrainedNetwork) -> dict[str, Tensor]:
-    """The forward parameters by their names in :func:`sequential`: ``1.weight``, ``1.bias``, ``3.weight``."""
+    """Return the forward parameters by their names in :func:`sequential`: ``1.weight``, ``1.bias``, ``3.weight``."""
     return {
         f"{2 * i - 1}.{kind}": torch.from_numpy(np.array(network.arrays[f"forward.{i}.{kind}"]))
         for i in range(1, len(network.sizes))
@@ -50,7 +50,7 @@ def state_dict(network: TrainedNetwork) -> dict[str, Tensor]:
 
 
 def sequential(network: TrainedNetwork, *, normalise: bool = True) -> nn.Sequential:
-    """``Sequential(Inputs, Linear, Tanh, ..., Linear)``; its outputs (B, n_L) are logits.
+    """Return ``Sequential(Inputs, Linear, Tanh, ..., Linear)``, whose outputs (B, n_L) are logits.
 
     Args:
         normalise: take numbers as the data set stores them; otherwise the first module is ``nn.Flatten`` alone.
@@ -61,9 +61,9 @@ def sequential(network: TrainedNetwork, *, normalise: bool = True) -> nn.Sequent
     for below, width in zip(network.sizes, network.sizes[1:], strict=False):
         # Without numbers of its own, none of which are drawn: torch's random stream stays where it is.
         modules += [nn.Linear(below, width, device="meta", dtype=dtype), nn.Tanh()]
-    made = nn.Sequential(*modules[:-1])
-    made.load_state_dict(state, assign=True)
-    return made
+    sequence = nn.Sequential(*modules[:-1])
+    sequence.load_state_dict(state, assign=True)
+    return sequence
 
 
 def export_network(store: RunStore, run_id: str, path: Path) -> TrainedNetwork:

@@ -18,7 +18,11 @@ from tpbench.results.runs import RunRecord
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tpbench.results.schemas import Finite, Fraction, Name, Natural, RunId
     from tpbench.results.store import RunStore
+
+Sizes = tuple[int, ...]
+"""Type of a field; tpbench.results.schemas has its model."""
 
 FORMAT = 1
 EXPORTS = (".safetensors", ".pt", ".npz")
@@ -34,27 +38,27 @@ class WrongNetwork(TpbenchError):  # noqa: N818 (named for what is there)
 class TrainedNetwork(Artifact):
     """The parameters that a run had after its selected epoch, with their description."""
 
-    run: str
+    run: RunId
     """The run's id."""
-    workload: str
-    method: str
-    seed: int
-    precision: str
-    selected_epoch: int
+    workload: Name
+    method: Name
+    seed: Natural
+    precision: Name
+    selected_epoch: Natural
     """From 0."""
-    validation_error: float
-    test_error: float
+    validation_error: Fraction
+    test_error: Fraction
     """Fractions, at the selected epoch."""
     curves: str
     """Digest of the run's curves: another training of the same run may have others."""
-    sizes: tuple[int, ...]
+    sizes: Sizes
     """Widths of inputs, hidden tanh layers and linear outputs."""
-    scale: float
-    shift: float
+    scale: Finite
+    shift: Finite
     """The network's inputs are ``stored number * scale + shift``."""
-    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False, metadata={"stored": False})
     """``forward.{i}.weight`` (n_i, n_{i-1}), ``forward.{i}.bias`` (n_i), and the feedback's (docs/networks.md)."""
-    tpbench: str = __version__
+    tpbench: str = field(default=__version__, metadata={"required": True})
     """The version that trained it."""
 
     def to_bytes(self) -> bytes:

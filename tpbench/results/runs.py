@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tpbench.results.schemas import Count, Epochs, Finite, Name, Natural, NonNegative
+
+# Types of fields; tpbench.results.schemas has a model for each.
+Curves = Mapping[str, list[float]]
+Provenance = Mapping[str, Any]
+SearchInfo = Mapping[str, Any]
+Content = Mapping[str, Any]
+Split = str
+Status = str
+
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
@@ -40,29 +50,28 @@ LARGEST_PREDICTIONS = 100_000_000
 class RunDefinition:
     """The definition of a run: everything that decides its numbers."""
 
-    workload: str
+    workload: Name
     fingerprint: str
     """SHA-256 of the data."""
-    method: str
-    configuration: Mapping[str, float]
-    seed: int
-    epochs: int
-    protocol: int = PROTOCOL_VERSION
-    precision: str = DEFAULT_PRECISION
+    method: Name
+    configuration: Mapping[str, Finite]
+    seed: Natural
+    epochs: Epochs
+    protocol: Count = field(default=PROTOCOL_VERSION, metadata={"required": True})
+    # Later fields have a default, which is not written, so that old ids stay.
+    precision: Name = DEFAULT_PRECISION
     method_source: str = ""
     """Distribution, version and digest of the source of a method from an installed package; empty for built-in ones."""
     workload_source: str = ""
     """Digest of the content of a workload from a user's file; empty for built-in ones."""
-    split: str = ""
+    split: Split = ""
     """Rule by which the seed's validation samples are drawn; empty: at random."""
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain data, without those of later versions that have their default: old ids stay."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["configuration"] = dict(self.configuration)
-        return {
-            name: value for name, value in values.items() if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
-        }
+        return {f.name: values[f.name] for f in fields(self) if f.metadata or values[f.name] != f.default}
 
     @cached_property
     def id(self) -> str:
@@ -72,9 +81,6 @@ class RunDefinition:
         return digest({**self.plain(), "configuration": configuration})[:24]
 
 
-_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "split": ""}
-
-
 @dataclass(frozen=True)
 class RunRecord(Artifact):
     """A finished run as a store holds it. Errors are fractions (0.02 is 2 %), times seconds."""
@@ -82,20 +88,20 @@ class RunRecord(Artifact):
     definition: RunDefinition
     data_label: str
     """Kind of copy of the data that it was trained on; empty for the exact data set."""
-    status: str
+    status: Status
     """``finished``, or ``diverged``: its numbers became non-finite after the epochs that the curves show."""
-    curves: Mapping[str, list[float]]
-    wall_time_s: float
+    curves: Curves
+    wall_time_s: NonNegative
     """The member's share of the time its pack took."""
-    pack_members: int
-    provenance: Mapping[str, Any]
-    found: Mapping[str, Any] = field(default_factory=dict)
-    """Search info (:data:`SEARCH_INFO_FIELDS`); empty in the files of older versions."""
-    workload: Mapping[str, Any] = field(default_factory=dict)
+    pack_members: Count
+    provenance: Provenance
+    found: SearchInfo = field(default_factory=dict)
+    """Search info (:func:`search_info`); empty in the files of older versions."""
+    workload: Content = field(default_factory=dict)
     """Content of a workload from a user's file (``Workload.content``); empty for built-in ones."""
-    digest_of_curves: str = field(default="", compare=False)
+    digest_of_curves: str = field(default="", compare=False, metadata={"stored": False})
     """Digest of the curves of a summary, which has none; otherwise empty."""
-    versions: int = field(default=1, compare=False)
+    versions: int = field(default=1, compare=False, metadata={"stored": False})
     """Copies in the store under this id whose curves differ, this one among them; they are a conflict."""
 
     @cached_property
@@ -364,28 +370,6 @@ FROM_FILE: Mapping[str, Any] = {"by": "file"}
 FROM_PYTHON: Mapping[str, Any] = {"by": "python"}
 
 
-SEARCH_INFO_FIELDS = (
-    "by",
-    "role",
-    "sweep",
-    "trials",
-    "epochs",
-    "objective",
-    "space",
-    "seeds",
-    "halving",
-    "search_precision",
-)
-"""Fields of a run's search info, which its file calls ``found``.
-
-``by`` is ``published`` (the authors' configuration), ``file`` (of the user's), ``python`` (given to ``tpbench.run``) or
-``search``. The other fields describe a search: the sweep's id; trials, and joint epochs of each; the curve that was
-minimised; the digest of the search space; ``halving``, the factor where packs were brackets; and ``search_precision``,
-where it is not the run's own. ``role`` is ``search`` for a run that the search itself trained and ``final`` for the
-runs of the chosen configuration; ``seeds`` are those of the final runs.
-"""
-
-
 def search_info(
     sweep: str,
     trials: int,
@@ -397,13 +381,16 @@ def search_info(
     halving: int = 0,
     precision: str = "",
 ) -> dict[str, Any]:
-    """Return the search info of a run that a sweep trained.
+    """Return the search info of a run that a sweep trained, which is called ``found`` in the run's file.
+
+    Other search infos have the field ``by`` alone: ``published`` (the authors' configuration), ``file`` (of the user's)
+    or ``python`` (given to ``tpbench.run``).
 
     Args:
         sweep: the sweep's id.
         trials, epochs: configurations of the search, and joint epochs of each.
         space: digest of the search space.
-        role: ``search`` or ``final``.
+        role: ``search`` for a run that the search itself trained, ``final`` for one of the chosen configuration.
         seeds: of the final runs.
         objective: the curve that was minimised.
         halving: factor of a search in which packs are brackets; 0: none.
