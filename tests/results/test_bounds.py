@@ -305,4 +305,4 @@ def test_the_list_of_entries_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_LARGEST_LIST", 1000)
     store = RunStore(tmp_path)
     assert store.ids() == []
-    assert "too many entries" in store.damaged[0]
+    assert "too many" in store.damaged[0]

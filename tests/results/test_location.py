@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tests.results.records import archive_of, of_newer_format, record
+from tests.results.records import archive_of, counts, of_newer_format, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.artifacts import NewerFormat
@@ -69,7 +69,7 @@ def damage_and_archives(store: RunStore) -> None:
     for number in (1, 2):
         path.write_bytes(before[:-30])
         assert list(store.records()) == []
-        assert "reading it changed nothing" in store.damaged[0]
+        assert path.name in store.damaged[0]
         assert len(list(store.runs.glob("*.damaged"))) == number - 1
         store.publish(record(errors=[0.3]))
         assert len(list(store.runs.glob("*.damaged"))) == number
@@ -133,7 +133,7 @@ def test_runs_are_trained_into_memory(tpbench_inside: Inside, tmp_path: Path, me
     assert first.returncode == 0, first.stderr
     assert len(list((memory / "runs").glob("*.json"))) == 2
     assert not list((memory / "checkpoints").glob("*"))  # removed at the end
-    assert "2 of 2 runs are in" in tpbench_inside(*arguments).stdout
+    assert counts(tpbench_inside(*arguments).stdout)[:2] == [2, 2]
     assert "BP" in tpbench_inside("leaderboard", "--results", str(memory)).stdout
     assert "2 runs whole" in tpbench_inside("results", "check", "--results", str(memory)).stdout
 
@@ -191,7 +191,7 @@ def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside:
     )
     first = tpbench_inside("run", "digits", "bp", *options)
     assert first.returncode == 0, first.stderr
-    assert "2 of 2 runs are in" in tpbench_inside("run", "digits", "bp", *options).stdout
+    assert counts(tpbench_inside("run", "digits", "bp", *options).stdout)[:2] == [2, 2]
     assert not list((location(s3) / "checkpoints").glob("*"))
     # A sweep's journal too: object stores cannot append.
     journal = Journal.open(location(s3) / "sweeps" / "x" / "journal.jsonl")

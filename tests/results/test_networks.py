@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tpbench
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import counts, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results import networks as module
@@ -24,6 +24,7 @@ from tpbench.results.maintenance import check_store, merge_stores
 from tpbench.results.networks import (
     NETWORKS,
     TrainedNetwork,
+    WrongNetwork,
     has_network,
     network_of,
     read_network,
@@ -89,7 +90,7 @@ def test_any_damage_is_found(place: int, change: int, cut: bool) -> None:
 def test_more_than_a_network_is_none_and_a_newer_one_is_never_replaced(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TpbenchError, match="not a valid network"):
+    with pytest.raises(WrongNetwork):
         TrainedNetwork.from_bytes(CONTENT + b"\0" * 4, "x")
     path = NETWORKS.path(store.folder, record().definition.id)
     monkeypatch.setattr(module, "FORMAT", 2)
@@ -104,7 +105,7 @@ def test_more_than_a_network_is_none_and_a_newer_one_is_never_replaced(
     "name", ["../evil", "", "a" * 23, "A" * 24, "a" * 24 + "\n", "/etc/passwd", "runs/" + "a" * 24]
 )
 def test_what_is_no_id_becomes_no_path(store: RunStore, name: str) -> None:
-    with pytest.raises(ValueError, match="not the name"):
+    with pytest.raises(ValueError, match="name of a network"):
         NETWORKS.path(store.folder, name)
     with pytest.raises(UsageError):
         tpbench.load_network(store.folder, name)
@@ -113,11 +114,11 @@ def test_what_is_no_id_becomes_no_path(store: RunStore, name: str) -> None:
 def test_a_network_of_another_name_or_training_is_refused(store: RunStore) -> None:
     run, other = record(seed=0), record(seed=1)
     NETWORKS.path(store.folder, run.definition.id).write_bytes(network(other).to_bytes())
-    with pytest.raises(TpbenchError, match=f"holds the network of the run {other.definition.id}"):
+    with pytest.raises(WrongNetwork, match=other.definition.id):
         tpbench.load_network(store.folder, run.definition.id)
     again = replace(network(run), curves="0" * 64)
     NETWORKS.path(store.folder, run.definition.id).write_bytes(again.to_bytes())
-    with pytest.raises(TpbenchError, match="comes from another training of the run"):
+    with pytest.raises(WrongNetwork, match="another training"):
         network_of(store, run)
     # What is of another training, or damaged, makes way; what is the run's stays.
     save_network(store, network(run))
@@ -140,9 +141,9 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: RunStore, monkeypatch:
         with pytest.raises(UsageError, match=message):
             find_record(store, text)
     monkeypatch.setattr(RunStore, "ids", lambda _: [f"0123456{k}" + "a" * 16 for k in "777"])
-    with pytest.raises(UsageError, match="3 runs begin so: "):
+    with pytest.raises(UsageError, match="3 runs"):
         find_record(store, "01234567")
-    with pytest.raises(UsageError, match=r"there is no such folder.*did you mean '.*results'"):
+    with pytest.raises(UsageError, match=r"'.*results'"):
         tpbench.load_network(store.folder.parent / "resluts", "01234567")
 
 
@@ -151,7 +152,7 @@ def test_what_cannot_be_read_is_not_taken_for_missing(store: RunStore, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tpbench.results.artifacts.read_bytes", broken)
-    with pytest.raises(TpbenchError, match="could not be read"):
+    with pytest.raises(TpbenchError, match="Permission denied"):
         has_network(store, record())
 
 
@@ -160,13 +161,13 @@ def test_check_names_damage_and_takes_orphans_for_no_harm(store: RunStore, tpben
     (store.folder / "networks" / "notes.safetensors").write_bytes(b"somebody's own")
     checked = tpbench_inside("results", "check")
     assert checked.returncode == 0, checked.stderr
-    assert "4 networks whole (1 of runs that are not here, which is no harm), 0 damaged" in checked.stdout
+    assert counts(checked.stdout)[-3:] == [4, 1, 0]
     path = NETWORKS.path(store.folder, record(seed=1).definition.id)
     path.write_bytes(path.read_bytes()[:-1])
     checked = tpbench_inside("results", "check")
     assert checked.returncode == 1
-    assert f"{path.name}: not a valid network" in checked.stderr
-    assert "3 runs whole, 0 damaged" in checked.stdout
+    assert f"{path.name}: " in checked.stderr
+    assert counts(checked.stdout)[:2] == [3, 0]
     assert check_store(RunStore(store.folder / "absent"))[NETWORKS].valid == 0
 
 
@@ -178,12 +179,12 @@ def test_merge_takes_networks_along(store: RunStore, tmp_path: Path, tpbench_ins
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     first = tpbench_inside("results", "merge", "results", "into")
-    assert "2 runs copied, 0 there already; 1 network copied" in first.stdout
+    assert counts(first.stdout) == [2, 0, 1]
     assert first.returncode == 1  # the run whose curves differ is a conflict
-    assert "not a valid network" in first.stderr
-    assert f"the network of {record(seed=2).definition.id} was not copied: the run in into has" in first.stderr
+    assert path.name in first.stderr
+    assert f"network of {record(seed=2).definition.id} " in first.stderr
     path.write_bytes(content)
-    assert "; 1 network copied" in tpbench_inside("results", "merge", "results", "into").stdout
+    assert counts(tpbench_inside("results", "merge", "results", "into").stdout)[2:] == [1]
     ids = [record(seed=seed).definition.id for seed in (0, 1)]
     assert NETWORKS.names_in(into.folder) == sorted(ids)
     for run_id in ids:

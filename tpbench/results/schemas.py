@@ -232,17 +232,17 @@ class _Header(Record):
 NetworkFields = model_of(TrainedNetwork, _Header, Sizes=Annotated[list[Count], Field(min_length=2)], NDArray=list)
 
 
-def check_fields(fields: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:
+def check_fields(model: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:
     """Check the fields of a value.
 
     Raises:
-        ValueError: one is missing or wrong; the message is one line that names the first wrong field, and holds no value.
+        ValueError: one is missing or wrong; the message is one line that names the first one and holds no value.
     """
     try:
-        if isinstance(fields, TypeAdapter):
-            fields.validate_python(value)
+        if isinstance(model, TypeAdapter):
+            model.validate_python(value)
         else:
-            fields.model_validate(value)
+            model.model_validate(value)
     except ValidationError as error:
         raise ValueError(_one_line(error)) from None
 
