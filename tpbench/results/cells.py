@@ -142,7 +142,7 @@ class Cell:
     @cached_property
     def budget(self) -> TuningBudget:
         """Tuning budget of the configuration; unknown where the runs differ in it."""
-        known = {tuning_budget(run.found) for run in self.runs if run.found}
+        known = {tuning_budget(run.search_info) for run in self.runs if run.search_info}
         return known.pop() if len(known) == 1 else UNKNOWN_BUDGET
 
     def errors(self, curve: str = "test_error") -> pd.Series[float]:
@@ -220,11 +220,11 @@ def _variant(record: RunRecord) -> Hashable:
 
 def _final(runs: list[RunRecord]) -> list[RunRecord]:
     """Return runs without the search's own one where its seed is none of the final seeds."""
-    finals = [set(run.found.get("seeds", ())) for run in runs if from_search(run.found, "final")]
+    finals = [set(run.search_info.get("seeds", ())) for run in runs if from_search(run.search_info, "final")]
     if not finals:
         return runs
     seeds = set().union(*finals)
-    return [run for run in runs if not from_search(run.found, "search") or run.definition.seed in seeds]
+    return [run for run in runs if not from_search(run.search_info, "search") or run.definition.seed in seeds]
 
 
 def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
@@ -287,7 +287,7 @@ def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
 def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float, str]:
     full = cell.protocol_epochs or cell.epochs
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
-    searched = all(from_search(run.found, "search") for run in cell.runs)
+    searched = all(from_search(run.search_info, "search") for run in cell.runs)
     # Not-a-number sorts nowhere: a cell without any finished seed comes last.
     validation = cell.validation
     known = validation if validation == validation else float("inf")

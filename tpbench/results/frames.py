@@ -65,7 +65,7 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 "wall_time_s": record.wall_time_s,
                 "pack_members": record.pack_members,
                 **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
-                **{f"found_{name}": _flat(value) for name, value in record.found.items()},
+                **{f"found_{name}": _flat(value) for name, value in record.search_info.items()},
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
         )

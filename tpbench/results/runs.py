@@ -95,8 +95,8 @@ class RunRecord(Artifact):
     """The member's share of the time its pack took."""
     pack_members: Count
     provenance: Provenance
-    found: SearchInfo = field(default_factory=dict)
-    """Search info (:func:`search_info`); empty in the files of older versions."""
+    search_info: SearchInfo = field(default_factory=dict, metadata={"name": "found"})
+    """Origin of its configuration (:func:`search_info`), ``found`` in the file; empty in the files of older versions."""
     workload: Content = field(default_factory=dict)
     """Content of a workload from a user's file (``Workload.content``); empty for built-in ones."""
     digest_of_curves: str = field(default="", compare=False, metadata={"stored": False})
@@ -166,7 +166,7 @@ class RunRecord(Artifact):
             "wall_time_s": self.wall_time_s,
             "pack_members": self.pack_members,
             "provenance": dict(self.provenance),
-            **({"found": dict(self.found)} if self.found else {}),
+            **({"found": dict(self.search_info)} if self.search_info else {}),
             **({"workload": dict(self.workload)} if self.workload else {}),
         }
         return json.dumps(with_checksum(body), indent=1, allow_nan=False) + "\n"
@@ -188,7 +188,7 @@ class RunRecord(Artifact):
                 RunDefinition(**body["definition"]),
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
-                found=body.get("found", {}),
+                search_info=body.get("found", {}),
                 workload=body.get("workload", {}),
             )
             if record.definition.id != body["id"]:

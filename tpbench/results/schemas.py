@@ -98,8 +98,8 @@ def _check_depth(value: Any, levels: int = 8) -> Any:
 def model_of(record: type, base: type[BaseModel], **types: Any) -> type[BaseModel]:
     """Make the model of a dataclass, which is the only list of the fields.
 
-    A field is optional where it has a default, unless its metadata has ``required``; it is left out where they have
-    ``stored=False``.
+    A field is optional where it has a default, unless its metadata has ``required``. It is left out where they have
+    ``stored=False``, and has another name in files where they have ``name``.
 
     Args:
         record: a dataclass whose annotations are names of types.
@@ -111,7 +111,7 @@ def model_of(record: type, base: type[BaseModel], **types: Any) -> type[BaseMode
     for f in fields(record):
         required = (f.default is MISSING and f.default_factory is MISSING) or f.metadata.get("required")
         if f.metadata.get("stored", True):
-            known[f.name] = (hints[f.name], ... if required else None)
+            known[f.metadata.get("name", f.name)] = (hints[f.name], ... if required else None)
     return create_model(f"{record.__name__}Fields", __base__=base, **known)
 
 

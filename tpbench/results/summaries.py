@@ -20,17 +20,18 @@ from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
 _FORMAT = 4
-_FIELDS = (
-    "data_label",
-    "status",
-    "curves",
-    "wall_time_s",
-    "pack_members",
-    "provenance",
-    "found",
-    "workload",
-    "digest_of_curves",
-)
+_FIELDS = {
+    "data_label": "data_label",
+    "status": "status",
+    "curves": "curves",
+    "wall_time_s": "wall_time_s",
+    "pack_members": "pack_members",
+    "provenance": "provenance",
+    "found": "search_info",
+    "workload": "workload",
+    "digest_of_curves": "digest_of_curves",
+}
+"""Names in the cache, as in runs' files, and those of the attributes."""
 
 Plain = Mapping[str, Any]
 
@@ -44,14 +45,17 @@ def summarised(record: RunRecord) -> RunRecord:
 
 
 def _to_plain(summary: RunRecord) -> Plain:
-    return {"definition": summary.definition.plain(), **{name: getattr(summary, name) for name in _FIELDS}}
+    return {
+        "definition": summary.definition.plain(),
+        **{name: getattr(summary, attribute) for name, attribute in _FIELDS.items()},
+    }
 
 
 def _from_plain(plain: Plain, run_id: str) -> RunRecord:
     definition = RunDefinition(**plain["definition"])
     # Known from its key; hashing thousands of definitions for each table takes seconds.
     definition.__dict__["id"] = run_id
-    return RunRecord(definition, **{name: plain[name] for name in _FIELDS})
+    return RunRecord(definition, **{attribute: plain[name] for name, attribute in _FIELDS.items()})
 
 
 @dataclass

@@ -133,7 +133,7 @@ def _found_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
     What is trained with it now is no part of the search itself.
     """
-    known = sorted((run.found for run in runs if run.found), key=lambda found: found.get("role") != "final")
+    known = sorted((run.search_info for run in runs if run.search_info), key=lambda found: found.get("role") != "final")
     found = with_precision(known[0], runs[0].precision, precision) if known else {}
     return {**found, "role": "final"} if found.get("by") == "search" else found
 

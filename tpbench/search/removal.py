@@ -101,7 +101,7 @@ def _describe(record: RunRecord | None) -> str:
     """Describe a run so that a person knows it again; one that cannot be read is damaged."""
     if record is None:
         return "damaged"
-    d, role = record.definition, str(record.found.get("role") or record.found.get("by") or "")
+    d, role = record.definition, str(record.search_info.get("role") or record.search_info.get("by") or "")
     error = "no error" if record.validation_error is None else f"validation error {100 * record.validation_error:.2f} %"
     epochs = f"{d.epochs} epoch{'s' * (d.epochs != 1)}"
     return ", ".join(filter(None, [f"{d.workload} {d.method}", f"seed {d.seed}", epochs, role, error]))
@@ -172,7 +172,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
             continue
         if run_id in shared:
             removal.staying.append(f"run {run_id}: the sweep {shared[run_id]} uses it too")
-        elif record and record.found.get("sweep") != own:
+        elif record and record.search_info.get("sweep") != own:
             removal.staying.append(f"run {run_id}: it was there before, the sweep only found it")
         elif record:
             _add_run(removal, store, run_id, record)

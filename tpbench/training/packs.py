@@ -498,7 +498,7 @@ class PackJob:
                     wall_time_s=trainer.elapsed / members,
                     pack_members=members,
                     provenance=origin,
-                    found=self.plan.found,
+                    search_info=self.plan.found,
                     workload=workload.content() if workload.source else {},
                 )
                 self._store(record, trainer.correct.get(member), trainer.kept.get(member))
@@ -510,7 +510,7 @@ class PackJob:
         other = stored is not None and stored.curves_digest != record.curves_digest
         # An older version's run of another precision has another name, and is left as it is.
         if stored and new and other and record.definition.id in self.unpredicted and stored.definition.id == new.run:
-            self.store.replace_run(stored, replace(record, found=stored.found), new)
+            self.store.replace_run(stored, replace(record, search_info=stored.search_info), new)
         if arrays is not None:
             self._keep(record, arrays)
         if stored is None:

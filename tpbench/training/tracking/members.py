@@ -68,7 +68,9 @@ class Member:
     def of_record(cls, record: RunRecord) -> Member:
         """A run of a store."""
         version = str(record.provenance.get("tpbench", "unknown"))
-        return cls.of(record.definition, record.data_label, record.found, precision=record.precision, version=version)
+        return cls.of(
+            record.definition, record.data_label, record.search_info, precision=record.precision, version=version
+        )
 
 
 def _word(text: str) -> str:
