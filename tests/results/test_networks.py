@@ -30,7 +30,7 @@ from tpbench.results.networks import (
     read_network,
     save_network,
 )
-from tpbench.results.store import find_record
+from tpbench.results.opening import find_record
 
 
 def network(run: RunRecord, number: float = 1.0) -> TrainedNetwork:

@@ -20,8 +20,8 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
 from tpbench.results.artifacts import digest
 from tpbench.results.maintenance import check_store, merge_stores, pack_store
+from tpbench.results.opening import open_source
 from tpbench.results.runs import PREDICTIONS, RUNS, Predictions
-from tpbench.results.store import open_source
 
 SAMPLES = 200
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tpbench.api.asked import Names, Place, one_name, place, several_names
 from tpbench.api.words import for_python, warn
 from tpbench.engine import UsageError, get_method
+from tpbench.results.opening import open_store, read_store, stored_method, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
-from tpbench.results.store import open_store, read_store, stored_method, stored_workload
 from tpbench.training.choice import split_names
 
 if TYPE_CHECKING:

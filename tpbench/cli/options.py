@@ -16,7 +16,7 @@ from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.formats import FORMATS, format_mean, mean_and_deviation, say
-from tpbench.results.store import DEFAULT_STORE
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
 from tpbench.training.tracking.targets import TRACKERS, parse_target

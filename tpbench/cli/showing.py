@@ -27,8 +27,8 @@ from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing, say
+from tpbench.results.opening import open_store, read_store, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
-from tpbench.results.store import open_store, read_store, stored_workload
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 

@@ -40,9 +40,9 @@ from tpbench.cli.options import (
 from tpbench.engine import method_names
 from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
+from tpbench.results.opening import read_store
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.runs import OBJECTIVES
-from tpbench.results.store import read_store
 from tpbench.workloads import WORKLOADS
 
 

@@ -20,7 +20,7 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target, user_path
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing, say
 from tpbench.results.networks import EXPORTS
-from tpbench.results.store import find_record, open_source, open_store, read_store
+from tpbench.results.opening import find_record, open_source, open_store, read_store
 from tpbench.training.tracking.targets import resolve_targets
 
 

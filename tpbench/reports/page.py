@@ -40,9 +40,9 @@ from tpbench.reports.vector import Glyphs, drawn, inline
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey
 from tpbench.results.location import location
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.ranking import ENOUGH_WORDS, all_standings, leaderboard_of
-from tpbench.results.store import DEFAULT_STORE
 from tpbench.results.tables import against_paper, paper_table_of
 from tpbench.search.listing import all_sweeps
 

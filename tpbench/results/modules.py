@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tpbench.engine.files import atomic_write, check_target
 from tpbench.results.networks import EXPORTS, TrainedNetwork, network_of
-from tpbench.results.store import RunStore, find_record
+from tpbench.results.opening import find_record
+from tpbench.results.store import RunStore
 
 
 class Inputs(nn.Flatten):

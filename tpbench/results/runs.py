@@ -96,7 +96,7 @@ class RunRecord(Artifact):
     pack_members: Count
     provenance: Provenance
     search_info: SearchInfo = field(default_factory=dict, metadata={"name": "found"})
-    """Origin of its configuration (:func:`search_info`), ``found`` in the file; empty in the files of older versions."""
+    """Origin of its configuration (:func:`search_info`); the file calls it ``found``, older ones lack it."""
     workload: Content = field(default_factory=dict)
     """Content of a workload from a user's file (``Workload.content``); empty for built-in ones."""
     digest_of_curves: str = field(default="", compare=False, metadata={"stored": False})

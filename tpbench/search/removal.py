@@ -13,8 +13,8 @@ from tpbench.results import RunStore
 from tpbench.results.artifacts import ID_PATTERN, NewerFormat
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import NETWORKS
+from tpbench.results.opening import find_record
 from tpbench.results.runs import PREDICTIONS, RunRecord
-from tpbench.results.store import find_record
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_folders
