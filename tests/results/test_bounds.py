@@ -1,4 +1,4 @@
-"""What lies in a store beside its runs: files of other programs, what is no file, and archives that unpack to much."""
+"""Files of other programs in a store, links and pipes in the place of files, and archives that unpack to much."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ ENTRY = RUNS.entry(RUN.definition.id)
 
 @cache
 def lzma_entry(size: int, dictionary: int | None = None) -> bytes:
-    """What a zip holds of an entry of zeros that is compressed by LZMA."""
+    """Return the bytes in a zip of an entry of zeros that is compressed by LZMA."""
     packer = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "preset": 1}])
     parts = [packer.compress(bytes(1_000_000)) for _ in range(size // 1_000_000)]
     return struct.pack("<BBHBL", 9, 4, 5, 93, dictionary or 1 << 20) + b"".join(parts) + packer.flush()

@@ -32,7 +32,7 @@ BAD = "\x1b\x07\x9b\r\u202e\ud800\x7f"
 
 
 def holds(text: str) -> list[str]:
-    """What of a text would act on a terminal."""
+    """Return the control characters of a text."""
     return [character for character in BAD if character in text]
 
 

@@ -61,7 +61,7 @@ def test_a_home_folder_is_expanded_and_anew_each_time(monkeypatch: pytest.Monkey
 
 
 def damage_and_archives(store: RunStore) -> None:
-    """What a store does with damage, newer files and archives, whatever its kind."""
+    """Check damage, newer files and archives of a store of any kind."""
     path = store.publish(record(errors=[0.3]))
     before = path.read_bytes()
     store.publish(record(errors=[0.1]))

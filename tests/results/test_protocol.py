@@ -226,7 +226,7 @@ def test_the_best_is_chosen_by_validation_and_bp_is_the_yardstick_everywhere(tmp
 
 
 def verdicts(*groups: list[RunRecord]) -> dict[str, str]:
-    """Of one workload's cells, by method."""
+    """Return the marks of one workload's cells, by method."""
     cells = choose_cells(run for group in groups for run in group)
     return {method: standing.verdict.value for (_, _, method), standing in all_standings(cells).items()}
 

@@ -139,7 +139,7 @@ class ArtifactKind(Generic[A]):
     """Within the store's folder, and within an archive."""
     suffix: str
     names: re.Pattern[str]
-    """Of the files without their suffix. A file that is named otherwise is another program's, and left alone."""
+    """Names of files without their suffix. A file of another name is another program's, and left alone."""
     largest: int
     """Bytes of a file."""
     decode: Callable[[bytes, str], A]
@@ -148,7 +148,7 @@ class ArtifactKind(Generic[A]):
     owner: Callable[[A], str] | None = None
     """The name under which the contents belong; None where any name will do."""
     archived: bool = True
-    """Whether archives hold files of this kind."""
+    """True if archives hold files of this kind."""
     error: type[TpbenchError] = TpbenchError
     """Raised for a file that is damaged or misnamed."""
     remedy: str = ""

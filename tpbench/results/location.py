@@ -148,7 +148,7 @@ def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:
                 stamps[entry.name] = ""
                 continue
             if not stat.S_ISDIR(status.st_mode):
-                # The time of change too: who copies a file may set the time of its content.
+                # The time of change too: a program that copies a file may set the time of its content.
                 stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
                 stamps[entry.name] = stamp if stat.S_ISREG(status.st_mode) else ""
     return stamps

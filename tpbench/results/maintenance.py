@@ -240,7 +240,7 @@ def pack_store(store: RunStore, path: Path) -> Packed:
             counter = {RUNS: "runs", PREDICTIONS: "predictions"}.get(kind, "alignments")
             packed = replace(packed, **{counter: getattr(packed, counter) + 1})
         # Last, as it is about what was written; nothing is replaced before this block ends.
-        _require_kept(path, held, written, store)
+        _require_preserved(path, held, written, store)
     return packed
 
 
@@ -319,27 +319,27 @@ def _entries_of_file(path: Path) -> dict[str, _Entry]:
     return entries
 
 
-def _require_kept(path: Path, held: Mapping[str, _Entry], written: Mapping[str, _Entry], store: RunStore) -> None:
+def _require_preserved(path: Path, held: Mapping[str, _Entry], written: Mapping[str, _Entry], store: RunStore) -> None:
     """Check that everything that the file held was written again.
 
     Raises:
         UsageError: something of it is missing, or another in the store.
     """
 
-    def kept(name: str, entry: _Entry) -> bool:
+    def preserved(name: str, entry: _Entry) -> bool:
         # Predictions of an earlier training go with it, also where the later one has none.
         run = (
             written.get(f"{name.removesuffix(PREDICTIONS.suffix)}.json") if name.endswith(PREDICTIONS.suffix) else None
         )
         return (name in written and written[name].keeps(entry)) or (run is not None and run.supersedes(entry))
 
-    if lost := sum(name not in written and not kept(name, entry) for name, entry in held.items()):
+    if lost := sum(name not in written and not preserved(name, entry) for name, entry in held.items()):
         merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"
         raise UsageError(
             f"{path}: replacing it would lose {lost} of its runs, predictions and alignment records, which "
             f"{store.folder} has not: merge it into that store first ({merge}), or write to another file"
         )
-    if other := sum(name in written and not kept(name, entry) for name, entry in held.items()):
+    if other := sum(name in written and not preserved(name, entry) for name, entry in held.items()):
         raise UsageError(
             f"{path}: replacing it would lose {other} of its runs, predictions and alignment records, which are others "
             f"in {store.folder}, under the same names; write to another file"

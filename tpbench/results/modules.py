@@ -34,8 +34,8 @@ class Inputs(nn.Flatten):
         if not rows.is_floating_point():
             return rows.to(self.dtype).mul_(self.scale).add_(self.shift)
         # As the run did (tpbench.workloads.normalising): floats in float64, and then in the precision they came in.
-        kept = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        return (rows.to(torch.float64) * self.scale + self.shift).to(kept).to(self.dtype)
+        precision = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return (rows.to(torch.float64) * self.scale + self.shift).to(precision).to(self.dtype)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:g}, shift={self.shift:g}"

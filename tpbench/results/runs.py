@@ -216,7 +216,7 @@ class Predictions(Artifact):
 
     @classmethod
     def of(cls, record: RunRecord, correct: NDArray[np.bool_]) -> Predictions:
-        """Make the predictions of a run from what its trainer kept."""
+        """Return the predictions of a run, from the correct samples (test samples,) of its trainer."""
         return cls(record.definition.id, record.curves_digest, correct)
 
     @property
@@ -312,7 +312,7 @@ def commit() -> str | None:
 def commit_of(package: Path) -> str | None:
     """Return the commit of a package's folder, with ``+`` if its files were changed.
 
-    None if git does not track them: a repository around the installation, of whatever, says nothing about the code.
+    None if git does not track them: a repository around the installation says nothing about the code.
     """
 
     def git(*arguments: str) -> str:

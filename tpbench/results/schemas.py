@@ -71,7 +71,7 @@ class ProvenanceFields(Extensible):
 
 
 class FoundFields(Extensible):
-    """How a configuration was found (:mod:`tpbench.results.runs`)."""
+    """Search info of a run (:func:`tpbench.results.runs.search_info`)."""
 
     by: str = ""
     role: str = ""

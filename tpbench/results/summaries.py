@@ -76,7 +76,7 @@ class SummaryCache:
     files: dict[str, tuple[str, Plain]] = field(default_factory=dict)
     """Stamp and summary of the store's run files, by id."""
     archives: dict[str, CachedArchive] = field(default_factory=dict)
-    """By file name."""
+    """The cached archives by file name."""
     changed: bool = False
 
     @classmethod
