@@ -80,7 +80,7 @@ def test_reading_damage_changes_nothing_and_publishing_keeps_it_aside(tmp_path: 
     assert list(store.records()) == []
     assert len(store.damaged) == 1
     assert path.name in store.damaged[0]
-    assert "missing" in store.damaged[0]
+    assert "not trained" in store.damaged[0]
     assert [(p.name, p.read_bytes()) for p in store.runs.iterdir()] == [(path.name, damaged)]
     store.publish(original)
     assert "set aside" in store.damaged[1]

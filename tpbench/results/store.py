@@ -177,8 +177,9 @@ class RunStore:
         return self.archived.holders.get(name, []) if kind.folder == RUNS.folder else self.archived.readable
 
     def _noted(self, copies: Copies[A]) -> Copies[A]:
+        missing = "it counts as not trained" if copies.kind.title == RUNS.title else "it counts as missing"
         for problem in copies.problems:
-            self._note(problem, "another copy counts instead" if copies.copies else "it counts as missing")
+            self._note(problem, "another copy counts instead" if copies.copies else missing)
         if copies.conflict and copies.conflict not in self.damaged:
             self.damaged.append(copies.conflict)
         return copies
