@@ -69,13 +69,13 @@ def test_curves_are_long_and_count_epochs_from_one(results: Path) -> None:
 
 def test_the_selection_reads_no_other_runs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tpbench.leaderboard(results)  # its summaries are kept
-    read, before = [], RunStore._read
+    read, before = [], RunStore._copies
 
-    def counted(self: RunStore, run_id: str, archives: Any) -> Any:
+    def counted(self: RunStore, kind: Any, run_id: str, archives: Any) -> Any:
         read.append(run_id)
-        return before(self, run_id, archives)
+        return before(self, kind, run_id, archives)
 
-    monkeypatch.setattr(RunStore, "_read", counted)
+    monkeypatch.setattr(RunStore, "_copies", counted)
     frame = tpbench.load_curves(results, method="dtp")
     assert sorted(read) == sorted(frame.run.unique())
 
