@@ -24,9 +24,9 @@ import pandas as pd
 import torch
 
 import tpbench
+from tpbench.results.opening import read_store
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.statistics import compare_with_printed, overall
-from tpbench.results.store import read_store
 from tpbench.results.tables import paper_table
 from tpbench.workloads import get_workload
 from tpbench.workloads.cache import load_for

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from tpbench.engine import EpochReport
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.runs import digest
+from tpbench.results.artifacts import digest
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.board import Board

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tpbench.engine import CURVES, method_names
 from tpbench.results import RunDefinition, RunRecord, RunStore
-from tpbench.results.runs import by_search
+from tpbench.results.runs import search_info
 from tpbench.workloads import WORKLOADS
 
 COMMANDS = (("leaderboard",), ("table", "s6"), ("report", "--output", "report.html"))
@@ -47,7 +47,7 @@ def made_up(workload: str, method: str, number: int, seed: int, role: str, chanc
     level = chance.uniform(0.02, 0.2)
     curves = {name: [level + chance.random() / (epoch + 5) for epoch in range(epochs)] for name in CURVES}
     definition = RunDefinition(workload, "f" * 64, method, configuration, seed, epochs)
-    found = by_search(f"{workload}-{method}", 100, epochs, "5" * 64, role, tuple(range(10)))
+    found = search_info(f"{workload}-{method}", 100, epochs, "5" * 64, role, tuple(range(10)))
     return RunRecord(definition, "", "finished", curves, 100 + number, 10, _ORIGIN, found)
 
 

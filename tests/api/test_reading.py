@@ -14,8 +14,7 @@ from tests.results.records import record
 from tpbench.reports.alignment_tables import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
-from tpbench.results.frames import CURVE_COLUMNS
-from tpbench.results.maintenance import EXPORT_COLUMNS
+from tpbench.results.frames import CURVE_COLUMNS, EXPORT_COLUMNS
 from tpbench.results.ranking import BOARD_NOTE
 from tpbench.results.ranking import COLUMNS as RANKED
 
@@ -70,13 +69,13 @@ def test_curves_are_long_and_count_epochs_from_one(results: Path) -> None:
 
 def test_the_selection_reads_no_other_runs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tpbench.leaderboard(results)  # its summaries are kept
-    read, before = [], RunStore._read
+    read, before = [], RunStore._copies
 
-    def counted(self: RunStore, run_id: str, archives: Any) -> Any:
+    def counted(self: RunStore, kind: Any, run_id: str, archives: Any) -> Any:
         read.append(run_id)
-        return before(self, run_id, archives)
+        return before(self, kind, run_id, archives)
 
-    monkeypatch.setattr(RunStore, "_read", counted)
+    monkeypatch.setattr(RunStore, "_copies", counted)
     frame = tpbench.load_curves(results, method="dtp")
     assert sorted(read) == sorted(frame.run.unique())
 
@@ -104,7 +103,7 @@ def test_damaged_runs_are_named(results: Path) -> None:
         with pytest.warns(UserWarning, match=broken.stem) as warned:
             read(results)
         assert Path(warned[0].filename) == Path(__file__)  # who called, not tpbench
-    with pytest.warns(UserWarning, match="it counts as not trained"):
+    with pytest.warns(UserWarning, match="not trained"):
         tpbench.table(results, "s6")
 
 

@@ -188,7 +188,7 @@ def test_the_runs_of_a_figure_are_read_together(store: RunStore, monkeypatch: py
         asked.append([run.definition.id for run in runs])
         return read(self, runs)
 
-    read = RunStore.whole
-    monkeypatch.setattr(RunStore, "whole", whole)
+    read = RunStore.with_curves
+    monkeypatch.setattr(RunStore, "with_curves", whole)
     learning_curves(store, cells)  # without the run that is gone
     assert asked == [[run.definition.id for cell in cells for run in cell.runs]]

@@ -19,7 +19,7 @@ from tpbench.reports.summary import (
 )
 from tpbench.results import RunRecord, choose_cells
 from tpbench.results.ranking import Verdict, all_standings
-from tpbench.results.runs import by_search
+from tpbench.results.runs import search_info
 
 
 def runs(method: str, level: float, seeds: int = 8, step: float = 0.001, **options: Any) -> list[RunRecord]:
@@ -124,7 +124,7 @@ def test_a_method_of_few_seeds_with_a_lower_test_error_alone_is_named_for_that()
 
 
 def test_warnings_name_few_seeds_diverged_seeds_and_unequal_budgets() -> None:
-    small, large = (by_search("s", trials, 100, "0" * 64, "final", range(10)) for trials in (40, 100))
+    small, large = (search_info("s", trials, 100, "0" * 64, "final", range(10)) for trials in (40, 100))
     summary = summary_of(
         runs("dfa", 0.03, seeds=10, found=large),
         runs("dtp", 0.05, seeds=10, found=small),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 from tpbench.results import RunDefinition, RunRecord
 from tpbench.results.alignments import AlignmentRecord
-from tpbench.results.runs import FORMAT, digest
+from tpbench.results.artifacts import digest
+from tpbench.results.runs import FORMAT
 from tpbench.results.store import write_atomically
 
 
@@ -34,6 +36,11 @@ def record(
     curves = {"validation_error": errors, "test_error": [e + 0.01 for e in errors]}
     definition = RunDefinition(workload, fingerprint, method, {"lr": lr}, seed, epochs, precision=precision)
     return RunRecord(definition, label, status, curves, 1.5, 10, {"torch": "x"}, found or {})
+
+
+def counts(text: str) -> list[int]:
+    """The whole numbers in a text, in order."""
+    return [int(number) for number in re.findall(r"\b\d+\b", text)]
 
 
 def of_newer_format(run: RunRecord) -> str:

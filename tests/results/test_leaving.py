@@ -32,7 +32,7 @@ BAD = "\x1b\x07\x9b\r\u202e\ud800\x7f"
 
 
 def holds(text: str) -> list[str]:
-    """What of a text would act on a terminal."""
+    """Return the control characters of a text."""
     return [character for character in BAD if character in text]
 
 
@@ -236,7 +236,7 @@ def test_what_parquet_cannot_hold_is_one_line(
 ) -> None:
     RunStore(tmp_path / "results").publish(record())
     frame = pd.DataFrame({"id": ["a", "b"], "found_trials": pd.Series(values, dtype=object)})
-    monkeypatch.setattr("tpbench.results.maintenance.export_frame", lambda records: frame)
+    monkeypatch.setattr("tpbench.results.frames.export_frame", lambda records: frame)
     ended = tpbench_inside("results", "export", "x.parquet")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert not list(tmp_path.glob("*.parquet"))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import counts, record
 from tpbench.results import RunStore
 
 
@@ -26,10 +26,10 @@ def stores(tmp_path: Path) -> tuple[RunStore, RunStore]:
 def test_merge_copies_what_is_new(stores: tuple[RunStore, RunStore], tpbench_inside: Inside) -> None:
     _, b = stores
     before = {p.name: p.read_bytes() for p in b.runs.iterdir()}
-    assert "2 runs copied, 1 there already" in tpbench_inside("results", "merge", "a", "b").stdout
+    assert counts(tpbench_inside("results", "merge", "a", "b").stdout) == [2, 1]
     assert sorted(r.definition.seed for r in b.records()) == [0, 1, 2, 3, 4]
     assert {name: (b.runs / name).read_bytes() for name in before} == before
-    assert "0 runs copied, 3 there already" in tpbench_inside("results", "merge", "a", "b").stdout
+    assert counts(tpbench_inside("results", "merge", "a", "b").stdout) == [0, 3]
     assert tpbench_inside("results", "merge", "absent", "b").returncode == 2
 
 
@@ -37,7 +37,7 @@ def test_check_names_what_is_damaged_and_touches_nothing(
     stores: tuple[RunStore, RunStore], tpbench_inside: Inside
 ) -> None:
     a, _ = stores
-    assert "3 runs whole, 0 damaged" in tpbench_inside("results", "check", "--results", "a").stdout
+    assert counts(tpbench_inside("results", "check", "--results", "a").stdout)[:2] == [3, 0]
     path = a.publish(record(seed=7))
     path.write_text(path.read_text()[:-9])
     result = tpbench_inside("results", "check", "--results", "a")
@@ -64,11 +64,11 @@ def test_an_archive_holds_the_runs_and_comes_back(tmp_path: Path, tpbench_inside
     store = RunStore(tmp_path / "results")
     for seed in range(3):
         store.publish(record(seed=seed))
-    assert "3 runs written" in tpbench_inside("results", "pack", "runs.zip").stdout
+    assert counts(tpbench_inside("results", "pack", "runs.zip").stdout) == [3]
     first = (tmp_path / "runs.zip").read_bytes()
     tpbench_inside("results", "pack", "runs.zip")
     assert (tmp_path / "runs.zip").read_bytes() == first  # the same runs, the same bytes
-    assert "3 runs copied" in tpbench_inside("results", "merge", "runs.zip", "back").stdout
+    assert counts(tpbench_inside("results", "merge", "runs.zip", "back").stdout) == [3, 0]
     assert list(RunStore(tmp_path / "back").records()) == list(store.records())
 
 
@@ -78,7 +78,7 @@ def test_an_archive_with_other_names_is_refused(tmp_path: Path, tpbench_inside: 
         archive.writestr(name, "{}")
     result = tpbench_inside("results", "merge", "runs.zip", "into")
     assert result.returncode == 2
-    assert "which is neither a run nor an alignment record" in result.stderr
+    assert "neither" in result.stderr
     assert not (tmp_path / "into").exists()
 
 
@@ -87,4 +87,4 @@ def test_a_broken_archive_is_one_line(tmp_path: Path, tpbench_inside: Inside, co
     (tmp_path / "runs.zip").write_bytes(content)
     result = tpbench_inside("results", "merge", "runs.zip", "into")
     assert result.returncode == 2
-    assert "not a readable archive" in result.stderr
+    assert result.stderr.count("\n") == 1

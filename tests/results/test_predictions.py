@@ -18,8 +18,10 @@ from tests.conftest import Inside
 from tests.results.records import archive_of, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
-from tpbench.results.maintenance import check_store, merge_stores, open_source, pack_store
-from tpbench.results.runs import Predictions, digest
+from tpbench.results.artifacts import digest
+from tpbench.results.maintenance import check_store, merge_stores, pack_store
+from tpbench.results.opening import open_source
+from tpbench.results.runs import PREDICTIONS, RUNS, Predictions
 
 SAMPLES = 200
 
@@ -74,7 +76,7 @@ def test_a_damaged_or_forged_file_counts_as_none_and_is_named(tmp_path: Path, te
     store.predictions_path(record().definition.id).write_text(text)
     assert store.predictions(record()) is None
     assert len(store.damaged) == 1
-    assert len(check_store(RunStore(tmp_path)).wrong) == 1
+    assert len(check_store(RunStore(tmp_path))[PREDICTIONS].wrong) == 1
     assert len(list(RunStore(tmp_path).records())) == 1
 
 
@@ -92,7 +94,7 @@ def test_check_compares_the_bits_with_the_runs_test_error(tmp_path: Path) -> Non
     store = RunStore(tmp_path)
     store.publish(record(), Predictions.of(record(), np.ones(SAMPLES, dtype=bool)))
     found = check_store(store)
-    assert (found.whole, found.predicted, len(found.wrong)) == (1, 0, 1)
+    assert (found[RUNS].valid, found[PREDICTIONS].valid, len(found[PREDICTIONS].wrong)) == (1, 0, 1)
 
 
 def test_a_run_without_predictions_reads_as_before(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_archives_and_merges_carry_predictions(tmp_path: Path) -> None:
     (tmp_path / "a.zip").rename(tmp_path / "c" / "a.zip")
     layered = RunStore(tmp_path / "c")
     assert layered.predictions(record(seed=1)) is not None
-    assert check_store(layered).predicted == 2
+    assert check_store(layered)[PREDICTIONS].valid == 2
 
 
 def test_pack_does_not_lose_predictions(tmp_path: Path) -> None:
@@ -157,7 +159,8 @@ def test_a_replaced_run_goes_aside_and_does_not_count(tmp_path: Path) -> None:
     assert found is not None
     assert len(list(store.replaced.glob("*.json"))) == len(list(store.replaced.glob("*.bits"))) == 1
     checked = check_store(RunStore(tmp_path))
-    assert (checked.whole, checked.predicted, checked.wrong, checked.conflicts) == (1, 1, [], [])
+    assert (checked[RUNS].valid, checked[PREDICTIONS].valid) == (1, 1)
+    assert not any(check.problems for check in checked.values())
 
 
 @pytest.mark.parametrize("order", ["old archive, new file", "new archive, old file", "two archives"])
@@ -238,7 +241,7 @@ def test_copies_that_agree_are_no_conflict(tmp_path: Path) -> None:
     store = published(RunStore(tmp_path), record())
     (tmp_path / "a.zip").write_bytes(archive_of(replace(record(), wall_time_s=99.0)))
     assert next(store.records()).versions == 1
-    assert check_store(store).conflicts == []
+    assert check_store(store)[RUNS].conflicts == []
 
 
 # Cells of one source

@@ -15,7 +15,7 @@ from tpbench.results import RunRecord, RunStore, choose_cells, leaderboard, pape
 from tpbench.results.cells import Cell, candidates
 from tpbench.results.comparison import compare_methods, render_comparison
 from tpbench.results.ranking import ENOUGH, Verdict, all_standings, best_of, standings
-from tpbench.results.runs import FROM_FILE, PUBLISHED, budget_of, by_search, same_budget
+from tpbench.results.runs import FROM_FILE, PUBLISHED, same_budget, search_info, tuning_budget
 from tpbench.results.statistics import LEVEL
 from tpbench.results.tables import Column, notes
 
@@ -96,7 +96,7 @@ def test_the_validation_error_decides_between_equals_and_never_the_test_error() 
 
 
 def test_runs_of_a_search_stand_for_a_method_only_where_nothing_else_does() -> None:
-    found = by_search("s", 40, 100, "d", "search", range(10))
+    found = search_info("s", 40, 100, "d", "search", range(10))
     searched = [record("bp", 0, [0.001], lr=lr, found=found) for lr in (1e-2, 1e-4)]
     assert chosen(searched, runs(epochs=50)).epochs == 50
     alone = chosen(searched)
@@ -105,7 +105,7 @@ def test_runs_of_a_search_stand_for_a_method_only_where_nothing_else_does() -> N
 
 def test_the_run_that_the_search_selected_on_is_no_final_run_unless_it_was_asked_for() -> None:
     def both(seeds: range) -> list[RunRecord]:
-        final, search = (by_search("s", 40, 100, "d", role, list(seeds)) for role in ("final", "search"))
+        final, search = (search_info("s", 40, 100, "d", role, list(seeds)) for role in ("final", "search"))
         return [*runs(seeds=[s for s in seeds if s], found=final), *runs(seeds=[0], found=search)]
 
     assert chosen(both(range(10))).seeds == 10
@@ -226,7 +226,7 @@ def test_the_best_is_chosen_by_validation_and_bp_is_the_yardstick_everywhere(tmp
 
 
 def verdicts(*groups: list[RunRecord]) -> dict[str, str]:
-    """Of one workload's cells, by method."""
+    """Return the marks of one workload's cells, by method."""
     cells = choose_cells(run for group in groups for run in group)
     return {method: standing.verdict.value for (_, _, method), standing in all_standings(cells).items()}
 
@@ -334,7 +334,7 @@ def test_the_cells_are_judged_against_the_paper_together(tmp_path: Path) -> None
 
 
 def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
-    found = by_search("s", 40, 10, "d", "final", range(10))
+    found = search_info("s", 40, 10, "d", "final", range(10))
     store = store_of(
         tmp_path,
         runs("ddtp-linear", found=PUBLISHED),
@@ -362,7 +362,7 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
 
 
 def test_a_search_in_another_precision_is_another_budget(tmp_path: Path) -> None:
-    other, same = (by_search("s", 40, 10, "d", "final", range(10), precision=p) for p in ("float64", ""))
+    other, same = (search_info("s", 40, 10, "d", "final", range(10), precision=p) for p in ("float64", ""))
     assert "search_precision" not in same
     store = store_of(tmp_path, runs("ddtp-linear", found=same), runs("dtp", error=0.04, found=other))
     text = render(paper_table(store, "1"), "md")
@@ -371,11 +371,11 @@ def test_a_search_in_another_precision_is_another_budget(tmp_path: Path) -> None
     assert leaderboard(store).set_index("method").budget["dtp"] == "search 40 x 10 epochs in float64"
     compared = compare_methods(store, "dtp", "ddtp-linear")
     assert "search budgets differ (search 40 x 10 epochs in float64; " in render_comparison(compared, "dtp", "x", None)
-    assert str(budget_of({**other, "halving": 3})) == "search 40 x 10 epochs in float64, halving 3"
+    assert str(tuning_budget({**other, "halving": 3})) == "search 40 x 10 epochs in float64, halving 3"
 
 
 def test_a_search_run_of_another_precision_is_in_no_cell_of_the_final_runs() -> None:
-    search, final = (by_search("s", 40, 100, "d", role, range(10)) for role in ("search", "final"))
+    search, final = (search_info("s", 40, 100, "d", role, range(10)) for role in ("search", "final"))
     searched = runs(seeds=[0], error=0.001, precision="float64", found=search)
     cell = chosen(searched, runs(found={**final, "search_precision": "float64"}))
     assert (cell.seeds, cell.precision, cell.marks) == (10, "float32", [])
@@ -385,9 +385,9 @@ def test_a_search_run_of_another_precision_is_in_no_cell_of_the_final_runs() -> 
 
 
 def test_nobody_knows_what_a_users_file_cost() -> None:
-    assert same_budget(budget_of(FROM_FILE), budget_of(FROM_FILE)) is None
-    assert same_budget(budget_of({}), budget_of(PUBLISHED)) is None
-    one, other = (budget_of(by_search("s", n, 10, "d", "final", [0])) for n in (40, 41))
+    assert same_budget(tuning_budget(FROM_FILE), tuning_budget(FROM_FILE)) is None
+    assert same_budget(tuning_budget({}), tuning_budget(PUBLISHED)) is None
+    one, other = (tuning_budget(search_info("s", n, 10, "d", "final", [0])) for n in (40, 41))
     assert same_budget(one, one) is True
     assert same_budget(one, other) is False
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.results.records import archive_of, record
 from tests.results.test_location import s3  # noqa: F401 (a fixture)
 from tpbench.reports.page import render_report
-from tpbench.results import RunRecord, RunStore, leaderboard
-from tpbench.results import store as module
+from tpbench.results import RunStore, leaderboard
+from tpbench.results.artifacts import ArtifactKind
 from tpbench.results.location import location
+from tpbench.results.runs import RUNS
 from tpbench.results.summaries import summarised
 
 
@@ -21,13 +23,13 @@ from tpbench.results.summaries import summarised
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The run files that were read, by stem."""
     seen: list[str] = []
-    read = module.read_run
+    read = ArtifactKind.read
 
-    def counted(path: Path) -> RunRecord:
-        seen.append(path.stem)
-        return read(path)
+    def counted(kind: ArtifactKind[Any], path: Path) -> Any:
+        seen.extend([path.stem] if kind is RUNS else [])
+        return read(kind, path)
 
-    monkeypatch.setattr(module, "read_run", counted)
+    monkeypatch.setattr(ArtifactKind, "read", counted)
     return seen
 
 
@@ -37,20 +39,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "summaries"
 
 
-RUNS = [record(method, seed, [0.5, 0.02 + seed / 1000, 0.3]) for method in ("bp", "dtp") for seed in range(4)]
-RUNS.append(record("tp", errors=[], status="diverged"))
+STORED = [record(method, seed, [0.5, 0.02 + seed / 1000, 0.3]) for method in ("bp", "dtp") for seed in range(4)]
+STORED.append(record("tp", errors=[], status="diverged"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, cache: Path) -> Path:
-    for run in RUNS[:6]:
+    for run in STORED[:6]:
         RunStore(tmp_path / "results").publish(run)
-    (tmp_path / "results" / "more.zip").write_bytes(archive_of(*RUNS[6:]))
+    (tmp_path / "results" / "more.zip").write_bytes(archive_of(*STORED[6:]))
     return tmp_path / "results"
 
 
 def test_a_summary_says_what_tables_ask_for() -> None:
-    for run in RUNS:
+    for run in STORED:
         short = summarised(run)
         assert (short.test_error, short.validation_error) == (run.test_error, run.validation_error)
         assert short.definition == run.definition
@@ -75,16 +77,16 @@ def test_what_is_new_changed_damaged_or_gone_is_seen(folder: Path, reads: list[s
     reads.clear()
     store = RunStore(folder)
     new = store.publish(record("gnt"))
-    assert len(store.summaries()) == len(RUNS) + 1
+    assert len(store.summaries()) == len(STORED) + 1
     assert set(reads) == {new.stem}
     whole = new.read_bytes()
     new.write_bytes(whole[:-20] + b"x" * 20)  # of the same size
     os.utime(new, ns=(1, 1))
     store = RunStore(folder)
-    assert len(store.summaries()) == len(RUNS)
+    assert len(store.summaries()) == len(STORED)
     assert new.name in store.damaged[0]
     new.unlink()
-    assert len(RunStore(folder).summaries()) == len(RUNS)
+    assert len(RunStore(folder).summaries()) == len(STORED)
     (folder / "more.zip").unlink()
     assert len(RunStore(folder).summaries()) == 6
 
@@ -104,7 +106,7 @@ def test_a_damaged_or_foreign_cache_is_none(folder: Path, cache: Path, reads: li
     kept.write_bytes(content)
     reads.clear()
     assert RunStore(folder).summaries() == first
-    assert len(reads) == len(RUNS)
+    assert len(reads) == len(STORED)
     assert json.loads(kept.read_bytes().partition(b"\n")[2])["store"] == str(folder.resolve())
 
 
@@ -119,7 +121,7 @@ def test_without_a_cache_folder_all_goes_on(
         monkeypatch.delenv("TPBENCH_CACHE")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert len(RunStore(folder).summaries()) == len(RunStore(folder).summaries()) == len(RUNS)
+    assert len(RunStore(folder).summaries()) == len(RunStore(folder).summaries()) == len(STORED)
 
 
 def test_a_report_reads_each_run_once_and_then_those_that_it_draws(folder: Path, reads: list[str]) -> None:
@@ -130,7 +132,7 @@ def test_a_report_reads_each_run_once_and_then_those_that_it_draws(folder: Path,
     assert max(map(reads.count, reads)) == 2
     reads.clear()
     render_report(str(folder), "tpbench report")
-    assert sorted(reads) == sorted(run.definition.id for run in RUNS)
+    assert sorted(reads) == sorted(run.definition.id for run in STORED)
     assert not {run.definition.id for run in searched} & set(reads)
 
 

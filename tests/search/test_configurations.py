@@ -13,12 +13,12 @@ from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.runs import PUBLISHED, by_search
+from tpbench.results.runs import PUBLISHED, search_info
 from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.training.choice import CellChoice
 from tpbench.workloads import WORKLOADS, load_problem
 
-SEARCH = by_search("digits-bp-0", 40, 100, "s", "search", (0, 1))
+SEARCH = search_info("digits-bp-0", 40, 100, "s", "search", (0, 1))
 BP = {"lr": 1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 
 
@@ -53,7 +53,7 @@ def test_of_equals_more_seeds_are_taken() -> None:
 
 
 def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Path) -> None:
-    search = [replace(run, found=SEARCH) for run in digits(1e-3, [0.0193])]
+    search = [replace(run, search_info=SEARCH) for run in digits(1e-3, [0.0193])]
     runs = [*search, *digits(1e-3, [0.0193, 0.0193])[1:]]
     stored(tmp_path, runs, digits(1e-2, [0.03]), digits(1e-1, [0.001], fingerprint="0" * 64, label="JPEG copy"))
     found = find_configuration(CellChoice.of("digits", "bp"), "best", str(tmp_path), None)
@@ -69,10 +69,10 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
 def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
     tmp_path: Path, wanted: str, told: dict[str, str]
 ) -> None:
-    final = by_search("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
+    final = search_info("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
     stores = {
-        "search": [replace(run, found=SEARCH) for run in digits(1e-3, [0.02], precision="float64")],
-        "final": [replace(run, found=final) for run in digits(1e-3, [0.02])],
+        "search": [replace(run, search_info=SEARCH) for run in digits(1e-3, [0.02], precision="float64")],
+        "final": [replace(run, search_info=final) for run in digits(1e-3, [0.02])],
     }
     for name, runs in stores.items():
         stored(tmp_path / name, runs)
@@ -116,6 +116,6 @@ def test_run_prints_the_best_and_its_runs_keep_how_it_was_found(tpbench_inside: 
     assert again.returncode == 0, again.stderr
     assert "in results: run " in again.stdout
     assert "from a file" in again.stdout
-    found = [run.found for run in RunStore(tmp_path / "results").records()]
+    found = [run.search_info for run in RunStore(tmp_path / "results").records()]
     assert found[0] == found[1]
     assert found[0]["by"] == "file"

@@ -19,7 +19,7 @@ from tests.results.records import record
 from tpbench.engine import TpbenchError
 from tpbench.reports.tuning_plots import search_frame
 from tpbench.results import RunStore
-from tpbench.results.runs import by_search
+from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.events import OutcomeFields, SweepFields
 from tpbench.search.journal import Journal
@@ -129,7 +129,7 @@ def test_runs_say_of_which_searches_only_a_part_is_there(tmp_path: Path, tpbench
     store = RunStore(tmp_path / "results")
     for name, trials, lr in (("whole", 3, 0.1), ("part", 12, 0.2)):
         for number in range(3):
-            found = by_search(name, trials, 100, "0" * 64, "search", range(10))
+            found = search_info(name, trials, 100, "0" * 64, "search", range(10))
             store.publish(record(lr=lr + number / 100, found=found))
     with pytest.warns(UserWarning, match=r"part \(3 of 12\)") as told:
         frame = tpbench.load_runs(tmp_path / "results")

@@ -54,9 +54,9 @@ def test_the_search_trains_one_seed_and_the_final_runs_those_that_were_asked_for
     assert (result.state, result.tried) == ("done", 3)
     records = list(RunStore(tmp_path).records())
     assert sorted(record.definition.seed for record in records) == [0, 0, 0, 1, 2]
-    assert {r.found["role"] for r in records if r.definition.seed == 0} == {"search"}
-    assert {r.found["role"] for r in records if r.definition.seed} == {"final"}
-    assert result.records == [r for r in result.records if r.found["seeds"] == [1, 2]]
+    assert {r.search_info["role"] for r in records if r.definition.seed == 0} == {"search"}
+    assert {r.search_info["role"] for r in records if r.definition.seed} == {"final"}
+    assert result.records == [r for r in result.records if r.search_info["seeds"] == [1, 2]]
     assert "digits,exact,bp,2,1," in (tmp_path / "leaderboard.csv").read_text()
 
 
@@ -199,13 +199,13 @@ def test_the_search_may_have_a_precision_of_its_own(run: Run, tmp_path: Path) ->
     # The run that was selected is of seed 0, and no final run though that seed is one of them.
     selected = store.read(best[1].run)
     assert selected is not None
-    assert (selected.precision, selected.definition.seed, selected.found["role"]) == ("float64", 0, "search")
+    assert (selected.precision, selected.definition.seed, selected.search_info["role"]) == ("float64", 0, "search")
     assert [(r.precision, r.definition.seed) for r in result.records] == [("float32", 0), ("float32", 1)]
     again = replace(selected.definition, precision="float32")
     assert result.records[0].definition == again
     assert result.records[0].curves != selected.curves
-    assert {r.found["search_precision"] for r in result.records} == {"float64"}
-    roles = sorted((r.found["role"], r.definition.precision) for r in store.records())
+    assert {r.search_info["search_precision"] for r in result.records} == {"float64"}
+    roles = sorted((r.search_info["role"], r.definition.precision) for r in store.records())
     assert roles == [("final", "float32")] * 2 + [("search", "float64")] * 3
     assert sweep_status(folder).search_precision == "float64"
     row = (tmp_path / "leaderboard.csv").read_text().splitlines()[1]
@@ -300,8 +300,8 @@ def test_what_the_device_cannot_do_is_refused_before_anything_begins(
 
 def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: Run, tmp_path: Path) -> None:
     (halved,) = run(trials=9, pack=9, epochs=9, halving=3, objective="train_loss")
-    assert halved.records[0].found["halving"] == 3
-    assert halved.records[0].found["objective"] == "train_loss"
+    assert halved.records[0].search_info["halving"] == 3
+    assert halved.records[0].search_info["objective"] == "train_loss"
     (folder,) = folders(tmp_path)
     (pack,) = Journal.read(folder.journal_path).packs
     assert pack.outcomes is not None

@@ -13,7 +13,7 @@ from tests.conftest import CONFIGURATION
 from tpbench.engine import Problem, Trainer, get_method
 from tpbench.engine.numerics import squared_error
 from tpbench.results import RunStore
-from tpbench.results.networks import network_ids
+from tpbench.results.networks import NETWORKS
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.training.running import run_seeds
@@ -118,7 +118,7 @@ def test_again_replaces_run_bits_and_network_where_they_differ(trained: RunStore
     assert all(fresh.predictions(record) for record in fresh.records())
     assert fresh.damaged == []
     # The network of this training was there already.
-    assert len(network_ids(fresh)) == 2
+    assert len(NETWORKS.names_in(fresh.folder)) == 2
 
 
 def test_again_passes_over_runs_that_diverged_at_once(tmp_path: Path) -> None:

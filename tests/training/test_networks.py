@@ -17,7 +17,8 @@ from tests.training.memory import allow_one_member
 from tests.training.test_packs import InterruptedTrainingError
 from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.networks import check_networks, has_network, network_ids, network_path, read_network
+from tpbench.results.maintenance import check_store
+from tpbench.results.networks import NETWORKS, has_network, read_network
 from tpbench.sweeps.packs import HandedPack
 from tpbench.training.networks import array_name
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
@@ -84,7 +85,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, plan: PackPlan) -> Pat
 def test_a_network_has_the_test_error_of_its_run(undisturbed: Path, tiny: Workload) -> None:
     store = RunStore(undisturbed)
     runs = list(store.records())
-    assert network_ids(store) == [run.definition.id for run in runs]
+    assert NETWORKS.names_in(store.folder) == [run.definition.id for run in runs]
     for run in runs:
         assert error_of(undisturbed, tiny, run) == run.test_error
         kept = read_network(store, run.definition.id)
@@ -157,11 +158,11 @@ def test_a_kill_between_network_and_run_leaves_no_run_without_its_network(
         patch.setattr(RunStore, "publish", killed)
         with pytest.raises(InterruptedTrainingError):
             PackJob(plan, keeping(tmp_path)).run()
-    found = check_networks(RunStore(tmp_path))
-    assert (found.whole, found.wrong, found.orphans) == (1, [], 1)
+    found = check_store(RunStore(tmp_path))[NETWORKS]
+    assert (found.valid, found.wrong, found.orphans) == (1, [], 1)
     PackJob(plan, keeping(tmp_path)).run()
     assert files(tmp_path) == files(undisturbed)
-    assert check_networks(RunStore(tmp_path)).orphans == 0
+    assert check_store(RunStore(tmp_path))[NETWORKS].orphans == 0
 
 
 def test_networks_that_are_missing_are_made_without_touching_the_runs(
@@ -169,7 +170,7 @@ def test_networks_that_are_missing_are_made_without_touching_the_runs(
 ) -> None:
     store = RunStore(tmp_path)
     first = PackJob(plan, PackSettings(str(tmp_path))).run()
-    assert network_ids(store) == []
+    assert NETWORKS.names_in(store.folder) == []
     with pytest.raises(
         TpbenchError, match=r"holds no network of the run .* it was not kept; 'tpbench run .*--keep-net"
     ):
@@ -178,7 +179,7 @@ def test_networks_that_are_missing_are_made_without_touching_the_runs(
     assert PackJob(plan, keeping(tmp_path)).run() == first
     assert files(tmp_path) == files(undisturbed)
     # A damaged one is made anew, too.
-    path = network_path(store, store.ids()[0])
+    path = NETWORKS.path(store.folder, store.ids()[0])
     path.write_bytes(path.read_bytes()[:-5])
     job = PackJob(plan, keeping(tmp_path))
     assert [d.id for d in job.missing] == [path.stem]
@@ -194,7 +195,7 @@ def test_a_run_that_diverges_in_its_first_epoch_has_no_network(plan: PackPlan, t
     plan = replace(plan, configurations=(wild,))
     PackJob(plan, keeping(tmp_path)).run()
     (run,) = RunStore(tmp_path).records()
-    assert network_ids(RunStore(tmp_path)) == []
+    assert NETWORKS.names_in(RunStore(tmp_path).folder) == []
     assert has_network(RunStore(tmp_path), run)  # nothing is missing
     assert PackJob(plan, keeping(tmp_path)).missing == []
     with pytest.raises(TpbenchError, match="it diverged before its first epoch ended"):
@@ -213,7 +214,7 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
     again = tpbench_inside(*command, "0", "--keep-networks", "--results", "other")
     assert "1 of 1 runs are in other already, 1 without their networks: these are trained again" in again.stdout
     assert "warning: 1 run is without a network still" in again.stdout
-    assert network_ids(other) == []
+    assert NETWORKS.names_in(other.folder) == []
 
     kept = tpbench_inside(*command, "0-1", "--keep-networks")
     assert "1 of 2 runs are in results already, 1 without their networks" in kept.stdout

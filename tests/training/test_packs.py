@@ -44,7 +44,7 @@ def test_runs_are_published_with_curves_and_provenance(tmp_path: Path) -> None:
         assert record.provenance["command"] == "tpbench run digits ddtp-linear"
         assert record.provenance["precision"] == "float32"
         assert record.pack_members == 2
-        assert record.found == PUBLISHED
+        assert record.search_info == PUBLISHED
         assert record.wall_time_s > 0
     # 2 pretraining epochs, 3 joint ones, 1 feedback epoch between each.
     assert [r.phase.kind for r in reports] == ["feedback"] * 2 + ["joint", "feedback", "joint", "feedback", "joint"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.api.asked import Place, one_name, place
 from tpbench.api.words import for_python
-from tpbench.results.store import read_store
+from tpbench.results.opening import read_store
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def load_network(
     """
     from tpbench.results.modules import sequential
     from tpbench.results.networks import network_of
-    from tpbench.results.store import find_record
+    from tpbench.results.opening import find_record
     from tpbench.training.devices import choose_device
 
     where = choose_device(str(device))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tpbench.api.asked import Names, Place, one_name, place, several_names
 from tpbench.api.words import for_python, warn
 from tpbench.engine import UsageError, get_method
+from tpbench.results.opening import open_store, read_store, stored_method, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
-from tpbench.results.store import read_store, stored_method, stored_workload
 from tpbench.training.choice import split_names
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
         UsageError: there is no such folder, workload or method.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
-    from tpbench.results.frames import runs_frame
-    from tpbench.results.maintenance import partial_searches
+    from tpbench.results.frames import partial_searches, runs_frame
 
     store = read_store(place(results))
     frame = runs_frame(_records(store, results, workload, method))
@@ -252,7 +251,7 @@ def compare(
         UsageError: there is no such folder, workload or method, or both methods are the same.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
-    from tpbench.results.comparison import compare_methods, note_of
+    from tpbench.results.comparison import compare_methods, comparison_note
 
     for method in (first, second):
         get_method(one_name(method, "method"))
@@ -261,7 +260,7 @@ def compare(
     store = read_store(place(results))
     frame = compare_methods(store, first, second, _workloads(results, workload), detect)
     warn(store.damaged)
-    return _annotated(frame, f"{first} against {second}", [note_of(first, second, several=len(frame) > 1)])
+    return _annotated(frame, f"{first} against {second}", [comparison_note(first, second, several=len(frame) > 1)])
 
 
 def _annotated(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> pd.DataFrame:
@@ -274,7 +273,7 @@ def _workloads(results: Place, names: Names | None) -> list[str] | None:
     if names is None:
         return None
     found = split_names(several_names(names, "workload"), PAPER_WORKLOADS, "workload")
-    return [stored_workload(name, place(results)) for name in found]
+    return [stored_workload(name, open_store(place(results))) for name in found]
 
 
 def _records(store: RunStore, results: Place, workload: Names | None, method: Names | None) -> Iterable[RunRecord]:
@@ -285,7 +284,7 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
         methods = [stored_method(name, store) for name in names]
     if workloads is None and methods is None:
         return store.records()
-    return store.whole(
+    return store.with_curves(
         run
         for run in store.summaries()
         if (workloads is None or run.definition.workload in workloads)

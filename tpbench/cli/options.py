@@ -15,8 +15,8 @@ from tpbench.cli import completion
 from tpbench.engine import PRECISIONS, TpbenchError, UsageError, check_precision, method_names, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.formats import FORMATS, mean_and_deviation, say, spell
-from tpbench.results.store import DEFAULT_STORE
+from tpbench.results.formats import FORMATS, format_mean, mean_and_deviation, say
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import choose_methods, choose_workloads
 from tpbench.training.devices import DEVICES
 from tpbench.training.tracking import TRACKERS, parse_target
@@ -270,5 +270,5 @@ def print_records(records: Sequence[RunRecord], method: str, workload: str) -> N
         )
     diverged = len(records) - len(errors)
     note = f" ({diverged} diverged, not in the mean)" if diverged else ""
-    known = spell(*mean_and_deviation(errors))
+    known = format_mean(*mean_and_deviation(errors))
     say(f"{workload} {method}: test error {known} % over {len(records)} seed{many}{note}")

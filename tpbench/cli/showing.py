@@ -27,8 +27,8 @@ from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing, say
+from tpbench.results.opening import open_store, read_store, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
-from tpbench.results.store import open_store, read_store, stored_workload
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
@@ -92,11 +92,11 @@ def _in_tables(w: Workload) -> str:
     """The column that runs on it get, which says what the file and its data are."""
     if not w.source:
         return w.title
-    from tpbench.results.cells import labelled
+    from tpbench.results.cells import with_label
     from tpbench.workloads.cache import load_for
 
     try:
-        return labelled(w.name, load_for(w).label)
+        return with_label(w.name, load_for(w).label)
     except TpbenchError as error:
         return f"unknown: {error}"
 
@@ -176,7 +176,7 @@ def show_leaderboard(
     """All methods of the store, best first, and how each stands to the best."""
     check_format(form)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results)
     target = user_path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
@@ -212,7 +212,7 @@ def compare(
     for method in (first, second):
         get_method(method)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
@@ -251,7 +251,7 @@ def draw_figure(
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
     if workload:
-        workload = stored_workload(workload, results)
+        workload = stored_workload(workload, open_store(results))
     store = read_store(results) if name in ALIGNMENT_WORKLOADS else open_store(results)
     from tpbench.reports.paper_figures import make_figure
     from tpbench.reports.style import check_picture, save
@@ -283,7 +283,7 @@ def plot(
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if kind != "search":
-        what = stored_workload(what, results)
+        what = stored_workload(what, open_store(results))
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.style import check_picture, save

@@ -40,9 +40,9 @@ from tpbench.cli.options import (
 from tpbench.engine import method_names
 from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
+from tpbench.results.opening import read_store
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.runs import OBJECTIVES
-from tpbench.results.store import read_store
 from tpbench.workloads import WORKLOADS
 
 
@@ -133,13 +133,13 @@ def sweep(
 
 def _render_results(results: Sequence[Any]) -> str:
     """The end of a campaign: one row per sweep."""
-    from tpbench.results.formats import mean_and_deviation, spell
+    from tpbench.results.formats import format_mean, mean_and_deviation
     from tpbench.training.progress import spell_error, spell_seconds
 
     rows = []
     for one in results:
         errors = [100 * r.test_error for r in one.records if not r.diverged and r.test_error is not None]
-        test = f"{spell(*mean_and_deviation(errors))} %" if errors else "-"
+        test = f"{format_mean(*mean_and_deviation(errors))} %" if errors else "-"
         time = spell_seconds(one.seconds) if one.seconds else "-"
         rows.append((one.name, one.state, str(one.tried), spell_error(one.best_error), test, time))
     return listing(("sweep", "state", "configurations", "best validation error", "test error", "time"), rows)

@@ -20,35 +20,32 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target, user_path
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing, say
 from tpbench.results.networks import EXPORTS
-from tpbench.results.store import find_record, open_store, read_store
+from tpbench.results.opening import find_record, open_source, open_store, read_store
 from tpbench.training.tracking import resolve_targets
 
 
 @results_app.command("check")
 def results_check(results: Results = RESULTS) -> None:
     """Verify runs with their predictions and networks, alignment records, archives, and the files of every sweep."""
-    from tpbench.results.alignments import stored_alignments
+    from tpbench.results.alignments import ALIGNMENTS
     from tpbench.results.maintenance import check_store
-    from tpbench.results.networks import check_networks
+    from tpbench.results.networks import NETWORKS
+    from tpbench.results.runs import PREDICTIONS, RUNS
     from tpbench.search.listing import check_sweeps
 
     store = read_store(results)
-    found, networks = check_store(store), check_networks(store)
-    whole, wrong = found.whole, [*found.conflicts, *found.wrong, *networks.wrong]
-    conflicts = f", {len(found.conflicts)} in conflict" if found.conflicts else ""
-    say(f"{results}: {_runs(whole)} whole, {len(found.wrong)} damaged{conflicts}")
-    if whole:
-        say(f"{found.predicted} of them with predictions")
-    if networks.whole or networks.wrong:
+    found = check_store(store)
+    runs, predictions, networks, alignments = (found[kind] for kind in (RUNS, PREDICTIONS, NETWORKS, ALIGNMENTS))
+    conflicts = f", {len(runs.conflicts)} in conflict" if runs.conflicts else ""
+    say(f"{results}: {_runs(runs.valid)} whole, {len(runs.wrong) + len(predictions.wrong)} damaged{conflicts}")
+    if runs.valid:
+        say(f"{predictions.valid - predictions.orphans} of them with predictions")
+    if networks.valid or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
-        say(f"{_networks(networks.whole)} whole{orphans}, {len(networks.wrong)} damaged")
-    try:
-        alignments = stored_alignments(store)
-        if alignments.records or alignments.damaged:
-            say(f"{_alignments(len(alignments.records))} whole, {len(alignments.problems)} damaged")
-        wrong += alignments.problems
-    except TpbenchError as error:
-        wrong.append(str(error))
+        say(f"{_networks(networks.valid)} whole{orphans}, {len(networks.wrong)} damaged")
+    if alignments.valid or alignments.problems:
+        say(f"{_alignments(alignments.valid)} whole, {len(alignments.problems)} damaged")
+    wrong = [*runs.conflicts, *(message for check in found.values() for message in check.wrong), *alignments.conflicts]
     sweeps = check_sweeps(store.folder)
     if sweeps.whole or sweeps.wrong:
         say(f"{sweeps.whole} sweep{'s' * (sweeps.whole != 1)} whole, {len(sweeps.wrong)} damaged")
@@ -65,33 +62,28 @@ def results_merge(
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
     """Copy the runs of one store into another, their predictions and networks, and its alignment records."""
-    from tpbench.results.alignments import merge_alignments
-    from tpbench.results.maintenance import merge_networks, merge_stores, open_source
-
-    store, into = open_source(source), open_store(target)
+    from tpbench.results.maintenance import merge_stores
     from tpbench.search.listing import sweep_folders
 
+    store, into = open_source(source), open_store(target)
     merged = merge_stores(store, into)
-    networks, problems = merge_networks(store, into)
-    alignments, recorded, differing = merge_alignments(store, into)
-    also = f"; {_networks(networks)} copied" if networks else ""
+    also = f"; {_networks(merged.networks)} copied" if merged.networks else ""
     if merged.predictions:
         also = f"; predictions added to {_runs(merged.predictions)}{also}"
     if merged.replaced:
         also = f"; {_runs(merged.replaced)} replaced by newer training{also}"
     say(f"{_runs(merged.new)} copied, {merged.known} there already{also}")
-    if alignments or recorded:
-        say(f"{_alignments(alignments)} copied, {recorded} there already")
-    for problem in problems:
+    if merged.alignments or merged.known_alignments:
+        say(f"{_alignments(merged.alignments)} copied, {merged.known_alignments} there already")
+    for problem in merged.problems:
         complain(f"warning: {problem}")
     if left := len(sweep_folders(store.folder)):
         say(f"{left} sweep{'s' * (left != 1)} left out: copy the folder 'sweeps' to list, continue or plot them there")
     warn_damaged(store)
     warn_damaged(into)
-    conflicts = [*merged.conflicts, *differing]
-    for conflict in conflicts:
+    for conflict in merged.conflicts:
         complain(conflict)
-    if conflicts:
+    if merged.conflicts:
         raise typer.Exit(1)
 
 
@@ -105,7 +97,7 @@ def results_pack(
 ) -> None:
     """Write the runs of a store, their predictions and its alignment records into one archive, without networks."""
     from tpbench.results.maintenance import pack_store
-    from tpbench.results.networks import network_ids
+    from tpbench.results.networks import NETWORKS
 
     check_target(file, [".zip"])
     store = read_store(results)
@@ -113,7 +105,7 @@ def results_pack(
     also = f" and {_alignments(packed.alignments)}" if packed.alignments else ""
     predictions = f"; {packed.predictions} with predictions" if packed.predictions else ""
     say(f"{_runs(packed.runs)}{also} written to {file}{predictions}")
-    if left := len(network_ids(store)):
+    if left := len(NETWORKS.names_in(store.folder)):
         say(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
 
@@ -130,7 +122,7 @@ def results_export(
     results: Results = RESULTS,
 ) -> None:
     """Write one row per run to a file."""
-    from tpbench.results.maintenance import export_runs
+    from tpbench.results.frames import export_runs
 
     chosen = export_format(check_target(file), form)
     store = read_store(results)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.results.alignments import AlignmentRecord, read_alignments
-from tpbench.results.formats import check_format, csv_text, spell_table
+from tpbench.results.formats import check_format, csv_text, format_table
 from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
@@ -171,7 +171,7 @@ def damping_table(store: RunStore, form: str) -> str:
         beside = [f" ({p:g})" for p in printed] if printed else [""] * len(chosen)
         body.append([method_title(record.method), *(word + p for word, p in zip(words, beside, strict=True))])
     header = ["method", *(f"layer {k + 1}" for k in range(records[0].layers))]
-    return spell_table(DAMPING_TITLE, header, body, form, damping_note(records))
+    return format_table(DAMPING_TITLE, header, body, form, damping_note(records))
 
 
 ANGLE_COLUMNS = (
@@ -257,7 +257,7 @@ def angle_table(store: RunStore, form: str) -> str:
             [label, method_title(str(method)), str(seeds), str(epochs), *angles, *[""] * (layers - len(angles))]
         )
     header = ["workload", "method", "seeds", "epochs", *(f"layer {k + 1}" for k in range(layers))]
-    return spell_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
+    return format_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
 
 
 def _spell(angle: float) -> str:

@@ -24,8 +24,8 @@ from tpbench.reports.style import (
     second_cycle,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import Origin, labelled, origins_of
-from tpbench.results.formats import spell
+from tpbench.results.cells import ProvenanceGroup, provenance_groups, with_label
+from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.workloads.benchmark import BenchmarkRow
 
@@ -61,12 +61,12 @@ def sort_by_method(cells: Iterable[Cell]) -> list[Cell]:
 def cell_label(cell: Cell) -> str:
     """Format method, kind of data and number of diverged seeds, which are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
-    return visible(labelled(method_title(cell.method), cell.data_label)) + gone
+    return visible(with_label(method_title(cell.method), cell.data_label)) + gone
 
 
 def read_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
     """Return the same cells with the curves of the runs that the store still has; all are read together."""
-    runs = {run.definition.id: run for run in store.whole(run for cell in cells for run in cell.runs)}
+    runs = {run.definition.id: run for run in store.with_curves(run for cell in cells for run in cell.runs)}
     return [
         replace(cell, runs=tuple(runs[run.definition.id] for run in cell.runs if run.definition.id in runs))
         for cell in cells
@@ -180,7 +180,7 @@ def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float,
     Returns:
         The points, with the names of their cells.
     """
-    origins = [origin for cell in cells for origin in origins_of(cell, ["device_name"])]
+    origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
     points = [_cost_point(axes, origin, place) for place, origin in enumerate(origins)]
     hollow = "; hollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
@@ -189,11 +189,11 @@ def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float,
     return points
 
 
-def _on_gpu(origin: Origin) -> bool:
-    return origin.said("device").startswith("cuda")
+def _on_gpu(origin: ProvenanceGroup) -> bool:
+    return origin.entry("device").startswith("cuda")
 
 
-def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[float, float]]:
+def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, tuple[float, float]]:
     """The point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     name, shade = cell_label(cell), colour(cell.method)
@@ -206,8 +206,10 @@ def _cost_point(axes: Axes, origin: Origin, place: int) -> tuple[str, tuple[floa
         markerfacecolor="white" if _on_gpu(origin) else shade,
         capsize=3,
     )
-    label = f"{name}: test error {spell(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
-    device = origin.said("device_name")
+    label = (
+        f"{name}: test error {format_mean(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
+    )
+    device = origin.entry("device_name")
     mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)

@@ -46,12 +46,19 @@ from tpbench.reports.summary import (
 )
 from tpbench.reports.tuning_plots import search_figure
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, origins_of, workload_words
-from tpbench.results.formats import spell
+from tpbench.results.cells import CellKey, provenance_groups, workload_label
+from tpbench.results.formats import format_mean
 from tpbench.results.location import location
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
-from tpbench.results.ranking import BOARD_NOTE, ENOUGH_WORDS, all_standings, error_words, interval_words, leaderboard_of
-from tpbench.results.store import DEFAULT_STORE
+from tpbench.results.ranking import (
+    BOARD_NOTE,
+    ENOUGH_WORDS,
+    all_standings,
+    format_error,
+    format_interval,
+    leaderboard_of,
+)
 from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table_of
 from tpbench.search.listing import all_sweeps
 
@@ -177,16 +184,16 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
     for row in board.to_dict("records"):
         verdict, _, more = str(row["against_best"]).partition(" (")
         p_paper = "" if math.isnan(row["p_paper"]) else f"p {row['p_paper']:.2g}"
-        interval = "" if math.isnan(row["ci_low"]) else interval_words(row)
+        interval = "" if math.isnan(row["ci_low"]) else format_interval(row)
         rows.append(
             [
-                PageEntry(workload_words(row)),
+                PageEntry(workload_label(row)),
                 PageEntry(method_title(row["method"]), loose=True),
-                PageEntry(error_words(row), _known(row["test_error_mean"]), interval),
+                PageEntry(format_error(row), _known(row["test_error_mean"]), interval),
                 PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
                 number(row["seeds"], ".0f", f"{row['epochs']} epochs"),
                 PageEntry(row["budget"], loose=True),
-                PageEntry(spell(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
+                PageEntry(format_mean(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
             ]
         )
     columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
@@ -238,18 +245,18 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
     rows = []
     for cell in cells.values():
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
-        for origin in origins_of(cell):
+        for origin in provenance_groups(cell):
             rows.append(
                 [
                     PageEntry(cell.workload_title),
                     PageEntry(method_title(cell.method)),
                     PageEntry(origin.seeds),
                     number(origin.seconds, ".0f"),
-                    PageEntry(origin.said("command"), long=True),
-                    PageEntry(origin.said("commit")[:12]),
+                    PageEntry(origin.entry("command"), long=True),
+                    PageEntry(origin.entry("commit")[:12]),
                     PageEntry(origin.hardware),
-                    PageEntry(origin.said("precision")),
-                    PageEntry(origin.said("torch")),
+                    PageEntry(origin.entry("precision")),
+                    PageEntry(origin.entry("torch")),
                     PageEntry(configuration, long=True),
                 ]
             )

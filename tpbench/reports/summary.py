@@ -14,12 +14,12 @@ from enum import Enum
 from tpbench.engine import method_title
 from tpbench.reports.forest import ForestRow, rank_rows
 from tpbench.results.cells import Cell, CellKey
-from tpbench.results.formats import spell
+from tpbench.results.formats import format_mean
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import YARDSTICK, Standing, Verdict, detectable_words, eligible, enough
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.statistics import Comparison
-from tpbench.results.tables import Column, columns_of
+from tpbench.results.tables import Column, table_columns
 
 
 class State(Enum):
@@ -108,7 +108,7 @@ def summarise(cells: Mapping[CellKey, Cell], standings: Mapping[CellKey, Standin
     for (workload, label, method), cell in cells.items():
         groups[workload, label].append((cell, standings[workload, label, method]))
     found = []
-    for column in columns_of(groups):
+    for column in table_columns(groups):
         rows = rank_rows(groups.get((column.workload, column.data_label), []))
         found.append(WorkloadSummary(column, rows, {} if column.data_label else _states(column.workload, rows)))
     return found
@@ -166,7 +166,7 @@ def _best_words(summary: WorkloadSummary) -> list[str]:
             summary.rows
         )
     cell, _ = summary.best
-    said = [f"{method_title(cell.method)}: {spell(cell.mean, cell.std)} %"]
+    said = [f"{method_title(cell.method)}: {format_mean(cell.mean, cell.std)} %"]
     if summary.alone:
         said.append("the only one that could be")
     lower = next(other for other, standing in summary.rows if eligible(other) and not standing.passed_over)

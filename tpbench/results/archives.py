@@ -7,7 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,66 +15,60 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.results.alignments import ALIGNMENTS
+from tpbench.results.artifacts import Artifact, ArtifactKind
 from tpbench.results.location import open_file
-from tpbench.results.runs import ENDING, ID_PATTERN, LARGEST_FILE, LARGEST_RUN, Predictions, RunRecord
+from tpbench.results.runs import PREDICTIONS, RUNS
 
-_ENTRY = re.compile(rf"runs/({ID_PATTERN.pattern})\.json")
-_PREDICTIONS = re.compile(rf"runs/({ID_PATTERN.pattern}){re.escape(ENDING)}")
+A = TypeVar("A", bound=Artifact)
+
+ARCHIVED_KINDS: tuple[ArtifactKind[Any], ...] = (RUNS, PREDICTIONS, ALIGNMENTS)
+"""Kinds of artifacts that archives hold."""
 _OTHERS = re.compile(r"__MACOSX/.*|(?:.*/)?\._[^/]*|(?:.*/)?\.DS_Store|.*/", re.DOTALL)
-"""What file managers add to the archives that they write, and folders."""
+"""Entries that file managers add to archives, and folders."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
-"""How entries may be compressed: of these, only as much is unpacked as an entry says that it holds."""
+"""Compressions of entries that are read: those that can be unpacked up to a given size."""
 _LARGEST_LIST = 64_000_000
-"""Bytes of an archive's list of entries: that of some 400,000 runs with their predictions."""
+"""Bytes of an archive's list of entries; some 400,000 runs with their predictions have as many."""
 _CHUNK = 1 << 20
-
-
-def entry_name(run_id: str) -> str:
-    """The name of a run's file inside an archive."""
-    return f"runs/{run_id}.json"
-
-
-def predictions_entry(run_id: str) -> str:
-    """Return the name of a run's predictions inside an archive."""
-    return f"runs/{run_id}{ENDING}"
 
 
 @dataclass
 class ArchivedRuns:
-    """The runs of some archives as one layer, of which only the lists of contents are held in memory."""
+    """The runs of some archives as one layer; only the lists of contents are held in memory."""
 
     holders: dict[str, list[Path]] = field(default_factory=dict)
-    """The archives that hold a run, by its id, the first by name first."""
+    """Archives that hold a run, by its id, in the order of their names."""
     broken: list[str] = field(default_factory=list)
     """Archives that cannot be read, as messages."""
-    looked_at: list[Path] = field(default_factory=list)
-    """Those that could be."""
+    readable: list[Path] = field(default_factory=list)
+    """The other archives."""
 
     @classmethod
     def of(cls, paths: Iterable[Path], known: Mapping[str, Sequence[str]] = MappingProxyType({})) -> ArchivedRuns:
-        """Look at archives. What is in them beside runs, and archives of other things, are left alone.
+        """List the runs of archives. Other entries, and archives of other things, are left alone.
 
         Args:
             paths: the archives.
-            known: by an archive's file name the ids of its runs, where it need not be opened to know them.
+            known: ids of an archive's runs by its file name, where it need not be opened.
         """
-        found = cls()
+        runs = cls()
         for path in paths:
             try:
                 ids = known[path.name] if path.name in known else _ids(path)
             except TpbenchError as error:
-                found.broken.append(str(error))
+                runs.broken.append(str(error))
                 continue
-            found.looked_at.append(path)
+            runs.readable.append(path)
             for run_id in ids:
-                found.holders.setdefault(run_id, []).append(path)
-        return found
+                runs.holders.setdefault(run_id, []).append(path)
+        return runs
 
     def ids_of(self, path: Path) -> list[str]:
-        """The ids of the runs in one of the archives."""
+        """Return the ids of the runs in one of the archives."""
         return [run_id for run_id, paths in self.holders.items() if path in paths]
 
     @contextmanager
@@ -85,42 +79,35 @@ class ArchivedRuns:
 
 
 class ArchiveReader:
-    """Reads entries of archives, in any thread; made by :meth:`ArchivedRuns.opened`."""
+    """A reader of archives' entries, in any thread; made by :meth:`ArchivedRuns.opened`."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack, self._zips, self._opening = stack, dict[Path, zipfile.ZipFile](), Lock()
 
-    def run(self, path: Path, run_id: str) -> RunRecord:
-        """Read the run of that id.
+    def names(self, kind: ArtifactKind[A], path: Path) -> list[str]:
+        """Return the names of an archive's entries of a kind, each once.
+
+        Raises:
+            TpbenchError: the archive cannot be read.
+        """
+        with _readable(path):
+            entries = self._open(path).namelist()
+        return list(dict.fromkeys(name for entry in entries if (name := kind.name_of_entry(entry)) is not None))
+
+    def read(self, kind: ArtifactKind[A], path: Path, name: str) -> A | None:
+        """Read an entry; None where the archive has none of that name.
 
         Raises:
             NewerFormat: a newer version wrote it.
-            TpbenchError: the entry is damaged; the message names both.
+            TpbenchError: it is damaged; the message names archive and entry.
         """
-        name = entry_name(run_id)
-        record = RunRecord.from_json(self._text(path, name, LARGEST_RUN), f"{path}: {name}")
-        if record.definition.id != run_id:
-            raise TpbenchError(f"{path}: {name}: holds the run {record.definition.id}")
-        return record
-
-    def predictions(self, path: Path, run_id: str) -> Predictions | None:
-        """Read the predictions of that run; None where the archive holds none.
-
-        Raises:
-            NewerFormat, TpbenchError: as :meth:`run`.
-        """
-        name = predictions_entry(run_id)
+        entry = kind.entry(name)
         with _readable(path):
-            if name not in self._open(path).NameToInfo:
+            archive = self._open(path)
+            if entry not in archive.NameToInfo:
                 return None
-        found = Predictions.from_json(self._text(path, name, LARGEST_FILE), f"{path}: {name}")
-        if found.run != run_id:
-            raise TpbenchError(f"{path}: {name}: holds the predictions of the run {found.run}")
-        return found
-
-    def _text(self, path: Path, name: str, largest: int) -> str:
-        with _readable(path):
-            return _entry_text(self._open(path), path, name, largest)
+            content = entry_bytes(archive, path, entry, kind.largest)
+        return kind.parse(content, f"{path}: {entry}", name)
 
     def _open(self, path: Path) -> zipfile.ZipFile:
         with self._opening:
@@ -129,25 +116,25 @@ class ArchiveReader:
             return self._zips[path]
 
 
-def runs_of_archive(path: Path, others: re.Pattern[str]) -> ArchivedRuns:
-    """The runs of an archive that holds nothing else, but entries of such names.
+def runs_of_archive(path: Path, kinds: Collection[ArtifactKind[Any]]) -> ArchivedRuns:
+    """Return the runs of an archive that holds artifacts of these kinds alone.
 
     Raises:
         UsageError: it cannot be read, or holds other files.
     """
     try:
-        names = _names(path)
+        entries = _names(path)
     except TpbenchError as error:
         raise UsageError(str(error)) from error
-    for name in names:
-        if not any(pattern.fullmatch(name) for pattern in (_ENTRY, _PREDICTIONS, others, _OTHERS)):
-            raise UsageError(f"{path}: holds '{name}', which is neither a run nor an alignment record")
+    for entry in entries:
+        if not _OTHERS.fullmatch(entry) and all(kind.name_of_entry(entry) is None for kind in kinds):
+            raise UsageError(f"{path}: holds '{entry}', which is neither a run nor an alignment record")
     return ArchivedRuns.of([path])
 
 
 def _ids(path: Path) -> list[str]:
-    """The ids of the runs in an archive, each once."""
-    return list(dict.fromkeys(entry.group(1) for name in _names(path) if (entry := _ENTRY.fullmatch(name))))
+    """Return the ids of the runs in an archive, each once."""
+    return list(dict.fromkeys(name for entry in _names(path) if (name := RUNS.name_of_entry(entry)) is not None))
 
 
 def _names(path: Path) -> list[str]:
@@ -157,7 +144,7 @@ def _names(path: Path) -> list[str]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip at a path or URL; of the latter, only the parts that are asked for are fetched."""
+    """Open a zip at a path or URL; of the latter, only the parts that are read are fetched."""
     with open_file(path) as file, zipfile.ZipFile(cast(IO[bytes], _Bounded(file))) as archive:
         yield archive
 
@@ -175,28 +162,8 @@ class _Bounded:
         return self._file.read(size)
 
 
-def archived_texts(path: Path, names: re.Pattern[str], largest: int) -> Iterator[tuple[str, str | TpbenchError]]:
-    """The entries of an archive that have such names, of at most so many bytes each, or why one cannot be read.
-
-    Raises:
-        TpbenchError: it is no archive, or damaged.
-    """
-    with _readable(path), _open(path) as archive:
-        for name in filter(names.fullmatch, dict.fromkeys(archive.namelist())):
-            try:
-                with _readable(path):
-                    text: str | TpbenchError = _entry_text(archive, path, name, largest)
-            except TpbenchError as error:
-                text = error
-            yield name, text
-
-
-def _entry_text(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> str:
-    return entry_bytes(archive, path, name, largest).decode("utf-8", errors="replace")
-
-
 def entry_bytes(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> bytes:
-    """The contents of an entry, of which no more is unpacked than it says, and than such an entry can hold.
+    """Return the contents of an entry, of which no more is unpacked than it claims and than such an entry can hold.
 
     :mod:`zipfile` unpacks as much as one read of LZMA or bzip2 makes, whatever the entry says: gigabytes, of a few kB.
 
@@ -217,14 +184,14 @@ def entry_bytes(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -
     try:
         content = _unpacked(archive, entry)
         if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
-            raise ValueError("its contents are not those that the archive tells")
+            raise ValueError("its contents do not match its checksum")
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise TpbenchError(f"{path}: {name}: damaged ({error})") from error
     return content
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """At most one byte more than the entry says that it holds."""
+    """Unpack at most one byte more than the entry claims to hold."""
     # The bytes as they lie in the archive: those of an entry that is not compressed.
     packed = copy(entry)
     packed.compress_type, packed.file_size = zipfile.ZIP_STORED, entry.compress_size
@@ -244,7 +211,7 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def _lzma_decompressor(file: IO[bytes], limit: int) -> lzma.LZMADecompressor:
-    """Of an entry, which begins with its filter: a version (2 bytes), the length of what follows (2), and that (5)."""
+    """Return the decompressor of an entry; it begins with version (2 bytes), length of the filter (2), filter (5)."""
     header = file.read(9)
     length, packed, dictionary = struct.unpack("<2xHBL", header) if len(header) == 9 else (0, 255, 0)
     if length != 5 or packed >= 9 * 5 * 5:

@@ -1,4 +1,4 @@
-"""From runs to cells: which runs stand for a workload x method entry, and their statistics (docs/protocol.md)."""
+"""Cells: the runs that stand for an entry of workload x method, their statistics and provenance (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tpbench.engine import installed_source
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
     FULL_SEEDS,
-    UNKNOWN,
-    Budget,
+    UNKNOWN_BUDGET,
     RunRecord,
-    budget_of,
+    TuningBudget,
     from_search,
     percent,
+    tuning_budget,
 )
 from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
@@ -31,43 +31,43 @@ CellKey = tuple[str, str, str]
 """Workload, data label and method."""
 
 _KNOWN_COPIES = frozenset(label for spec in DATASETS.values() for _, label in spec.known_copies)
-_SAYS_ITS_CONTENT = re.compile(r".* [0-9a-f]{8}")
+_ENDS_IN_CONTENT = re.compile(r".* [0-9a-f]{8}")
 
 
-def labelled(name: str, data_label: str) -> str:
-    """A name, and in brackets what kind of data copy it stands for; the exact data set has no label."""
+def with_label(name: str, data_label: str) -> str:
+    """Return a name with the label of a copy of its data in brackets; the exact data set has none."""
     return f"{name} ({data_label})" if data_label else name
 
 
-def workload_words(row: Mapping[Hashable, Any]) -> str:
-    """The workload of a row of a leaderboard or comparison, and what kind of data copy it was trained on."""
-    return labelled(row["workload"], "" if row["data"] == "exact" else row["data"])
+def workload_label(row: Mapping[Hashable, Any]) -> str:
+    """Return the workload of a row of a leaderboard or comparison with the label of its data."""
+    return with_label(row["workload"], "" if row["data"] == "exact" else row["data"])
 
 
 def column_labels(records: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
-    """What kind of data copy runs were trained on, by fingerprint and label; unknown copies are told apart by content.
+    """Return the labels of the data that runs were trained on, by fingerprint and label in their files.
 
-    Labels of older versions do not say the content. They take over what a newer run on the same data says, or end in
-    the data's fingerprint.
+    Labels of unknown copies end in a digest of the content. Those of older versions do not: they take over the label of
+    a newer run on the same data, or end in the data's fingerprint.
     """
     pairs = {
         (record.definition.fingerprint, record.data_label)
         for record in records
         if not record.definition.workload_source
     }
-    said = {fingerprint: label for fingerprint, label in sorted(pairs) if _SAYS_ITS_CONTENT.fullmatch(label)}
-    return {(fingerprint, label): _column_label(fingerprint, label, said) for fingerprint, label in pairs}
+    with_content = {fingerprint: label for fingerprint, label in sorted(pairs) if _ENDS_IN_CONTENT.fullmatch(label)}
+    return {(fingerprint, label): _column_label(fingerprint, label, with_content) for fingerprint, label in pairs}
 
 
-def _column_label(fingerprint: str, label: str, said: Mapping[str, str]) -> str:
-    if not label or label in _KNOWN_COPIES or _SAYS_ITS_CONTENT.fullmatch(label):
+def _column_label(fingerprint: str, label: str, with_content: Mapping[str, str]) -> str:
+    if not label or label in _KNOWN_COPIES or _ENDS_IN_CONTENT.fullmatch(label):
         return label
     kind = "unverified copy" if label.strip().lower() == "exact" else label
-    return said.get(fingerprint, f"{kind} {fingerprint[:8]}")
+    return with_content.get(fingerprint, f"{kind} {fingerprint[:8]}")
 
 
 def protocol_epochs(workload: str) -> int | None:
-    """The joint epochs of a built-in workload's protocol; None of another."""
+    """Return the joint epochs of a built-in workload's protocol; None of another."""
     return WORKLOADS[workload].epochs if workload in WORKLOADS else None
 
 
@@ -80,7 +80,7 @@ class Cell:
     data_label: str
     runs: tuple[RunRecord, ...]
     sources: int = 1
-    """Versions of the method's source in the store; the cell is of one of them."""
+    """Number of versions of the method's source in the store; the cell is of one of them."""
 
     @property
     def key(self) -> CellKey:
@@ -88,8 +88,8 @@ class Cell:
 
     @property
     def workload_title(self) -> str:
-        """The workload's name, and what kind of data copy it was trained on."""
-        return labelled(self.workload, self.data_label)
+        """The workload's name with the label of the data."""
+        return with_label(self.workload, self.data_label)
 
     @property
     def seeds(self) -> int:
@@ -101,7 +101,7 @@ class Cell:
 
     @property
     def protocol_epochs(self) -> int | None:
-        """The joint epochs of the workload's protocol; None where nothing tells them."""
+        """The joint epochs of the workload's protocol; None where they are unknown."""
         own = self.runs[0].workload.get("epochs")
         return own if type(own) is int else protocol_epochs(self.workload)
 
@@ -116,7 +116,7 @@ class Cell:
 
     @property
     def fingerprint(self) -> str:
-        """Of the data."""
+        """SHA-256 of the data."""
         return self.runs[0].definition.fingerprint
 
     @property
@@ -126,27 +126,27 @@ class Cell:
 
     @property
     def ranked(self) -> bool:
-        """Whether enough seeds finished to say something; other cells are shown below and take part in no test."""
+        """True if enough seeds finished for tests; other cells are listed last and not tested."""
         return self.seeds - self.diverged >= FEWEST
 
     @property
     def can_be_best(self) -> bool:
-        """A cell with diverged seeds is never the best nor told to be as good: its mean is that of survivors."""
+        """True if the cell is ranked and no seed diverged: the mean of survivors is not comparable."""
         return self.ranked and not self.diverged
 
     @property
     def tier(self) -> int:
-        """Lists show all of 0 (no seed diverged) before those of 1 (some did) before those of 2 (too few seeds)."""
+        """Sort priority in lists: 0 if no seed diverged, 1 if some did, 2 if too few seeds finished."""
         return 0 if self.can_be_best else 1 if self.ranked else 2
 
     @cached_property
-    def budget(self) -> Budget:
-        """What finding the configuration cost; unknown where its runs do not agree."""
-        known = {budget_of(run.found) for run in self.runs if run.found}
-        return known.pop() if len(known) == 1 else UNKNOWN
+    def budget(self) -> TuningBudget:
+        """Tuning budget of the configuration; unknown where the runs differ in it."""
+        known = {tuning_budget(run.search_info) for run in self.runs if run.search_info}
+        return known.pop() if len(known) == 1 else UNKNOWN_BUDGET
 
     def errors(self, curve: str = "test_error") -> pd.Series[float]:
-        """A curve at each run's selected epoch in per cent, by seed; missing where the run diverged."""
+        """Return a curve at each run's selected epoch in per cent, by seed; missing where the run diverged."""
         return self._errors[curve]
 
     @cached_property
@@ -185,9 +185,9 @@ class Cell:
 
     @property
     def marks(self) -> list[str]:
-        """How the cell departs from the protocol: fewer seeds, other epochs, another precision, diverged runs.
+        """Departures from the protocol: fewer seeds, other epochs, another precision, diverged runs.
 
-        And what to know before it is believed: several sources of the method in the store, several versions of a run.
+        Besides: several sources of the method in the store, several versions of a run.
         """
         marks = []
         if self.seeds < FULL_SEEDS:
@@ -211,7 +211,7 @@ def _source_digest(source: str) -> str:
 
 
 def _variant(record: RunRecord) -> Hashable:
-    """What the runs of one candidate share."""
+    """Return the values that the runs of one candidate share."""
     d = record.definition
     configuration = tuple(sorted((name, float(value)) for name, value in d.configuration.items()))
     source = _source_digest(d.method_source)
@@ -219,16 +219,16 @@ def _variant(record: RunRecord) -> Hashable:
 
 
 def _final(runs: list[RunRecord]) -> list[RunRecord]:
-    """Without the search's own run where its seed is none of the final ones (``--final-seeds 1-10``)."""
-    finals = [set(run.found.get("seeds", ())) for run in runs if from_search(run.found, "final")]
+    """Return runs without the search's own one where its seed is none of the final seeds."""
+    finals = [set(run.search_info.get("seeds", ())) for run in runs if from_search(run.search_info, "final")]
     if not finals:
         return runs
-    kept = set().union(*finals)
-    return [run for run in runs if not from_search(run.found, "search") or run.definition.seed in kept]
+    seeds = set().union(*finals)
+    return [run for run in runs if not from_search(run.search_info, "search") or run.definition.seed in seeds]
 
 
 def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
-    """One run per seed, in their order. Older versions named runs of every precision alike, so there may be two."""
+    """Return one run per seed, in order. There may be two: the oldest versions named runs of all precisions alike."""
     first: dict[int, RunRecord] = {}
     for run in sorted(runs, key=lambda run: (run.definition.precision != run.precision, run.definition.id)):
         first.setdefault(run.definition.seed, run)
@@ -236,7 +236,10 @@ def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
 
 
 def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
-    """Every configuration, number of epochs, precision and data that a method was trained with, best choice first."""
+    """Return all cells that could stand for each entry, best choice first.
+
+    They differ in configuration, epochs, precision or data.
+    """
     groups: dict[CellKey, dict[Hashable, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     runs = list(records)
     labels = column_labels(runs)
@@ -245,11 +248,11 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
         # A workload of the user's says in its label what it and its data are.
         label = record.data_label if d.workload_source else labels[d.fingerprint, record.data_label]
         groups[d.workload, label, d.method][_variant(record)].append(record)
-    found = {}
+    cells_by_key = {}
     for (workload, label, method), variants in groups.items():
         cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
-        found[workload, label, method] = sorted(_of_one_source(method, cells), key=_preference)
-    return found
+        cells_by_key[workload, label, method] = sorted(_of_one_source(method, cells), key=_preference)
+    return cells_by_key
 
 
 def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
@@ -270,7 +273,7 @@ def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
 
 
 def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
-    """The cell of every (workload, data label, method) in a store: the candidate that holds most of the protocol.
+    """Choose the cell of every (workload, data label, method) in a store: the candidate nearest to the protocol.
 
     A cell is of one source of its method (:func:`_of_one_source`). Of candidates with at least three finished seeds,
     epochs decide first (the workload's own, then the nearest below, then those above), then seeds (up to the protocol's
@@ -284,7 +287,7 @@ def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
 def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float, str]:
     full = cell.protocol_epochs or cell.epochs
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
-    searched = all(from_search(run.found, "search") for run in cell.runs)
+    searched = all(from_search(run.search_info, "search") for run in cell.runs)
     # Not-a-number sorts nowhere: a cell without any finished seed comes last.
     validation = cell.validation
     known = validation if validation == validation else float("inf")
@@ -310,14 +313,11 @@ def compare_cells(first: Cell, second: Cell) -> Comparison:
     return compare_unpaired(first.errors(), second.errors())
 
 
-# Where the runs of a cell come from: the command, the machine and the time it took.
-
-
 _NAMES = ("command", "commit", "device_name", "device", "threads", "precision", "torch")
 
 
 @dataclass(frozen=True)
-class Origin:
+class ProvenanceGroup:
     """Runs of one cell that one command made on one kind of machine."""
 
     cell: Cell
@@ -329,23 +329,23 @@ class Origin:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all the runs: their shares of the time of their packs."""
+        """Wall time of all runs in seconds: their shares of the time of their packs."""
         return sum(run.wall_time_s for run in self.runs)
 
     @property
     def hardware(self) -> str:
-        """The processor's name; on a CPU also how many threads were used."""
-        threads = f", {self.said('threads')} threads" if self.said("device") == "cpu" else ""
-        return self.said("device_name") + threads.replace(", 1 threads", ", 1 thread")
+        """The processor's name; on a CPU with the number of threads."""
+        threads = f", {self.entry('threads')} threads" if self.entry("device") == "cpu" else ""
+        return self.entry("device_name") + threads.replace(", 1 threads", ", 1 thread")
 
-    def said(self, name: str) -> str:
-        """An entry of the runs' provenance on one line, ``-`` where there is none."""
+    def entry(self, name: str) -> str:
+        """Return an entry of the runs' provenance on one line, ``-`` where there is none."""
         return " ".join(str(self.runs[0].provenance.get(name) or "-").split())
 
 
-def origins_of(cell: Cell, names: Sequence[str] = _NAMES) -> list[Origin]:
-    """The runs of a cell, grouped by what made them: by these entries of their provenance."""
+def provenance_groups(cell: Cell, names: Sequence[str] = _NAMES) -> list[ProvenanceGroup]:
+    """Return the runs of a cell, grouped by these entries of their provenance."""
     groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for run in cell.runs:
         groups[tuple(str(run.provenance.get(name)) for name in names)].append(run)
-    return [Origin(cell, tuple(runs)) for runs in groups.values()]
+    return [ProvenanceGroup(cell, tuple(runs)) for runs in groups.values()]

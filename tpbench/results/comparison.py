@@ -1,4 +1,4 @@
-"""``tpbench compare``: two methods of a store on every workload that both were trained on."""
+"""Comparison of two methods of a store on every workload that both were trained on (``tpbench compare``)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import UsageError
-from tpbench.results.cells import Cell, choose_cells, compare_cells, workload_words
-from tpbench.results.formats import spell, spell_table
+from tpbench.results.cells import Cell, choose_cells, compare_cells, workload_label
+from tpbench.results.formats import format_mean, format_table
 from tpbench.results.runs import same_budget
 from tpbench.results.statistics import Comparison, corrected
 from tpbench.results.store import RunStore
@@ -44,25 +44,25 @@ COLUMNS = (
     "second_marks",
     "verdict",
 )
-"""Of :func:`compare_methods`."""
+"""Columns of :func:`compare_methods`."""
 
 
-def verdict(first: Cell, second: Cell, found: Comparison) -> str:
-    """One line for a person; ``found`` is corrected for the number of workloads."""
-    gone = [f"{c.diverged} of {c.seeds} seeds of {c.method} diverged" for c in (first, second) if c.diverged]
-    if gone:
-        return f"not decided: {', '.join(gone)}"
-    if not found.tested:
+def verdict(first: Cell, second: Cell, comparison: Comparison) -> str:
+    """Return the verdict in words, from a comparison that is corrected for the number of workloads."""
+    diverged = [f"{c.diverged} of {c.seeds} seeds of {c.method} diverged" for c in (first, second) if c.diverged]
+    if diverged:
+        return f"not decided: {', '.join(diverged)}"
+    if not comparison.tested:
         return "too few seeds to test"
-    if not found.shown:
+    if not comparison.shown:
         return "not told apart"
-    return f"{first.method if found.difference < 0 else second.method} is better"
+    return f"{first.method if comparison.difference < 0 else second.method} is better"
 
 
 def compare_methods(
     store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, detect: float | None = None
 ) -> pd.DataFrame:
-    """One row per workload (and kind of data) with both methods; errors in per cent.
+    """Return one row per workload (and kind of data) with both methods; errors in per cent.
 
     ``difference`` is the first method minus the second; ``test`` says which test gave ``p``, ``p_holm`` corrects it for
     the workloads whose tests can show anything. ``detectable`` is the smallest difference that the test would have
@@ -118,8 +118,8 @@ def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, det
     }
 
 
-def note_of(first: str, second: str, *, several: bool) -> str:
-    """What the numbers of a comparison are, of one workload or of several."""
+def comparison_note(first: str, second: str, *, several: bool) -> str:
+    """Return the note below a comparison of one workload or of several."""
     note = (
         f"Test error (%). difference: {first} - {second}. would show: the difference that this test shows four "
         "times in five (power 0.8)."
@@ -128,14 +128,14 @@ def note_of(first: str, second: str, *, several: bool) -> str:
 
 
 def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: float | None) -> str:
-    """What :func:`compare_methods` found, for the terminal."""
+    """Format the rows of :func:`compare_methods` for the terminal."""
     several = len(frame) > 1
     header = ["workload", first, second, "shared seeds", "difference", "test", "p", *(["p (Holm)"] if several else [])]
     header += ["would show", *([f"seeds for {detect:g}"] if detect else []), "verdict"]
     rows = []
     for row in frame.to_dict("records"):
         line = [
-            workload_words(row),
+            workload_label(row),
             _side(row, "first"),
             _side(row, "second"),
             str(row["shared_seeds"]),
@@ -148,12 +148,14 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: floa
         if detect:
             line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
         rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])
-    return spell_table(f"{first} against {second}", header, rows, "text", note_of(first, second, several=several))
+    return format_table(
+        f"{first} against {second}", header, rows, "text", comparison_note(first, second, several=several)
+    )
 
 
 def _side(row: Mapping[Hashable, Any], which: str) -> str:
     marks = f" [{row[f'{which}_marks']}]" if row[f"{which}_marks"] else ""
-    return spell(row[f"{which}_mean"], row[f"{which}_std"]) + marks
+    return format_mean(row[f"{which}_mean"], row[f"{which}_std"]) + marks
 
 
 def _number(value: float, form: str) -> str:
@@ -161,8 +163,8 @@ def _number(value: float, form: str) -> str:
 
 
 def _reservations(row: Mapping[Hashable, Any]) -> list[str]:
-    """What makes a pair less than fair."""
-    said = [] if row["same_epochs"] else ["trained for different numbers of epochs"]
+    """Return reasons for which a pair is not compared fairly."""
+    reasons = [] if row["same_epochs"] else ["trained for different numbers of epochs"]
     if row["budgets"] == _BUDGETS[False]:
-        said.append(f"search budgets differ ({row['first_budget']}; {row['second_budget']})")
-    return said
+        reasons.append(f"search budgets differ ({row['first_budget']}; {row['second_budget']})")
+    return reasons

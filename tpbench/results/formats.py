@@ -1,4 +1,4 @@
-"""Words on any terminal: what its encoding cannot show, or what would act on it, is spelled with what it can."""
+"""Text for terminals of any encoding, formats of numbers, and plain tables as text, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # By name where two characters look alike.
-_SPELLED = {
+_REPLACEMENTS = {
     "±": "+-",
     "≠": "!=",
     "≤": "<=",
@@ -47,23 +47,23 @@ _SPELLED = {
 }
 
 REPLACE = "tpbench-spell"
-"""The name of this module's way with what cannot be encoded, as ``errors`` of text streams."""
+"""Name of the error handler (``errors`` of text streams) that replaces characters that cannot be encoded."""
 
 
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Other letters, and bytes of file names that are none, become escapes: a path stays recognisable."""
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that cannot be encoded; those without a replacement become escapes, so paths stay readable."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     unknown = error.object[error.start : error.end]
-    words = (_SPELLED.get(c) or c.encode("ascii", errors="backslashreplace").decode("ascii") for c in unknown)
+    words = (_REPLACEMENTS.get(c) or c.encode("ascii", errors="backslashreplace").decode("ascii") for c in unknown)
     return "".join(words), error.end
 
 
-codecs.register_error(REPLACE, _spell)
+codecs.register_error(REPLACE, _replace)
 
 
 def prepare_streams() -> None:
-    """Let standard output and error take any text; what they cannot encode is spelled otherwise."""
+    """Let standard output and error take any text; characters that they cannot encode are replaced."""
     for stream in (sys.stdout, sys.stderr):
         # What stands in for them (in notebooks, in tests) takes any text already, or is no text stream at all.
         if reconfigure := getattr(stream, "reconfigure", None):
@@ -71,16 +71,16 @@ def prepare_streams() -> None:
 
 
 def showable(text: str, stream: TextIO | None = None) -> str:
-    """Text as a stream (by default standard output) will show it: tables must know how wide their words become.
+    """Return text as a stream (by default standard output) shows it, so that tables know its width.
 
-    It is one line; names from files act on no terminal (:func:`tpbench.engine.errors.visible`).
+    It is one line; control characters become escapes (:func:`tpbench.engine.errors.visible`).
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return visible(text).encode(encoding, errors=REPLACE).decode(encoding)
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print a line that may hold names from files and arguments: none of them acts on the terminal.
+    """Print a line; control characters in names from files and arguments become escapes.
 
     Args:
         error: on standard error. Not by click, which would write UTF-8 there whatever its encoding is.
@@ -89,17 +89,14 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 def print_line(text: str, console: Console, style: str = "") -> None:
-    """One line that is never wrapped, and in which nothing counts as markup or as an emoji's name."""
+    """Print one line that is never wrapped and never read as markup or as an emoji's name."""
     console.print(Text(visible(text), style), soft_wrap=True)
-
-
-# Plain tables of words in every format, and how numbers are spelled in them.
 
 
 FORMATS = ("text", "md", "csv", "latex")
 
 EXPORT_FORMATS = {"csv": (".csv",), "parquet": (".parquet", ".pq")}
-"""What runs can be exported as, and how the names of such files end."""
+"""Formats of exports, and the suffixes of their files."""
 
 PLUS_MINUS = "±"
 
@@ -121,7 +118,7 @@ _LATEX = {
 
 
 def check_format(form: str) -> str:
-    """A format's name.
+    """Return the name of a format.
 
     Raises:
         UsageError: there is no such format.
@@ -132,10 +129,10 @@ def check_format(form: str) -> str:
 
 
 def export_format(path: Path, form: str | None = None) -> str:
-    """What a file of exported runs holds: what its name says, unless that says nothing.
+    """Return the format of a file of exported runs: by its suffix, or the given one where that is unknown.
 
     Raises:
-        UsageError: there is no such format, the name says something else, or nothing says anything.
+        UsageError: there is no such format, the suffix is that of another, or no format is given.
     """
     if form is not None and form not in EXPORT_FORMATS:
         raise unknown("format", form, EXPORT_FORMATS)
@@ -147,58 +144,58 @@ def export_format(path: Path, form: str | None = None) -> str:
     return form or str(named)
 
 
-def spell(mean: float, std: float) -> str:
-    """``2.04 ± 0.08``; without a deviation where there is but one seed, ``-`` where there is no number."""
+def format_mean(mean: float, std: float) -> str:
+    """Return ``2.04 ± 0.08``; without a deviation for a single seed, ``-`` where there is no number."""
     if math.isnan(mean):
         return "-"
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} {PLUS_MINUS} {std:.2f}"
 
 
 def latex(text: str) -> str:
-    """Text with what LaTeX would take for commands escaped."""
+    """Return text with the special characters of LaTeX escaped."""
     return "".join(_LATEX.get(character, character) for character in visible(text))
 
 
-# What begins a tag, a comment or an address in Markdown; a lone < is the mark of a table.
+# The beginning of a tag, a comment or an address in Markdown; a lone < is a mark of tables.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def markdown(text: str) -> str:
-    """Text for a cell or a line of Markdown, in which nothing is HTML or a link."""
+    """Return text for a cell or a line of Markdown, in which nothing is HTML or a link."""
     return _TAG.sub("&lt;", visible(text)).replace("|", "\\|").replace("](", "]\\(")
 
 
 def markdown_code(text: str) -> str:
-    """Text for a cell of a Markdown table, shown as code: no HTML counts there."""
+    """Return text for a cell of a Markdown table as code, in which nothing is HTML."""
     quoted = visible(text).replace("`", "'").replace("|", "\\|")
     return f"`{quoted}`"
 
 
 def csv_number(value: float) -> str:
-    """A number of a CSV file: four digits after the point, more where nothing would be left of it (2.3e-07)."""
+    """Format a number for CSV: four digits after the point, or two that count where those are zero (2.3e-07)."""
     short = f"{value:.4f}"
     return short if value == 0 or float(short) else f"{value:.2g}"
 
 
-# What a spreadsheet takes for a formula; a number is none.
+# The beginning of a formula of a spreadsheet, unless it is that of a number.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def csv_text(frame: pd.DataFrame, number: Callable[[Any], str] | str | None = None) -> str:
-    """A data frame as CSV, the only way in which tables and exports become it.
+    """Return a data frame as CSV.
 
-    Text in which a spreadsheet would see a formula begins with an apostrophe, and control characters are spelled.
+    Text that a spreadsheet would read as a formula begins with an apostrophe; control characters become escapes.
 
     Args:
-        number: how to write numbers that are no whole ones; None: in full.
+        number: format of numbers that are not whole; None: in full.
     """
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    shown: Any = frame.rename(columns=lambda name: visible(str(name)))
+    escaped: Any = frame.rename(columns=lambda name: visible(str(name)))
     for place, kind in enumerate(frame.dtypes):
         if not (is_numeric_dtype(kind) or is_bool_dtype(kind)):
-            shown.isetitem(place, frame.iloc[:, place].map(_csv_cell).astype(object))
-    return str(shown.to_csv(index=False, float_format=number, lineterminator="\n"))
+            escaped.isetitem(place, frame.iloc[:, place].map(_csv_cell).astype(object))
+    return str(escaped.to_csv(index=False, float_format=number, lineterminator="\n"))
 
 
 def _csv_cell(value: object) -> object:
@@ -215,35 +212,35 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def words(text: str, style: str = "") -> Text:
-    """Text for the terminal; what looks like rich's markup stays what it is."""
+def plain_text(text: str, style: str = "") -> Text:
+    """Return text for the terminal that rich does not read as markup."""
     return Text(showable(text), style)
 
 
 def plain_table(title: str, header: Sequence[str], note: str = "", *, lines: bool = False) -> RichTable:
-    """A table for the terminal, to be filled with :func:`words`."""
+    """Return an empty table for the terminal, to be filled with :func:`plain_text`."""
     drawn = RichTable(
-        title=words(title) if title else None,
+        title=plain_text(title) if title else None,
         caption=Text("\n".join(map(showable, note.split("\n")))) if note else None,
         caption_justify="left",
         show_lines=lines,
     )
     for name in header:
         # On a narrow terminal names are folded, not cut: people copy them.
-        drawn.add_column(words(name), overflow="fold")
+        drawn.add_column(plain_text(name), overflow="fold")
     return drawn
 
 
 def listing(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", note: str = "") -> str:
-    """A table of words for the terminal: the one way in which commands show rows."""
+    """Return a table for the terminal, as commands print rows."""
     drawn = plain_table(title, header, note)
     for row in rows:
-        drawn.add_row(*map(words, row))
+        drawn.add_row(*map(plain_text, row))
     return draw(drawn)
 
 
 def draw(renderable: RichTable) -> str:
-    """A rich table as text; coloured only where the terminal is, in boxes that its encoding has."""
+    """Return a rich table as text; colours and boxes only as the terminal has them."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200, no_color=True)
@@ -252,8 +249,8 @@ def draw(renderable: RichTable) -> str:
     return capture.get()
 
 
-def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], form: str, note: str = "") -> str:
-    """A table of words as ``text``, ``md`` or ``latex`` (which needs the package booktabs).
+def format_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], form: str, note: str = "") -> str:
+    """Format a table as ``text``, ``md`` or ``latex`` (which needs the package booktabs).
 
     Raises:
         UsageError: there is no such format.
@@ -270,18 +267,18 @@ def spell_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table whose rows are Markdown already (:func:`markdown`, :func:`markdown_code`)."""
+    """Return the lines of a Markdown table; rows are Markdown already (:func:`markdown`, :func:`markdown_code`)."""
     lines = [list(map(markdown, header)), ["---"] * len(header), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def latex_table(header: Sequence[str], body: Sequence[str], note: str = "") -> str:
-    """A tabular around lines that are LaTeX already; the note becomes comments."""
+    """Return a tabular around lines that are LaTeX already; the note becomes comments."""
     lines = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(latex, header)) + r" \\"]
     lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, *(f"% {visible(line)}" for line in note.split("\n") if note)]) + "\n"
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter not a number for a single value."""
+    """Return mean and sample standard deviation; the latter is not a number for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

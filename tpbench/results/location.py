@@ -1,4 +1,4 @@
-"""Where a store lies: a folder of this machine or of the network, or any URL that fsspec can open (``s3://...``)."""
+"""Locations of stores and reading of files there: folders, and URLs that fsspec can open (``s3://...``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,14 +19,14 @@ from tpbench.engine.errors import reason_of, unknown
 from tpbench.engine.files import user_path
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
-"""What file systems call the version of an object, the surest first."""
+"""Names that file systems give to the version of an object, the surest first."""
 LARGEST_FILE = 2_000_000_000
 """Bytes; no file of a store is larger."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
 
 
 def is_url(text: str) -> bool:
-    """Whether a location is written as a URL."""
+    """Return whether a location is written as a URL."""
     return _URL.fullmatch(text) is not None
 
 
@@ -33,7 +34,7 @@ _FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*)|(?!//))(?P<path>/.*)", re.DOT
 
 
 def file_of_url(text: str) -> Path | None:
-    """The path that a ``file:`` URL names (RFC 8089), in which ``%20`` is a blank; None: it is no such URL.
+    """Return the path that a ``file:`` URL names (RFC 8089), in which ``%20`` is a blank; None of another text.
 
     Raises:
         UsageError: the file lies on another machine, or the path is not absolute.
@@ -47,7 +48,7 @@ def file_of_url(text: str) -> Path | None:
 
 
 def location(text: str) -> Path:
-    """A store's folder from how a person writes it.
+    """Return the folder of a store from the text that names it.
 
     Paths of URLs are :class:`upath.UPath`, which has the methods of :class:`pathlib.Path` that stores use. ``~`` is a
     home folder, as of :func:`tpbench.engine.files.user_path`.
@@ -85,8 +86,32 @@ def _opened(text: str) -> Path:
     return cast(Path, path)
 
 
+class Unreadable(TpbenchError):  # noqa: N818 (named for the file)
+    """A file or folder that the file system does not give, though it may be valid."""
+
+
+@contextmanager
+def io_errors(path: Path, failure: str = "", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn every error of a file system into one of ours: that of a URL has exceptions of its own.
+
+    Args:
+        path: the file or folder that is used.
+        failure: begins the message; by default that the path could not be read.
+        passing: exceptions that are passed on as they are.
+
+    Raises:
+        Unreadable: an error that happened within; those of tpbench stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (TpbenchError, *passing)):
+            raise
+        raise Unreadable(f"{failure or f'{path}: could not be read'} ({reason_of(error)})") from error
+
+
 def near_folders(folder: Path) -> list[str]:
-    """Folders beside one that is not there, which may be meant: of a similar name, or stores of runs."""
+    """Return folders beside a missing one that may be meant: of a similar name, or stores of runs."""
     try:
         beside = sorted(path for path in folder.parent.iterdir() if path.is_dir())
         names = [path.name for path in beside if not path.name.startswith(".")]
@@ -98,7 +123,7 @@ def near_folders(folder: Path) -> list[str]:
 
 
 def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
-    """The files of a folder by name, each with what changes when it is written anew; one listing, no file is opened.
+    """Return the files of a folder by name, each with a stamp of its version; one listing, no file is opened.
 
     Names that begin with a dot are passed over: what is being written, and what other programs keep beside the files
     (``._NAME`` of macOS). So are folders. The stamp is empty where a URL's file system tells nothing of that kind, and
@@ -107,14 +132,12 @@ def file_stamps(folder: Path, suffix: str) -> dict[str, str]:
     Raises:
         TpbenchError: the folder cannot be read. One that is not there is empty.
     """
-    try:
+    with io_errors(folder):
         return _entry_stamps(folder, suffix) if isinstance(folder, Path) else _object_stamps(folder, suffix)
-    except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{folder}: could not be read ({reason_of(error)})") from error
 
 
 def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:
-    found = {}
+    stamps = {}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             if not _is_named(entry.name, suffix):
@@ -122,13 +145,13 @@ def _entry_stamps(folder: Path, suffix: str) -> dict[str, str]:
             try:
                 status = entry.stat()
             except OSError:  # a link to itself, or to nothing
-                found[entry.name] = ""
+                stamps[entry.name] = ""
                 continue
             if not stat.S_ISDIR(status.st_mode):
-                # The time of change too: who copies a file may set the time of its content.
+                # The time of change too: a program that copies a file may set the time of its content.
                 stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-                found[entry.name] = stamp if stat.S_ISREG(status.st_mode) else ""
-    return found
+                stamps[entry.name] = stamp if stat.S_ISREG(status.st_mode) else ""
+    return stamps
 
 
 def _object_stamps(folder: Any, suffix: str) -> dict[str, str]:
@@ -136,13 +159,13 @@ def _object_stamps(folder: Any, suffix: str) -> dict[str, str]:
         entries = folder.fs.ls(folder.path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    found = {}
+    stamps = {}
     for entry in entries:
         name = str(entry["name"]).rstrip("/").rpartition("/")[2]
         if entry["type"] == "file" and _is_named(name, suffix):
-            told = [entry[key] for key in _VERSIONS if entry.get(key)]
-            found[name] = f"{entry['size']} {told[0]}" if told else ""
-    return found
+            versions = [entry[key] for key in _VERSIONS if entry.get(key)]
+            stamps[name] = f"{entry['size']} {versions[0]}" if versions else ""
+    return stamps
 
 
 def _is_named(name: str, suffix: str) -> bool:
@@ -176,7 +199,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
-    """The contents of a file; of a URL's in one request, where UPath's method of that name makes two.
+    """Read a whole file; one at a URL in one request, where UPath's method of that name makes two.
 
     Args:
         path: the file's.
@@ -202,12 +225,12 @@ def _object_bytes(path: Any) -> bytes:
 
 
 def from_here(path: Path) -> Path:
-    """A path as short as it can be written: without the current folder, where it lies in that."""
+    """Return a path relative to the current folder, where it lies in that."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def absolute(text: str) -> str:
-    """The same location for a process that runs in another folder or on another machine."""
+    """Return the text of the same location for a process that runs in another folder or on another machine."""
     found = location(text)
     return str(found.resolve()) if isinstance(found, Path) else text

@@ -1,4 +1,4 @@
-"""Trained networks as torch modules, and as files that need no tpbench to be read."""
+"""Trained networks as torch modules, and as files for programs without tpbench."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tpbench.engine.files import atomic_write, check_target
 from tpbench.results.networks import EXPORTS, TrainedNetwork, network_of
-from tpbench.results.store import RunStore, find_record
+from tpbench.results.opening import find_record
+from tpbench.results.store import RunStore
 
 
 class Inputs(nn.Flatten):
@@ -28,20 +29,20 @@ class Inputs(nn.Flatten):
         self.scale, self.shift, self.dtype = scale, shift, dtype
 
     def forward(self, input: Tensor) -> Tensor:
-        """Rows (B, n_0) of samples (B, ...), whole numbers or floats."""
+        """Return rows (B, n_0) of samples (B, ...), which are integers or floats."""
         rows = super().forward(input)
         if not rows.is_floating_point():
             return rows.to(self.dtype).mul_(self.scale).add_(self.shift)
         # As the run did (tpbench.workloads.own_data): floats in float64, and then in the precision they came in.
-        kept = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        return (rows.to(torch.float64) * self.scale + self.shift).to(kept).to(self.dtype)
+        precision = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return (rows.to(torch.float64) * self.scale + self.shift).to(precision).to(self.dtype)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:g}, shift={self.shift:g}"
 
 
 def state_dict(network: TrainedNetwork) -> dict[str, Tensor]:
-    """The forward parameters by their names in :func:`sequential`: ``1.weight``, ``1.bias``, ``3.weight``."""
+    """Return the forward parameters by their names in :func:`sequential`: ``1.weight``, ``1.bias``, ``3.weight``."""
     return {
         f"{2 * i - 1}.{kind}": torch.from_numpy(np.array(network.arrays[f"forward.{i}.{kind}"]))
         for i in range(1, len(network.sizes))
@@ -50,7 +51,7 @@ def state_dict(network: TrainedNetwork) -> dict[str, Tensor]:
 
 
 def sequential(network: TrainedNetwork, *, normalise: bool = True) -> nn.Sequential:
-    """``Sequential(Inputs, Linear, Tanh, ..., Linear)``; its outputs (B, n_L) are logits.
+    """Return ``Sequential(Inputs, Linear, Tanh, ..., Linear)``, whose outputs (B, n_L) are logits.
 
     Args:
         normalise: take numbers as the data set stores them; otherwise the first module is ``nn.Flatten`` alone.
@@ -61,9 +62,9 @@ def sequential(network: TrainedNetwork, *, normalise: bool = True) -> nn.Sequent
     for below, width in zip(network.sizes, network.sizes[1:], strict=False):
         # Without numbers of its own, none of which are drawn: torch's random stream stays where it is.
         modules += [nn.Linear(below, width, device="meta", dtype=dtype), nn.Tanh()]
-    made = nn.Sequential(*modules[:-1])
-    made.load_state_dict(state, assign=True)
-    return made
+    sequence = nn.Sequential(*modules[:-1])
+    sequence.load_state_dict(state, assign=True)
+    return sequence
 
 
 def export_network(store: RunStore, run_id: str, path: Path) -> TrainedNetwork:

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints."""
+"""Tables of the paper, and the numbers that it prints."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import yaml
 from tpbench.engine.errors import unknown
 
 ERROR_TABLES = ("1", "s6")
-"""Those of test errors: methods x workloads."""
+"""Tables of test errors: methods x workloads."""
 DAMPING_TABLE = "s7"
 PAPER_WORKLOADS = ("mnist", "mnist-frozen", "fashion-mnist", "cifar10")
 """The columns of the tables of test errors."""
 LOSS_TABLE = "loss"
-"""Of final training losses; the authors' code has it, the paper does not."""
+"""Table of final training losses; the authors' code has it, the paper does not."""
 ANGLE_TABLE = "angles"
-"""Of the angles behind Figures 4 and S3 to S5, in numbers."""
+"""Table of the angles of Figures 4 and S3 to S5."""
 TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE, ANGLE_TABLE)
-"""Every table that can be made."""
+"""Names of all tables."""
 
 
 def check_table(name: str) -> str:
-    """The name of one of :data:`TABLES`, which may be written in capitals.
+    """Return the name of one of :data:`TABLES`, which may be written in capitals.
 
     Raises:
         UsageError: there is no such table.
@@ -40,7 +40,7 @@ def _tables() -> dict[str, Any]:
 
 
 def table_methods(table: str) -> list[str]:
-    """The methods of one of :data:`ERROR_TABLES`, in the paper's order.
+    """Return the methods of one of :data:`ERROR_TABLES`, in the paper's order.
 
     Raises:
         UsageError: there is no such table.
@@ -51,12 +51,12 @@ def table_methods(table: str) -> list[str]:
 
 
 def paper_dampings(method: str) -> list[float] | None:
-    """The damping of every hidden layer that the paper selects on Fashion-MNIST (Table S7)."""
+    """Return the damping of every hidden layer that the paper selects on Fashion-MNIST (Table S7)."""
     printed = _tables()["table_s7"].get(method)
     return [float(v) for v in printed] if printed else None
 
 
 def paper_cell(workload: str, method: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of the test error in per cent over 10 seeds (Table S6); None where it prints none."""
+    """Return mean and standard deviation of the test error in per cent over 10 seeds (Table S6), or None."""
     printed = _tables()["table_s6"].get(method, {}).get(workload)
     return tuple(printed) if printed else None

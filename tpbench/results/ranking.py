@@ -1,4 +1,4 @@
-"""How the methods of one workload stand to the best of them: the rule that tables, leaderboard and report share."""
+"""Ranking of the methods of one workload against the best of them, and the leaderboard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell, CellKey, choose_cells, compare_cells, workload_words
-from tpbench.results.formats import csv_number, csv_text, spell, spell_table
+from tpbench.results.cells import Cell, CellKey, choose_cells, compare_cells, workload_label
+from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
 from tpbench.results.runs import same_budget
 from tpbench.results.statistics import FEWEST, Comparison, compare_with_printed, corrected
@@ -32,7 +32,7 @@ ENOUGH_WORDS = "{0} seeds or more (where none has {0}: {1}; where none has {1}: 
 
 
 class Verdict(Enum):
-    """What a test against the best said; the value is the mark in tables."""
+    """Outcome of a test against the best; the value is the mark in tables."""
 
     BEST = ""
     NOT_TOLD_APART = "="
@@ -47,16 +47,18 @@ class Standing:
 
     best: bool
     comparison: Comparison | None
-    """With the best, Holm-corrected over the methods of the workload; None for the best itself, and where nothing could
-    be tested: fewer than three seeds, diverged seeds, or no best."""
+    """Comparison with the best, Holm-corrected over the methods of the workload.
+
+    None for the best itself, and where nothing could be tested: fewer than three seeds, diverged seeds, or no best.
+    """
     unequal: bool = False
-    """Whether the best was found with another budget of search, or trained for other epochs."""
+    """True if the best was found with another budget of search, or trained for other epochs."""
     passed_over: bool = False
-    """Whether its validation error is lower than the best's, but of too few seeds (:data:`ENOUGH`)."""
+    """True if its validation error is lower than the best's, but of too few seeds (:data:`ENOUGH`)."""
 
     @property
     def p(self) -> float:
-        """Not a number where nothing was tested."""
+        """p of the comparison; not a number where nothing was tested."""
         return self.comparison.p if self.comparison else math.nan
 
     @property
@@ -71,7 +73,7 @@ class Standing:
 
     @property
     def silent(self) -> bool:
-        """Not told apart where, at the corrected level, no difference would have shown."""
+        """True if it is not told apart and, at the corrected level, no difference would have shown."""
         return (
             self.verdict is Verdict.NOT_TOLD_APART
             and self.comparison is not None
@@ -80,7 +82,7 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """The verdict as a person reads it."""
+        """The verdict in words."""
         if self.verdict is Verdict.BEST:
             return "best"
         if self.comparison is None or self.verdict is Verdict.NOT_TESTED:
@@ -92,19 +94,19 @@ class Standing:
 
 
 def detectable_words(comparison: Comparison) -> str:
-    """What a test's silence is worth: the difference that it would have shown."""
+    """Return in words the difference that a test would have shown."""
     if math.isinf(comparison.detectable):
         return "no difference would show"
     return f"{comparison.detectable:.2f} would show"
 
 
 def eligible(cell: Cell) -> bool:
-    """Whether a cell stands for election as the best: not BP, with three seeds, none of them diverged."""
+    """Return whether a cell can be the best: not BP, three seeds, none of them diverged."""
     return cell.can_be_best and cell.method != YARDSTICK
 
 
 def best_of(cells: Iterable[Cell]) -> Cell | None:
-    """The method with the lowest mean *validation* error of those with enough seeds (:data:`ENOUGH`), BP aside.
+    """Return the method with the lowest mean *validation* error of those with enough seeds (:data:`ENOUGH`), BP aside.
 
     Chosen by test error, the best would look better than it is to the tests against it. Diverged seeds exclude a cell.
     """
@@ -115,12 +117,12 @@ def best_of(cells: Iterable[Cell]) -> Cell | None:
 
 
 def enough(seeds: int) -> int:
-    """How many seeds the best needs where the method with the most has so many."""
+    """Return the seeds that the best needs where the method with the most has so many."""
     return next((least for least in ENOUGH if seeds >= least), FEWEST)
 
 
 def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
-    """How each method of one workload, on one kind of data, stands to the best of them."""
+    """Compare each method of one workload, on one kind of data, with the best of them."""
     group = list(cells)
     best = best_of(group)
     if best is None:
@@ -139,7 +141,7 @@ def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
 
 
 def all_standings(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Standing]:
-    """The standing of every cell of a store among those of its workload and data."""
+    """Return the standing of every cell of a store among those of its workload and data."""
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for (workload, label, _), cell in cells.items():
         groups[workload, label].append(cell)
@@ -148,9 +150,6 @@ def all_standings(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Standing]:
         for (workload, label), group in groups.items()
         for method, standing in standings(group).items()
     }
-
-
-# The leaderboard: every cell of a store, best first.
 
 
 COLUMNS = (
@@ -172,11 +171,11 @@ COLUMNS = (
     "budget",
     "marks",
 )
-"""Of ``leaderboard.csv``."""
+"""Columns of ``leaderboard.csv``."""
 
 
 def leaderboard(store: RunStore) -> pd.DataFrame:
-    """Every cell of a store, best first within its workload; errors in per cent.
+    """Return every cell of a store, best first within its workload; errors in per cent.
 
     ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is p of the test against the best method of the
     workload (:func:`tpbench.results.ranking.best_of`) after Holm's correction, ``p_paper`` that of Welch's test
@@ -190,7 +189,7 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
 
 
 def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
-    """:func:`leaderboard` of a store whose cells were chosen already."""
+    """Return :func:`leaderboard` of a store whose cells were chosen already."""
     found = all_standings(cells)
     frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
     order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
@@ -236,7 +235,7 @@ def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
 
 
 def board_csv(board: pd.DataFrame) -> str:
-    """A leaderboard as the text of ``leaderboard.csv``."""
+    """Return a leaderboard as the text of ``leaderboard.csv``."""
     return csv_text(board[list(COLUMNS)], csv_number)
 
 
@@ -259,16 +258,16 @@ BOARD_NOTE = (
 )
 
 
-def error_words(row: Mapping[Hashable, Any]) -> str:
-    """The test error of a leaderboard's row with its marks."""
+def format_error(row: Mapping[Hashable, Any]) -> str:
+    """Format the test error of a leaderboard's row with its marks."""
     verdict = f" {row['verdict']}" if row["verdict"] else ""
     unequal = " #" if row["unequal"] else ""
     marks = f" [{row['marks']}]" if row["marks"] else ""
-    return spell(row["test_error_mean"], row["test_error_std"]) + verdict + unequal + marks
+    return format_mean(row["test_error_mean"], row["test_error_std"]) + verdict + unequal + marks
 
 
-def interval_words(row: Mapping[Hashable, Any]) -> str:
-    """The interval of a leaderboard's row."""
+def format_interval(row: Mapping[Hashable, Any]) -> str:
+    """Format the interval of a leaderboard's row."""
     return "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
 
 
@@ -286,7 +285,7 @@ _SHOWN = (
 
 
 def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
-    """A leaderboard in one of :data:`tpbench.results.formats.FORMATS`.
+    """Format a leaderboard in one of :data:`tpbench.results.formats.FORMATS`.
 
     Raises:
         UsageError: there is no such format.
@@ -295,16 +294,16 @@ def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
         return board_csv(frame)
     rows = [
         [
-            workload_words(row),
+            workload_label(row),
             method_title(row["method"]),
             str(row["seeds"]),
             str(row["epochs"]),
-            error_words(row),
-            interval_words(row),
+            format_error(row),
+            format_interval(row),
             row["against_best"],
             row["budget"],
-            spell(row["paper_mean"], row["paper_std"]),
+            format_mean(row["paper_mean"], row["paper_std"]),
         ]
         for row in frame.to_dict("records")
     ]
-    return spell_table("Leaderboard: test error (%), best first", _SHOWN, rows, form, BOARD_NOTE)
+    return format_table("Leaderboard: test error (%), best first", _SHOWN, rows, form, BOARD_NOTE)

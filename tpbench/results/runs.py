@@ -1,9 +1,8 @@
-"""What a run is: its definition, which names it, and its record, which is one JSON file."""
+"""Runs: definition, record (one JSON file), predictions (one small file beside it), provenance and search info."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import os
@@ -19,154 +18,95 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench import __version__
 from tpbench.engine import PROTOCOL_VERSION, MemberHistory, TpbenchError
+from tpbench.results.artifacts import ID_PATTERN, Artifact, ArtifactKind, digest, verify_format, with_checksum
 from tpbench.results.commands import recorded_command
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tpbench.results.schemas import Count, Epochs, Finite, Name, Natural, NonNegative
+
+# Types of fields; tpbench.results.schemas has a model for each.
+Curves = Mapping[str, list[float]]
+Provenance = Mapping[str, Any]
+SearchInfo = Mapping[str, Any]
+Content = Mapping[str, Any]
+Split = str
+Status = str
+
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
 """Seeds of the paper's protocol."""
-ID_PATTERN = re.compile(r"[0-9a-f]{24}")
-RUN_NAME = re.compile(rf"({ID_PATTERN.pattern})\.json")
-"""The names of runs' files. What is named otherwise is another program's, and left alone."""
 LARGEST_RUN = 190_000_000
 """Bytes of a run's file: all curves of a million epochs, the most that a run can have, are at most 180 million."""
-
-
-class NewerFormat(TpbenchError):  # noqa: N818 (nothing is wrong with the file)
-    """A whole run file of a newer version: this one must neither read nor replace it."""
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with one spelling only, so that equal values have equal hashes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with the checksum of everything in it as its last entry."""
-    return {**body, "checksum": digest(dict(body))}
-
-
-def parse_json(text: str) -> Any:
-    """Read JSON that a program wrote: finite numbers that a machine can hold, and text that can be written again.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        value = json.loads(text, parse_int=_short_int, parse_constant=_refuse_constant)
-        if "\\ud" in text or "\\uD" in text:
-            # Half of a surrogate pair is no character: no file and no terminal takes it.
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds characters that are none") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    return value
-
-
-def _short_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("a number in it is too long")
-    return int(digits)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def unsealed(text: str) -> dict[str, Any]:
-    """What :func:`sealed` was given, from the JSON that became of it.
-
-    Raises:
-        ValueError: it is damaged, or something else.
-    """
-    body = parse_json(text)
-    if not isinstance(body, dict) or "checksum" not in body:
-        raise ValueError("it has no checksum")
-    checksum = body.pop("checksum")
-    try:
-        whole = digest(body) == checksum
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not whole:
-        raise ValueError("its contents do not match its checksum")
-    return body
+PREDICTIONS_FORMAT = 1
+LARGEST_PREDICTIONS = 100_000_000
+"""Bytes; that of 10,000 test samples has 2,000."""
 
 
 @dataclass(frozen=True)
 class RunDefinition:
-    """Everything that decides a run's numbers."""
+    """The definition of a run: everything that decides its numbers."""
 
-    workload: str
+    workload: Name
     fingerprint: str
     """SHA-256 of the data."""
-    method: str
-    configuration: Mapping[str, float]
-    seed: int
-    epochs: int
-    protocol: int = PROTOCOL_VERSION
-    precision: str = DEFAULT_PRECISION
+    method: Name
+    configuration: Mapping[str, Finite]
+    seed: Natural
+    epochs: Epochs
+    protocol: Count = field(default=PROTOCOL_VERSION, metadata={"required": True})
+    # Later fields have a default, which is not written, so that old ids stay.
+    precision: Name = DEFAULT_PRECISION
     method_source: str = ""
-    """Of a rule from an installed package: distribution, version and digest of its source; empty for built-in ones."""
+    """Distribution, version and digest of the source of a method from an installed package; empty for built-in ones."""
     workload_source: str = ""
-    """Of a workload from a user's file: the digest of its content; empty for built-in ones."""
-    split: str = ""
-    """How the seed's validation samples are drawn, unless at random (:func:`tpbench.workloads.problems.split_rule`)."""
+    """Digest of the content of a workload from a user's file; empty for built-in ones."""
+    split: Split = ""
+    """Rule by which the seed's validation samples are drawn; empty: at random."""
 
     def plain(self) -> dict[str, Any]:
-        """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the fields as plain data, without those of later versions that have their default: old ids stay."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["configuration"] = dict(self.configuration)
-        return {
-            name: value for name, value in values.items() if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
-        }
+        return {f.name: values[f.name] for f in fields(self) if f.metadata or values[f.name] != f.default}
 
     @cached_property
     def id(self) -> str:
-        """The name of the run: equal definitions have equal ids on every machine."""
+        """The id of the run: equal definitions have equal ids on every machine."""
         # 1 and 1.0 are the same hyperparameter, and must be the same run.
         configuration = {name: float(value) for name, value in self.configuration.items()}
         return digest({**self.plain(), "configuration": configuration})[:24]
 
 
-_LATER_FIELDS = {"precision": DEFAULT_PRECISION, "method_source": "", "workload_source": "", "split": ""}
-
-
 @dataclass(frozen=True)
-class RunRecord:
-    """A finished run as the store holds it. Errors are fractions (0.02 is 2 %), times seconds."""
+class RunRecord(Artifact):
+    """A finished run as a store holds it. Errors are fractions (0.02 is 2 %), times seconds."""
 
     definition: RunDefinition
     data_label: str
-    """Empty for the exact data set, otherwise what kind of copy it was trained on."""
-    status: str
+    """Kind of copy of the data that it was trained on; empty for the exact data set."""
+    status: Status
     """``finished``, or ``diverged``: its numbers became non-finite after the epochs that the curves show."""
-    curves: Mapping[str, list[float]]
-    wall_time_s: float
+    curves: Curves
+    wall_time_s: NonNegative
     """The member's share of the time its pack took."""
-    pack_members: int
-    provenance: Mapping[str, Any]
-    found: Mapping[str, Any] = field(default_factory=dict)
-    """How its configuration was found (:mod:`tpbench.results.runs`); empty in the files of older versions."""
-    workload: Mapping[str, Any] = field(default_factory=dict)
-    """What a workload of a user's file is (:meth:`tpbench.workloads.Workload.content`); empty for built-in ones."""
-    digest_of_curves: str = field(default="", compare=False)
-    """Of a summary, which has lost its curves; otherwise empty."""
-    versions: int = field(default=1, compare=False)
+    pack_members: Count
+    provenance: Provenance
+    search_info: SearchInfo = field(default_factory=dict, metadata={"name": "found"})
+    """Origin of its configuration (:func:`search_info`); the file calls it ``found``, older ones lack it."""
+    workload: Content = field(default_factory=dict)
+    """Content of a workload from a user's file (``Workload.content``); empty for built-in ones."""
+    digest_of_curves: str = field(default="", compare=False, metadata={"stored": False})
+    """Digest of the curves of a summary, which has none; otherwise empty."""
+    versions: int = field(default=1, compare=False, metadata={"stored": False})
     """Copies in the store under this id whose curves differ, this one among them; they are a conflict."""
 
     @cached_property
     def curves_digest(self) -> str:
-        """SHA-256 of the curves: what one training of the run leaves; another machine's may leave others."""
+        """SHA-256 of the curves, by which one training of the run is told from another."""
         return self.digest_of_curves or digest(dict(self.curves))
 
     @property
@@ -188,12 +128,12 @@ class RunRecord:
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic. Older versions named runs of every precision alike: there, the provenance tells."""
+        """Precision of the arithmetic; runs of the oldest versions have it in their provenance alone."""
         return str(self.provenance.get("precision") or self.definition.precision)
 
     @property
     def diverged(self) -> bool:
-        """Whether its numbers became non-finite."""
+        """True if its numbers became non-finite."""
         return self.status == "diverged"
 
     @property
@@ -212,7 +152,7 @@ class RunRecord:
         return self.history.at_selected("validation_error")
 
     def to_json(self) -> str:
-        """The contents of the run's file: readable JSON, closed by a checksum of everything before it."""
+        """Return the contents of the run's file: readable JSON, closed by a checksum of everything before it."""
         body = {
             "format": FORMAT,
             "id": self.definition.id,
@@ -226,29 +166,21 @@ class RunRecord:
             "wall_time_s": self.wall_time_s,
             "pack_members": self.pack_members,
             "provenance": dict(self.provenance),
-            **({"found": dict(self.found)} if self.found else {}),
+            **({"found": dict(self.search_info)} if self.search_info else {}),
             **({"workload": dict(self.workload)} if self.workload else {}),
         }
-        return json.dumps(sealed(body), indent=1, allow_nan=False) + "\n"
+        return json.dumps(with_checksum(body), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunRecord:
         """Read a run's file back.
 
         Raises:
-            NewerFormat: it is whole, but a newer version wrote it.
+            NewerFormat: it is valid, but a newer version wrote it.
             TpbenchError: it is truncated, altered, or not a run: a field has another type, or is out of range.
         """
         try:
-            body = unsealed(text)
-            written_in = body.get("format")
-            if type(written_in) is int and written_in > FORMAT:
-                raise NewerFormat(
-                    f"{where}: written by a newer tpbench (format {written_in}, this one reads {FORMAT}): "
-                    "update this tpbench"
-                )
-            if type(written_in) is not int or written_in != FORMAT:
-                raise ValueError(f"it has another format than {FORMAT}, which this version reads")
+            body = verify_format(text, where, FORMAT)
             from tpbench.results.schemas import RunFile, check_fields
 
             check_fields(RunFile, body)
@@ -256,7 +188,7 @@ class RunRecord:
                 RunDefinition(**body["definition"]),
                 **{n: body[n] for n in ("data_label", "status", "wall_time_s", "pack_members", "provenance")},
                 curves={name: [float(v) for v in values] for name, values in body["curves"].items()},
-                found=body.get("found", {}),
+                search_info=body.get("found", {}),
                 workload=body.get("workload", {}),
             )
             if record.definition.id != body["id"]:
@@ -266,20 +198,121 @@ class RunRecord:
         return record
 
 
+def percent(fraction: float | None) -> float:
+    """Return a fraction in per cent, not a number if there is none."""
+    return math.nan if fraction is None else 100 * fraction
+
+
+@dataclass(frozen=True)
+class Predictions(Artifact):
+    """Test samples that a run classifies correctly at its selected epoch, one bit each."""
+
+    run: str
+    """The run's id."""
+    curves: str
+    """Digest of the run's curves (:attr:`RunRecord.curves_digest`): another training of the run may have others."""
+    correct: NDArray[np.bool_] = field(repr=False, compare=False)
+    """(test samples,), in the order of the data set."""
+
+    @classmethod
+    def of(cls, record: RunRecord, correct: NDArray[np.bool_]) -> Predictions:
+        """Return the predictions of a run, from the correct samples (test samples,) of its trainer."""
+        return cls(record.definition.id, record.curves_digest, correct)
+
+    @property
+    def test_error(self) -> float:
+        """Fraction of the samples that are classified wrongly."""
+        return 1.0 - float(self.correct.mean())
+
+    def belongs(self, record: RunRecord) -> bool:
+        """Return whether these come from the training that made this run's file, and are wrong as often as it says."""
+        if self.run != record.definition.id or self.curves != record.curves_digest or record.test_error is None:
+            return False
+        return abs(self.test_error - record.test_error) < 1e-9
+
+    def to_json(self) -> str:
+        """Return the text of the file: the same for the same predictions, closed by a checksum."""
+        import numpy as np
+
+        packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode("ascii")
+        body = {
+            "format": PREDICTIONS_FORMAT,
+            "run": self.run,
+            "curves": self.curves,
+            "samples": len(self.correct),
+            "correct": packed,
+        }
+        return json.dumps(with_checksum(body), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Predictions:
+        """Read a file's text back.
+
+        Raises:
+            NewerFormat: it is valid, but a newer version wrote it.
+            TpbenchError: it is truncated, altered, or holds something else.
+        """
+        import numpy as np
+
+        try:
+            body = verify_format(text, where, PREDICTIONS_FORMAT)
+            from tpbench.results.schemas import PredictionsFile, check_fields
+
+            check_fields(PredictionsFile, body)
+            packed = np.frombuffer(base64.b64decode(body["correct"], validate=True), dtype=np.uint8)
+            samples = body["samples"]
+            if len(packed) != -(-samples // 8):
+                raise ValueError(f"it has {8 * len(packed)} bits for {samples} samples")
+        except ValueError as error:
+            raise TpbenchError(f"{where}: not a valid file of predictions ({error})") from error
+        return cls(body["run"], body["curves"], np.unpackbits(packed, count=samples).astype(bool))
+
+
+def can_have_predictions(record: RunRecord) -> bool:
+    """Return whether a run has an epoch to take predictions from; one that diverged in its first epoch has none."""
+    return record.history.selected_epoch is not None
+
+
+RUNS = ArtifactKind(
+    title="run",
+    content="curves",
+    folder="runs",
+    suffix=".json",
+    names=ID_PATTERN,
+    largest=LARGEST_RUN,
+    decode=lambda content, where: RunRecord.from_json(content.decode("utf-8", errors="replace"), where),
+    encode=lambda record: record.to_json().encode(),
+    owner=lambda record: record.definition.id,
+)
+"""Files of runs; their names are the ids."""
+PREDICTIONS = ArtifactKind(
+    title="predictions of the run",
+    content="bits",
+    folder="runs",
+    suffix=".bits",
+    names=ID_PATTERN,
+    largest=LARGEST_PREDICTIONS,
+    decode=lambda content, where: Predictions.from_json(content.decode("utf-8", errors="replace"), where),
+    encode=lambda predictions: predictions.to_json().encode(),
+    owner=lambda predictions: predictions.run,
+)
+"""Files beside those of runs, with their names."""
+
+
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The commit tpbench runs from, with ``+`` if the tree was changed; None outside a checkout.
+    """Return the commit tpbench runs from, with ``+`` if the tree was changed; None outside a checkout.
 
     Code that was sent to a cluster knows it from ``TPBENCH_COMMIT``.
     """
-    told = os.environ.get("TPBENCH_COMMIT", "")
-    return told if re.fullmatch(r"[0-9a-f]{40}\+?", told) else commit_of(Path(__file__).parents[1])
+    sent = os.environ.get("TPBENCH_COMMIT", "")
+    return sent if re.fullmatch(r"[0-9a-f]{40}\+?", sent) else commit_of(Path(__file__).parents[1])
 
 
 def commit_of(package: Path) -> str | None:
-    """The commit of a package's folder, with ``+`` if its files were changed.
+    """Return the commit of a package's folder, with ``+`` if its files were changed.
 
-    None if git does not track them: a repository around the installation, of whatever, says nothing about the code.
+    None if git does not track them: a repository around the installation says nothing about the code.
     """
 
     def git(*arguments: str) -> str:
@@ -328,108 +361,6 @@ def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
     }
 
 
-def percent(fraction: float | None) -> float:
-    """A fraction in per cent, not a number if there is none."""
-    return math.nan if fraction is None else 100 * fraction
-
-
-# Right or wrong, one bit per test sample: a small file beside each run, which belongs to that very training.
-
-
-FORMAT_from_predictions = 1
-ENDING = ".bits"
-"""Of the file that lies beside ``ID.json`` and has its name."""
-LARGEST_FILE = 100_000_000
-"""Bytes; that of 10,000 test samples has 2,000."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Which test samples a run classifies correctly at its selected epoch."""
-
-    run: str
-    """The run's id."""
-    curves: str
-    """Digest of the run's curves (:attr:`RunRecord.curves_digest`): another training of the run may have others."""
-    correct: NDArray[np.bool_] = field(repr=False, compare=False)
-    """(test samples,), in the order of the data set."""
-
-    @classmethod
-    def of(cls, record: RunRecord, correct: NDArray[np.bool_]) -> Predictions:
-        """Make the predictions of a run from what its trainer kept."""
-        return cls(record.definition.id, record.curves_digest, correct)
-
-    def belongs(self, record: RunRecord) -> bool:
-        """Return whether these come from the training that made this run's file, and are wrong as often as it says."""
-        if self.run != record.definition.id or self.curves != record.curves_digest or record.test_error is None:
-            return False
-        return abs(1.0 - float(self.correct.mean()) - record.test_error) < 1e-9
-
-    def to_json(self) -> str:
-        """Return the text of the file: the same for the same predictions, closed by a checksum."""
-        import numpy as np
-
-        packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode("ascii")
-        body = {
-            "format": FORMAT_from_predictions,
-            "run": self.run,
-            "curves": self.curves,
-            "samples": len(self.correct),
-            "correct": packed,
-        }
-        return json.dumps(sealed(body), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> Predictions:
-        """Read a file's text back.
-
-        Raises:
-            NewerFormat: it is valid, but a newer version wrote it.
-            TpbenchError: it is truncated, altered, or holds something else.
-        """
-        import numpy as np
-
-        try:
-            body = unsealed(text)
-            written_in = body.get("format")
-            if type(written_in) is int and written_in > FORMAT_from_predictions:
-                raise NewerFormat(f"{where}: written by a newer tpbench (format {written_in}): update this one")
-            from tpbench.results.schemas import PredictionsFile, check_fields
-
-            check_fields(PredictionsFile, body)
-            if written_in != FORMAT_from_predictions:
-                raise ValueError(f"it has another format than {FORMAT_from_predictions}, which this version reads")
-            packed = np.frombuffer(base64.b64decode(body["correct"], validate=True), dtype=np.uint8)
-            samples = body["samples"]
-            if len(packed) != -(-samples // 8):
-                raise ValueError(f"it has {8 * len(packed)} bits for {samples} samples")
-        except ValueError as error:
-            raise TpbenchError(f"{where}: not a valid file of predictions ({error})") from error
-        return cls(body["run"], body["curves"], np.unpackbits(packed, count=samples).astype(bool))
-
-
-def predictions_path(runs: Path, run_id: str) -> Path:
-    """Return where the predictions of a run lie, in the folder of the runs."""
-    return runs / f"{run_id}{ENDING}"
-
-
-def can_have_predictions(record: RunRecord) -> bool:
-    """Return whether a run has an epoch to take predictions from; one that diverged in its first epoch has none."""
-    return record.history.selected_epoch is not None
-
-
-# How a run's configuration was found, and what that cost: the part of a run's file that says whether a pair is fair.
-#
-# ``found`` of a run is a mapping with
-#
-# - ``by``: ``published`` (the authors' configuration), ``file`` (of the user's), ``python`` (given to ``tpbench.run``) or
-#   ``search``;
-# - of a search: ``sweep`` (its id), ``trials``, ``epochs``, ``objective``, ``space`` (digest of the search space),
-#   ``halving`` (the factor, where packs were brackets), ``search_precision`` (where it is not the run's own), ``role``
-#   (``search`` for a run that the search itself trained, ``final`` for the runs of the chosen configuration) and
-#   ``seeds``, those of the final runs.
-
-
 DEFAULT_OBJECTIVE = "validation_error"
 OBJECTIVES = (DEFAULT_OBJECTIVE, "validation_loss", "train_loss")
 """The curves of which a search can minimise the lowest value."""
@@ -439,7 +370,7 @@ FROM_FILE: Mapping[str, Any] = {"by": "file"}
 FROM_PYTHON: Mapping[str, Any] = {"by": "python"}
 
 
-def by_search(
+def search_info(
     sweep: str,
     trials: int,
     epochs: int,
@@ -450,19 +381,22 @@ def by_search(
     halving: int = 0,
     precision: str = "",
 ) -> dict[str, Any]:
-    """``found`` of a run that a sweep trained.
+    """Return the search info of a run that a sweep trained, which is called ``found`` in the run's file.
+
+    Other search infos have the field ``by`` alone: ``published`` (the authors' configuration), ``file`` (of the user's)
+    or ``python`` (given to ``tpbench.run``).
 
     Args:
         sweep: the sweep's id.
         trials, epochs: configurations of the search, and joint epochs of each.
         space: digest of the search space.
-        role: ``search`` or ``final``.
+        role: ``search`` for a run that the search itself trained, ``final`` for one of the chosen configuration.
         seeds: of the final runs.
         objective: the curve that was minimised.
         halving: factor of a search in which packs are brackets; 0: none.
         precision: of the search, where it is not that of the run.
     """
-    found = {
+    info = {
         "by": "search",
         "role": role,
         "sweep": sweep,
@@ -474,26 +408,26 @@ def by_search(
     }
     # Left out where they say nothing, so that the files of older versions read the same.
     later = {"halving": halving, "search_precision": precision}
-    return {**found, **{name: value for name, value in later.items() if value}}
+    return {**info, **{name: value for name, value in later.items() if value}}
 
 
-def retold(found: Mapping[str, Any], trained: str, wanted: str) -> dict[str, Any]:
-    """``found`` of a run as one of another precision, with the same configuration, has to tell it.
+def with_precision(info: Mapping[str, Any], trained: str, wanted: str) -> dict[str, Any]:
+    """Return the search info for a run of the same configuration in another precision.
 
     Args:
-        found: of a run.
+        info: of a run.
         trained, wanted: the precision of that run, and of the other.
     """
-    told = {name: value for name, value in found.items() if name != "search_precision"}
-    if found.get("by") != "search":
-        return told
-    searched = found.get("search_precision", trained)
-    return {**told, "search_precision": searched} if searched != wanted else told
+    kept = {name: value for name, value in info.items() if name != "search_precision"}
+    if info.get("by") != "search":
+        return kept
+    searched = info.get("search_precision", trained)
+    return {**kept, "search_precision": searched} if searched != wanted else kept
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What finding a configuration cost, as far as comparing methods fairly needs it."""
+class TuningBudget:
+    """Cost of finding a configuration, by which two methods are compared fairly."""
 
     by: str
     """``published``, ``file``, ``python``, ``search`` or ``unknown``."""
@@ -501,9 +435,9 @@ class Budget:
     epochs: int = 0
     objective: str = ""
     halving: int = 0
-    """The factor of a search with halving; 0: none."""
+    """Factor of a search with halving; 0: none."""
     precision: str = ""
-    """Of the search, where the runs have another."""
+    """Precision of the search, where the runs have another."""
 
     def __str__(self) -> str:
         if self.by != "search":
@@ -514,33 +448,33 @@ class Budget:
         return f"search {self.trials} x {self.epochs} epochs{precision}{halving}{objective}"
 
 
-UNKNOWN = Budget("unknown")
+UNKNOWN_BUDGET = TuningBudget("unknown")
 
 
-def budget_of(found: Mapping[str, Any]) -> Budget:
-    """The budget that ``found`` of a run tells."""
-    by = found.get("by")
+def tuning_budget(info: Mapping[str, Any]) -> TuningBudget:
+    """Return the tuning budget of a run from its search info."""
+    by = info.get("by")
     if by == "search":
-        return Budget(
+        return TuningBudget(
             by,
-            int(found.get("trials", 0)),
-            int(found.get("epochs", 0)),
-            str(found.get("objective", "")),
-            int(found.get("halving", 0)),
-            str(found.get("search_precision", "")),
+            int(info.get("trials", 0)),
+            int(info.get("epochs", 0)),
+            str(info.get("objective", "")),
+            int(info.get("halving", 0)),
+            str(info.get("search_precision", "")),
         )
-    return Budget(str(by)) if by in ("published", "file", "python") else UNKNOWN
+    return TuningBudget(str(by)) if by in ("published", "file", "python") else UNKNOWN_BUDGET
 
 
-def from_search(found: Mapping[str, Any], role: str) -> bool:
-    """Whether a sweep trained the run in this role."""
-    return found.get("by") == "search" and found.get("role") == role
+def from_search(info: Mapping[str, Any], role: str) -> bool:
+    """Return whether a sweep trained the run in this role (``search`` or ``final``)."""
+    return info.get("by") == "search" and info.get("role") == role
 
 
-def same_budget(first: Budget, second: Budget) -> bool | None:
-    """Whether two configurations were found at the same cost; None where that is not known of both.
+def same_budget(first: TuningBudget, second: TuningBudget) -> bool | None:
+    """Return whether two configurations were found at the same cost; None where one cost is unknown.
 
-    Nobody knows what finding a configuration in a user's file cost.
+    The cost of a configuration from a user's file is unknown.
     """
     if not {first.by, second.by} <= {"published", "search"}:
         return None

@@ -1,24 +1,34 @@
-"""What the records of a store must hold: the type and the range of every field, checked when a file is read.
+"""Models of the records of a store: type and range of every field, checked when a file is read.
 
-A checksum says that a file is as it was written, not that what was written makes sense: other programs and changed
-copies of this one write checksums too. Import this where a file is read, not at the top: pydantic takes a tenth of a
-second.
+A checksum proves that a file is as it was written, not that its fields are valid: other programs and changed copies of
+this one write checksums too. Import this where a file is read, not at the top: pydantic takes a tenth of a second.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from tpbench.engine import CURVES
-from tpbench.results.runs import ID_PATTERN
-from tpbench.results.runs import LARGEST_FILE as LARGEST_PREDICTIONS
-
-T = TypeVar("T")
+from tpbench.results.alignments import AlignmentRecord
+from tpbench.results.artifacts import ID_PATTERN
+from tpbench.results.networks import TrainedNetwork
+from tpbench.results.runs import LARGEST_PREDICTIONS, RunDefinition, RunRecord
 
 LARGEST_INT = 2**63 - 1
-"""What data frames and the files of exports can hold."""
+"""Largest integer of data frames and of exports."""
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -26,46 +36,30 @@ RunId = Annotated[str, Field(pattern=rf"^{ID_PATTERN.pattern}$")]
 Natural = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_INT)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
-"""As many as the command line and files of workloads permit."""
+"""Number of epochs, in the range that the command line and files of workloads permit."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 MOST = 1 + 1e-6
 """The largest fraction: a sum over minibatches may be a rounding above 1."""
 Fraction = Annotated[float, Field(ge=0, le=MOST)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scalar = str | bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | None
 
 
 class Record(BaseModel):
-    """A mapping of known fields, each of exactly its type: text that spells a number is no number."""
+    """A mapping of known fields, each of exactly its type: the text of a number is no number."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Extensible(Record):
-    """One that may say more, in single values: what another version notes is shown, not understood."""
+    """A record that may have further fields of single values, as other versions add them."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar]
 
 
-class DefinitionFields(Record):
-    """The fields of :class:`tpbench.results.runs.RunDefinition`."""
-
-    workload: Name
-    fingerprint: str
-    method: Name
-    configuration: dict[str, Finite]
-    seed: Natural
-    epochs: Epochs
-    protocol: Count
-    precision: Name = "float32"
-    method_source: str = ""
-    workload_source: str = ""
-    split: Literal["", "by class"] = ""
-
-
 class ProvenanceFields(Extensible):
-    """Where a run or record came from."""
+    """Provenance of a run or record."""
 
     command: str | None = None
     commit: str | None = None
@@ -77,7 +71,7 @@ class ProvenanceFields(Extensible):
 
 
 class FoundFields(Extensible):
-    """How a configuration was found (:mod:`tpbench.results.runs`)."""
+    """Search info of a run (:func:`tpbench.results.runs.search_info`)."""
 
     by: str = ""
     role: str = ""
@@ -92,7 +86,7 @@ class FoundFields(Extensible):
 
 
 def _check_depth(value: Any, levels: int = 8) -> Any:
-    """Refuse what is nested more deeply than anything that a workload says: what cannot be written must not be read."""
+    """Refuse values that are nested more deeply than any workload, which could not be written again."""
     if isinstance(value, (dict, list)):
         if not levels:
             raise ValueError("it is nested too deeply")
@@ -101,21 +95,31 @@ def _check_depth(value: Any, levels: int = 8) -> Any:
     return value
 
 
-class RunFields(Record):
-    """What a run's file and its summary have in common."""
+def model_of(record: type, base: type[BaseModel], **types: Any) -> type[BaseModel]:
+    """Make the model of a dataclass, which is the only list of the fields.
 
-    definition: DefinitionFields
-    data_label: str
-    status: Literal["finished", "diverged"]
-    curves: dict[str, list[Finite]]
-    wall_time_s: Seconds
-    pack_members: Count
-    provenance: ProvenanceFields
-    found: FoundFields = Field(default_factory=lambda: FoundFields.model_validate({}))
-    workload: Annotated[dict[str, Any], AfterValidator(_check_depth)] = {}
+    A field is optional where it has a default, unless its metadata has ``required``. It is left out where they have
+    ``stored=False``, and has another name in files where they have ``name``.
+
+    Args:
+        record: a dataclass whose annotations are names of types.
+        base: the model's base class.
+        types: models of these names, beside those of this module.
+    """
+    hints = get_type_hints(record, localns={**globals(), "Mapping": dict, **types}, include_extras=True)
+    known: dict[str, Any] = {}
+    for f in fields(record):
+        required = (f.default is MISSING and f.default_factory is MISSING) or f.metadata.get("required")
+        if f.metadata.get("stored", True):
+            known[f.metadata.get("name", f.name)] = (hints[f.name], ... if required else None)
+    return create_model(f"{record.__name__}Fields", __base__=base, **known)
+
+
+class _Checked(Record):
+    """A run whose curves fit to each other and to its definition."""
 
     @model_validator(mode="after")
-    def _check_curves(self) -> RunFields:
+    def _check_curves(self: Any) -> Any:
         if unknown := set(self.curves) - set(CURVES):
             raise ValueError(f"there is no curve {min(unknown)!r}")
         lengths = {len(values) for values in self.curves.values()}
@@ -134,14 +138,30 @@ class RunFields(Record):
         return self
 
 
-class RunFile(RunFields):
-    """A run's file. Fields of the same format that another version adds are passed over."""
+DefinitionFields = model_of(RunDefinition, Record, Split=Literal["", "by class"])
+_RUN_TYPES: dict[str, Any] = {
+    "RunDefinition": DefinitionFields,
+    "Status": Literal["finished", "diverged"],
+    "Curves": dict[str, list[Finite]],
+    "Provenance": ProvenanceFields,
+    "SearchInfo": FoundFields,
+    "Content": Annotated[dict[str, Any], AfterValidator(_check_depth)],
+}
+RunFields = model_of(RunRecord, _Checked, **_RUN_TYPES)
+"""Fields that a run's file and its summary have in common."""
+
+
+class _Written(_Checked):
+    """Entries of a run's file beside the fields. Those of the same format that another version adds are passed over."""
 
     model_config = ConfigDict(extra="ignore")
     id: RunId
     selected_epoch: Natural | None = None
     validation_error: Fraction | None = None
     test_error: Fraction | None = None
+
+
+RunFile = model_of(RunRecord, _Written, **_RUN_TYPES)
 
 
 class PredictionsFile(Record):
@@ -155,45 +175,34 @@ class PredictionsFile(Record):
     """Packed bits in base64."""
 
 
-class SummaryFields(RunFields):
-    """A run in the cache of summaries, which holds all fields."""
-
-    found: FoundFields
-    workload: dict[str, Any]
-    digest_of_curves: Digest
+SummaryFields = create_model(
+    "SummaryFields",
+    __base__=RunFields,
+    found=(FoundFields, ...),
+    workload=(dict[str, Any], ...),
+    digest_of_curves=(Digest, ...),
+)
+"""Fields of a run in the cache of summaries, which holds all of them."""
 
 
 class CacheFile(Record):
-    """The user's cache of the summaries of one store."""
+    """A cache of the summaries of one store."""
 
     format: int
     store: Any
     """A path, which need not be text."""
-    files: dict[RunId, Annotated[tuple[str, SummaryFields], Strict(False)]]
-    archives: dict[Any, Annotated[tuple[str, dict[RunId, SummaryFields | None]], Strict(False)]]
+    files: dict[RunId, Annotated[tuple[str, SummaryFields], Strict(False)]]  # type: ignore[valid-type]
+    archives: dict[Any, Annotated[tuple[str, dict[RunId, SummaryFields | None]], Strict(False)]]  # type: ignore[valid-type]
 
 
 Angle = Annotated[float, Field(ge=0, le=180)] | None
 
 
-class AlignmentFile(Record):
-    """The fields of :class:`tpbench.results.alignments.AlignmentRecord`."""
-
-    workload: Name
-    data_label: str
-    method: Name
-    seeds: Annotated[list[Natural], Field(min_length=1)]
-    epochs: Epochs
-    every: Count
-    steps_per_epoch: Count
-    dampings: list[Seconds]
-    steps: Annotated[list[Natural], Field(min_length=1)]
-    loss_angles: list[list[list[Angle]]]
-    target_angles: list[list[list[list[Angle]]]]
-    provenance: ProvenanceFields
+class _Ordered(Record):
+    """An alignment record whose minibatches are in order."""
 
     @model_validator(mode="after")
-    def _check_steps(self) -> AlignmentFile:
+    def _check_steps(self: Any) -> Any:
         if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError("its minibatches are not in order")
         if self.steps[-1] >= self.epochs * self.steps_per_epoch:
@@ -203,36 +212,37 @@ class AlignmentFile(Record):
         return self
 
 
-class NetworkFields(Record):
-    """What a network's file says of it (:class:`tpbench.results.networks.TrainedNetwork`)."""
+AlignmentFile = model_of(
+    AlignmentRecord,
+    _Ordered,
+    Seeds=Annotated[list[Natural], Field(min_length=1)],
+    Steps=Annotated[list[Natural], Field(min_length=1)],
+    LossAngles=list[list[list[Angle]]],
+    TargetAngles=list[list[list[list[Angle]]]],
+    Provenance=ProvenanceFields,
+)
+
+
+class _Header(Record):
+    """The description in a network's file. Further entries are passed over."""
 
     model_config = ConfigDict(extra="ignore")
-    run: RunId
-    workload: Name
-    method: Name
-    seed: Natural
-    precision: Name
-    selected_epoch: Natural
-    validation_error: Fraction
-    test_error: Fraction
-    curves: str
-    sizes: Annotated[list[Count], Field(min_length=2)]
-    scale: Finite
-    shift: Finite
-    tpbench: str
 
 
-def check_fields(fields: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:
-    """Refuse a value that has not these fields.
+NetworkFields = model_of(TrainedNetwork, _Header, Sizes=Annotated[list[Count], Field(min_length=2)], NDArray=list)
+
+
+def check_fields(model: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:
+    """Check the fields of a value.
 
     Raises:
-        ValueError: it has not; the message is one line that names the first wrong field, and holds no value.
+        ValueError: one is missing or wrong; the message is one line that names the first one and holds no value.
     """
     try:
-        if isinstance(fields, TypeAdapter):
-            fields.validate_python(value)
+        if isinstance(model, TypeAdapter):
+            model.validate_python(value)
         else:
-            fields.model_validate(value)
+            model.model_validate(value)
     except ValidationError as error:
         raise ValueError(_one_line(error)) from None
 

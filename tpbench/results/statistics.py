@@ -1,4 +1,4 @@
-"""What a reviewer asks of a cell and of two methods: intervals, tests, power. The rules stand in docs/protocol.md."""
+"""Statistics of cells and of pairs of methods: intervals, tests, power. The rules stand in docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 LEVEL = 0.05
-"""Below this (after Holm's correction where several are tested) a difference counts as one."""
+"""Significance level, after Holm's correction where several differences are tested."""
 POWER = 0.8
-"""With which a difference is said to be one that would have shown."""
+"""Power of the differences that a test would have shown."""
 FEWEST = 3
-"""Fewer seeds than this say nothing about a deviation: such a cell takes part in no test."""
+"""Smallest number of seeds of a cell that is tested."""
 EXACT = 12
-"""Up to so many pairs all 2^n flips of their signs are tried, instead of assuming a normal distribution."""
+"""Largest number of pairs of the exact sign-flip test, which tries all 2^n flips of signs."""
 # Student's interval needs normal errors, the bootstrap many of them: it covers 70 % instead of 95 at three seeds.
 _BOOTSTRAP_FROM = 20
 # Per cent. A run's error is a count over its samples, so smaller differences are rounding.
@@ -29,7 +29,7 @@ _SAME = 1e-9
 
 
 def mean_interval(errors: pd.Series[float], level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean: Student's t below 20 seeds, bootstrap (BCa, 10,000 resamples) from there on.
+    """Return the confidence interval of the mean: Student's t below 20 seeds, else bootstrap (BCa, 10,000 resamples).
 
     Returns:
         Lower and upper end in per cent; not a number where there are fewer than three values.
@@ -53,16 +53,16 @@ def mean_interval(errors: pd.Series[float], level: float = 0.95) -> tuple[float,
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods. Errors in per cent; ``difference`` is the first minus the second."""
+    """Comparison of two methods. Errors in per cent; ``difference`` is the first minus the second."""
 
     seeds: int
-    """That both have."""
+    """Number of seeds that both have."""
     difference: float
-    """Of the means over shared seeds, or of the two means where those are too few."""
+    """Difference of the means over shared seeds, or of the two means where those are too few."""
     deviation: float = math.nan
     """Sample standard deviation of the paired differences."""
     p: float = math.nan
-    """Two-sided; not a number where nothing could be tested."""
+    """Two-sided p; not a number where nothing could be tested."""
     test: str = ""
     """``sign-flip``, ``paired t``, ``Welch`` or ``permutation``; empty where nothing could be tested."""
     error: float = math.nan
@@ -70,7 +70,7 @@ class Comparison:
     freedom: float = math.nan
     """Degrees of freedom of a t-test."""
     family: int = 1
-    """How many tests Holm's correction was made over."""
+    """Number of tests of Holm's correction."""
 
     @property
     def tested(self) -> bool:
@@ -78,12 +78,12 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference was found."""
+        """True if a difference was found."""
         return self.p < LEVEL
 
     @property
     def hopeless(self) -> bool:
-        """Whether not even an uncorrected test shows anything, as a sign-flip test of fewer than six pairs."""
+        """True if not even an uncorrected test can show anything, as a sign-flip test of fewer than six pairs."""
         return self.test == "sign-flip" and _smallest_p(self.seeds) >= LEVEL
 
     @property
@@ -100,11 +100,11 @@ class Comparison:
         return _noncentrality(self.freedom, level) * self.error
 
     def _one_image(self, level: float) -> float:
-        """Differences that are all equal have no deviation: any size shows if there are enough of them."""
+        """Return the detectable difference where all differences are equal: 0 if they are enough, or infinity."""
         return 0.0 if _smallest_p(self.seeds) < level else math.inf
 
     def seeds_for(self, difference: float) -> int | None:
-        """Shared seeds with which the paired test finds a difference of this size four times in five.
+        """Return the shared seeds with which the paired test finds a difference of this size four times in five.
 
         From the observed deviation of the differences; None where that is unknown, or beyond a million.
         """
@@ -116,13 +116,13 @@ class Comparison:
 
 # scipy.special has what scipy.stats would say, and takes a quarter of its time to import.
 def _two_sided(t: float, freedom: float) -> float:
-    """p of Student's t."""
+    """Return p of Student's t."""
     return 2 * float(special.stdtr(freedom, -abs(t)))
 
 
 @lru_cache(maxsize=1000)
 def _noncentrality(freedom: float, level: float = LEVEL) -> float:
-    """How many standard errors a difference must be for a two-sided t-test to find it with power 0.8."""
+    """Return the difference in standard errors that a two-sided t-test finds with power 0.8."""
     critical = special.stdtrit(freedom, 1 - level / 2)
     # The other tail adds nothing where the power is 0.8.
     return float(special.nctdtrinc(freedom, 1 - POWER, critical))
@@ -130,7 +130,7 @@ def _noncentrality(freedom: float, level: float = LEVEL) -> float:
 
 @lru_cache(maxsize=1000)
 def _sign_flip_effect(pairs: int, level: float = LEVEL) -> float:
-    """How many deviations normal differences must have as mean for the sign-flip test to find them with power 0.8.
+    """Return the mean, in deviations, of normal differences that the sign-flip test finds with power 0.8.
 
     By simulation, always of the same 1,000 samples; infinite where even equal signs are not rare enough.
     """
@@ -154,7 +154,7 @@ def _sign_flip_effect(pairs: int, level: float = LEVEL) -> float:
 
 
 def _seeds_for(effect: float, level: float) -> int | None:
-    """The smallest number of pairs with which a mean of so many deviations shows with power 0.8."""
+    """Return the smallest number of pairs with which a mean of so many deviations shows with power 0.8."""
 
     def enough(pairs: int) -> bool:
         return effect >= _sign_flip_effect(pairs, level)
@@ -175,17 +175,17 @@ def _seeds_for(effect: float, level: float) -> int | None:
 
 @lru_cache(maxsize=16)
 def _signs(pairs: int) -> NDArray[np.floating[Any]]:
-    """All flips of signs of which the first stays: every sum and its negative count alike. The first row flips none."""
+    """Return all flips of signs that keep the first: a sum and its negative count alike. The first row flips none."""
     return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=pairs - 1)])
 
 
 def _smallest_p(pairs: int) -> float:
-    """Of the sign-flip test: two of all 2^n flips reach the mean of differences of one sign."""
+    """Return the smallest p of the sign-flip test: 2 of all 2^n flips reach the mean of differences of one sign."""
     return 2.0 ** (1 - pairs)
 
 
 def _sign_flip(differences: NDArray[np.floating[Any]]) -> float:
-    """Two-sided p of the exact permutation test: how many of all 2^n flips of signs give so large a mean or larger.
+    """Return two-sided p of the exact permutation test: the share of 2^n flips of signs with so large a mean.
 
     It assumes only that without a difference either sign is as likely, so ties and counts do not disturb it.
     """
@@ -219,7 +219,7 @@ def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Compari
 
 
 def compare_unpaired(first: pd.Series[float], second: pd.Series[float]) -> Comparison:
-    """Welch's test of two methods that share too few seeds, or were trained on differently ordered data.
+    """Compare by Welch's test two methods that share too few seeds, or were trained on differently ordered data.
 
     Where neither varies, Welch's test has no p: the exact permutation test of two groups of constants then.
     """
@@ -238,7 +238,7 @@ def compare_unpaired(first: pd.Series[float], second: pd.Series[float]) -> Compa
 
 
 def _welch(values: pd.Series[float], mean: float, deviation: float, count: int) -> tuple[float, float, float]:
-    """Welch's test against a sample of which mean, deviation and size are known.
+    """Compare by Welch's test with a sample of which mean, deviation and size are known.
 
     Returns:
         p, standard error and degrees of freedom; not numbers where neither sample varies.
@@ -253,7 +253,7 @@ def _welch(values: pd.Series[float], mean: float, deviation: float, count: int) 
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction over the tests that could be made; the others stay not a number."""
+    """Return p with Holm's correction over the tests that could be made; the others stay not a number."""
     known = sorted((value, name) for name, value in p.items() if not math.isnan(value))
     adjusted, largest = dict(p), 0.0
     for rank, (value, name) in enumerate(known):
@@ -263,7 +263,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """The same comparisons with Holm's correction over all but sign-flip tests that could never show anything.
+    """Return the comparisons with Holm's correction over all but sign-flip tests that could never show anything.
 
     A test whose smallest possible p is too large adds no false findings, so the others need not pay for it (Tarone
     1990, Biometrics 46, 515-522). It keeps its own p; with more seeds all of them would be of the family.
@@ -280,7 +280,7 @@ def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
 
 
 def compare_with_printed(errors: pd.Series[float], printed: tuple[float, float], seeds: int = 10) -> float:
-    """Two-sided p of Welch's test against a mean and deviation that the paper prints.
+    """Return two-sided p of Welch's test against a mean and deviation that the paper prints.
 
     Returns:
         Not a number with fewer than three values.
@@ -293,19 +293,19 @@ def compare_with_printed(errors: pd.Series[float], printed: tuple[float, float],
 
 @dataclass(frozen=True)
 class Overall:
-    """Many cells against the paper's at once: over many, some differ by chance."""
+    """Comparison of many cells with the paper's at once: over many, some differ by chance."""
 
     tested: int
     differing: int
-    """With p < 0.05, not corrected."""
+    """Number of cells with p < 0.05, not corrected."""
     p: float
     """Stouffer's combined p, two-sided, of signed differences; not a number if none was tested."""
     above: int
-    """Cells whose mean error lies above the paper's."""
+    """Number of cells whose mean error lies above the paper's."""
 
     @property
     def expected(self) -> float:
-        """How many would differ by chance alone."""
+        """Number of cells that would differ by chance alone."""
         return LEVEL * self.tested
 
 

@@ -1,7 +1,7 @@
-"""What tables need of each run, kept in the user's cache between commands: runs never change, and are many.
+"""The cache of summaries: runs without their curves, kept between commands because runs never change and are many.
 
 The cache may be deleted at any time. A summary counts only while the file that it was made from lies there unchanged;
-a damaged cache, or one of another version or store, is no cache.
+a damaged cache, or one of another version or store, is ignored.
 """
 
 from __future__ import annotations
@@ -20,42 +20,46 @@ from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
 _FORMAT = 4
-_FIELDS = (
-    "data_label",
-    "status",
-    "curves",
-    "wall_time_s",
-    "pack_members",
-    "provenance",
-    "found",
-    "workload",
-    "digest_of_curves",
-)
+_FIELDS = {
+    "data_label": "data_label",
+    "status": "status",
+    "curves": "curves",
+    "wall_time_s": "wall_time_s",
+    "pack_members": "pack_members",
+    "provenance": "provenance",
+    "found": "search_info",
+    "workload": "workload",
+    "digest_of_curves": "digest_of_curves",
+}
+"""Names in the cache, as in runs' files, and those of the attributes."""
 
 Plain = Mapping[str, Any]
 
 
 def summarised(record: RunRecord) -> RunRecord:
-    """A run as tables need it: of its curves nothing but the selected epoch is left."""
+    """Return a run as tables need it: with the selected epoch alone of its curves."""
     selected = record.history.selected_epoch
     rows = slice(0, 0) if selected is None else slice(selected, selected + 1)
     curves = {name: values[rows] for name, values in record.curves.items()}
     return replace(record, curves=curves, digest_of_curves=record.curves_digest)
 
 
-def _plain(summary: RunRecord) -> Plain:
-    return {"definition": summary.definition.plain(), **{name: getattr(summary, name) for name in _FIELDS}}
+def _to_plain(summary: RunRecord) -> Plain:
+    return {
+        "definition": summary.definition.plain(),
+        **{name: getattr(summary, attribute) for name, attribute in _FIELDS.items()},
+    }
 
 
-def _record(plain: Plain, run_id: str) -> RunRecord:
+def _from_plain(plain: Plain, run_id: str) -> RunRecord:
     definition = RunDefinition(**plain["definition"])
-    # Its hash is what it is kept by; thousands of them would be made anew for each table.
+    # Known from its key; hashing thousands of definitions for each table takes seconds.
     definition.__dict__["id"] = run_id
-    return RunRecord(definition, **{name: plain[name] for name in _FIELDS})
+    return RunRecord(definition, **{attribute: plain[name] for name, attribute in _FIELDS.items()})
 
 
 @dataclass
-class KeptArchive:
+class CachedArchive:
     """The summaries of one archive; None of an entry that was not read yet, or is damaged."""
 
     stamp: str
@@ -63,25 +67,25 @@ class KeptArchive:
 
 
 @dataclass
-class KeptSummaries:
-    """The summaries of one store, as the cache knows them."""
+class SummaryCache:
+    """The cached summaries of one store."""
 
     path: Path | None
-    """Where they are kept; None where this user has no cache."""
+    """The cache file; None where this user has no folder for caches."""
     store: str
     files: dict[str, tuple[str, Plain]] = field(default_factory=dict)
     """Stamp and summary of the store's run files, by id."""
-    archives: dict[str, KeptArchive] = field(default_factory=dict)
-    """By file name."""
+    archives: dict[str, CachedArchive] = field(default_factory=dict)
+    """The cached archives by file name."""
     changed: bool = False
 
     @classmethod
-    def of(cls, folder: Path, files: Mapping[str, str], archives: Mapping[str, str]) -> KeptSummaries:
-        """What is kept of a store.
+    def of(cls, folder: Path, files: Mapping[str, str], archives: Mapping[str, str]) -> SummaryCache:
+        """Read the cache of a store.
 
         Args:
             folder: the store's.
-            files, archives: what lies in the store now, as :func:`tpbench.results.location.file_stamps` tells it.
+            files, archives: stamps of the store's files now (:func:`tpbench.results.location.file_stamps`).
         """
         store = str(folder.resolve()) if isinstance(folder, Path) else str(folder)
         try:
@@ -94,54 +98,56 @@ class KeptSummaries:
             body = _read(path, store)
         except (OSError, ValueError, TpbenchError):
             return cls(path, store)
-        kept = cls(path, store, body["files"], {name: KeptArchive(*entry) for name, entry in body["archives"].items()})
-        kept._forget(files, archives)
-        return kept
+        cache = cls(
+            path, store, body["files"], {name: CachedArchive(*entry) for name, entry in body["archives"].items()}
+        )
+        cache._forget(files, archives)
+        return cache
 
     def _forget(self, files: Mapping[str, str], archives: Mapping[str, str]) -> None:
-        """Drop what was made from files that are gone or changed."""
+        """Drop summaries of files that are gone or changed."""
         known = len(self.files) + len(self.archives)
-        self.files = {k: kept for k, kept in self.files.items() if kept[0] and files.get(f"{k}.json") == kept[0]}
+        self.files = {k: entry for k, entry in self.files.items() if entry[0] and files.get(f"{k}.json") == entry[0]}
         self.archives = {k: a for k, a in self.archives.items() if a.stamp and archives.get(k) == a.stamp}
         self.changed = len(self.files) + len(self.archives) < known
 
     @property
     def archived_ids(self) -> dict[str, Sequence[str]]:
-        """The ids of the runs in each archive that is known."""
+        """The ids of the runs in each archive that is cached."""
         return {name: list(archive.entries) for name, archive in self.archives.items()}
 
-    def learn_archive(self, name: str, stamp: str, ids: Sequence[str]) -> None:
-        """Note what an archive holds, unless that is known."""
+    def add_archive(self, name: str, stamp: str, ids: Sequence[str]) -> None:
+        """Add the ids of an archive's runs, unless they are cached."""
         if stamp and name not in self.archives:
-            self.archives[name] = KeptArchive(stamp, dict.fromkeys(ids))
+            self.archives[name] = CachedArchive(stamp, dict.fromkeys(ids))
             self.changed = True
 
     def file(self, run_id: str) -> RunRecord | None:
-        """The summary of a run file, if it is known."""
-        return _record(self.files[run_id][1], run_id) if run_id in self.files else None
+        """Return the summary of a run file, if it is cached."""
+        return _from_plain(self.files[run_id][1], run_id) if run_id in self.files else None
 
     def archived(self, archive: str, run_id: str) -> RunRecord | None:
-        """The summary of an archive's run, if it is known."""
+        """Return the summary of an archive's run, if it is cached."""
         plain = self.archives[archive].entries.get(run_id) if archive in self.archives else None
-        return _record(plain, run_id) if plain else None
+        return _from_plain(plain, run_id) if plain else None
 
     def add_file(self, stamp: str, summary: RunRecord) -> None:
-        """Keep the summary of a run file."""
+        """Add the summary of a run file."""
         if stamp:
-            self.files[summary.definition.id] = stamp, _plain(summary)
+            self.files[summary.definition.id] = stamp, _to_plain(summary)
             self.changed = True
 
     def add_archived(self, archive: str, summary: RunRecord) -> None:
-        """Keep the summary of an archive's run."""
+        """Add the summary of an archive's run."""
         if archive in self.archives:
-            self.archives[archive].entries[summary.definition.id] = _plain(summary)
+            self.archives[archive].entries[summary.definition.id] = _to_plain(summary)
             self.changed = True
 
     def save(self) -> None:
-        """Write the cache if there is something new in it; where that cannot be, commands take longer and no more."""
+        """Write the cache if it changed; a failure only makes later commands slower."""
         if not self.path or not self.changed:
             return
-        archives = {name: (kept.stamp, kept.entries) for name, kept in self.archives.items()}
+        archives = {name: (archive.stamp, archive.entries) for name, archive in self.archives.items()}
         body = {"format": _FORMAT, "store": self.store, "files": self.files, "archives": archives}
         text = json.dumps(body, separators=(",", ":")).encode()
         try:
@@ -152,7 +158,7 @@ class KeptSummaries:
 
 
 def _read(path: Path, store: str) -> dict[str, Any]:
-    """The contents of a cache file.
+    """Read a cache file.
 
     Raises:
         OSError, ValueError, TpbenchError: there is none, or none that this version wrote for this store.

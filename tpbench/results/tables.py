@@ -1,4 +1,4 @@
-"""The paper's tables, computed from a store alone."""
+"""The paper's tables and that of training losses, computed from a store, and their formats."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from rich.text import Text
 
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
-from tpbench.results.cells import Cell, CellKey, choose_cells, labelled, origins_of, protocol_epochs
+from tpbench.results.cells import Cell, CellKey, choose_cells, protocol_epochs, provenance_groups, with_label
 from tpbench.results.formats import (
     check_format,
     csv_number,
     csv_text,
     draw,
+    format_mean,
+    format_table,
     latex,
     latex_table,
     markdown,
@@ -25,9 +27,7 @@ from tpbench.results.formats import (
     markdown_rows,
     mean_and_deviation,
     plain_table,
-    spell,
-    spell_table,
-    words,
+    plain_text,
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import ENOUGH_WORDS, Standing, Verdict, all_standings
@@ -39,12 +39,12 @@ from tpbench.workloads import WORKLOADS
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a table, ready to be spelled in any format."""
+    """One entry of a table."""
 
     cell: Cell | None
     paper: tuple[float, float] | None
     standing: Standing | None = None
-    """To the best of the column; None where there is no cell."""
+    """Comparison with the best of the column; None where there is no cell."""
 
     @property
     def best(self) -> bool:
@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the test against the best said; None where there is no cell."""
+        """Outcome of the test against the best; None where there is no cell."""
         return self.standing.verdict if self.standing else None
 
     @property
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def marks(self) -> list[str]:
-        """How the entry departs from the paper's protocol."""
+        """Departures from the paper's protocol."""
         return self.cell.marks if self.cell else []
 
     @property
@@ -88,7 +88,7 @@ class Column:
     @property
     def title(self) -> str:
         title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return labelled(title, self.data_label)
+        return with_label(title, self.data_label)
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class ErrorTable:
     columns: list[Column]
     entries: Mapping[tuple[str, Column], Entry]
     others: tuple[str, ...] = ()
-    """Methods of the store that the paper's table has not."""
+    """Methods of the store that are not in the paper's table."""
 
     def column(self, column: Column) -> dict[str, Entry]:
-        """The entries of a column that have a cell, by method."""
+        """Return the entries of a column that have a cell, by method."""
         found = {method: self.entries[method, column] for method in self.rows}
         return {method: entry for method, entry in found.items() if entry.cell}
 
@@ -126,7 +126,7 @@ class ErrorTable:
 
 
 def paper_table(store: RunStore, table: str) -> ErrorTable:
-    """One of :data:`tpbench.results.paper.ERROR_TABLES` with what the store holds.
+    """Return one of :data:`tpbench.results.paper.ERROR_TABLES` from the runs of a store.
 
     Raises:
         UsageError: there is no such table.
@@ -135,11 +135,11 @@ def paper_table(store: RunStore, table: str) -> ErrorTable:
 
 
 def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
-    """:func:`paper_table` of a store whose cells were chosen already."""
+    """Return :func:`paper_table` of a store whose cells were chosen already."""
     rows = table_methods(table)
     cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
     found = all_standings(cells)
-    columns = columns_of({(workload, label) for workload, label, _ in cells})
+    columns = table_columns({(workload, label) for workload, label, _ in cells})
     entries: dict[tuple[str, Column], Entry] = {}
     for column in columns:
         for method in rows:
@@ -150,11 +150,11 @@ def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
     return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries, others)
 
 
-def columns_of(pairs: Iterable[tuple[str, str]]) -> list[Column]:
-    """The paper's workloads, each followed by the copies of its data that were used; then workloads of our own.
+def table_columns(pairs: Iterable[tuple[str, str]]) -> list[Column]:
+    """Return columns: the paper's workloads, each followed by the copies of its data that were used; then others.
 
     Args:
-        pairs: workload and data label of what there is.
+        pairs: workload and data label of each cell.
     """
     used = {Column(workload, label) for workload, label in pairs}
     columns = []
@@ -166,7 +166,7 @@ def columns_of(pairs: Iterable[tuple[str, str]]) -> list[Column]:
 
 
 def table_rows(table: ErrorTable) -> pd.DataFrame:
-    """One row per entry with plain numbers: what ``--format csv`` writes, and ``marks``, how it departs."""
+    """Return one row per entry with plain numbers, as ``--format csv`` writes them, and its departures (``marks``)."""
     rows = []
     for method in table.rows:
         for column in table.columns:
@@ -199,7 +199,7 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
 
 
 def _test_columns(entry: Entry) -> dict[str, object]:
-    """Against the best: what the test said, which it was, and what it would have shown."""
+    """Return the columns of the test against the best."""
     standing = entry.standing
     comparison = standing.comparison if standing else None
     return {
@@ -210,36 +210,33 @@ def _test_columns(entry: Entry) -> dict[str, object]:
     }
 
 
-# The paper's tables in every format: text, Markdown, CSV and LaTeX.
-
-
 def entry_lines(entry: Entry) -> tuple[str, str]:
-    """An entry in two lines: the measured value, and the paper's with the difference."""
+    """Format an entry in two lines: the measured value, and the paper's with the difference."""
     measured = _measured(entry)
     if entry.paper is None:
         return measured, "paper: /"
-    return measured, f"paper: {spell(*entry.paper)}{_difference(entry)}"
+    return measured, f"paper: {format_mean(*entry.paper)}{_difference(entry)}"
 
 
 def _measured(entry: Entry) -> str:
     if entry.cell is None or entry.standing is None:
         return "missing"
-    words = spell(entry.cell.mean, entry.cell.std)
+    text = format_mean(entry.cell.mean, entry.cell.std)
     if entry.standing.verdict.value:
-        words += f" {entry.standing.verdict.value}"
+        text += f" {entry.standing.verdict.value}"
     comparison = entry.standing.comparison
     if comparison and entry.standing.verdict is Verdict.NOT_TOLD_APART:
-        words += " (-)" if entry.standing.silent else f" ({comparison.detectable:.2f})"
+        text += " (-)" if entry.standing.silent else f" ({comparison.detectable:.2f})"
     if entry.standing.unequal:
-        words += " #"
-    return words + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
+        text += " #"
+    return text + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
 
 
 def _difference(entry: Entry) -> str:
     if entry.difference is None or entry.deviations is None or math.isnan(entry.difference):
         return ""
-    said = "?" if math.isnan(entry.p_paper) else "*" if entry.p_paper < LEVEL else "~"
-    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd) {said}"
+    mark = "?" if math.isnan(entry.p_paper) else "*" if entry.p_paper < LEVEL else "~"
+    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd) {mark}"
 
 
 FOOTNOTE = (
@@ -271,8 +268,8 @@ def against_paper(table: ErrorTable) -> str:
 
 
 def notes(table: ErrorTable) -> list[str]:
-    """What must be said of the whole table: the cells against the paper's together, and unequal search budgets."""
-    lines = [said] if (said := against_paper(table)) else []
+    """Return notes on the whole table: its cells against the paper's together, and unequal search budgets."""
+    lines = [summary] if (summary := against_paper(table)) else []
     lines += [line for column in table.columns if (line := _budgets(table, column))]
     if table.others:
         lines.append(
@@ -282,7 +279,7 @@ def notes(table: ErrorTable) -> list[str]:
 
 
 def _budgets(table: ErrorTable, column: Column) -> str:
-    """How the configurations of a column were found, where that was at different costs."""
+    """Return the tuning budgets of a column where they differ."""
     cells = {method: entry.cell for method, entry in table.column(column).items() if entry.cell}
     if all(same_budget(one.budget, other.budget) is not False for one in cells.values() for other in cells.values()):
         return ""
@@ -291,12 +288,12 @@ def _budgets(table: ErrorTable, column: Column) -> str:
 
 
 def _footnotes(table: ErrorTable) -> str:
-    """What stands below a table, a line each: no name of a file begins another."""
+    """Return the footnotes of a table, a line each; names from files begin no other line."""
     return "\n".join(map(visible, [FOOTNOTE, *notes(table)]))
 
 
 def render_text(table: ErrorTable) -> str:
-    """A table for the terminal."""
+    """Format a table for the terminal."""
     header = ["method", *(column.title for column in table.columns)]
     drawn = plain_table(table.title, header, _footnotes(table), lines=True)
     for method in table.rows:
@@ -306,13 +303,13 @@ def render_text(table: ErrorTable) -> str:
             measured, paper = entry_lines(entry)
             # Plain text has no bold letters.
             measured += " (best)" if entry.best else ""
-            cells.append(Text.assemble(words(measured, "bold" if entry.best else ""), "\n", words(paper)))
-        drawn.add_row(words(method_title(method)), *cells)
+            cells.append(Text.assemble(plain_text(measured, "bold" if entry.best else ""), "\n", plain_text(paper)))
+        drawn.add_row(plain_text(method_title(method)), *cells)
     return draw(drawn)
 
 
 def render_markdown(table: ErrorTable) -> str:
-    """A table in GitHub's Markdown, and what made its cells."""
+    """Format a table in GitHub's Markdown, with the provenance of its cells."""
     rows = []
     for method in table.rows:
         cells = []
@@ -322,34 +319,34 @@ def render_markdown(table: ErrorTable) -> str:
             cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
         rows.append([markdown(method_title(method)), *cells])
     lines = markdown_rows(["method", *(column.title for column in table.columns)], rows)
-    said = [part for note in (FOOTNOTE, *notes(table)) for part in ("", markdown(note))]
-    return "\n".join([f"**{markdown(table.title)}**", "", *lines, *said, "", *_origin_lines(table), ""])
+    footnotes = [part for note in (FOOTNOTE, *notes(table)) for part in ("", markdown(note))]
+    return "\n".join([f"**{markdown(table.title)}**", "", *lines, *footnotes, "", *_provenance_lines(table), ""])
 
 
-_ORIGIN = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
+_PROVENANCE = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
 
 
-def _origin_lines(table: ErrorTable) -> list[str]:
-    """What made the cells: usually one row per cell, more where several commands or machines did."""
+def _provenance_lines(table: ErrorTable) -> list[str]:
+    """Return the provenance of the cells: a row per cell, more where several commands or machines made it."""
     found = [table.entries[method, column].cell for column in table.columns for method in table.rows]
     rows = []
-    for origin in (origin for cell in found if cell for origin in origins_of(cell)):
+    for origin in (group for cell in found if cell for group in provenance_groups(cell)):
         values = (
             f"{origin.cell.workload_title} {origin.cell.method}",
             len(origin.runs),
             origin.cell.epochs,
             f"{origin.seconds / 60:.0f} min",
             origin.hardware,
-            origin.said("torch"),
-            origin.said("commit")[:12],
+            origin.entry("torch"),
+            origin.entry("commit")[:12],
             origin.cell.budget,
         )
-        rows.append([*(markdown(str(value)) for value in values), markdown_code(origin.said("command"))])
-    return markdown_rows(_ORIGIN, rows) if rows else []
+        rows.append([*(markdown(str(value)) for value in values), markdown_code(origin.entry("command"))])
+    return markdown_rows(_PROVENANCE, rows) if rows else []
 
 
 def render_latex(table: ErrorTable) -> str:
-    """A table for a paper (needs the package booktabs): measured values with the paper's below."""
+    """Format a table for LaTeX (needs the package booktabs): measured values with the paper's below."""
     body = []
     for method in table.rows:
         upper, lower = [latex(method_title(method))], [""]
@@ -363,7 +360,7 @@ def render_latex(table: ErrorTable) -> str:
 
 
 def render(table: ErrorTable, form: str) -> str:
-    """A table in one of :data:`tpbench.results.formats.FORMATS`.
+    """Format a table in one of :data:`tpbench.results.formats.FORMATS`.
 
     Raises:
         UsageError: there is no such format.
@@ -388,13 +385,13 @@ NOTE = (
 
 
 def final_losses(store: RunStore, cell: Cell) -> list[float]:
-    """The training loss of the last epoch of each run of a cell that did not diverge, by seed."""
-    curves = [run.curves.get("train_loss") for run in store.whole(cell.runs) if not run.diverged]
+    """Return the training loss of the last epoch of each run of a cell that did not diverge, by seed."""
+    curves = [run.curves.get("train_loss") for run in store.with_curves(cell.runs) if not run.diverged]
     return [curve[-1] for curve in curves if curve]
 
 
 def loss_rows(store: RunStore) -> pd.DataFrame:
-    """One row per cell of a store, in the order of Table S6."""
+    """Return one row per cell of a store, in the order of Table S6."""
     order = table_methods("s6")
     rows = []
     for cell in choose_cells(store.summaries()).values():
@@ -423,7 +420,7 @@ _COLUMNS = ("workload", "data", "method", "seeds", "epochs", "diverged", "train_
 
 
 def loss_table(store: RunStore, form: str) -> str:
-    """The table in one of the formats.
+    """Format the table of training losses.
 
     Raises:
         UsageError: there is no such format.
@@ -435,12 +432,12 @@ def loss_table(store: RunStore, form: str) -> str:
     if check_format(form) == "csv":
         return csv_text(frame, "%.6g")
     found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
-    columns = columns_of({(workload, label) for _, workload, label in found})
+    columns = table_columns({(workload, label) for _, workload, label in found})
     rows = [
         [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
         for method in dict.fromkeys(method for method, _, _ in found)
     ]
-    return spell_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
+    return format_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
 
 
 def _label(row: Row) -> str:
@@ -452,5 +449,5 @@ def _entry(row: Row | None) -> str:
     if row is None:
         return "missing"
     mean, deviation = row["train_loss_mean"], row["train_loss_std"]
-    words = "-" if math.isnan(mean) else f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
-    return words + (f" [{row['marks']}]" if row["marks"] else "")
+    text = "-" if math.isnan(mean) else f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
+    return text + (f" [{row['marks']}]" if row["marks"] else "")

@@ -13,8 +13,9 @@ from typing import Any
 from tpbench.engine import UsageError, get_method, method_source
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord, RunStore
+from tpbench.results.artifacts import canonical_json, digest
 from tpbench.results.location import location
-from tpbench.results.runs import DEFAULT_PRECISION, FROM_FILE, FROM_PYTHON, PUBLISHED, canonical_json, digest, retold
+from tpbench.results.runs import DEFAULT_PRECISION, FROM_FILE, FROM_PYTHON, PUBLISHED, with_precision
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
@@ -137,8 +138,8 @@ def _origin_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
     Runs that are trained with it now are no part of its search.
     """
-    known = sorted((run.found for run in runs if run.found), key=lambda found: found.get("role") != "final")
-    found = retold(known[0], runs[0].precision, precision) if known else {}
+    known = sorted((run.search_info for run in runs if run.search_info), key=lambda found: found.get("role") != "final")
+    found = with_precision(known[0], runs[0].precision, precision) if known else {}
     return {**found, "role": "final"} if found.get("by") == "search" else found
 
 

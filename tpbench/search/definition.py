@@ -11,8 +11,9 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
+from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import read_bytes
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, by_search, digest, parse_json
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, search_info
 from tpbench.results.store import write_atomically
 from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
@@ -77,7 +78,7 @@ class SweepDefinition:
 
     def found(self, role: str) -> dict[str, Any]:
         """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
-        return by_search(
+        return search_info(
             self.id,
             self.trials,
             self.epochs,

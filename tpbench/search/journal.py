@@ -15,8 +15,8 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
+from tpbench.results.artifacts import parse_json
 from tpbench.results.location import read_bytes
-from tpbench.results.runs import parse_json
 from tpbench.results.store import append_line
 from tpbench.training.packs import Outcome
 

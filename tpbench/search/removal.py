@@ -10,10 +10,11 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import reason_of
 from tpbench.results import RunStore
+from tpbench.results.artifacts import ID_PATTERN, NewerFormat
 from tpbench.results.location import file_stamps
-from tpbench.results.networks import network_path
-from tpbench.results.runs import ENDING, ID_PATTERN, NewerFormat, RunRecord
-from tpbench.results.store import find_record
+from tpbench.results.networks import NETWORKS
+from tpbench.results.opening import find_record
+from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_folders
@@ -79,7 +80,7 @@ def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
         TpbenchError: one cannot be read, or a sweep that is at work uses it.
     """
     removal = Removal()
-    names = {**file_stamps(store.runs, ".json"), **file_stamps(store.runs, ENDING)}
+    names = {**file_stamps(store.runs, ".json"), **file_stamps(store.runs, PREDICTIONS.suffix)}
     known = sorted({name.partition(".")[0] for name in names if ID_PATTERN.fullmatch(name.partition(".")[0])})
     users = _users(store)
     for text in texts:
@@ -100,7 +101,7 @@ def _describe(record: RunRecord | None) -> str:
     """Describe a run so that a person knows it again; one that cannot be read is damaged."""
     if record is None:
         return "damaged"
-    d, role = record.definition, str(record.found.get("role") or record.found.get("by") or "")
+    d, role = record.definition, str(record.search_info.get("role") or record.search_info.get("by") or "")
     error = "no error" if record.validation_error is None else f"validation error {100 * record.validation_error:.2f} %"
     epochs = f"{d.epochs} epoch{'s' * (d.epochs != 1)}"
     return ", ".join(filter(None, [f"{d.workload} {d.method}", f"seed {d.seed}", epochs, role, error]))
@@ -108,7 +109,7 @@ def _describe(record: RunRecord | None) -> str:
 
 def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord | None) -> None:
     path, archives = store.path(run_id), store.archived.holders.get(run_id)
-    beside = {"predictions": store.predictions_path(run_id), "network": network_path(store, run_id)}
+    beside = {"predictions": store.predictions_path(run_id), "network": NETWORKS.path(store.folder, run_id)}
     there = {name: file for name, file in beside.items() if file.exists()}
     # Where an archive alone has the run, they belong to its copy, which stays.
     files = [*([path] if path.exists() else []), *there.values()] if path.exists() or not archives else []
@@ -171,7 +172,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
             continue
         if run_id in shared:
             removal.staying.append(f"run {run_id}: the sweep {shared[run_id]} uses it too")
-        elif record and record.found.get("sweep") != own:
+        elif record and record.search_info.get("sweep") != own:
             removal.staying.append(f"run {run_id}: it was there before, the sweep only found it")
         elif record:
             _add_run(removal, store, run_id, record)

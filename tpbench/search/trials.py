@@ -125,7 +125,7 @@ def export_trials(results: Path, path: Path, form: str) -> tuple[int, list[str]]
         TpbenchError: the results folder cannot be read, or the file not be written.
     """
     from tpbench.results.formats import export_format
-    from tpbench.results.maintenance import write_frame
+    from tpbench.results.frames import write_frame
 
     form = export_format(path, form)
     frame, problems = trials_frame(results)

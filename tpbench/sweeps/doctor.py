@@ -19,6 +19,7 @@ from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
 from tpbench.results import RunStore
 from tpbench.results.maintenance import check_store
+from tpbench.results.runs import PREDICTIONS, RUNS
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
 from tpbench.sweeps.local_ray import (
@@ -159,18 +160,19 @@ def _datasets(data: Path | None) -> Iterator[Finding]:
 
 def _store(results: Path) -> Iterator[Finding]:
     store = RunStore(results)
-    found = check_store(store)
-    damaged = len(found.wrong) - found.newer
+    found = check_store(store, [PREDICTIONS])
+    damaged = sum(len(check.wrong) - check.newer for check in found.values())
+    newer = sum(check.newer for check in found.values())
     check = shlex.join(["tpbench", "results", "check", "--results", str(results)])
     remedy, fatal = f"the files to train again are named by: {check}" if damaged else "", False
-    if found.newer:
+    if newer:
         remedy = "; ".join(filter(None, ["update tpbench, which reads the others then", remedy]))
     if isinstance(results, Path):
         existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
         if not os.access(existing, os.W_OK):
             remedy, fatal = f"{existing} cannot be written: choose another folder with --results", True
-    newer = f", {found.newer} of a newer version" if found.newer else ""
-    yield Finding(f"store {results}", f"{found.whole} runs, {damaged} damaged files{newer}", remedy, fatal)
+    noted = f", {newer} of a newer version" if newer else ""
+    yield Finding(f"store {results}", f"{found[RUNS].valid} runs, {damaged} damaged files{noted}", remedy, fatal)
 
 
 def _cluster(address: str) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from tpbench.engine import TpbenchError, UsageError, check_device_precision, get
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.location import absolute, location
-from tpbench.results.networks import FOLDER
+from tpbench.results.networks import NETWORKS
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.runs import PUBLISHED
 from tpbench.results.store import write_atomically
@@ -178,7 +178,7 @@ def reproduce(
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
     store = RunStore(location(settings.results))
-    store.require_writable(*[FOLDER] * settings.keep_networks)
+    store.require_writable(*[NETWORKS.folder] * settings.keep_networks)
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
         name_head = stack.enter_context(last_words(settings.command))

@@ -13,9 +13,9 @@ from torch import Tensor
 from tpbench.engine import TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
 from tpbench.results import RunStore, provenance
-from tpbench.results.alignments import FOLDER, AlignmentRecord
+from tpbench.results.alignments import ALIGNMENTS, AlignmentRecord
+from tpbench.results.artifacts import digest
 from tpbench.results.location import location
-from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
 from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
 from tpbench.training.progress import WARNING, Display
@@ -102,6 +102,6 @@ def record_alignment(
     plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"
-    path = location(settings.results) / FOLDER / name
+    path = location(settings.results) / ALIGNMENTS.folder / name
     write_atomically(path, record.to_json())
     return path

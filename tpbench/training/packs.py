@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpbench.engine import MemberHistory, TpbenchError, get_method, method_source
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
+from tpbench.results.artifacts import digest
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, replace_training
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, Predictions, can_have_predictions, digest
+from tpbench.results.networks import has_network, save_network
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, Predictions, can_have_predictions
 from tpbench.training.devices import give_back_memory
 from tpbench.training.networks import input_scale, trained_network
 from tpbench.training.tracking import Member, PackTracking
@@ -496,7 +497,7 @@ class PackJob:
                     wall_time_s=trainer.elapsed / members,
                     pack_members=members,
                     provenance=origin,
-                    found=self.plan.found,
+                    search_info=self.plan.found,
                     workload=workload.content() if workload.source else {},
                 )
                 self._store(record, trainer.correct.get(member), trainer.kept.get(member))
@@ -508,7 +509,7 @@ class PackJob:
         other = stored is not None and stored.curves_digest != record.curves_digest
         # An older version's run of another precision has another name, and is left as it is.
         if stored and new and other and record.definition.id in self.unpredicted and stored.definition.id == new.run:
-            replace_training(self.store, stored, replace(record, found=stored.found), new)
+            self.store.replace_run(stored, replace(record, search_info=stored.search_info), new)
         if arrays is not None:
             self._keep(record, arrays)
         if stored is None:
@@ -521,7 +522,7 @@ class PackJob:
         stored = find_run(self.store, record.definition) or record
         # Bit for bit on the same machine. Of another machine's run this is not the network.
         if stored.curves == record.curves:
-            keep_network(self.store, trained_network(stored, arrays, self.plan.workload, *self._input_scale))
+            save_network(self.store, trained_network(stored, arrays, self.plan.workload, *self._input_scale))
 
     @cached_property
     def _input_scale(self) -> tuple[float, float]:

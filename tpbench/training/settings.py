@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpbench.engine import check_device_precision
-from tpbench.results.store import open_store
+from tpbench.results.opening import open_store
 from tpbench.training.devices import choose_device
 from tpbench.training.packs import PackSettings
 from tpbench.training.tracking import resolve_targets

@@ -332,7 +332,7 @@ class Member:
         """Describe a run of a store."""
         version = str(record.provenance.get("tpbench", "unknown"))
         return cls.from_definition(
-            record.definition, record.data_label, record.found, precision=record.precision, version=version
+            record.definition, record.data_label, record.search_info, precision=record.precision, version=version
         )
 
 
