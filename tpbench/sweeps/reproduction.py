@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method, method_source
+from tpbench.engine import TpbenchError, check_device_precision, get_method, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
@@ -38,19 +37,6 @@ from tpbench.workloads.benchmark import measure
 
 # A cell is split over so large a part of the workers: about two others train beside it.
 _CELLS_AT_ONCE = 8
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_budget(text: str) -> float:
-    """``2h``, ``90m``, ``1.5h`` or ``300s`` in seconds.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    found = re.fullmatch(rf"([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([{''.join(_UNITS)}])", text.strip())
-    if not found or float(found[1]) == 0:
-        raise UsageError(f"--budget '{text}': write a time such as 2h, a number and one of {', '.join(_UNITS)}")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,11 @@ def missing_seeds(
 
 
 def plan(
-    table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int, settings: PackSettings
+    table: str,
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    seeds: tuple[int, ...],
+    settings: PackSettings,
 ) -> tuple[list[PlannedCell], list[str]]:
     """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
@@ -119,13 +109,13 @@ def plan(
             cell = CellChoice.of(name, method)
             try:
                 configuration = published_configuration(cell.workload, method)
-                missing = missing_seeds(cell, configuration, range(seeds), settings)
+                missing = missing_seeds(cell, configuration, seeds, settings)
             except TpbenchError as error:
                 left[name, str(error)].append(method)
                 continue
             if missing:
                 seconds = estimate(cell, configuration, len(missing), settings)
-                planned.append(PlannedCell(cell, configuration, missing, tuple(range(seeds)), seconds))
+                planned.append(PlannedCell(cell, configuration, missing, seeds, seconds))
     lines = [f"{name} {', '.join(without)}: {reason}" for (name, reason), without in left.items()]
     return sorted(planned, key=lambda c: c.seconds), lines
 
