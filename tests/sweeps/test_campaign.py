@@ -186,7 +186,7 @@ def test_pairs_that_make_no_sense_are_left_out_and_an_error_alone() -> None:
 
 
 def test_the_lag_is_a_sweeps_share_of_the_workers_and_one(run: Run, tmp_path: Path) -> None:
-    run(methods="bp,dfa", resources=Resources(5))
+    run(methods="bp,dfa", cpus=5)
     assert {folder.read().lag for folder in folders(tmp_path)} == {4}
     run(methods="dtp")
     assert {folder.read().lag for folder in folders(tmp_path)} == {4, 3}
