@@ -33,7 +33,7 @@ from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, tr
 from tpbench.sweeps.packs import ALL_SWEEPS
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import spell_unkept, unkept
+from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackSettings, require_precision
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to, one_at_a_time
@@ -196,10 +196,8 @@ def _run_locked(
                 sweep.close()
         _write_board(RunStore(location(settings.results)), view)
         results = [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
-        if settings.keep_networks:
-            store = RunStore(location(settings.results))
-            if count := unkept(store, (record for one in results for record in one.records)):
-                view.say(spell_unkept(count))
+        if count := settings.missing_networks(record for one in results for record in one.records):
+            view.say(spell_unkept(count))
         return results
 
 

@@ -14,7 +14,6 @@ from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
-from tpbench.results.networks import FOLDER
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
@@ -25,7 +24,6 @@ from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to
@@ -169,7 +167,7 @@ def reproduce(
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
     store = RunStore(location(settings.results))
-    store.require_writable(*[FOLDER] * settings.keep_networks)
+    settings.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
         name_head = stack.enter_context(last_words(settings.command))
@@ -208,7 +206,7 @@ def reproduce(
             sweep.seconds if sweep.done else None,
             sweep.failure,
             _diverged(sweep),
-            unkept(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
+            settings.missing_networks(sweep.result()) if sweep.done else 0,
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]

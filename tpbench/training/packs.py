@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -18,12 +18,12 @@ from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, replace_training
+from tpbench.results.networks import FOLDER, has_network, keep_network, replace_training
 from tpbench.results.opening import open_store
 from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.devices import choose_device, give_back_memory
-from tpbench.training.networks import input_scale, trained_network
+from tpbench.training.networks import input_scale, trained_network, unkept
 from tpbench.training.tracking.following import Tracking, tracking
 from tpbench.training.tracking.members import Member
 from tpbench.training.tracking.targets import resolve_targets
@@ -134,6 +134,18 @@ class PackSettings:
             "track": resolve_targets(given.get("track", ()), options.results),
         }
         return cls(**{**shared, **chosen_here})
+
+    def require_writable(self) -> None:
+        """Check that the store can take what is asked for.
+
+        Raises:
+            TpbenchError: it cannot.
+        """
+        RunStore(location(self.results)).require_writable(*[FOLDER] * self.keep_networks)
+
+    def missing_networks(self, records: Iterable[RunRecord]) -> int:
+        """Return the number of runs whose networks were to be kept and were not."""
+        return unkept(RunStore(location(self.results)), records) if self.keep_networks else 0
 
     @property
     def command(self) -> str:
