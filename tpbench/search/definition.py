@@ -136,7 +136,7 @@ def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``, ``workload.yaml``."""
+    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``options.json``, ``journal.jsonl``, ``workload.yaml``."""
 
     folder: Path
 
