@@ -165,7 +165,7 @@ def test_values_become_plain() -> None:
     assert RunOptions.read({**RUN, "configuration": {"lr": np.float32(0.5)}}).configuration == {"lr": 0.5}
     assert RunOptions.read({**RUN, "configuration": {"lr": np.ones(2)}})  # refused where it is checked
     with pytest.raises(ValueError, match="frozen"):
-        options.trials = 5  # type: ignore[misc]
+        options.trials = 5
 
 
 @pytest.mark.parametrize(("variable", "expected"), [("1", True), ("True", True), ("0", False), ("", False)])
