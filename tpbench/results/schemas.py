@@ -62,6 +62,7 @@ class ProvenanceFields(Extensible):
     """Provenance of a run or record."""
 
     command: str | None = None
+    options: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {}
     commit: str | None = None
     device: str | None = None
     device_name: str | None = None

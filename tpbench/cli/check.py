@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tpbench.cli.app import app, verify_app
-from tpbench.cli.libraries import why_missing
-from tpbench.cli.options import (
-    RESULTS,
+from tpbench.cli.app import (
     Data,
     Device,
     MethodName,
     Results,
+    app,
     complain,
     parse_names,
+    verify_app,
 )
+from tpbench.cli.libraries import why_missing
 from tpbench.engine import (
     TpbenchError,
     UsageError,
@@ -33,6 +33,7 @@ from tpbench.engine import (
 from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
 from tpbench.results.location import location
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import choose_workloads
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def verify_device_command(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
     data: Data = None,
     address: Annotated[
         str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")
