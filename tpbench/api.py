@@ -9,8 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tpbench.engine import UsageError, get_method
-from tpbench.engine.callers import warn_caller
-from tpbench.engine.errors import InterruptedWork, TpbenchError, visible
+from tpbench.engine.errors import InterruptedWork, TpbenchError, visible, warn_caller
 from tpbench.options import (
     MODELS,
     M,

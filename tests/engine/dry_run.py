@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tpbench.engine import Problem, Trainer, example_configuration
-from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.methods import Method
+from tpbench.engine.trainer import CapturedStep, Step
 from tpbench.engine.verify import NoTransfers, fake_gpu
 
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from tpbench.engine import METHODS, Method, Trainer, example_configuration, load_checkpoint, save_checkpoint
 from tpbench.engine.adam import Adam
-from tpbench.engine.architecture import Architecture
-from tpbench.engine.capture import Step
 from tpbench.engine.golden import SHIPPED, GoldenFile, compare_golden_file, golden_files, relative_error
 from tpbench.engine.network import stream
-from tpbench.engine.products import LoweredProducts, products_of, slow_bfloat16
+from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import LoweredProducts, products_of, slow_bfloat16
 from tpbench.engine.step import PackState
-from tpbench.engine.training import dtype_of
+from tpbench.engine.trainer import Step, dtype_of
 from tpbench.engine.verify import (
     FLOAT32_BOUND,
     FLOAT64_BOUND,
@@ -82,7 +81,7 @@ def test_captured_epochs_are_those_of_single_steps(name: str, precision: str, eq
 
 
 class Replayed:
-    """Stands for :class:`tpbench.engine.capture.CapturedStep` on a CPU: it replays the step itself."""
+    """Stands for :class:`tpbench.engine.trainer.CapturedStep` on a CPU: it replays the step itself."""
 
     def __init__(self, samples: Any, noise: Any, device: Any) -> None:
         self.graph: object = None

@@ -17,12 +17,12 @@ from tpbench.engine import (
     Problem,
     RuleError,
     Trainer,
-    capture,
     example_configuration,
 )
-from tpbench.engine.capture import CapturedStep
+from tpbench.engine import trainer as capture
 from tpbench.engine.methods import Method, gradient_targets
 from tpbench.engine.step import PackState
+from tpbench.engine.trainer import CapturedStep
 from tpbench.engine.verify import READ_BACK
 
 

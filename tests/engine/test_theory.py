@@ -13,18 +13,29 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.alignment import angles
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.configuration import Configuration
-from tpbench.engine.curvature import FLOOR, apply_factor, hessian, root_probabilities
-from tpbench.engine.feedback import FeedbackState
-from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+from tpbench.engine.feedback import FeedbackState, feedback_gradients
+from tpbench.engine.gauss_newton import (
+    FLOOR,
+    apply_factor,
+    gauss_newton_change,
+    hessian,
+    output_jacobians,
+    root_probabilities,
+)
 from tpbench.engine.golden import relative_error
 from tpbench.engine.methods import METHODS, Minibatch, generalised_targets, propagated_targets
 from tpbench.engine.network import Parameters, forward, stream
-from tpbench.engine.numerics import cross_entropy, squared_error, tanh_difference_, tanh_slope
-from tpbench.engine.parts import DIFFERENCE, DIRECT_LINEAR, GENERALISED, LAYERWISE_TANH, Feedback, Reconstruction
-from tpbench.engine.reconstruction import feedback_gradients
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.parts import (
+    DIFFERENCE,
+    DIRECT_LINEAR,
+    GENERALISED,
+    LAYERWISE_TANH,
+    Architecture,
+    Feedback,
+    Reconstruction,
+)
+from tpbench.engine.precision import Scratch, cross_entropy, squared_error, tanh_difference_, tanh_slope
 from tpbench.engine.step import PackState
 
 pytestmark = pytest.mark.theory

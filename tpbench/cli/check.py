@@ -90,7 +90,7 @@ def bench(
 
 
 def _spell_rows(rows: list[BenchmarkRow]) -> str:
-    from tpbench.engine.clock import PHASES
+    from tpbench.engine.step import PHASES
 
     first = {(row.workload, row.method, row.pack): row for row in reversed(rows)}
     compared = len({row.precision for row in rows}) > 1
@@ -130,7 +130,7 @@ def verify_fixtures(
     if precision not in ("float32", "float64"):
         raise unknown("precision of fixtures", precision, ("float32", "float64"))
     from tpbench.engine.golden import QUANTITIES, compare_golden_file, golden_files
-    from tpbench.engine.training import dtype_of
+    from tpbench.engine.trainer import dtype_of
 
     reports = [compare_golden_file(path, dtype_of(precision), pack) for path in golden_files(folder)]
     rows = []

@@ -22,17 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tpbench
-from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, not_finite, require_shapes, targets_of
 from tpbench.engine.configuration import SCHEDULE, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, UsageError
 from tpbench.engine.golden import SHIPPED, compare_golden_file, golden_files, relative_error
 from tpbench.engine.methods import METHODS, Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
-from tpbench.engine.numerics import forget_constants
+from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.step import PackState
-from tpbench.engine.training import Trainer, dtype_of
+from tpbench.engine.step import PackState, Watched, not_finite, require_shapes, targets_of
+from tpbench.engine.trainer import Trainer, dtype_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
 _SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3

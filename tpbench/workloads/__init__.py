@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpbench.engine.lazy import lazily
+from tpbench.engine.startup import lazily
 from tpbench.workloads.catalogue import WORKLOADS, all_workloads, get_workload, is_file, workload_names
 from tpbench.workloads.workload import DATASETS, Workload
 

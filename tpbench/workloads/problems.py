@@ -133,7 +133,7 @@ def teacher_problem(
 
     from tpbench.engine import Problem
     from tpbench.engine.network import stream
-    from tpbench.engine.numerics import squared_error
+    from tpbench.engine.precision import squared_error
 
     generator, count = stream(seed, "teacher"), training + validation + test
     x = torch.randn(count, student.sizes[0], generator=generator, dtype=torch.float64)
