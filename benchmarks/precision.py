@@ -30,7 +30,7 @@ from tpbench.engine import (
     save_checkpoint,
 )
 from tpbench.engine.network import Parameters
-from tpbench.engine.products import EXACT, LoweredProducts, Products, slow_bfloat16
+from tpbench.engine.precision import EXACT, LoweredProducts, Products, slow_bfloat16
 from tpbench.engine.step import PackState
 from tpbench.results.formats import mean_and_deviation
 from tpbench.search.spaces import published_configuration

@@ -66,7 +66,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # Not at the top: the engine's package is read then, which takes longer than all of this.
-    from tpbench.engine.lazy import lazily
+    from tpbench.engine.startup import lazily
 
     found: object = lazily(globals(), _MODULES)(name)
     return found

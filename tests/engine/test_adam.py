@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tpbench.engine.adam import Adam, AdamSettings, update
-from tpbench.engine.capture import side_by_side
 from tpbench.engine.network import Parameters
 from tpbench.engine.rehearsal import rehearsing
+from tpbench.engine.trainer import side_by_side
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from tests.engine.test_fixtures import altered
 from tpbench.engine import METHODS, Trainer, device_checks
 from tpbench.engine.adam import Adam
-from tpbench.engine.capture import Step
 from tpbench.engine.device_checks import (
     EXACT,
     Difference,
@@ -25,13 +24,14 @@ from tpbench.engine.device_checks import (
     same_as_on_cpu,
 )
 from tpbench.engine.fixtures import Fixture
-from tpbench.engine.products import LoweredProducts
+from tpbench.engine.precision import LoweredProducts
 from tpbench.engine.rehearsal import rehearsing
 from tpbench.engine.step import PackState
+from tpbench.engine.trainer import Step
 
 
 class Replayed:
-    """Plays :class:`tpbench.engine.capture.CapturedStep` on a CPU: what is replayed is the step itself."""
+    """Plays :class:`tpbench.engine.trainer.CapturedStep` on a CPU: what is replayed is the step itself."""
 
     stale, ever = False, True
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tpbench.engine import noise
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise, minibatches_at_once
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.precision import Scratch
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import Architecture, get_method
-from tpbench.engine.numerics import cross_entropy, squared_error, tanh_difference_
+from tpbench.engine.precision import cross_entropy, squared_error, tanh_difference_
 from tpbench.engine.step import PackState
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, UsageError, example_configuration
-from tpbench.engine import products as module
-from tpbench.engine.products import EXACT, LARGE, Lasting, LoweredProducts, Operand, Products, products_of
+from tpbench.engine import precision as module
+from tpbench.engine.precision import EXACT, LARGE, Lasting, LoweredProducts, Operand, Products, products_of
 from tpbench.engine.step import PackState
 
 sizes = st.sampled_from([3, LARGE, LARGE + 3])

@@ -8,21 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tpbench.engine import (
-    METHODS,
-    PRECISIONS,
-    Architecture,
-    Minibatch,
-    Problem,
-    Trainer,
-    capture,
-    example_configuration,
-)
-from tpbench.engine.capture import CapturedStep
+from tpbench.engine import METHODS, PRECISIONS, Architecture, Minibatch, Problem, Trainer, example_configuration
+from tpbench.engine import trainer as capture
 from tpbench.engine.methods import Method, gradient_targets
 from tpbench.engine.rehearsal import READ_BACK, rehearse
 from tpbench.engine.step import PackState
-from tpbench.engine.training import Trainer as AnyTrainer
+from tpbench.engine.trainer import CapturedStep
+from tpbench.engine.trainer import Trainer as AnyTrainer
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from tpbench.engine import (
     example_configuration,
     rule_checks,
 )
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import (
     FEEDBACK_TRAINING,
     aligned_targets,
@@ -37,7 +36,7 @@ from tpbench.engine.methods import (
     propagated_targets,
 )
 from tpbench.engine.network import stream
-from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP
+from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP, Architecture
 from tpbench.engine.rule_checks import verify_method
 from tpbench.engine.step import PackState, forward_adam
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tpbench.engine import TpbenchError, UsageError, method_source, sources
-from tpbench.engine.sources import plugin_source
+from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine import plugins as sources
+from tpbench.engine.plugins import plugin_source
 
 RULE = (
     "from dataclasses import replace\nfrom tpbench.engine import METHODS\n"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.conftest import Inside
-from tpbench.engine import curvature, feedback, gauss_newton
+from tpbench.engine import feedback, gauss_newton
+from tpbench.engine import gauss_newton as curvature
 from tpbench.engine.theory import Check, losses, numbers, targets, updates
 from tpbench.engine.theory.check import DTYPE
 

@@ -21,7 +21,7 @@ from tpbench.engine import (
     load_checkpoint,
     save_checkpoint,
 )
-from tpbench.engine.schedule import Phase, Schedule
+from tpbench.engine.protocol import Phase, Schedule
 
 
 def trainer(

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
-from tpbench.engine import TpbenchError, UsageError, products
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine import precision as products
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal

@@ -18,7 +18,7 @@ import pytest
 from tests.sweeps.test_queue import pretend
 from tests.sweeps.test_scheduler import plain
 from tpbench.engine import EpochReport, TpbenchError
-from tpbench.engine.schedule import Phase
+from tpbench.engine.protocol import Phase
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs

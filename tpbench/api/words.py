@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from tpbench.engine.callers import warn_caller
-from tpbench.engine.errors import InterruptedWork, TpbenchError, visible
+from tpbench.engine.errors import InterruptedWork, TpbenchError, visible, warn_caller
 
 P = ParamSpec("P")
 T = TypeVar("T")

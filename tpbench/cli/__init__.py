@@ -17,7 +17,7 @@ from tpbench.cli.app import app
 
 # isort: on
 from tpbench.engine import TpbenchError
-from tpbench.engine.collector import collect_rarely
+from tpbench.engine.startup import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
 from tpbench.training.signals import ending_by_signals
 

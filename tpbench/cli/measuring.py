@@ -92,7 +92,7 @@ def bench(
 
 
 def _spell_rows(rows: list[BenchmarkRow]) -> str:
-    from tpbench.engine.clock import PHASES
+    from tpbench.engine.step import PHASES
 
     first = {(row.workload, row.method, row.pack): row for row in reversed(rows)}
     compared = len({row.precision for row in rows}) > 1
@@ -133,7 +133,7 @@ def verify_fixtures(
 
     if precision not in ("float32", "float64"):
         raise unknown("precision of fixtures", precision, ("float32", "float64"))
-    from tpbench.engine.training import dtype_of
+    from tpbench.engine.trainer import dtype_of
 
     reports = [verify_fixture(path, dtype_of(precision), pack) for path in fixture_files(folder)]
     rows = []

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter, check_configuration
 from tpbench.engine.errors import RuleError, TpbenchError, UsageError, unknown
-from tpbench.engine.lazy import lazily
 from tpbench.engine.methods import (
     METHODS,
     Method,
@@ -24,6 +22,7 @@ from tpbench.engine.methods import (
     method_source,
     method_title,
 )
+from tpbench.engine.parts import Architecture
 from tpbench.engine.protocol import (
     CURVES,
     PRECISIONS,
@@ -32,21 +31,21 @@ from tpbench.engine.protocol import (
     check_device_precision,
     check_precision,
 )
+from tpbench.engine.startup import lazily
 
 if TYPE_CHECKING:
-    from tpbench.engine.checkpoints import load_checkpoint, save_checkpoint
     from tpbench.engine.problem import Problem
-    from tpbench.engine.schedule import EpochReport
-    from tpbench.engine.training import Trainer
+    from tpbench.engine.protocol import EpochReport
+    from tpbench.engine.trainer import Trainer, load_checkpoint, save_checkpoint
 
-_CHECKPOINTS = "tpbench.engine.checkpoints"
+_CHECKPOINTS = "tpbench.engine.trainer"
 
 __getattr__ = lazily(
     globals(),
     {
         "Problem": "tpbench.engine.problem",
-        "EpochReport": "tpbench.engine.schedule",
-        "Trainer": "tpbench.engine.training",
+        "EpochReport": "tpbench.engine.protocol",
+        "Trainer": "tpbench.engine.trainer",
         "load_checkpoint": _CHECKPOINTS,
         "save_checkpoint": _CHECKPOINTS,
     },

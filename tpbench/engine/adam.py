@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tpbench.engine.capture import side_by_side
 from tpbench.engine.network import Parameters
+from tpbench.engine.trainer import side_by_side
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
-from tpbench.engine.checkpoints import load_checkpoint, save_checkpoint
 from tpbench.engine.errors import TpbenchError
 from tpbench.engine.fixtures import verify_fixture
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.network import Parameters, stream
+from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import LoweredProducts, products_of, slow_bfloat16
 from tpbench.engine.problem import Problem
-from tpbench.engine.products import LoweredProducts, products_of, slow_bfloat16
 from tpbench.engine.step import PackState
-from tpbench.engine.training import Trainer, dtype_of
+from tpbench.engine.trainer import Trainer, dtype_of, load_checkpoint, save_checkpoint
 
 EXACT = 1e-9
 """Largest relative difference in float64: what differs by more is another computation, not rounding."""

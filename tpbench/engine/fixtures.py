@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.arrays import ArrayArchive
 from tpbench.engine.configuration import check_configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import check_name
 from tpbench.engine.methods import Method, get_method
+from tpbench.engine.parts import Architecture
 from tpbench.engine.step import PackState, StepRecord
 
 Array = NDArray[np.float64]

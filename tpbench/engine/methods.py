@@ -36,10 +36,10 @@ from tpbench.engine.plugins import Plugins
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from tpbench.engine.architecture import Architecture
     from tpbench.engine.feedback import FeedbackState
     from tpbench.engine.network import Parameters
-    from tpbench.engine.products import Products
+    from tpbench.engine.parts import Architecture
+    from tpbench.engine.precision import Products
 
 # The smallest number that float32 holds with all its digits.
 _SMALLEST_DAMPING = 1.2e-38
@@ -97,7 +97,7 @@ class Minibatch:
         """``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, in the precision of the pack's products."""
         if self.products is None:
             return values.bmm(weight)
-        from tpbench.engine.products import Lasting
+        from tpbench.engine.precision import Lasting
 
         return self.products.bmm(values, Lasting(weight), values.new_empty(*values.shape[:2], weight.shape[2]))
 
@@ -160,7 +160,7 @@ def generalised_targets(batch: Minibatch) -> list[Tensor]:
 
     The output layer itself keeps the target of equation 2: K_L belongs to the feedback path alone.
     """
-    from tpbench.engine.curvature import apply_inverse_factor, root_probabilities
+    from tpbench.engine.gauss_newton import apply_inverse_factor, root_probabilities
 
     plain = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
     if batch.feedback is None:
@@ -458,7 +458,7 @@ def get_method(name: str) -> Method:
 
 
 def method_source(name: str) -> str:
-    """Whose code a method is: empty for a built-in one, else what :mod:`tpbench.engine.sources` says of its package.
+    """Whose code a method is: empty for a built-in one, else what :mod:`tpbench.engine.plugins` says of its package.
 
     Raises:
         UsageError: there is no such method.

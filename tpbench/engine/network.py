@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tpbench.engine.numerics import tanh_
-from tpbench.engine.products import EXACT, Lasting, Products
+from tpbench.engine.precision import EXACT, Lasting, Products, tanh_
 
 # Offsets of the arrays in a buffer are multiples of this many elements, so that vector loads stay aligned.
 _ALIGNMENT = 16

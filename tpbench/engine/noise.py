@@ -8,8 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from tpbench.engine.numerics import in_parallel
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.precision import Scratch, in_parallel
 
 # Numbers of one member that are drawn by one call. On a GPU each call is a launch, so that many are worth their memory
 # (4 MiB per member); a CPU would only push them out of its caches. It does not depend on the pack: on a GPU the numbers

@@ -6,12 +6,11 @@ from math import prod
 
 import torch
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.methods import Method, aligned_targets, gauss_newton_targets, gradient_targets
 from tpbench.engine.noise import minibatches_at_once
-from tpbench.engine.parts import Feedback
+from tpbench.engine.parts import Architecture, Feedback
 from tpbench.engine.problem import Problem
-from tpbench.engine.training import EVALUATION_CHUNK
+from tpbench.engine.trainer import EVALUATION_CHUNK
 
 
 def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:

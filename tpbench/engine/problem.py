@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.network import stream
-from tpbench.engine.numerics import Loss, cross_entropy
+from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import Loss, cross_entropy
 from tpbench.engine.splits import first_of_each_class, loses_class
 
 

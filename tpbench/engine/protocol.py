@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ PROTOCOL_VERSION = 1
 
 PRECISIONS = {"float32": "float32", "float64": "float64", "tf32": "float32", "bf16": "float32"}
 """By name, torch's name of the type that numbers have. ``tf32``: float32 whose products on a GPU keep 10 bits of the
-mantissa. ``bf16``: the operands of large products are rounded to bfloat16 (:mod:`tpbench.engine.products`). Neither is
+mantissa. ``bf16``: the operands of large products are rounded to bfloat16 (:mod:`tpbench.engine.precision`). Neither is
 used unless asked for."""
 
 
@@ -40,7 +41,7 @@ def why_not(precision: str, device: str, *, here: bool = True) -> str:
     if precision == "tf32" and not device.startswith("cuda"):
         return "exists on a GPU only"
     if precision == "bf16" and here:
-        from tpbench.engine.products import slow_bfloat16
+        from tpbench.engine.precision import slow_bfloat16
 
         if reason := slow_bfloat16(device):
             return f"would be slower than float32 here: {reason}"
@@ -99,3 +100,59 @@ class MemberHistory:
     def at_selected(self, curve: str) -> float | None:
         """The value of a curve at the selected epoch."""
         return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]
+
+
+# The epochs of section B.1 in their order, and what is heard after each.
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One epoch of the schedule: joint training, or feedback alone. ``epoch`` counts the joint epochs before it."""
+
+    kind: Literal["joint", "feedback"]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The epochs of section B.1: feedback pretraining, then joint epochs with pure feedback epochs between them.
+
+    Nothing of it is stored, so that measurements, which end by the clock, may ask for any number of epochs.
+    """
+
+    epochs: int
+    """Joint epochs."""
+    pretrain: int
+    between: int
+
+    def __len__(self) -> int:
+        return self.pretrain + self.epochs + self.between * max(self.epochs - 1, 0)
+
+    def __iter__(self) -> Iterator[Phase]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, position: int) -> Phase:
+        if not 0 <= position < len(self):
+            raise IndexError(f"the schedule has {len(self)} epochs, none at {position}")
+        if position < self.pretrain:
+            return Phase("feedback", 0)
+        epoch, after = divmod(position - self.pretrain, 1 + self.between)
+        return Phase("feedback", epoch + 1) if after else Phase("joint", epoch)
+
+    def joint_before(self, position: int) -> int:
+        """How many joint epochs lie before a position."""
+        return -(-max(position - self.pretrain, 0) // (1 + self.between))
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a caller hears after each epoch of a pack."""
+
+    phase: Phase
+    done: int
+    """Epochs of any kind done so far."""
+    total: int
+    best_validation_error: float | None
+    warnings: tuple[str, ...] = ()
+    """What is odd about the rule, said once, after the first joint epoch: hidden layers without any update, numbers
+    that were not finite from the start."""

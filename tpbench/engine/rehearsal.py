@@ -19,12 +19,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tpbench.engine.capture import CapturedStep, Step
 from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
-from tpbench.engine.numerics import forget_constants
+from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.training import Trainer
+from tpbench.engine.trainer import CapturedStep, Step, Trainer
 
 DEVICE = "cuda"
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
-from tpbench.engine.checks import Watched, not_finite, require_shapes, targets_of
 from tpbench.engine.configuration import SCHEDULE, Hyperparameter
 from tpbench.engine.errors import RuleError, UsageError
 from tpbench.engine.methods import Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
+from tpbench.engine.parts import Architecture
 from tpbench.engine.problem import Problem
 from tpbench.engine.rehearsal import READ_BACK, NeedsGpu, rehearse
-from tpbench.engine.step import PackState
+from tpbench.engine.step import PackState, Watched, not_finite, require_shapes, targets_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
 _SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpbench.engine.lazy import lazily
+from tpbench.engine.startup import lazily
 
 if TYPE_CHECKING:
     from tpbench.results.cells import Cell, choose_cells

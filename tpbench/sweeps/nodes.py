@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine.plugins import source_digest
 from tpbench.engine.protocol import why_not
-from tpbench.engine.sources import source_digest
 from tpbench.results.location import absolute, location
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.packs import ALL_SWEEPS

@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 
 from tpbench.engine import EpochReport, RuleError, TpbenchError
-from tpbench.engine.collector import collect_rarely
+from tpbench.engine.startup import collect_rarely
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder

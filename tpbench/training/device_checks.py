@@ -30,8 +30,8 @@ from tpbench.engine.device_checks import (
     same_as_on_cpu,
 )
 from tpbench.engine.fixtures import Fixture, fixture_bounds, fixture_files
-from tpbench.engine.products import slow_bfloat16
-from tpbench.engine.training import dtype_of
+from tpbench.engine.precision import slow_bfloat16
+from tpbench.engine.trainer import dtype_of
 from tpbench.training.memory_limit import limited_pack, provoked_pack
 from tpbench.training.packs import out_of_memory
 from tpbench.workloads import WORKLOADS

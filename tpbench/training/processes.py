@@ -20,7 +20,7 @@ import torch
 from tpbench.engine import Problem, TpbenchError, get_method
 from tpbench.engine.errors import format_bytes
 from tpbench.engine.operations import joint_operations, member_bytes
-from tpbench.engine.training import dtype_of
+from tpbench.engine.trainer import dtype_of
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 
 # A process imports torch and reads the data for some seconds: less work than this is done sooner by one.
@@ -156,7 +156,7 @@ _CHILD = (
     "import json, signal, sys; "
     "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)]; "
     "task = json.loads(sys.stdin.readline()); "
-    "sys.path[:] = task['path']; from tpbench.engine.collector import collect_rarely; collect_rarely(); "
+    "sys.path[:] = task['path']; from tpbench.engine.startup import collect_rarely; collect_rarely(); "
     "from tpbench.training.processes import work; work(task)"
 )
 # Seconds in which a process that was asked to end closes its trackers, which it waits for a little less.

@@ -19,8 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tpbench.engine.callers import warn_caller
-from tpbench.engine.errors import visible
+from tpbench.engine.errors import visible, warn_caller
 from tpbench.results.terminal import print_line
 from tpbench.training.quiet import real_output
 

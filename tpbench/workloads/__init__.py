@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpbench.engine.lazy import lazily
+from tpbench.engine.startup import lazily
 from tpbench.workloads.catalogue import WORKLOADS, all_workloads, get_workload, is_file, workload_names
 from tpbench.workloads.specs import DATASETS
 from tpbench.workloads.workload import Workload

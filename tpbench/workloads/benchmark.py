@@ -13,9 +13,9 @@ from statistics import median
 import torch
 
 from tpbench.engine import Problem, Trainer, example_configuration, get_method
-from tpbench.engine.clock import PHASES, Clock
 from tpbench.engine.operations import joint_operations, step_bytes
-from tpbench.engine.training import dtype_of
+from tpbench.engine.step import PHASES, Clock
+from tpbench.engine.trainer import dtype_of
 from tpbench.workloads.normalising import scale_and_shift
 from tpbench.workloads.workload import Workload
 

@@ -8,7 +8,7 @@ import torch
 
 from tpbench.engine import Architecture, Problem
 from tpbench.engine.network import stream
-from tpbench.engine.numerics import squared_error
+from tpbench.engine.precision import squared_error
 
 HIDDEN_LAYERS, HIDDEN_UNITS = 4, 1000
 

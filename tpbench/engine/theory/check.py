@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.alignment import angles
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.network import Parameters, stream
+from tpbench.engine.parts import Architecture
 
 DTYPE = torch.float64
 

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tpbench.engine.curvature import apply_factor, hessian, root_probabilities
-from tpbench.engine.feedback import FeedbackState
-from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+from tpbench.engine.feedback import FeedbackState, feedback_gradients
+from tpbench.engine.gauss_newton import apply_factor, gauss_newton_change, hessian, output_jacobians, root_probabilities
 from tpbench.engine.methods import Minibatch, generalised_targets
 from tpbench.engine.network import Parameters, forward
-from tpbench.engine.numerics import cross_entropy, tanh_slope
 from tpbench.engine.parts import DIFFERENCE, DIRECT_LINEAR, GENERALISED, Reconstruction
-from tpbench.engine.reconstruction import feedback_gradients
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.precision import Scratch, cross_entropy, tanh_slope
 from tpbench.engine.theory.check import DTYPE, Check, draw, network
 
 _SIZES = (4, 6, 5, 3)

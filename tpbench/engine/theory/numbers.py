@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from tpbench.engine.gauss_newton import gauss_newton_change
-from tpbench.engine.numerics import tanh_difference_, tanh_slope
+from tpbench.engine.precision import tanh_difference_, tanh_slope
 from tpbench.engine.theory.check import DTYPE, Check, degrees, draw, relative
 
 _OUTPUTS, _MATRICES = 10, 5

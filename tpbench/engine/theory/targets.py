@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch, propagated_targets
 from tpbench.engine.network import Parameters, forward
-from tpbench.engine.numerics import squared_error, tanh_slope
-from tpbench.engine.parts import LAYERWISE_TANH
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.parts import LAYERWISE_TANH, Architecture
+from tpbench.engine.precision import Scratch, squared_error, tanh_slope
 from tpbench.engine.theory.check import DTYPE, Check, draw, network, relative
 
 _WIDTH, _BATCH = 5, 3

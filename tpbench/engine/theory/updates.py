@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tpbench.engine.architecture import Architecture
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import METHODS
 from tpbench.engine.network import Parameters
-from tpbench.engine.numerics import squared_error
-from tpbench.engine.parts import Feedback
-from tpbench.engine.scratch import Scratch
+from tpbench.engine.parts import Architecture, Feedback
+from tpbench.engine.precision import Scratch, squared_error
 from tpbench.engine.step import PackState
 from tpbench.engine.theory.check import DTYPE, Check, cosine, degrees, draw
 
