@@ -8,7 +8,7 @@ import torch
 from tpbench.engine.adam import Adam, AdamSettings, update
 from tpbench.engine.network import Parameters
 from tpbench.engine.rehearsal import rehearsing
-from tpbench.engine.trainer import side_by_side
+from tpbench.engine.trainer import run_parallel
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 
@@ -99,5 +99,5 @@ def test_side_by_side_does_every_task() -> None:
     done: list[int] = []
     for count in (0, 1, 20):
         done.clear()
-        side_by_side([lambda number=number: done.append(number) for number in range(count)], torch.device("cpu"))
+        run_parallel([lambda number=number: done.append(number) for number in range(count)], torch.device("cpu"))
         assert done == list(range(count))

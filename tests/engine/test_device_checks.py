@@ -24,14 +24,14 @@ from tpbench.engine.device_checks import (
     same_as_on_cpu,
 )
 from tpbench.engine.fixtures import Fixture
-from tpbench.engine.precision import LoweredProducts
+from tpbench.engine.precision import ReducedPrecisionMatmul
 from tpbench.engine.rehearsal import rehearsing
 from tpbench.engine.step import PackState
 from tpbench.engine.trainer import Step
 
 
 class Replayed:
-    """Plays :class:`tpbench.engine.trainer.CapturedStep` on a CPU: what is replayed is the step itself."""
+    """Plays :class:`tpbench.engine.trainer.CudaGraphStep` on a CPU: what is replayed is the step itself."""
 
     stale, ever = False, True
 
@@ -59,7 +59,7 @@ class Never(Replayed):
 
 
 def play(monkeypatch: pytest.MonkeyPatch, kind: type[Replayed], captures: Any) -> None:
-    monkeypatch.setattr(Trainer, "captured_step", kind)
+    monkeypatch.setattr(Trainer, "cuda_graph_step", kind)
     monkeypatch.setattr(Trainer, "captures", property(captures))
 
 
@@ -96,7 +96,7 @@ def test_what_is_captured_does_not_keep_its_trainer(monkeypatch: pytest.MonkeyPa
     try:
         trainer = device_checks._trainer(METHODS["dtp"], "cpu")
         trainer.advance()
-        assert trainer.captured == ["feedback"]
+        assert trainer.cuda_graphs == ["feedback"]
         gone = weakref.ref(trainer)
         del trainer
         assert gone() is None
@@ -106,13 +106,13 @@ def test_what_is_captured_does_not_keep_its_trainer(monkeypatch: pytest.MonkeyPa
 
 def test_steps_are_captured_on_a_gpu_only_and_where_nobody_looks() -> None:
     trainer = device_checks._trainer(METHODS["bp"], "cpu")
-    assert not trainer.captures
+    assert not trainer.uses_cuda_graphs
     trainer.device = torch.device("cuda")
-    assert trainer.captures
+    assert trainer.uses_cuda_graphs
     trainer.capture = False
-    assert not trainer.captures
+    assert not trainer.uses_cuda_graphs
     trainer.capture, trainer.pack.observer = True, lambda batch, gradients: None
-    assert not trainer.captures
+    assert not trainer.uses_cuda_graphs
 
 
 def otherwise(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
@@ -231,8 +231,8 @@ def test_products_are_what_they_were_before() -> None:
 def test_wrong_products_in_bfloat16_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_checks, "slow_bfloat16", lambda device: "slow")
     assert gradient_error(METHODS["dtp"], "bf16", "cpu").passed
-    lower = LoweredProducts._lower
-    monkeypatch.setattr(LoweredProducts, "_lower", lambda self, operand, name: 2 * lower(self, operand, name))
+    lower = ReducedPrecisionMatmul._lower
+    monkeypatch.setattr(ReducedPrecisionMatmul, "_lower", lambda self, operand, name: 2 * lower(self, operand, name))
     assert gradient_error(METHODS["dtp"], "bf16", "cpu").passed is False
 
 
@@ -251,7 +251,7 @@ def test_fixtures_go_to_the_device(shared_data: Path) -> None:
     fixture = Fixture(shared_data / "golden" / "ddtp-rhl.npz")
     with rehearsing():
         pack = fixture.pack(2, torch.float64, "cuda")
-        pack.targets_checked = True
+        pack.validated = True
         record = fixture.run_step(pack, 0)
         assert {tensor.device.type for tensor in (*record.activities, *pack.fixed.values())} == {"cuda"}
 
@@ -259,9 +259,9 @@ def test_fixtures_go_to_the_device(shared_data: Path) -> None:
 def test_the_hosts_noise_goes_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_checks, "_MINIBATCHES", 1)
     with rehearsing():
-        trainer = device_checks._trainer(METHODS["dtp"], "cuda", "float64", host_noise=True, capture=False)
+        trainer = device_checks._trainer(METHODS["dtp"], "cuda", "float64", host_noise=True, cuda_graph=False)
         drawn = [noise for noise in trainer._noise(trainer._minibatches()) if noise is not None]
         assert [(noise.device.type, len(noise)) for noise in drawn] == [("cuda", 3)] * 2
-        trainer.pack.targets_checked = True
+        trainer.pack.validated = True
         assert trainer.train_epoch("joint") == 2
         assert trainer.train_epoch("feedback") == 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tpbench.engine import noise
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise, minibatches_at_once
-from tpbench.engine.precision import Scratch
+from tpbench.engine.precision import Workspace
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_the_numbers_are_those_of_single_draws(
     try:
         generators = [stream(seed, "noise") for seed in range(members)]
         # What is yielded lasts until the next is asked for.
-        together = [drawn.clone() for drawn in draw_noise(sizes, units, generators, Scratch(torch.float32, CPU))]
+        together = [drawn.clone() for drawn in draw_noise(sizes, units, generators, Workspace(torch.float32, CPU))]
     finally:
         noise._AT_ONCE["cpu"] = kept
     assert len(together) == len(sizes)

@@ -1,4 +1,4 @@
-"""Products with operands in bfloat16: what is rounded, what is not, and where they are refused."""
+"""MatmulPolicy with operands in bfloat16: what is rounded, what is not, and where they are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import Tensor
 
 from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, UsageError, example_configuration
 from tpbench.engine import precision as module
-from tpbench.engine.precision import EXACT, LARGE, Lasting, LoweredProducts, Operand, Products, products_of
+from tpbench.engine.precision import (
+    EXACT_MATMUL,
+    LARGE,
+    Lasting,
+    MatmulPolicy,
+    Operand,
+    ReducedPrecisionMatmul,
+    matmul_policy,
+)
 from tpbench.engine.step import PackState
 
 sizes = st.sampled_from([3, LARGE, LARGE + 3])
@@ -34,7 +42,7 @@ def test_large_products_have_rounded_operands(
         return  # a GPU's alone
     a, b, summand = draw(2, m, k), draw(2, k, n, seed=1), draw(2, 1, n, seed=2)
     b = b.mT.contiguous().mT if transposed else b
-    lowered = LoweredProducts("cpu", simulated=simulated, rounded=result)
+    lowered = ReducedPrecisionMatmul("cpu", simulated=simulated, rounded=result)
     large = min(m, k, n) >= LARGE
     expected = rounded(a) @ rounded(b) if large else a.double() @ b.double()
     # Another order of adding up may round a result to the neighbouring number.
@@ -51,11 +59,13 @@ def test_large_products_have_rounded_operands(
 
 
 def test_a_lasting_operand_is_converted_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    lowered, a, b = LoweredProducts("cpu", simulated=True), draw(1, LARGE, LARGE), draw(1, LARGE, LARGE, seed=1)
+    lowered, a, b = ReducedPrecisionMatmul("cpu", simulated=True), draw(1, LARGE, LARGE), draw(1, LARGE, LARGE, seed=1)
     weight, converted = Lasting(b), []
-    original = LoweredProducts._round
+    original = ReducedPrecisionMatmul._round
     monkeypatch.setattr(
-        LoweredProducts, "_round", lambda self, values: (converted.append(values is b), original(self, values))[1]
+        ReducedPrecisionMatmul,
+        "_round",
+        lambda self, values: (converted.append(values is b), original(self, values))[1],
     )
     before = lowered.bmm(a, weight, torch.empty_like(a))
     assert torch.equal(lowered.bmm(a, weight.mT.mT, torch.empty_like(a)), before)
@@ -66,13 +76,13 @@ def test_a_lasting_operand_is_converted_once_until_it_changes(monkeypatch: pytes
     assert sum(converted) == 2
 
 
-def packs(method: str, *products: module.Products) -> list[PackState]:
+def packs(method: str, *products: module.MatmulPolicy) -> list[PackState]:
     """The same step with each kind of products, on a network whose hidden products are large."""
     architecture = Architecture((80, 72, 70, 66, 10), random_hidden=68)
     rule = METHODS[method]
     found = []
     for kind in products:
-        pack = PackState(rule, architecture, [example_configuration(rule)] * 2, [0, 1], products=kind)
+        pack = PackState(rule, architecture, [example_configuration(rule)] * 2, [0, 1], matmul=kind)
         noise = [draw(2, 64, architecture.sizes[i], seed=i) for i in architecture.hidden]
         labels = torch.arange(128).view(2, 64) % 10
         pack.joint_step(draw(2, 64, 80), labels, noise if rule.trains_feedback else None)
@@ -82,7 +92,7 @@ def packs(method: str, *products: module.Products) -> list[PackState]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gradients_of_a_step_keep_two_digits(method: str) -> None:
-    exact, lowered = packs(method, EXACT, LoweredProducts("cpu", simulated=True))
+    exact, lowered = packs(method, EXACT_MATMUL, ReducedPrecisionMatmul("cpu", simulated=True))
     groups = [(exact.forward_gradients, lowered.forward_gradients)]
     if exact.feedback_gradients and lowered.feedback_gradients:
         groups.append((exact.feedback_gradients, lowered.feedback_gradients))
@@ -96,7 +106,7 @@ def test_the_gradients_of_a_step_keep_two_digits(method: str) -> None:
 
 def test_the_simulation_is_what_torch_computes() -> None:
     """In torch's bfloat16, however slow it is here."""
-    simulated, real = packs("ddtp-rhl", LoweredProducts("cpu", simulated=True), LoweredProducts("cpu"))
+    simulated, real = packs("ddtp-rhl", ReducedPrecisionMatmul("cpu", simulated=True), ReducedPrecisionMatmul("cpu"))
     for name in real.forward_gradients:
         error = float((simulated.forward_gradients[name] - real.forward_gradients[name]).norm())
         assert error <= 3e-3 * float(real.forward_gradients[name].norm()), name
@@ -107,7 +117,7 @@ def test_evaluation_is_exact_and_members_do_not_depend_on_their_pack() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(400, 80, generator=generator), torch.arange(400) % 10
     problem = Problem(architecture, x, y, x, y, validation_size=80, batch_size=64)
-    kind = LoweredProducts("cpu", simulated=True)
+    kind = ReducedPrecisionMatmul("cpu", simulated=True)
     histories = []
     for seeds in ([0, 1], [1]):
         trainer = Trainer(
@@ -117,7 +127,7 @@ def test_evaluation_is_exact_and_members_do_not_depend_on_their_pack() -> None:
             seeds,
             epochs=1,
             precision="bf16",
-            products=kind.anew(),
+            matmul=kind.clone(),
         )
         trainer.advance()
         histories.append(trainer.histories[-1])
@@ -127,11 +137,11 @@ def test_evaluation_is_exact_and_members_do_not_depend_on_their_pack() -> None:
 
 
 def test_packs_that_lose_members_go_on_with_memory_of_their_own() -> None:
-    (pack,) = packs("dtp", LoweredProducts("cpu", simulated=True))
+    (pack,) = packs("dtp", ReducedPrecisionMatmul("cpu", simulated=True))
     chosen = pack.select([1])
-    assert isinstance(chosen.products, LoweredProducts)
-    assert chosen.products is not pack.products
-    assert chosen.products.simulated
+    assert isinstance(chosen.matmul, ReducedPrecisionMatmul)
+    assert chosen.matmul is not pack.matmul
+    assert chosen.matmul.simulated
 
 
 def test_slow_bfloat16_is_refused(small_problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,16 +152,21 @@ def test_slow_bfloat16_is_refused(small_problem: Problem, monkeypatch: pytest.Mo
         Trainer(rule, small_problem, [example_configuration(rule)], [0], epochs=1, precision="bf16")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     trainer = Trainer(rule, small_problem, [example_configuration(rule)], [0], epochs=1, precision="bf16")
-    assert isinstance(trainer.pack.products, LoweredProducts)
+    assert isinstance(trainer.pack.matmul, ReducedPrecisionMatmul)
     assert trainer.pack.forward.flat.dtype == torch.float32
 
 
 def test_other_precisions_multiply_exactly() -> None:
-    assert products_of("float32", "cpu") is products_of("float64", "cpu") is products_of("tf32", "cuda") is EXACT
+    assert (
+        matmul_policy("float32", "cpu")
+        is matmul_policy("float64", "cpu")
+        is matmul_policy("tf32", "cuda")
+        is EXACT_MATMUL
+    )
 
 
-class RoundedEachTime(Products):
-    """What :class:`LoweredProducts` computes, without anything that is kept."""
+class RoundedEachTime(MatmulPolicy):
+    """What :class:`ReducedPrecisionMatmul` computes, without anything that is kept."""
 
     def bmm(self, a: Operand, b: Operand, out: Tensor) -> Tensor:
         left, right = (operand.plain if isinstance(operand, Lasting) else operand for operand in (a, b))
@@ -184,9 +199,9 @@ def test_nothing_that_is_kept_is_out_of_date(method: str) -> None:
     """Several steps of both kinds, of other sizes and with a member that leaves, against products that keep nothing."""
     architecture, rule = Architecture((80, 72, 70, 66, 10), random_hidden=68), RULES[method]
     flat = []
-    for kind in (LoweredProducts("cpu", simulated=True), RoundedEachTime()):
+    for kind in (ReducedPrecisionMatmul("cpu", simulated=True), RoundedEachTime()):
         configuration = example_configuration(rule)
-        pack = PackState(rule, architecture, [configuration] * 2, [0, 1], products=kind)
+        pack = PackState(rule, architecture, [configuration] * 2, [0, 1], matmul=kind)
         for step, batch in enumerate((64, 96, 64)):
             if step == 2:
                 pack = pack.select([1])

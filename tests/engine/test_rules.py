@@ -28,6 +28,7 @@ from tpbench.engine import (
     example_configuration,
     rule_checks,
 )
+from tpbench.engine.adam import forward_settings
 from tpbench.engine.methods import (
     FEEDBACK_TRAINING,
     aligned_targets,
@@ -38,7 +39,7 @@ from tpbench.engine.methods import (
 from tpbench.engine.network import stream
 from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP, Architecture
 from tpbench.engine.rule_checks import verify_method
-from tpbench.engine.step import PackState, forward_adam
+from tpbench.engine.step import PackState
 
 PLAIN = ("lr", "beta1", "beta2", "epsilon")
 Rule = Callable[[Minibatch], Any]
@@ -236,7 +237,7 @@ def test_no_two_members_of_the_test_pack_share_a_value(names: tuple[str, ...]) -
     found = rule_checks._configurations(rule)
     for name in names:
         assert len({values[name] for values in found}) == 3
-    assert len({forward_adam(values).lr for values in found}) == 3
+    assert len({forward_settings(values).lr for values in found}) == 3
     for values in found:
         assert check_configuration(values, rule.described.values()) == values
     assert found[0] == example_configuration(rule)

@@ -22,7 +22,7 @@ from tpbench.engine.fixtures import verify_fixture
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.parts import Architecture
-from tpbench.engine.precision import LoweredProducts, products_of, slow_bfloat16
+from tpbench.engine.precision import ReducedPrecisionMatmul, matmul_policy, slow_bfloat16
 from tpbench.engine.problem import Problem
 from tpbench.engine.step import PackState
 from tpbench.engine.trainer import Trainer, dtype_of, load_checkpoint, save_checkpoint
@@ -93,15 +93,15 @@ def captured_and_not(method: Method, device: str, precision: str = "float32") ->
     found = []
     for equal in (False, True):
         replayed, stepwise = (
-            _trainer(method, device, precision, network, batch, equal=equal, capture=capture)
+            _trainer(method, device, precision, network, batch, equal=equal, cuda_graph=capture)
             for capture in (True, False)
         )
         for pack in (replayed, stepwise):
             _advance(pack, len(pack.phases))
         kinds = {phase.kind for phase in replayed.phases}
-        if missing := kinds - set(replayed.captured):
+        if missing := kinds - set(replayed.cuda_graphs):
             return Found(f"no step of a {' or '.join(sorted(missing))} epoch was captured", False)
-        if stepwise.captured:
+        if stepwise.cuda_graphs:
             return Found("the epochs to compare with were captured too", False)
         found.append(difference(replayed, stepwise))
     worst = max(found, key=lambda d: d.size)
@@ -112,7 +112,9 @@ def captured_and_not(method: Method, device: str, precision: str = "float32") ->
 def same_as_on_cpu(method: Method, precision: str, device: str) -> Found:
     """A short training on the device, step by step, and on the CPU, with the CPU's noise on both."""
     with _one_thread():
-        there, here = (_trainer(method, place, precision, host_noise=True, capture=False) for place in (device, "cpu"))
+        there, here = (
+            _trainer(method, place, precision, host_noise=True, cuda_graph=False) for place in (device, "cpu")
+        )
         for pack in (there, here):
             _advance(pack, len(pack.phases))
     worst = difference(there, here)
@@ -284,7 +286,7 @@ def _first_gradients(method: Method, precision: str, device: str) -> dict[str, T
     generator, dtype = stream(0, "verify device"), dtype_of(precision)
     sizes, members = _FULL_WIDTH.sizes, 2
     lowered = precision == "bf16" and slow_bfloat16(device)
-    products = LoweredProducts(device, simulated=True) if lowered else products_of(precision, device)
+    products = ReducedPrecisionMatmul(device, simulated=True) if lowered else matmul_policy(precision, device)
     pack = PackState(
         method,
         _FULL_WIDTH,
@@ -292,7 +294,7 @@ def _first_gradients(method: Method, precision: str, device: str) -> dict[str, T
         list(range(members)),
         dtype=dtype,
         device=device,
-        products=products,
+        matmul=products,
     )
     x, *noise = (torch.randn(members, _FULL_BATCH, n, generator=generator).to(device, dtype) for n in sizes[:-1])
     y = torch.randint(0, sizes[-1], (members, _FULL_BATCH), generator=generator).to(device)

@@ -83,7 +83,7 @@ class Fixture:
         self.method_name = ALIASES.get(self.name, self.name)
         self.method: Method = get_method(self.method_name)
         wanted = {name: self.given[name] for name in self.method.names if name in self.given}
-        self.configuration = check_configuration(wanted, self.method.described.values(), where=str(path))
+        self.configuration = check_configuration(wanted, self.method.hyperparameter_specs.values(), where=str(path))
 
     def __getitem__(self, name: str) -> Array:
         try:

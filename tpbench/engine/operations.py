@@ -7,6 +7,7 @@ from math import prod
 import torch
 
 from tpbench.engine.methods import Method, aligned_targets, gauss_newton_targets, gradient_targets
+from tpbench.engine.network import network_layers
 from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.parts import Architecture, Feedback
 from tpbench.engine.problem import Problem
@@ -120,7 +121,8 @@ def member_bytes(
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
-    forward, feedback = sum(map(prod, architecture.forward_shapes().values())), 0
+    shapes = [shape for layer in network_layers(architecture) for shape in layer.shapes.values()]
+    forward, feedback = sum(map(prod, shapes)), 0
     numbers = 4 * forward
     if method.feedback:
         feedback = sum(map(prod, method.feedback.shapes(architecture).values()))

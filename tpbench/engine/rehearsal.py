@@ -23,7 +23,7 @@ from tpbench.engine.errors import RuleError
 from tpbench.engine.methods import Method, example_configuration
 from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.trainer import CapturedStep, Step, Trainer
+from tpbench.engine.trainer import CudaGraphStep, Step, Trainer
 
 DEVICE = "cuda"
 
@@ -65,7 +65,7 @@ def rehearsing() -> Iterator[None]:
         forget_constants()
 
 
-class _RehearsedStep(CapturedStep):
+class _RehearsedStep(CudaGraphStep):
     """Runs the step and lets nothing in it cross between host and GPU."""
 
     def __call__(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
@@ -77,7 +77,7 @@ class _RehearsedStep(CapturedStep):
 class _RehearsedTrainer(Trainer):
     """A trainer on a GPU that is not there: its generators are the host's."""
 
-    captured_step = _RehearsedStep
+    cuda_graph_step = _RehearsedStep
 
     def _generators(self) -> list[torch.Generator]:
         return [self._stream(p, "noise") for p in self.alive]
@@ -128,11 +128,11 @@ def rehearse(method: Method, problem: Problem, members: int, precision: str = "f
             method, _without_numbers(problem), configurations, seeds, epochs=1, device=DEVICE, precision=precision
         )
         # It looks at a rule's first results once, before anything is captured.
-        trainer.pack.targets_checked = True
+        trainer.pack.validated = True
         try:
             if method.trains_feedback:
-                trainer.measured_feedback_epoch()
-            trainer.measured_joint_epoch()
+                trainer.train_epoch("feedback")
+            trainer.train_epoch("joint")
         except RuleError as error:
             if isinstance(error.__cause__, READ_BACK):
                 raise error.__cause__ from None

@@ -15,7 +15,7 @@ from tpbench.engine.network import Parameters, stream
 from tpbench.engine.parts import Architecture
 from tpbench.engine.problem import Problem
 from tpbench.engine.rehearsal import READ_BACK, NeedsGpu, rehearse
-from tpbench.engine.step import PackState, Watched, not_finite, require_shapes, targets_of
+from tpbench.engine.step import MutationGuard, PackState, compute_targets, find_non_finite, require_shapes
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
 _SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3
@@ -103,7 +103,7 @@ def _configurations(method: Method) -> list[dict[str, float]]:
     for k, name in enumerate(names):
         share = 0.1 * (1 - k / (2 * len(names)))
         for member, values in enumerate(configurations):
-            values[name] = _varied(method.described[name], values[name], member, share)
+            values[name] = _varied(method.hyperparameter_specs[name], values[name], member, share)
     return configurations
 
 
@@ -143,21 +143,21 @@ def _minibatch(method: Method) -> Minibatch:
 
 def _shapes(method: Method) -> str:
     batch = _minibatch(method)
-    require_shapes(method, batch, targets_of(method, batch))
+    require_shapes(method, batch, compute_targets(method, batch))
     return f"{_NETWORK.depth} targets, each (members, batch, units)"
 
 
 def _finite(method: Method) -> str:
     batch = _minibatch(method)
-    if found := not_finite(batch, targets_of(method, batch)):
+    if found := find_non_finite(batch, compute_targets(method, batch)):
         raise RuleError(found)
     return "all numbers are finite"
 
 
 def _unchanged(method: Method) -> str:
     batch = _minibatch(method)
-    watched = Watched(batch)
-    targets_of(method, batch)
+    watched = MutationGuard(batch)
+    compute_targets(method, batch)
     watched.require_unchanged(method)
     return "nothing of the minibatch is changed in place"
 
@@ -165,12 +165,12 @@ def _unchanged(method: Method) -> str:
 def _repeatable(method: Method) -> str:
     batch = _minibatch(method)
     kept = batch.feedback.parameters.flat.clone() if batch.feedback else None
-    first = targets_of(method, batch)
+    first = compute_targets(method, batch)
     copies = [target.clone() for target in first]
     if batch.feedback and kept is not None:
         batch.feedback.parameters.flat.copy_(kept)
     batch.generators = [stream(seed, "rule") for seed in _SEEDS]
-    second = targets_of(method, batch)
+    second = compute_targets(method, batch)
     for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
         if not torch.equal(copy, other):
             raise RuleError(f"the second call gives another target of layer {i}{_HINT}")
@@ -230,7 +230,7 @@ def _problem() -> Problem:
 
 
 def _read_backs(method: Method) -> str:
-    if not method.can_capture([example_configuration(method)]):
+    if not method.allows_cuda_graph([example_configuration(method)]):
         return "declared not capturable: a GPU runs it step by step"
     try:
         rehearse(method, _problem(), len(_SEEDS))

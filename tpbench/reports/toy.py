@@ -11,8 +11,7 @@ from tpbench.engine import Architecture, get_method
 from tpbench.engine.alignment import null_space_share
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch
-from tpbench.engine.network import Parameters, stream
-from tpbench.engine.precision import squared_error
+from tpbench.engine.network import Parameters, squared_error, stream
 from tpbench.engine.step import PackState
 from tpbench.workloads.teacher import teacher_problem
 

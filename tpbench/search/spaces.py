@@ -183,7 +183,7 @@ def _known(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
     """The hyperparameters there are, and those that rules of packages bring along; unknown methods are found later."""
     found = {name: [hyperparameter] for name, hyperparameter in HYPERPARAMETERS.items()}
     for method in methods:
-        for name, own in get_method(method).described.items() if method in method_names() else ():
+        for name, own in get_method(method).hyperparameter_specs.items() if method in method_names() else ():
             if own not in found.setdefault(name, []):
                 found[name].append(own)
     return found
@@ -312,7 +312,7 @@ def spell_space(method: str, path: Path | None = None) -> str:
         UsageError: no space covers the method.
     """
     space = space_for(method, path)
-    described = get_method(method).described
+    described = get_method(method).hyperparameter_specs
     lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
     for name, (kind, *values) in space.describe().items():
         spelled = ", ".join(map(_spell_number, values))

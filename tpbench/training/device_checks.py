@@ -169,7 +169,7 @@ def _captured(request: Request) -> Iterator[Check]:
             find = partial(captured_and_not, get_method(name), request.device, precision)
             if precision == "bf16" and slow:
                 find = partial(_not_here, slow)
-            if not get_method(name).can_capture([example_configuration(get_method(name))]):
+            if not get_method(name).allows_cuda_graph([example_configuration(get_method(name))]):
                 find = partial(_not_here, "runs step by step: declared not capturable")
             yield Check(f"{name}, {precision}", f"bit for bit, or to {bound:.0e}", find)
 

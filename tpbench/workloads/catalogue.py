@@ -8,7 +8,7 @@ from typing import Any
 
 from tpbench.engine import UsageError, unknown
 from tpbench.engine.files import is_regular_file, user_path
-from tpbench.engine.plugins import Plugins
+from tpbench.engine.plugins import Registry
 from tpbench.workloads.declaration import declared
 from tpbench.workloads.workload import Workload
 
@@ -72,7 +72,7 @@ def _read_plugin(name: str, found: object) -> Workload:
     return workload
 
 
-PLUGINS = Plugins("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
+PLUGINS = Registry("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
 """The workloads that installed packages add: each entry point is the path of a workload's file."""
 
 
@@ -97,7 +97,7 @@ def all_workloads() -> dict[str, Workload]:
 
     Of a package that is broken a line on standard error tells.
     """
-    return {**WORKLOADS, **PLUGINS.load_all()}
+    return PLUGINS.all()
 
 
 def get_workload(name: str) -> Workload:

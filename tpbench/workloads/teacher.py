@@ -7,8 +7,7 @@ import math
 import torch
 
 from tpbench.engine import Architecture, Problem
-from tpbench.engine.network import stream
-from tpbench.engine.precision import squared_error
+from tpbench.engine.network import squared_error, stream
 
 HIDDEN_LAYERS, HIDDEN_UNITS = 4, 1000
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.alignment import angles
-from tpbench.engine.network import Parameters, stream
+from tpbench.engine.network import Parameters, forward_parameters, network_layers, stream
 from tpbench.engine.parts import Architecture
 
 DTYPE = torch.float64
@@ -48,7 +48,7 @@ def draw(name: str, *shape: int) -> Tensor:
 def network(name: str, *sizes: int, gain: float = 1.0) -> tuple[Architecture, Parameters]:
     """A network of one member with weights ``N(0, gain^2 / fan_in)`` and biases of 0.1."""
     architecture = Architecture(sizes)
-    parameters = Parameters(architecture.forward_shapes(), 1, dtype=DTYPE, device="cpu")
+    parameters = forward_parameters(network_layers(architecture), 1, dtype=DTYPE, device="cpu")
     for i in architecture.layers:
         shape = (1, sizes[i], sizes[i - 1])
         parameters[f"W{i}"].copy_(draw(f"{name} W{i}", *shape) * gain / sizes[i - 1] ** 0.5)

@@ -11,9 +11,9 @@ from torch import Tensor
 from tpbench.engine.feedback import FeedbackState, feedback_gradients
 from tpbench.engine.gauss_newton import apply_factor, gauss_newton_change, hessian, output_jacobians, root_probabilities
 from tpbench.engine.methods import Minibatch, generalised_targets
-from tpbench.engine.network import Parameters, forward
+from tpbench.engine.network import Parameters, cross_entropy, forward, network_layers
 from tpbench.engine.parts import DIFFERENCE, DIRECT_LINEAR, GENERALISED, Reconstruction
-from tpbench.engine.precision import Scratch, cross_entropy, tanh_slope
+from tpbench.engine.precision import Workspace, tanh_slope
 from tpbench.engine.theory.check import DTYPE, Check, draw, network
 
 _SIZES = (4, 6, 5, 3)
@@ -32,7 +32,7 @@ class Loop:
         self.batch = self.architecture.sizes[1] * self.architecture.sizes[2]  # a multiple of both widths
         x = draw(f"{name} x", 1, 1, _SIZES[0]).expand(1, self.batch, -1).contiguous()
         self.activities = [x, *(torch.empty(1, self.batch, n, dtype=DTYPE) for n in _SIZES[1:])]
-        forward(self.parameters, self.activities, self.architecture.depth)
+        forward(network_layers(self.architecture), self.parameters, self.activities)
         self.slopes = [x, *(tanh_slope(self.activities[i]) for i in self.architecture.hidden)]
         self.noise = [self._directions(_SIZES[i]) for i in self.architecture.hidden]
         jacobians = output_jacobians(self.parameters, self.slopes, self.architecture.depth)
@@ -43,7 +43,7 @@ class Loop:
         return directions.repeat(self.batch // width, 1).unsqueeze(0)
 
     def state(self, maps: Parameters) -> FeedbackState:
-        return FeedbackState(DIRECT_LINEAR, self.architecture, maps, {}, self.activities, Scratch(DTYPE, "cpu"))
+        return FeedbackState(DIRECT_LINEAR, self.architecture, maps, {}, self.activities, Workspace(DTYPE, "cpu"))
 
     def maps(self, matrices: list[Tensor]) -> Parameters:
         """Direct linear feedback ``Q_i`` of the hidden layers."""

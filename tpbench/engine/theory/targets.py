@@ -10,9 +10,9 @@ from torch import Tensor
 from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch, propagated_targets
-from tpbench.engine.network import Parameters, forward
+from tpbench.engine.network import Parameters, forward, network_layers, squared_error
 from tpbench.engine.parts import LAYERWISE_TANH, Architecture
-from tpbench.engine.precision import Scratch, squared_error, tanh_slope
+from tpbench.engine.precision import Workspace, tanh_slope
 from tpbench.engine.theory.check import DTYPE, Check, draw, network, relative
 
 _WIDTH, _BATCH = 5, 3
@@ -40,7 +40,7 @@ def _pass(architecture: Architecture, parameters: Parameters, name: str) -> tupl
     """Activities, slopes and output gradient of a minibatch with the squared error."""
     activities = [draw(f"{name} x", 1, _BATCH, architecture.sizes[0])]
     activities += [torch.empty(1, _BATCH, n, dtype=DTYPE) for n in architecture.sizes[1:]]
-    forward(parameters, activities, architecture.depth)
+    forward(network_layers(architecture), parameters, activities)
     _, _, gradient = squared_error(activities[-1], draw(f"{name} y", 1, _BATCH, architecture.sizes[-1]))
     slopes = [activities[0], *(tanh_slope(activities[i]) for i in architecture.hidden)]
     return activities, slopes, gradient
@@ -106,7 +106,7 @@ def _dtp_error(eta: float) -> float:
     maps = Parameters(LAYERWISE_TANH.shapes(architecture), 1, dtype=DTYPE, device="cpu")
     for name in maps:
         maps[name].copy_(0.5 * draw(f"dtp {name}", *maps[name].shape))
-    state = FeedbackState(LAYERWISE_TANH, architecture, maps, {}, activities, Scratch(DTYPE, "cpu"))
+    state = FeedbackState(LAYERWISE_TANH, architecture, maps, {}, activities, Workspace(DTYPE, "cpu"))
     mine = state.targets(-eta * gradient)
     worst, product = 0.0, -eta * gradient
     for i in reversed(architecture.hidden):

@@ -12,9 +12,9 @@ from tpbench.engine.configuration import Configuration
 from tpbench.engine.feedback import FeedbackState
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import METHODS
-from tpbench.engine.network import Parameters
+from tpbench.engine.network import Parameters, squared_error
 from tpbench.engine.parts import Architecture, Feedback
-from tpbench.engine.precision import Scratch, squared_error
+from tpbench.engine.precision import Workspace
 from tpbench.engine.step import PackState
 from tpbench.engine.theory.check import DTYPE, Check, cosine, degrees, draw
 
@@ -112,7 +112,7 @@ def difference_target_propagation() -> Iterator[Check]:
     """
     net = LinearNetwork.make("theorem 5", (12, 10, 8, 6, 2), 1)
     state = FeedbackState(
-        _LINEAR, net.pack.architecture, _pseudo_inverses(net), {}, net.activities(), Scratch(DTYPE, "cpu")
+        _LINEAR, net.pack.architecture, _pseudo_inverses(net), {}, net.activities(), Workspace(DTYPE, "cpu")
     )
     change = -net.output_gradient()
     updates = net.updates([*state.targets(change), change])
