@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tpbench.engine.adam import Adam, AdamSettings, update
+from tpbench.engine.adam import Adam, AdamSettings, run_parallel, update
 from tpbench.engine.network import Parameters
 from tpbench.engine.rehearsal import rehearsing
-from tpbench.engine.trainer import run_parallel
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 

@@ -281,7 +281,7 @@ class Trainer:
     def _train_minibatches(self, kind: EpochKind) -> int:
         """Train all minibatches of an epoch; return their number."""
         self.pack.generators = [self._stream(p, "rule") for p in self.alive]
-        step = self._joint_step if kind == "joint" else self._feedback_step
+        step = self._train_joint if kind == "joint" else self._train_feedback
         batches = self._minibatches()
         noise_draws = self._noise(batches)
         for samples in batches:
@@ -292,7 +292,7 @@ class Trainer:
             run(samples, noise)
         return len(batches)
 
-    def _joint_step(self, samples: Tensor, noise: Tensor | None) -> None:
+    def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train a joint minibatch; its measurements are added to the epoch's totals, on the device."""
         with self.pack.clock("batches"):
             x, y = self.problem.batch(samples, self.dtype)
@@ -303,7 +303,7 @@ class Trainer:
         if record.reconstruction_losses is not None:
             self._totals["reconstruction"] += record.reconstruction_losses.mean(1)
 
-    def _feedback_step(self, samples: Tensor, noise: Tensor | None) -> None:
+    def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train the feedback alone on a minibatch."""
         assert noise is not None
         x, _ = self.problem.batch(samples, self.dtype)
@@ -324,10 +324,10 @@ class Trainer:
         if not self.method.trains_feedback:
             return iter([None] * len(batches))
         sizes = [samples.shape[1] for samples in batches]
-        draws = draw_noise(sizes, sum(self._hidden_units), self._noise_generators(), self._noise_memory)
+        draws = draw_noise(sizes, sum(self._hidden_units), self._generators(), self._noise_memory)
         return (noise.to(self.device) for noise in draws)
 
-    def _noise_generators(self) -> list[torch.Generator]:
+    def _generators(self) -> list[torch.Generator]:
         """Return the generators of every member's noise, on the device where it is drawn."""
         return device_generators([self._stream(p, "noise") for p in self.alive], self._noise_memory.device)
 
