@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tpbench.engine import all_methods, example_configuration, get_method
 from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.operations import joint_operations
-from tpbench.engine.rehearsal import rehearsing
 from tpbench.engine.step import PackState
 from tpbench.workloads import get_workload
 from tpbench.workloads.workload import Workload
@@ -70,7 +70,7 @@ def _moved(function: Any, arguments: Any, more: Any, result: Any) -> int:
 def count(workload: Workload, method: str, members: int) -> Counting:
     """One joint step of a pack on a GPU that is not there."""
     rule, sizes, batch = get_method(method), workload.architecture.sizes, workload.batch_size
-    with rehearsing():
+    with FakeTensorMode():
         pack = PackState(
             rule,
             workload.architecture,

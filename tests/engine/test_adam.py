@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tpbench.engine.adam import Adam, AdamSettings, run_parallel, update
 from tpbench.engine.network import Parameters
-from tpbench.engine.rehearsal import rehearsing
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
 
@@ -74,7 +74,7 @@ def test_settings_change_in_one_way_alone() -> None:
 def test_on_a_gpu_members_of_equal_settings_are_one_call(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(torch, "_fused_adam_", lambda parameters, *more, **settings: calls.append(len(parameters)))
-    with rehearsing():
+    with FakeTensorMode():
         parameters = Parameters({"W1": (4, 5), "b1": (5,)}, 3, dtype=torch.float32, device=device)
         for other, expected in ((SETTINGS, 1), (AdamSettings(1e-3, 0.9, 0.999, 1e-8), 3)):
             calls.clear()
@@ -94,7 +94,7 @@ def test_one_call_for_all_members_is_what_each_gets() -> None:
     assert not torch.equal(whole[0], arrays[0])
 
 
-def test_side_by_side_does_every_task() -> None:
+def test_parallel_tasks_are_all_done() -> None:
     done: list[int] = []
     for count in (0, 1, 20):
         done.clear()

@@ -63,7 +63,7 @@ class FeedbackState:
         fixed: ``R`` (P, n_rhl, n_L) and ``d`` (P, n_rhl) where the map has them.
         activities: ``h_0 .. h_L``, each (P, B, n_i).
         workspace: working memory; the tensors that methods return lie in it and last until the next minibatch.
-        matmul: how matrices are multiplied.
+        matmul: multiplies matrices.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ def feedback_gradients(
 
 
 def _difference_stacks(state: FeedbackState) -> list[Tensor]:
-    """Return memory for corruptions on their way to the output: entry k - 1 holds the changes of layer k, (P, m, B, n_k).
+    """Return memory for corruptions on their way to the output, entry k - 1 for the changes of layer k (P, m, B, n_k).
 
     At hidden layer k they are those due to corrupting the layers 1 .. k, its own last; at the output those of all
     hidden layers.

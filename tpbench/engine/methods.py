@@ -90,7 +90,7 @@ class Minibatch:
     """One per member, as numbers of the host: a rule branches on these without reading anything from the device."""
 
     matmul: MatmulPolicy | None = None
-    """How the pack multiplies matrices; None: exactly."""
+    """Multiplies matrices as the pack does; None: exactly."""
 
     @property
     def layers(self) -> tuple[Dense, ...]:
@@ -143,7 +143,7 @@ def _mask(given: Sequence[bool] | Tensor, members: int) -> list[bool]:
 
 
 TargetRule = Callable[[Minibatch], "list[Tensor]"]
-"""Gives ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
+"""Returns ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
 
 
 def propagated_targets(batch: Minibatch) -> list[Tensor]:

@@ -14,19 +14,15 @@ from typing import Any
 
 MOVED = {
     "architecture": ("parts",),
-    "capture": ("trainer", "adam"),
     "checkpoints": ("trainer",),
-    "checks": ("step",),
     "curvature": ("gauss_newton",),
     "numerics": ("precision", "network"),
-    "products": ("precision",),
     "reconstruction": ("feedback",),
     "schedule": ("protocol",),
-    "scratch": ("precision",),
     "sources": ("plugins",),
     "training": ("trainer",),
 }
-"""Modules of ``tpbench.engine`` in version 0.2.0, and the modules that hold their names now."""
+"""Modules of ``tpbench.engine`` in version 0.2.0 that a rule may import, and the modules that hold their names now."""
 
 _ENGINE = "tpbench.engine."
 

@@ -81,7 +81,7 @@ class PackState:
         trained: layers whose forward parameters train, a run of consecutive layers.
         loss: the output loss.
         dtype, device: of all tensors.
-        matmul: how a step multiplies matrices; :meth:`propagate` is exact unless it is told otherwise.
+        matmul: multiplies the matrices of steps; :meth:`propagate` is exact by default.
         initialise: draw the initial weights; False: all arrays are zero until they are copied or restored.
     """
 
@@ -109,13 +109,13 @@ class PackState:
         self.workspace, self.clock, self.matmul = Workspace(dtype, device), Clock(), matmul
         self.observer: Observer | None = None
         self.generators = [stream(seed, "rule") for seed in self.seeds]
-        """What a target rule draws from; the trainer makes them anew for each epoch."""
+        """The random streams of a target rule; the trainer makes them anew for each epoch."""
         self.allows_cuda_graph = method.allows_cuda_graph(self.configurations)
         """A GPU may replay its steps; decided once, also for the members that remain when others leave."""
         self.validated = False
         """The rule's first targets were checked."""
         self.non_finite = ""
-        """Which of them held numbers that are not finite, in every member."""
+        """The first target among them that had numbers that are not finite in every member; empty if there is none."""
         self.hyperparameters = {
             name: torch.tensor([c[name] for c in self.configurations], dtype=dtype, device=device)
             for name in method.names
