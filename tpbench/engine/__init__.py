@@ -1,7 +1,7 @@
 """The learning rules of "A Theoretical Framework for Target Propagation", trained as batched packs.
 
-Everything that a rule of a package needs can be imported from here. Imports torch and numpy and nothing else, so it runs
-where Ray is not installed; and torch only when a name that needs it is used.
+Everything that a rule of a package needs can be imported from here. The engine imports torch and numpy and nothing
+else, so it runs where Ray is not installed; and torch only when a name that needs it is used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Gauss-Newton targets, damped and not, and the loss's curvature at the output.
 
 The targets are those of section 3.4 (Conditions 2 and S3). The curvature belongs to generalised Gauss-Newton targets
-(appendix D): for softmax with cross-entropy ``H_L = diag(p) - p p^T = K_L K_L^T``. The paper takes K_L from an SVD; here
-it is ``K_L = diag(sqrt p) - p sqrt(p)^T``, which has the same product and needs none (two such factors differ by an
-orthogonal matrix, which the feedback path takes up). H_L is singular, because the probabilities add up to 1, so K_L has
-no inverse: its pseudo-inverse stands for it. That loses nothing: ``e_L = p - l`` lies in the range of H_L, where
+(appendix D): for softmax with cross-entropy ``H_L = diag(p) - p p^T = K_L K_L^T``. The paper takes K_L from an SVD;
+here it is ``K_L = diag(sqrt p) - p sqrt(p)^T``, which has the same product and needs none (two such factors differ by
+an orthogonal matrix, which the feedback path takes up). H_L is singular, because the probabilities add up to 1, so K_L
+has no inverse: its pseudo-inverse stands for it. That loses nothing: ``e_L = p - l`` lies in the range of H_L, where
 ``K_L^+ e_L = e_L / sqrt p`` solves ``K_L x = e_L`` exactly and with the least norm.
 """
 

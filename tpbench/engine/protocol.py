@@ -78,9 +78,11 @@ CURVES = (
     "test_error",
     "reconstruction_loss",
 )
-"""The curves of a run, one number of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
-curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
-is the mean over the epoch's minibatches and the hidden layers."""
+"""The curves of a run, one number of every joint epoch.
+
+Losses are means over all samples, errors fractions of all samples; the training curves are those of the minibatches as
+they were trained, the others are taken after the epoch. The reconstruction loss is the mean over the epoch's
+minibatches and the hidden layers."""
 
 Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
 """``pruned``: learnt nothing (:class:`tpbench.engine.Trainer`); ``stopped``: by the caller that drives the epochs."""
