@@ -79,7 +79,7 @@ def count(workload: Workload, method: str, members: int) -> Counting:
             trained=workload.trained_layers,
             device="cuda",
         )
-        pack.targets_checked = True
+        pack.validated = True
         x = torch.empty(members, batch, sizes[0], device="cuda")
         y = torch.zeros(members, batch, dtype=torch.int64, device="cuda")
         noise = [torch.empty(members, batch, sizes[i], device="cuda") for i in workload.architecture.hidden]

@@ -30,7 +30,7 @@ from tpbench.engine import (
     save_checkpoint,
 )
 from tpbench.engine.network import Parameters
-from tpbench.engine.precision import EXACT, LoweredProducts, Products, slow_bfloat16
+from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, ReducedPrecisionMatmul, slow_bfloat16
 from tpbench.engine.step import PackState
 from tpbench.results.formats import mean_and_deviation
 from tpbench.search.spaces import published_configuration
@@ -44,10 +44,10 @@ def _draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def _first_step(method: str, dtype: torch.dtype, products: Products) -> list[Parameters]:
+def _first_step(method: str, dtype: torch.dtype, products: MatmulPolicy) -> list[Parameters]:
     """The gradients of one joint step on made-up data: of the forward parameters, and of the feedback if it trains."""
     rule = get_method(method)
-    pack = PackState(rule, _NETWORK, [example_configuration(rule)], [0], dtype=dtype, products=products)
+    pack = PackState(rule, _NETWORK, [example_configuration(rule)], [0], dtype=dtype, matmul=products)
     labels = torch.randint(0, 10, (1, _BATCH), generator=torch.Generator().manual_seed(1))
     noise = [_draw(i, 1, _BATCH, _NETWORK.sizes[i]).to(dtype) for i in _NETWORK.hidden]
     pack.joint_step(_draw(0, 1, _BATCH, 784).to(dtype), labels, noise if rule.trains_feedback else None)
@@ -61,28 +61,28 @@ def _worst(found: Parameters, exact: Parameters) -> float:
 
 
 def gradients() -> None:
-    kinds: dict[str, Products] = {
-        "float32": EXACT,
-        "bf16, results float32 (GPU)": LoweredProducts("cpu", simulated=True, rounded=False),
-        "bf16, results bfloat16 (CPU)": LoweredProducts("cpu", simulated=True, rounded=True),
+    kinds: dict[str, MatmulPolicy] = {
+        "float32": EXACT_MATMUL,
+        "bf16, results float32 (GPU)": ReducedPrecisionMatmul("cpu", simulated=True, rounded=False),
+        "bf16, results bfloat16 (CPU)": ReducedPrecisionMatmul("cpu", simulated=True, rounded=True),
     }
     print("largest relative error of the first step's gradients against float64, forward / feedback")
     print("| method |", " | ".join(kinds), "|")
     print("|---" * (len(kinds) + 1) + "|")
     for method in METHODS:
-        exact = _first_step(method, torch.float64, EXACT)
+        exact = _first_step(method, torch.float64, EXACT_MATMUL)
         cells = []
         for kind in kinds.values():
-            found = _first_step(method, torch.float32, kind.anew())
+            found = _first_step(method, torch.float32, kind.clone())
             cells.append(" / ".join(f"{_worst(mine, theirs):.1e}" for mine, theirs in zip(found, exact, strict=True)))
         print(f"| {method} |", " | ".join(cells), "|")
 
 
 def _errors(
-    workload: str, method: str, products: Products, seeds: int, epochs: int, data: Path, keep: Path
+    workload: str, method: str, products: MatmulPolicy, seeds: int, epochs: int, data: Path, keep: Path
 ) -> tuple[list[float], list[float]]:
     """The last validation and test errors of every seed in per cent; what was trained already is read from ``keep``."""
-    name = f"{workload}-{method}-{epochs}-{seeds}-{'float32' if products is EXACT else 'bf16'}"
+    name = f"{workload}-{method}-{epochs}-{seeds}-{'float32' if products is EXACT_MATMUL else 'bf16'}"
     done = keep / f"{name}.json"
     if not done.exists():
         declared = get_workload(workload)
@@ -94,8 +94,8 @@ def _errors(
             [configuration] * seeds,
             list(range(seeds)),
             epochs=epochs,
-            precision="float32" if products is EXACT else "bf16",
-            products=products.anew(),
+            precision="float32" if products is EXACT_MATMUL else "bf16",
+            matmul=products.clone(),
         )
         checkpoint = keep / f"{name}.pt"
         if checkpoint.exists():
@@ -111,14 +111,14 @@ def _errors(
 
 
 def compare(arguments: argparse.Namespace, keep: Path) -> Iterator[str]:
-    kind = LoweredProducts("cpu", simulated=bool(slow_bfloat16("cpu")))
+    kind = ReducedPrecisionMatmul("cpu", simulated=bool(slow_bfloat16("cpu")))
     yield f"bfloat16 is {'simulated' if kind.simulated else 'real'} here; errors after {arguments.epochs} epochs (%)"
     yield "| method | curve | float32 | bf16 | difference, paired | p (t test) |"
     yield "|---|---|---|---|---|---|"
     for method in arguments.methods.split(","):
         found = [
             _errors(arguments.workload, method, products, arguments.seeds, arguments.epochs, arguments.data, keep)
-            for products in (EXACT, kind)
+            for products in (EXACT_MATMUL, kind)
         ]
         for curve, exact, lowered in zip(("validation", "test"), *found, strict=True):
             spelled = [f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in map(mean_and_deviation, (exact, lowered))]

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tpbench.engine import Problem, Trainer, example_configuration
 from tpbench.engine.methods import Method
-from tpbench.engine.trainer import CapturedStep, Step
+from tpbench.engine.trainer import CudaGraphStep, Step
 from tpbench.engine.verify import NoTransfers, fake_gpu
 
 
-class DryStep(CapturedStep):
+class DryStep(CudaGraphStep):
     """A captured step that runs as it is, and lets nothing in it go between host and GPU."""
 
     def __call__(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
@@ -25,7 +25,7 @@ class DryStep(CapturedStep):
 class DryTrainer(Trainer):
     """A trainer whose generators are the host's."""
 
-    captured_step = DryStep
+    cuda_graph_step = DryStep
 
     def _generators(self) -> list[torch.Generator]:
         return [self._stream(p, "noise") for p in self.alive]
@@ -47,11 +47,9 @@ def dry_run(method: Method, problem: Problem, members: int, precision: str = "fl
         data = replace(problem, **empty)
         trainer = DryTrainer(method, data, configurations, seeds, epochs=1, device="cuda", precision=precision)
         # A rule's first results are read once, before anything is captured.
-        trainer.pack.targets_checked = True
+        trainer.pack.validated = True
         if method.trains_feedback:
             trainer.train_epoch("feedback")
         trainer.train_epoch("joint")
-        trainer._evaluate_validation()
-        trainer._evaluate_test()
         trainer.pack.largest()
         return len(trainer._graphs)

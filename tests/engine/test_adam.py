@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tpbench.engine.adam import Adam, AdamSettings, update
+from tpbench.engine.adam import Adam, AdamSettings, run_parallel, update
 from tpbench.engine.network import Parameters
-from tpbench.engine.trainer import side_by_side
 from tpbench.engine.verify import fake_gpu
 
 SETTINGS = AdamSettings(1e-2, 0.9, 0.999, 1e-8, 0.1)
@@ -95,9 +94,9 @@ def test_one_call_for_all_members_is_what_each_gets() -> None:
     assert not torch.equal(whole[0], arrays[0])
 
 
-def test_side_by_side_does_every_task() -> None:
+def test_parallel_tasks_are_all_done() -> None:
     done: list[int] = []
     for count in (0, 1, 20):
         done.clear()
-        side_by_side([lambda number=number: done.append(number) for number in range(count)], torch.device("cpu"))
+        run_parallel([lambda number=number: done.append(number) for number in range(count)], torch.device("cpu"))
         assert done == list(range(count))

@@ -16,7 +16,7 @@ from tpbench.engine.adam import Adam
 from tpbench.engine.golden import SHIPPED, GoldenFile, compare_golden_file, golden_files, relative_error
 from tpbench.engine.network import stream
 from tpbench.engine.parts import Architecture
-from tpbench.engine.precision import LoweredProducts, products_of, slow_bfloat16
+from tpbench.engine.precision import ReducedPrecisionMatmul, matmul_policy, slow_bfloat16
 from tpbench.engine.step import PackState
 from tpbench.engine.trainer import Step, dtype_of
 from tpbench.engine.verify import (
@@ -65,23 +65,23 @@ WIDE = Architecture((80, 72, 70, 66, 5), random_hidden=68)
 def test_captured_epochs_are_those_of_single_steps(name: str, precision: str, equal: bool) -> None:
     """Members with equal settings are updated at once on a GPU, so both kinds of packs are compared."""
     method = METHODS[name]
-    if not method.can_capture([example_configuration(method)]):
+    if not method.allows_cuda_graph([example_configuration(method)]):
         pytest.skip("declared not capturable: it runs step by step")
     if precision == "bf16" and (slow := slow_bfloat16("cuda")):
         pytest.skip(slow)
     size: dict[str, Any] = {"network": WIDE, "batch": 64} if precision == "bf16" else {}
     replayed, stepwise = (
-        example_trainer(method, "cuda", precision, equal=equal, capture=capture, **size) for capture in (True, False)
+        example_trainer(method, "cuda", precision, equal=equal, cuda_graph=capture, **size) for capture in (True, False)
     )
     finish(replayed, stepwise)
-    assert set(replayed.captured) == {phase.kind for phase in replayed.phases}
-    assert stepwise.captured == []
+    assert set(replayed.cuda_graphs) == {phase.kind for phase in replayed.phases}
+    assert stepwise.cuda_graphs == []
     error, name = trainer_difference(replayed, stepwise)
     assert error <= CAPTURED_BOUND[precision], name
 
 
 class Replayed:
-    """Stands for :class:`tpbench.engine.trainer.CapturedStep` on a CPU: it replays the step itself."""
+    """Stands for :class:`tpbench.engine.trainer.CudaGraphStep` on a CPU: it replays the step itself."""
 
     def __init__(self, samples: Any, noise: Any, device: Any) -> None:
         self.graph: object = None
@@ -96,15 +96,15 @@ class Replayed:
 
 @pytest.fixture
 def replaying(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "captured_step", Replayed)
-    monkeypatch.setattr(Trainer, "captures", property(lambda trainer: trainer.capture))
+    monkeypatch.setattr(Trainer, "cuda_graph_step", Replayed)
+    monkeypatch.setattr(Trainer, "uses_cuda_graphs", property(lambda trainer: trainer.cuda_graph))
 
 
 @pytest.mark.usefixtures("replaying")
 def test_a_captured_step_trains_every_minibatch_once() -> None:
-    replayed, stepwise = (example_trainer(METHODS["ddtp-linear"], capture=capture) for capture in (True, False))
+    replayed, stepwise = (example_trainer(METHODS["ddtp-linear"], cuda_graph=capture) for capture in (True, False))
     finish(replayed, stepwise)
-    assert set(replayed.captured) == {"feedback", "joint"}
+    assert set(replayed.cuda_graphs) == {"feedback", "joint"}
     assert trainer_difference(replayed, stepwise)[0] == 0
 
 
@@ -118,7 +118,7 @@ def test_a_captured_step_does_not_keep_its_trainer() -> None:
     try:
         trainer = example_trainer(METHODS["dtp"])
         trainer.advance()
-        assert trainer.captured == ["feedback"]
+        assert trainer.cuda_graphs == ["feedback"]
         reference = weakref.ref(trainer)
         del trainer
         assert reference() is None
@@ -128,13 +128,13 @@ def test_a_captured_step_does_not_keep_its_trainer() -> None:
 
 def test_steps_are_captured_on_a_gpu_only_and_where_nothing_is_observed() -> None:
     trainer = example_trainer(METHODS["bp"])
-    assert not trainer.captures
+    assert not trainer.uses_cuda_graphs
     trainer.device = torch.device("cuda")
-    assert trainer.captures
-    trainer.capture = False
-    assert not trainer.captures
-    trainer.capture, trainer.pack.observer = True, lambda batch, gradients: None
-    assert not trainer.captures
+    assert trainer.uses_cuda_graphs
+    trainer.cuda_graph = False
+    assert not trainer.uses_cuda_graphs
+    trainer.cuda_graph, trainer.pack.observer = True, lambda batch, gradients: None
+    assert not trainer.uses_cuda_graphs
 
 
 # The same training on two devices.
@@ -145,7 +145,8 @@ def test_steps_are_captured_on_a_gpu_only_and_where_nothing_is_observed() -> Non
 @pytest.mark.parametrize("name", METHODS)
 def test_a_gpu_trains_as_the_cpu_does(name: str, precision: str, bound: float) -> None:
     there, here = (
-        example_trainer(METHODS[name], device, precision, host_noise=True, capture=False) for device in ("cuda", "cpu")
+        example_trainer(METHODS[name], device, precision, host_noise=True, cuda_graph=False)
+        for device in ("cuda", "cpu")
     )
     finish(there, here)
     error, where = trainer_difference(there, here)
@@ -190,11 +191,11 @@ def test_all_of_adams_state_matters_after_a_resume(part: str, tmp_path: Path, mo
 def test_the_hosts_noise_goes_to_the_device() -> None:
     """Tensors without numbers that claim to be on a GPU refuse those of the CPU."""
     with fake_gpu():
-        trainer = example_trainer(METHODS["dtp"], "cuda", "float64", host_noise=True, capture=False)
+        trainer = example_trainer(METHODS["dtp"], "cuda", "float64", host_noise=True, cuda_graph=False)
         drawn = [noise for noise in trainer._noise(trainer._minibatches()) if noise is not None]
         assert {(noise.device.type, len(noise)) for noise in drawn} == {("cuda", 3)}
-        trainer.pack.targets_checked = True
-        assert trainer.train_epoch("joint") == trainer.train_epoch("feedback") == 11
+        trainer.pack.validated = True
+        assert {v.device.type for kind in ("joint", "feedback") for v in trainer.train_epoch(kind).values()} == {"cuda"}
 
 
 # Precision.
@@ -227,7 +228,7 @@ def first_gradients(method: Method, precision: str, device: str) -> dict[str, Te
         list(range(members)),
         dtype=dtype,
         device=device,
-        products=LoweredProducts(device, simulated=True) if simulated else products_of(precision, device),
+        matmul=ReducedPrecisionMatmul(device, simulated=True) if simulated else matmul_policy(precision, device),
     )
     x, *noise = (
         torch.randn(members, FULL_BATCH, n, generator=generator).to(device, dtype) for n in FULL_WIDTH.sizes[:-1]
@@ -276,7 +277,7 @@ def test_golden_files_go_to_the_device() -> None:
     golden = GoldenFile(SHIPPED / "ddtp-linear.npz")
     with fake_gpu():
         pack = golden.pack(2, torch.float64, "cuda")
-        pack.targets_checked = True
+        pack.validated = True
         record = golden.train(pack, 0)
         assert {tensor.device.type for tensor in record.activities} == {"cuda"}
 

@@ -22,7 +22,7 @@ from tpbench.engine import (
 from tpbench.engine import trainer as capture
 from tpbench.engine.methods import Method, gradient_targets
 from tpbench.engine.step import PackState
-from tpbench.engine.trainer import CapturedStep
+from tpbench.engine.trainer import CudaGraphStep
 from tpbench.engine.verify import READ_BACK
 
 
@@ -44,22 +44,22 @@ def test_an_epoch_is_read_once_at_its_end(method: str, precision: str, small_pro
 
 def test_all_built_in_methods_can_be_captured() -> None:
     for method in METHODS.values():
-        assert method.can_capture([example_configuration(method)] * 2), method.title
+        assert method.allows_cuda_graph([example_configuration(method)] * 2), method.title
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-46])
 def test_undamped_gauss_newton_targets_are_not_captured(damping: float) -> None:
     """The SVD of a pseudo-inverse reads back whether it converged, which fake tensors do not show."""
     damped = example_configuration(METHODS["gnt"])
-    assert not METHODS["gnt"].can_capture([damped, {**damped, "damping": damping}])
+    assert not METHODS["gnt"].allows_cuda_graph([damped, {**damped, "damping": damping}])
 
 
 def test_a_pack_stays_uncaptured_when_the_member_leaves_for_whose_sake_it_is() -> None:
     """Its rule may draw, which it could not do from one minibatch to the next."""
     damped = example_configuration(METHODS["gnt"])
     pack = PackState(METHODS["gnt"], Architecture((5, 4, 3, 2)), [damped, {**damped, "damping": 0.0}], [0, 1])
-    assert not pack.capturable
-    assert not pack.select([0]).capturable
+    assert not pack.allows_cuda_graph
+    assert not pack.select([0]).allows_cuda_graph
 
 
 def reading(batch: Minibatch) -> list[Tensor]:
@@ -134,7 +134,7 @@ def test_steps_go_on_where_a_capture_is_refused(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: RefusedGraph(error))
     monkeypatch.setattr(capture, "_side_stream", lambda device: None)
-    captured = CapturedStep((1, 2), None, torch.device("cpu"))
+    captured = CudaGraphStep((1, 2), None, torch.device("cpu"))
     captured.calls = capture._WARM_UP
     if not trains:
         # Memory is found by halving the pack.

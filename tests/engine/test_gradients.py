@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.conftest import CONFIGURATION
 from tpbench.engine import METHODS, Architecture
 from tpbench.engine.methods import generalised_targets, uncorrected_targets
-from tpbench.engine.precision import cross_entropy
+from tpbench.engine.network import cross_entropy
 from tpbench.engine.step import PackState, StepRecord
 
 TRAINED = [name for name, method in METHODS.items() if method.trains_feedback]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tpbench.engine import noise
 from tpbench.engine.network import stream
 from tpbench.engine.noise import device_generators, draw_noise, minibatches_at_once
-from tpbench.engine.precision import Scratch
+from tpbench.engine.precision import Workspace
 
 CPU = torch.device("cpu")
 
@@ -29,13 +29,13 @@ def test_the_numbers_are_those_of_single_draws(
         [torch.empty(size * units).normal_(generator=g) for size in sizes]
         for g in (stream(seed, "noise") for seed in range(members))
     ]
-    kept, noise._AT_ONCE["cpu"] = noise._AT_ONCE["cpu"], at_once
+    kept, noise._BLOCK["cpu"] = noise._BLOCK["cpu"], at_once
     try:
         generators = [stream(seed, "noise") for seed in range(members)]
         # What is yielded lasts until the next is asked for.
-        together = [drawn.clone() for drawn in draw_noise(sizes, units, generators, Scratch(torch.float32, CPU))]
+        together = [drawn.clone() for drawn in draw_noise(sizes, units, generators, Workspace(torch.float32, CPU))]
     finally:
-        noise._AT_ONCE["cpu"] = kept
+        noise._BLOCK["cpu"] = kept
     assert len(together) == len(sizes)
     for step, drawn in enumerate(together):
         for member in range(members):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import Architecture, get_method
-from tpbench.engine.precision import cross_entropy, squared_error, tanh_difference_
+from tpbench.engine.network import cross_entropy, squared_error
+from tpbench.engine.precision import tanh_difference_
 from tpbench.engine.step import PackState
 
 

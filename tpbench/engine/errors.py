@@ -1,4 +1,4 @@
-"""Errors that are somebody's to mend: the command line prints their message alone, without a traceback."""
+"""Errors of the user or the surroundings, which the command line prints as one line, and the words of messages."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class UsageError(TpbenchError):
 
 
 class RuleError(TpbenchError):
-    """A learning rule from a package gives what cannot be trained; trying again would not help."""
+    """A learning rule from a package whose result cannot be trained; trying again would not help."""
 
 
-class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error of anybody's)
+class InterruptedWork(TpbenchError):  # noqa: N818 (it is no error)
     """Stopped from outside; what was finished is kept. Exit code 130, as after Ctrl-C."""
 
     exit_code = 130
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or the list of what there is when nothing is near."""
+    """Return the error ``unknown method 'ddtp_rhl': did you mean 'ddtp-rhl'?``, or one that lists the known names."""
     names, name = sorted(set(known)), shorten(str(name), 200)
     if "," in name and {part.strip() for part in name.split(",")} <= set(names):
         return UsageError(f"{what} '{name}': one is needed here, not several")
@@ -103,11 +103,11 @@ def shown(value: object) -> str:
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Return text that acts on no terminal, page or table: what would is spelled, ``\\x1b``.
+    """Return text that cannot act on a terminal, page or table: characters that could are escaped, ``\\x1b``.
 
     These are control characters, escape sequences with them, ends of lines, marks that turn the direction of writing
-    or have no width, and bytes of file names that are no text. Whatever comes from files and arguments passes through
-    here where it leaves the program; data frames and stored files keep it as it is.
+    or have no width, and bytes of file names that are no text. Text from files and arguments passes through here where
+    it leaves the program; data frames and stored files keep it as it is.
 
     Args:
         keep: characters that stay.
@@ -122,22 +122,19 @@ def visible(text: str, keep: str = "") -> str:
     )
 
 
-# Whose line it was: the place that a warning or an error message names.
-
-
 def warn_caller(message: str) -> None:
-    """A warning that names the line which called tpbench, whatever lies between: other packages call back too.
+    """Warn, naming the line that called tpbench, also where other packages' frames lie between.
 
-    In a thread of tpbench's own nobody's line is there.
+    A thread of tpbench's own has no such line.
     """
-    level, found = 0, 1
+    level, caller = 0, 1
     frame: FrameType | None = sys._getframe()
     while frame:
         level += 1
         if str(frame.f_globals.get("__name__", "")).startswith("tpbench."):
-            found = level + 1
+            caller = level + 1
         frame = frame.f_back
-    warnings.warn(visible(message), stacklevel=found)
+    warnings.warn(visible(message), stacklevel=caller)
 
 
 def place_of(error: BaseException) -> str:

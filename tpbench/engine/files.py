@@ -1,4 +1,4 @@
-"""Files: read only where they are files, and written whole or not at all."""
+"""Files: read only where they are regular files, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         return Path.cwd() / path if path.parts and path.parts[0].startswith("~") else path
     if home is None:
         what = f"no user '{name[1:]}'" if name[1:] else "no home folder for this user"
-        raise UsageError(f"'{written}': there is {what}; what is really named so is written './{written}'")
+        raise UsageError(f"'{written}': there is {what}; a name that begins so is written './{written}'")
     # More slashes would make a path from the root of the file system.
     return Path(home, rest.lstrip("/"))
 
 
 def _home_of(name: str) -> str | None:
-    """The home folder that ``~`` or ``~user`` stands for, if there is one."""
+    """Return the home folder that ``~`` or ``~user`` stands for, if there is one."""
     if name == "~" and (home := os.environ.get("HOME")):
         return home
     try:
@@ -118,7 +118,7 @@ def _home_of(name: str) -> str | None:
 
 
 def check_target(path: Path, endings: Collection[str] = ()) -> Path:
-    """Find out before the work whether a file can be written after it; missing folders can be made.
+    """Check before the work that a file can be written after it; missing folders can be made.
 
     Args:
         endings: how its name may end, where that says what is in it; anything if there are none.
@@ -148,7 +148,7 @@ def check_target(path: Path, endings: Collection[str] = ()) -> Path:
 
 
 def user_cache() -> Path:
-    """``$TPBENCH_CACHE``, or ``tpbench`` in the user's cache folder: everything below it can be made again.
+    """Return ``$TPBENCH_CACHE``, or ``tpbench`` in the user's cache folder: everything below it can be made again.
 
     Raises:
         TpbenchError: there is no home folder to look for it in.
@@ -215,7 +215,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
 
 def _takes_bytes(path: Path) -> bool:
-    """Whether a name is that of a pipe or of a device such as a terminal, which cannot be replaced by a file.
+    """Return whether a name is that of a pipe or of a device such as a terminal, which cannot be replaced by a file.
 
     So is the standard output of a process, whatever it was redirected to: others write to it too.
 
@@ -236,7 +236,7 @@ def _pass_on(path: Path) -> Iterator[BinaryIO]:
     buffer = io.BytesIO()
     yield buffer
     try:
-        # A pipe that nobody reads is an error instead of a wait without end. A file behind it is not cut.
+        # A pipe without a reader is an error instead of a wait without end. A file behind it is not cut.
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_APPEND)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "wb") as file:
@@ -245,7 +245,7 @@ def _pass_on(path: Path) -> Iterator[BinaryIO]:
         raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
 
 
-# Of a file that is being written: which machine and process writes it.
+# The name of a file that is being written: it holds the machine and process of the writer.
 _PART = re.compile(r"\..*-(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.part", re.DOTALL)
 # As versions up to 0.2 named them.
 _OLD_PART = re.compile(r"\..+\.[A-Za-z0-9]{1,12}-[a-z0-9_]{8}\.part", re.DOTALL)
@@ -257,14 +257,14 @@ _looked_at: dict[str, float] = {}
 
 
 def _part_of(path: Path) -> Path:
-    """A hidden name beside a file, as long as names may be."""
+    """Return a hidden name beside a file, as long as names may be."""
     own = f"-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part"
     return path.with_name("." + os.fsdecode(os.fsencode(path.name)[: 250 - len(own)]) + own)
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Names the machine, since its start, and the container: within it a process has its number alone."""
+    """Return a digest of the machine since its start and of the container, within which process numbers are unique."""
     known = [socket.gethostname()]
     with suppress(OSError):
         known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
@@ -273,7 +273,7 @@ def _machine() -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left in a folder, now and then; of writers that may live, nothing."""
+    """Remove the leftovers of killed writers in a folder, now and then; those of writers that may live stay."""
     now = time.monotonic()
     if not isinstance(folder, Path) or now - _looked_at.get(str(folder), -_LOOK_AGAIN) < _LOOK_AGAIN:
         return
@@ -287,16 +287,16 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_left(entry: os.DirEntry[str]) -> bool:
-    found = _PART.fullmatch(entry.name)
-    if found and found["machine"] == _machine():
+    match = _PART.fullmatch(entry.name)
+    if match and match["machine"] == _machine():
         try:
-            os.kill(int(found["process"]), 0)
+            os.kill(int(match["process"]), 0)
         except ProcessLookupError:
             return True
         except (OSError, OverflowError):
             pass  # it is there, and another user's
         return False
-    known = found or _OLD_PART.fullmatch(entry.name)
+    known = match or _OLD_PART.fullmatch(entry.name)
     return bool(known) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
 
 
@@ -306,8 +306,8 @@ def _name_once(part: Path, path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:
-        # A file system without hard links. Who asks for this writes what the name determines, so that it is harmless
-        # if another process gives the name at the same moment.
+        # A file system without hard links. The name determines the contents, so that it is harmless if another process
+        # gives the name at the same moment.
         if not path.exists():
             part.replace(path)
 

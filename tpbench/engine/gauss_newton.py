@@ -1,4 +1,12 @@
-"""Gauss-Newton targets (GNT), damped and not (section 3.4, Conditions 2 and S3)."""
+"""Gauss-Newton targets, damped and not, and the loss's curvature at the output.
+
+The targets are those of section 3.4 (Conditions 2 and S3). The curvature belongs to generalised Gauss-Newton targets
+(appendix D): for softmax with cross-entropy ``H_L = diag(p) - p p^T = K_L K_L^T``. The paper takes K_L from an SVD;
+here it is ``K_L = diag(sqrt p) - p sqrt(p)^T``, which has the same product and needs none (two such factors differ by
+an orthogonal matrix, which the feedback path takes up). H_L is singular, because the probabilities add up to 1, so K_L
+has no inverse: its pseudo-inverse stands for it. That loses nothing: ``e_L = p - l`` lies in the range of H_L, where
+``K_L^+ e_L = e_L / sqrt p`` solves ``K_L x = e_L`` exactly and with the least norm.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +17,13 @@ from torch import Tensor
 
 from tpbench.engine.network import Parameters
 
+FLOOR = 1e-6
+"""Probabilities below this count as this, or ``e_L / sqrt p`` would grow without bound where the network is surely
+wrong."""
+
 
 def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth: int) -> list[Tensor]:
-    """``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1, in float64.
+    """Return ``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1, in float64.
 
     Whatever the precision of the pack: behind a bottleneck J has exact zeros among its singular values, which float32
     products would turn into small numbers that a pseudo-inverse then blows up.
@@ -39,15 +51,16 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
 def gauss_newton_change(
     jacobian: Tensor, output_gradient: Tensor, damping: Tensor, undamped: Sequence[bool] | None = None
 ) -> Tensor:
-    """``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163); the pseudo-inverse where it is 0 (equation 12).
+    """Return ``-J^T (J J^T + damping I)^{-1} e_L`` per sample (equation 163), the pseudo-inverse without damping.
 
-    The small systems are solved in float64: J J^T squares the condition number of J.
+    Equation 12 is the case without damping. The small systems are solved in float64: J J^T squares the condition
+    number of J.
 
     Args:
         jacobian: J_i, (P, B, n_L, n_i), float64.
         output_gradient: ``dL/dh_L``, (P, B, n_L).
         damping: Tikhonov damping of every member, (P,), not negative.
-        undamped: whether the damping of each member is 0, where the host knows; otherwise it is read from the device.
+        undamped: one truth value per member: its damping is 0; None: read from the device.
 
     Returns:
         ``hhat_i - h_i``, (P, B, n_i), in the precision of ``output_gradient``.
@@ -79,27 +92,13 @@ def _undamped_change(jacobian: Tensor, output_gradient: Tensor) -> Tensor:
     return -change.squeeze(-1).to(output_gradient)
 
 
-# The loss's curvature at the output, for generalised Gauss-Newton targets (appendix D).
-#
-# For softmax with cross-entropy ``H_L = diag(p) - p p^T = K_L K_L^T``. The paper takes K_L from an SVD; here it is
-# ``K_L = diag(sqrt p) - p sqrt(p)^T``, which has the same product and needs none (two such factors differ by an
-# orthogonal matrix, which the feedback path takes up). H_L is singular, because the probabilities add up to 1, so K_L has
-# no inverse: its pseudo-inverse stands for it. That loses nothing: ``e_L = p - l`` lies in the range of H_L, where
-# ``K_L^+ e_L = e_L / sqrt p`` solves ``K_L x = e_L`` exactly and with the least norm.
-
-
-FLOOR = 1e-6
-"""Probabilities below this count as this, or ``e_L / sqrt p`` would grow without bound where the network is surely
-wrong."""
-
-
 def root_probabilities(outputs: Tensor) -> Tensor:
-    """``sqrt p`` of the softmax of linear outputs (P, B, n_L)."""
+    """Return ``sqrt p`` of the softmax of linear outputs (P, B, n_L)."""
     return torch.softmax(outputs, dim=-1).clamp_min(FLOOR).sqrt()
 
 
 def apply_factor(root: Tensor, change: Tensor) -> Tensor:
-    """``K_L^T`` times a change of the outputs (equation 191).
+    """Return ``K_L^T`` times a change of the outputs (equation 191).
 
     Args:
         root: ``sqrt p``, (P, B, n_L).
@@ -110,11 +109,11 @@ def apply_factor(root: Tensor, change: Tensor) -> Tensor:
 
 
 def apply_inverse_factor(root: Tensor, gradient: Tensor) -> Tensor:
-    """``K_L^+ e_L`` (equation 195), (P, B, n_L)."""
+    """Return ``K_L^+ e_L`` (equation 195), (P, B, n_L)."""
     return gradient / root
 
 
 def hessian(outputs: Tensor) -> Tensor:
-    """``H_L`` of every sample, (P, B, n_L, n_L)."""
+    """Return ``H_L`` of every sample, (P, B, n_L, n_L)."""
     p = torch.softmax(outputs, dim=-1)
     return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)

@@ -121,7 +121,7 @@ class GoldenFile:
         self.method_name = ALIASES.get(self.name, self.name)
         self.method: Method = get_method(self.method_name)
         wanted = {name: given[name] for name in self.method.names if name in given}
-        self.configuration = check_configuration(wanted, self.method.described.values(), where=str(path))
+        self.configuration = check_configuration(wanted, self.method.hyperparameter_specs.values(), where=str(path))
 
     def tensor(self, name: str) -> Tensor:
         """Return an array, in float64.

@@ -1,4 +1,4 @@
-"""The table of methods: how targets are made x feedback map x reconstruction loss x training schedule.
+"""The table of methods: target rule x feedback map x reconstruction loss x training schedule.
 
 A new rule is one feedback map, target rule or loss, and one line in :data:`METHODS`. Installed packages add methods
 through the entry-point group ``tpbench.methods``: each entry point is a :class:`Method`. Imports no torch before a rule
@@ -31,22 +31,22 @@ from tpbench.engine.parts import (
     Feedback,
     Reconstruction,
 )
-from tpbench.engine.plugins import Plugins
+from tpbench.engine.plugins import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from tpbench.engine.feedback import FeedbackState
-    from tpbench.engine.network import Parameters
+    from tpbench.engine.network import Dense, Parameters
     from tpbench.engine.parts import Architecture
-    from tpbench.engine.precision import Products
+    from tpbench.engine.precision import MatmulPolicy
 
 # The smallest number that float32 holds with all its digits.
 _SMALLEST_DAMPING = 1.2e-38
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
 
-# Valid numbers for who measures or checks a rule; the time of a step does not depend on them.
+# Valid numbers for measuring or checking a rule; the time of a step does not depend on them.
 _EXAMPLES = {
     "lr": 1e-3,
     "lr_eta": 3e-5,
@@ -66,7 +66,7 @@ _EXAMPLES = {
 
 @dataclass
 class Minibatch:
-    """What a target rule may use: a pack after the forward pass of one minibatch.
+    """A pack after the forward pass of one minibatch: the inputs of a target rule.
 
     ``activities[i]`` is h_i (P, B, n_i), ``slopes[i]`` is ``1 - h_i^2`` of the hidden layers (entry 0 is unused),
     ``output_gradient`` is dL/dh_L of the mean loss over the batch (P, B, n_L), ``hyperparameters`` holds a (P,) tensor
@@ -84,33 +84,35 @@ class Minibatch:
     labels: Tensor | None = None
     generators: Sequence[Generator] = ()
     """One per member: its own random stream, which depends on its seed and the epoch and not on the pack, as long as
-    the member draws as often as it would alone (:meth:`draw`). None for a method that a GPU may replay as a graph: that
-    would draw the same numbers for ever."""
+    the member draws as often as it would alone (:meth:`draw`). None for a method that a GPU may replay as a CUDA graph:
+    that would draw the same numbers for ever."""
     configurations: Sequence[Configuration] = ()
-    """One per member, as numbers of the host: what a rule decides by a hyperparameter it decides by these, without
-    reading anything back from the device."""
+    """One per member, as numbers of the host: a rule branches on these without reading anything from the device."""
 
-    products: Products | None = None
-    """How the pack multiplies matrices."""
+    matmul: MatmulPolicy | None = None
+    """Multiplies matrices as the pack does; None: exactly."""
+
+    @property
+    def layers(self) -> tuple[Dense, ...]:
+        """The layers 1 .. L of the network, entry i - 1 layer i."""
+        from tpbench.engine.network import network_layers
+
+        return network_layers(self.architecture)
 
     def product(self, values: Tensor, weight: Tensor) -> Tensor:
-        """``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, in the precision of the pack's products."""
-        if self.products is None:
-            return values.bmm(weight)
-        from tpbench.engine.precision import Lasting
-
-        return self.products.bmm(values, Lasting(weight), values.new_empty(*values.shape[:2], weight.shape[2]))
+        """Return ``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, as the pack multiplies."""
+        return values.bmm(weight) if self.matmul is None else self.matmul.backward(values, weight)
 
     def draw(self, *shape: int, members: Sequence[bool] | Tensor | None = None) -> Tensor:
-        """Return standard-normal numbers (P, ...), each member's from its own stream.
+        """Draw standard-normal numbers (P, ...), each member's from its own stream.
 
         They come from the host, so that a method that uses them is declared ``capturable=False``.
 
         Args:
             shape: of one member's numbers.
-            members: which members draw, one truth value each; None: all. The others get zeros and their streams stand
-                still. Where members draw different numbers of times this is needed: what one draws must not depend on
-                the others of its pack.
+            members: one truth value each: whether it draws; None: all draw. The others get zeros and their streams
+                stand still. This is needed where members draw different numbers of times: the draws of one must not
+                depend on the others of its pack.
 
         Raises:
             RuleError: the method is not declared so, or ``members`` is no such mask.
@@ -141,11 +143,11 @@ def _mask(given: Sequence[bool] | Tensor, members: int) -> list[bool]:
 
 
 TargetRule = Callable[[Minibatch], "list[Tensor]"]
-"""Gives ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
+"""Returns ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
 
 
 def propagated_targets(batch: Minibatch) -> list[Tensor]:
-    """Output target of equation 2, sent back through the feedback maps with the difference correction."""
+    """Send the output target of equation 2 back through the feedback maps, with the difference correction."""
     if batch.feedback is None:
         raise ValueError("propagated targets need a feedback map")
     change = batch.output_gradient
@@ -156,7 +158,7 @@ def propagated_targets(batch: Minibatch) -> list[Tensor]:
 
 
 def generalised_targets(batch: Minibatch) -> list[Tensor]:
-    """As :func:`propagated_targets`, from the output target ``h_L - eta K_L^{-1} e_L`` (equation 195).
+    """Send the output target ``h_L - eta K_L^{-1} e_L`` (equation 195) back as :func:`propagated_targets` does.
 
     The output layer itself keeps the target of equation 2: K_L belongs to the feedback path alone.
     """
@@ -170,53 +172,55 @@ def generalised_targets(batch: Minibatch) -> list[Tensor]:
 
 
 def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
-    """Plain target propagation: ``hhat_i = g_i(hhat_{i+1})`` without the difference correction (equation 3)."""
+    """Propagate targets plainly: ``hhat_i = g_i(hhat_{i+1})`` without the difference correction (equation 3)."""
     if batch.feedback is None:
         raise ValueError("propagated targets need a feedback map")
     change = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
     return [*batch.feedback.uncorrected_targets(change), change]
 
 
-def _sent_back(batch: Minibatch, weight: Callable[[int], Tensor]) -> list[Tensor]:
-    """``-(B/2)`` times the error of every layer, which gives the local loss the gradient that the error stands for.
+def _send_error_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
+    """Return ``-(B/2)`` times the error of every layer, for which the local loss has the gradient of that error.
 
     Args:
-        weight: what sends the error of layer i to layer i - 1, (P, n_i, n_{i-1}).
+        batch: the minibatch.
+        send: returns the error of layer i - 1 (P, B, n_{i-1}) of i and the error of layer i's pre-activations.
     """
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
-        above = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
-        differences.insert(0, batch.product(above, weight(i)))
+        error = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
+        differences.insert(0, send(i, error))
     return differences
 
 
 def gradient_targets(batch: Minibatch) -> list[Tensor]:
-    """Backpropagation written as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
-    return _sent_back(batch, lambda i: batch.forward_parameters[f"W{i}"])
+    """Write backpropagation as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
+    layers, parameters = batch.layers, batch.forward_parameters
+    return _send_error_back(batch, lambda i, error: layers[i - 1].backward(parameters, error, batch.matmul))
 
 
 def aligned_targets(batch: Minibatch) -> list[Tensor]:
-    """Feedback alignment (Lillicrap et al. 2016): as backpropagation, with a fixed random matrix for each W_i^T."""
+    """Send errors back as backpropagation does, by a fixed random matrix for each W_i^T (Lillicrap et al. 2016)."""
     if batch.feedback is None:
         raise ValueError("feedback alignment needs a feedback map")
     parameters = batch.feedback.parameters
-    return _sent_back(batch, lambda i: parameters[f"Q{i - 1}"].mT)
+    return _send_error_back(batch, lambda i, error: batch.product(error, parameters[f"Q{i - 1}"].mT))
 
 
 def cross_entropy_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of every member (P,), of outputs (P, B, n_L) and labels (P, B); for autograd."""
+    """Return the mean cross-entropy of every member (P,), of outputs (P, B, n_L) and labels (P, B); for autograd."""
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
 
 
 def _is_damped(configuration: Configuration) -> bool:
-    """Whether its damping is a number in float32 too; what is smaller is none."""
+    """Return whether the damping is more than 0 in float32 too."""
     return configuration["damping"] >= _SMALLEST_DAMPING
 
 
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
-    """The Gauss-Newton target method (Conditions 2 and S3) with stepsize 1; at the output J is the identity."""
+    """Take Gauss-Newton targets (Conditions 2 and S3) with stepsize 1; at the output J is the identity."""
     from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 
     damping = batch.hyperparameters["damping"]
@@ -228,11 +232,19 @@ def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Method:
-    """A learning rule, declared."""
+    """A learning rule, declared.
+
+    Example:
+        ``Method("My rule", "a line about it", my_targets, ("lr", "beta1", "beta2", "epsilon"))``
+
+    Raises:
+        ValueError: its parts do not fit together.
+    """
 
     title: str
-    """The paper's name of it, which stands in tables; no two methods have the same."""
+    """Its name in tables; no two methods have the same."""
     summary: str
+    """A line for lists."""
     targets: TargetRule
     hyperparameters: tuple[str | Hyperparameter, ...]
     """Names of :data:`tpbench.engine.HYPERPARAMETERS`, and the rule's own."""
@@ -241,11 +253,11 @@ class Method:
     schedule: str = JOINT
     """One of :data:`tpbench.engine.parts.SCHEDULES`."""
     capturable: bool | Callable[[Configuration], bool] = True
-    """Whether a step can be captured as a CUDA graph: the target rule reads nothing back to the host. Where that
-    depends on the hyperparameters, a function of a member's configuration."""
+    """A step can become a CUDA graph: the target rule reads nothing back to the host. Where that depends on the
+    hyperparameters, a function of a member's configuration."""
     descends: Callable[[Tensor, Tensor], Tensor] | None = None
-    """The loss whose gradient the updates are, if they are one: of outputs (P, B, n_L) and labels, one number per
-    member, written with torch so that autograd can tell (``tpbench verify method``)."""
+    """The loss that the updates descend, where they are the gradient of one: of outputs (P, B, n_L) and labels, one
+    number per member, for autograd (``tpbench verify method``)."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
@@ -269,7 +281,7 @@ class Method:
             raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs a reconstruction loss")
 
     def _check_hyperparameters(self) -> None:
-        """What the engine itself reads must be there, or a KeyError would come at training."""
+        """Require the hyperparameters that the engine itself reads."""
         given = [h if isinstance(h, str) else h.name for h in self.hyperparameters]
         for h in self.hyperparameters:
             if isinstance(h, str) and h not in HYPERPARAMETERS:
@@ -286,28 +298,29 @@ class Method:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its hyperparameters."""
-        return tuple(self.described)
+        return tuple(self.hyperparameter_specs)
 
     @cached_property
-    def described(self) -> dict[str, Hyperparameter]:
+    def hyperparameter_specs(self) -> dict[str, Hyperparameter]:
         """Its hyperparameters by name."""
-        found = (HYPERPARAMETERS[h] if isinstance(h, str) else h for h in self.hyperparameters)
-        return {h.name: h for h in found}
+        specs = (HYPERPARAMETERS[h] if isinstance(h, str) else h for h in self.hyperparameters)
+        return {h.name: h for h in specs}
 
-    def can_capture(self, configurations: Sequence[Configuration]) -> bool:
-        """Whether a pack of these members can be captured as a CUDA graph."""
+    def allows_cuda_graph(self, configurations: Sequence[Configuration]) -> bool:
+        """Return whether the step of a pack of these members can become a CUDA graph."""
         if isinstance(self.capturable, bool):
             return self.capturable
         return all(self.capturable(configuration) for configuration in configurations)
 
     @property
     def trains_feedback(self) -> bool:
+        """A reconstruction loss trains its feedback parameters."""
         return self.reconstruction is not None
 
 
 def example_configuration(method: Method) -> dict[str, float]:
-    """A valid configuration, for who measures or checks a rule; nobody should expect it to learn well."""
-    return {name: _EXAMPLES.get(name, h.example) for name, h in method.described.items()}
+    """Return a valid configuration for measuring or checking a rule; it need not learn well."""
+    return {name: _EXAMPLES.get(name, h.example) for name, h in method.hyperparameter_specs.items()}
 
 
 def _target_propagation(
@@ -412,31 +425,31 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _read_plugin(name: str, found: object) -> Method:
-    if not isinstance(found, Method):
+def _read_plugin(name: str, plugin: object) -> Method:
+    if not isinstance(plugin, Method):
         raise ValueError("is not a tpbench.engine.Method")
-    return found
+    return plugin
 
 
-PLUGINS = Plugins("tpbench.methods", "method", METHODS, _read_plugin, lambda method: method.title)
-"""The methods that installed packages add."""
+REGISTRY = Registry("tpbench.methods", "method", METHODS, _read_plugin, lambda method: method.title)
+"""The built-in methods and those that installed packages add."""
 
 
 def method_names() -> list[str]:
-    """The names of all methods, the built-in ones first; imports none of the packages that add some."""
-    return [*METHODS, *PLUGINS.entries()]
+    """Return the names of all methods, the built-in ones first; imports none of the packages that add some."""
+    return REGISTRY.names()
 
 
 def all_methods() -> dict[str, Method]:
-    """The built-in methods and those that installed packages add (entry-point group ``tpbench.methods``).
+    """Return the built-in methods and those that installed packages add (entry-point group ``tpbench.methods``).
 
-    Of a package that is broken a line on standard error tells.
+    A package that is broken costs a line on standard error.
     """
-    return {**METHODS, **PLUGINS.load_all()}
+    return REGISTRY.all()
 
 
 def method_title(name: str) -> str:
-    """The paper's name of a method; of one that is not installed here, or broken, the name itself."""
+    """Return the title of a method; of one that is not installed here, or broken, the name itself."""
     try:
         return get_method(name).title
     except TpbenchError:
@@ -444,38 +457,32 @@ def method_title(name: str) -> str:
 
 
 def get_method(name: str) -> Method:
-    """The method of that name; for a built-in one, none of the packages that add methods is imported.
+    """Return the method of that name; for a built-in one, none of the packages that add methods is imported.
 
     Raises:
         UsageError: there is none; the message names the nearest.
         TpbenchError: it is that of an installed package, which is broken or has the title of another method.
     """
-    if name in METHODS:
-        return METHODS[name]
-    if name not in PLUGINS.entries():
-        raise unknown("method", name, method_names())
-    return PLUGINS.load(name)
+    return REGISTRY.get(name)
 
 
 def method_source(name: str) -> str:
-    """Whose code a method is: empty for a built-in one, else what :mod:`tpbench.engine.plugins` says of its package.
+    """Return the source of a method: empty for a built-in one, else :func:`tpbench.engine.plugins.plugin_source`.
 
     Raises:
         UsageError: there is no such method.
         TpbenchError: the source of its package cannot be found.
     """
     get_method(name)
-    return "" if name in METHODS else PLUGINS.source(name)
+    return REGISTRY.source(name)
 
 
 def installed_source(name: str) -> str | None:
-    """Return whose code the method of that name is here, as :func:`method_source`; imports no package.
+    """Return the source of the method of that name, as :func:`method_source`; imports no package.
 
     None where no such method is installed, or the source of its package cannot be found.
     """
-    if name in METHODS:
-        return ""
     try:
-        return PLUGINS.source(name) if name in PLUGINS.entries() else None
+        return REGISTRY.source(name) if name in REGISTRY else None
     except TpbenchError:
         return None

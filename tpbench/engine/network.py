@@ -1,4 +1,4 @@
-"""The forward parameters of a pack, the forward pass and the initialisation.
+"""The network of a pack: its parameters, its layers and its output loss.
 
 Every array has a leading member dimension P. The parameters of one kind (forward or feedback) of a whole pack lie in
 one buffer with a named view per array.
@@ -6,14 +6,18 @@ one buffer with a named view per array.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from math import prod, sqrt
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tpbench.engine.precision import EXACT, Lasting, Products, tanh_
+from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_, tanh_difference_
 
 # Offsets of the arrays in a buffer are multiples of this many elements, so that vector loads stay aligned.
 _ALIGNMENT = 16
@@ -22,8 +26,8 @@ _ALIGNMENT = 16
 class Parameters:
     """Named arrays of a pack in one buffer: ``self[name]`` has the shape (P, ...) and is contiguous.
 
-    The buffer is ordered by array, not by member as design.md has it: the products that write gradients run 10 to 20 %
-    faster into contiguous arrays (``benchmarks/layout.py``), and the fused optimiser takes a member's arrays as a list.
+    The buffer is ordered by array, not by member: the products that write gradients run 10 to 20 % faster into
+    contiguous arrays (``benchmarks/layout.py``), and the fused optimiser takes a member's arrays as a list.
     """
 
     def __init__(
@@ -47,32 +51,36 @@ class Parameters:
         return iter(self._views)
 
     def member(self, p: int) -> Tensor:
-        """All numbers of one member as one vector, a copy."""
+        """Return all numbers of one member as one vector, a copy."""
         return torch.cat([view[p].flatten() for view in self._views.values()])
 
     def largest(self) -> Tensor:
-        """The largest magnitude of every member (P,); not finite if one of its numbers is not."""
+        """Return the largest magnitude of every member (P,); not finite if one of its numbers is not."""
         norms = [torch.linalg.vector_norm(v.flatten(1), torch.inf, dim=1) for v in self._views.values()]
         return torch.stack(norms).sum(dim=0)
 
     def like(self, names: Iterable[str] | None = None) -> Parameters:
-        """A buffer of the same layout filled with zeros, for gradients; or for the named arrays only."""
+        """Return a buffer of the same layout filled with zeros; of the named arrays only, if some are named."""
         shapes = {name: self.shapes[name] for name in names or self.shapes}
         return Parameters(shapes, self.members, dtype=self.flat.dtype, device=self.flat.device)
 
     def select(self, members: list[int]) -> Parameters:
-        """A new buffer that holds a copy of the named members only."""
+        """Return a new buffer that holds a copy of the named members only."""
         chosen = Parameters(self.shapes, len(members), dtype=self.flat.dtype, device=self.flat.device)
-        for name, view in self._views.items():
-            chosen[name].copy_(view[members])
+        chosen.copy_members(self, members)
         return chosen
+
+    def copy_members(self, other: Parameters, members: list[int]) -> None:
+        """Copy some members of another buffer, as many as this one has."""
+        for name, view in self._views.items():
+            view.copy_(other[name][members])
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """The random stream of one seed for one purpose (and one epoch).
+    """Return the random stream of one seed for one purpose (and one epoch).
 
-    Streams are made anew from (seed, purpose, index), never carried along: what a seed draws does not depend on the
-    pack it runs in, nor on whether training was interrupted.
+    Streams are made anew from (seed, purpose, index), never carried along: the numbers of a seed depend neither on its
+    pack nor on an interruption.
     """
     words = [seed & 0xFFFFFFFF, seed >> 32, index, *purpose.encode()]
     state = np.random.SeedSequence(words).generate_state(2, np.uint32)
@@ -80,29 +88,165 @@ def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
 
 def xavier_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Xavier-normal weights (fan_out, fan_in) in float64; the same numbers whatever precision the pack has."""
-    fan_out, fan_in = shape
-    return torch.randn(shape, generator=generator, dtype=torch.float64) * sqrt(2.0 / (fan_in + fan_out))
+    """Draw Xavier-normal weights (fan_out, fan_in), in float64 so that all precisions start alike."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * sqrt(2.0 / sum(shape))
 
 
-def initialise(parameters: Parameters, seeds: list[int], purpose: str) -> None:
-    """Xavier-normal matrices and zero vectors for every member (section B.1), each from its own seed's stream."""
-    for member, seed in enumerate(seeds):
-        generator = stream(seed, purpose)
-        for name, shape in parameters.shapes.items():
-            if len(shape) == 2:
-                parameters[name][member] = xavier_normal(shape, generator).to(parameters.flat)
-            else:
-                parameters[name][member] = 0.0
+@dataclass(frozen=True)
+class Dense:
+    """Layer i of a network, ``h_i = f(W_i h_{i-1} + b_i)`` with f tanh or, at the output, the identity.
 
-
-def forward(parameters: Parameters, activities: list[Tensor], depth: int, products: Products = EXACT) -> None:
-    """Propagate ``activities[0]`` (P, B, n_0) forward (equation 1), writing ``activities[1..depth]`` in place.
-
-    Hidden layers are tanh, layer ``depth`` is linear.
+    It holds no numbers: its methods get the parameters of a pack, and find ``W{i}`` and ``b{i}`` in them by name.
     """
-    for i in range(1, depth + 1):
-        bias, weight = parameters[f"b{i}"].unsqueeze(1), Lasting(parameters[f"W{i}"])
-        products.baddbmm(bias, Lasting(activities[i - 1]), weight.mT, activities[i])
-        if i < depth:
-            tanh_(activities[i])
+
+    index: int
+    inputs: int
+    units: int
+    squash: bool
+    """tanh after the affine map."""
+
+    @property
+    def weight(self) -> str:
+        return f"W{self.index}"
+
+    @property
+    def bias(self) -> str:
+        return f"b{self.index}"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its parameters by name, without the member dimension."""
+        return {self.weight: (self.units, self.inputs), self.bias: (self.units,)}
+
+    def initialise(self, parameters: Parameters, member: int, generator: torch.Generator) -> None:
+        """Draw the parameters of one member: Xavier-normal weights and zero biases (section B.1)."""
+        parameters[self.weight][member] = xavier_normal((self.units, self.inputs), generator)
+        parameters[self.bias][member] = 0.0
+
+    def forward(self, parameters: Parameters, x: Tensor, out: Tensor, matmul: MatmulPolicy = EXACT_MATMUL) -> None:
+        """Write the activities (P, B, n_i) of inputs (P, B, n_{i-1}) to ``out`` (equation 1)."""
+        matmul.linear(x, parameters[self.weight], parameters[self.bias], out)
+        if self.squash:
+            tanh_(out)
+
+    def gradient(
+        self,
+        error: Tensor,
+        slope: Tensor | None,
+        x: Tensor,
+        into: Parameters,
+        matmul: MatmulPolicy = EXACT_MATMUL,
+    ) -> None:
+        """Write the gradients of ``W{i}`` and ``b{i}`` for a given error at the layer's output.
+
+        Args:
+            error: derivative of the local loss with respect to h_i (P, B, n_i); changed in place.
+            slope: of f at h_i (P, B, n_i); None where f is the identity.
+            x: the layer's inputs (P, B, n_{i-1}).
+            into: receives the gradients.
+            matmul: multiplies.
+        """
+        if slope is not None:
+            error *= slope
+        matmul.weight_gradient(error, x, into[self.weight])
+        torch.sum(error, dim=1, out=into[self.bias])
+
+    def difference(
+        self,
+        parameters: Parameters,
+        change: Tensor,
+        h: Tensor,
+        slope: Tensor | None,
+        out: Tensor,
+        workspace: Workspace,
+        matmul: MatmulPolicy = EXACT_MATMUL,
+    ) -> Tensor:
+        """Write the changes of the layer's output to ``out`` when its inputs change, without cancellation.
+
+        Args:
+            parameters: of the pack.
+            change: m changes of the inputs, (P, m, B, n_{i-1}).
+            h: the layer's activities (P, B, n_i).
+            slope: of f at h_i (P, B, n_i); None where f is the identity.
+            out: receives the changes of the activities, (P, m, B, n_i).
+            workspace: working memory.
+            matmul: multiplies.
+        """
+        matmul.linear_difference(change, parameters[self.weight], out)
+        if slope is not None:
+            tanh_difference_(h.unsqueeze(1), slope.unsqueeze(1), out, workspace("tanh difference", *out.shape))
+        return out
+
+    def backward(self, parameters: Parameters, error: Tensor, matmul: MatmulPolicy | None = None) -> Tensor:
+        """Return the error of the inputs (P, B, n_{i-1}) of an error of the pre-activations (P, B, n_i)."""
+        return (matmul or EXACT_MATMUL).backward(error, parameters[self.weight])
+
+
+@lru_cache(maxsize=64)
+def network_layers(architecture: Architecture) -> tuple[Dense, ...]:
+    """Return the layers 1 .. L of a network, entry i - 1 layer i."""
+    sizes, depth = architecture.sizes, architecture.depth
+    return tuple(Dense(i, sizes[i - 1], sizes[i], squash=i < depth) for i in architecture.layers)
+
+
+def forward_parameters(
+    layers: Sequence[Dense], members: int, *, dtype: torch.dtype, device: torch.device | str
+) -> Parameters:
+    """Return the parameters of a network's layers, all zero; :meth:`Dense.initialise` draws them."""
+    shapes = {name: shape for layer in layers for name, shape in layer.shapes.items()}
+    return Parameters(shapes, members, dtype=dtype, device=device)
+
+
+def forward(
+    layers: Sequence[Dense], parameters: Parameters, activities: Sequence[Tensor], matmul: MatmulPolicy = EXACT_MATMUL
+) -> None:
+    """Propagate ``activities[0]`` (P, B, n_0) through the layers, writing ``activities[1..L]`` in place."""
+    for layer in layers:
+        layer.forward(parameters, activities[layer.index - 1], activities[layer.index], matmul)
+
+
+class Loss(Protocol):
+    """An output loss: what the network is trained on and what counts as an error."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return losses, errors and output gradient, as :func:`cross_entropy` does."""
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute softmax and cross-entropy as one output loss (equation 161).
+
+    The gradient ``p - l`` is formed as ``-(sum of the other probabilities)`` for the labelled class, because ``p - 1``
+    loses all digits once the network is sure of its answer.
+
+    Args:
+        outputs: linear outputs ``h_L`` of shape (P, B, n_L).
+        labels: class labels of shape (P, B), int64.
+
+    Returns:
+        The loss of every sample (P, B), whether each is misclassified (P, B), and the gradient of the *mean* loss over
+        the batch with respect to ``h_L`` (P, B, n_L).
+    """
+    index = labels.unsqueeze(-1)
+    log_probabilities = torch.log_softmax(outputs, dim=-1)
+    losses = -log_probabilities.gather(-1, index).squeeze(-1)
+    gradient = log_probabilities.exp()
+    gradient.scatter_(-1, index, 0.0)
+    gradient.scatter_(-1, index, -gradient.sum(-1, keepdim=True))
+    gradient.div_(outputs.shape[-2])
+    wrong = outputs.argmax(-1) != labels
+    return losses, wrong, gradient
+
+
+def squared_error(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute half the squared L2 distance to the label vector, the regression loss of the toy experiments (B.3).
+
+    Args:
+        outputs: linear outputs ``h_L`` of shape (P, B, n_L).
+        labels: target vectors of shape (P, B, n_L).
+
+    Returns:
+        As :func:`cross_entropy`; the "error" of a sample is its squared distance, since nothing is classified.
+    """
+    difference = outputs - labels
+    squared = difference.square().sum(-1)
+    return squared / 2, squared, difference / outputs.shape[-2]

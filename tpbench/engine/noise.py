@@ -8,26 +8,26 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from tpbench.engine.precision import Scratch, in_parallel
+from tpbench.engine.precision import Workspace, in_parallel
 
 # Numbers of one member that are drawn by one call. On a GPU each call is a launch, so that many are worth their memory
 # (4 MiB per member); a CPU would only push them out of its caches. It does not depend on the pack: on a GPU the numbers
 # depend on how many are drawn at once.
-_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 20}
+_BLOCK = {"cpu": 1 << 16, "cuda": 1 << 20}
 
-# torch's CPU generator makes normal numbers in groups of so many, and starts a group anew in each call.
+# torch's CPU generator makes normal numbers in groups of this size, and starts a new group in each call.
 _GROUP = 16
 
 
 def device_generators(generators: Sequence[torch.Generator], device: torch.device) -> list[torch.Generator]:
-    """Generators of the same seeds on the device; on a GPU they give other numbers than on the CPU."""
+    """Return generators of the same seeds on the device; on a GPU they give other numbers than on the CPU."""
     if device.type == "cpu":
         return list(generators)
     return [torch.Generator(device).manual_seed(generator.initial_seed()) for generator in generators]
 
 
 def minibatches_at_once(numbers: int, device: torch.device) -> int:
-    """For how many minibatches the noise is drawn at once.
+    """Return for how many minibatches the noise is drawn by one call.
 
     Args:
         numbers: of one member and minibatch.
@@ -35,31 +35,31 @@ def minibatches_at_once(numbers: int, device: torch.device) -> int:
     """
     if device.type == "cpu" and numbers % _GROUP:
         return 1
-    return max(1, _AT_ONCE.get(device.type, _AT_ONCE["cuda"]) // numbers)
+    return max(1, _BLOCK.get(device.type, _BLOCK["cuda"]) // numbers)
 
 
 def draw_noise(
-    batches: Sequence[int], units: int, generators: Sequence[torch.Generator], memory: Scratch
+    batches: Sequence[int], units: int, generators: Sequence[torch.Generator], memory: Workspace
 ) -> Iterator[Tensor]:
-    """Standard-normal numbers for every minibatch of an epoch, in float32 whatever the precision of the pack.
+    """Draw standard-normal numbers for every minibatch of an epoch, in float32 whatever the precision of the pack.
 
     Args:
         batches: how many samples each minibatch has.
         units: of all hidden layers together.
         generators: one per member, on the device of the memory.
-        memory: float32; what is yielded lies in it and lasts until the next is asked for.
+        memory: float32; each item lies in it and lasts until the next.
 
     Yields:
         The noise of the next minibatch, (P, B * units); each member's from its own generator.
     """
     for batch, same in groupby(batches):
-        left, numbers = len(list(same)), batch * units
-        while left:
-            count = min(left, minibatches_at_once(numbers, memory.device))
+        remaining, numbers = len(list(same)), batch * units
+        while remaining:
+            count = min(remaining, minibatches_at_once(numbers, memory.device))
             block = memory("noise", len(generators), count * numbers)
             _fill(block, generators)
             yield from torch.split(block, numbers, dim=1)
-            left -= count
+            remaining -= count
 
 
 def _fill(block: Tensor, generators: Sequence[torch.Generator]) -> None:
@@ -68,3 +68,10 @@ def _fill(block: Tensor, generators: Sequence[torch.Generator]) -> None:
             row.normal_(generator=generator)
 
     in_parallel(fill, len(generators), block.numel())
+
+
+def by_layer(noise: Tensor, units: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    """Split the noise of a minibatch (P, B * units of all hidden layers) into (P, B, n_i) for each hidden layer."""
+    batch = noise.shape[1] // sum(units)
+    parts = torch.split(noise.to(dtype), [batch * n for n in units], dim=1)
+    return [part.view(-1, batch, n) for part, n in zip(parts, units, strict=True)]

@@ -1,4 +1,4 @@
-"""How many floating-point operations and bytes a step needs, counting what the method asks for and nothing else."""
+"""Counts of the floating-point operations and bytes that a step needs, from the method's declaration alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 import torch
 
 from tpbench.engine.methods import Method, aligned_targets, gauss_newton_targets, gradient_targets
+from tpbench.engine.network import network_layers
 from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.parts import Architecture, Feedback
 from tpbench.engine.problem import Problem
@@ -14,10 +15,10 @@ from tpbench.engine.trainer import EVALUATION_CHUNK
 
 
 def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:
-    """Floating-point operations of the matrix products of one joint step of one member.
+    """Count the floating-point operations of the matrix products of one joint step of one member.
 
     A product of (a, b) and (b, c) counts 2abc. Element-wise work, the optimiser and random numbers count nothing, so
-    the achieved rate is a lower bound of what the machine does.
+    the achieved rate is a lower bound of the machine's.
     """
     sizes, depth = architecture.sizes, architecture.depth
     count = sum(sizes[i] * sizes[i - 1] for i in architecture.layers)
@@ -33,7 +34,7 @@ def joint_operations(method: Method, architecture: Architecture, batch: int, tra
         count += _back_operations(feedback, architecture, stacked=loss.through_output)
         count += _gradient_operations(feedback, architecture, corrected=loss.corrected)
         if not (loss.corrected or feedback.squash):
-            # The loss needs g_i itself, which a linear map's targets do not.
+            # The loss needs g_i itself; the targets of a linear map do without.
             count += _map_operations(feedback, architecture)
     return 2 * batch * count
 
@@ -54,12 +55,12 @@ def _target_operations(method: Method, architecture: Architecture) -> int:
 
 
 def _recurrence(feedback: Feedback, architecture: Architecture) -> int:
-    """S_i h_i, once per evaluation of g_i, or once for its gradient."""
+    """Count S_i h_i, once per evaluation of g_i, or once for its gradient."""
     return sum(architecture.sizes[i] ** 2 for i in architecture.hidden if feedback.has_recurrence(i, architecture))
 
 
 def _map_operations(feedback: Feedback, architecture: Architecture) -> int:
-    """One pass through all g_i from one source: R once, then every Q_i."""
+    """Count one pass through all g_i from one source: R once, then every Q_i."""
     count = sum(architecture.sizes[i] * feedback.source_size(i, architecture) for i in architecture.hidden)
     if any(feedback.through_random(i, architecture) for i in architecture.hidden):
         count += architecture.random_hidden * architecture.sizes[-1]
@@ -67,7 +68,7 @@ def _map_operations(feedback: Feedback, architecture: Architecture) -> int:
 
 
 def _back_operations(feedback: Feedback, architecture: Architecture, *, stacked: bool) -> int:
-    """Sending every layer's corrupted activity back to it."""
+    """Count the way of every layer's corrupted activity back to it."""
     sizes = architecture.sizes
     if not feedback.direct:
         return sum((k if stacked else 1) * sizes[k] * sizes[k + 1] for k in architecture.hidden)
@@ -80,15 +81,17 @@ def _back_operations(feedback: Feedback, architecture: Architecture, *, stacked:
 
 
 def _gradient_operations(feedback: Feedback, architecture: Architecture, *, corrected: bool) -> int:
-    """dQ_i (twice where g_i is tanh and both g_i(s~) and g_i(s) count) and dS_i."""
+    """Count dQ_i (twice where g_i is tanh and both g_i(s~) and g_i(s) count) and dS_i."""
     products = 2 if corrected and feedback.squash else 1
     count = sum(products * architecture.sizes[i] * feedback.source_size(i, architecture) for i in architecture.hidden)
     return count + _recurrence(feedback, architecture)
 
 
 def step_bytes(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...], element: int) -> int:
-    """Bytes a joint step of one member moves at the least: each parameter's value, gradient and two moments through
-    Adam (4 reads, 3 writes), the weights read once per pass, and every activity written and read once.
+    """Return the bytes that a joint step of one member moves at least.
+
+    Adam reads and writes each parameter's value, gradient and two moments (4 reads, 3 writes); the weights are read
+    once per pass, and every activity is written and read once.
 
     Args:
         element: bytes of a number.
@@ -108,19 +111,20 @@ def member_bytes(
 ) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
-    Counted are its parameters, their gradients and Adam's moments, the activities of a minibatch with what the rule and
-    the feedback make of them, those of the samples that are evaluated at once, noise, and its sample numbers.
+    Counted are its parameters, their gradients and Adam's moments, the activities of a minibatch with their targets and
+    feedback, those of the samples that are evaluated at once, noise, and its sample numbers.
 
     Args:
-        method: the learning rule; what a rule of a package takes besides is not known.
+        method: the learning rule; arrays that a package's rule makes are not counted.
         problem: network and data.
         dtype: of all numbers.
         device: where it trains.
-        keep: whether the network of the selected epoch is kept beside the one that trains.
+        keep: the network of the selected epoch is kept beside the one that trains.
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
-    forward, feedback = sum(map(prod, architecture.forward_shapes().values())), 0
+    shapes = [shape for layer in network_layers(architecture) for shape in layer.shapes.values()]
+    forward, feedback = sum(map(prod, shapes)), 0
     numbers = 4 * forward
     if method.feedback:
         feedback = sum(map(prod, method.feedback.shapes(architecture).values()))

@@ -1,4 +1,8 @@
-"""The sizes of a network. Imports no torch, so that lists of workloads need none."""
+"""Declarations that networks and methods are made of: sizes, feedback maps, reconstruction losses and schedules.
+
+:mod:`tpbench.engine.network` and :mod:`tpbench.engine.feedback` compute with them. Imports no torch, so that lists of
+workloads and methods need none.
+"""
 
 from __future__ import annotations
 
@@ -41,20 +45,6 @@ class Architecture:
         """The layers 1 .. L."""
         return range(1, self.depth + 1)
 
-    def forward_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of ``W{i}`` (n_i, n_{i-1}) and ``b{i}`` (n_i)."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for i in self.layers:
-            shapes[f"W{i}"] = (self.sizes[i], self.sizes[i - 1])
-            shapes[f"b{i}"] = (self.sizes[i],)
-        return shapes
-
-
-# What methods are made of, declared: feedback maps, reconstruction losses and schedules.
-#
-# What computes with them stands in :mod:`tpbench.engine.feedback` and :mod:`tpbench.engine.feedback`. Imports no
-# torch, so that lists of methods need none.
-
 
 # Schedules of section B.1: a workload says how many epochs SLEEP and EXTRA are.
 JOINT = "joint"
@@ -80,15 +70,15 @@ class Feedback:
     """S_i h_i is added, except for the last hidden layer."""
 
     def through_random(self, i: int, architecture: Architecture) -> bool:
-        """Whether g_i reads the random hidden layer.
+        """Return whether g_i reads the random hidden layer.
 
         The authors' DDTP-RHL sends the output target to the last hidden layer directly, and the published numbers were
-        made with that (golden/README.md), so the map of layer L-1 is ``tanh(Q h_L + c)``.
+        made with that, so the map of layer L-1 is ``tanh(Q h_L + c)``.
         """
         return self.random_hidden and i < architecture.depth - 1
 
     def shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-        """Shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``."""
+        """Return the shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``."""
         shapes: dict[str, tuple[int, ...]] = {}
         for i in architecture.hidden:
             size = architecture.sizes[i]
@@ -98,11 +88,18 @@ class Feedback:
                 shapes[f"S{i}"] = (size, size)
         return shapes
 
+    def fixed_shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the fixed arrays ``R`` and ``d`` of a random hidden layer."""
+        if not self.random_hidden:
+            return {}
+        return {"R": (architecture.random_hidden, architecture.sizes[-1]), "d": (architecture.random_hidden,)}
+
     def has_recurrence(self, i: int, architecture: Architecture) -> bool:
+        """Return whether g_i has the recurrent matrix S_i."""
         return self.recurrent and i < architecture.depth - 1
 
     def source_size(self, i: int, architecture: Architecture) -> int:
-        """The width of what Q_i multiplies."""
+        """Return the width of what Q_i multiplies."""
         if self.through_random(i, architecture):
             return architecture.random_hidden
         return architecture.sizes[-1] if self.direct else architecture.sizes[i + 1]

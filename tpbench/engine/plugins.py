@@ -1,4 +1,7 @@
-"""What an installed package's code is: the part of a run's identity that a plug-in brings along."""
+"""Plug-ins: the entries of installed packages beside the built-in ones, and the source that identifies them.
+
+A broken package costs a line on standard error, and its own entry alone.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,217 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tpbench.engine.errors import TpbenchError, UsageError, place_of, visible
+from tpbench.engine.errors import TpbenchError, UsageError, place_of, unknown, visible
+
+Kind = TypeVar("Kind")
+
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+class Registry(Generic[Kind]):
+    """The entries of one kind by name: built-in ones, and those of installed packages in an entry-point group.
+
+    Args:
+        group: the entry-point group.
+        kind: what messages call an entry, such as ``method``.
+        built_in: the built-in entries; no package can have their names.
+        read: returns the entry of an entry point's name and object; raises ``UsageError`` with the reason if the object
+            is nothing of the kind, or ``ValueError`` with a reason that follows the name of the object.
+        title: returns the title of an entry in tables; no two entries have the same. None: titles do not count.
+
+    Example:
+        ``METHOD_REGISTRY = Registry("tpbench.methods", "method", METHODS, read_method)``
+    """
+
+    def __init__(
+        self,
+        group: str,
+        kind: str,
+        built_in: Mapping[str, Kind],
+        read: Callable[[str, object], Kind],
+        title: Callable[[Kind], str] | None = None,
+    ) -> None:
+        self.group, self.kind, self.built_in, self._read, self._title = group, kind, built_in, read, title
+        self._loaded: dict[EntryPoint, Kind] = {}
+        self._title_problems: dict[EntryPoint, str] = {}
+        self._loading: set[str] = set()
+        _REGISTRIES.append(self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.entries()
+
+    def names(self) -> list[str]:
+        """Return all names, the built-in ones first; imports no package."""
+        return [*self.built_in, *self.entries()]
+
+    def all(self) -> dict[str, Kind]:
+        """Return the built-in entries and those of installed packages that can be used.
+
+        Prints a line on standard error for each of the others.
+        """
+        entries = dict(self.built_in)
+        usable, problems = self._sorted()
+        for problem in problems:
+            _warn(problem)
+        for name in usable:
+            try:
+                entries[name] = self.load(name)
+            except TpbenchError as error:
+                _warn(str(error))
+        return entries
+
+    def get(self, name: str) -> Kind:
+        """Return the entry of that name; for a built-in one, no package is imported.
+
+        Raises:
+            UsageError: there is none; the message names the nearest.
+            TpbenchError: as of :meth:`load`.
+        """
+        if name in self.built_in:
+            return self.built_in[name]
+        if name not in self.entries():
+            raise unknown(self.kind, name, self.names())
+        return self.load(name)
+
+    def source(self, name: str) -> str:
+        """Return the source of an entry (:func:`plugin_source`); empty for a built-in one.
+
+        Raises:
+            TpbenchError: it cannot be found.
+        """
+        return "" if name in self.built_in else plugin_source(self.entries()[name])
+
+    def entries(self) -> dict[str, EntryPoint]:
+        """Return the usable entry points of installed packages by name; imports none of the packages."""
+        return self._sorted()[0]
+
+    def load(self, name: str) -> Kind:
+        """Return the entry of an installed package.
+
+        Where titles count, the packages of entries that come before it in the alphabet are imported as well: which of
+        two equal titles is refused must not depend on the order of imports in a process.
+
+        Raises:
+            TpbenchError: its package cannot be imported, or adds something else, or its title is that of another.
+        """
+        entry = self.entries()[name]
+        loaded = self._load(name, entry)
+        if problem := self._title_problem(name, entry, loaded):
+            raise TpbenchError(f"{self._describe(entry)} cannot be used: {problem}")
+        return loaded
+
+    def forget(self) -> None:
+        """Read the entries of packages again when they are next needed."""
+        self._loaded.clear()
+        self._title_problems.clear()
+
+    def _sorted(self) -> tuple[dict[str, EntryPoint], list[str]]:
+        """Return the entry points whose names can be used, and the problems of the others."""
+        usable: dict[str, EntryPoint] = {}
+        problems = []
+        for entry in _entry_points(self.group, tuple(sys.path)):
+            if not _NAME.fullmatch(entry.name):
+                # Folders and files are named by it.
+                problems.append(
+                    f"{self._describe(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'"
+                )
+            elif entry.name in self.built_in or entry.name in usable:
+                problems.append(f"{self._describe(entry)} cannot be used: that name is taken")
+            else:
+                usable[entry.name] = entry
+        return usable, problems
+
+    def _describe(self, entry: EntryPoint) -> str:
+        return f"the {self.kind} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
+
+    def _load(self, name: str, entry: EntryPoint) -> Kind:
+        if ":" not in entry.value:
+            raise TpbenchError(f"{self._describe(entry)} cannot be used: '{entry.value}' must be written MODULE:NAME")
+        if name in self._loading:
+            raise TpbenchError(f"{self._describe(entry)} cannot be used: it is made of itself")
+        if entry not in self._loaded:
+            self._loading.add(name)
+            try:
+                self._loaded[entry] = self._import(name, entry)
+            finally:
+                self._loading.discard(name)
+        return self._loaded[entry]
+
+    def _import(self, name: str, entry: EntryPoint) -> Kind:
+        try:
+            loaded = entry.load()
+        except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            place = f", {place_of(error)}" if place_of(error) else ""
+            raise TpbenchError(f"{self._describe(entry)} cannot be used ({reason}{place})") from error
+        try:
+            return self._read(name, loaded)
+        except ValueError as error:
+            raise TpbenchError(f"{self._describe(entry)} cannot be used: {entry.value} {error}") from error
+        except UsageError as error:
+            raise TpbenchError(f"{self._describe(entry)} cannot be used: {error}") from error
+
+    def _title_problem(self, name: str, entry: EntryPoint, loaded: Kind) -> str:
+        """Name the built-in or earlier entry that has the same title; empty if there is none."""
+        if self._title is None:
+            return ""
+        if entry not in self._title_problems:
+            problem = self._same_title(name, entry, self._title(loaded))
+            if self._loading:
+                return problem  # an entry that is being imported has no title yet
+            self._title_problems[entry] = problem
+        return self._title_problems[entry]
+
+    def _same_title(self, name: str, entry: EntryPoint, title: str) -> str:
+        assert self._title
+        for other, built_in in self.built_in.items():
+            if _same_words(self._title(built_in), title):
+                return f"{entry.value} has the title '{title}' of the built-in {self.kind} '{other}'"
+        for other, other_entry in self.entries().items():
+            if other >= name:
+                continue
+            try:
+                same = _same_words(self._title(self._load(other, other_entry)), title)
+            except TpbenchError:
+                continue  # it is in no table
+            if same:
+                return f"{entry.value} has the title '{title}' of {self._describe(other_entry)}"
+        return ""
+
+
+_REGISTRIES: list[Registry[Any]] = []
+
+
+def _same_words(one: str, other: str) -> bool:
+    """Return whether two titles look the same in a table."""
+    return one.split() == other.split()
+
+
+@lru_cache(maxsize=100)
+def _warn(problem: str) -> None:
+    """Print a line about a broken package, once per process."""
+    print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
+
+
+@lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of the packages on a module search path; looking at all packages is slow."""
+    return tuple(entry_points(group=group))
+
+
+def forget_plugins() -> None:
+    """Look for installed packages again, where some were installed while this process runs."""
+    for registry in _REGISTRIES:
+        registry.forget()
+    _entry_points.cache_clear()
+    _warn.cache_clear()
 
 
 def plugin_source(entry: EntryPoint) -> str:
-    """Distribution, version and digest of the source behind an entry point, the same on every machine.
+    """Return distribution, version and digest of the source behind an entry point, the same on every machine.
 
-    The version alone would not do: nobody raises it between two edits of an editable installation.
+    It is the part of a run's identity that a plug-in brings along. The version alone would not do: it stays the same
+    between two edits of an editable installation.
 
     Raises:
         TpbenchError: its package cannot be found or read.
@@ -31,9 +238,9 @@ def plugin_source(entry: EntryPoint) -> str:
 
 @lru_cache(maxsize=256)
 def source_digest(package: str) -> str:
-    """16 hex digits of the SHA-256 over names and contents of the Python files of a top-level package or module.
+    """Return 16 hex digits of the SHA-256 over names and contents of the Python files of a top-level package or module.
 
-    A namespace package counts with all its portions: of a folder without ``__init__.py`` nothing tells what is whose.
+    A namespace package counts with all its portions: a folder without ``__init__.py`` may belong to several packages.
     """
     try:
         spec = find_spec(package)
@@ -51,186 +258,7 @@ def source_digest(package: str) -> str:
         raise TpbenchError(
             f"the source of the package '{package}' cannot be found ({error}): install it anew"
         ) from error
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, content in contents:
-        found.update(f"{name} {len(content)}\n".encode() + content)
-    return found.hexdigest()[:16]
-
-
-# What installed packages add through an entry-point group: a broken one costs a line, and its own entry alone.
-
-
-Kind = TypeVar("Kind")
-
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-
-
-def _alike(one: str, other: str) -> bool:
-    """Whether two titles look the same in a table."""
-    return one.split() == other.split()
-
-
-@lru_cache(maxsize=100)
-def _warn(problem: str) -> None:
-    """Once per process: a broken package costs its own entry and a line, no more."""
-    print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
-
-
-@lru_cache(maxsize=8)
-def _entries(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """The entry points of the packages on a module search path; looking at all packages takes its time."""
-    return tuple(entry_points(group=group))
-
-
-class Plugins(Generic[Kind]):
-    """The entries of one group.
-
-    Args:
-        group: the entry-point group.
-        what: one entry, in a message: ``method``.
-        taken: the built-in ones; no package can have their names.
-        read: what an entry point's name and object stand for; raises ``UsageError`` with the reason if it is nothing of
-            the kind, or ``ValueError`` with one that goes on after the name of the object.
-        title: what an entry is called in tables; no two have the same. None: by its name.
-    """
-
-    def __init__(
-        self,
-        group: str,
-        what: str,
-        taken: Mapping[str, Kind],
-        read: Callable[[str, object], Kind],
-        title: Callable[[Kind], str] | None = None,
-    ) -> None:
-        self.group, self.what, self._taken, self._read, self._title = group, what, taken, read, title
-        self._loaded: dict[EntryPoint, Kind] = {}
-        self._taken_titles: dict[EntryPoint, str] = {}
-        self._loading: set[str] = set()
-        _GROUPS.append(self)
-
-    def entries(self) -> dict[str, EntryPoint]:
-        """The entry points by name; imports none of their packages."""
-        return self._sorted()[0]
-
-    def _sorted(self) -> tuple[dict[str, EntryPoint], list[str]]:
-        """Those whose names can be used, and what is wrong with the others."""
-        found: dict[str, EntryPoint] = {}
-        wrong = []
-        for entry in _entries(self.group, tuple(sys.path)):
-            if not _NAME.fullmatch(entry.name):
-                # Folders and files are named by it.
-                wrong.append(f"{self._whose(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'")
-            elif entry.name in self._taken or entry.name in found:
-                wrong.append(f"{self._whose(entry)} cannot be used: that name is taken")
-            else:
-                found[entry.name] = entry
-        return found, wrong
-
-    def _whose(self, entry: EntryPoint) -> str:
-        return f"the {self.what} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
-
-    def load(self, name: str) -> Kind:
-        """Return what an entry stands for.
-
-        Where titles count, the packages of entries that come before it in the alphabet are imported as well: which of
-        two equal titles is refused must not depend on what a process happened to load.
-
-        Raises:
-            TpbenchError: its package cannot be imported, or adds something else, or its title is that of another.
-        """
-        entry = self.entries()[name]
-        found = self._load(name, entry)
-        if problem := self._title_problem(name, entry, found):
-            raise TpbenchError(f"{self._whose(entry)} cannot be used: {problem}")
-        return found
-
-    def _load(self, name: str, entry: EntryPoint) -> Kind:
-        if ":" not in entry.value:
-            raise TpbenchError(f"{self._whose(entry)} cannot be used: '{entry.value}' must be written MODULE:NAME")
-        if name in self._loading:
-            raise TpbenchError(f"{self._whose(entry)} cannot be used: it is made of itself")
-        if entry not in self._loaded:
-            self._loading.add(name)
-            try:
-                self._loaded[entry] = self._import(name, entry)
-            finally:
-                self._loading.discard(name)
-        return self._loaded[entry]
-
-    def _import(self, name: str, entry: EntryPoint) -> Kind:
-        try:
-            found = entry.load()
-        except (Exception, SystemExit) as error:  # whatever a module may do when it is imported
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            place = f", {place_of(error)}" if place_of(error) else ""
-            raise TpbenchError(f"{self._whose(entry)} cannot be used ({reason}{place})") from error
-        try:
-            return self._read(name, found)
-        except ValueError as error:
-            raise TpbenchError(f"{self._whose(entry)} cannot be used: {entry.value} {error}") from error
-        except UsageError as error:
-            raise TpbenchError(f"{self._whose(entry)} cannot be used: {error}") from error
-
-    def _title_problem(self, name: str, entry: EntryPoint, found: Kind) -> str:
-        """Return whose title an entry has: that of a built-in one or of an earlier name; empty if it is its own."""
-        if self._title is None:
-            return ""
-        if entry not in self._taken_titles:
-            problem = self._same_title(name, entry, self._title(found))
-            if self._loading:
-                return problem  # what is being imported has no title yet
-            self._taken_titles[entry] = problem
-        return self._taken_titles[entry]
-
-    def _same_title(self, name: str, entry: EntryPoint, title: str) -> str:
-        assert self._title
-        for other, built_in in self._taken.items():
-            if _alike(self._title(built_in), title):
-                return f"{entry.value} has the title '{title}' of the built-in {self.what} '{other}'"
-        for other, other_entry in self.entries().items():
-            if other >= name:
-                continue
-            try:
-                same = _alike(self._title(self._load(other, other_entry)), title)
-            except TpbenchError:
-                continue  # it is in no table
-            if same:
-                return f"{entry.value} has the title '{title}' of {self._whose(other_entry)}"
-        return ""
-
-    def load_all(self) -> dict[str, Kind]:
-        """All that can be used; of those that cannot, a line on standard error tells."""
-        found: dict[str, Kind] = {}
-        names, wrong = self._sorted()
-        for problem in wrong:
-            _warn(problem)
-        for name in names:
-            try:
-                found[name] = self.load(name)
-            except TpbenchError as error:
-                _warn(str(error))
-        return found
-
-    def source(self, name: str) -> str:
-        """Whose code an entry is (:func:`tpbench.engine.plugins.plugin_source`).
-
-        Raises:
-            TpbenchError: it cannot be found.
-        """
-        return plugin_source(self.entries()[name])
-
-    def forget(self) -> None:
-        """Read the entries anew when they are next asked for."""
-        self._loaded.clear()
-        self._taken_titles.clear()
-
-
-_GROUPS: list[Plugins[Any]] = []
-
-
-def forget_plugins() -> None:
-    """Look for installed packages anew, for who installs some while this process runs."""
-    for group in _GROUPS:
-        group.forget()
-    _entries.cache_clear()
-    _warn.cache_clear()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]

@@ -1,15 +1,15 @@
-"""What a pack is trained on: the data as one tensor per split, the network and the protocol's numbers."""
+"""The problem that a pack is trained on: the data as one tensor per split, the network and the protocol's numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tpbench.engine.network import stream
+from tpbench.engine.network import Loss, cross_entropy, stream
 from tpbench.engine.parts import Architecture
-from tpbench.engine.precision import Loss, cross_entropy
 from tpbench.engine.splits import first_of_each_class, loses_class
 
 
@@ -36,7 +36,7 @@ class Problem:
     trained_layers: tuple[int, ...] | None = None
     """Layers whose forward parameters train; None: all."""
     keeps_classes: bool = False
-    """Whether a seed whose random validation samples would be all of a class draws them class by class instead."""
+    """A seed whose random validation samples would be all of a class draws them class by class instead."""
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_size < len(self.x_train):
@@ -44,6 +44,7 @@ class Problem:
 
     @property
     def trained(self) -> tuple[int, ...]:
+        """Layers whose forward parameters train."""
         return self.trained_layers or tuple(self.architecture.layers)
 
     @property
@@ -52,12 +53,12 @@ class Problem:
         return len(self.x_train) - self.validation_size
 
     def to(self, device: torch.device | str) -> Problem:
-        """The same problem with its data on a device."""
-        moved = {name: getattr(self, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
-        return Problem(**{**self.__dict__, **moved})
+        """Return the same problem with its data on a device."""
+        names = ("x_train", "y_train", "x_test", "y_test")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Training and validation sample numbers of a seed (section B.1); nothing but the seed decides."""
+        """Return training and validation sample numbers of a seed (section B.1), which depend on nothing else."""
         order = torch.randperm(len(self.x_train), generator=stream(seed, "split"))
         if self.keeps_classes:
             labels, drawn = self.y_train.cpu().numpy(), order.numpy()
@@ -66,7 +67,7 @@ class Problem:
         return order[self.validation_size :], order[: self.validation_size]
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Stored rows as network inputs."""
+        """Return stored rows as network inputs."""
         values = rows.to(dtype)
         if values is rows:
             values = rows.clone()
@@ -88,3 +89,8 @@ class Problem:
         if y.is_floating_point():
             y = y.to(dtype)
         return x.view(*samples.shape, -1), y.view(*samples.shape, *y.shape[1:])
+
+    def test_chunks(self, size: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs (n, n_0) and labels (n,) of the test samples, at most ``size`` at a time."""
+        for x, y in zip(torch.split(self.x_test, size), torch.split(self.y_test, size), strict=True):
+            yield self.inputs(x, dtype), y

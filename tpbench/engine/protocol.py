@@ -1,4 +1,7 @@
-"""What is fixed of every run: the protocol's version, precisions and curves. Imports no torch, as tables need none."""
+"""The parts of the protocol that every run shares: version, precisions, curves and the order of epochs.
+
+Imports no torch, as tables need none.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ used unless asked for."""
 
 
 def check_precision(precision: str, what: str = "precision") -> str:
-    """A precision that is known; ``what`` it is, its option says.
+    """Return a precision if it is known.
+
+    Args:
+        precision: its name.
+        what: what the message calls it.
 
     Raises:
         UsageError: it is unknown; the message names what is near.
@@ -30,13 +37,13 @@ def check_precision(precision: str, what: str = "precision") -> str:
     return precision
 
 
-def why_not(precision: str, device: str, *, here: bool = True) -> str:
-    """Why a device cannot compute in a precision, or only slowly; empty if it can.
+def precision_problem(precision: str, device: str, *, here: bool = True) -> str:
+    """Return why a device cannot compute in a precision, or only slowly; empty if it can.
 
     Args:
         precision: one of :data:`PRECISIONS`.
         device: as torch names it, with or without a number.
-        here: whether it is this machine's; of a cluster's nodes only what holds for every such device is known.
+        here: the device is this machine's; of a cluster's nodes only what holds for every such device is known.
     """
     if precision == "tf32" and not device.startswith("cuda"):
         return "exists on a GPU only"
@@ -52,13 +59,13 @@ def check_device_precision(precision: str, device: str, what: str = "precision",
     """Refuse a precision that a device cannot compute in, so that nothing is begun that could not be trained.
 
     Args:
-        precision, device, here: as of :func:`why_not`.
-        what: the precision is, for the message.
+        precision, device, here: as of :func:`precision_problem`.
+        what: what the message calls the precision.
 
     Raises:
         UsageError: the device cannot do it.
     """
-    if reason := why_not(precision, device, here=here):
+    if reason := precision_problem(precision, device, here=here):
         raise UsageError(f"{what} {precision} {reason}; use float32")
 
 
@@ -71,17 +78,19 @@ CURVES = (
     "test_error",
     "reconstruction_loss",
 )
-"""What is kept of every joint epoch. Losses are means over all samples, errors fractions of all samples; the training
-curves are those of the minibatches as they were trained, the others are taken after the epoch. The reconstruction loss
-is the mean over the epoch's minibatches and the hidden layers."""
+"""The curves of a run, one number of every joint epoch.
+
+Losses are means over all samples, errors fractions of all samples; the training curves are those of the minibatches as
+they were trained, the others are taken after the epoch. The reconstruction loss is the mean over the epoch's
+minibatches and the hidden layers."""
 
 Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
-"""``pruned``: learnt nothing (:class:`tpbench.engine.Trainer`); ``stopped``: by whoever drives the epochs."""
+"""``pruned``: learnt nothing (:class:`tpbench.engine.Trainer`); ``stopped``: by the caller that drives the epochs."""
 
 
 @dataclass
 class MemberHistory:
-    """The curves of one member and how it stands."""
+    """The curves of one member and its status."""
 
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
     status: Status = "training"
@@ -98,18 +107,18 @@ class MemberHistory:
         return errors.index(min(errors)) if errors else None
 
     def at_selected(self, curve: str) -> float | None:
-        """The value of a curve at the selected epoch."""
+        """Return the value of a curve at the selected epoch; None before any is finished."""
         return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]
 
 
-# The epochs of section B.1 in their order, and what is heard after each.
+EpochKind = Literal["joint", "feedback"]
 
 
 @dataclass(frozen=True)
 class Phase:
     """One epoch of the schedule: joint training, or feedback alone. ``epoch`` counts the joint epochs before it."""
 
-    kind: Literal["joint", "feedback"]
+    kind: EpochKind
     epoch: int
 
 
@@ -140,13 +149,13 @@ class Schedule:
         return Phase("feedback", epoch + 1) if after else Phase("joint", epoch)
 
     def joint_before(self, position: int) -> int:
-        """How many joint epochs lie before a position."""
+        """Return how many joint epochs lie before a position."""
         return -(-max(position - self.pretrain, 0) // (1 + self.between))
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a caller hears after each epoch of a pack."""
+    """The state of a pack after an epoch."""
 
     phase: Phase
     done: int
@@ -154,5 +163,5 @@ class EpochReport:
     total: int
     best_validation_error: float | None
     warnings: tuple[str, ...] = ()
-    """What is odd about the rule, said once, after the first joint epoch: hidden layers without any update, numbers
-    that were not finite from the start."""
+    """Oddities of the rule, after the first joint epoch alone: hidden layers without any update, numbers that were not
+    finite from the start."""

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""One training step of a pack: forward pass, targets, local gradients, feedback gradients, two Adam steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from tpbench.engine.adam import Adam, AdamSettings
+from tpbench.engine.adam import Adam, feedback_settings, forward_settings
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.errors import RuleError, place_of
-from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays
+from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_feedback
 from tpbench.engine.methods import METHODS, Method, Minibatch
-from tpbench.engine.network import Parameters, forward, initialise, stream
+from tpbench.engine.network import Loss, Parameters, cross_entropy, forward, forward_parameters, network_layers, stream
 from tpbench.engine.parts import Architecture
-from tpbench.engine.precision import EXACT, Lasting, Loss, Products, Scratch, cross_entropy, tanh_slope
+from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_slope
 
 PHASES = ("batches", "forward", "targets", "gradients", "feedback", "adam")
 """batches: gathering and noise; forward: activities and loss; targets: hhat; gradients: of the forward parameters;
@@ -27,7 +27,7 @@ feedback: reconstruction losses and their gradients; adam: both optimisers."""
 
 
 class Clock:
-    """Measures phases where it is asked to; costs nothing where it is not.
+    """Measures the phases of steps (:data:`PHASES`) where a device is given; costs nothing otherwise.
 
     Args:
         device: of the pack; a GPU is waited for at the end of each phase.
@@ -46,135 +46,24 @@ class Clock:
         self.seconds[phase] += time.perf_counter() - started
 
     def __call__(self, phase: str) -> AbstractContextManager[None]:
-        """A ``with`` block that counts towards a phase."""
+        """Return a context that counts towards a phase."""
         return self._measured(phase) if self.device else nullcontext()
-
-
-# What a target rule must keep to: checks that cost nothing at every step, and one look at its first results.
-
-
-def _given(batch: Minibatch) -> list[Tensor]:
-    """What a rule is given and must leave as it is."""
-    given = [batch.forward_parameters.flat, batch.output_gradient, *batch.activities, *batch.slopes[1:]]
-    given += batch.hyperparameters.values()
-    return given if batch.labels is None else [*given, batch.labels]
-
-
-def _names(batch: Minibatch) -> list[str]:
-    """What :func:`_given` gives, in words."""
-    names = ["the forward parameters", "the output gradient", "the inputs"]
-    names += [f"the activities of layer {i}" for i in batch.architecture.layers]
-    names += [f"the slopes of layer {i}" for i in batch.architecture.hidden]
-    return [*names, *(f"the hyperparameter {name}" for name in batch.hyperparameters), "the labels"]
-
-
-class Watched:
-    """The tensors of a minibatch, and how often each had been changed when the rule got them.
-
-    torch counts that by itself, so nothing is read or copied. A rule that changed its minibatch would train by what it
-    made of it, and be measured by that too.
-    """
-
-    def __init__(self, batch: Minibatch) -> None:
-        self.batch, self._tensors = batch, _given(batch)
-        self._versions = [tensor._version for tensor in self._tensors]
-
-    def require_unchanged(self, method: Method) -> None:
-        """Raises:
-        RuleError: the rule changed one of them in place.
-        """
-        found = [tensor._version for tensor in self._tensors]
-        if found == self._versions:
-            return
-        pairs = zip(found, self._versions, strict=True)
-        what = next(name for name, (now, then) in zip(_names(self.batch), pairs, strict=False) if now != then)
-        raise RuleError(f"{method.title}: the rule changes {what} of its minibatch in place: let it work on a copy")
-
-
-def targets_of(method: Method, batch: Minibatch) -> list[Tensor]:
-    """What a rule makes of a minibatch.
-
-    Raises:
-        RuleError: the rule of a package raised something; where, in its own code.
-        MemoryError, torch.OutOfMemoryError, RuntimeError: there is not enough memory.
-    """
-    if is_built_in(method):
-        return method.targets(batch)
-    try:
-        return method.targets(batch)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, (RuleError, MemoryError, torch.OutOfMemoryError)) or "can't allocate" in str(error):
-            raise
-        what = f"{type(error).__name__}: {' '.join(str(error).split()) or '-'}"
-        place = place_of(error) or "in tpbench's own code"
-        raise RuleError(f"{method.title}: the rule raised {what} ({place})") from error
-
-
-def is_built_in(method: Method) -> bool:
-    """Whether a rule is one of tpbench's own."""
-    return any(method is known for known in METHODS.values())
-
-
-def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
-    """The targets of a minibatch, if they are some.
-
-    Raises:
-        RuleError: their number, kind or shape is not as it must be.
-    """
-    depth, sizes = batch.architecture.depth, batch.architecture.sizes
-    if not isinstance(targets, (list, tuple)) or len(targets) != depth:
-        found = f"{len(targets)} of them" if isinstance(targets, (list, tuple)) else f"a {type(targets).__name__}"
-        raise RuleError(f"{method.title}: the rule must give {depth} targets, one for each layer, and gave {found}")
-    members, samples, _ = batch.output_gradient.shape
-    for i, target in zip(batch.architecture.layers, targets, strict=True):
-        where, expected = f"{method.title}, target of layer {i}", (members, samples, sizes[i])
-        if not isinstance(target, Tensor):
-            raise RuleError(f"{where}: must be a tensor, got a {type(target).__name__}")
-        if tuple(target.shape) != expected:
-            raise RuleError(
-                f"{where}: must have the shape {expected} (members, batch, units), got {tuple(target.shape)}"
-            )
-        if target.requires_grad:
-            raise RuleError(f"{where}: requires a gradient, which nobody follows: make it without, or detach it")
-        if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
-            kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
-            raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
-    return targets
-
-
-def not_finite(batch: Minibatch, targets: Sequence[Tensor]) -> str:
-    """Which layer's target holds numbers that are not finite in every member; empty if none does."""
-    for i, target in zip(batch.architecture.layers, targets, strict=True):
-        if not bool(torch.isfinite(target).flatten(1).all(dim=1).any()):
-            return f"target of layer {i} holds numbers that are not finite"
-    return ""
-
-
-# One training step of a pack: forward, targets, local gradients, feedback gradients, two Adam steps.
-
-
-def forward_adam(configuration: Configuration) -> AdamSettings:
-    """The forward optimiser of a configuration: its learning rate is lr, or lr_eta / eta (section B.1)."""
-    lr = configuration["lr"] if "lr" in configuration else configuration["lr_eta"] / configuration["eta"]
-    return AdamSettings(lr, configuration["beta1"], configuration["beta2"], configuration["epsilon"])
-
-
-def feedback_adam(configuration: Configuration) -> AdamSettings:
-    """The feedback optimiser of a configuration, with weight decay as L2 in the gradient."""
-    names = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "wd_fb")
-    return AdamSettings(*(configuration[name] for name in names))
 
 
 @dataclass
 class StepRecord:
-    """What one step computed, for the fixtures and for logging; all tensors lead with the member dimension."""
+    """The results of one step, for golden files and curves; all tensors lead with the member dimension."""
 
     losses: Tensor
+    """(P, B)."""
     wrong: Tensor
+    """(P, B)."""
     activities: list[Tensor]
+    """h_0 .. h_L, (P, B, n_i)."""
     targets: list[Tensor] = field(default_factory=list)
-    """Differences hhat_i - h_i of the layers 1 .. L."""
+    """Differences hhat_i - h_i of the layers 1 .. L, (P, B, n_i)."""
     reconstruction_losses: Tensor | None = None
+    """(P, L-1)."""
 
 
 Observer = Callable[[Minibatch, Parameters], None]
@@ -192,7 +81,8 @@ class PackState:
         trained: layers whose forward parameters train, a run of consecutive layers.
         loss: the output loss.
         dtype, device: of all tensors.
-        products: how a step multiplies matrices; :meth:`propagate` is exact unless it is told otherwise.
+        matmul: multiplies the matrices of steps; :meth:`propagate` is exact by default.
+        initialise: draw the initial weights; False: all arrays are zero until they are copied or restored.
     """
 
     def __init__(
@@ -206,231 +96,370 @@ class PackState:
         loss: Loss = cross_entropy,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        products: Products = EXACT,
+        matmul: MatmulPolicy = EXACT_MATMUL,
+        initialise: bool = True,
     ) -> None:
         self.method, self.architecture, self.loss = method, architecture, loss
+        self.layers = network_layers(architecture)
         # Read-only: the optimisers and the tensors of hyperparameters are made of them once.
         self.configurations = tuple(MappingProxyType(dict(c)) for c in configurations)
         self.seeds = list(seeds)
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
-        self.scratch, self.clock, self.products = Scratch(dtype, device), Clock(), products
+        self.workspace, self.clock, self.matmul = Workspace(dtype, device), Clock(), matmul
         self.observer: Observer | None = None
         self.generators = [stream(seed, "rule") for seed in self.seeds]
-        """What a target rule draws from; whoever drives the epochs makes them anew for each."""
-        self.capturable = method.can_capture(self.configurations)
-        """Whether a GPU may replay its steps; decided once, also for what is left when members leave."""
-        self.targets_checked = False
-        """Whether the rule's first results were looked at."""
-        self.not_finite = ""
-        """Which of them held numbers that are not finite, in every member."""
-        members = len(self.seeds)
-        self.forward = Parameters(architecture.forward_shapes(), members, dtype=dtype, device=device)
-        initialise(self.forward, self.seeds, "forward weights")
+        """The random streams of a target rule; the trainer makes them anew for each epoch."""
+        self.allows_cuda_graph = method.allows_cuda_graph(self.configurations)
+        """A GPU may replay its steps; decided once, also for the members that remain when others leave."""
+        self.validated = False
+        """The rule's first targets were checked."""
+        self.non_finite = ""
+        """The first target among them that had numbers that are not finite in every member; empty if there is none."""
+        self.hyperparameters = {
+            name: torch.tensor([c[name] for c in self.configurations], dtype=dtype, device=device)
+            for name in method.names
+        }
+        self._allocate()
+        if initialise:
+            self._initialise()
+
+    def _allocate(self) -> None:
+        """Make all arrays, and the optimisers on them."""
+        self.forward = forward_parameters(self.layers, self.members, dtype=self.dtype, device=self.device)
+        self.forward_gradients = self.forward.like()
+        names = [name for layer in self.layers if layer.index in self.trained for name in layer.shapes]
+        settings = [forward_settings(c) for c in self.configurations]
+        self.forward_adam = Adam(self.forward, self.forward_gradients, settings, names)
         self.feedback: Parameters | None = None
         self.fixed: dict[str, Tensor] = {}
-        if method.feedback:
-            self.feedback = Parameters(method.feedback.shapes(architecture), members, dtype=dtype, device=device)
-            initialise(self.feedback, self.seeds, "feedback weights")
-            fixed = fixed_arrays(method.feedback, architecture, self.seeds)
-            self.fixed = {name: values.to(self.forward.flat) for name, values in fixed.items()}
-        self._build_optimisers()
-
-    def _build_optimisers(self) -> None:
-        self.forward_gradients = self.forward.like()
-        names = [f"{kind}{i}" for i in self.trained for kind in "Wb"]
-        self.forward_adam = Adam(
-            self.forward, self.forward_gradients, [forward_adam(c) for c in self.configurations], names
-        )
         self.feedback_gradients: Parameters | None = None
         self.feedback_adam: Adam | None = None
-        if self.feedback and self.method.trains_feedback:
-            self.feedback_gradients = self.feedback.like()
-            self.feedback_adam = Adam(
-                self.feedback, self.feedback_gradients, [feedback_adam(c) for c in self.configurations]
-            )
-        self.hyperparameters = {
-            name: torch.tensor([c[name] for c in self.configurations], dtype=self.dtype, device=self.device)
-            for name in self.method.names
+        if not self.method.feedback:
+            return
+        shapes = self.method.feedback.shapes(self.architecture)
+        self.feedback = Parameters(shapes, self.members, dtype=self.dtype, device=self.device)
+        fixed_shapes = self.method.feedback.fixed_shapes(self.architecture)
+        self.fixed = {
+            name: torch.zeros(self.members, *shape, dtype=self.dtype, device=self.device)
+            for name, shape in fixed_shapes.items()
         }
+        if self.method.trains_feedback:
+            self.feedback_gradients = self.feedback.like()
+            settings = [feedback_settings(c) for c in self.configurations]
+            self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings)
+
+    def _initialise(self) -> None:
+        """Draw the initial weights of every member from its own streams."""
+        for member, seed in enumerate(self.seeds):
+            generator = stream(seed, "forward weights")
+            for layer in self.layers:
+                layer.initialise(self.forward, member, generator)
+        if self.feedback and self.method.feedback:
+            initialise_feedback(self.feedback, self.seeds)
+            for name, values in fixed_arrays(self.method.feedback, self.architecture, self.seeds).items():
+                self.fixed[name].copy_(values)
 
     @property
     def members(self) -> int:
+        """The number of members."""
         return len(self.seeds)
 
     def select(self, members: list[int]) -> PackState:
-        """A pack of the named members only, with their parameters and optimiser states."""
-        chosen = PackState.__new__(PackState)
-        chosen.__dict__.update(self.__dict__)
-        chosen.scratch, chosen.products = Scratch(self.dtype, self.device), self.products.anew()
-        chosen.configurations = tuple(self.configurations[p] for p in members)
-        chosen.seeds = [self.seeds[p] for p in members]
+        """Return a pack of the named members only, with their parameters and optimiser states."""
+        chosen = PackState(
+            self.method,
+            self.architecture,
+            [self.configurations[p] for p in members],
+            [self.seeds[p] for p in members],
+            trained=self.trained,
+            loss=self.loss,
+            dtype=self.dtype,
+            device=self.device,
+            matmul=self.matmul.clone(),
+            initialise=False,
+        )
+        chosen.clock, chosen.observer = self.clock, self.observer
         chosen.generators = [self.generators[p] for p in members]
-        chosen.forward = self.forward.select(members)
-        chosen.feedback = self.feedback.select(members) if self.feedback else None
-        chosen.fixed = {name: values[members] for name, values in self.fixed.items()}
-        chosen._build_optimisers()
+        chosen.allows_cuda_graph = self.allows_cuda_graph
+        chosen.validated, chosen.non_finite = self.validated, self.non_finite
+        chosen.forward.copy_members(self.forward, members)
         chosen.forward_adam.select(self.forward_adam, members)
+        if chosen.feedback and self.feedback:
+            chosen.feedback.copy_members(self.feedback, members)
+        for name, values in self.fixed.items():
+            chosen.fixed[name].copy_(values[members])
         if chosen.feedback_adam and self.feedback_adam:
             chosen.feedback_adam.select(self.feedback_adam, members)
         return chosen
 
     def member(self, row: int) -> dict[str, Tensor]:
-        """A copy of one member's arrays in the host's memory: ``W1``, ``b1``; of the feedback ``Q1``, ``R``."""
+        """Return a copy of one member's arrays in the host's memory: ``W1``, ``b1``; of the feedback ``Q1``, ``R``."""
         trained = [parameters for parameters in (self.forward, self.feedback) if parameters]
         arrays = {name: parameters[name] for parameters in trained for name in parameters} | self.fixed
         return {name: values[row].to("cpu", copy=True) for name, values in arrays.items()}
 
-    def propagate(self, x: Tensor, products: Products = EXACT) -> list[Tensor]:
-        """Forward pass of inputs (P, B, n_0): the activities h_0 .. h_L, in memory that the next pass uses again."""
-        sizes = self.architecture.sizes
-        activities = [x, *(self.scratch(f"h{i}", *x.shape[:2], sizes[i]) for i in self.architecture.layers)]
-        forward(self.forward, activities, self.architecture.depth, products)
+    def propagate(self, x: Tensor, matmul: MatmulPolicy = EXACT_MATMUL) -> list[Tensor]:
+        """Return the activities h_0 .. h_L of inputs (P, B, n_0), in memory that the next pass uses again."""
+        activities = [x, *(self.workspace(f"h{layer.index}", *x.shape[:2], layer.units) for layer in self.layers)]
+        forward(self.layers, self.forward, activities, matmul)
         return activities
 
-    def _begin(self, x: Tensor) -> list[Tensor]:
-        """The forward pass of a step."""
-        self.products.begin()
-        return self.propagate(x, self.products)
-
-    def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
-        """``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
-        slopes = [
-            tanh_slope(activities[i], out=self.scratch(f"slope {i}", *activities[i].shape))
-            for i in self.architecture.hidden
-        ]
-        return [activities[0], *slopes]
-
     def joint_step(self, x: Tensor, y: Tensor, noise: list[Tensor] | None) -> StepRecord:
-        """One minibatch of Algorithms 1-5: both kinds of parameters are trained.
+        """Train both kinds of parameters on one minibatch (Algorithms 1-5).
 
         Args:
             x: inputs (P, B, n_0).
             y: labels (P, B).
             noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i); None if no feedback is trained.
+
+        Raises:
+            RuleError: the method's rule gives what cannot be trained.
         """
         with self.clock("forward"):
-            activities = self._begin(x)
+            activities = self._forward_pass(x)
             losses, wrong, output_gradient = self.loss(activities[-1], y)
             batch = self._minibatch(activities, output_gradient, y)
         with self.clock("targets"):
             targets = self._targets(batch)
-        slopes, state = batch.slopes, batch.feedback
         with self.clock("gradients"):
-            self.local_gradients(activities, slopes, targets)
+            self.local_gradients(activities, batch.slopes, targets)
         if self.observer:
             self.observer(batch, self.forward_gradients)
         record = StepRecord(losses, wrong, activities, targets)
-        if state and noise is not None:
-            record.reconstruction_losses = self._train_feedback(state, slopes, noise)
+        if batch.feedback and noise is not None:
+            record.reconstruction_losses = self._train_feedback(batch.feedback, batch.slopes, noise)
         with self.clock("adam"):
             self.forward_adam.step()
         return record
 
-    def minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
-        """What a target rule is given of inputs (P, B, n_0) and labels (P, B)."""
-        activities = self._begin(x)
-        return self._minibatch(activities, self.loss(activities[-1], y)[2], y)
-
-    def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
-        return Minibatch(
-            self.architecture,
-            self.forward,
-            activities,
-            self._slopes(activities),
-            output_gradient,
-            self.hyperparameters,
-            self._feedback_state(activities),
-            y,
-            () if self.capturable else self.generators,
-            self.configurations,
-            self.products,
-        )
-
-    def _targets(self, batch: Minibatch) -> list[Tensor]:
-        """What the rule makes of a minibatch, looked at where that costs nothing; its results once per pack."""
-        watched = Watched(batch)
-        targets = targets_of(self.method, batch)
-        watched.require_unchanged(self.method)
-        if not self.targets_checked:
-            require_shapes(self.method, batch, targets)
-            # Numbers that overflow may be the hyperparameters' fault: that member diverges. Of a package's it is said.
-            if not is_built_in(self.method):
-                self.not_finite = not_finite(batch, targets)
-            self.targets_checked = True
-        return targets
-
     def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
-        """One minibatch of pure feedback training (section B.1); returns the reconstruction losses (P, L-1)."""
+        """Train the feedback parameters alone on one minibatch (section B.1).
+
+        Args:
+            x, noise: as of :meth:`joint_step`.
+
+        Returns:
+            The reconstruction losses, (P, L-1).
+        """
         with self.clock("forward"):
-            activities = self._begin(x)
+            activities = self._forward_pass(x)
             slopes = self._slopes(activities)
         state = self._feedback_state(activities)
         if state is None:
             raise ValueError(f"{self.method.title} has no feedback parameters to train")
         return self._train_feedback(state, slopes, noise)
 
+    def minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
+        """Return what a target rule is given of inputs (P, B, n_0) and labels (P, B)."""
+        activities = self._forward_pass(x)
+        return self._minibatch(activities, self.loss(activities[-1], y)[2], y)
+
+    def local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
+        """Compute the gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed.
+
+        Args:
+            activities: h_0 .. h_L, (P, B, n_i).
+            slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer.
+            targets: ``hhat_i - h_i`` of layer i at index i - 1, (P, B, n_i) (Algorithm 1).
+        """
+        for i in self.trained:
+            layer, target = self.layers[i - 1], targets[i - 1]
+            error = torch.mul(target, -2 / target.shape[1], out=self.workspace("local error", *target.shape))
+            slope = slopes[i] if layer.squash else None
+            layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul)
+
+    def _forward_pass(self, x: Tensor) -> list[Tensor]:
+        self.matmul.begin_step()
+        return self.propagate(x, self.matmul)
+
+    def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
+        """Return ``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
+        hidden = [activities[i] for i in self.architecture.hidden]
+        slopes = [tanh_slope(h, out=self.workspace(f"slope {i}", *h.shape)) for i, h in enumerate(hidden, 1)]
+        return [activities[0], *slopes]
+
+    def _minibatch(self, activities: list[Tensor], output_gradient: Tensor, y: Tensor) -> Minibatch:
+        return Minibatch(
+            architecture=self.architecture,
+            forward_parameters=self.forward,
+            activities=activities,
+            slopes=self._slopes(activities),
+            output_gradient=output_gradient,
+            hyperparameters=self.hyperparameters,
+            feedback=self._feedback_state(activities),
+            labels=y,
+            generators=() if self.allows_cuda_graph else self.generators,
+            configurations=self.configurations,
+            matmul=self.matmul,
+        )
+
     def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
         if not (self.feedback and self.method.feedback):
             return None
         return FeedbackState(
-            self.method.feedback, self.architecture, self.feedback, self.fixed, activities, self.scratch, self.products
+            self.method.feedback,
+            self.architecture,
+            self.feedback,
+            self.fixed,
+            activities,
+            self.workspace,
+            self.matmul,
         )
+
+    def _targets(self, batch: Minibatch) -> list[Tensor]:
+        """Return the rule's targets, with the checks that cost nothing; the first ones of a pack are validated."""
+        guard = MutationGuard(batch)
+        targets = compute_targets(self.method, batch)
+        guard.require_unchanged(self.method)
+        if not self.validated:
+            require_shapes(self.method, batch, targets)
+            # Overflow of a built-in rule is due to its hyperparameters: that member diverges. A package's is reported.
+            if not is_built_in(self.method):
+                self.non_finite = find_non_finite(batch, targets)
+            self.validated = True
+        return targets
 
     def _train_feedback(self, state: FeedbackState, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
         loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
         if not (loss and into and adam):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
-        sigma = self.hyperparameters["sigma"]
         with self.clock("feedback"):
-            losses = feedback_gradients(loss, state, self.forward, slopes, noise, sigma, into)
+            losses = feedback_gradients(
+                loss, state, self.forward, slopes, noise, sigma=self.hyperparameters["sigma"], into=into
+            )
         with self.clock("adam"):
             adam.step()
         return losses
-
-    def local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
-        """Gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed (Algorithm 1)."""
-        for i in self.trained:
-            scale = -2 / targets[i - 1].shape[1]
-            error = torch.mul(targets[i - 1], scale, out=self.scratch("local error", *targets[i - 1].shape))
-            if i < self.architecture.depth:
-                error *= slopes[i]
-            self.products.bmm(error.mT, Lasting(activities[i - 1]), self.forward_gradients[f"W{i}"])
-            torch.sum(error, dim=1, out=self.forward_gradients[f"b{i}"])
 
     @property
     def idle_layers(self) -> list[int]:
         """Hidden layers that train and that no minibatch so far has given any update, in any member."""
         moments = self.forward_adam.second_moment
-        return [
-            i
-            for i in self.trained
-            if i in self.architecture.hidden and not any(bool(moments[f"{kind}{i}"].any()) for kind in "Wb")
-        ]
+        trained = [self.layers[i - 1] for i in self.trained if i in self.architecture.hidden]
+        return [layer.index for layer in trained if not any(bool(moments[name].any()) for name in layer.shapes)]
 
     def largest(self) -> Tensor:
-        """The largest parameters of each member (P,), float64; not finite if one of its parameters is not."""
-        found = [parameters.largest().double() for parameters in (self.forward, self.feedback) if parameters]
-        return torch.stack(found).sum(dim=0)
+        """Return the largest parameters of each member (P,), float64; not finite if one of its parameters is not."""
+        largest = [parameters.largest().double() for parameters in (self.forward, self.feedback) if parameters]
+        return torch.stack(largest).sum(dim=0)
 
     def state(self) -> dict[str, object]:
-        """Everything that changes in training, for a checkpoint."""
+        """Return everything that changes in training, for a checkpoint."""
         state: dict[str, object] = {"forward": self.forward.flat, "forward_adam": self.forward_adam.state()}
         if self.feedback:
-            # Feedback that no loss trains a rule may change by itself.
+            # A rule may change feedback that no loss trains.
             state |= {"feedback": self.feedback.flat, "fixed": self.fixed}
         if self.feedback_adam:
             state["feedback_adam"] = self.feedback_adam.state()
         return state
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Take over a state of :meth:`state`."""
+        """Copy a state of :meth:`state`."""
         self.forward.flat.copy_(state["forward"])  # type: ignore[arg-type]
         self.forward_adam.restore(state["forward_adam"])  # type: ignore[arg-type]
-        # Checkpoints of older versions lack what no loss trains.
+        # Checkpoints of older versions lack feedback that no loss trains.
         if self.feedback and "feedback" in state:
             self.feedback.flat.copy_(state["feedback"])  # type: ignore[arg-type]
         for name, values in state.get("fixed", {}).items():  # type: ignore[attr-defined]
             self.fixed[name].copy_(values)
         if self.feedback_adam:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]
+
+
+class MutationGuard:
+    """Notices when a rule changes its minibatch in place: it would train by its own change and be measured by it too.
+
+    torch counts the changes of every tensor by itself, so nothing is read or copied.
+
+    Args:
+        batch: the minibatch, before the rule gets it.
+    """
+
+    def __init__(self, batch: Minibatch) -> None:
+        self._batch = batch
+        self._tensors = [batch.forward_parameters.flat, batch.output_gradient, *batch.activities, *batch.slopes[1:]]
+        self._tensors += batch.hyperparameters.values()
+        if batch.labels is not None:
+            self._tensors.append(batch.labels)
+        self._versions = [tensor._version for tensor in self._tensors]
+
+    def require_unchanged(self, method: Method) -> None:
+        """Compare with the versions that the rule got.
+
+        Raises:
+            RuleError: the rule changed one of them in place.
+        """
+        versions = [tensor._version for tensor in self._tensors]
+        if versions == self._versions:
+            return
+        pairs = zip(self._names(), versions, self._versions, strict=False)
+        name = next(name for name, now, then in pairs if now != then)
+        raise RuleError(f"{method.title}: the rule changes {name} of its minibatch in place: let it work on a copy")
+
+    def _names(self) -> list[str]:
+        """Name the tensors, in their order."""
+        architecture = self._batch.architecture
+        names = ["the forward parameters", "the output gradient", "the inputs"]
+        names += [f"the activities of layer {i}" for i in architecture.layers]
+        names += [f"the slopes of layer {i}" for i in architecture.hidden]
+        return [*names, *(f"the hyperparameter {name}" for name in self._batch.hyperparameters), "the labels"]
+
+
+def compute_targets(method: Method, batch: Minibatch) -> list[Tensor]:
+    """Return a rule's targets of a minibatch.
+
+    Raises:
+        RuleError: the rule of a package raised something; the message names the line of its own code.
+        MemoryError, torch.OutOfMemoryError, RuntimeError: there is not enough memory.
+    """
+    if is_built_in(method):
+        return method.targets(batch)
+    try:
+        return method.targets(batch)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (RuleError, MemoryError, torch.OutOfMemoryError)) or "can't allocate" in str(error):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split()) or '-'}"
+        place = place_of(error) or "in tpbench's own code"
+        raise RuleError(f"{method.title}: the rule raised {what} ({place})") from error
+
+
+def is_built_in(method: Method) -> bool:
+    """Return whether a rule is one of tpbench's own."""
+    return any(method is known for known in METHODS.values())
+
+
+def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
+    """Return the targets of a minibatch if each layer has one of the right kind.
+
+    Raises:
+        RuleError: their number, kind or shape is not as it must be.
+    """
+    depth, sizes = batch.architecture.depth, batch.architecture.sizes
+    if not isinstance(targets, (list, tuple)) or len(targets) != depth:
+        given = f"{len(targets)} of them" if isinstance(targets, (list, tuple)) else f"a {type(targets).__name__}"
+        raise RuleError(f"{method.title}: the rule must give {depth} targets, one for each layer, and gave {given}")
+    members, samples, _ = batch.output_gradient.shape
+    for i, target in zip(batch.architecture.layers, targets, strict=True):
+        where, expected = f"{method.title}, target of layer {i}", (members, samples, sizes[i])
+        if not isinstance(target, Tensor):
+            raise RuleError(f"{where}: must be a tensor, got a {type(target).__name__}")
+        if tuple(target.shape) != expected:
+            raise RuleError(
+                f"{where}: must have the shape {expected} (members, batch, units), got {tuple(target.shape)}"
+            )
+        if target.requires_grad:
+            raise RuleError(f"{where}: requires a gradient, which nothing follows: make it without, or detach it")
+        if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
+            kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
+            raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
+    return targets
+
+
+def find_non_finite(batch: Minibatch, targets: Sequence[Tensor]) -> str:
+    """Name the first layer whose target has a number that is not finite in every member; empty if there is none."""
+    for i, target in zip(batch.architecture.layers, targets, strict=True):
+        if not bool(torch.isfinite(target).flatten(1).all(dim=1).any()):
+            return f"target of layer {i} holds numbers that are not finite"
+    return ""

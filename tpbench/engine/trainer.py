@@ -1,5 +1,4 @@
-"""On CUDA: a step captured once as a graph and replayed, so that the host launches one thing per minibatch; and small
-things of a step side by side."""
+"""Training a pack epoch by epoch: minibatches, measurements, selection, checkpoints and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -7,9 +6,10 @@ import io
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
 from tpbench.engine.network import stream
-from tpbench.engine.noise import device_generators, draw_noise
-from tpbench.engine.precision import Products, Scratch, products_of
+from tpbench.engine.noise import by_layer, device_generators, draw_noise
+from tpbench.engine.precision import MatmulPolicy, Workspace, matmul_policy
 from tpbench.engine.problem import Problem
 from tpbench.engine.protocol import (
     PRECISIONS,
     PROTOCOL_VERSION,
+    EpochKind,
     EpochReport,
     MemberHistory,
     Schedule,
@@ -35,57 +36,47 @@ from tpbench.engine.protocol import (
 )
 from tpbench.engine.step import PackState
 
+# Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
+EVALUATION_CHUNK = 1000
+
 Step = Callable[[Tensor, Tensor | None], None]
 """Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers), in float32;
 reads nothing back to the host."""
 
-# Steps that run as usual before the capture, so that all memory and all library handles exist.
+# Steps that run as usual before a CUDA graph is captured, so that all memory and all library handles exist.
 _WARM_UP = 3
-# Streams for what runs side by side: more than that a GPU hardly runs at once.
-_SIDE_BY_SIDE = 16
 
 
-@lru_cache(maxsize=16)
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures on a device: cuBLAS keeps working memory, up to 32 MiB, for every stream it has seen."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the type of the numbers of a precision (one of :data:`tpbench.engine.PRECISIONS`)."""
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return dtype
 
 
-@lru_cache(maxsize=16)
-def _streams(device: torch.device) -> list[torch.cuda.Stream]:
-    """For what runs side by side on a device."""
-    return [torch.cuda.Stream(device) for _ in range(_SIDE_BY_SIDE)]  # type: ignore[no-untyped-call]
-
-
-def side_by_side(tasks: Sequence[Callable[[], object]], device: torch.device) -> None:
-    """Run tasks none of which touches what another writes, nor allocates: on a GPU at the same time, also in a graph.
-
-    Whatever is launched before is done when they begin, and they are done before whatever is launched after.
-    """
-    # A GPU that is not there (tpbench.engine.verify.fake_gpu) has no streams.
-    if len(tasks) < 2 or device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        for task in tasks:
-            task()
+@contextmanager
+def tf32_products(device: torch.device, *, allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in the float32 products of a GPU, a setting of the process, and restore it afterwards."""
+    if device.type != "cuda":
+        yield
         return
-    current, streams = torch.cuda.current_stream(device), _streams(device)[: len(tasks)]
-    for stream in streams:
-        stream.wait_stream(current)
-    for number, task in enumerate(tasks):
-        with torch.cuda.stream(streams[number % len(streams)]):
-            task()
-    for stream in streams:
-        current.wait_stream(stream)
+    settings = torch.backends.cuda.matmul
+    before, settings.allow_tf32 = settings.allow_tf32, allowed
+    try:
+        yield
+    finally:
+        settings.allow_tf32 = before
 
 
-class CapturedStep:
-    """Replays a function of a minibatch's sample numbers and noise on a CUDA device.
+class CudaGraphStep:
+    """Replays a step of a minibatch's sample numbers and noise as a CUDA graph.
 
-    The first calls run the function as it is, on a side stream as capture demands; then it is captured. Everything it
-    touches must stay where it is: parameters, optimiser states and accumulators are updated in place, and the inputs
-    are copied into buffers of its own. Capturing runs nothing, so every call trains its minibatch exactly once.
+    The host then launches one thing per minibatch. The first calls run the step as it is, on a side stream as capture
+    demands; then it is captured. Everything it touches must stay where it is: parameters, optimiser states and sums
+    are updated in place, and the inputs are copied into buffers of its own. Capturing runs nothing, so every call
+    trains its minibatch exactly once.
 
-    The function is given with every call and not kept: it belongs to a trainer that holds this object, and the two
-    would keep each other, with all their memory on the GPU, until Python looks for cycles.
+    The step is given with every call and not kept: it belongs to a trainer that holds this object, and the two would
+    keep each other, with all their memory on the GPU, until Python looks for cycles.
 
     Args:
         samples: shape of the sample numbers, (P, B).
@@ -93,12 +84,7 @@ class CapturedStep:
         device: a CUDA device.
     """
 
-    def __init__(
-        self,
-        samples: tuple[int, ...],
-        noise: tuple[int, ...] | None,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, samples: tuple[int, ...], noise: tuple[int, ...] | None, device: torch.device) -> None:
         self.device = device
         self.samples = torch.empty(samples, dtype=torch.int64, device=device)
         self.noise = None if noise is None else torch.empty(noise, dtype=torch.float32, device=device)
@@ -106,7 +92,7 @@ class CapturedStep:
         self.calls = 0
 
     def take(self, samples: Tensor, noise: Tensor | None) -> None:
-        """Copy a minibatch to where the graph looks for it."""
+        """Copy a minibatch to where the graph reads it."""
         self.samples.copy_(samples)
         if self.noise is not None and noise is not None:
             self.noise.copy_(noise)
@@ -146,17 +132,10 @@ class CapturedStep:
         self.graph = graph
 
 
-# The protocol: a pack trained epoch by epoch, what is measured after each, and which members go on.
-
-
-# Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
-EVALUATION_CHUNK = 1000
-
-
-def dtype_of(precision: str) -> torch.dtype:
-    """The type of numbers of a precision (one of :data:`tpbench.engine.PRECISIONS`)."""
-    found: torch.dtype = getattr(torch, PRECISIONS[precision])
-    return found
+@lru_cache(maxsize=16)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return one stream for all captures on a device: cuBLAS keeps up to 32 MiB for every stream it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Trainer:
@@ -168,22 +147,26 @@ class Trainer:
         configurations: one per member: every hyperparameter of the method, and the schedule where it trains feedback.
         seeds: one per member.
         epochs: joint epochs.
-        precision: one of :data:`PRECISIONS`.
+        precision: one of :data:`tpbench.engine.PRECISIONS`.
         device: torch device.
         prune: drop members that learn nothing: ``(epoch, training error)`` above which a member is stopped (the
             authors' rule for searches); None: never.
-        products: how steps multiply matrices, such as a simulation of what the device cannot do fast; None: as the
-            precision says.
-        capture: whether a GPU replays its steps as graphs, where the method allows it; for who compares.
-        host_noise: draw the noise on the CPU whatever the device, so that every device sees the same; for who compares.
+        matmul: how steps multiply matrices, such as a simulation of a precision that the device does not have; None:
+            as the precision demands.
+        cuda_graph: a GPU replays its steps as CUDA graphs where the method allows it; False for comparisons.
+        host_noise: draw the noise on the CPU, so that every device sees the same; for comparisons.
         keep: copy the parameters of every member's selected epoch into ``kept``.
 
     Raises:
         UsageError: members that do not share one schedule, or a precision that the device cannot do.
+
+    Example:
+        ``trainer = Trainer(METHODS["bp"], problem, [configuration], [0], epochs=5)``, then ``trainer.advance()`` until
+        ``trainer.done``; ``trainer.histories[0].curves`` holds the curves.
     """
 
-    captured_step = CapturedStep
-    """What makes a graph of a step on a GPU."""
+    cuda_graph_step = CudaGraphStep
+    """Makes a CUDA graph of a step."""
 
     def __init__(
         self,
@@ -196,8 +179,8 @@ class Trainer:
         precision: str = "float32",
         device: torch.device | str = "cpu",
         prune: tuple[int, float] | None = None,
-        products: Products | None = None,
-        capture: bool = True,
+        matmul: MatmulPolicy | None = None,
+        cuda_graph: bool = True,
         host_noise: bool = False,
         keep: bool = False,
     ) -> None:
@@ -207,21 +190,21 @@ class Trainer:
         if len(schedules) > 1:
             raise UsageError(f"members of one pack must share their feedback schedule, got {sorted(schedules)}")
         pretrain, between = schedules.pop() if method.trains_feedback else (0, 0)
+        if matmul is None:
+            check_device_precision(precision, str(torch.device(device)))
         self.method, self.problem = method, problem.to(device)
         self.phases = Schedule(epochs, pretrain, between)
-        self.prune, self.capture = prune, capture
-        self.dtype, self.device = dtype_of(precision), torch.device(device)
-        if products is None:
-            check_device_precision(precision, str(self.device))
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        self.prune, self.cuda_graph, self.keep = prune, cuda_graph, keep
+        self.precision, self.dtype, self.device = precision, dtype_of(precision), torch.device(device)
         # Always drawn in float32, so that all precisions see the same noise.
-        self._noise_memory = Scratch(torch.float32, "cpu" if host_noise else device)
+        self._noise_memory = Workspace(torch.float32, "cpu" if host_noise else device)
+        self._hidden_units = [problem.architecture.sizes[i] for i in problem.architecture.hidden]
         self.position = 0
         self.elapsed = 0.0
-        """Seconds spent so far, kept up by whoever drives the epochs; part of a checkpoint."""
+        """Seconds spent so far, set by the caller that drives the epochs; part of a checkpoint."""
         self.histories = [MemberHistory() for _ in seeds]
         self.alive = list(range(len(seeds)))
-        self.keep = keep
+        """Members that train; row r of the pack is member ``alive[r]``."""
         self.correct: dict[int, NDArray[np.bool_]] = {}
         """By member, which test samples its network classifies correctly after the selected epoch so far, (N,). A
         member that was restored from a checkpoint of version 0.2.0 has none before its next selected epoch; none has
@@ -238,51 +221,97 @@ class Trainer:
             loss=problem.loss,
             dtype=self.dtype,
             device=device,
-            products=products or products_of(precision, device),
+            matmul=matmul or matmul_policy(precision, device),
         )
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
 
+    def _use(self, pack: PackState) -> None:
+        """Train this pack from now on; graphs and sums of another go."""
+        self.pack = pack
+        self._graphs: dict[EpochKind, CudaGraphStep] = {}
+        names = ("loss", "wrong", "reconstruction")
+        self._totals = {n: torch.zeros(pack.members, dtype=torch.float64, device=self.device) for n in names}
+
     @property
     def done(self) -> bool:
+        """The schedule has ended, or no member is left."""
         return self.position == len(self.phases) or not self.alive
-
-    def advance(self) -> EpochReport:
-        """Train the next epoch of the schedule."""
-        phase = self.phases[self.position]
-        if phase.kind == "joint":
-            self._joint_epoch()
-        else:
-            self._feedback_epoch()
-        self.position += 1
-        if self.done:
-            for p in self.alive:
-                self.histories[p].status = "finished"
-        best = [h.at_selected("validation_error") for h in self.histories]
-        known = [error for error in best if error is not None]
-        said = self._warnings() if phase.kind == "joint" and phase.epoch == 0 else ()
-        return EpochReport(phase, self.position, len(self.phases), min(known, default=None), said)
-
-    def _warnings(self) -> tuple[str, ...]:
-        said, idle = [], self.pack.idle_layers if self.alive else []
-        if self.pack.not_finite:
-            said.append(f"{self.method.title}: {self.pack.not_finite} in the first minibatch")
-        if idle:
-            which = f"layer{'s' * (len(idle) > 1)} {', '.join(map(str, idle))}"
-            said.append(f"{self.method.title} gave hidden {which} no update in the first epoch")
-        return tuple(said)
 
     @property
     def joint_epochs(self) -> int:
         """Joint epochs done."""
         return self.phases.joint_before(self.position)
 
-    def stop(self, members: Iterable[int]) -> None:
-        """Train these members no further; those that left the pack already are passed over."""
-        self._drop({member: "stopped" for member in members if member in self.alive})
+    def advance(self) -> EpochReport:
+        """Train the next epoch of the schedule, and record it where it is a joint one."""
+        phase = self.phases[self.position]
+        measured = self.train_epoch(phase.kind)
+        # One read for everything: each waits until the device is done.
+        *columns, largest = torch.stack([*measured.values(), self.pack.largest()]).tolist()
+        self._record(phase.kind, dict(zip(measured, columns, strict=True)), largest)
+        self.position += 1
+        if self.done:
+            for p in self.alive:
+                self.histories[p].status = "finished"
+        best = [error for h in self.histories if (error := h.at_selected("validation_error")) is not None]
+        warnings = self._warnings() if phase.kind == "joint" and phase.epoch == 0 else ()
+        return EpochReport(phase, self.position, len(self.phases), min(best, default=None), warnings)
+
+    def train_epoch(self, kind: EpochKind) -> dict[str, Tensor]:
+        """Train all minibatches of an epoch; nothing is read back from the device.
+
+        Returns:
+            The measurements of every member by name, (P,) each, on the device: those of the curves for a joint epoch;
+            ``reconstruction_loss`` alone for an epoch of feedback training.
+        """
+        for total in self._totals.values():
+            total.zero_()
+        with tf32_products(self.device, allowed=self.precision == "tf32"):
+            batches = self._train_minibatches(kind)
+            evaluated = self._evaluate() if kind == "joint" else {}
+        measured: dict[str, Tensor] = {}
+        if kind == "joint":
+            size = self.problem.training_size
+            measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
+        if self.method.trains_feedback:
+            measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
+        return measured | evaluated
+
+    def _train_minibatches(self, kind: EpochKind) -> int:
+        """Train all minibatches of an epoch; return their number."""
+        self.pack.generators = [self._stream(p, "rule") for p in self.alive]
+        step = self._train_joint if kind == "joint" else self._train_feedback
+        batches = self._minibatches()
+        noise_draws = self._noise(batches)
+        for samples in batches:
+            with self.pack.clock("batches"):
+                noise = next(noise_draws)
+            full = samples.shape[1] == self.problem.batch_size
+            run = self._as_cuda_graph(kind, step, samples, noise) if full else step
+            run(samples, noise)
+        return len(batches)
+
+    def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
+        """Train a joint minibatch; its measurements are added to the epoch's totals, on the device."""
+        with self.pack.clock("batches"):
+            x, y = self.problem.batch(samples, self.dtype)
+        noise_by_layer = None if noise is None else by_layer(noise, self._hidden_units, self.dtype)
+        record = self.pack.joint_step(x, y, noise_by_layer)
+        self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
+        self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
+        if record.reconstruction_losses is not None:
+            self._totals["reconstruction"] += record.reconstruction_losses.mean(1)
+
+    def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
+        """Train the feedback alone on a minibatch."""
+        assert noise is not None
+        x, _ = self.problem.batch(samples, self.dtype)
+        losses = self.pack.feedback_step(x, by_layer(noise, self._hidden_units, self.dtype))
+        self._totals["reconstruction"] += losses.mean(1)
 
     def _minibatches(self) -> Sequence[Tensor]:
-        """Sample numbers (P, b) of this epoch's minibatches; each member has its own split and its own order."""
+        """Return sample numbers (P, B) of this epoch's minibatches; each member has its own split and its own order."""
         orders = []
         for p in self.alive:
             training = self._splits[p][0]
@@ -290,163 +319,40 @@ class Trainer:
             orders.append(training[order])
         return torch.split(torch.stack(orders).to(self.device), self.problem.batch_size, dim=1)
 
-    def _stream(self, member: int, purpose: str) -> torch.Generator:
-        return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
-
     def _noise(self, batches: Sequence[Tensor]) -> Iterator[Tensor | None]:
-        """The noise of each of these minibatches (:func:`draw_noise`); None where no feedback is trained."""
+        """Draw the noise of each of these minibatches (:func:`draw_noise`); None where no feedback is trained."""
         if not self.method.trains_feedback:
             return iter([None] * len(batches))
-        units = sum(self._hidden_sizes)
-        draws = draw_noise([samples.shape[1] for samples in batches], units, self._generators(), self._noise_memory)
+        sizes = [samples.shape[1] for samples in batches]
+        draws = draw_noise(sizes, sum(self._hidden_units), self._generators(), self._noise_memory)
         return (noise.to(self.device) for noise in draws)
 
     def _generators(self) -> list[torch.Generator]:
-        """What the noise of every member is drawn with, where it is drawn."""
+        """Return the generators of every member's noise, on the device where it is drawn."""
         return device_generators([self._stream(p, "noise") for p in self.alive], self._noise_memory.device)
 
-    @property
-    def _hidden_sizes(self) -> list[int]:
-        return [self.problem.architecture.sizes[i] for i in self.problem.architecture.hidden]
+    def _stream(self, member: int, purpose: str) -> torch.Generator:
+        return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
 
-    def _by_layer(self, noise: Tensor) -> list[Tensor]:
-        """The noise (P, B * units) of every hidden layer, (P, B, n_i)."""
-        batch = noise.shape[1] // sum(self._hidden_sizes)
-        parts = torch.split(noise.to(self.dtype), [batch * n for n in self._hidden_sizes], dim=1)
-        return [part.view(-1, batch, n) for part, n in zip(parts, self._hidden_sizes, strict=True)]
-
-    def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
-        """One joint minibatch; what it measures is added to the epoch's totals, on the device."""
-        with self.pack.clock("batches"):
-            x, y = self.problem.batch(samples, self.dtype)
-        record = self.pack.joint_step(x, y, None if noise is None else self._by_layer(noise))
-        self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
-        self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
-        if record.reconstruction_losses is not None:
-            self._totals["reconstruction"] += record.reconstruction_losses.mean(1)
-
-    def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
-        """One minibatch of pure feedback training."""
-        assert noise is not None
-        x, _ = self.problem.batch(samples, self.dtype)
-        self._totals["reconstruction"] += self.pack.feedback_step(x, self._by_layer(noise)).mean(1)
-
-    def train_epoch(self, kind: Literal["joint", "feedback"]) -> int:
-        """All minibatches of an epoch; returns how many. Nothing is read back from the device before the end."""
-        for total in self._totals.values():
-            total.zero_()
-        step = self._train_joint if kind == "joint" else self._train_feedback
-        self.pack.generators = [self._stream(p, "rule") for p in self.alive]
-        batches = self._minibatches()
-        draws = self._noise(batches)
-        for samples in batches:
-            with self.pack.clock("batches"):
-                noise = next(draws)
-            runner = self._captured(kind, step, samples, noise) if samples.shape[1] == self.problem.batch_size else step
-            runner(samples, noise)
-        return len(batches)
-
-    @property
-    def captures(self) -> bool:
-        """Whether steps become CUDA graphs: on a GPU, for rules that allow it, nothing being timed or looked at."""
-        if not self.capture or self.device.type != "cuda" or not self.pack.capturable:
-            return False
-        return not (self.pack.clock.device or self.pack.observer)
-
-    @property
-    def captured(self) -> list[str]:
-        """The kinds of epoch whose step is replayed as a graph by now."""
-        return [kind for kind, captured in self._graphs.items() if captured.graph is not None]
-
-    def _captured(self, kind: str, step: Step, samples: Tensor, noise: Tensor | None) -> Step:
-        """The step as a CUDA graph where that can be."""
-        if not self.captures:
-            return step
-        if kind not in self._graphs:
-            shape = None if noise is None else tuple(noise.shape)
-            self._graphs[kind] = self.captured_step(tuple(samples.shape), shape, self.device)
-        return partial(self._graphs[kind], step)
-
-    def _joint_epoch(self) -> None:
-        batches, size = self.train_epoch("joint"), self.problem.training_size
-        measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
-        if self.method.trains_feedback:
-            measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
-        measured["validation_loss"], measured["validation_error"] = self._evaluate_validation()
-        measured["test_loss"], measured["test_error"] = self._evaluate_test()
-        # One read for everything: each waits until the device is done.
-        *columns, largest = torch.stack([*measured.values(), self.pack.largest()]).tolist()
-        self._record(dict(zip(measured, columns, strict=True)), [math.isfinite(number) for number in largest])
-
-    def _feedback_epoch(self) -> None:
-        self.train_epoch("feedback")
-        rows = torch.stack([self._totals["reconstruction"], self.pack.largest()], dim=1).tolist()
-        self._drop({p: "diverged" for p, row in zip(self.alive, rows, strict=True) if not all(map(math.isfinite, row))})
-
-    def _record(self, measured: dict[str, list[float]], finite: list[bool]) -> None:
-        """Append an epoch to the curves; members with non-finite numbers are marked and leave the pack."""
-        leaving: dict[int, Status] = {}
-        selected: list[tuple[int, int]] = []
-        for row, p in enumerate(self.alive):
-            values = {name: column[row] for name, column in measured.items()}
-            history = self.histories[p]
-            if not (finite[row] and all(math.isfinite(v) for v in values.values())):
-                leaving[p] = "diverged"
-                continue
-            for name, value in values.items():
-                history.curves[name].append(value)
-            if history.selected_epoch == history.epochs - 1:
-                selected.append((row, p))
-                if self.keep:
-                    self.kept[p] = self.pack.member(row)
-            if self.prune and history.epochs == self.prune[0] and values["train_error"] > self.prune[1]:
-                leaving[p] = "pruned"
-        if selected and self._test_errors.dtype == torch.bool:
-            wrong = self._test_errors[[row for row, _ in selected]].cpu().numpy()
-            self.correct |= {p: ~of_member for (_, p), of_member in zip(selected, wrong, strict=True)}
-        self._drop(leaving)
-
-    def _drop(self, leaving: Mapping[int, Status]) -> None:
-        if not leaving:
-            return
-        for p, status in leaving.items():
-            self.histories[p].status = status
-            if status != "diverged":
-                # Runs that are given up are not stored.
-                self.kept.pop(p, None)
-                self.correct.pop(p, None)
-        rows = [row for row, p in enumerate(self.alive) if p not in leaving]
-        self.alive = [self.alive[row] for row in rows]
-        if rows:
-            self._use(self.pack.select(rows))
-
-    def _use(self, pack: PackState) -> None:
-        """Train this pack from now on; what was captured or counted of another goes."""
-        self.pack = pack
-        self._graphs: dict[str, CapturedStep] = {}
-        names = ("loss", "wrong", "reconstruction")
-        self._totals = {n: torch.zeros(pack.members, dtype=torch.float64, device=self.device) for n in names}
-
-    def _evaluate_validation(self) -> tuple[Tensor, Tensor]:
+    def _evaluate(self) -> dict[str, Tensor]:
+        """Evaluate every alive member on its validation samples and on all test samples."""
+        members, problem = len(self.alive), self.problem
         samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
         chunks = torch.split(samples, EVALUATION_CHUNK, dim=1)
-        loss, error, _ = self._evaluate((self.problem.batch(chunk, self.dtype) for chunk in chunks), samples.shape[1])
-        return loss, error
+        validation_loss, validation_error, _ = self._measure(problem.batch(chunk, self.dtype) for chunk in chunks)
+        test_loss, test_error, self._test_errors = self._measure(
+            (x.expand(members, *x.shape), y.expand(members, *y.shape))
+            for x, y in problem.test_chunks(EVALUATION_CHUNK, self.dtype)
+        )
+        return {
+            "validation_loss": validation_loss,
+            "validation_error": validation_error,
+            "test_loss": test_loss,
+            "test_error": test_error,
+        }
 
-    def _evaluate_test(self) -> tuple[Tensor, Tensor]:
-        members, problem = len(self.alive), self.problem
-
-        def chunks() -> Any:
-            for start in range(0, len(problem.x_test), EVALUATION_CHUNK):
-                x = problem.inputs(problem.x_test[start : start + EVALUATION_CHUNK], self.dtype)
-                y = problem.y_test[start : start + EVALUATION_CHUNK]
-                yield x.expand(members, *x.shape), y.expand(members, *y.shape)
-
-        loss, error, self._test_errors = self._evaluate(chunks(), len(problem.x_test))
-        return loss, error
-
-    def _evaluate(self, chunks: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate every alive member on the samples of the chunks.
+    def _measure(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure every alive member on inputs (P, B, n_0) and labels (P, B).
 
         Returns:
             Mean loss and mean error, (P,) each, and the error of each sample, (P, N): whether it is misclassified, or
@@ -459,10 +365,93 @@ class Trainer:
             loss += losses.sum(1, dtype=torch.float64)
             error += errors.sum(1, dtype=torch.float64)
             of_samples.append(errors)
-        return loss / samples, error / samples, torch.cat(of_samples, dim=1)
+        all_errors = torch.cat(of_samples, dim=1)
+        samples = all_errors.shape[1]
+        return loss / samples, error / samples, all_errors
+
+    def _record(self, kind: EpochKind, measured: dict[str, list[float]], largest: list[float]) -> None:
+        """Append a joint epoch to the curves; members with non-finite numbers are marked and leave the pack."""
+        leaving: dict[int, Status] = {}
+        selected: list[tuple[int, int]] = []
+        for row, p in enumerate(self.alive):
+            values = {name: column[row] for name, column in measured.items()}
+            if not all(map(math.isfinite, [*values.values(), largest[row]])):
+                leaving[p] = "diverged"
+                continue
+            if kind == "feedback":
+                continue
+            history = self.histories[p]
+            for name, value in values.items():
+                history.curves[name].append(value)
+            if history.selected_epoch == history.epochs - 1:
+                selected.append((row, p))
+            if self.prune and history.epochs == self.prune[0] and values["train_error"] > self.prune[1]:
+                leaving[p] = "pruned"
+        self._keep_selected(selected)
+        self._drop(leaving)
+
+    def _keep_selected(self, selected: list[tuple[int, int]]) -> None:
+        """Keep what the selected epoch of some members (row, member) gives: predictions, and parameters if wanted."""
+        if not selected:
+            return
+        if self.keep:
+            self.kept |= {p: self.pack.member(row) for row, p in selected}
+        if self._test_errors.dtype == torch.bool:
+            wrong = self._test_errors[[row for row, _ in selected]].cpu().numpy()
+            self.correct |= {p: ~of_member for (_, p), of_member in zip(selected, wrong, strict=True)}
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what is odd about the rule after the first joint epoch, a line each."""
+        lines, idle = [], self.pack.idle_layers if self.alive else []
+        if self.pack.non_finite:
+            lines.append(f"{self.method.title}: {self.pack.non_finite} in the first minibatch")
+        if idle:
+            layers = f"layer{'s' * (len(idle) > 1)} {', '.join(map(str, idle))}"
+            lines.append(f"{self.method.title} gave hidden {layers} no update in the first epoch")
+        return tuple(lines)
+
+    def stop(self, members: Iterable[int]) -> None:
+        """Train these members no further; those that left the pack already are passed over."""
+        self._drop({member: "stopped" for member in members if member in self.alive})
+
+    def _drop(self, leaving: Mapping[int, Status]) -> None:
+        """Take members out of the pack."""
+        if not leaving:
+            return
+        for p, status in leaving.items():
+            self.histories[p].status = status
+            if status != "diverged":
+                # Pruned and stopped runs are not stored.
+                self.kept.pop(p, None)
+                self.correct.pop(p, None)
+        rows = [row for row, p in enumerate(self.alive) if p not in leaving]
+        self.alive = [self.alive[row] for row in rows]
+        if rows:
+            self._use(self.pack.select(rows))
+
+    @property
+    def uses_cuda_graphs(self) -> bool:
+        """Steps become CUDA graphs: on a GPU, for rules that allow it, unless they are timed or observed."""
+        if not self.cuda_graph or self.device.type != "cuda" or not self.pack.allows_cuda_graph:
+            return False
+        return not (self.pack.clock.device or self.pack.observer)
+
+    @property
+    def cuda_graphs(self) -> list[EpochKind]:
+        """The kinds of epoch whose step is replayed as a CUDA graph by now."""
+        return [kind for kind, step in self._graphs.items() if step.graph is not None]
+
+    def _as_cuda_graph(self, kind: EpochKind, step: Step, samples: Tensor, noise: Tensor | None) -> Step:
+        """Return the step as a CUDA graph where that can be."""
+        if not self.uses_cuda_graphs:
+            return step
+        if kind not in self._graphs:
+            shape = None if noise is None else tuple(noise.shape)
+            self._graphs[kind] = self.cuda_graph_step(tuple(samples.shape), shape, self.device)
+        return partial(self._graphs[kind], step)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything needed to continue: plain tensors, lists and numbers, so that it loads with ``weights_only``."""
+        """Return everything needed to continue: plain tensors, lists and numbers, which load with ``weights_only``."""
         state = {
             "protocol": PROTOCOL_VERSION,
             "position": self.position,
@@ -470,8 +459,8 @@ class Trainer:
             "alive": list(self.alive),
             "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
             "pack": self.pack.state(),
+            "correct": {p: torch.from_numpy(bits) for p, bits in self.correct.items()},
         }
-        state["correct"] = {p: torch.from_numpy(bits) for p, bits in self.correct.items()}
         return {**state, "kept": self.kept} if self.keep else state
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
@@ -496,9 +485,6 @@ class Trainer:
         self.alive = list(checkpoint["alive"])
         self._use(self.pack.select(self.alive))
         self.pack.restore(checkpoint["pack"])
-
-
-# Files from which the training of a pack continues.
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:

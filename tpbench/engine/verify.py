@@ -30,7 +30,7 @@ from tpbench.engine.network import Parameters, stream
 from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.step import PackState, Watched, not_finite, require_shapes, targets_of
+from tpbench.engine.step import MutationGuard, PackState, compute_targets, find_non_finite, require_shapes
 from tpbench.engine.trainer import Trainer, dtype_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
@@ -120,7 +120,7 @@ def member_configurations(method: Method) -> list[dict[str, float]]:
     for k, name in enumerate(names):
         share = 0.1 * (1 - k / (2 * len(names)))
         for member, values in enumerate(configurations):
-            values[name] = _vary(method.described[name], values[name], member, share)
+            values[name] = _vary(method.hyperparameter_specs[name], values[name], member, share)
     return configurations
 
 
@@ -160,21 +160,21 @@ def _minibatch(method: Method) -> Minibatch:
 
 def _check_shapes(method: Method) -> str:
     batch = _minibatch(method)
-    require_shapes(method, batch, targets_of(method, batch))
+    require_shapes(method, batch, compute_targets(method, batch))
     return f"{_NETWORK.depth} targets, each (members, batch, units)"
 
 
 def _check_finite(method: Method) -> str:
     batch = _minibatch(method)
-    if problem := not_finite(batch, targets_of(method, batch)):
+    if problem := find_non_finite(batch, compute_targets(method, batch)):
         raise RuleError(problem)
     return "all numbers are finite"
 
 
 def _check_unchanged(method: Method) -> str:
     batch = _minibatch(method)
-    watched = Watched(batch)
-    targets_of(method, batch)
+    watched = MutationGuard(batch)
+    compute_targets(method, batch)
     watched.require_unchanged(method)
     return "nothing of the minibatch is changed in place"
 
@@ -182,12 +182,12 @@ def _check_unchanged(method: Method) -> str:
 def _check_repeatable(method: Method) -> str:
     batch = _minibatch(method)
     feedback = batch.feedback.parameters.flat.clone() if batch.feedback else None
-    first = targets_of(method, batch)
+    first = compute_targets(method, batch)
     copies = [target.clone() for target in first]
     if batch.feedback and feedback is not None:
         batch.feedback.parameters.flat.copy_(feedback)
     batch.generators = [stream(seed, "rule") for seed in _SEEDS]
-    second = targets_of(method, batch)
+    second = compute_targets(method, batch)
     for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
         if not torch.equal(copy, other):
             raise RuleError(f"the second call gives another target of layer {i}{_HINT}")
@@ -270,12 +270,12 @@ def _is_missing_gpu(error: BaseException | None) -> bool:
 
 def _check_read_backs(method: Method) -> str:
     configuration = example_configuration(method)
-    if not method.can_capture([configuration]):
+    if not method.allows_cuda_graph([configuration]):
         return "declared not capturable: a GPU runs it step by step"
     with fake_gpu():
         pack = PackState(method, _NETWORK, [configuration] * len(_SEEDS), list(_SEEDS), device="cuda")
         # The first results of a rule are read once, before anything is captured.
-        pack.targets_checked = True
+        pack.validated = True
         x, *noise = (torch.empty(len(_SEEDS), _BATCH, n, device="cuda") for n in _NETWORK.sizes[:-1])
         y = torch.empty(len(_SEEDS), _BATCH, dtype=torch.int64, device="cuda")
         try:
@@ -395,7 +395,8 @@ def _measure_speed(device: str, method: str = "ddtp-linear", seconds: float = 0.
     trainer.train_epoch("joint")
     steps, started, spent = 0, time.perf_counter(), 0.0
     while spent < seconds:
-        steps += trainer.train_epoch("joint")
+        trainer.train_epoch("joint")
+        steps += trainer.problem.training_size // batch
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
         spent = time.perf_counter() - started

@@ -11,8 +11,7 @@ from tpbench.engine import Architecture, get_method, method_title
 from tpbench.engine.alignment import null_space_share
 from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
 from tpbench.engine.methods import Minibatch
-from tpbench.engine.network import Parameters, stream
-from tpbench.engine.precision import squared_error
+from tpbench.engine.network import Parameters, squared_error, stream
 from tpbench.engine.step import PackState
 from tpbench.reports import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.alignment_figures import alignment_figure

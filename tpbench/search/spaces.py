@@ -212,7 +212,7 @@ def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparame
     """
     known = {name: [hyperparameter] for name, hyperparameter in HYPERPARAMETERS.items()}
     for method in methods:
-        for name, own in get_method(method).described.items() if method in method_names() else ():
+        for name, own in get_method(method).hyperparameter_specs.items() if method in method_names() else ():
             if own not in known.setdefault(name, []):
                 known[name].append(own)
     return known
@@ -300,7 +300,7 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
 def _hyperparameters(method: str) -> list[Hyperparameter]:
     """Return all that a configuration of a method may name."""
     rule = get_method(method)
-    return [*rule.described.values(), *(HYPERPARAMETERS[name] for name in SCHEDULE if rule.trains_feedback)]
+    return [*rule.hyperparameter_specs.values(), *(HYPERPARAMETERS[name] for name in SCHEDULE if rule.trains_feedback)]
 
 
 def published_configuration(workload: Workload, method: str) -> dict[str, float]:
@@ -355,7 +355,7 @@ def format_space(method: str, path: Path | None = None) -> str:
         UsageError: no space covers the method.
     """
     space = space_for(method, path)
-    hyperparameters = get_method(method).described
+    hyperparameters = get_method(method).hyperparameter_specs
     lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
     for name, (kind, *values) in space.describe().items():
         numbers = ", ".join(map(_format_number, values))

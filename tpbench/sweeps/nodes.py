@@ -13,7 +13,7 @@ from typing import Any
 
 from tpbench.engine import TpbenchError, UsageError, method_source
 from tpbench.engine.plugins import source_digest
-from tpbench.engine.protocol import why_not
+from tpbench.engine.protocol import precision_problem
 from tpbench.results.location import absolute, location
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.packs import ALL_SWEEPS
@@ -80,7 +80,11 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
                 found[sweep.name] = reason
     if gpu or needs.device == "cpu":
         for sweep in needs.sweeps:
-            wrong = [f"precision {p} {why}" for p in sweep.precisions if (why := why_not(p, needs.device, here=True))]
+            wrong = [
+                f"precision {p} {why}"
+                for p in sweep.precisions
+                if (why := precision_problem(p, needs.device, here=True))
+            ]
             if wrong:
                 found.setdefault(sweep.name, wrong[0])
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpbench.engine import TpbenchError, check_device_precision, get_method, method_source
-from tpbench.engine.protocol import why_not
+from tpbench.engine.protocol import precision_problem
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.location import absolute, location
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
@@ -60,7 +60,7 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
     is forward passes over the validation and test samples. What only a cluster's nodes can compute in is measured in
     float32 here.
     """
-    precision = "float32" if why_not(settings.precision, settings.device) else settings.precision
+    precision = "float32" if precision_problem(settings.precision, settings.device) else settings.precision
     row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
     joint = members / row.member_epochs_per_second
     share = row.phases["batches"] + row.phases["forward"] + row.phases["feedback"] + row.phases["adam"] / 2

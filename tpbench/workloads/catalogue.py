@@ -9,7 +9,7 @@ from typing import Any
 from tpbench.engine import UsageError, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.engine.parts import EXTRA, SLEEP
-from tpbench.engine.plugins import Plugins
+from tpbench.engine.plugins import Registry
 from tpbench.workloads.workload import SCHEDULES, Workload, known_shape
 
 _VALIDATION_SIZE = 5000
@@ -88,7 +88,7 @@ def _read_plugin(name: str, value: object) -> Workload:
     return workload
 
 
-PLUGINS = Plugins("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
+PLUGINS = Registry("tpbench.workloads", "workload", WORKLOADS, _read_plugin)
 """The workloads that installed packages add: each entry point is the path of a workload's file."""
 
 
@@ -99,7 +99,7 @@ def workload_names() -> list[str]:
 
 def all_workloads() -> dict[str, Workload]:
     """Return the built-in workloads and those of installed packages; warns of a broken package on standard error."""
-    return {**WORKLOADS, **PLUGINS.load_all()}
+    return PLUGINS.all()
 
 
 def get_workload(name: str) -> Workload:

@@ -132,8 +132,7 @@ def teacher_problem(
     import torch
 
     from tpbench.engine import Problem
-    from tpbench.engine.network import stream
-    from tpbench.engine.precision import squared_error
+    from tpbench.engine.network import squared_error, stream
 
     generator, count = stream(seed, "teacher"), training + validation + test
     x = torch.randn(count, student.sizes[0], generator=generator, dtype=torch.float64)

@@ -97,7 +97,7 @@ class Workload:
             UsageError: a hyperparameter is unknown, missing or out of range.
         """
         optional = [HYPERPARAMETERS[name] for name in SCHEDULE] if method.trains_feedback else []
-        checked = check_configuration(given, method.described.values(), optional, where)
+        checked = check_configuration(given, method.hyperparameter_specs.values(), optional, where)
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
     def plain(self) -> dict[str, Any]:
