@@ -7,16 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path) -> None:
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A temporary folder with a name short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path, temporary: Path) -> None:
     """With the installed command, for which modules of the current folder are not the workers'."""
     for name in ("torch", "sklearn"):
         (tmp_path / f"{name}.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
@@ -45,9 +55,18 @@ def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path) -> None:
         text=True,
         timeout=240,
         check=False,
-        env={**os.environ, "COLUMNS": "200", "TPBENCH_OFFLINE": "1", "TPBENCH_DATA": str(tmp_path / "data")},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"},
+            "COLUMNS": "200",
+            "TMPDIR": str(temporary),
+            "TPBENCH_DATA": str(tmp_path / "data"),
+            "TPBENCH_OFFLINE": "1",
+        },
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    # Ray is gone with its folder.
+    assert not list(temporary.glob("*tpb-*"))
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if str(temporary) in " ".join(p.info["cmdline"] or ())]
     assert "over 3 seeds" in result.stdout
     assert "starting Ray; its log: " in result.stdout
     for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
