@@ -111,12 +111,15 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.terminate()
     assert process.returncode == 130
     assert "To continue: tpbench sweep digits bp --trials 6" in stderr
     assert "Traceback" not in stderr
