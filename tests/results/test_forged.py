@@ -205,7 +205,7 @@ PLACES = [
 ]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.sampled_from(PLACES), value=plain)
 def test_what_is_read_can_be_counted_and_written_again(place: str, value: object) -> None:
     run = replace(record("dtp", 7), workload={"epochs": 3})
