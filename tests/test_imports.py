@@ -13,15 +13,22 @@ import pytest
 from tests.results.records import alignment_record, keep_alignments, record
 from tpbench.results import RunStore
 
+# One command after the other; the answer to each: what it printed, and what has been loaded since the first.
 _LOADED = """
-import json, os, sys
-sys.argv = ["tpbench", *sys.argv[1:]]
+import io, json, os, sys
+from contextlib import redirect_stdout
 from tpbench.cli import main
-try:
-    main()
-except SystemExit:
-    pass
-print("\\n" + json.dumps([n for n in sys.modules if n in os.environ["LOOK_FOR"].split()]))
+answers, look_for = [], sys.argv[1:]
+for arguments, environment in json.load(sys.stdin):
+    sys.argv, printed = ["tpbench", *arguments], io.StringIO()
+    os.environ.update(environment)
+    with redirect_stdout(printed):
+        try:
+            main()
+        except SystemExit:
+            pass
+    answers.append([printed.getvalue(), [name for name in look_for if name in sys.modules]])
+print("\\n" + json.dumps(answers))
 """
 TRAINING = (
     "torch",
@@ -39,18 +46,25 @@ TRAINING = (
 TABLES = ("pandas", "scipy", *TRAINING)
 
 
-def called(folder: Path, *arguments: str, look_for: tuple[str, ...] = (), **environment: str) -> tuple[str, list[str]]:
-    """What a command printed, and which of these modules it loaded."""
+Call = tuple[list[str], dict[str, str]]
+
+
+def called(folder: Path, calls: list[Call], look_for: tuple[str, ...] = ()) -> list[tuple[str, list[str]]]:
+    """Call commands with these arguments and variables in one process.
+
+    Returns:
+        What each printed, and which of the modules had been loaded by then.
+    """
     ended = subprocess.run(
-        [sys.executable, "-c", _LOADED, *arguments],
+        [sys.executable, "-c", _LOADED, *look_for],
         cwd=folder,
-        capture_output=True,
+        input=json.dumps(calls),
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env={**os.environ, "TPBENCH_DATA": str(folder / "data"), "LOOK_FOR": " ".join(look_for), **environment},
+        env={**os.environ, "TPBENCH_DATA": str(folder / "data")},
     )
-    text, _, loaded = ended.stdout.rstrip().rpartition("\n")
-    return text, json.loads(loaded)
+    return [(text, loaded) for text, loaded in json.loads(ended.stdout.splitlines()[-1])]
 
 
 @pytest.fixture(scope="module")
@@ -66,41 +80,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "--help",
-        "sweep --help",
-        "swep",
-        "run mnist pb",
-        "sweep minst bp",
-        "table 9",
-        "plot curves minst",
-        "figure 9",
-        "methods",
-        "workloads",
-        "sweeps",
-        "data list",
-        "results check",
-    ],
+LIGHT = (
+    "--help",
+    "sweep --help",
+    "swep",
+    "run mnist pb",
+    "sweep minst bp",
+    "table 9",
+    "plot curves minst",
+    "figure 9",
+    "methods",
+    "workloads",
+    "sweeps",
+    "data list",
+    "results check",
 )
-def test_help_slips_and_lists_import_nothing_heavy(folder: Path, command: str) -> None:
-    assert called(folder, *command.split(), look_for=TABLES)[1] == []
 
 
-@pytest.mark.parametrize(
-    "command", ["leaderboard", "table 1", "table s6 --format csv", "table s7", "table angles", "compare bp dtp"]
-)
-def test_tables_need_neither_torch_nor_slow_statistics(folder: Path, command: str) -> None:
-    text, loaded = called(folder, *command.split(), look_for=TRAINING)
-    assert loaded == []
-    assert "bp" in text or "BP" in text
+def test_help_slips_and_lists_import_nothing_heavy(folder: Path) -> None:
+    answers = called(folder, [(command.split(), {}) for command in LIGHT], TABLES)
+    assert {command: loaded for command, (_, loaded) in zip(LIGHT, answers, strict=True) if loaded} == {}
 
 
-@pytest.mark.parametrize("package", ["tpbench.engine", "tpbench.results", "tpbench.workloads", "tpbench.results.store"])
-def test_packages_are_imported_without_torch(package: str) -> None:
-    code = f"import sys, {package}; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+OF_TABLES = ("leaderboard", "table 1", "table s6 --format csv", "table s7", "table angles", "compare bp dtp")
+
+
+def test_tables_need_neither_torch_nor_slow_statistics(folder: Path) -> None:
+    answers = called(folder, [(command.split(), {}) for command in OF_TABLES], TRAINING)
+    for command, (text, loaded) in zip(OF_TABLES, answers, strict=True):
+        assert loaded == [], command
+        assert "bp" in text or "BP" in text, command
+
+
+def test_packages_are_imported_without_torch() -> None:
+    packages = "tpbench.engine, tpbench.results, tpbench.workloads, tpbench.results.store"
+    assert not {"torch", "pandas"} & loaded_by(f"import {packages}")
 
 
 def test_every_public_name_is_there() -> None:
@@ -126,8 +140,8 @@ def test_the_package_is_imported_in_no_time() -> None:
 
 def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
     models = ("tpbench.results.schemas", "tpbench.search.events")
-    for command in (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"]):
-        assert called(folder, *command, look_for=models)[1] == []
+    commands = (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"])
+    assert called(folder, [(command, {}) for command in commands], models)[-1][1] == []
 
 
 def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
@@ -159,33 +173,38 @@ def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeyp
     assert get_method("heavy-rule").title == "Heavy"
 
 
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("sweep mn", ["mnist", "mnist-frozen"]),
-        ("sweep mnist ddtp-rhl-r", ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"]),
-        ("compare bp gn", ["gnt"]),
-        ("leaderboard cif", ["cifar10"]),
-        ("plot search ", ["mnist-bp-12345678"]),
-        ("plot curves cif", ["cifar10"]),
-        ("plot --results nowhere search ", []),
-        ("figure s", ["s2", "s3", "s4", "s5", "s6"]),
-        ("table s", ["s6", "s7"]),
-    ],
-)
-def test_the_shell_completes_names_without_importing_anything(folder: Path, line: str, offered: list[str]) -> None:
-    text, loaded = called(
-        folder,
-        look_for=TABLES,
-        _TPBENCH_COMPLETE="complete_bash",
-        COMP_WORDS=f"tpbench {line}",
-        COMP_CWORD=str(len(line.split(" "))),
-        _TYPER_COMPLETE_ARGS=f"tpbench {line}",
-    )
-    assert text.split() == offered
-    assert loaded == []
+COMPLETED = {
+    "sweep mn": ["mnist", "mnist-frozen"],
+    "sweep mnist ddtp-rhl-r": ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"],
+    "compare bp gn": ["gnt"],
+    "leaderboard cif": ["cifar10"],
+    "plot search ": ["mnist-bp-12345678"],
+    "plot curves cif": ["cifar10"],
+    "plot --results nowhere search ": [],
+    "figure s": ["s2", "s3", "s4", "s5", "s6"],
+    "table s": ["s6", "s7"],
+}
+
+
+def test_the_shell_completes_names_without_importing_anything(folder: Path) -> None:
+    calls: list[Call] = []
+    for line in COMPLETED:
+        words = {"COMP_WORDS": f"tpbench {line}", "COMP_CWORD": str(len(line.split(" ")))}
+        variables = {"_TPBENCH_COMPLETE": "complete_bash", "_TYPER_COMPLETE_ARGS": f"tpbench {line}", **words}
+        calls.append(([], variables))
+    answers = called(folder, calls, TABLES)
+    assert {line: text.split() for line, (text, _) in zip(COMPLETED, answers, strict=True)} == COMPLETED
+    assert answers[-1][1] == []
 
 
 def test_completion_can_be_installed(folder: Path) -> None:
-    called(folder, "--install-completion", "bash", HOME=str(folder), _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    called(
+        folder,
+        [
+            (
+                ["--install-completion", "bash"],
+                {"HOME": str(folder), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+            )
+        ],
+    )
     assert "_TPBENCH_COMPLETE" in (folder / ".bash_completions" / "tpbench.sh").read_text()

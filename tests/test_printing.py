@@ -201,11 +201,6 @@ def test_no_text_passes_through_richs_markup(tpbench_inside: Inside, filled: Non
     assert str(plain_table(HOSTILE, [HOSTILE], HOSTILE).caption) == HOSTILE
 
 
-def test_listings_have_one_helper() -> None:
-    for path in (Path(__file__).parents[1] / "tpbench" / "cli").glob("*.py"):
-        assert "Table(" not in path.read_text(encoding="utf-8"), path
-
-
 def test_commands_stand_below_tables_in_one_piece(tpbench_inside: Inside, filled: None, tmp_path: Path) -> None:
     command = "tpbench sweep digits bp --space " + "/long" * 80
     begin_sweep(tmp_path / "results", "long", command)

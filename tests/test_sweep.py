@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
-
-from tests.conftest import CommandLine
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_path: Path) -> None:
-    arguments = (
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A temporary folder with a name short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path, temporary: Path) -> None:
+    """With the installed command, for which modules of the current folder are not the workers'."""
+    for name in ("torch", "sklearn"):
+        (tmp_path / f"{name}.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
+    (tmp_path / "tpbench").mkdir()
+    (tmp_path / "tpbench" / "__init__.py").write_text("raise RuntimeError('another tpbench')\n")
+    arguments = [
         "sweep",
         "digits",
         "ddtp-rhl",
@@ -30,10 +44,29 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
         "3",
         "--epochs",
         "4",
+        "--cpus",
+        "1",
         "--keep-networks",
+    ]
+    result = subprocess.run(
+        [Path(sys.executable).parent / "tpbench", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={
+            **{name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"},
+            "COLUMNS": "200",
+            "TMPDIR": str(temporary),
+            "TPBENCH_DATA": str(tmp_path / "data"),
+            "TPBENCH_OFFLINE": "1",
+        },
     )
-    result = tpbench(*arguments)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    # Ray is gone with its folder.
+    assert not list(temporary.glob("*tpb-*"))
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if str(temporary) in " ".join(p.info["cmdline"] or ())]
     assert "over 3 seeds" in result.stdout
     assert "starting Ray; its log: " in result.stdout
     for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
@@ -56,26 +89,6 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
     assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
 
 
-def test_modules_of_the_current_folder_are_not_the_workers(tmp_path: Path) -> None:
-    """The command is the installed one, which does not look there either."""
-    for name in ("torch", "sklearn"):
-        (tmp_path / f"{name}.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
-    (tmp_path / "tpbench").mkdir()
-    (tmp_path / "tpbench" / "__init__.py").write_text("raise RuntimeError('another tpbench')\n")
-    command = Path(sys.executable).parent / "tpbench"
-    small = ("--trials", "2", "--pack", "1", "--n-seeds", "2", "--epochs", "2", "--cpus", "1")
-    ended = subprocess.run(
-        [command, "sweep", "digits", "bp", *small],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "over 2 seeds" in ended.stdout
-
-
 def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     """That a sweep does continue, tests/test_resume.py shows, and what SIGTERM does."""
     arguments = [
@@ -93,15 +106,20 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
         "2",
         "--epochs",
         "20000",
+        "--cpus",
+        "1",
     ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.terminate()
     assert process.returncode == 130
     assert "To continue: tpbench sweep digits bp --trials 6" in stderr
     assert "Traceback" not in stderr

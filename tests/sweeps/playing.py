@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
+from tpbench.results import RunRecord, RunStore
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.packs import Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
-from tpbench.training.packs import Outcome, PackJob
+from tpbench.training.packs import Outcome, PackJob, define_runs
 
 Train = Callable[[HandedPack], list[Outcome]]
+
+FINGERPRINT = "0" * 64
 
 
 class OutOfMemoryHereError(Exception):
@@ -139,6 +142,17 @@ class Workers:
         while steps and self.step(train):
             steps -= 1
         return self.handed
+
+
+def pretend(pack: HandedPack) -> list[Outcome]:
+    """Publish made-up runs whose errors depend on what they are alone."""
+    store, outcomes = RunStore(Path(pack.settings.results)), []
+    for definition in define_runs(pack.plan, FINGERPRINT, "float32"):
+        error = random.Random(definition.id).random()
+        curves = {"validation_error": [error], "test_error": [error]}
+        store.publish(RunRecord(definition, "", "finished", curves, 1.0, 1, {}, pack.plan.found))
+        outcomes.append(Outcome(definition.id, "finished", error, error, epochs=1))
+    return outcomes
 
 
 def train_here(pack: HandedPack) -> list[Outcome]:

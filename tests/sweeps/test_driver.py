@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.sweeps.test_queue import pretend
+from tests.sweeps.dying import KILLED_FOR_MEMORY, STOPPED, StoppingNeeds, attempts, train
 from tests.sweeps.test_scheduler import plain
-from tpbench.engine import EpochReport, TpbenchError
-from tpbench.engine.protocol import Phase
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
-from tpbench.sweeps.packs import HandedPack
-from tpbench.sweeps.scheduler import Patience
 from tpbench.sweeps.sweep import PlainSweep
-from tpbench.training.packs import Outcome
 
-if TYPE_CHECKING:
-    from tpbench.sweeps.driver import NodeFindings
-
-pytestmark = pytest.mark.slow
-
-Report = Callable[[EpochReport], None]
+# Six processes start and five of them die before the first test begins.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Lines:
     """A view that keeps what is said."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.said: list[str] = []
 
     def say(self, message: str) -> None:
         self.said.append(message)
+        if "no progress" in message:
+            (self.folder / STOPPED).unlink()
 
     def start(self, name: str, total: int, done: int = 0) -> None:
         pass
@@ -54,133 +41,94 @@ class Lines:
         pass
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    with ray_running(Resources(2)):
-        yield
+@dataclass(frozen=True)
+class PatienceWithTheLiving:
+    """A second while a process is stopped and for ever else: a busy machine ends no process that is well."""
 
+    folder: Path
+    first_epoch: float = 3600.0
+    elsewhere: float = 120.0
+    replacement: float = 300.0
+    idle: None = None
 
-def run(
-    folder: Path,
-    train: Callable[[HandedPack, Report], list[Outcome]],
-    *,
-    seeds: int = 2,
-    parts: int = 2,
-    patience: Patience | None = None,
-    nodes: NodeFindings | None = None,
-) -> tuple[PlainSweep, list[str]]:
-    """Final runs of made-up packs, through Tune."""
-    from tpbench.sweeps.driver import run_queue
-
-    (folder / "runs").mkdir(parents=True)
-    one, view = plain(folder, seeds=seeds, parts=parts, on_cluster=False), Lines()
-    run_queue([one], Resources(2), folder / "ray", Board(view, [one]), train=train, patience=patience, nodes=nodes)
-    return one, view.said
-
-
-def attempts(folder: Path, pack: HandedPack) -> int:
-    """How often a pack was begun, this time included."""
-    path = folder / f"{pack.key}-begun"
-    with path.open("a") as file:
-        print(pack.parts, file=file)
-    return len(path.read_text().split())
-
-
-def boom(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
-    attempts(folder, pack)
-    raise ValueError("boom: the second line\nsays more")
-
-
-def test_what_raises_is_told_in_its_own_words_and_tried_three_times(ray: None, tmp_path: Path) -> None:
-    one, said = run(tmp_path / "results", partial(boom, tmp_path), seeds=1, parts=1)
-    assert one.failure is not None
-    assert "ValueError: boom: the second line" in one.failure
-    assert len((tmp_path / "final-0-begun").read_text().split()) == 3
-    assert sum("boom" in line for line in said) == 4  # of each attempt, and of the sweep
-
-
-def lacking(pack: HandedPack, report: Report) -> list[Outcome]:
-    raise TpbenchError("data set 'digits' is not in /mnt")
-
-
-def test_what_the_only_machine_lacks_is_told_in_its_own_words(ray: None, tmp_path: Path) -> None:
-    one, _ = run(tmp_path / "results", lacking)
-    assert one.failure == "data set 'digits' is not in /mnt"
-
-
-def killed_twice(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
-    if attempts(folder, pack) <= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pretend(pack)
-
-
-def test_a_process_that_is_lost_twice_is_followed_by_halves(ray: None, tmp_path: Path) -> None:
-    one, _ = run(tmp_path / "results", partial(killed_twice, tmp_path), seeds=4, parts=1)
-    assert one.done
-    assert (tmp_path / "final-0-begun").read_text().split() == ["1", "1", "2"]
-
-
-def killed_once(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
-    if attempts(folder, pack) == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pretend(pack)
-
-
-def test_where_the_kernel_says_that_it_killed_for_memory_one_loss_is_enough(
-    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tpbench.sweeps.driver.oom_kills", lambda: 10**9)
-    one, said = run(tmp_path / "results", partial(killed_once, tmp_path), seeds=4, parts=1)
-    assert one.done
-    assert (tmp_path / "final-0-begun").read_text().split() == ["1", "2"]
-    assert any("GiB" in line for line in said)
-
-
-def stopped_once(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
-    if attempts(folder, pack) == 1 and pack.key == "final-0":
-        time.sleep(1.1)
-        report(EpochReport(Phase("joint", 0), 1, 4, None))
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return pretend(pack)
-
-
-def test_a_process_that_makes_no_progress_is_named_and_ended(ray: None, tmp_path: Path) -> None:
-    train = partial(stopped_once, tmp_path)
-    one, said = run(tmp_path / "results", train, patience=Patience(silence=2.0))
-    assert one.done
-    assert len((tmp_path / "final-0-begun").read_text().split()) == 2
-    assert sum("no progress" in line for line in said) == 1
+    @property
+    def silence(self) -> float:
+        return 1.0 if (self.folder / STOPPED).exists() else 3600.0
 
 
 @dataclass(frozen=True)
-class StoppingNeeds(Needs):
-    """Stops the first process that looks at them."""
+class Queue:
+    """What came of a queue."""
 
-    folder: str = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "asked":
-            with suppress(FileExistsError):
-                (Path(self.folder) / "stopped").touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGSTOP)
-        return super().__getattribute__(name)
+    folder: Path
+    sweeps: dict[str, PlainSweep]
+    said: list[str]
 
 
-def test_a_process_that_hangs_before_it_says_anything_is_ended(ray: None, tmp_path: Path) -> None:
-    from tpbench.sweeps.driver import NodeFindings
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
+    """Five sweeps one after the other on one worker, whose process dies five times."""
+    from tpbench.sweeps.driver import NodeFindings, run_queue
 
-    known = Needs.of([], None, "cpu")
-    needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(tmp_path))
-    one, said = run(
-        tmp_path / "results", quick, patience=Patience(silence=8.0), nodes=NodeFindings(needs, {}), seeds=1, parts=1
-    )
-    assert one.done
-    assert (tmp_path / "stopped").exists()
-    assert sum("no progress" in line for line in said) == 1
+    folder, sweeps = tmp_path_factory.mktemp("driver"), {}
+    for name, seeds in (("raises", 1), ("lacks", 1), ("lost", 2), ("memory", 2), ("stops", 1)):
+        (folder / name / "runs").mkdir(parents=True)
+        sweeps[name] = plain(folder / name, seeds, 1, name, on_cluster=False)
+    view, known = Lines(folder), Needs.of([], None, "cpu")
+    needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(folder))
+
+    def oom_kills() -> int:
+        killed = (folder / KILLED_FOR_MEMORY).exists()
+        (folder / KILLED_FOR_MEMORY).unlink(missing_ok=True)
+        return 10**9 if killed else 0
+
+    with pytest.MonkeyPatch.context() as patch, ray_running(Resources(1)):
+        patch.setattr("tpbench.sweeps.driver.oom_kills", oom_kills)
+        patch.setattr("tpbench.sweeps.driver._LOOK", 0.5)
+        run_queue(
+            list(sweeps.values()),
+            Resources(1),
+            folder / "ray",
+            Board(view, list(sweeps.values())),
+            train=train,
+            patience=PatienceWithTheLiving(folder),  # type: ignore[arg-type]
+            nodes=NodeFindings(needs, {}),
+        )
+    return Queue(folder, sweeps, view.said)
 
 
-def quick(pack: HandedPack, report: Report) -> list[Outcome]:
-    return pretend(pack)
+def test_what_raises_is_told_in_its_own_words_and_tried_again(queue: Queue) -> None:
+    assert queue.sweeps["raises"].done
+    assert attempts(queue.folder / "raises") == ["1", "1"]
+    (told,) = [line for line in queue.said if "boom" in line]
+    assert "ValueError: boom: the second line" in told
+    assert "says more\n" not in told
+
+
+def test_what_the_only_machine_lacks_is_told_in_its_own_words(queue: Queue) -> None:
+    assert queue.sweeps["lacks"].failure == "data set 'digits' is not in /mnt"
+
+
+def test_a_pack_whose_process_is_lost_is_handed_out_again(queue: Queue) -> None:
+    assert queue.sweeps["lost"].done
+    assert attempts(queue.folder / "lost") == ["1", "1"]
+
+
+def test_where_the_kernel_says_that_it_killed_for_memory_halves_follow(queue: Queue) -> None:
+    assert queue.sweeps["memory"].done
+    assert attempts(queue.folder / "memory") == ["1", "2"]
+    assert sum("GiB" in line for line in queue.said) == 1
+
+
+def test_a_process_that_makes_no_progress_is_named_and_ended(queue: Queue) -> None:
+    assert queue.sweeps["stops"].done
+    assert attempts(queue.folder / "stops") == ["1", "1"]
+    assert sum("no progress" in line and "its pack" in line for line in queue.said) == 1
+
+
+def test_a_process_that_hangs_before_it_says_anything_is_ended(queue: Queue) -> None:
+    assert (queue.folder / "hung").exists()
+    assert sum("no progress" in line and "its pack" not in line for line in queue.said) == 1
 
 
 OF_RAY = """Failure # 1 (occurred at 2026-11-29_14-38-56)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sweeps.playing import Train, Workers
+from tests.sweeps.playing import FINGERPRINT, Train, Workers, pretend
 from tpbench.engine import RuleError, TpbenchError
-from tpbench.results import RunRecord, RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
@@ -25,21 +23,8 @@ from tpbench.sweeps.reproduction import Budget
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import PlainSweep, SearchedSweep
 from tpbench.sweeps.sweep import Workers as Known
-from tpbench.training.packs import Outcome, PackSettings, define_runs, plan_seeds
+from tpbench.training.packs import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
-
-FINGERPRINT = "0" * 64
-
-
-def pretend(pack: HandedPack) -> list[Outcome]:
-    """Publish made-up runs whose errors depend on what they are alone."""
-    store, outcomes = RunStore(Path(pack.settings.results)), []
-    for definition in define_runs(pack.plan, FINGERPRINT, "float32"):
-        error = random.Random(definition.id).random()
-        curves = {"validation_error": [error], "test_error": [error]}
-        store.publish(RunRecord(definition, "", "finished", curves, 1.0, 1, {}, pack.plan.found))
-        outcomes.append(Outcome(definition.id, "finished", error, error, epochs=1))
-    return outcomes
 
 
 def sweep(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sweeps.playing import OutOfMemoryHereError, SilentError, Workers
-from tests.sweeps.test_queue import FINGERPRINT, journals, pretend, stored, sweep
+from tests.sweeps.playing import FINGERPRINT, OutOfMemoryHereError, SilentError, Workers, pretend
+from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
