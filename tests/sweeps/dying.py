@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine.protocol import Phase
-
 from tests.sweeps.playing import pretend
 from tpbench.engine import EpochReport, TpbenchError
+from tpbench.engine.protocol import Phase
 from tpbench.sweeps.nodes import Needs
-from tpbench.sweeps.packs import HandedPack
+from tpbench.sweeps.sweep import HandedPack
 from tpbench.training.packs import Outcome
 
 STOPPED = "stopped"

@@ -10,9 +10,9 @@ import pytest
 
 from tests.sweeps.dying import KILLED_FOR_MEMORY, STOPPED, StoppingNeeds, attempts, train
 from tests.sweeps.test_scheduler import plain
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
+from tpbench.sweeps.session import Board
 from tpbench.sweeps.sweep import PlainSweep
 
 # Six processes start and five of them die before the first test begins.

@@ -19,7 +19,7 @@ from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.results.networks import NETWORKS, has_network, read_network
-from tpbench.sweeps.packs import HandedPack
+from tpbench.sweeps.sweep import HandedPack
 from tpbench.training.networks import array_name
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.workloads import Workload, load_problem

@@ -24,7 +24,7 @@ from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
-from tpbench.sweeps.packs import HandedPack
+from tpbench.sweeps.sweep import HandedPack
 from tpbench.training import packs, tracking
 from tpbench.training.packs import PackJob, PackSettings
 from tpbench.training.tracking import (

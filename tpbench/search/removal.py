@@ -17,8 +17,7 @@ from tpbench.results.opening import find_record
 from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_folders
-from tpbench.search.trials import find_sweep
+from tpbench.search.listing import find_sweep, sweep_folders
 
 
 @dataclass
