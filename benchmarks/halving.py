@@ -51,7 +51,7 @@ def search(
         halving=halving,
     )
     home = SweepFolder(folder / "sweeps" / f"{wanted.id}-{pack}")
-    definition, journal = home.begin(wanted, "benchmark")
+    definition, journal = home.begin(wanted, {})
     sweep = SearchedSweep(definition, declared, space, home, journal, settings)
     sweep.begin(Workers(1))
     while sweep.final is None and not sweep.failure:

@@ -78,7 +78,7 @@ def sweeps_of(folder: Path, count: int, workers: int, trials: int, seeds: int) -
         )
         home = SweepFolder(folder / "sweeps" / definition.id)
         home.local.mkdir(parents=True)
-        definition, journal = home.begin(definition, "benchmark")
+        definition, journal = home.begin(definition, {})
         found.append(SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder))))
     return found
 

@@ -27,7 +27,7 @@ from tpbench.workloads import get_workload
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--seeds", "2", "--epochs", "25")
+ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--n-seeds", "2", "--epochs", "25")
 # Jobs and 'ray start' run the python of the environment that the cluster was started in.
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -226,7 +226,7 @@ def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, 
     assert "--trails" in slip.stderr
     assert "absolute path" in commands("submit", "digits", "bp", "--results", "here", *at).stderr
 
-    small = ("--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2")
+    small = ("--trials", "2", "--pack", "2", "--n-seeds", "2", "--epochs", "2")
     submitted = commands("submit", "digits", "bp", *small, *shared, *at)
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.split()[1]

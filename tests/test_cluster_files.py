@@ -411,7 +411,7 @@ def test_the_slurm_script_with_the_real_ray_and_a_real_sweep(slurm: dict[str, st
         "SLURM_GPUS_ON_NODE": "0",
         "PYTHONPATH": str(CLUSTER.parent),
     }
-    small = ("--trials", "2", "--pack", "1", "--seeds", "2", "--epochs", "2", "--results", str(tmp_path / "results"))
+    small = ("--trials", "2", "--pack", "1", "--n-seeds", "2", "--epochs", "2", "--results", str(tmp_path / "results"))
     code, output = end(run_script(environment, "digits", "bp", *small), seconds=240)
     assert code == 0, output
     assert "digits bp: test error" in output

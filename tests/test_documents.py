@@ -116,7 +116,7 @@ def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: py
         "2",
         "--epochs",
         "2",
-        "--seeds",
+        "--n-seeds",
         "2",
         "--cpus",
         "2",

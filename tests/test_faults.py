@@ -80,7 +80,7 @@ main()
 @pytest.mark.slow
 def test_two_sweeps_on_one_store_at_once(tmp_path: Path) -> None:
     """Two processes; that two Rays can run side by side is no matter of the store."""
-    options = ["--trials", "2", "--pack", "2", "--seeds", "2", "--epochs", "2", "--cpus", "1"]
+    options = ["--trials", "2", "--pack", "2", "--n-seeds", "2", "--epochs", "2", "--cpus", "1"]
     root = Path(__file__).parents[1]
     processes = [
         subprocess.Popen(

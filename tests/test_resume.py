@@ -19,9 +19,9 @@ import torch
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
 from tests.training.test_tracking import require_curves
+from tpbench.options import SweepOptions
 from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
-from tpbench.sweeps.cluster import Resources
 from tpbench.training.choice import choose_all
 from tpbench.training.packs import PackSettings
 
@@ -35,7 +35,7 @@ ARGUMENTS = (
     "6",
     "--pack",
     "2",
-    "--seeds",
+    "--n-seeds",
     "3",
     "--epochs",
     "15",
@@ -118,7 +118,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr("tpbench.sweeps.driver.run_queue", run_here)
         patch.setattr(campaign, "ray_running", no_ray)
         cells, _ = choose_all("digits", "ddtp-linear,bp")
-        options = campaign.SweepOptions(6, (0, 1, 2), 15, None, 0, 2, Resources(2))
+        given = {"trials": 6, "n_seeds": 3, "epochs": 15, "pack": 2, "cpus": 2, "gpus": 0}
+        options = SweepOptions.read({"workloads": "digits", "methods": "ddtp-linear,bp", **given})
         results = campaign.run_sweeps(cells, options, PackSettings(str(folder / "results")))
     torch.set_num_threads(threads)
     assert [result.state for result in results] == ["done", "done"]

@@ -18,7 +18,6 @@ from tpbench.engine.errors import InterruptedWork
 from tpbench.engine.files import check_target
 from tpbench.reports.names import FIGURES, PLOTS
 from tpbench.results import RunStore
-from tpbench.results.commands import continuing
 from tpbench.results.formats import EXPORT_FORMATS, FORMATS
 from tpbench.results.paper import TABLES, table_methods
 from tpbench.sweeps import jobs
@@ -179,11 +178,6 @@ def test_only_gpus_that_are_there_can_be_asked_for(monkeypatch: pytest.MonkeyPat
     for wrong in ("cuda:-1", "cuda:", "cuda:x", "mps"):
         with pytest.raises(UsageError, match="unknown device"):
             choose_device(wrong)
-
-
-def test_the_command_that_continues_leaves_fresh_out() -> None:
-    assert continuing("tpbench sweep digits bp --fresh --results '/a b'") == "tpbench sweep digits bp --results '/a b'"
-    assert continuing("tpbench sweep digits bp --results '/a  b'") == "tpbench sweep digits bp --results '/a  b'"
 
 
 def test_a_submitted_sweep_takes_its_space_along(

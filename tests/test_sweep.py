@@ -26,7 +26,7 @@ def test_a_sweep_searches_trains_and_fills_the_table(tpbench: CommandLine, tmp_p
         "5",
         "--pack",
         "2",
-        "--seeds",
+        "--n-seeds",
         "3",
         "--epochs",
         "4",
@@ -63,7 +63,7 @@ def test_modules_of_the_current_folder_are_not_the_workers(tmp_path: Path) -> No
     (tmp_path / "tpbench").mkdir()
     (tmp_path / "tpbench" / "__init__.py").write_text("raise RuntimeError('another tpbench')\n")
     command = Path(sys.executable).parent / "tpbench"
-    small = ("--trials", "2", "--pack", "1", "--seeds", "2", "--epochs", "2", "--cpus", "1")
+    small = ("--trials", "2", "--pack", "1", "--n-seeds", "2", "--epochs", "2", "--cpus", "1")
     ended = subprocess.run(
         [command, "sweep", "digits", "bp", *small],
         cwd=tmp_path,
@@ -89,7 +89,7 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
         "6",
         "--pack",
         "1",
-        "--seeds",
+        "--n-seeds",
         "2",
         "--epochs",
         "20000",

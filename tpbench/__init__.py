@@ -18,33 +18,34 @@ __version__ = "0.2.0"
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from tpbench.api.networks import load_network
-    from tpbench.api.reading import (
+    from tpbench.api import (
         compare,
         leaderboard,
         load_curves,
+        load_network,
         load_predictions,
         load_runs,
         load_trials,
+        run,
+        sweep,
         table,
     )
-    from tpbench.api.training import run, sweep
     from tpbench.engine.errors import TpbenchError, UsageError
 
-_READING, _TRAINING, _ERRORS = "tpbench.api.reading", "tpbench.api.training", "tpbench.engine.errors"
+_API, _ERRORS = "tpbench.api", "tpbench.engine.errors"
 _MODULES = {
     "TpbenchError": _ERRORS,
     "UsageError": _ERRORS,
-    "compare": _READING,
-    "leaderboard": _READING,
-    "load_curves": _READING,
-    "load_network": "tpbench.api.networks",
-    "load_predictions": _READING,
-    "load_runs": _READING,
-    "load_trials": _READING,
-    "run": _TRAINING,
-    "sweep": _TRAINING,
-    "table": _READING,
+    "compare": _API,
+    "leaderboard": _API,
+    "load_curves": _API,
+    "load_network": _API,
+    "load_predictions": _API,
+    "load_runs": _API,
+    "load_trials": _API,
+    "run": _API,
+    "sweep": _API,
+    "table": _API,
 }
 
 __all__ = [

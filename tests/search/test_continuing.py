@@ -8,42 +8,60 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.results.commands import continuing, recorded_command
-from tpbench.search.continuing import command_for, kept_command
-from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.definition import SweepDefinition, SweepFolder, portable_options
 from tpbench.search.journal import Journal
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.workloads import WORKLOADS, get_workload, load_problem
 
-BEGUN = "tpbench sweep digits bp --fresh --results old --space=my.yaml --trials 3"
+OPTIONS = {"command": "sweep", "workloads": "digits", "methods": "bp", "trials": 2}
 
 
-def test_what_a_folder_keeps_works_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_options_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert continuing(BEGUN) == "tpbench sweep digits bp --results old --space=my.yaml --trials 3"
-    kept = kept_command(BEGUN)
-    assert kept == f"tpbench sweep digits bp --space {tmp_path}/my.yaml --trials 3"
-    assert command_for(kept, "results") == kept
-    assert command_for(kept, "../a b") == f"{kept} --results '../a b'"
-    # As older versions kept it, and one that no shell reads.
-    assert command_for(BEGUN, "s3://a/b").endswith("--trials 3 --results s3://a/b")
-    assert "--fresh" not in command_for(BEGUN, "x")
-    assert kept_command("tpbench 'sweep") == "tpbench 'sweep"
-    assert command_for("", "x") == ""
+    places = {"results": "old", "space": "my.yaml", "fresh": True, "workloads": "digits,a.yaml,../b.yml"}
+    assert portable_options({**OPTIONS, **places}) == {
+        **OPTIONS,
+        "space": f"{tmp_path}/my.yaml",
+        "workloads": f"digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml",
+    }
+    assert portable_options({}) == {}
 
 
-def test_the_precision_of_the_search_is_kept() -> None:
-    command = "tpbench sweep digits bp --search-precision float64 --precision=float32"
-    assert command_for(kept_command(command), "results") == command
-    assert recorded_command(command) == command
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [
+        (
+            "tpbench sweep digits bp --fresh --results old --trials 3 --seeds 5",
+            "tpbench sweep digits bp --trials 3 --n-seeds 5",
+        ),
+        ("tpbench sweep digits bp --final-seeds=1-10", "tpbench sweep digits bp --seeds 1-10"),
+        ("tpbench sweep digits bp --final-seeds 10", "tpbench sweep digits bp --seeds 10-10"),
+        ("tpbench sweep digits bp --space '/a b/c.yaml'", "tpbench sweep digits bp --space '/a b/c.yaml'"),
+        (
+            "tpbench sweep digits bp --search-precision float64 --precision=float32 --keep-networks",
+            "tpbench sweep digits bp --search-precision float64 --keep-networks",
+        ),
+        ("tpbench 'sweep", ""),
+        ("tpbench sweep digits bp --no-such 3", ""),
+        ("", ""),
+    ],
+)
+def test_a_folder_of_an_older_version_is_continued_in_the_words_of_today(tmp_path: Path, kept: str, shown: str) -> None:
+    (tmp_path / "command").write_text(kept + "\n")
+    folder = SweepFolder(tmp_path)
+    assert folder.command("results") == shown
+    if shown:
+        assert folder.command("../a b") == f"{shown} --results '../a b'"
+        # As the folder keeps it once the sweep goes on.
+        assert SweepFolder(tmp_path).options == portable_options(folder.options)
 
 
 def begin(results: Path, *, fresh: bool = False) -> tuple[SweepFolder, SweepDefinition, Journal]:
     fingerprint = load_problem(WORKLOADS["digits"])[1].fingerprint
     wanted = SweepDefinition("digits", "bp", fingerprint, space_for("bp").describe(), 2, 1, (0, 1), 0, 2, 3)
     folder = SweepFolder.latest(results / "sweeps", wanted.id, fresh=fresh)
-    definition, journal = folder.begin(wanted, f"tpbench sweep digits bp --trials 2 --results {results}")
+    definition, journal = folder.begin(wanted, {**OPTIONS, "results": str(results)})
     return folder, definition, journal
 
 
@@ -64,14 +82,6 @@ def test_a_sweep_that_another_replaced_has_no_command(tpbench_inside: Inside, tm
     assert listed.count("tpbench sweep digits bp --trials 2") == 1
     assert listed[listed.index("tpbench sweep digits bp --trials 2") - 1] == f"{second.folder.name}, interrupted:"
     assert first.folder.name != second.folder.name
-
-
-def test_files_of_workloads_are_named_so_that_they_are_found_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    kept = kept_command("tpbench sweep digits,a.yaml,../b.yml bp --trials 3")
-    assert kept == f"tpbench sweep digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml bp --trials 3"
 
 
 def test_a_sweep_continues_though_the_file_of_its_workload_changes(
@@ -95,7 +105,7 @@ def test_a_sweep_continues_though_the_file_of_its_workload_changes(
         workload_source=workload.source,
     )
     folder = SweepFolder.latest(tmp_path / "results" / "sweeps", wanted.id, fresh=False)
-    folder.begin(wanted, "tpbench sweep deep.yaml,digits bp --trials 2")
+    folder.begin(wanted, {**OPTIONS, "workloads": "deep.yaml,digits"})
     folder.keep_workload(workload)
     assert sweep_status(folder, "results").command == f"tpbench sweep {file},digits bp --trials 2"
     file.write_text("name: deep\nlike: digits\nnetwork: [8]\n")

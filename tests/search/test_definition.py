@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Inside
-from tpbench.engine import UsageError
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.sweeps.options import choose_final_seeds
 
 DEFINITION = SweepDefinition("digits", "bp", "f", {"lr": ["constant", 1.0]}, 2, 7, (0, 1), 0, 2, 3)
 
@@ -27,7 +24,7 @@ def test_another_precision_or_source_is_another_sweep(tmp_path: Path, name: str)
     assert other.id != DEFINITION.id
     for number, definition in enumerate((DEFINITION, other)):
         folder = SweepFolder(tmp_path / str(number))
-        folder.begin(definition, "tpbench sweep")
+        folder.begin(definition, {})
         assert (name in json.loads((folder.folder / "sweep.json").read_text())) == (definition is other)
         assert folder.read() == definition
 
@@ -46,20 +43,3 @@ def test_runs_say_the_precision_of_the_search_where_it_is_not_their_own() -> Non
     assert replace(DEFINITION, precision="float64").searched_in == "float64"
     assert other.found("final")["search_precision"] == "float64"
     assert not any("search_precision" in f for f in (other.found("search"), DEFINITION.found("final")))
-
-
-def test_final_seeds() -> None:
-    assert choose_final_seeds(None, None) == tuple(range(10))
-    assert choose_final_seeds(3, None) == (0, 1, 2)
-    assert choose_final_seeds(None, "1-10") == tuple(range(1, 11))
-    assert choose_final_seeds(None, "7,1-2") == (1, 2, 7)
-    for wrong in ((3, "1-3"), (None, "x")):
-        with pytest.raises(UsageError, match="seeds"):
-            choose_final_seeds(*wrong)
-
-
-def test_seeds_and_final_seeds_exclude_each_other(tpbench_inside: Inside) -> None:
-    result = tpbench_inside("sweep", "digits", "bp", "--seeds", "3", "--final-seeds", "1-3")
-    assert result.returncode == 2
-    assert "give one of them" in result.stderr
-    assert "Traceback" not in result.stderr

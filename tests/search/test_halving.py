@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpbench.engine import MemberHistory, UsageError
-from tpbench.search.halving import Bracket, check_factor, pack_floor, rung_epochs
+from tpbench.engine import MemberHistory
+from tpbench.search.halving import Bracket, pack_floor, rung_epochs
 
 
 def history(*errors: float, status: str = "finished") -> MemberHistory:
@@ -72,10 +71,6 @@ def test_what_a_member_did_after_it_was_stopped_changes_nothing(
         seen = now
 
 
-def test_factors_and_floors() -> None:
-    assert check_factor(0) == 0
-    for wrong in (1, -3, 11):
-        with pytest.raises(UsageError, match="factor from 2 to 10"):
-            check_factor(wrong)
+def test_floors() -> None:
     assert pack_floor(3, trials=54, workers=2) == 9
     assert pack_floor(3, trials=216, workers=2) == 27

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.engine import TpbenchError, UsageError, products
+from tpbench.options import SweepOptions
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
@@ -20,13 +22,13 @@ from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.options import SweepOptions
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.packs import Outcome, PackSettings
 from tpbench.training.progress import SilentView
 from tpbench.training.sizing import Sizing
 
-OPTIONS = SweepOptions(3, (1, 2), 1, None, 0, 2, Resources(2))
+CELL = {"workloads": "digits", "methods": "bp"}
+OPTIONS: dict[str, Any] = {**CELL, "trials": 3, "seeds": [1, 2], "epochs": 1, "pack": 2, "cpus": 2, "gpus": 0}
 
 Run = Callable[..., list[SweepResult]]
 
@@ -40,7 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def call(workloads: str = "digits", methods: str = "bp", **options: object) -> list[SweepResult]:
         cells, _ = choose_all(workloads, methods)
         settings = PackSettings(str(tmp_path), precision=str(options.pop("precision", "float32")))
-        return run_sweeps(cells, replace(OPTIONS, **options), settings)  # type: ignore[arg-type]
+        return run_sweeps(cells, SweepOptions.read({**OPTIONS, **options}), settings)
 
     return call
 
@@ -148,7 +150,7 @@ def test_one_that_fails_does_not_stop_the_others(
         "3",
         "--epochs",
         "1",
-        "--seeds",
+        "--n-seeds",
         "2",
         "--pack",
         "2",
@@ -184,7 +186,7 @@ def test_pairs_that_make_no_sense_are_left_out_and_an_error_alone() -> None:
 
 
 def test_the_lag_is_a_sweeps_share_of_the_workers_and_one(run: Run, tmp_path: Path) -> None:
-    run(methods="bp,dfa", resources=Resources(5))
+    run(methods="bp,dfa", cpus=5)
     assert {folder.read().lag for folder in folders(tmp_path)} == {4}
     run(methods="dtp")
     assert {folder.read().lag for folder in folders(tmp_path)} == {4, 3}
@@ -246,14 +248,15 @@ def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
     (folder,) = folders(tmp_path)
     asked = []
 
-    def sizes(cell: object, options: SweepOptions, *_: object) -> Sizing:
-        asked.append(options.pack)
-        return Sizing(options.pack or 64, 2)
+    def sizes(cell: object, pack: int | None, *_: object) -> Sizing:
+        asked.append(pack)
+        return Sizing(pack or 64, 2)
 
     monkeypatch.setattr(campaign, "_sizes", sizes)
     begun = campaign._Wanted(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
-    options = replace(OPTIONS, pack=None, resources=Resources(8, 1))
-    _, resources = campaign._size([begun], options, PackSettings(str(tmp_path)), SilentView(), {})
+    options = SweepOptions.read({**OPTIONS, "pack": "auto"})
+    settings = PackSettings(str(tmp_path))
+    _, resources = campaign._size([begun], options, settings, Resources(8, 1), SilentView(), {})
     assert (asked, resources.packs_per_gpu) == ([3], 2)
 
 
@@ -270,9 +273,11 @@ def measured_on(
 
     monkeypatch.setattr(campaign, "_sizes_on_a_node", on_a_node)
     monkeypatch.setattr(campaign, "trainers", lambda share: {node: f"host-{node}" for node in "abc"})
-    options = replace(OPTIONS, resources=Resources(3, address="auto"))
+    options, resources = SweepOptions.read(OPTIONS), Resources(3, address="auto")
     cell = choose_all("digits", "bp")[0][0]
-    return campaign._sizes(cell, options, PackSettings("/nowhere"), lambda line: None, "one", lacks), avoided
+    settings = PackSettings("/nowhere")
+    sizes = campaign._sizes(cell, None, options, settings, resources, lambda line: None, "one", lacks)
+    return sizes, avoided
 
 
 def test_sizes_are_measured_on_a_node_that_can_train_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,10 +324,10 @@ def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: R
 
 def test_what_a_clusters_nodes_can_compute_is_not_told_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "slow_bfloat16", lambda device: "this one is slow")
-    options = SweepOptions(1, (0,), 1, None, 0, 1, Resources(8, 0), search_precision="bf16")
+    options, here = SweepOptions.read({**CELL, "search_precision": "bf16"}), Resources(8, 0)
     with pytest.raises(UsageError, match="search precision bf16 would be slower than float32 here: this one is slow"):
-        campaign._on_device(options, PackSettings("results"))
-    there = replace(options, resources=Resources(8, 0, address="auto"))
-    assert campaign._on_device(there, PackSettings("results", precision="bf16")).device == "cpu"
+        campaign._on_device(options, PackSettings("results"), here)
+    there = replace(here, address="auto")
+    assert campaign._on_device(options, PackSettings("results", precision="bf16"), there).device == "cpu"
     with pytest.raises(UsageError, match="tf32 exists on a GPU only"):
-        campaign._on_device(there, PackSettings("results", precision="tf32"))
+        campaign._on_device(options, PackSettings("results", precision="tf32"), there)

@@ -12,17 +12,17 @@ import ray
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.options import SweepOptions
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import write_token
-from tpbench.sweeps.options import SweepOptions
 from tpbench.training.loggers import quieter
 from tpbench.training.packs import PackSettings
 from tpbench.training.quiet import noise_to
 
 ONE = Resources(1)
-OPTIONS = SweepOptions(1, (0,), 1, None, 0, 1, ONE)
+OPTIONS = SweepOptions.read({"workloads": "digits", "methods": "bp", "cpus": 1})
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def sweep(
         "digits", method, FINGERPRINT, space.describe(), trials, 1, tuple(range(seeds)), 0, pack=2, lag=lag
     )
     home = SweepFolder(folder / "sweeps" / wanted.id)
-    definition, journal = home.begin(wanted, "tpbench sweep")
+    definition, journal = home.begin(wanted, {})
     made = SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder)), **more)
     made.begin(Known(2))
     return made

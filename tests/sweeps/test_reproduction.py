@@ -10,25 +10,10 @@ import pytest
 
 from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
-from tpbench.engine import UsageError
 from tpbench.sweeps import reproduction
-from tpbench.sweeps.reproduction import parse_budget
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackSettings
 from tpbench.workloads import WORKLOADS
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1.5h", 5400), ("300s", 300), ("1d", 86400)]
-)
-def test_a_budget_is_read(text: str, seconds: float) -> None:
-    assert parse_budget(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["2", "h", "-1h", "0h", "2 hours", "1e9h", "nan", "", "٣h"])
-def test_a_wrong_budget_is_named(text: str) -> None:
-    with pytest.raises(UsageError, match="write a time such as 2h"):
-        parse_budget(text)
 
 
 @pytest.fixture
@@ -42,7 +27,7 @@ def tiny_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_plan_names_what_is_missing_and_is_carried_out(
     tiny_mnist: None, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--seeds", "2")
+    arguments = ("reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--n-seeds", "2")
     dry = tpbench_inside(*arguments, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "mnist bp" in dry.stdout
@@ -57,13 +42,13 @@ def test_the_plan_names_what_is_missing_and_is_carried_out(
     assert (tmp_path / "results" / "table_s6.md").exists()
     assert (tmp_path / "results" / "leaderboard.csv").exists()
 
-    more = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--seeds", "3", "--dry-run")
+    more = tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp", "--n-seeds", "3", "--dry-run")
     assert "1 cell, " in more.stdout
     nothing = tpbench_inside(*arguments)
     assert "0 cells" in nothing.stdout
 
     # Runs that lack their networks are trained again for them.
-    keeping = ("reproduce", "--workloads", "mnist", "--methods", "bp", "--seeds", "2", "--keep-networks")
+    keeping = ("reproduce", "--workloads", "mnist", "--methods", "bp", "--n-seeds", "2", "--keep-networks")
     kept = tpbench_inside(*keeping)
     assert "1 cell, " in kept.stdout
     assert "without a network" not in kept.stderr
@@ -76,7 +61,7 @@ def test_a_cell_that_does_not_fit_is_left(
 ) -> None:
     monkeypatch.setattr(reproduction, "estimate", lambda cell, *a: 50.0 if cell.method == "bp" else 9000.0)
     result = tpbench_inside(
-        "reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--seeds", "1", "--budget", "1h"
+        "reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--n-seeds", "1", "--budget", "1h"
     )
     assert result.returncode == 0
     assert "mnist dfa: left, it does not fit into the budget" in result.stdout

@@ -115,7 +115,7 @@ def mixed_store(small: None, tmp_path: Path) -> str:
         "digits", "ddtp-linear", "f" * 64, space_for("ddtp-linear").describe(), 6, EPOCHS, (0,), 0, 5, 1
     )
     folder = SweepFolder(results / "sweeps" / definition.id)
-    _, journal = folder.begin(definition, "tpbench sweep digits ddtp-linear")
+    _, journal = folder.begin(definition, {})
     journal.suggested([{"sigma": {**HEALTHY, **ENDS[end][0]}["sigma"]} for end, _ in members])
     journal.ended(0, outcomes)
     journal.suggested([{"sigma": 0.1}])
@@ -195,7 +195,7 @@ def test_align_without_enough_memory_says_so(
 
 def test_diverged_seeds_do_not_enter_the_mean(capsys: pytest.CaptureFixture[str]) -> None:
     from tests.results.records import record
-    from tpbench.cli.options import print_records
+    from tpbench.cli.app import print_records
 
     gone = [record("bp", seed, [0.5], status="diverged") for seed in (2, 3)]
     print_records([record("bp", 0, [0.01]), record("bp", 1, [0.03]), gone[0]], "bp", "digits")

@@ -16,7 +16,6 @@ from tpbench.results.budgets import PUBLISHED
 from tpbench.search.halving import Bracket
 from tpbench.training.devices import choose_device
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, plan_seeds
-from tpbench.training.seeds import parse_seeds
 from tpbench.workloads import WORKLOADS
 
 
@@ -30,9 +29,12 @@ class InterruptedTrainingError(Exception):
     pass
 
 
+OPTIONS = {"command": "run", "workload": "digits", "method": "ddtp-linear", "epochs": 3, "results": "/a/b"}
+
+
 def test_runs_are_published_with_curves_and_provenance(tmp_path: Path) -> None:
     reports: list[EpochReport] = []
-    settings = PackSettings(str(tmp_path), command="tpbench run digits ddtp-linear")
+    settings = PackSettings(str(tmp_path), options=OPTIONS)
     outcomes = PackJob(digits_plan(), settings).run(reports.append)
     records = {r.definition.id: r for r in RunStore(tmp_path).records()}
     assert [o.run for o in outcomes] == [d.id for d in PackJob(digits_plan(), settings).definitions]
@@ -41,7 +43,10 @@ def test_runs_are_published_with_curves_and_provenance(tmp_path: Path) -> None:
         assert record.status == outcome.status == "finished"
         assert {len(values) for values in record.curves.values()} == {3}
         assert record.test_error == outcome.test_error
-        assert record.provenance["command"] == "tpbench run digits ddtp-linear"
+        assert record.provenance["command"] == "tpbench run digits ddtp-linear --epochs 3"
+        assert record.provenance["options"] == {
+            name: OPTIONS[name] for name in ("command", "workload", "method", "epochs")
+        }
         assert record.provenance["precision"] == "float32"
         assert record.pack_members == 2
         assert record.found == PUBLISHED
@@ -161,19 +166,6 @@ def test_runs_of_older_versions_answer_to_the_precision_they_were_made_in(tmp_pa
     with pytest.raises(TpbenchError, match=r"a run of precision float64 made by an older version.*--results"):
         find_run(store, plain.definition)
     assert find_run(store, replace(plain.definition, seed=1)) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0-9", range(10)), ("3", [3]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("1,1-2", [1, 2])]
-)
-def test_seeds(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == tuple(seeds)
-
-
-@pytest.mark.parametrize("text", ["", "-1", "9-0", "a", "1,,2", "4294967296", "1-2-3", "0-99999", "٣", "9" * 5000])
-def test_wrong_seeds(text: str) -> None:
-    with pytest.raises(UsageError, match="seeds"):
-        parse_seeds(text)
 
 
 def test_devices() -> None:

@@ -43,7 +43,7 @@ def test_a_command_that_is_ended_puts_its_temporary_files_away(
 @pytest.mark.parametrize("number", ENDING)
 def test_each_names_the_command_that_continues(number: signal.Signals) -> None:
     with pytest.raises(InterruptedWork, match=r"is stored\. To continue: tpbench sweep digits bp$"):  # noqa: SIM117
-        with interruptible("tpbench sweep digits bp --fresh"):
+        with interruptible("tpbench sweep digits bp"):
             signal.raise_signal(number)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from tpbench.engine import UsageError
 from tpbench.training import sizing
 from tpbench.workloads import WORKLOADS
 
@@ -81,11 +80,3 @@ def test_a_real_measurement_leaves_the_threads_as_they_were() -> None:
     )
     assert size in (1, 2)
     assert torch.get_num_threads() == before
-
-
-def test_pack_arguments() -> None:
-    assert sizing.parse_pack("auto") is None
-    assert sizing.parse_pack("12") == 12
-    for wrong in ("", "0", "-1", "1.5", "99999", "Auto"):
-        with pytest.raises(UsageError, match="--pack"):
-            sizing.parse_pack(wrong)

@@ -6,14 +6,14 @@ import sys
 from contextlib import suppress
 
 # isort: off
-# First, for it says what the others would fail for.
+# First, as it says what the others would fail for.
 from tpbench.cli import libraries
 
 from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
-from tpbench.cli import training, showing, measuring, upkeep, jobs
-from tpbench.cli.app import app
+from tpbench.cli import train, show, check, store, remote
+from tpbench.cli.app import app, spell_error
 
 # isort: on
 from tpbench.engine import TpbenchError
@@ -21,20 +21,20 @@ from tpbench.engine.collector import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
 from tpbench.training.signals import ending_by_signals
 
-__all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
+__all__ = ["app", "check", "libraries", "main", "remote", "show", "store", "train"]
 
 
 def main() -> None:
-    """Entry point: errors that are somebody's to mend are one line, without a traceback."""
+    """Run the command line; an error that a user can mend is one line, without a traceback."""
     collect_rarely()
     prepare_streams()
     try:
-        # Whatever a command does, SIGTERM lets it put its temporary files away, as Ctrl-C does.
+        # SIGTERM lets every command put its temporary files away, as Ctrl-C does.
         with ending_by_signals():
             # However it was started: its completion is that of the command.
             app(prog_name="tpbench")
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
-            print_line(f"error: {error}", Console(stderr=True), "red")
+            print_line(f"error: {spell_error(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)

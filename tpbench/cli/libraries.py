@@ -1,4 +1,4 @@
-"""Libraries that may be missing, such as on a machine that a GPU is borrowed on, which has torch and little else."""
+"""Libraries that may be missing, as on a machine that has torch and little else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib
 import sys
 
 PACKAGES = {"yaml": "pyyaml"}
-"""What pip calls a module where that is not its name."""
+"""Names for pip of modules that are named otherwise."""
 
 
 def why_missing(module: str) -> str:
-    """What to do where a module cannot be imported; empty where it can."""
+    """Return what to do where a module cannot be imported; empty where it can."""
     try:
         importlib.import_module(module)
     except ImportError as error:

@@ -15,9 +15,27 @@ class TpbenchError(Exception):
 
 
 class UsageError(TpbenchError):
-    """Something asked for that does not exist or makes no sense; exit code 2."""
+    """Something asked for that does not exist or makes no sense; exit code 2.
+
+    Args:
+        message: the reason.
+        parameter: the parameter that has a wrong value, by its name in Python; empty if it is none.
+        value: of the parameter.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "", *, parameter: str = "", value: object = None) -> None:
+        super().__init__(message)
+        self.parameter, self.value = parameter, value
+
+    def __str__(self) -> str:
+        return self.spelled(self.parameter)
+
+    def spelled(self, name: str) -> str:
+        """Return the message with the parameter's name in the words of a front end."""
+        message = super().__str__()
+        return f"{name} {shown(self.value)}: {message}" if self.parameter else message
 
 
 class RuleError(TpbenchError):

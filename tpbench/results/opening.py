@@ -20,7 +20,7 @@ def open_store(results: str) -> RunStore:
     folder = location(results)
     check_name(folder, "--results")
     if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--results '{results}': this is a file, a folder is needed")
+        raise UsageError("this is a file, a folder is needed", parameter="results", value=results)
     return RunStore(folder)
 
 
@@ -34,7 +34,7 @@ def read_store(results: str) -> RunStore:
     if not store.folder_exists:
         near = near_folders(store.folder)
         hint = f"did you mean {' or '.join(near)}?" if near else "'tpbench sweep' and 'tpbench run' make one"
-        raise UsageError(f"--results '{results}': there is no such folder, so it holds no run yet; {hint}")
+        raise UsageError(f"there is no such folder, so it holds no run yet; {hint}", parameter="results", value=results)
     return store
 
 

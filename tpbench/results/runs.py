@@ -18,7 +18,6 @@ from typing import Any
 
 from tpbench import __version__
 from tpbench.engine import PROTOCOL_VERSION, MemberHistory, TpbenchError
-from tpbench.results.commands import recorded_command
 
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
@@ -298,19 +297,27 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def provenance(device: str, precision: str, command: str) -> dict[str, Any]:
-    """Return where a run came from: versions, commit, kind of machine, device, precision, command and day (UTC).
+def provenance(device: str, precision: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a run came from: versions, commit, kind of machine, device, precision, options and day (UTC).
 
     No host and no path of the machine is in it.
+
+    Args:
+        options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them; empty: of none. They are
+            recorded as data, and for people as a command.
     """
     import numpy
     import torch
 
+    from tpbench.options import format_command, recorded
+
+    options = recorded(options) if options else {}
+    kept = {"command": format_command(options), "options": options} if options else {}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "tpbench": __version__,
         "commit": commit(),
-        "command": recorded_command(command),
+        **kept,
         "device": device.split(":")[0],
         "device_name": name,
         "threads": torch.get_num_threads(),

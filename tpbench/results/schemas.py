@@ -68,6 +68,7 @@ class ProvenanceFields(Extensible):
     """Where a run or record came from."""
 
     command: str | None = None
+    options: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {}
     commit: str | None = None
     device: str | None = None
     device_name: str | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import UsageError, get_method, method_source
 from tpbench.engine.files import is_regular_file, shown_path, user_path
@@ -19,7 +19,55 @@ from tpbench.results.runs import DEFAULT_PRECISION, canonical_json, digest
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
+from tpbench.training.packs import PackSettings
+from tpbench.training.running import run_seeds
 from tpbench.workloads import load_problem, obtain
+
+if TYPE_CHECKING:
+    from tpbench.options import RunOptions
+
+
+def run_configurations(
+    cells: Sequence[CellChoice], options: RunOptions, *, progress: bool = True
+) -> Iterator[tuple[CellChoice, list[RunRecord]]]:
+    """Train the configuration of every cell over seeds, one cell after the other, and yield its runs.
+
+    Args:
+        cells: of one workload.
+        options: of ``tpbench run``.
+        progress: whether anything is shown.
+
+    Raises:
+        UsageError: an option is wrong, or a cell has no such configuration; nothing was trained then.
+        TpbenchError: the data set is missing, or the store cannot be written.
+    """
+    settings = PackSettings.of(options, options.device)
+    data = Path(settings.data) if settings.data else None
+    chosen = [
+        find_configuration(
+            cell,
+            options.configuration,
+            options.results,
+            data,
+            offline=settings.offline,
+            precision=settings.precision,
+        )
+        for cell in cells
+    ]
+    for cell, one in zip(cells, chosen, strict=True):
+        yield (
+            cell,
+            run_seeds(
+                cell,
+                one.values,
+                one.found,
+                options.seed_list,
+                options.epochs,
+                settings,
+                note=one.note,
+                progress=progress,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +109,7 @@ def find_configuration(
         return _find_best(cell, results, data, precision)
     path = user_path(config)
     if not is_regular_file(path):
-        raise UsageError(f"--config '{shown_path(path)}': neither 'published', 'best' nor a file")
+        raise UsageError("neither 'published', 'best' nor a file", parameter="configuration", value=shown_path(path))
     return _of_the_users(load_configuration(cell.workload, cell.method, path), FROM_FILE)
 
 

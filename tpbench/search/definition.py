@@ -12,13 +12,13 @@ from typing import Any
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
 from tpbench.results.budgets import DEFAULT_OBJECTIVE, by_search
-from tpbench.results.location import read_bytes
+from tpbench.results.location import absolute, read_bytes
 from tpbench.results.runs import DEFAULT_PRECISION, digest, parse_json
 from tpbench.results.store import write_atomically
-from tpbench.search.continuing import kept_command
 from tpbench.search.journal import Journal
 from tpbench.search.locking import is_locked, locked
-from tpbench.workloads import Workload
+from tpbench.training.tracking.targets import portable_target
+from tpbench.workloads import Workload, get_workload, is_file
 from tpbench.workloads.declaration import spell_declaration
 
 # Bytes of the files that say what a sweep is; real ones are a thousandth of it.
@@ -103,6 +103,37 @@ _LATER_FIELDS = {
 }
 
 
+def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain options as a sweep's folder keeps them: they hold in any folder of the machine.
+
+    The results folder is left out, as it may be moved, and so is what holds for one call alone.
+    """
+    from tpbench.options import continuing
+
+    kept = {name: value for name, value in continuing(options).items() if name != "results"} if options else {}
+    for name in ("data", "space"):
+        if kept.get(name):
+            kept[name] = absolute(kept[name])
+    if "track" in kept:
+        kept["track"] = [portable_target(target) for target in kept["track"]]
+    if "workloads" in kept:
+        parts = [part.strip() for part in kept["workloads"].split(",")]
+        kept["workloads"] = ",".join(absolute(part) if is_file(part) else part for part in parts)
+    return kept
+
+
+def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
+    """Return a workload's file, or the copy where the file is gone or says something else by now."""
+    if not is_file(name):
+        return name
+    try:
+        workload = get_workload(name)
+    except TpbenchError:
+        return str(copy)
+    changed = workload.name == definition.workload and workload.source != definition.workload_source
+    return str(copy) if changed else name
+
+
 @dataclass(frozen=True)
 class SweepFolder:
     """``sweeps/<id>`` of a results folder: ``sweep.json``, ``journal.jsonl``, ``ray.log``, ``workload.yaml``."""
@@ -151,12 +182,37 @@ class SweepFolder:
         return self.folder / "journal.jsonl"
 
     @property
-    def command(self) -> str:
-        """The command that began or last continued the sweep, without its results folder (:mod:`.continuing`)."""
+    def options(self) -> dict[str, Any]:
+        """The options that began or last continued the sweep, as :func:`portable_options` keeps them; empty of none."""
+        from tpbench.options import SweepOptions, parse_older_command
+
         try:
-            return read_bytes(self.folder / "command", _LARGEST).decode().strip()
+            kept = parse_json(read_bytes(self.folder / "options.json", _LARGEST).decode())
+            return SweepOptions.read({name: value for name, value in kept.items() if name != "command"}).plain()
+        except (OSError, ValueError, TpbenchError, AttributeError):
+            pass
+        try:
+            # Version 0.2.0 kept a command line.
+            return portable_options(parse_older_command(read_bytes(self.folder / "command", _LARGEST).decode()))
         except (OSError, UnicodeDecodeError, TpbenchError):
+            return {}
+
+    def command(self, results: str | Path) -> str:
+        """Return the command that continues the sweep; empty where none is known.
+
+        Args:
+            results: the results folder as the command shall name it.
+        """
+        from tpbench.options import format_command
+
+        if not (options := self.options):
             return ""
+        named = {**options, "results": str(results)} if str(results) != "results" else options
+        if self.workload_copy.exists():
+            definition = self.read()
+            parts = options["workloads"].split(",")
+            named["workloads"] = ",".join(_current_file(part.strip(), definition, self.workload_copy) for part in parts)
+        return format_command(named)
 
     @property
     def locked(self) -> bool:
@@ -171,15 +227,19 @@ class SweepFolder:
         """
         return locked(self.local, f"the sweep {self.folder.name}")
 
-    def begin(self, wanted: SweepDefinition, command: str) -> tuple[SweepDefinition, Journal]:
-        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept."""
+    def begin(self, wanted: SweepDefinition, options: Mapping[str, Any]) -> tuple[SweepDefinition, Journal]:
+        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept.
+
+        Args:
+            options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.
+        """
         path = self.folder / "sweep.json"
         definition = self.read() if self.exists else wanted
         if definition.id != wanted.id:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
         if not self.exists:
             write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
-        write_atomically(self.folder / "command", kept_command(command) + "\n")
+        write_atomically(self.folder / "options.json", json.dumps(portable_options(options), indent=1) + "\n")
         return definition, Journal.open(self.journal_path)
 
     @classmethod

@@ -1,11 +1,11 @@
-"""A search pack as a bracket: its worst members stop at rungs (design: "A pack is a bracket")."""
+"""A search pack as a bracket: its worst members stop at rungs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpbench.engine import MemberHistory, UsageError
+from tpbench.engine import MemberHistory
 
 RUNGS = 2
 
@@ -17,17 +17,6 @@ def rung_epochs(epochs: int, factor: int) -> list[int]:
     """
     found = {max(1, round(epochs / factor**power)) for power in range(1, RUNGS + 1)}
     return sorted(epoch for epoch in found if epoch < epochs)
-
-
-def check_factor(factor: int) -> int:
-    """0 (no halving) or a factor from 2 to 10.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if factor and not 2 <= factor <= 10:
-        raise UsageError(f"--halving {factor}: write a factor from 2 to 10 (3 is usual), or leave it out")
-    return factor
 
 
 @dataclass(frozen=True)

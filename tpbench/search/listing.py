@@ -9,7 +9,6 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.search.continuing import command_for, with_workload
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 
@@ -76,10 +75,7 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
     if latest.exists and latest != folder:
         # Its command names no folder: it continues the newest sweep of its kind.
         return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
-    command = command_for(folder.command, results or folder.results)
-    if definition.workload_source and folder.workload_copy.exists():
-        command = with_workload(command, definition.workload, definition.workload_source, folder.workload_copy)
-    return SweepStatus(name, "interrupted", *known, command=command)
+    return SweepStatus(name, "interrupted", *known, command=folder.command(results or folder.results))
 
 
 def sweep_folders(results: Path) -> list[SweepFolder]:

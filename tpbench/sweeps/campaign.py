@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import RuleError, TpbenchError, check_device_precision, method_source
+from tpbench.engine.files import user_path
+from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import absolute, from_here, location
@@ -18,6 +20,7 @@ from tpbench.search.spaces import SearchSpace, spaces_for
 from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import (
     Resources,
+    choose_resources,
     cluster_resources,
     head_address,
     ray_running,
@@ -27,11 +30,10 @@ from tpbench.sweeps.cluster import (
 from tpbench.sweeps.gate import open_gate
 from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, trainers
-from tpbench.sweeps.options import SweepOptions
 from tpbench.sweeps.packs import ALL_SWEEPS
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import spell_unkept, unkept
+from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackSettings, require_precision
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to, one_at_a_time
@@ -97,9 +99,9 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
         space.describe(),
         options.trials,
         options.epochs or cell.workload.epochs,
-        options.seeds,
+        options.seed_list,
         options.search_seed,
-        options.pack or 1,
+        options.pack_size or 1,
         lag=1,
         precision=settings.precision,
         method_source=method_source(cell.method),
@@ -107,7 +109,7 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
         objective=options.objective,
         halving=options.halving,
         # Asking for what holds anyway makes no other sweep.
-        search_precision=options.search_precision if options.search_precision != settings.precision else "",
+        search_precision=(options.search_precision or "") if options.search_precision != settings.precision else "",
     )
     space.to_hyperopt()
     folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
@@ -137,10 +139,11 @@ def run_sweeps(
 def _run_alone(
     cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, progress: bool
 ) -> list[SweepResult]:
-    require_no_other_ray(options.resources)
-    if not options.resources.address:
-        settings = _on_device(options, settings)
-    spaces = spaces_for((cell.method for cell in cells), options.space)
+    resources = choose_resources(options.cpus, options.gpus, options.address)
+    require_no_other_ray(resources)
+    if not resources.address:
+        settings = _on_device(options, settings, resources)
+    spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
     wanted = [_wanted(cell, spaces[cell.method], options, settings) for cell in cells]
     with ExitStack() as stack:
         name_head = stack.enter_context(last_words(settings.command))
@@ -151,15 +154,15 @@ def _run_alone(
         for warning in filter(None, unsafe):
             view.say(f"{WARNING}{warning}")
         settings = replace(settings, track=prepared(settings.track, view.say))
-        return _run_locked(wanted, options, settings, view, name_head)
+        return _run_locked(wanted, options, settings, resources, view, name_head)
 
 
-def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
+def _on_device(options: SweepOptions, settings: PackSettings, resources: Resources) -> PackSettings:
     """The settings with the device that the packs get, which must know the precisions that were asked for.
 
     What a cluster's nodes cannot do they say themselves, when sizes are measured on one.
     """
-    device, here = "cuda" if options.resources.gpus else "cpu", not options.resources.address
+    device, here = "cuda" if resources.gpus else "cpu", not resources.address
     check_device_precision(settings.precision, device, here=here)
     if options.search_precision:
         check_device_precision(options.search_precision, device, "search precision", here=here)
@@ -167,19 +170,24 @@ def _on_device(options: SweepOptions, settings: PackSettings) -> PackSettings:
 
 
 def _run_locked(
-    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, name_head: Callable[[str], None]
+    wanted: list[_Wanted],
+    options: SweepOptions,
+    settings: PackSettings,
+    resources: Resources,
+    view: View,
+    name_head: Callable[[str], None],
 ) -> list[SweepResult]:
-    address = options.resources.address
-    with ray_running(options.resources, view.say) if address else nullcontext():
+    address = resources.address
+    with ray_running(resources, view.say) if address else nullcontext():
         if address:
             name_head(head_address())
             view.say(f"cluster {address}: {len(nodes())} nodes")
             if odd := of_the_environment(settings.track):
                 view.say(f"{WARNING}{odd}")
-            options = replace(options, resources=cluster_resources(options.resources))
-            settings = _on_device(options, settings)
-        findings = _ask_nodes(wanted, options, settings, view) if address else None
-        wanted, resources = _size(wanted, options, settings, view, findings.lacks if findings else {})
+            resources = cluster_resources(resources)
+            settings = _on_device(options, settings, resources)
+        findings = _ask_nodes(wanted, resources, settings, view) if address else None
+        wanted, resources = _size(wanted, options, settings, resources, view, findings.lacks if findings else {})
         sweeps = [_begin(one, options, settings, view) for one in wanted]
         _train(sweeps, resources, wanted[0].folder, view, findings)
         for sweep in sweeps:
@@ -188,18 +196,15 @@ def _run_locked(
                 sweep.close()
         _write_board(RunStore(location(settings.results)), view)
         results = [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
-        if settings.keep_networks:
-            store = RunStore(location(settings.results))
-            if count := unkept(store, (record for one in results for record in one.records)):
-                view.say(spell_unkept(count))
+        if count := settings.missing_networks(record for one in results for record in one.records):
+            view.say(spell_unkept(count))
         return results
 
 
-def _ask_nodes(wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View) -> Any:
+def _ask_nodes(wanted: list[_Wanted], resources: Resources, settings: PackSettings, view: View) -> Any:
     """What the nodes of the cluster lack for these sweeps (:class:`tpbench.sweeps.driver.NodeFindings`)."""
     from tpbench.sweeps.driver import NodeFindings
 
-    resources = options.resources
     needs = Needs.of(
         [
             SweepNeeds(
@@ -224,23 +229,28 @@ Lacks = dict[str, dict[str, str]]
 
 
 def _size(
-    wanted: list[_Wanted], options: SweepOptions, settings: PackSettings, view: View, lacks: Lacks
+    wanted: list[_Wanted],
+    options: SweepOptions,
+    settings: PackSettings,
+    resources: Resources,
+    view: View,
+    lacks: Lacks,
 ) -> tuple[list[_Wanted], Resources]:
     """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all.
 
     Nothing is measured on nodes that lack what the sweep needs; what a node turns out to lack is added to ``lacks``.
     """
-    resources, sized, share = options.resources, [], []
+    sized, share = [], []
     for one in wanted:
         if one.folder.exists and not resources.gpus:
             sized.append(one)
             continue
         # A sweep that was begun keeps its pack size.
-        pack = one.folder.read().pack if one.folder.exists else options.pack
+        pack = one.folder.read().pack if one.folder.exists else options.pack_size
         if pack is None and len(wanted) > 1:
             view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
         name = one.folder.folder.name
-        sizes = _sizes(one.cell, replace(options, pack=pack), settings, view.say, name, lacks)
+        sizes = _sizes(one.cell, pack, options, settings, resources, view.say, name, lacks)
         share.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
     resources = replace(resources, packs_per_gpu=min(share, default=1))
@@ -251,19 +261,25 @@ def _size(
 
 
 def _sizes(
-    cell: CellChoice, options: SweepOptions, settings: PackSettings, say: Callable[[str], None], name: str, lacks: Lacks
+    cell: CellChoice,
+    pack: int | None,
+    options: SweepOptions,
+    settings: PackSettings,
+    resources: Resources,
+    say: Callable[[str], None],
+    name: str,
+    lacks: Lacks,
 ) -> Sizing:
     """Measure here, or on a node of the cluster that can train the sweep of that name.
 
     Raises:
         TpbenchError: no node can.
     """
-    resources = options.resources
     share = resources.per_pack(resources.concurrent)
     floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
     arguments: dict[str, Any] = {
         "trials": options.trials,
-        "pack": options.pack,
+        "pack": pack,
         "cpus": resources.cpus,
         "gpus": resources.gpus,
         "threads": int(share["cpu"]),
@@ -328,7 +344,7 @@ def _measure(gate: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple
 
 
 def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
-    definition, journal = one.folder.begin(one.definition, settings.command)
+    definition, journal = one.folder.begin(one.definition, settings.options)
     one.folder.keep_workload(one.cell.workload)
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
     searched = f", searched in {definition.search_precision}" if definition.search_precision else ""
@@ -348,7 +364,7 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
         journal,
         settings,
         accept_failures=options.accept_failures,
-        on_cluster=bool(options.resources.address),
+        on_cluster=bool(options.address),
     )
     best = journal.best()
     if best and (known := RunStore(location(settings.results)).read(best[1].run)):

@@ -72,7 +72,7 @@ def check_address(address: str | None) -> str | None:
     if not found or not 0 < int(found.group(2)) < 65536:
         outside = address.startswith(("http", "ray:"))
         hint = "; from outside a cluster, 'tpbench submit' takes its http://HEAD:8265" if outside else ""
-        raise UsageError(f"--address '{address}': write 'auto' or HOST:PORT{hint}")
+        raise UsageError(f"write 'auto' or HOST:PORT{hint}", parameter="address", value=address)
     return address
 
 
@@ -86,7 +86,7 @@ def choose_resources(cpus: int | None, gpus: int | None, address: str | None) ->
         return Resources(cpus or 0, -1 if gpus is None else gpus, address=address)
     available = torch.cuda.device_count()
     if gpus and gpus > available:
-        raise UsageError(f"--gpus {gpus}: torch sees {available} here")
+        raise UsageError(f"torch sees {available} here", parameter="gpus", value=gpus)
     return Resources(cpus or usable_cpus(), available if gpus is None else gpus)
 
 

@@ -40,7 +40,9 @@ def check_jobs_address(address: str) -> str:
         UsageError: it is no http address.
     """
     if not _ADDRESS.fullmatch(address):
-        raise UsageError(f"--address '{address}': write the address of the cluster's dashboard, http://HEAD:8265")
+        raise UsageError(
+            "write the address of the cluster's dashboard, http://HEAD:8265", parameter="address", value=address
+        )
     return address
 
 

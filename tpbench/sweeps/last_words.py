@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from tpbench.results.commands import continuing
 from tpbench.training.signals import CONTINUES
 
 # Lines of standard input: the head's address, once it is known, and "done". The end of the input without it is the end
@@ -42,12 +41,12 @@ def last_words(command: str) -> Iterator[Callable[[str], None]]:
     """Within, the command that continues is said even if this process is ended without being able to say it.
 
     Args:
-        command: as it was typed.
+        command: to go on with.
 
     Yields:
         A function that takes the address of the cluster's head, so that its loss can be told from other ends.
     """
-    arguments = [sys.executable, "-I", "-S", "-c", _WATCHER, CONTINUES, continuing(command)]
+    arguments = [sys.executable, "-I", "-S", "-c", _WATCHER, CONTINUES, command]
     watcher = subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, UsageError, check_device_precision, get_method, method_source
+from tpbench.engine import TpbenchError, check_device_precision, get_method, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
 from tpbench.results.location import absolute, location
-from tpbench.results.networks import FOLDER
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
@@ -26,7 +24,6 @@ from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import unkept
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.quiet import noise_to
@@ -38,19 +35,6 @@ from tpbench.workloads.benchmark import measure
 
 # A cell is split over so large a part of the workers: about two others train beside it.
 _CELLS_AT_ONCE = 8
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_budget(text: str) -> float:
-    """``2h``, ``90m``, ``1.5h`` or ``300s`` in seconds.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    found = re.fullmatch(rf"([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([{''.join(_UNITS)}])", text.strip())
-    if not found or float(found[1]) == 0:
-        raise UsageError(f"--budget '{text}': write a time such as 2h, a number and one of {', '.join(_UNITS)}")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,11 @@ def missing_seeds(
 
 
 def plan(
-    table: str, workloads: Sequence[str] | None, methods: Sequence[str] | None, seeds: int, settings: PackSettings
+    table: str,
+    workloads: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    seeds: tuple[int, ...],
+    settings: PackSettings,
 ) -> tuple[list[PlannedCell], list[str]]:
     """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
@@ -119,13 +107,13 @@ def plan(
             cell = CellChoice.of(name, method)
             try:
                 configuration = published_configuration(cell.workload, method)
-                missing = missing_seeds(cell, configuration, range(seeds), settings)
+                missing = missing_seeds(cell, configuration, seeds, settings)
             except TpbenchError as error:
                 left[name, str(error)].append(method)
                 continue
             if missing:
                 seconds = estimate(cell, configuration, len(missing), settings)
-                planned.append(PlannedCell(cell, configuration, missing, tuple(range(seeds)), seconds))
+                planned.append(PlannedCell(cell, configuration, missing, seeds, seconds))
     lines = [f"{name} {', '.join(without)}: {reason}" for (name, reason), without in left.items()]
     return sorted(planned, key=lambda c: c.seconds), lines
 
@@ -179,7 +167,7 @@ def reproduce(
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
     store = RunStore(location(settings.results))
-    store.require_writable(*[FOLDER] * settings.keep_networks)
+    settings.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with ExitStack() as stack:
         name_head = stack.enter_context(last_words(settings.command))
@@ -218,7 +206,7 @@ def reproduce(
             sweep.seconds if sweep.done else None,
             sweep.failure,
             _diverged(sweep),
-            unkept(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
+            settings.missing_networks(sweep.result()) if sweep.done else 0,
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]

@@ -97,7 +97,7 @@ def record_alignment(
         log.steps,
         _plain(torch.stack(log.loss_angles)),
         _plain(torch.stack(log.target_angles)),
-        provenance(settings.device, settings.precision, settings.command),
+        provenance(settings.device, settings.precision, settings.options),
     )
     plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]

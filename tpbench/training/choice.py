@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from tpbench.engine import UsageError, get_method, method_names, unknown
+from tpbench.engine import UsageError, check_precision, get_method, method_names, unknown
 from tpbench.results.paper import PAPER_WORKLOADS, table_methods
 from tpbench.workloads import Workload, get_workload
 
+if TYPE_CHECKING:
+    from tpbench.options import M
+
 ALL = "all"
 """The paper's four data sets, or the methods of Table S6."""
+
+
+def read_options(model: type[M], values: Mapping[str, Any]) -> M:
+    """Return the options of a command.
+
+    Args:
+        model: one of :data:`tpbench.options.MODELS`.
+        values: by the names of its fields.
+
+    Raises:
+        UsageError: a value is wrong; the error names the parameter.
+    """
+    # Not at the top: lists and help need no pydantic, which takes a tenth of a second.
+    from tpbench.options import InvalidOptionError
+
+    try:
+        return model.read(values)
+    except InvalidOptionError as error:
+        what = error.parameter.replace("_", " ")
+        if error.choices and isinstance(error.value, str):
+            if error.parameter.endswith("precision"):
+                check_precision(error.value, what)
+            raise unknown(what, error.value, error.choices) from None
+        raise UsageError(error.reason, parameter=error.parameter, value=error.value) from None
 
 
 @dataclass(frozen=True)
@@ -86,9 +114,27 @@ def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str
     Raises:
         UsageError: a name is unknown, or no pair makes sense.
     """
-    cells, left = [], []
     rules = choose_methods(methods)
-    for workload in choose_workloads(workloads):
+    return _pairs(choose_workloads(workloads), rules)
+
+
+def choose_cells(workload: str, methods: str) -> tuple[list[CellChoice], list[str]]:
+    """Return one workload with every method, and a line for each method that makes no sense on it.
+
+    Args:
+        workload: a name or a file.
+        methods: a name, several with commas between them, or ``all``.
+
+    Raises:
+        UsageError: a name is unknown, or no method makes sense.
+    """
+    found = get_workload(workload)
+    return _pairs([found], choose_methods(methods))
+
+
+def _pairs(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[CellChoice], list[str]]:
+    cells, left = [], []
+    for workload in workloads:
         for rule in rules:
             if rule in workload.excluded_methods:
                 left.append(_excluded(rule, workload.name))

@@ -119,7 +119,7 @@ def _job(folder: Path, device: str, hidden: tuple[int, ...], members: int) -> Pa
     workload = _made_up(folder, hidden)
     configuration = workload.complete(get_method("bp"), example_configuration(get_method("bp")))
     plan = PackPlan(workload, "bp", (configuration,) * members, tuple(range(members)), epochs=1)
-    return PackJob(plan, PackSettings(str(folder / "results"), device=device, command="tpbench verify device"))
+    return PackJob(plan, PackSettings(str(folder / "results"), device=device))
 
 
 def _made_up(folder: Path, hidden: tuple[int, ...]) -> Workload:

@@ -6,24 +6,27 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tpbench.engine import MemberHistory, TpbenchError, get_method, method_source
+from tpbench.engine import MemberHistory, TpbenchError, UsageError, check_device_precision, get_method, method_source
+from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, replace_training
+from tpbench.results.networks import FOLDER, has_network, keep_network, replace_training
+from tpbench.results.opening import open_store
 from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
-from tpbench.training.devices import give_back_memory
-from tpbench.training.networks import input_scale, trained_network
+from tpbench.training.devices import choose_device, give_back_memory
+from tpbench.training.networks import input_scale, trained_network, unkept
 from tpbench.training.tracking.following import Tracking, tracking
 from tpbench.training.tracking.members import Member
+from tpbench.training.tracking.targets import resolve_targets
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
+    from tpbench.options import TrainingOptions
 
 # What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
 _ALONE_ON_GPU = threading.Lock()
@@ -81,7 +85,8 @@ class PackSettings:
     precision: str = DEFAULT_PRECISION
     device: str = "cpu"
     checkpoint_every: int = 5
-    command: str = "tpbench"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the command or call (:meth:`tpbench.options.Options.plain`), which runs record."""
     sweep: str | None = None
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
     offline: bool = False
@@ -97,6 +102,57 @@ class PackSettings:
     def __post_init__(self) -> None:
         # JSON knows no tuples.
         object.__setattr__(self, "track", tuple(self.track))
+
+    @classmethod
+    def of(cls, options: TrainingOptions, device: str | None) -> PackSettings:
+        """Check the options that hold for every pack of a command or call.
+
+        Args:
+            options: of the command.
+            device: None where it is chosen later, as on a cluster; it is checked there whether it can compute in the
+                precision.
+
+        Raises:
+            UsageError: there is no such device, it cannot compute in the precision, the store is a file, or a tracker
+                is unknown, lacks its package, or its place makes no sense here.
+        """
+        chosen = "cpu" if device is None else choose_device(device)
+        if device is not None:
+            check_device_precision(options.precision, chosen)
+        data = user_path(options.data) if options.data else None
+        if data and is_regular_file(data):
+            raise UsageError("this is a file, a folder is needed", parameter="data", value=options.data)
+        open_store(options.results)
+        given = dict(options)
+        # Of one name are the options that hold for packs as they are.
+        shared = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+        chosen_here = {
+            "data": str(data) if data else None,
+            "device": chosen,
+            "options": options.plain(),
+            "offline": options.downloads_nothing,
+            "track": resolve_targets(given.get("track", ()), options.results),
+        }
+        return cls(**{**shared, **chosen_here})
+
+    def require_writable(self) -> None:
+        """Check that the store can take what is asked for.
+
+        Raises:
+            TpbenchError: it cannot.
+        """
+        RunStore(location(self.results)).require_writable(*[FOLDER] * self.keep_networks)
+
+    def missing_networks(self, records: Iterable[RunRecord]) -> int:
+        """Return the number of runs whose networks were to be kept and were not."""
+        return unkept(RunStore(location(self.results)), records) if self.keep_networks else 0
+
+    @property
+    def command(self) -> str:
+        """The command, or call, that goes on with the work."""
+        from tpbench.options import continuing, format_command
+
+        return format_command(continuing(self.options)) if self.options else "tpbench"
 
 
 class Judge(Protocol):
@@ -486,7 +542,7 @@ class PackJob:
 
     def _publish(self, trainer: Trainer) -> None:
         members, workload = len(self.missing), self.plan.workload
-        origin = provenance(self.settings.device, self.settings.precision, self.settings.command)
+        origin = provenance(self.settings.device, self.settings.precision, self.settings.options)
         for member, (definition, history) in enumerate(zip(self.missing, trainer.histories, strict=True)):
             # A pruned or stopped run is no finished one: the sweep's journal keeps what it reached, the store does not.
             if history.status in ("finished", "diverged"):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench.results import RunRecord
 from tpbench.results.location import file_stamps
-from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
 from tpbench.training.cpus import limited_threads
 from tpbench.training.devices import give_back_memory
@@ -61,7 +60,7 @@ def run_seeds(
                 without += f", {len(job.unpredicted)} without predictions: these are trained again"
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
-            job.store.require_writable(*[FOLDER] * settings.keep_networks)
+            settings.require_writable()
             job.settings = replace(settings, track=prepared(settings.track, view.say))
             with limited_threads():
                 _train(job, epochs, view)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from tpbench.engine.errors import InterruptedWork
-from tpbench.results.commands import continuing
 
 # SLURM sends SIGTERM before its limit; a terminal that is closed sends SIGHUP.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -46,7 +45,7 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP end the work with a command to go on with.
 
     Args:
-        command: as it was typed.
+        command: to go on with.
         meaning: what becomes of the work, and what the command does.
 
     Raises:
@@ -59,4 +58,4 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
             # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
             if isinstance(end, SystemExit) and end.code != signal.SIGTERM:
                 raise
-            raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
+            raise InterruptedWork(f"interrupted; {meaning}: {command}") from None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from tpbench.engine import UsageError
 from tpbench.training.devices import give_back_memory, require_gpu
 from tpbench.training.packs import out_of_memory
 from tpbench.workloads import Workload
@@ -143,16 +142,3 @@ def choose_sizes(
     row = _measured(workload, method, pack, device, precision)
     peak = row.peak_memory if row else None
     return Sizing(pack, share_gpu(peak, free_memory(device), trials=trials, pack=pack, gpus=gpus))
-
-
-def parse_pack(text: str) -> int | None:
-    """``auto`` (None) or a number.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and int(text)):
-        raise UsageError(f"--pack '{text}': write 'auto' or a number from 1 to 9999")
-    return int(text)

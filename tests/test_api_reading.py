@@ -137,7 +137,7 @@ def test_slips_are_told_as_on_the_command_line(results: Path) -> None:
     for wrong, message in (
         (lambda: tpbench.load_runs(results, "mnits"), "unknown workload 'mnits': did you mean 'mnist'?"),
         (lambda: tpbench.load_curves(results, method="dpt"), "unknown method 'dpt': did you mean 'dtp'?"),
-        (lambda: tpbench.load_curves(results, method=["bp", 3]), "method 3: one name is needed, as text"),
+        (lambda: tpbench.load_curves(results, method=["bp", 3]), "method ['bp', 3]: one name is needed, as text"),
         (lambda: tpbench.load_runs(results, workload=5), "workload 5: give a name, a list of names, or 'all'"),
         (lambda: tpbench.load_runs(None), "results None: give a folder or a URL"),
         (lambda: tpbench.table(results, "s66"), "unknown table 's66': did you mean 's6'?"),

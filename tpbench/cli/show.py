@@ -5,21 +5,24 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from tpbench.cli import completion
-from tpbench.cli.app import app, show_app
-from tpbench.cli.options import (
-    RESULTS,
+from tpbench.cli.app import (
     Format,
     MethodName,
     OfWorkload,
-    OptionalFile,
     Results,
     WorkloadName,
+    app,
     complain,
+    complete_from,
+    complete_methods,
+    complete_plotted,
+    complete_workloads,
+    show_app,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, UsageError, all_methods, method_source, unknown
@@ -27,10 +30,25 @@ from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports.names import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing
-from tpbench.results.opening import open_store, read_store, stored_workload
+from tpbench.results.opening import DEFAULT_STORE, open_store, read_store, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
 from tpbench.results.terminal import say
 from tpbench.workloads import Workload, all_workloads, get_workload
+
+
+class OptionalFile(TyperCommand):
+    """A command whose ``--write`` may stand without its file, which typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read a word after ``--write`` as its file where it ends in .csv, and as an argument otherwise."""
+        words = list(args)
+        for place, word in enumerate(args):
+            after = "".join(args[place + 1 : place + 2])
+            if word == "--write" and not after.endswith(".csv"):
+                if not after.startswith("-") and ("." in after or "/" in after):
+                    raise UsageError(f"--write '{after}': the file's name must end in .csv")
+                words[place] = "--write="
+        return super().parse_args(ctx, words)
 
 
 @app.command()
@@ -44,7 +62,7 @@ def methods() -> None:
 def workloads(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=completion.workloads),
+        typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=complete_workloads),
     ] = None,
 ) -> None:
     """The workloads there are; of those that are named, also files, all that is fixed."""
@@ -131,11 +149,11 @@ def table(
         typer.Argument(
             metavar="|".join(TABLES),
             help="Which of the paper's tables, or that of losses or angles.",
-            autocompletion=completion.of(TABLES),
+            autocompletion=complete_from(TABLES),
         ),
     ],
     form: Format = "text",
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """A table computed from the store: one of the paper's beside its numbers, training losses, or angles."""
     name = check_table(name)
@@ -161,7 +179,7 @@ def table(
 @app.command("leaderboard", cls=OptionalFile)
 def show_leaderboard(
     workload: Annotated[
-        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=completion.workloads)
+        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads)
     ] = None,
     form: Format = "text",
     write: Annotated[
@@ -173,7 +191,7 @@ def show_leaderboard(
             help="Write it as CSV too: into FILE.csv, or all workloads into leaderboard.csv in the store's folder.",
         ),
     ] = None,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """All methods of the store, best first, and how each stands to the best."""
     check_format(form)
@@ -199,14 +217,14 @@ def show_leaderboard(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=completion.methods)],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=completion.methods)],
+    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=complete_methods)],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=complete_methods)],
     workload: OfWorkload = None,
     detect: Annotated[
         float | None,
         typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
     ] = None,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
     from tpbench.engine import get_method
@@ -231,22 +249,29 @@ def draw_figure(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(FIGURES), help="Which of the paper's figures.", autocompletion=completion.of(FIGURES)
+            metavar="|".join(FIGURES), help="Which of the paper's figures.", autocompletion=complete_from(FIGURES)
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write.", show_default="figure_NAME.png", parser=user_path),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write.",
+            show_default="figure_NAME.png",
+            parser=user_path,
+        ),
     ] = None,
     workload: Annotated[
         str | None,
         typer.Option(
             metavar="WORKLOAD",
             help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
-            autocompletion=completion.workloads,
+            autocompletion=complete_workloads,
         ),
     ] = None,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """A figure of the paper: made at once, or those of angles from the records of 'tpbench align'."""
     name = name.lower()
@@ -266,20 +291,27 @@ def draw_figure(
 
 @app.command()
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS), autocompletion=completion.of(PLOTS))],
+    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS), autocompletion=complete_from(PLOTS))],
     what: Annotated[
         str,
         typer.Argument(
             metavar="WORKLOAD|SWEEP",
             help="A workload; for search, a sweep's name.",
-            autocompletion=completion.drawable,
+            autocompletion=complete_plotted,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write.", show_default="KIND_WHAT.png", parser=user_path),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write.",
+            show_default="KIND_WHAT.png",
+            parser=user_path,
+        ),
     ] = None,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Learning curves, cost or a forest of a workload's methods, or what a sweep's search saw."""
     if kind not in PLOTS:
@@ -306,9 +338,9 @@ def plot(
 
 @app.command()
 def report(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.", parser=user_path)] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.", parser=user_path)
+    ] = Path("report.html"),
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it anew as runs come in, until Ctrl-C; the page reloads itself.")
     ] = False,
@@ -322,7 +354,7 @@ def report(
             show_default=f"{LOOK_EVERY:g}",
         ),
     ] = None,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Everything the store holds as one self-contained HTML page."""
     if every is not None and not watch:

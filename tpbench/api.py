@@ -1,25 +1,120 @@
-"""What a store holds, as data frames."""
+"""tpbench from Python: take arguments, call, return data frames. The public names are those of ``tpbench``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tpbench.api.asked import Names, Place, one_name, place, several_names
-from tpbench.api.words import for_python, warn
 from tpbench.engine import UsageError, get_method
+from tpbench.engine.callers import warn_caller
+from tpbench.engine.errors import InterruptedWork, TpbenchError, visible
+from tpbench.options import (
+    MODELS,
+    M,
+    RunOptions,
+    SweepOptions,
+    check_flag,
+    check_name,
+    format_place,
+    join_names,
+)
 from tpbench.results.opening import read_store, stored_method, stored_workload
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
-from tpbench.training.choice import split_names
+from tpbench.training.choice import choose_all, choose_cells, read_options, split_names
 
 if TYPE_CHECKING:
+    import os
+
     import pandas as pd
+    import torch
+    from torch import nn
 
     from tpbench.results import RunRecord, RunStore
 
+    Place = str | os.PathLike[str]
+    Names = str | Place | Iterable[Place]
+    Seeds = str | Iterable[int]
+    Track = str | Iterable[str]
 
-@for_python
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+_AS_ARGUMENTS = {
+    "config": "configuration",
+    "fresh": "fresh=True",
+    "accept-failures": "accept_failures=True",
+    "offline": "offline=True",
+}
+# A command that a message names stays one.
+_OPTION = re.compile(
+    r"\btpbench [a-z][^';:,]*|(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (?:(auto|cpu|best|[0-9]+-[0-9]+)|([0-9]+))(?![\w-]))?"
+)
+
+
+def translate_options(message: str) -> str:
+    """Return a message with the options that it names as arguments: ``--device cpu`` becomes ``device='cpu'``."""
+
+    def argument(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0]
+        name = _AS_ARGUMENTS.get(match[1], match[1].replace("-", "_"))
+        value = f"'{match[2]}'" if match[2] else match[3]
+        return f"{name}={value}" if value else name
+
+    return _OPTION.sub(argument, message)
+
+
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function of the public interface fail in the words of Python.
+
+    Ctrl-C, and in a notebook the interrupt of its kernel, stays a KeyboardInterrupt, which no ``except TpbenchError``
+    takes for a run that failed.
+    """
+    renamed = MODELS[function.__name__].renamed if function.__name__ in MODELS else {}
+
+    @wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> T:
+        for before in renamed.keys() & options.keys():
+            raise UsageError(f"{before} is called {renamed[before]} now")
+        try:
+            return function(*arguments, **options)
+        except InterruptedWork as error:
+            raise KeyboardInterrupt(str(error)) from None
+        except TpbenchError as error:
+            # A traceback shows it as it is.
+            error.args = tuple(visible(translate_options(str(part))) for part in error.args)
+            raise
+
+    return called
+
+
+def _warn(messages: Iterable[str]) -> None:
+    """Warn with the line that called tpbench."""
+    for message in messages:
+        warn_caller(translate_options(message))
+
+
+def _checked(check: Callable[[object], T], value: object, parameter: str) -> T:
+    """Return a checked argument.
+
+    Raises:
+        UsageError: it is wrong.
+    """
+    try:
+        return check(value)
+    except ValueError as error:
+        raise UsageError(str(error), parameter=parameter, value=value) from None
+
+
+def _store(results: Place) -> RunStore:
+    return read_store(_checked(format_place, results, "results"))
+
+
+@public
 def load_runs(results: Place, workload: Names | None = None, method: Names | None = None) -> pd.DataFrame:
     """Every run of a store, one row each.
 
@@ -45,17 +140,17 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
     from tpbench.results.frames import runs_frame
     from tpbench.results.maintenance import partial_searches
 
-    store = read_store(place(results))
+    store = _store(results)
     frame = runs_frame(_records(store, results, workload, method))
     searches = partial_searches(frame)
     note = "not every trial of a search is a run, and load_trials has all of them where the sweep's folder is"
     notes = [f"{note}: {searches}"] if searches else []
     frame.attrs["notes"] = notes
-    warn([*store.damaged, *notes])
+    _warn([*store.damaged, *notes])
     return frame
 
 
-@for_python
+@public
 def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
     """Every trial of a search, also those that were stopped early, one row each.
 
@@ -78,13 +173,13 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
     """
     from tpbench.search.trials import trials_frame
 
-    store = read_store(place(results))
-    frame, problems = trials_frame(store.folder, None if sweep is None else one_name(sweep, "sweep"))
-    warn(problems)
+    store = _store(results)
+    frame, problems = trials_frame(store.folder, None if sweep is None else _checked(check_name, sweep, "sweep"))
+    _warn(problems)
     return frame
 
 
-@for_python
+@public
 def load_curves(results: Place, workload: Names | None = None, method: Names | None = None) -> pd.DataFrame:
     """The learning curves of a store's runs, in long form: one row per run, curve and epoch.
 
@@ -104,13 +199,13 @@ def load_curves(results: Place, workload: Names | None = None, method: Names | N
     """
     from tpbench.results.frames import curves_frame
 
-    store = read_store(place(results))
+    store = _store(results)
     frame = curves_frame(_records(store, results, workload, method))
-    warn(store.damaged)
+    _warn(store.damaged)
     return frame
 
 
-@for_python
+@public
 def load_predictions(results: Place, workload: Names | None = None, method: Names | None = None) -> pd.DataFrame:
     """Right or wrong of every test sample, one row per run that kept it.
 
@@ -135,13 +230,13 @@ def load_predictions(results: Place, workload: Names | None = None, method: Name
     """
     from tpbench.results.frames import predictions_frame
 
-    store = read_store(place(results))
+    store = _store(results)
     frame = predictions_frame(store.all_predictions(_records(store, results, workload, method)))
-    warn(store.damaged)
+    _warn(store.damaged)
     return frame
 
 
-@for_python
+@public
 def leaderboard(results: Place, workload: Names | None = None) -> pd.DataFrame:
     """Every method of a store on every workload, best first within the workload, and how it stands to the best.
 
@@ -165,16 +260,16 @@ def leaderboard(results: Place, workload: Names | None = None) -> pd.DataFrame:
     from tpbench.results.leaderboards import BOARD_NOTE
     from tpbench.results.leaderboards import leaderboard as ranked
 
-    store = read_store(place(results))
+    store = _store(results)
     chosen = _workloads(results, workload)
     board = ranked(store)
     if chosen is not None:
         board = board[board["workload"].isin(chosen)].reset_index(drop=True)
-    warn(store.damaged)
+    _warn(store.damaged)
     return _annotated(board, "Leaderboard: test error (%), best first", [BOARD_NOTE])
 
 
-@for_python
+@public
 def table(results: Place, name: str) -> pd.DataFrame:
     """One of the paper's tables computed from a store, in tidy form: one row per entry.
 
@@ -204,7 +299,7 @@ def table(results: Place, name: str) -> pd.DataFrame:
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
     chosen = check_table(str(name))
-    store = read_store(place(results))
+    store = _store(results)
     if chosen == DAMPING_TABLE:
         from tpbench.reports.dampings import DAMPING_TITLE
 
@@ -224,11 +319,11 @@ def table(results: Place, name: str) -> pd.DataFrame:
 
         found = paper_table(store, chosen)
         frame, title, said = table_rows(found), found.title, [FOOTNOTE, *notes(found)]
-    warn(store.damaged)
+    _warn(store.damaged)
     return _annotated(frame, title, said)
 
 
-@for_python
+@public
 def compare(
     results: Place, first: str, second: str, workload: Names | None = None, detect: float | None = None
 ) -> pd.DataFrame:
@@ -256,12 +351,12 @@ def compare(
     from tpbench.results.comparison import compare_methods, note_of
 
     for method in (first, second):
-        get_method(one_name(method, "method"))
+        get_method(_checked(check_name, method, "method"))
     if detect is not None and not (isinstance(detect, Real) and 0.001 <= detect <= 100):
-        raise UsageError(f"detect {detect!r}: give percentage points from 0.001 to 100")
-    store = read_store(place(results))
+        raise UsageError("give percentage points from 0.001 to 100", parameter="detect", value=detect)
+    store = _store(results)
     frame = compare_methods(store, first, second, _workloads(results, workload), detect)
-    warn(store.damaged)
+    _warn(store.damaged)
     return _annotated(frame, f"{first} against {second}", [note_of(first, second, several=len(frame) > 1)])
 
 
@@ -274,15 +369,15 @@ def _workloads(results: Place, names: Names | None) -> list[str] | None:
     """The names that workloads have in a store; None: no choice was made."""
     if names is None:
         return None
-    found = split_names(several_names(names, "workload"), PAPER_WORKLOADS, "workload")
-    return [stored_workload(name, place(results)) for name in found]
+    found = split_names(_checked(join_names, names, "workload"), PAPER_WORKLOADS, "workload")
+    return [stored_workload(name, format_place(results)) for name in found]
 
 
 def _records(store: RunStore, results: Place, workload: Names | None, method: Names | None) -> Iterable[RunRecord]:
     """The runs of a store with their curves; which they are, their summaries tell."""
     workloads, methods = _workloads(results, workload), None
     if method is not None:
-        names = split_names(several_names(method, "method"), table_methods("s6"), "method")
+        names = split_names(_checked(join_names, method, "method"), table_methods("s6"), "method")
         methods = [stored_method(name, store) for name in names]
     if workloads is None and methods is None:
         return store.records()
@@ -301,3 +396,192 @@ def _dampings(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
 
     records = of_workload(known_records(store), DAMPING_WORKLOAD)
     return damping_frame(records), [damping_note(records)] if records else []
+
+
+@public
+def load_network(
+    results: Place, run_id: str, *, normalise: bool = True, device: torch.device | str = "cpu"
+) -> nn.Sequential:
+    """The network of a run after its selected epoch, the one whose test error is the run's.
+
+    Args:
+        results: the store: a folder or a URL.
+        run_id: the run's id, or at least its first 8 digits.
+        normalise: the network takes numbers as the data set stores them (images of built-in data sets: whole numbers, 0
+            to 255, digits 0 to 16) in samples of any shape (B, ...); otherwise inputs that are normalised already.
+        device: where its parameters are.
+
+    Returns:
+        ``Sequential(Inputs, Linear, Tanh, ..., Linear)`` with outputs (B, classes), logits, in the run's precision.
+
+    Raises:
+        UsageError: there is no such store, run or device, or several runs begin so.
+        TpbenchError: the network was not kept, is damaged, or comes from another training of the run.
+    """
+    from tpbench.results.finding import find_record
+    from tpbench.results.modules import sequential
+    from tpbench.results.networks import network_of
+    from tpbench.training.devices import choose_device
+
+    where = choose_device(str(device))
+    store = _store(results)
+    network = network_of(store, find_record(store, _checked(check_name, run_id, "run_id")))
+    return sequential(network, normalise=normalise).to(where)
+
+
+@public
+def run(
+    workload: str | os.PathLike[str],
+    method: Names,
+    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    seeds: Seeds | None = None,
+    epochs: int | None = None,
+    results: Place = "results",
+    *,
+    n_seeds: int | None = None,
+    data: Place | None = None,
+    precision: str = "float32",
+    device: str = "auto",
+    checkpoint_every: int = 5,
+    offline: bool | None = None,
+    keep_networks: bool = False,
+    track: Track | None = None,
+    again: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train a configuration of one or several methods over seeds, without Ray: ``tpbench run``.
+
+    Runs that the store has are not trained again. The call may be made from any thread; on a CPU, several train side by
+    side.
+
+    Args:
+        workload: a name, or a ``.yaml`` file.
+        method: a name, several with commas between them or as a list, or ``"all"``: the methods of Table S6.
+        configuration: ``"published"`` (the authors'), ``"best"`` (of the store), a YAML file, or the hyperparameters by
+            name.
+        seeds: numbers, or text such as ``"0-4,7"``. None: those of ``n_seeds``, or 0 to 9.
+        epochs: joint epochs. None: the workload's.
+        results: the store that they are added to: a folder or a URL.
+        n_seeds: the number of seeds, from 0 on, instead of ``seeds``.
+        data: folder of the data sets. None: ``$TPBENCH_DATA`` or the cache.
+        precision: ``float32``, ``float64``, ``tf32`` or ``bf16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        checkpoint_every: epochs between checkpoints.
+        offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
+        keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
+        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
+            none.
+        again: True: stored runs without predictions are trained again for them (:func:`load_predictions`).
+        progress: False: nothing is printed.
+
+    Returns:
+        The runs, one row per method and seed, with the columns of :func:`load_runs`; those that diverged are among
+        them.
+
+    Raises:
+        UsageError: an argument is wrong.
+        TpbenchError: the data set is missing, or the store cannot be written.
+        KeyboardInterrupt: Ctrl-C, the interrupt of a notebook, SIGTERM or SIGHUP while the main thread trains; what was
+            finished is stored, and the same call continues from the last checkpoint.
+    """
+    options = _options(RunOptions, locals())
+    shown = _checked(check_flag, progress, "progress")
+    cells, left = choose_cells(options.workload, options.method)
+    _warn(f"left out: {line}" for line in left)
+    from tpbench.results.frames import runs_frame
+    from tpbench.search.configurations import run_configurations
+
+    trained = run_configurations(cells, options, progress=shown)
+    return runs_frame(record for _, records in trained for record in records)
+
+
+@public
+def sweep(
+    workloads: Names,
+    methods: Names,
+    trials: int = 100,
+    *,
+    seeds: Seeds | None = None,
+    n_seeds: int | None = None,
+    epochs: int | None = None,
+    space: Place | None = None,
+    objective: str = "validation_error",
+    halving: int = 0,
+    results: Place = "results",
+    data: Place | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    address: str | None = None,
+    pack: int | str = "auto",
+    search_seed: int = 0,
+    fresh: bool = False,
+    accept_failures: bool = False,
+    precision: str = "float32",
+    search_precision: str | None = None,
+    checkpoint_every: int = 5,
+    offline: bool | None = None,
+    keep_networks: bool = False,
+    track: Track | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Search hyperparameters with TPE, then train the best configuration over all seeds: ``tpbench sweep``.
+
+    One cell or many, on a Ray that is started for the call and ends with it. The same call continues a sweep that was
+    interrupted. It may be made from any thread; a second one in the same process waits for the first.
+
+    Args:
+        workloads, methods: a name (of a workload also a ``.yaml`` file), several with commas between them or as a list,
+            or ``"all"``: the paper's data sets, the methods of Table S6.
+        trials: configurations that each search tries.
+        seeds: of the final runs: numbers, or text such as ``"1-10"``; the search trains seed 0. None: those of
+            ``n_seeds``, or 0 to 9.
+        n_seeds: the number of final runs, with seeds from 0 on, instead of ``seeds``.
+        epochs: joint epochs. None: the workload's.
+        space: a file with search spaces. None: the paper's.
+        objective: what is minimised: ``validation_error``, ``validation_loss`` or ``train_loss``.
+        halving: the factor by which packs are halved at two rungs; 0: no halving.
+        results: the store: a folder or a URL.
+        data: folder of the data sets. None: ``$TPBENCH_DATA`` or the cache.
+        cpus, gpus: what to use of this machine or cluster. None: all.
+        address: a running Ray cluster, ``"auto"`` or ``HOST:PORT``; ``"auto"`` also where this process called
+            ``ray.init()``, whose Ray is used then and left as it is.
+        pack: configurations that are trained together. ``"auto"``: measured.
+        search_seed: of the search.
+        fresh: start another sweep though one was begun.
+        accept_failures: go on though more than a tenth of the configurations could not be trained.
+        precision: as :func:`run` takes it.
+        search_precision: of the search alone.
+        checkpoint_every: epochs between checkpoints.
+        offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
+        keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
+        track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
+            none.
+        progress: False: nothing is printed.
+
+    Returns:
+        The final runs, one row per workload, method and seed, with the columns of :func:`load_runs`; the runs of the
+        searches are in the store too.
+
+    Raises:
+        UsageError: an argument is wrong, or this process is connected to a Ray and ``address`` is None.
+        TpbenchError: a data set is missing, a sweep is running already, or one failed; the runs of the others are in
+            the store.
+        KeyboardInterrupt: as of :func:`run`.
+    """
+    options = _options(SweepOptions, locals())
+    shown = _checked(check_flag, progress, "progress")
+    cells, left = choose_all(options.workloads, options.methods)
+    _warn(f"left out: {line}" for line in left)
+    from tpbench.results.frames import runs_frame
+    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.training.packs import PackSettings
+
+    found = run_sweeps(cells, options, PackSettings.of(options, None), progress=shown)
+    require_success(found)
+    return runs_frame(record for one in found for record in one.records)
+
+
+def _options(model: type[M], arguments: Mapping[str, Any]) -> M:
+    """Return the options of a call; arguments that are None stand for defaults."""
+    given = {name: arguments[name] for name in model.fields() if arguments.get(name) is not None}
+    return read_options(model, given)

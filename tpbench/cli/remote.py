@@ -6,15 +6,24 @@ from typing import Annotated
 
 import typer
 
-from tpbench.cli.app import app
-from tpbench.cli.options import (
-    JobsAddress,
-    Methods,
-    Workloads,
-)
+from tpbench.cli.app import JobsAddress, app, complete_methods, complete_workloads
 from tpbench.engine.errors import visible
 from tpbench.results.formats import listing
 from tpbench.results.terminal import say
+
+Workloads = Annotated[
+    str,
+    typer.Argument(
+        metavar="WORKLOADS",
+        help="A name or .yaml file, several with commas, or 'all'.",
+        autocompletion=complete_workloads,
+    ),
+]
+
+Methods = Annotated[
+    str,
+    typer.Argument(metavar="METHODS", help="A name, several with commas, or 'all'.", autocompletion=complete_methods),
+]
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -30,10 +39,10 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     arguments = [workload, method, *map(jobs.with_home, context.args)]
     # Read here as the cluster will read them, so that a slip shows now.
     command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
-    read = command.make_context("sweep", list(arguments)).params
-    line = jobs.job_command(arguments, read["results"], read["data"], read["track"] or ())
-    # Older versions of typer make a path of it only when they call the command.
-    space = user_path(read["space"]) if read["space"] else None
+    options = command.read(command.make_context("sweep", list(arguments)))
+    data = user_path(options.data) if options.data else None
+    line = jobs.job_command(arguments, options.results, data, options.track)
+    space = user_path(options.space) if options.space else None
     if space:
         spaces_for((cell.method for cell in cells), space)
     name = jobs.submit(address, line, space, jobs.own_workloads(workload))

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tpbench.cli.app import app, verify_app
-from tpbench.cli.libraries import why_missing
-from tpbench.cli.options import (
-    RESULTS,
+from tpbench.cli.app import (
     Data,
     Device,
     MethodName,
     Results,
+    app,
     complain,
     parse_names,
+    verify_app,
 )
+from tpbench.cli.libraries import why_missing
 from tpbench.engine import (
     METHODS,
     TpbenchError,
@@ -35,6 +35,7 @@ from tpbench.engine import (
 from tpbench.engine.files import user_path
 from tpbench.results.formats import listing
 from tpbench.results.location import location
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.terminal import say
 from tpbench.training.choice import choose_workloads
 from tpbench.training.devices import CHECKS
@@ -249,7 +250,7 @@ def verify_device_command(
 
 @app.command()
 def doctor(
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
     data: Data = None,
     address: Annotated[
         str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")

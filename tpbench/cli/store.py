@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tpbench.cli.app import data_app, results_app
-from tpbench.cli.options import (
-    RESULTS,
+from tpbench.cli.app import (
     Data,
     Results,
     Track,
     complain,
+    data_app,
+    results_app,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, UsageError
@@ -21,13 +21,13 @@ from tpbench.engine.files import check_target, user_path
 from tpbench.results.finding import find_record
 from tpbench.results.formats import EXPORT_FORMATS, export_format, listing
 from tpbench.results.networks import EXPORTS
-from tpbench.results.opening import open_store, read_store
+from tpbench.results.opening import DEFAULT_STORE, open_store, read_store
 from tpbench.results.terminal import say
 from tpbench.training.tracking.targets import resolve_targets
 
 
 @results_app.command("check")
-def results_check(results: Results = RESULTS) -> None:
+def results_check(results: Results = DEFAULT_STORE) -> None:
     """Verify runs with their predictions and networks, alignment records, archives, and the files of every sweep."""
     from tpbench.results.alignments import stored_alignments
     from tpbench.results.maintenance import check_store
@@ -103,7 +103,7 @@ def results_pack(
         Path,
         typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.", parser=user_path),
     ],
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Write the runs of a store, their predictions and its alignment records into one archive, without networks."""
     from tpbench.results.maintenance import pack_store
@@ -129,7 +129,7 @@ def results_export(
     trials: Annotated[
         bool, typer.Option("--trials", help="Of all searches instead: one row per configuration that was tried.")
     ] = False,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Write one row per run to a file."""
     from tpbench.results.maintenance import export_runs
@@ -155,7 +155,7 @@ def results_export(
 def results_export_network(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or at least its first 8 digits.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.", parser=user_path)],
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """Write a run's trained network to a file that torch.nn.Sequential loads."""
     check_target(file, EXPORTS)
@@ -179,7 +179,7 @@ def results_remove(
     ] = None,
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="All checkpoints.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise it is only listed.")] = False,
-    results: Results = RESULTS,
+    results: Results = DEFAULT_STORE,
 ) -> None:
     """List and, with --yes, remove runs, a sweep or checkpoints; archives are never changed."""
     from tpbench.search.removal import Removal, plan_checkpoints, plan_runs, plan_sweep

@@ -1,0 +1,178 @@
+"""Commands that train: sweep, run, reproduce, align; and the list of sweeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tpbench.cli.app import OptionsCommand, Results, app, complain, parse_names, print_records
+from tpbench.engine import method_names
+from tpbench.engine.files import user_path
+from tpbench.results.formats import listing
+from tpbench.results.opening import DEFAULT_STORE, read_store
+from tpbench.results.terminal import say
+from tpbench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from tpbench.options import AlignOptions, ReproduceOptions, RunOptions, SweepOptions
+
+
+@app.command(cls=OptionsCommand)
+def sweep(context: typer.Context) -> None:
+    """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
+    options: SweepOptions = context.obj
+    from tpbench.training.choice import choose_all
+
+    cells, left = choose_all(options.workloads, options.methods)
+    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.training.packs import PackSettings
+
+    for line in left:
+        complain(f"left out: {line}")
+    found = run_sweeps(cells, options, PackSettings.of(options, None))
+    if len(found) > 1:
+        print(_render_results(found), end="")
+        for one in found:
+            if one.failure:
+                complain(f"{one.name}: {one.failure}")
+        if any(one.failure for one in found):
+            raise typer.Exit(1)
+        return
+    require_success(found)
+    print("best configuration:")
+    for name, value in found[0].records[0].definition.configuration.items():
+        say(f"  {name}: {value:g}")
+    only = found[0].cell
+    print_records(found[0].records, only.method, only.workload.name)
+
+
+def _render_results(results: Sequence[Any]) -> str:
+    """Return the end of a campaign: one row per sweep."""
+    from tpbench.results.formats import mean_and_deviation, spell
+    from tpbench.training.progress import spell_error, spell_seconds
+
+    rows = []
+    for one in results:
+        errors = [100 * r.test_error for r in one.records if not r.diverged and r.test_error is not None]
+        test = f"{spell(*mean_and_deviation(errors))} %" if errors else "-"
+        time = spell_seconds(one.seconds) if one.seconds else "-"
+        rows.append((one.name, one.state, str(one.tried), spell_error(one.best_error), test, time))
+    return listing(("sweep", "state", "configurations", "best validation error", "test error", "time"), rows)
+
+
+@app.command()
+def sweeps(
+    results: Results = DEFAULT_STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
+) -> None:
+    """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
+    from tpbench.search.listing import all_sweeps
+    from tpbench.training.progress import spell_error
+
+    found = all_sweeps(str(read_store(results).folder))
+    if as_json:
+        print(json.dumps([asdict(status) for status in found], indent=1))
+        return
+    rows = [(s.id, s.state, f"{s.searched}/{s.trials}", spell_error(s.best)) for s in found]
+    print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
+    # Not in the table: a cell would break the commands.
+    for status in found:
+        if status.command or status.reason:
+            say(f"{status.id}, {status.state}:")
+            say(status.command or status.reason)
+
+
+@app.command(cls=OptionsCommand)
+def run(context: typer.Context) -> None:
+    """Train a configuration of one or several methods over seeds, as one pack or as one per core, without Ray."""
+    options: RunOptions = context.obj
+    from tpbench.training.choice import choose_cells
+
+    cells, left = choose_cells(options.workload, options.method)
+    from tpbench.search.configurations import run_configurations
+
+    for line in left:
+        complain(f"left out: {line}")
+    for cell, records in run_configurations(cells, options):
+        print_records(records, cell.method, cell.workload.name)
+
+
+@app.command(cls=OptionsCommand)
+def reproduce(context: typer.Context) -> None:
+    """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
+    options: ReproduceOptions = context.obj
+    names = parse_names(options.workloads, WORKLOADS, "workload") if options.workloads else None
+    rules = parse_names(options.methods, method_names(), "method") if options.methods else None
+    from tpbench.sweeps.cluster import choose_resources
+    from tpbench.sweeps.reproduction import plan
+    from tpbench.sweeps.reproduction import reproduce as train
+    from tpbench.training.networks import spell_unkept
+    from tpbench.training.packs import PackSettings
+    from tpbench.training.progress import spell_seconds
+
+    resources = choose_resources(options.cpus, options.gpus, options.address)
+    device = None if resources.address else "cuda" if resources.gpus else "cpu"
+    # A plan alone downloads nothing.
+    settings = PackSettings.of(options.model_copy(update={"offline": True}) if options.dry_run else options, device)
+    cells, left = plan(options.table, names, rules, options.seed_list, settings)
+    rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
+    title = "Plan, cheapest first (measured on this machine)"
+    print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
+    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    for line in left:
+        complain(f"left out: {line}")
+    if options.dry_run:
+        return
+    trained = train(cells, options.budget_seconds, settings, resources) if cells else []
+    for done in trained:
+        estimate = spell_seconds(done.planned.seconds)
+        if done.failure:
+            say(f"{done.planned.name}: failed: {done.failure}")
+        elif done.seconds is None:
+            say(f"{done.planned.name}: left, it does not fit into the budget")
+        else:
+            lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
+            say(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
+    if count := sum(done.unkept for done in trained):
+        complain(spell_unkept(count))
+    if any(done.failure for done in trained) or (left and not cells):
+        raise typer.Exit(1)
+
+
+@app.command(cls=OptionsCommand)
+def align(context: typer.Context) -> None:
+    """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
+    options: AlignOptions = context.obj
+    from tpbench.training.choice import CellChoice
+
+    cell = CellChoice.of(options.workload, options.method)
+    from tpbench.search.configurations import find_configuration
+    from tpbench.training.aligning import record_alignment
+    from tpbench.training.packs import PackSettings
+    from tpbench.training.signals import interruptible
+
+    settings = PackSettings.of(options, options.device)
+    chosen = find_configuration(
+        cell,
+        options.configuration,
+        options.results,
+        user_path(options.data) if options.data else None,
+        offline=settings.offline,
+    )
+    if chosen.note:
+        say(chosen.note)
+    with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
+        path = record_alignment(
+            cell.workload,
+            cell.method,
+            chosen.values,
+            options.seed_list,
+            options.epochs or cell.workload.epochs,
+            options.every,
+            settings,
+        )
+    say(f"written: {path}")

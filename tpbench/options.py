@@ -1,0 +1,710 @@
+"""The options of every command that trains: one frozen model per command.
+
+From the fields of a model follow the arguments of the command line, the keywords of the Python call, the options that
+a run records, and the tables of the documentation. A field has a type, a default, a range and a help text.
+
+Lowest of all layers: it imports pydantic alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+LARGEST_COUNT = 1_000_000
+LARGEST_SEED = 2**32 - 1
+MOST_SEEDS = 10_000
+"""Seeds in one range of a text such as ``0-9``."""
+DEFAULT_SEEDS = tuple(range(10))
+
+M = TypeVar("M", bound="Options")
+
+
+class InvalidOptionError(ValueError):
+    """A value that an option cannot have."""
+
+    def __init__(self, parameter: str, value: object, reason: str, choices: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.parameter, self.value, self.reason, self.choices = parameter, value, reason, choices
+
+
+@dataclass(frozen=True)
+class Option:
+    """The part of a field that the command line and the documentation show."""
+
+    help: str
+    flag: str = ""
+    """Of the command line; empty: the field's name with dashes. One without dashes is a positional argument."""
+    metavar: str | None = None
+    shown: str | None = None
+    """Words for a default that no value shows, such as ``all``."""
+    variable: str | None = None
+    """The environment variable that gives the value where the command line does not."""
+    completion: str = ""
+    """The names that a shell completes: ``workloads``, ``methods`` or ``trackers``."""
+    kind: Literal["", "file", "workloads", "place", "track", "once"] = ""
+    """``file`` and ``workloads``: paths, or names beside them, of which runs record the last part. ``place`` and
+    ``track``: of one machine, and no run records them. ``once``: left out of a command that continues."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Whole numbers from the lowest to the highest; numpy's are as good as Python's."""
+
+    lowest: int
+    highest: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def check(self, value: object) -> int:
+        """Return the number as Python's own.
+
+        Raises:
+            ValueError: it is no whole number, or out of range.
+        """
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            number = self.lowest - 1
+        if isinstance(value, bool) or not self.lowest <= number <= self.highest:
+            raise ValueError(f"give a whole number from {self.lowest} to {self.highest}")
+        return number
+
+
+def check_name(value: object) -> str:
+    """Return a single name.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("one name is needed, as text")
+    return os.fspath(value)
+
+
+def join_names(value: object) -> str:
+    """Return one name, names with commas between them, or a list of names as names with commas between them.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if not isinstance(value, Iterable):
+        raise ValueError("give a name, a list of names, or 'all'")
+    return ",".join(map(check_name, value))
+
+
+def format_place(value: object) -> str:
+    """Return a folder or URL as text; paths of :mod:`upath` are no paths of the system.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not (isinstance(value, (str, os.PathLike)) or (hasattr(value, "protocol") and hasattr(value, "joinpath"))):
+        raise ValueError("give a folder or a URL")
+    return str(value)
+
+
+def check_flag(value: object) -> bool:
+    """Return True or False; the meaning of anything else, such as "no", is not clear.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError("give True or False")
+    return bool(value)
+
+
+def _trackers(value: object) -> tuple[str, ...]:
+    if value is None or isinstance(value, str):
+        return (value,) if value else ()
+    if not isinstance(value, Iterable):
+        raise ValueError("give 'tensorboard', 'mlflow' or a list of them")
+    return tuple(map(check_name, value))
+
+
+def _hyperparameters(value: object) -> str | dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            str(name): number.item() if hasattr(number, "item") and getattr(number, "size", 1) == 1 else number
+            for name, number in value.items()
+        }
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("give 'published', 'best', a YAML file or hyperparameters by name")
+    return os.fspath(value)
+
+
+def _pack(value: object) -> int | str:
+    if value == "auto":
+        return "auto"
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 5 and int(text)):
+        raise ValueError("write 'auto' or a number from 1 to 9999")
+    return int(text)
+
+
+def _halving(value: int) -> int:
+    if value == 1:
+        raise ValueError("write a factor from 2 to 10 (3 is usual), or leave it out")
+    return value
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_budget(text: str) -> float:
+    """Return ``2h``, ``90m``, ``1.5h`` or ``300s`` in seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found = re.fullmatch(rf"([0-9]{{1,6}}(?:\.[0-9]{{1,3}})?)([{''.join(_UNITS)}])", text.strip())
+    if not found or float(found[1]) == 0:
+        raise ValueError(f"write a time such as 2h, a number and one of {', '.join(_UNITS)}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _budget(value: object) -> str:
+    parse_budget(check_name(value))
+    return check_name(value)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of ``0-9``, ``3`` or ``0,2,5-7``, each once and in their order.
+
+    Raises:
+        ValueError: it is none of these, or a seed is not below 2^32.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        bounds = [first, last if dash else first]
+        # Python limits how many digits int() takes; no seed has more than ten.
+        if not all(b.isascii() and b.isdigit() and len(b) <= 10 for b in bounds):
+            raise ValueError("write a seed, a range or a list of them: 0-9 or 0,2,5-7")
+        low, high = int(bounds[0]), int(bounds[1])
+        if low > high or high > LARGEST_SEED or high - low >= MOST_SEEDS:
+            raise ValueError("a range goes from a smaller to a larger seed below 2^32, at most 10,000 long")
+        seeds += range(low, high + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def format_seeds(seeds: Iterable[int]) -> str:
+    """Return seeds as :func:`parse_seeds` reads them: ``range(10)`` is ``0-9``."""
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and seed == spans[-1][1] + 1 and seed - spans[-1][0] < MOST_SEEDS:
+            spans[-1][1] = seed
+        else:
+            spans.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def read_seeds(value: object) -> tuple[int, ...]:
+    """Return the seeds of a text, or of numbers in a list or range.
+
+    Raises:
+        ValueError: they are no seeds. A single number is refused: it may be a seed, or a count.
+    """
+    if isinstance(value, str):
+        return parse_seeds(value)
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        single = type(value) is int and value > 0
+        example = f"[{value}] for that seed alone, range({value}) for so many" if single else "range(10)"
+        raise ValueError(f"give {example}, or text such as '0-4,7'")
+    seeds = tuple(dict.fromkeys(map(Range(0, LARGEST_SEED).check, value)))
+    if not seeds:
+        raise ValueError("there is none")
+    return seeds
+
+
+def _several_seeds(value: object) -> tuple[int, ...]:
+    """Refuse a single number, which older versions took for a count."""
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if type(value) is int:
+        raise ValueError(
+            f"a list is needed, such as 0-9: --n-seeds {value} is so many seeds, and --seeds {value}-{value} the seed "
+            f"{value} alone"
+        )
+    return read_seeds(value)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(check_flag)]
+Name = Annotated[str, BeforeValidator(check_name)]
+Names = Annotated[str, BeforeValidator(join_names)]
+Place = Annotated[str, BeforeValidator(format_place)]
+Trackers = Annotated[tuple[str, ...], BeforeValidator(_trackers)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(read_seeds)]
+SeveralSeeds = Annotated[tuple[int, ...], BeforeValidator(_several_seeds)]
+Count = Annotated[int, Range(1, LARGEST_COUNT)]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
+Objective = Literal["validation_error", "validation_loss", "train_loss"]
+
+
+class Options(BaseModel):
+    """The options of a command."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: ClassVar[str]
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names that parameters had in older versions, and those of today."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Return the options that have these values, by the names of the fields.
+
+        Raises:
+            InvalidOptionError: a value is wrong.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else ""
+            reason = str(first.get("ctx", {}).get("error", first["msg"]))
+            choices = choices_of(cls.model_fields[name]) if first["type"] == "literal_error" else ()
+            raise InvalidOptionError(name, first["input"], reason, choices) from None
+
+    @classmethod
+    def fields(cls) -> dict[str, tuple[FieldInfo, Option]]:
+        """Return the fields with what is shown of them, a command's own before those of its groups."""
+        names = [name for base in cls.__mro__ for name in inspect.get_annotations(base) if name in cls.model_fields]
+        known = {name: cls.model_fields[name] for name in dict.fromkeys(names)}
+        return {
+            name: (field, next(part for part in field.metadata if isinstance(part, Option)))
+            for name, field in known.items()
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Return the command and every option that is not the default, as plain data for JSON."""
+        values: dict[str, Any] = {"command": self.command}
+        for name, (field, _) in self.fields().items():
+            value = getattr(self, name)
+            if value is None or value is False or (value == field.default and not field.is_required()):
+                continue
+            if name == "seeds":
+                value = _format_list(type(self), value)
+            values[name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+
+def _format_list(model: type[Options], seeds: tuple[int, ...]) -> str:
+    text = format_seeds(seeds)
+    # Alone, a number is no list where it was a count once.
+    return f"{text}-{text}" if text.isdigit() and issubclass(model, SeveralSeedsOptions) else text
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Return the values of a field that has one of a few, without the default that stands for none; or nothing."""
+    annotation = field.annotation
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if getattr(part, "__origin__", None) is Literal:
+            return tuple(map(str, part.__args__))
+    return ()
+
+
+class StoreOptions(Options):
+    """The store and the data."""
+
+    results: Annotated[Place, Option("The run store.", metavar="DIR|URL", kind="place")] = "results"
+    data: Annotated[
+        Place | None,
+        Option("Folder of the data sets.", metavar="DIR", shown="$TPBENCH_DATA or the cache", kind="place"),
+    ] = None
+    offline: Annotated[
+        Flag | None, Option("Download nothing: a missing data set is an error.", variable="TPBENCH_OFFLINE")
+    ] = None
+
+    @property
+    def downloads_nothing(self) -> bool:
+        """Whether a missing data set is an error; where no option says it, the environment does."""
+        if self.offline is None:
+            return os.environ.get("TPBENCH_OFFLINE", "").strip().lower() in ("1", "t", "true", "y", "yes", "on")
+        return self.offline
+
+
+class TrainingOptions(StoreOptions):
+    """Options of every command that trains."""
+
+    precision: Annotated[Precision, Option("Arithmetic: {choices}.", completion="choices")] = "float32"
+
+
+class KeptOptions(TrainingOptions):
+    """Options of every command that fills a store with runs."""
+
+    checkpoint_every: Annotated[Count, Option("Epochs between checkpoints.")] = 5
+    keep_networks: Annotated[Flag, Option("Keep the final runs' weights of the selected epoch, not the search's.")] = (
+        False
+    )
+    track: Annotated[
+        Trackers,
+        Option(
+            "Follow every run there too; may be given twice.",
+            metavar="tensorboard[:DIR]|mlflow[:URI]",
+            completion="trackers",
+            kind="track",
+        ),
+    ] = ()
+
+
+class ClusterOptions(Options):
+    """The part of a machine or cluster that a command uses."""
+
+    cpus: Annotated[Count | None, Option("CPU cores to use.", shown="all")] = None
+    gpus: Annotated[Annotated[int, Range(0, LARGEST_COUNT)] | None, Option("GPUs to use.", shown="all")] = None
+    address: Annotated[
+        Name | None, Option("A running Ray cluster.", metavar="auto|HOST:PORT", shown="none", kind="place")
+    ] = None
+
+
+class SeedOptions(Options):
+    """The seeds of runs: a list of them, or their number."""
+
+    seeds: Annotated[Seeds | None, Option("0-9, or a list of seeds and ranges.", metavar="SEEDS", shown="0-9")] = None
+    n_seeds: Annotated[
+        Annotated[int, Range(1, MOST_SEEDS)] | None, Option("Number of seeds, from 0 on.", shown="10")
+    ] = None
+
+    @field_validator("n_seeds")
+    @classmethod
+    def _one_of_both(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("seeds") is not None:
+            raise ValueError("the seeds are listed too; give one of both")
+        return value
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds of the runs."""
+        return self.seeds or (tuple(range(self.n_seeds)) if self.n_seeds else DEFAULT_SEEDS)
+
+
+class SeveralSeedsOptions(SeedOptions):
+    """The seeds of runs where a number alone was a count in older versions, and is refused."""
+
+    seeds: Annotated[
+        SeveralSeeds | None,
+        Option("Seeds of the runs, 0-9 or a list; a search trains seed 0.", metavar="SEEDS", shown="0-9"),
+    ] = None
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds of the final runs, the smallest first."""
+        return tuple(sorted(super().seed_list))
+
+
+class EpochOptions(Options):
+    """The length of a training."""
+
+    epochs: Annotated[Count | None, Option("Joint epochs.", shown="the workload's, 100 in the paper")] = None
+
+
+class ConfigurationOptions(Options):
+    """The hyperparameters of runs."""
+
+    configuration: Annotated[
+        str | dict[str, Any],
+        BeforeValidator(_hyperparameters),
+        Option("The hyperparameters.", flag="--config", metavar="published|best|FILE", kind="file"),
+    ] = "published"
+    device: Annotated[Name, Option("auto, cpu, cuda, cuda:N.")] = "auto"
+
+
+class SearchOptions(EpochOptions):
+    """A search."""
+
+    trials: Annotated[Count, Option("Configurations that the search tries.")] = 100
+    space: Annotated[Place | None, Option("A search space.", metavar="FILE", shown="the paper's", kind="file")] = None
+    objective: Annotated[Objective, Option("What is minimised: {choices}.", completion="choices")] = "validation_error"
+    halving: Annotated[
+        int,
+        BeforeValidator(_halving),
+        Range(0, 10),
+        Option("Stop the worst of each pack at two rungs; 3 is usual.", metavar="FACTOR", shown="0: no halving"),
+    ] = 0
+    search_seed: Annotated[int, Range(0, LARGEST_SEED), Option("Seed of the search.")] = 0
+    search_precision: Annotated[
+        Precision | None,
+        Option("Of the search alone; the final runs keep --precision.", shown="as --precision", completion="choices"),
+    ] = None
+    pack: Annotated[
+        int | str,
+        BeforeValidator(_pack),
+        Option("Configurations trained together in one trial.", metavar="auto|K"),
+    ] = "auto"
+    fresh: Annotated[Flag, Option("Start another sweep, though one was begun.", kind="once")] = False
+    accept_failures: Annotated[Flag, Option("Go on though more than a tenth could not be trained.")] = False
+
+    @property
+    def pack_size(self) -> int | None:
+        """Members per pack; None: measured."""
+        return self.pack if isinstance(self.pack, int) else None
+
+
+class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptions):
+    """Options of ``tpbench sweep``."""
+
+    command = "sweep"
+    renamed = {"final_seeds": "seeds"}
+
+    workloads: Annotated[
+        Names,
+        Option(
+            "A name or .yaml file, several with commas, or 'all'.",
+            flag="WORKLOADS",
+            completion="workloads",
+            kind="workloads",
+        ),
+    ]
+    methods: Annotated[Names, Option("A name, several with commas, or 'all'.", flag="METHODS", completion="methods")]
+
+
+class RunOptions(ConfigurationOptions, SeedOptions, EpochOptions, KeptOptions):
+    """Options of ``tpbench run``."""
+
+    command = "run"
+
+    workload: Annotated[
+        Name,
+        Option("See 'tpbench workloads'; or a .yaml file.", flag="WORKLOAD", completion="workloads", kind="workloads"),
+    ]
+    method: Annotated[Names, Option("A name, several with commas, or 'all'.", flag="METHODS", completion="methods")]
+    again: Annotated[Flag, Option("Train stored runs that lack predictions (right or wrong) for them.")] = False
+
+
+class AlignOptions(ConfigurationOptions, SeedOptions, EpochOptions, TrainingOptions):
+    """Options of ``tpbench align``."""
+
+    command = "align"
+
+    workload: Annotated[
+        Name,
+        Option("See 'tpbench workloads'; or a .yaml file.", flag="WORKLOAD", completion="workloads", kind="workloads"),
+    ]
+    method: Annotated[Name, Option("See 'tpbench methods'.", flag="METHOD", completion="methods")]
+    seeds: Annotated[Seeds | None, Option("0-9, or a list of seeds and ranges.", metavar="SEEDS", shown="0")] = None
+    n_seeds: Annotated[
+        Annotated[int, Range(1, MOST_SEEDS)] | None, Option("Number of seeds, from 0 on.", shown="1")
+    ] = None
+    every: Annotated[Count, Option("Minibatches between measurements.")] = 50
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds that are trained together."""
+        return super().seed_list if self.seeds or self.n_seeds else (0,)
+
+
+class ReproduceOptions(SeveralSeedsOptions, ClusterOptions, KeptOptions):
+    """Options of ``tpbench reproduce``."""
+
+    command = "reproduce"
+
+    table: Annotated[Literal["1", "s6"], BeforeValidator(_lower), Option("Whose cells.", metavar="{choices}")] = "s6"
+    workloads: Annotated[Names | None, Option("With commas between them.", metavar="NAMES", shown="the table's")] = None
+    methods: Annotated[Names | None, Option("With commas between them.", metavar="NAMES", shown="the table's")] = None
+    budget: Annotated[
+        str | None,
+        BeforeValidator(lambda value: None if value is None else _budget(value)),
+        Option("2h, 90m: begin no cell that takes longer.", metavar="TIME", shown="none"),
+    ] = None
+    dry_run: Annotated[Flag, Option("Print the plan only.")] = False
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The time in which cells may begin."""
+        return parse_budget(self.budget) if self.budget else None
+
+
+MODELS: dict[str, type[Options]] = {
+    model.command: model for model in (SweepOptions, RunOptions, ReproduceOptions, AlignOptions)
+}
+
+
+def flag_of(name: str, shown: Option) -> str:
+    """Return the command line's spelling of a field."""
+    return shown.flag or f"--{name.replace('_', '-')}"
+
+
+def help_of(field: FieldInfo, text: str) -> str:
+    """Return a help text, or metavar, in which ``{choices}`` is spelled."""
+    separator = "|" if text == "{choices}" else ", "
+    return text.replace("{choices}", separator.join(choices_of(field)))
+
+
+def flags() -> dict[str, str]:
+    """Return the command line's spelling of every parameter."""
+    return {name: flag_of(name, shown) for model in MODELS.values() for name, (_, shown) in model.fields().items()}
+
+
+_PARTS = re.compile(r"[/\\]+")
+
+
+def _last_part(text: str) -> str:
+    return next((part for part in reversed(_PARTS.split(text)) if part), "")
+
+
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain options as a run records them: without the places of one machine, files by their names.
+
+    Args:
+        options: as :meth:`Options.plain` gives them.
+    """
+    kept = {"command": options["command"]}
+    for name, value, shown in _known(options):
+        if shown.kind in ("place", "track"):
+            continue
+        if isinstance(value, str) and shown.kind == "workloads":
+            value = ",".join(map(_last_part, value.split(",")))
+        elif isinstance(value, str) and shown.kind == "file":
+            value = _last_part(value)
+        # Bytes of names that are no text become escapes.
+        kept[name] = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+    return kept
+
+
+def continuing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain options that go on with what these began: without those that hold for one call alone."""
+    once = {name for name, _, shown in _known(options) if shown.kind == "once"}
+    return {name: value for name, value in options.items() if name not in once}
+
+
+def _known(options: Mapping[str, Any]) -> Iterator[tuple[str, Any, Option]]:
+    fields = MODELS[options["command"]].fields()
+    for name, (_, shown) in fields.items():
+        if name in options:
+            yield name, options[name], shown
+
+
+def format_command(options: Mapping[str, Any]) -> str:
+    """Return the command line of plain options; of hyperparameters in a mapping there is none, so the call of Python.
+
+    Args:
+        options: as :meth:`Options.plain` gives them; an empty mapping is no command.
+    """
+    if not options:
+        return ""
+    command = options["command"]
+    known = list(_known(options))
+    positional = [(name, value) for name, value, shown in known if shown.flag and not shown.flag.startswith("-")]
+    others = [(name, value, shown) for name, value, shown in known if (name, value) not in positional]
+    if any(isinstance(value, Mapping) for _, value, _ in others):
+        words = [repr(value) for _, value in positional]
+        words += [repr(value) for _, value, _ in others if isinstance(value, Mapping)]
+        words += [f"{name}={value!r}" for name, value, _ in others if not isinstance(value, Mapping)]
+        return f"tpbench.{command}({', '.join(words)})"
+    words = [str(value) for _, value in positional]
+    for name, value, shown in others:
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            words += [flag_of(name, shown)] if one is True else [flag_of(name, shown), str(one)]
+    return shlex.join(["tpbench", command, *words])
+
+
+_OLDER_SWEEP = {"--seeds": "n_seeds", "--final-seeds": "seeds"}
+
+
+def parse_older_command(text: str) -> dict[str, Any]:
+    """Return the plain options of a ``tpbench sweep`` that version 0.2.0 wrote down; empty where it is none.
+
+    There, ``--seeds`` was a count and ``--final-seeds`` a list.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return {}
+    if words[1:2] != ["sweep"]:
+        return {}
+    fields = SweepOptions.fields()
+    names = {flag_of(name, shown): name for name, (_, shown) in fields.items()} | _OLDER_SWEEP
+    positional = iter(("workloads", "methods"))
+    values: dict[str, Any] = {}
+    remaining = iter(words[2:])
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        name = names.get(flag, "") if flag.startswith("--") else next(positional, "")
+        if not name:
+            return {}
+        field = fields[name][0]
+        if not flag.startswith("--"):
+            values[name] = word
+        elif is_flag(field):
+            values[name] = True
+        elif name == "track":
+            values[name] = [*values.get(name, []), value if equals else next(remaining, "")]
+        else:
+            text = value if equals else next(remaining, "")
+            values[name] = f"{text}-{text}" if name == "seeds" and text.isdigit() else text
+            if any(isinstance(part, Range) for part in _parts(field)):
+                values[name] = int(text) if text.isascii() and text.isdigit() else text
+    try:
+        return SweepOptions.read(values).plain()
+    except InvalidOptionError:
+        return {}
+
+
+def is_flag(field: FieldInfo) -> bool:
+    """Return whether a field is true or false."""
+    return field.annotation is bool or bool in map(_type_of, getattr(field.annotation, "__args__", ()))
+
+
+def _type_of(annotation: object) -> object:
+    return getattr(annotation, "__origin__", annotation)
+
+
+def range_of(field: FieldInfo) -> Range | None:
+    """Return the range of a field of whole numbers."""
+    return next((part for part in _parts(field) if isinstance(part, Range)), None)
+
+
+def _parts(field: FieldInfo) -> Iterator[object]:
+    """The metadata of a field, also those of ``Annotated[...] | None``."""
+    yield from field.metadata
+    for part in getattr(field.annotation, "__args__", ()):
+        yield from getattr(part, "__metadata__", ())
+
+
+def options_table(model: type[Options]) -> str:
+    """Return the reference table of a command's options, in Markdown.
+
+    Example:
+        >>> print(options_table(RunOptions))  # doctest: +SKIP
+    """
+    lines = ["| command line | Python | default | meaning |", "|---|---|---|---|"]
+    for name, (field, shown) in model.fields().items():
+        metavar = f" {help_of(field, shown.metavar)}" if shown.metavar else ""
+        if field.is_required():
+            default = "required"
+        else:
+            default = shown.shown or ("" if field.default in (None, False, ()) else f"`{field.default}`")
+        limits = range_of(field)
+        text = help_of(field, shown.help)
+        if limits and not shown.metavar:
+            text += f" From {limits.lowest:,} to {limits.highest:,}."
+        spelled = f"{flag_of(name, shown)}{metavar}".replace("|", "&#124;")
+        lines.append(f"| <code>{spelled}</code> | `{name}` | {default} | {text} |")
+    return "\n".join(lines) + "\n"
