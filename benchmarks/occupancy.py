@@ -27,11 +27,10 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import digest
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.driver import run_queue
-from tpbench.sweeps.packs import HandedPack
-from tpbench.sweeps.sweep import SearchedSweep, Workers
+from tpbench.sweeps.session import Board
+from tpbench.sweeps.sweep import HandedPack, SearchedSweep, Workers
 from tpbench.training.packs import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
 from tpbench.training.quiet import noise_to

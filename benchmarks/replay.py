@@ -10,7 +10,7 @@ from pathlib import Path
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.search.journal import Journal
-from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
 from tpbench.training.packs import Outcome
 

@@ -125,7 +125,7 @@ def test_the_package_is_imported_in_no_time() -> None:
 
 
 def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
-    models = ("tpbench.results.schemas", "tpbench.search.events")
+    models = ("tpbench.results.schemas", "tpbench.search.journal")
     for command in (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"]):
         assert called(folder, *command, look_for=models)[1] == []
 

@@ -171,7 +171,7 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
         UsageError: there is no such folder or sweep.
         TpbenchError: the store cannot be read, or the sweep that is named is damaged. Of others a warning tells.
     """
-    from tpbench.search.trials import trials_frame
+    from tpbench.search.listing import trials_frame
 
     store = _store(results)
     frame, problems = trials_frame(store.folder, None if sweep is None else _checked(check_name, sweep, "sweep"))

@@ -14,7 +14,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal
-from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
 from tpbench.training.packs import Outcome
 

@@ -21,10 +21,8 @@ from tpbench.reports.searches import search_frame
 from tpbench.results import RunStore
 from tpbench.results.budgets import by_search
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.events import OutcomeFields, SweepFields
-from tpbench.search.journal import Journal
-from tpbench.search.listing import all_sweeps
-from tpbench.search.trials import TRIAL_COLUMNS
+from tpbench.search.journal import Journal, OutcomeFields, SweepFields
+from tpbench.search.listing import TRIAL_COLUMNS, all_sweeps
 from tpbench.training.packs import Outcome
 
 DEFINITION = SweepDefinition("mnist", "bp", "f" * 64, {"lr": ["log_uniform", 1e-5, 1e-2]}, 12, 100, (0,), 0, 4, 3)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.packs import Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import Admission, QueuedSweep
+from tpbench.sweeps.session import Board
+from tpbench.sweeps.sweep import Admission, Failure, HandedPack, Place, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
 from tpbench.training.packs import Outcome, PackJob
 

@@ -19,12 +19,11 @@ from tests.sweeps.test_queue import pretend
 from tests.sweeps.test_scheduler import plain
 from tpbench.engine import EpochReport, TpbenchError
 from tpbench.engine.schedule import Phase
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
-from tpbench.sweeps.packs import HandedPack
 from tpbench.sweeps.scheduler import Patience
-from tpbench.sweeps.sweep import PlainSweep
+from tpbench.sweeps.session import Board
+from tpbench.sweeps.sweep import HandedPack, PlainSweep
 from tpbench.training.packs import Outcome
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from ray._raylet import AuthenticationMode, get_authentication_mode
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.options import SweepOptions
 from tpbench.sweeps import campaign
-from tpbench.sweeps.cluster import Resources, ray_running
-from tpbench.sweeps.environment import ray_environment
+from tpbench.sweeps.cluster import Resources, ray_environment, ray_running
 from tpbench.sweeps.local_ray import write_token
 from tpbench.training.loggers import quieter
 from tpbench.training.packs import PackSettings

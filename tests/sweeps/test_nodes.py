@@ -17,9 +17,9 @@ import pytest
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import format_bytes
 from tpbench.sweeps import nodes
-from tpbench.sweeps.module_path import driver_path, job_config
+from tpbench.sweeps.cluster import driver_path, job_config
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, end_process, missing
-from tpbench.sweeps.packs import ALL_SWEEPS
+from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import get_workload, load_problem
 
 
@@ -152,7 +152,7 @@ def test_nodes_of_a_cluster_keep_their_own_installation(monkeypatch: pytest.Monk
 
 LAST = """
 import os, signal, sys
-from tpbench.sweeps.last_words import last_words
+from tpbench.sweeps.session import last_words
 with last_words("tpbench sweep digits bp") as name_head:
     if sys.argv[2]:
         name_head(sys.argv[2])
@@ -208,10 +208,10 @@ class Watched:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 2) -> None:
         from tests.sweeps.test_scheduler import plain
         from tpbench.sweeps import driver
-        from tpbench.sweeps.board import Board
         from tpbench.sweeps.cluster import Resources
         from tpbench.sweeps.queue import SweepQueue
         from tpbench.sweeps.scheduler import Scheduler
+        from tpbench.sweeps.session import Board
 
         self.now, self.said, self.ended = 0.0, [], []
         monkeypatch.setattr(driver.time, "monotonic", lambda: self.now)
@@ -248,7 +248,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 def test_a_busy_cluster_is_said_each_time_that_no_worker_has_a_place(watched: Watched) -> None:
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     assert watched.queue.suggest("1")
     assert watched.queue.suggest("2")
@@ -295,7 +295,7 @@ def test_a_process_that_runs_and_never_says_so_is_ended(watched: Watched) -> Non
 
 def test_every_kill_by_the_kernel_tells_of_one_process(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     asked: list[str] = []
     monkeypatch.setattr(driver, "oom_kills_of", lambda node: asked.append(node) or 5)
@@ -310,7 +310,7 @@ def test_every_kill_by_the_kernel_tells_of_one_process(watched: Watched, monkeyp
 
 def test_a_kill_before_a_pack_was_handed_out_is_no_evidence(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
     for worker in "12":
@@ -336,7 +336,7 @@ def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, mon
 
 def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
     watched.queue.suggest("1")

@@ -18,13 +18,12 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
-from tpbench.sweeps.gate import END
-from tpbench.sweeps.packs import Failure, HandedPack, Place, is_given_up
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import Budget
 from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import PlainSweep, SearchedSweep
+from tpbench.sweeps.sweep import Failure, HandedPack, Place, PlainSweep, SearchedSweep, is_given_up
 from tpbench.sweeps.sweep import Workers as Known
+from tpbench.sweeps.trainable import END
 from tpbench.training.packs import Outcome, PackSettings, define_runs, plan_seeds
 from tpbench.workloads import get_workload
 

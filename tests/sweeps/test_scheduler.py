@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from tests.sweeps.playing import OutOfMemoryHereError, SilentError, Workers
 from tests.sweeps.test_queue import FINGERPRINT, journals, pretend, stored, sweep
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import PlainSweep
+from tpbench.sweeps.sweep import ALL_SWEEPS, Failure, HandedPack, Place, PlainSweep
 from tpbench.training.packs import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 

@@ -18,7 +18,7 @@ from tests.training.test_packs import InterruptedTrainingError
 from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.networks import check_networks, has_network, network_ids, network_path, read_network
-from tpbench.sweeps.packs import HandedPack
+from tpbench.sweeps.sweep import HandedPack
 from tpbench.training.networks import array_name
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.workloads import Workload, load_problem

@@ -26,7 +26,7 @@ from tpbench.engine import METHODS, EpochReport, MemberHistory, TpbenchError, Us
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
-from tpbench.sweeps.packs import HandedPack
+from tpbench.sweeps.sweep import HandedPack
 from tpbench.training import packs
 from tpbench.training.packs import PackJob, PackPlan, PackSettings
 from tpbench.training.tracking import following

@@ -137,7 +137,7 @@ def results_export(
     chosen = export_format(check_target(file), form)
     store = read_store(results)
     if trials:
-        from tpbench.search.trials import export_trials
+        from tpbench.search.listing import export_trials
 
         count, problems = export_trials(store.folder, file, chosen)
         say(f"{count} trials written to {file}")

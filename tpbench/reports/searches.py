@@ -11,7 +11,7 @@ from tpbench.reports.style import Figure, drawing
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
-from tpbench.search.trials import hyperparameters, trials_frame
+from tpbench.search.listing import hyperparameters, trials_frame
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8

@@ -17,8 +17,7 @@ from tpbench.results.predictions import ENDING
 from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_folders
-from tpbench.search.trials import find_sweep
+from tpbench.search.listing import find_sweep, sweep_folders
 
 
 @dataclass

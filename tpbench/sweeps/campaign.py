@@ -17,7 +17,6 @@ from tpbench.results.location import absolute, from_here, location
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import (
     Resources,
     choose_resources,
@@ -27,11 +26,10 @@ from tpbench.sweeps.cluster import (
     require_no_other_ray,
     result_of,
 )
-from tpbench.sweeps.gate import open_gate
-from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, trainers
-from tpbench.sweeps.packs import ALL_SWEEPS
-from tpbench.sweeps.sweep import SearchedSweep, Workers
+from tpbench.sweeps.session import Board, last_words
+from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
+from tpbench.sweeps.trainable import open_gate
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackSettings, require_precision

@@ -1,10 +1,14 @@
-"""Ray as a sweep uses it: started on this machine, or a cluster that is there; and what must be true of its nodes."""
+"""What Ray reads from the environment: set for the length of a sweep, and afterwards as it was."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import site
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +16,9 @@ from typing import Any
 
 import torch
 
+import tpbench
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import is_url
-from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import (
     SESSIONS,
     ended_with_its_processes,
@@ -24,10 +28,164 @@ from tpbench.sweeps.local_ray import (
     require_loopback,
     write_token,
 )
-from tpbench.sweeps.module_path import job_config
 from tpbench.sweeps.nodes import nodes
 from tpbench.training.cpus import usable_cpus
 from tpbench.training.signals import end_as_by_ctrl_c
+
+# No loggers of Tune's own, and Ctrl-C reaches us.
+_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Tune imports MLflow, where it is installed, though nobody asked for it.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+# Ray chooses this by itself where it starts a cluster, but not where it joins one.
+_AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
+# Where a Ray finds its token: a local one has its own.
+_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# What Ray itself sets when it starts and leaves behind.
+_BY_RAY = ("RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+# Ray's processes need their docstrings, which 2 takes away. Without it they also find their modules compiled.
+_OPTIMIZE = "PYTHONOPTIMIZE"
+
+
+def prepare_environment() -> None:
+    """Settings that Ray reads; what the user has set stays, and so does a Ray that this process is connected to."""
+    wanted = _TUNE if _connected() else {**_TUNE, **_AUTHENTICATION}
+    os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
+    _read_again()
+
+
+@contextmanager
+def kept_environment(*names: str) -> Iterator[None]:
+    """Whatever becomes of variables within: afterwards they are as they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def ray_environment(token: Path | None = None) -> Iterator[None]:
+    """Set the environment of a sweep (:func:`prepare_environment`), which may be one of several in its process.
+
+    Args:
+        token: the file with the token of a Ray that is started for it; None: it joins one.
+    """
+    try:
+        with kept_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
+            if token:
+                os.environ.pop("RAY_AUTH_TOKEN", None)
+                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+                if os.environ.get(_OPTIMIZE, "").strip() not in ("", "0", "1"):
+                    del os.environ[_OPTIMIZE]
+            prepare_environment()
+            yield
+    finally:
+        _read_again()
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
+
+
+def _read_again() -> None:
+    """Ray reads how to authenticate when it is imported, which may be long ago, and keeps the token that it found.
+
+    A Ray that is started now reads the environment: both must say the same, or they never find each other.
+    """
+    if "ray" in sys.modules and not _connected():
+        core: Any = importlib.import_module("ray._raylet")
+        core.Config.initialize("")  # as Ray itself does where it switches authentication on
+        core.AuthenticationTokenLoader.instance().reset_cache()
+
+
+# The module path of Ray's workers: the driver's own, without its current folder.
+#
+# Ray puts the driver's current folder in front of everything, so that a file ``torch.py`` there would be what its workers
+# import as torch, and a folder ``tpbench`` what they train with.
+
+
+# Where Ray describes the job that this process is, to the driver of a submitted one.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+class _Final(list[str]):
+    """A list that Ray does not extend by the current folder and that of the script."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def job_config(address: str | None) -> Any:
+    """Return Ray's configuration of a job whose workers find modules where the driver does.
+
+    Args:
+        address: of the cluster; None: Ray is started on this machine. The nodes of a cluster have an installation of
+            their own, so that only what lies outside the driver's is named to them.
+    """
+    from ray.job_config import JobConfig
+
+    path = driver_path() if address is None else [entry for entry in driver_path() if not _is_installed(entry)]
+    # The code of a submitted job comes with it.
+    if _SUBMITTED in os.environ:
+        path = []
+    # Ray puts one after the other in front.
+    config = JobConfig()
+    config._py_driver_sys_path = _Final(reversed(path))
+    return config
+
+
+def driver_path() -> list[str]:
+    """Return this process's module path without the current folder that Python puts in front of it.
+
+    A current folder that the path names in another place stays there. So does the folder of tpbench itself, at the end
+    if it was found in the current folder alone.
+    """
+    # Python passes over what is no text there.
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    if path and _is_current(path[0]):
+        path = path[1:]
+    path = [entry for entry in path if entry]
+    own = Path(tpbench.__file__).resolve().parent.parent
+    if not any(Path(entry).resolve() == own for entry in path):
+        path.append(str(own))
+    return path
+
+
+def _is_current(entry: str) -> bool:
+    try:
+        return not entry or Path(entry).resolve() == Path.cwd().resolve()
+    except OSError:  # the folder is gone
+        return False
+
+
+def _is_installed(entry: str) -> bool:
+    """Whether an entry belongs to an installation of Python, of which a node has its own."""
+    folders = {
+        *sysconfig.get_paths().values(),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        sys.base_prefix,
+        sys.prefix,
+        sys.exec_prefix,
+    }
+    found = Path(entry).resolve()
+    if not {"site-packages", "dist-packages"}.isdisjoint(found.parts):
+        return True
+    return any(found.is_relative_to(Path(folder).resolve()) for folder in folders)
+
+
+# Ray as a sweep uses it: started on this machine, or a cluster that is there; and what must be true of its nodes.
+
 
 # Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
 WAITING = 40.0

@@ -20,16 +20,13 @@ from ray.tune import PlacementGroupFactory
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
-from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import WAITING, Resources, waits_for
-from tpbench.sweeps.environment import kept_environment
-from tpbench.sweeps.gate import open_gate
+from tpbench.sweeps.cluster import WAITING, Resources, kept_environment, waits_for
 from tpbench.sweeps.nodes import Needs, end_process_of, last_line, missing, not_on, on_nodes, oom_kills_of, trainers
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import Admission, QueuedSweep
-from tpbench.sweeps.trainable import Train, run_worker, train_job
+from tpbench.sweeps.session import Board
+from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, HandedPack, QueuedSweep
+from tpbench.sweeps.trainable import Train, open_gate, run_worker, train_job
 from tpbench.training.loggers import quieter
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook

@@ -18,8 +18,7 @@ import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.files import user_path
 from tpbench.results.runs import commit
-from tpbench.sweeps.cluster import first_sentence, require_cluster_path
-from tpbench.sweeps.environment import prepare_environment
+from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_cluster_path
 from tpbench.training.tracking.targets import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 from tpbench.workloads.declaration import spell_declaration

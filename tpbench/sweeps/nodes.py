@@ -16,7 +16,7 @@ from tpbench.engine.protocol import why_not
 from tpbench.engine.sources import source_digest
 from tpbench.results.location import absolute, location
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.packs import ALL_SWEEPS
+from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import Workload, load_problem
 from tpbench.workloads.memory import oom_kills
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tpbench.sweeps.gate import END
-from tpbench.sweeps.packs import Failure, Place
 from tpbench.sweeps.scheduler import Scheduler, Slot
-from tpbench.sweeps.sweep import QueuedSweep
+from tpbench.sweeps.sweep import Failure, Place, QueuedSweep
+from tpbench.sweeps.trainable import END
 from tpbench.training.packs import Outcome
 
 METRIC = "share"

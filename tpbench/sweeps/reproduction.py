@@ -18,10 +18,9 @@ from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
-from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
+from tpbench.sweeps.session import Board, last_words
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds

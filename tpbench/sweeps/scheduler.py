@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
-from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
+from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, HandedPack, Place, QueuedSweep, Workers
 from tpbench.training.packs import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.

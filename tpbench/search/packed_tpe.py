@@ -11,7 +11,6 @@ from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.packs import Outcome
 
 if TYPE_CHECKING:
-    # Ray reads its settings when it is imported, and they are not there yet when this is.
     from ray.tune.search import Searcher
 
 METRIC = "objective"
