@@ -116,7 +116,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-        patch.setattr(campaign, "ray_running", no_ray)
+        patch.setattr("tpbench.sweeps.session.ray_running", no_ray)
         cells, _ = choose_all("digits", "ddtp-linear,bp")
         given = {"trials": 6, "n_seeds": 3, "epochs": 15, "pack": 2, "cpus": 2, "gpus": 0}
         options = SweepOptions.read({"workloads": "digits", "methods": "ddtp-linear,bp", **given})

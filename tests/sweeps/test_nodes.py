@@ -62,7 +62,7 @@ NAMES = {"a": "node-a", "b": "node-b", "c": "node-c"}
 
 def answering(
     monkeypatch: pytest.MonkeyPatch, needs: Needs, results: Path, answers: Mapping[str, Any]
-) -> tuple[nodes.Answers, list[str]]:
+) -> tuple[nodes.NodeFindings, list[str]]:
     """Ask nodes that answer so; ``None``: the node writes its file and lacks nothing."""
 
     def on_nodes(wanted: object, function: object, folder: str, token: str, *_: Any, **__: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_nodes_are_left_out_one_by_one(monkeypatch: pytest.MonkeyPatch, needs: N
         {"a": None, "b": ("", {ALL_SWEEPS: "the results folder is not shared"}), "c": GetTimeoutError("too late")},
     )
     assert set(found.lacks) == {"b"}
-    assert found.asked == {"a", "b"}
+    assert found.needs.asked == {"a", "b"}
     assert len(said) == 1
     assert "node-c" in said[0]
     assert not list((tmp_path / "checks").iterdir())
@@ -152,8 +152,8 @@ def test_nodes_of_a_cluster_keep_their_own_installation(monkeypatch: pytest.Monk
 
 LAST = """
 import os, signal, sys
-from tpbench.sweeps.session import last_words
-with last_words("tpbench sweep digits bp") as name_head:
+from tpbench.sweeps.session import watch_driver
+with watch_driver("tpbench sweep digits bp") as name_head:
     if sys.argv[2]:
         name_head(sys.argv[2])
     if sys.argv[1] == "exit":
@@ -168,7 +168,7 @@ with last_words("tpbench sweep digits bp") as name_head:
 @pytest.mark.parametrize(
     ("how", "head", "code"), [("exit", "127.0.0.1:1", 1), ("kill", "", -9), ("raise", "", 3), ("end", "", 0)]
 )
-def test_who_is_ended_from_within_ray_has_last_words(how: str, head: str, code: int) -> None:
+def test_who_is_ended_from_within_ray_has_watch_driver(how: str, head: str, code: int) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LAST, how, head], capture_output=True, text=True, timeout=60, check=False
     )
@@ -328,7 +328,7 @@ def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, mon
 
     asked: list[list[str]] = []
     monkeypatch.setattr(driver, "on_nodes", lambda nodes, *_, **__: asked.append(nodes) or {})
-    watched.callback.nodes = driver.NodeFindings(needs, {})
+    watched.callback.nodes = nodes.NodeFindings(needs, {})
     for watched.now in (1.0, 2.0, 3.0, 20.0):
         watched.callback._ask_new_nodes()
     assert asked == [["a"], ["a"]]

@@ -209,8 +209,10 @@ class Resources:
         """Packs that train at once: some per GPU, or one per core."""
         return max(1, self.gpus * self.packs_per_gpu) if self.gpus else self.cpus
 
-    def per_pack(self, concurrent: int) -> dict[str, float]:
-        """Ray resources of one pack when so many train at once; never more than one GPU."""
+    @property
+    def share(self) -> dict[str, float]:
+        """Ray resources of one of the packs that train at once: ``cpu`` and, where there are GPUs, at most one ``gpu``."""
+        concurrent = self.concurrent
         cpus = max(1, min(self.cpus // concurrent, self.node_cpus or self.cpus))
         if not self.gpus:
             return {"cpu": cpus}

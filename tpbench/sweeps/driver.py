@@ -9,7 +9,6 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,16 @@ from ray.tune import PlacementGroupFactory
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
 from tpbench.sweeps.cluster import WAITING, Resources, kept_environment, waits_for
-from tpbench.sweeps.nodes import Needs, end_process_of, last_line, missing, not_on, on_nodes, oom_kills_of, trainers
+from tpbench.sweeps.nodes import (
+    NodeFindings,
+    end_process_of,
+    last_line,
+    missing,
+    not_on,
+    on_nodes,
+    oom_kills_of,
+    trainers,
+)
 from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.session import Board
@@ -43,15 +51,6 @@ _LOOK = 10.0
 _LATE = 3
 # Workers in a row that could not be started, after which the run ends.
 _STARTS = 5
-
-
-@dataclass(frozen=True)
-class NodeFindings:
-    """What was found out about the nodes of a cluster before anything trains."""
-
-    needs: Needs
-    lacks: Mapping[str, Mapping[str, str]]
-    """What each node lacks, as :meth:`Scheduler.started` takes it."""
 
 
 class QueueCallback(tune.Callback):
@@ -128,7 +127,7 @@ class QueueCallback(tune.Callback):
         self._end_silent()
         self._say_what_is_waited_for(now)
         if self._on_cluster and self.resources:
-            self.queue.scheduler.see_nodes(trainers(self.resources.per_pack(self.resources.concurrent)))
+            self.queue.scheduler.see_nodes(trainers(self.resources.share))
         self.queue.hand_out()
         self.board.show()
 
@@ -150,7 +149,7 @@ class QueueCallback(tune.Callback):
         if self._told or not self._on_cluster or now - self._waiting_since < WAITING:
             return
         self._told = True
-        share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
+        share = self.resources.share if self.resources else {}
         self.board.say(waits_for(share, len(self.queue.scheduler.slots)))
 
     def _errored(self, trial: Any) -> None:
@@ -178,7 +177,7 @@ class QueueCallback(tune.Callback):
         self._asked_new = now
         scheduler, needs = self.queue.scheduler, self.nodes.needs
         known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
-        new = [node for node in trainers(self.resources.per_pack(self.resources.concurrent)) if node not in known]
+        new = [node for node in trainers(self.resources.share) if node not in known]
         for node, answer in on_nodes(new, missing, needs, timeout=_LOOK).items():
             if isinstance(answer, RayTaskError):
                 reason = f"no process of tpbench can be started there: {last_line(str(answer))}"
@@ -195,7 +194,7 @@ class QueueCallback(tune.Callback):
         if failure.kind != "lost" or about is None:
             return failure
         if self._on_cluster:
-            share = self.resources.per_pack(self.resources.concurrent) if self.resources else {}
+            share = self.resources.share if self.resources else {}
             if about["node"] not in trainers(share):
                 return Failure("gone", "its node was lost")
         kills = self._kills_on(about["node"])
@@ -324,7 +323,7 @@ def run_queue(
         patience: for how long the scheduler waits for what may not come.
     """
     gate, workers = open_gate(), resources.concurrent
-    share = resources.per_pack(workers)
+    share = resources.share
     scheduler = Scheduler(
         sweeps,
         workers,

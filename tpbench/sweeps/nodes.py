@@ -7,7 +7,7 @@ import secrets
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +181,18 @@ def _read_and_write(results: str, token: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the nodes of a cluster said at the start."""
+class NodeFindings:
+    """The state of a cluster's nodes before anything trains."""
 
+    needs: Needs
+    """Of the sweeps, with the nodes that have answered."""
     lacks: dict[str, dict[str, str]]
-    """By node, what :func:`missing` gave."""
-    asked: frozenset[str]
-    """Nodes that answered."""
+    """By node what it lacks, by the name of a sweep or for :data:`ALL_SWEEPS`."""
 
 
 def ask_nodes(
     results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None], timeout: float = _ANSWER
-) -> Answers:
+) -> NodeFindings:
     """Ask all nodes at once what they lack. One that does not answer in time is left out until a worker starts there.
 
     Args:
@@ -243,7 +243,7 @@ def ask_nodes(
     if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
         told = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
         raise TpbenchError(f"no node of the cluster can train: {told}")
-    return Answers(lacks, frozenset(wanted) - frozenset(late))
+    return NodeFindings(replace(needs, asked=frozenset(wanted) - frozenset(late)), lacks)
 
 
 def _has_not_answered(error: Exception) -> bool:

@@ -5,30 +5,24 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, check_device_precision, get_method, method_source
+from tpbench.engine import TpbenchError, get_method, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.budgets import PUBLISHED
-from tpbench.results.location import absolute, location
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
-from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
-from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
-from tpbench.sweeps.session import Board, last_words
+from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.nodes import SweepNeeds
+from tpbench.sweeps.session import Session, for_workers, training_session
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.packs import PackJob, PackSettings, plan_seeds
-from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to
-from tpbench.training.signals import interruptible
-from tpbench.training.tracking.following import prepared
-from tpbench.training.tracking.targets import of_the_environment
+from tpbench.training.progress import WARNING, View
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
@@ -160,45 +154,25 @@ def reproduce(
 ) -> list[TrainedCell]:
     """Train cells through one queue, in their order, while the budget lasts; tables are written anew after each.
 
+    Args:
+        cells: as :func:`plan` gives them.
+        budget: seconds; None: without a limit.
+        settings: how packs are trained.
+        resources: what they may use.
+
     Raises:
         TpbenchError: the store cannot be written, another process reproduces into it, or Ray does not start.
     """
-    data = str(Path(settings.data).resolve()) if settings.data else None
-    settings = replace(settings, results=absolute(settings.results), data=data)
-    store = RunStore(location(settings.results))
+    settings = for_workers(settings)
+    store = settings.store
     settings.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
-    with ExitStack() as stack:
-        name_head = stack.enter_context(last_words(settings.command))
-        unsafe = stack.enter_context(folder.lock())
-        stack.enter_context(interruptible(settings.command))
-        view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
-        if unsafe:
-            view.say(f"{WARNING}{unsafe}")
-        settings = replace(settings, track=prepared(settings.track, view.say))
-        stack.enter_context(ray_running(resources, view.say))
-        if resources.address:
-            name_head(head_address())
-            if odd := of_the_environment(settings.track):
-                view.say(f"{WARNING}{odd}")
-            resources = cluster_resources(resources)
-        if resources.gpus:
-            settings = replace(settings, device="cuda")
-        check_device_precision(settings.precision, settings.device, here=not resources.address)
-        sweeps = [_sweep(cell, settings, resources, place) for place, cell in enumerate(cells)]
+    with training_session([folder], settings, resources) as session:
+        sweeps = [_sweep(cell, place, session) for place, cell in enumerate(cells)]
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
-        board = Board(view, sweeps, on_end=lambda sweep: _write_tables(store, view))
-        board.start()
-        from tpbench.sweeps.driver import NodeFindings, run_queue
-
+        session.ask_nodes([_needs(sweep, settings) for sweep in sweeps])
         admission = Budget(budget, estimates) if budget is not None else None
-        findings = None
-        if resources.address:
-            needs = Needs.of([_needs(sweep, settings) for sweep in sweeps], settings.data, settings.device)
-            wanted = trainers(resources.per_pack(resources.concurrent))
-            answers = ask_nodes(settings.results, needs, wanted, view.say)
-            findings = NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
-        run_queue(sweeps, resources, folder.ray, board, admission=admission, nodes=findings)
+        session.train(sweeps, admission, lambda sweep: _write_tables(store, session.view))
     return [
         TrainedCell(
             cell,
@@ -222,20 +196,20 @@ def _diverged(sweep: PlainSweep) -> int:
     return sum(record.diverged for record in sweep.result()) if sweep.done else 0
 
 
-def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, place: int) -> PlainSweep:
-    """A cell as the queue takes it: final runs without a search.
+def _sweep(cell: PlannedCell, place: int, session: Session) -> PlainSweep:
+    """Return a cell as the queue takes it: final runs without a search.
 
     It is split by its seeds and the workers alone, so that an interrupted one finds its checkpoints again.
     """
-    workload, method = cell.cell.workload, cell.cell.method
+    workload, settings, resources = cell.cell.workload, session.settings, session.resources
     _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
-    plan = plan_seeds(workload, method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
+    runs = plan_seeds(workload, cell.cell.method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
     count = resources.gpus or resources.cpus
     parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
     sweep = PlainSweep(
-        f"{workload.name}-{method}",
+        f"{workload.name}-{cell.cell.method}",
         cell.name,
-        plan,
+        runs,
         dataset.fingerprint,
         settings,
         parts,
