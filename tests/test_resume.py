@@ -97,7 +97,7 @@ def belongs(process: int, ancestor: int) -> bool:
     return False
 
 
-def trainers(sweep: int) -> list[int]:
+def capable_nodes(sweep: int) -> list[int]:
     """A sweep's processes that train a pack (not Ray's agents: with one of those the whole node goes)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -178,12 +178,12 @@ def end_in_the_search(folder: Path, tpbench_inside: Inside) -> None:
 def kill_a_process_that_trains_and_then_the_driver(folder: Path) -> None:
     before = checkpoints(folder)
     process = start(folder)
-    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and trainers(process.pid)), process)
-    flying = packs(folder, ended=False)
-    assert flying
-    os.kill(trainers(process.pid)[0], signal.SIGKILL)
+    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and capable_nodes(process.pid)), process)
+    in_flight = packs(folder, ended=False)
+    assert in_flight
+    os.kill(capable_nodes(process.pid)[0], signal.SIGKILL)
     # The driver goes on, and what was lost is trained again before it is killed in its turn.
-    wait_for(lambda: flying <= packs(folder, ended=True), process)
+    wait_for(lambda: in_flight <= packs(folder, ended=True), process)
     wait_for(lambda: b"final runs" in (folder / "output").read_bytes(), process)
     process.kill()
     process.wait()

@@ -22,7 +22,7 @@ from tpbench.results import RunStore
 from tpbench.results.budgets import by_search
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, OutcomeFields, SweepFields
-from tpbench.search.listing import TRIAL_COLUMNS, all_sweeps
+from tpbench.search.listing import TRIAL_COLUMNS, list_sweeps
 from tpbench.training.packs import Outcome
 
 DEFINITION = SweepDefinition("mnist", "bp", "f" * 64, {"lr": ["log_uniform", 1e-5, 1e-2]}, 12, 100, (0,), 0, 4, 3)
@@ -225,7 +225,7 @@ def test_forged_sweeps_are_listed_as_damaged_beside_the_others(tmp_path: Path, t
         folder = searched(results, f"forged-{count}")
         (folder.folder / "sweep.json").write_text(json.dumps({**DEFINITION.plain(), **change}))
         count += 1
-    states = [status.state for status in all_sweeps(str(results))]
+    states = [status.state for status in list_sweeps(str(results))]
     assert states.count("damaged") == count
     assert len(states) == count + 1
     checked = tpbench_inside("results", "check")

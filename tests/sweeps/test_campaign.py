@@ -275,7 +275,7 @@ def measured_on(
         return node, f"no data on {node}" if node in without else Sizing(5)
 
     monkeypatch.setattr(campaign, "_measure_on_cluster", on_a_node)
-    monkeypatch.setattr(campaign, "trainers", lambda share: {node: f"host-{node}" for node in "abc"})
+    monkeypatch.setattr(campaign, "capable_nodes", lambda share: {node: f"host-{node}" for node in "abc"})
     sweep = SimpleNamespace(cell=choose_all("digits", "bp")[0][0], name="one")
     findings = NodeFindings(Needs((), None, "cpu", ""), lacks)
     resources, folder = Resources(3, address="auto"), SweepFolder(Path("/nowhere"))

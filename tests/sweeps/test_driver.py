@@ -21,9 +21,9 @@ from tpbench.engine import EpochReport, TpbenchError
 from tpbench.engine.schedule import Phase
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
-from tpbench.sweeps.scheduler import Patience
-from tpbench.sweeps.session import Board
-from tpbench.sweeps.sweep import HandedPack, PlainSweep
+from tpbench.sweeps.scheduler import Timeouts
+from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sweep import PlainSweep, QueuedPack
 from tpbench.training.packs import Outcome
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def ray() -> Iterator[None]:
 
 def run(
     folder: Path,
-    train: Callable[[HandedPack, Report], list[Outcome]],
+    train: Callable[[QueuedPack, Report], list[Outcome]],
     *,
     seeds: int = 2,
     parts: int = 2,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     nodes: NodeFindings | None = None,
 ) -> tuple[PlainSweep, list[str]]:
     """Final runs of made-up packs, through Tune."""
@@ -73,11 +73,13 @@ def run(
 
     (folder / "runs").mkdir(parents=True)
     one, view = plain(folder, seeds=seeds, parts=parts, on_cluster=False), Lines()
-    run_queue([one], Resources(2), folder / "ray", Board(view, [one]), train=train, patience=patience, nodes=nodes)
+    run_queue(
+        [one], Resources(2), folder / "ray", ProgressReporter(view, [one]), train=train, timeouts=timeouts, nodes=nodes
+    )
     return one, view.said
 
 
-def attempts(folder: Path, pack: HandedPack) -> int:
+def attempts(folder: Path, pack: QueuedPack) -> int:
     """How often a pack was begun, this time included."""
     path = folder / f"{pack.key}-begun"
     with path.open("a") as file:
@@ -85,7 +87,7 @@ def attempts(folder: Path, pack: HandedPack) -> int:
     return len(path.read_text().split())
 
 
-def boom(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
+def boom(folder: Path, pack: QueuedPack, report: Report) -> list[Outcome]:
     attempts(folder, pack)
     raise ValueError("boom: the second line\nsays more")
 
@@ -98,7 +100,7 @@ def test_what_raises_is_told_in_its_own_words_and_tried_three_times(ray: None, t
     assert sum("boom" in line for line in said) == 4  # of each attempt, and of the sweep
 
 
-def lacking(pack: HandedPack, report: Report) -> list[Outcome]:
+def lacking(pack: QueuedPack, report: Report) -> list[Outcome]:
     raise TpbenchError("data set 'digits' is not in /mnt")
 
 
@@ -107,7 +109,7 @@ def test_what_the_only_machine_lacks_is_told_in_its_own_words(ray: None, tmp_pat
     assert one.failure == "data set 'digits' is not in /mnt"
 
 
-def killed_twice(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
+def killed_twice(folder: Path, pack: QueuedPack, report: Report) -> list[Outcome]:
     if attempts(folder, pack) <= 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return pretend(pack)
@@ -119,7 +121,7 @@ def test_a_process_that_is_lost_twice_is_followed_by_halves(ray: None, tmp_path:
     assert (tmp_path / "final-0-begun").read_text().split() == ["1", "1", "2"]
 
 
-def killed_once(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
+def killed_once(folder: Path, pack: QueuedPack, report: Report) -> list[Outcome]:
     if attempts(folder, pack) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return pretend(pack)
@@ -135,7 +137,7 @@ def test_where_the_kernel_says_that_it_killed_for_memory_one_loss_is_enough(
     assert any("GiB" in line for line in said)
 
 
-def stopped_once(folder: Path, pack: HandedPack, report: Report) -> list[Outcome]:
+def stopped_once(folder: Path, pack: QueuedPack, report: Report) -> list[Outcome]:
     if attempts(folder, pack) == 1 and pack.key == "final-0":
         time.sleep(1.1)
         report(EpochReport(Phase("joint", 0), 1, 4, None))
@@ -145,7 +147,7 @@ def stopped_once(folder: Path, pack: HandedPack, report: Report) -> list[Outcome
 
 def test_a_process_that_makes_no_progress_is_named_and_ended(ray: None, tmp_path: Path) -> None:
     train = partial(stopped_once, tmp_path)
-    one, said = run(tmp_path / "results", train, patience=Patience(silence=2.0))
+    one, said = run(tmp_path / "results", train, timeouts=Timeouts(epoch=2.0))
     assert one.done
     assert len((tmp_path / "final-0-begun").read_text().split()) == 2
     assert sum("no progress" in line for line in said) == 1
@@ -171,14 +173,14 @@ def test_a_process_that_hangs_before_it_says_anything_is_ended(ray: None, tmp_pa
     known = Needs.of([], None, "cpu")
     needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(tmp_path))
     one, said = run(
-        tmp_path / "results", quick, patience=Patience(silence=8.0), nodes=NodeFindings(needs, {}), seeds=1, parts=1
+        tmp_path / "results", quick, timeouts=Timeouts(epoch=8.0), nodes=NodeFindings(needs, {}), seeds=1, parts=1
     )
     assert one.done
     assert (tmp_path / "stopped").exists()
     assert sum("no progress" in line for line in said) == 1
 
 
-def quick(pack: HandedPack, report: Report) -> list[Outcome]:
+def quick(pack: QueuedPack, report: Report) -> list[Outcome]:
     return pretend(pack)
 
 

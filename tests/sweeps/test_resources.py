@@ -156,7 +156,7 @@ def test_workloads_of_files_travel_with_a_job(tmp_path: Path) -> None:
     words = f"{own},digits,{like}"
     command = job_command([words, "bp", "--results", "/shared"], "/shared").split()
     assert command[command.index("sweep") + 1] == "workload-0.yaml,digits,workload-1.yaml"
-    with jobs._code(None, jobs.own_workloads(words)) as folder:
+    with jobs._code(None, jobs.workloads_of_files(words)) as folder:
         carried = [get_workload(str(folder / f"workload-{number}.yaml")) for number in range(2)]
     assert carried == [get_workload(str(own)), get_workload(str(like))]
 

@@ -46,7 +46,7 @@ from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.rendering import against_paper
 from tpbench.results.standings import ENOUGH_WORDS, all_standings
 from tpbench.results.tables import paper_table_of
-from tpbench.search.listing import all_sweeps
+from tpbench.search.listing import list_sweeps
 
 Cells = Mapping[CellKey, Cell]
 
@@ -180,7 +180,7 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 def search_section(results: str, glyphs: Glyphs) -> Section:
     """What every sweep searched, each in a fold."""
     section = Section("searches", "Searches")
-    for status in all_sweeps(results):
+    for status in list_sweeps(results):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."

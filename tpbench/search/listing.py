@@ -120,7 +120,7 @@ def check_sweeps(results: Path) -> SweepCheck:
     return SweepCheck(len(folders) - len(wrong), wrong)
 
 
-def all_sweeps(results: str) -> list[SweepStatus]:
+def list_sweeps(results: str) -> list[SweepStatus]:
     """Every sweep below a results folder, by name; commands name the folder as it is named here."""
     store = RunStore(location(results))
     return [sweep_status(folder, results, store) for folder in sweep_folders(store.folder)]
@@ -144,7 +144,7 @@ _TYPES = {
 _HYPERPARAMETER = "hp_"
 
 
-def find_sweep(results: Path, sweep: str) -> SweepFolder:
+def get_sweep(results: Path, sweep: str) -> SweepFolder:
     """The folder of a sweep.
 
     Raises:
@@ -171,7 +171,7 @@ def trials_frame(results: Path, sweep: str | None = None) -> tuple[pd.DataFrame,
 
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    for folder in sweep_folders(results) if sweep is None else [find_sweep(results, sweep)]:
+    for folder in sweep_folders(results) if sweep is None else [get_sweep(results, sweep)]:
         try:
             rows += _trials(folder)
         except TpbenchError as error:

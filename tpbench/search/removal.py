@@ -17,7 +17,7 @@ from tpbench.results.predictions import ENDING
 from tpbench.results.runs import ID_PATTERN, NewerFormat, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
-from tpbench.search.listing import find_sweep, sweep_folders
+from tpbench.search.listing import get_sweep, sweep_folders
 
 
 @dataclass
@@ -143,7 +143,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         UsageError: there is no such sweep.
         TpbenchError: the folder cannot be read, or the sweep is at work.
     """
-    sweep = find_sweep(store.folder, name)
+    sweep = get_sweep(store.folder, name)
     if sweep.locked:
         raise TpbenchError(f"the sweep {name} is at work: stop it first")
     # Of a sweep at a URL, lock and log lie on this machine.

@@ -16,11 +16,11 @@ from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
-from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, result_of
-from tpbench.sweeps.nodes import SweepNeeds, not_on, trainers
+from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, wait_for_task
+from tpbench.sweeps.nodes import SweepNeeds, capable_nodes, exclude_nodes
 from tpbench.sweeps.session import Session, for_workers, on_device, training_session
 from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
-from tpbench.sweeps.trainable import open_gate
+from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
 from tpbench.training.networks import spell_unkept
 from tpbench.training.packs import PackSettings, require_precision
@@ -219,7 +219,7 @@ def _measure_sizes(one: _PlannedSweep, pack: int | None, options: SweepOptions, 
     lacks = session.findings.lacks
     while True:
         reasons = {node: of[key] for node, of in lacks.items() for key in (ALL_SWEEPS, one.name) if key in of}
-        hosts = trainers(share)
+        hosts = capable_nodes(share)
         if hosts and hosts.keys() <= reasons.keys():
             listed = "; ".join(f"{host}: {reasons[node]}" for node, host in hosts.items())
             raise TpbenchError(f"{one.name}: no node of the cluster can train it ({listed})")
@@ -240,14 +240,14 @@ def _measure_on_cluster(
     """Measure on a node of the cluster; returns its id, and the sizes or what it lacks."""
     import ray
 
-    gate = open_gate()
+    mailbox = open_mailbox()
     # Its process ends with it: one that lives on would keep the GPU.
-    where = {"label_selector": not_on(avoid)} if avoid else {}
+    where = {"label_selector": exclude_nodes(avoid)} if avoid else {}
     task = ray.remote(max_calls=1)(_measure).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
-    call = task.remote(gate, cell, arguments)
+    call = task.remote(mailbox, cell, arguments)
     try:
-        measured: tuple[str, Sizing | str] = result_of(
-            call, share, say, lambda: bool(ray.get(gate.take.remote(_SIZING)))
+        measured: tuple[str, Sizing | str] = wait_for_task(
+            call, share, say, lambda: bool(ray.get(mailbox.take.remote(_SIZING)))
         )
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, TpbenchError):
@@ -259,11 +259,11 @@ def _measure_on_cluster(
 _SIZING = "sizing"
 
 
-def _measure(gate: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
+def _measure(mailbox: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
     """Measure on the node where this runs, and leave word that it has begun."""
     import ray
 
-    gate.hand.remote(_SIZING, "begun")
+    mailbox.hand.remote(_SIZING, "begun")
     node = str(ray.get_runtime_context().get_node_id())
     try:
         return node, choose_sizes(cell.workload, cell.method, **arguments)

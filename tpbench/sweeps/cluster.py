@@ -21,11 +21,11 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import is_url
 from tpbench.sweeps.local_ray import (
     SESSIONS,
-    ended_with_its_processes,
-    impatient,
+    end_ray_processes,
     loopback_only,
     private_folder,
     require_loopback,
+    warn_if_slow,
     write_token,
 )
 from tpbench.sweeps.nodes import nodes
@@ -59,7 +59,7 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def kept_environment(*names: str) -> Iterator[None]:
+def restored_environment(*names: str) -> Iterator[None]:
     """Whatever becomes of variables within: afterwards they are as they were."""
     before = {name: os.environ.get(name) for name in names}
     try:
@@ -80,7 +80,7 @@ def ray_environment(token: Path | None = None) -> Iterator[None]:
         token: the file with the token of a Ray that is started for it; None: it joins one.
     """
     try:
-        with kept_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
+        with restored_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
             if token:
                 os.environ.pop("RAY_AUTH_TOKEN", None)
                 os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
@@ -273,7 +273,7 @@ def first_sentence(error: Exception) -> str:
 _VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
 
-def versions_differ(error: Exception, address: str) -> str | None:
+def version_mismatch(error: Exception, address: str) -> str | None:
     """Ray's six lines about a cluster of other versions as one line; None if the error is another one."""
     found = _VERSIONS.search(str(error))
     if not found:
@@ -328,7 +328,7 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
             yield
         finally:
             # Where it did not start, processes may be left all the same.
-            with ended_with_its_processes(folder) if folder else nullcontext():
+            with end_ray_processes(folder) if folder else nullcontext():
                 ray.shutdown()
 
 
@@ -346,7 +346,7 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
     if folder:
         require_loopback()
     try:
-        with impatient(say):
+        with warn_if_slow(say):
             if folder:
                 with loopback_only() as node_address:
                     # "local": a cluster that happens to run on this machine is not ours to use.
@@ -369,7 +369,7 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
             final = isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError))
             advice = "" if final else ". The machine may be busy: the same command or call goes on where it was"
             raise TpbenchError(f"Ray did not start: {reason}{advice}") from None
-        if differ := versions_differ(error, resources.address):
+        if differ := version_mismatch(error, resources.address):
             raise TpbenchError(differ) from None
         raise TpbenchError(
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
@@ -400,7 +400,7 @@ def head_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def waits_for(share: Mapping[str, float], workers: int) -> str:
+def format_waiting(share: Mapping[str, float], workers: int) -> str:
     """Say that nothing of a sweep has a place on the connected cluster yet, and what of it others hold.
 
     Args:
@@ -418,7 +418,7 @@ def waits_for(share: Mapping[str, float], workers: int) -> str:
     )
 
 
-def result_of(
+def wait_for_task(
     call: Any,
     share: Mapping[str, float],
     say: Callable[[str], None],
@@ -433,5 +433,5 @@ def result_of(
         free = ray.available_resources()
         # Its process may be about to start: only where there is no place it waits.
         if any(free.get(kind.upper(), 0) < amount for kind, amount in share.items()):
-            say(waits_for(share, 1))
+            say(format_waiting(share, 1))
     return ray.get(call)

@@ -22,12 +22,12 @@ from tpbench.results.maintenance import check_store
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
 from tpbench.sweeps.local_ray import (
-    fits,
+    fits_sockets,
     folder_variable,
     owner_of,
     short_parent,
     temporary_folder,
-    why_unusable,
+    unusable_reason,
 )
 from tpbench.training.cpus import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
@@ -86,13 +86,13 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
 def _ray_folder() -> Finding:
     """Where sweeps make Ray's folder: its name must be short, and this user must be able to write there."""
     parent = temporary_folder()
-    if not fits(parent):
+    if not fits_sockets(parent):
         short = short_parent()
         if short:
             return Finding("Ray's folder", f"{parent} has too long a name for sockets: one in {short} is used instead")
         remedy = "set RAY_TMPDIR to a folder with a short name that can be written"
         return Finding("Ray's folder", f"{parent} has too long a name for sockets", remedy, fatal=True)
-    if why := why_unusable(parent):
+    if why := unusable_reason(parent):
         return Finding("Ray's folder", parent, why, fatal=True)
     others = Path(default_folder_of_ray())
     if others.exists() and not os.access(others, os.W_OK | os.X_OK):

@@ -19,22 +19,22 @@ from ray.tune import PlacementGroupFactory
 
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
-from tpbench.sweeps.cluster import WAITING, Resources, kept_environment, waits_for
+from tpbench.sweeps.cluster import WAITING, Resources, format_waiting, restored_environment
 from tpbench.sweeps.nodes import (
     NodeFindings,
-    end_process_of,
+    call_on_nodes,
+    capable_nodes,
+    count_oom_kills,
+    end_remote_process,
+    exclude_nodes,
     last_line,
     missing,
-    not_on,
-    on_nodes,
-    oom_kills_of,
-    trainers,
 )
 from tpbench.sweeps.queue import METRIC, SweepQueue
-from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.session import Board
-from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, HandedPack, QueuedSweep
-from tpbench.sweeps.trainable import Train, open_gate, run_worker, train_job
+from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
+from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
 from tpbench.training.loggers import quieter
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook
@@ -64,7 +64,11 @@ class QueueCallback(tune.Callback):
     """
 
     def __init__(
-        self, queue: SweepQueue, board: Board, resources: Resources | None = None, nodes: NodeFindings | None = None
+        self,
+        queue: SweepQueue,
+        board: ProgressReporter,
+        resources: Resources | None = None,
+        nodes: NodeFindings | None = None,
     ) -> None:
         self.queue, self.board, self.resources, self.nodes = queue, board, resources, nodes
         self.trials: dict[str, Any] = {}
@@ -92,7 +96,7 @@ class QueueCallback(tune.Callback):
             self._failed_starts = 0
         slot = self.queue.scheduler.slots.get(trial.trial_id)
         key = slot.work[1].key if slot and slot.work else ""
-        sweep = self.queue.heard(trial.trial_id, result)
+        sweep = self.queue.handle_report(trial.trial_id, result)
         if sweep and "failed" in result:
             self.board.say(f"{sweep.label}, pack {key}: {result['failed']}")
         if sweep:
@@ -115,7 +119,7 @@ class QueueCallback(tune.Callback):
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._errored(trial)
         now = time.monotonic()
-        interval = min(_LOOK, self.queue.scheduler.patience.silence / 2)
+        interval = min(_LOOK, self.queue.scheduler.timeouts.epoch / 2)
         if now - self._looked < interval:
             return
         # A driver that was stopped, or waited for a mount, has heard nobody.
@@ -124,19 +128,19 @@ class QueueCallback(tune.Callback):
         for trial in self.trials.values():
             if trial.status == trial.RUNNING:
                 self.queue.scheduler.runs(trial.trial_id)
-        self._end_silent()
+        self._end_stalled_workers()
         self._say_what_is_waited_for(now)
         if self._on_cluster and self.resources:
-            self.queue.scheduler.see_nodes(trainers(self.resources.share))
+            self.queue.scheduler.update_nodes(capable_nodes(self.resources.share))
         self.queue.hand_out()
         self.board.show()
 
-    def _end_silent(self) -> None:
-        for slot, message in self.queue.silent():
+    def _end_stalled_workers(self) -> None:
+        for slot, message in self.queue.stalled():
             about = self.queue.about.get(slot.name)
             if about and slot.place:
                 self.board.say(f"{slot.place.name}, process {about['pid']} is ended: {message}")
-                end_process_of(about["node"] if self._on_cluster else None, about["pid"], about["created"])
+                end_remote_process(about["node"] if self._on_cluster else None, about["pid"], about["created"])
             elif (trial := self.trials.get(slot.name)) and (actor := trial.temporary_state.ray_actor):
                 self.board.say(f"a process is ended: {message}")
                 ray.kill(actor)
@@ -150,7 +154,7 @@ class QueueCallback(tune.Callback):
             return
         self._told = True
         share = self.resources.share if self.resources else {}
-        self.board.say(waits_for(share, len(self.queue.scheduler.slots)))
+        self.board.say(format_waiting(share, len(self.queue.scheduler.slots)))
 
     def _errored(self, trial: Any) -> None:
         self.trials.pop(trial.trial_id, None)
@@ -166,7 +170,7 @@ class QueueCallback(tune.Callback):
             self._failed_starts += 1
             self._ask_new_nodes()
             if self._failed_starts >= _STARTS and not any(s.work for s in self.queue.scheduler.slots.values()):
-                self._give_up(failure)
+                self._abandon_all(failure)
         self.board.show()
 
     def _ask_new_nodes(self) -> None:
@@ -177,14 +181,14 @@ class QueueCallback(tune.Callback):
         self._asked_new = now
         scheduler, needs = self.queue.scheduler, self.nodes.needs
         known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
-        new = [node for node in trainers(self.resources.share) if node not in known]
-        for node, answer in on_nodes(new, missing, needs, timeout=_LOOK).items():
+        new = [node for node in capable_nodes(self.resources.share) if node not in known]
+        for node, answer in call_on_nodes(new, missing, needs, timeout=_LOOK).items():
             if isinstance(answer, RayTaskError):
                 reason = f"no process of tpbench can be started there: {last_line(str(answer))}"
                 scheduler.lacks(node, {ALL_SWEEPS: reason})
         scheduler.stop_without_nodes()
 
-    def _give_up(self, failure: Failure) -> None:
+    def _abandon_all(self, failure: Failure) -> None:
         for sweep in self.queue.scheduler.unfinished:
             sweep.interrupt(f"no training process could be started: {failure.message}")
 
@@ -195,7 +199,7 @@ class QueueCallback(tune.Callback):
             return failure
         if self._on_cluster:
             share = self.resources.share if self.resources else {}
-            if about["node"] not in trainers(share):
+            if about["node"] not in capable_nodes(share):
                 return Failure("gone", "its node was lost")
         kills = self._kills_on(about["node"])
         if kills is None or kills <= about["oom_kills"]:
@@ -217,12 +221,12 @@ class QueueCallback(tune.Callback):
             return oom_kills()
         asked, kills = self._kills.get(node, (-math.inf, None))
         if time.monotonic() - asked > _LOOK:
-            kills = oom_kills_of(node)
+            kills = count_oom_kills(node)
             self._kills[node] = time.monotonic(), kills
         return kills
 
 
-def memory_of(pack: HandedPack) -> int | None:
+def memory_of(pack: QueuedPack) -> int | None:
     """Return about how many bytes of the machine's memory a pack takes; None where that is not known."""
     if pack.settings.device != "cpu":
         return None
@@ -281,7 +285,7 @@ def failure_of(trial: Any) -> Failure:
         there = f"{found[1]} of {found[2]} were taken" if found else "the node had too little"
         return Failure("memory", f"out of memory: Ray's memory monitor ended its process; {there}, it needs more")
     if isinstance(error, RayTaskError) or (error is None and "Traceback" in text):
-        return Failure("raised", spell_cause(getattr(error, "cause", None)) or last_line(text))
+        return Failure("raised", format_cause(getattr(error, "cause", None)) or last_line(text))
     if "node has died" in text or "node was terminated" in text:
         return Failure("gone", "its node was lost")
     if code := _EXIT_CODE.search(text):
@@ -291,7 +295,7 @@ def failure_of(trial: Any) -> Failure:
     return Failure("lost", "its process was lost")
 
 
-def spell_cause(cause: object) -> str:
+def format_cause(cause: object) -> str:
     """The kind and the first line of an exception; empty where there is none."""
     if not isinstance(cause, Exception):
         return ""
@@ -303,12 +307,12 @@ def run_queue(
     sweeps: Sequence[QueuedSweep],
     resources: Resources,
     ray_folder: Path,
-    board: Board,
+    board: ProgressReporter,
     *,
     train: Train = train_job,
     admission: Admission | None = None,
     nodes: NodeFindings | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> None:
     """Train all packs of all sweeps; Ray must be connected.
 
@@ -320,9 +324,9 @@ def run_queue(
         train: trains a pack.
         admission: which sweeps may begin.
         nodes: what was found out about the nodes of a cluster.
-        patience: for how long the scheduler waits for what may not come.
+        timeouts: for how long the scheduler waits for what may not come.
     """
-    gate, workers = open_gate(), resources.concurrent
+    mailbox, workers = open_mailbox(), resources.concurrent
     share = resources.share
     scheduler = Scheduler(
         sweeps,
@@ -331,21 +335,21 @@ def run_queue(
         admission=admission,
         # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
         most=workers + max(1, workers // 8) if resources.address else None,
-        patience=patience or Patience(idle=_IDLE if resources.address else None),
+        timeouts=timeouts or Timeouts(idle=_IDLE if resources.address else None),
         say=board.say,
     )
     if resources.address:
-        scheduler.see_nodes(trainers(share))
+        scheduler.update_nodes(capable_nodes(share))
     for node, lacks in (nodes.lacks if nodes else {}).items():
         scheduler.lacks(node, lacks)
     scheduler.stop_without_nodes()
-    queue = SweepQueue(scheduler, lambda worker, job: gate.hand.remote(worker, job))
+    queue = SweepQueue(scheduler, lambda worker, job: mailbox.hand.remote(worker, job))
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
     # by one node at a time. Some may wait for places that are never free. The experiment's state is in the journals.
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(4 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
     trainable = tune.with_parameters(
         run_worker,
-        gate=gate,
+        mailbox=mailbox,
         train=train,
         threads=int(share["cpu"]),
         workers=workers,
@@ -376,7 +380,7 @@ def run_queue(
     )
     try:
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
-        with kept_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
+        with restored_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
             os.environ.update(pending)
             if not scheduler.over:
                 tuner.fit()
@@ -391,7 +395,7 @@ def _place_for(config: Mapping[str, Any], share: Mapping[str, float]) -> Placeme
     avoid = config.get("avoid") or ()
     if not avoid:
         return PlacementGroupFactory([bundle])
-    return PlacementGroupFactory([bundle], bundle_label_selector=[not_on(avoid)])
+    return PlacementGroupFactory([bundle], bundle_label_selector=[exclude_nodes(avoid)])
 
 
 def _trial_name(trial: Any) -> str:

@@ -82,7 +82,7 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         yield Path(name)
 
 
-def own_workloads(text: str) -> list[Workload]:
+def workloads_of_files(text: str) -> list[Workload]:
     """The workloads from files, of names and files with commas between them."""
     return [get_workload(name.strip()) for name in text.split(",") if is_file(name.strip())]
 

@@ -57,7 +57,7 @@ def default_folder() -> str:
     return os.path.join(temporary_folder(), "ray")  # noqa: PTH118 (as Ray itself joins them)
 
 
-def fits(parent: str) -> bool:
+def fits_sockets(parent: str) -> bool:
     """Return whether the paths of sockets in a private folder there are as short as the system wants them."""
     return len(os.fsencode(os.path.abspath(parent))) + 1 + _NAME + _SOCKET_NAME <= _SOCKET_PATH  # noqa: PTH100
 
@@ -78,7 +78,7 @@ def owner_of(folder: Path) -> str:
             return "somebody else"
 
 
-def why_unusable(parent: str) -> str | None:
+def unusable_reason(parent: str) -> str | None:
     """Return why no folder can be made in another one, with its owner and what to set; None if one can be."""
     # Ray itself makes what is missing of it.
     existing = next(folder for folder in (Path(parent), *Path(parent).absolute().parents) if folder.exists())
@@ -98,8 +98,8 @@ def _parent() -> str:
         TpbenchError: there is no place.
     """
     own = temporary_folder()
-    if fits(own):
-        if why := why_unusable(own):
+    if fits_sockets(own):
+        if why := unusable_reason(own):
             raise TpbenchError(why)
         return os.path.abspath(own)  # noqa: PTH100 (Ray's processes run elsewhere)
     parent = short_parent()
@@ -185,7 +185,7 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 @contextmanager
-def ended_with_its_processes(folder: Path) -> Iterator[None]:
+def end_ray_processes(folder: Path) -> Iterator[None]:
     """Shut Ray down within; afterwards no process of a Ray in that folder is left, not even of one that half started.
 
     A process that ends later would write into the folder again, which is to be removed.
@@ -273,7 +273,7 @@ def loopback_only() -> Iterator[str]:
 
 
 @contextmanager
-def impatient(say: Callable[[str], None], seconds: float = PATIENCE) -> Iterator[None]:
+def warn_if_slow(say: Callable[[str], None], seconds: float = PATIENCE) -> Iterator[None]:
     """Say that Ray is still starting when that takes unusually long: by itself it waits without a word."""
     message = (
         f"Ray has not started after {seconds:.0f} s: it waits for its own processes. The machine may be very busy, a "

@@ -115,7 +115,7 @@ def node_name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
-def trainers(share: Mapping[str, float]) -> dict[str, str]:
+def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
     """The nodes that are large enough for a pack, by id with their names.
 
     Args:
@@ -128,12 +128,14 @@ def trainers(share: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def not_on(avoid: Collection[str]) -> dict[str, str]:
+def exclude_nodes(avoid: Collection[str]) -> dict[str, str]:
     """Ray's label selector of what shall not be placed on some nodes."""
     return {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
 
 
-def on_nodes(wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float) -> dict[str, Any]:
+def call_on_nodes(
+    wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float
+) -> dict[str, Any]:
     """Call a function on nodes, on all at once; what it returned, or the exception, by node id.
 
     The processes end afterwards, and keep nothing of the node's memory or GPU.
@@ -212,7 +214,7 @@ def ask_nodes(
     lacks: dict[str, dict[str, str]] = {}
     late, unshared = [], 0
     try:
-        for node, answer in on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
+        for node, answer in call_on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
             if isinstance(answer, Exception):
                 if _has_not_answered(answer):
                     late.append(node)
@@ -265,9 +267,9 @@ def last_line(traceback: str) -> str:
     return lines[-1] if lines else "unknown error"
 
 
-def oom_kills_of(node: str) -> int | None:
+def count_oom_kills(node: str) -> int | None:
     """How many processes the kernel has killed on a node as memory ran out; None if it does not say."""
-    found = on_nodes([node], oom_kills, timeout=_SOON).get(node)
+    found = call_on_nodes([node], oom_kills, timeout=_SOON).get(node)
     return found if isinstance(found, int) else None
 
 
@@ -282,7 +284,7 @@ def end_process(pid: int, created: float) -> bool:
     return False
 
 
-def end_process_of(node: str | None, pid: int, created: float) -> None:
+def end_remote_process(node: str | None, pid: int, created: float) -> None:
     """Kill a process of a node, without waiting for it; of this machine if no node is given."""
     if node is None:
         end_process(pid, created)

@@ -24,7 +24,7 @@ class SweepQueue(Searcher):
 
     Args:
         scheduler: decides.
-        hand: leaves a job for a worker at the gate.
+        hand: leaves a job for a worker at the mailbox.
     """
 
     def __init__(self, scheduler: Scheduler, hand: Hand) -> None:
@@ -61,7 +61,7 @@ class SweepQueue(Searcher):
             with self._guarded():
                 self.scheduler.closed(trial_id)
 
-    def heard(self, trial_id: str, result: Mapping[str, Any]) -> QueuedSweep | None:
+    def handle_report(self, trial_id: str, result: Mapping[str, Any]) -> QueuedSweep | None:
         """Take what a worker reports; returns the sweep that it is about."""
         slot = self.scheduler.slots.get(trial_id)
         sweep = slot.work[0] if slot and slot.work else None
@@ -71,7 +71,7 @@ class SweepQueue(Searcher):
                 place = Place(about["node"], about["gpu"], self.scheduler.hosts.get(about["node"], about["host"]))
                 self.scheduler.started(trial_id, place, about["lacks"])
             elif "asks" in result and slot and (slot.work or slot.leaving):
-                self.hand(trial_id, slot.work[1].to_json() if slot.work else END)  # the gate had lost it
+                self.hand(trial_id, slot.work[1].to_json() if slot.work else END)  # the mailbox had lost it
             elif "took" in result:
                 self.about.setdefault(trial_id, {}).update(json.loads(result["took"]))
                 self.scheduler.took(trial_id)
@@ -91,11 +91,11 @@ class SweepQueue(Searcher):
             self.scheduler.gone(trial_id, failure)
             self.hand_out()
 
-    def silent(self) -> list[tuple[Slot, str]]:
-        """Find workers that make no progress (:meth:`Scheduler.silent`)."""
+    def stalled(self) -> list[tuple[Slot, str]]:
+        """Find workers that make no progress (:meth:`Scheduler.stalled`)."""
         found: list[tuple[Slot, str]] = []
         with self._guarded():
-            found = self.scheduler.silent()
+            found = self.scheduler.stalled()
         return found
 
     def hand_out(self) -> None:

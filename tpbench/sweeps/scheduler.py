@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, HandedPack, Place, QueuedSweep, Workers
+from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, Place, QueuedPack, QueuedSweep, Workers
 from tpbench.training.packs import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3
 # Failures that may be the place's fault. That a node is gone, or that memory does not hold a pack, is told apart.
-_TROUBLES = ("raised", "lost", "silent")
+_TROUBLES = ("raised", "lost", "stalled")
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """For how long the scheduler waits for what may not come, in seconds."""
 
-    silence: float = 600.0
+    epoch: float = 600.0
     """For an epoch of a pack; ten of its own epochs if that is longer."""
     first_epoch: float = 3600.0
     """For a pack's first epoch, before anybody knows how long one takes."""
-    elsewhere: float = 120.0
+    other_node: float = 120.0
     """For a place on another node, for a pack that failed on this one."""
     replacement: float = 300.0
     """For another node, where the last one that could train a sweep was lost."""
@@ -45,7 +45,7 @@ class Slot:
     """None: it has not started."""
     avoid: frozenset[str] = frozenset()
     """Nodes on which it would have been of no use when it was asked for; it is never placed there."""
-    work: tuple[QueuedSweep, HandedPack] | None = None
+    work: tuple[QueuedSweep, QueuedPack] | None = None
     running: bool = False
     """Its process runs, as Ray says."""
     took: bool = False
@@ -78,7 +78,7 @@ class Scheduler:
         final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
         admission: which sweeps may begin.
         most: workers that may be asked for at once; None: as many as ``workers``.
-        patience: for how long it waits.
+        timeouts: for how long it waits.
         say: tells a person which place gets no packs, and why.
         clock: seconds, for what depends on time.
     """
@@ -91,13 +91,13 @@ class Scheduler:
         *,
         admission: Admission | None = None,
         most: int | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         say: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
         self.admission, self.most = admission or Admission(), most or workers
-        self.patience, self.say, self.clock = patience or Patience(), say, clock
+        self.timeouts, self.say, self.clock = timeouts or Timeouts(), say, clock
         self.slots: dict[str, Slot] = {}
         self.lacking: dict[str, dict[str, str]] = defaultdict(dict)
         """By node what it lacks, by the name of the sweep that cannot be trained there (or ``ALL_SWEEPS``)."""
@@ -125,7 +125,7 @@ class Scheduler:
     @property
     def over(self) -> bool:
         """Whether nothing is in flight and nothing may still be handed out."""
-        return not any(sweep.flying or self.admission.allows(sweep) for sweep in self.unfinished)
+        return not any(sweep.in_flight or self.admission.allows(sweep) for sweep in self.unfinished)
 
     @property
     def idle(self) -> list[Slot]:
@@ -140,7 +140,7 @@ class Scheduler:
     def _ready(self) -> list[QueuedSweep]:
         """Sweeps that have a pack, in the order in which they are asked."""
         ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.flying)))
+        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.in_flight)))
 
     # Workers come and go
 
@@ -159,7 +159,7 @@ class Scheduler:
         # One that is idle although there are packs cannot have them where it is.
         useful = 0 if packs else len(self.idle)
         # Nobody else could use the place of one that is there before its pack.
-        early = self._coming() if self.patience.idle is None else 0
+        early = self._max_in_flight() if self.timeouts.idle is None else 0
         return busy + starting + useful < min(self.most, max(busy + packs, early))
 
     def _starting(self) -> list[Slot]:
@@ -177,9 +177,9 @@ class Scheduler:
         """Nodes on which one more worker would have no pack."""
         return frozenset(node for node in self._nodes() if not self._could_train(Place(node)))
 
-    def _coming(self) -> int:
+    def _max_in_flight(self) -> int:
         """Packs that may be in flight at once from now on."""
-        return sum(sweep.coming(self.workers(sweep)) for sweep in self.unfinished)
+        return sum(sweep.max_in_flight(self.workers(sweep)) for sweep in self.unfinished)
 
     def open(self, name: str) -> frozenset[str]:
         """Note that a worker was asked for; returns the nodes on which it would be of no use."""
@@ -220,7 +220,7 @@ class Scheduler:
         return [slot.name for slot in found]
 
     def _not_needed(self) -> list[Slot]:
-        now, limit = self.clock(), self.patience.idle
+        now, limit = self.clock(), self.timeouts.idle
         useless = [s for s in self.idle if s.place and not self._could_train(Place(s.place.node))]
         # A worker where packs fail, or memory is short, keeps others from that place.
         blocking = [s for s in self.idle if s.place and self._is_blocked(s.place)]
@@ -228,7 +228,7 @@ class Scheduler:
         bored = [s for s in rest if limit is not None and now - s.changed > limit]
         rest = [s for s in rest if s not in bored]
         busy = sum(slot.work is not None and not slot.leaving for slot in self.slots.values())
-        too_many = busy + len(self._starting()) + len(rest) - self._coming()
+        too_many = busy + len(self._starting()) + len(rest) - self._max_in_flight()
         return [*useless, *bored, *rest[: max(0, too_many)]]
 
     def _is_blocked(self, place: Place) -> bool:
@@ -245,7 +245,7 @@ class Scheduler:
 
     # Packs
 
-    def next_pack(self, name: str) -> HandedPack | None:
+    def next_pack(self, name: str) -> QueuedPack | None:
         """Hand the next pack to an idle worker; None while there is none that it may have."""
         slot = self.slots[name]
         if not slot.idle or slot.place is None or self._is_full(slot.place.node):
@@ -258,7 +258,7 @@ class Scheduler:
                 return pack
         return None
 
-    def _next_of(self, sweep: QueuedSweep, place: Place) -> HandedPack | None:
+    def _next_of(self, sweep: QueuedSweep, place: Place) -> QueuedPack | None:
         """The next pack of a sweep; what goes wrong in one is no reason to stop the others."""
         if not self._may_train(sweep, place):
             return None
@@ -303,7 +303,7 @@ class Scheduler:
             # First of all: should the journal be out of reach, the pack is still in flight.
             sweep.ended(pack.key, outcomes, self.workers(sweep))
         else:
-            sweep.flying.pop(pack.key, None)
+            sweep.in_flight.pop(pack.key, None)
         slot.work, slot.changed = None, self.clock()
         self._succeeded.add((sweep.name, pack.key))
         for key in self._keys(slot.place):
@@ -326,7 +326,7 @@ class Scheduler:
             self._failed(slot, failure)
         self.slots.pop(name)
 
-    def silent(self) -> list[tuple[Slot, str]]:
+    def stalled(self) -> list[tuple[Slot, str]]:
         """Find workers that do not begin, or whose packs make no progress: they are to be ended, their packs failed.
 
         Returns:
@@ -335,21 +335,21 @@ class Scheduler:
         now = self.clock()
         watched = [s for s in self.slots.values() if s.work or (s.running and s.place is None and not s.leaving)]
         found = [slot for slot in watched if now - slot.changed > self._limit(slot)]
-        return [(slot, self._give_up_on(slot)) for slot in found]
+        return [(slot, self._end_stalled(slot)) for slot in found]
 
     def _limit(self, slot: Slot) -> float:
         """Seconds for which a worker that starts or has a pack may say nothing."""
         if slot.epoch is not None:
-            return max(self.patience.silence, 10 * slot.epoch)
-        return self.patience.first_epoch if slot.took else self.patience.silence
+            return max(self.timeouts.epoch, 10 * slot.epoch)
+        return self.timeouts.first_epoch if slot.took else self.timeouts.epoch
 
-    def _give_up_on(self, slot: Slot) -> str:
+    def _end_stalled(self, slot: Slot) -> str:
         message = f"no progress for {self.clock() - slot.changed:.0f} s"
         if slot.work is None:
             slot.leaving = True
             return f"{message} since its process was started"
         sweep, pack = slot.work
-        self._failed(slot, Failure("silent", message))
+        self._failed(slot, Failure("stalled", message))
         slot.leaving = True  # only now: the last place of all is not held back
         if sweep.failure:
             return f"{message}; {sweep.label} has ended: {sweep.failure}"
@@ -364,7 +364,7 @@ class Scheduler:
         assert slot.work is not None
         (sweep, pack), place = slot.work, slot.place or Place()
         if sweep.failure:
-            sweep.flying.pop(pack.key, None)
+            sweep.in_flight.pop(pack.key, None)
             slot.work = None
             return
         if failure.kind == "memory" and pack.parts >= pack.members:
@@ -392,7 +392,7 @@ class Scheduler:
 
     # Places
 
-    def see_nodes(self, hosts: Mapping[str, str]) -> None:
+    def update_nodes(self, hosts: Mapping[str, str]) -> None:
         """Note which nodes of the cluster are alive and large enough for a pack, with their names for people."""
         for node in self._cluster.keys() - hosts.keys():
             for sweep in self.unfinished:
@@ -485,7 +485,7 @@ class Scheduler:
             if place.node not in failed:
                 return True
             manned = any(s.place and not s.leaving and s.place.node in others for s in self.slots.values())
-            return not manned and self.clock() - troubles[-1][1] > self.patience.elsewhere
+            return not manned and self.clock() - troubles[-1][1] > self.timeouts.other_node
         tried = {(trouble.node, trouble.gpu) for trouble, _ in troubles}
         free = {
             (s.place.node, s.place.gpu)
@@ -507,7 +507,7 @@ class Scheduler:
         """Interrupt sweeps that no node can train: the same command goes on when the nodes have what they lack."""
         nodes, now = self._nodes(), self.clock()
         for sweep in self.unfinished:
-            if now - self._node_lost.get(sweep.name, -math.inf) < self.patience.replacement:
+            if now - self._node_lost.get(sweep.name, -math.inf) < self.timeouts.replacement:
                 continue  # the cluster may bring another one
             if nodes and all(self._lacks(node, sweep) for node in nodes):
                 sweep.interrupt(self._why_nowhere(sweep, nodes))

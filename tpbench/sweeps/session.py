@@ -13,7 +13,7 @@ from tpbench.engine import check_device_precision
 from tpbench.results.location import absolute, from_here
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
-from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, nodes, trainers
+from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
 from tpbench.sweeps.sweep import Admission, Progress, QueuedSweep
 from tpbench.training.packs import PackSettings
 from tpbench.training.progress import WARNING, Display, View
@@ -81,7 +81,7 @@ def watch_driver(command: str) -> Iterator[Callable[[str], None]]:
 _ALL = "all sweeps"
 
 
-class Board:
+class ProgressReporter:
     """Shows how far the sweeps of a queue are: a bar for each that runs, and one over all.
 
     Args:
@@ -128,7 +128,7 @@ class Board:
             self._end(sweep)
             return
         part, progress = self._part(sweep)
-        if not (sweep.flying or sweep.name in self._tasks):
+        if not (sweep.in_flight or sweep.name in self._tasks):
             return
         task = f"{sweep.label} {part}" if len(self.sweeps) > 1 else part
         if self._tasks.get(sweep.name) != task:
@@ -207,7 +207,7 @@ class Session:
         """
         if self.resources.address:
             needs = Needs.of(sweeps, self.settings.data, self.settings.device)
-            self.findings = ask_nodes(self.settings.results, needs, trainers(self.resources.share), self.view.say)
+            self.findings = ask_nodes(self.settings.results, needs, capable_nodes(self.resources.share), self.view.say)
 
     def train(
         self,
@@ -222,7 +222,7 @@ class Session:
             admission: which sweeps may begin; None: all.
             on_end: called with each sweep when it is over.
         """
-        board = Board(self.view, sweeps, on_end)
+        board = ProgressReporter(self.view, sweeps, on_end)
         if all(sweep.finished for sweep in sweeps):
             board.show()
             return

@@ -27,7 +27,7 @@ ALL_SWEEPS = ""
 
 
 @dataclass(frozen=True)
-class HandedPack:
+class QueuedPack:
     """One pack of a sweep, in plain data so that it travels to any process."""
 
     key: str
@@ -47,7 +47,7 @@ class HandedPack:
         return json.dumps({**asdict(self), "plan": self.plan.plain()}, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> HandedPack:
+    def from_json(cls, text: str) -> QueuedPack:
         body: Mapping[str, Any] = json.loads(text)
         bracket = Bracket(**body["bracket"]) if body["bracket"] else None
         return cls(
@@ -81,7 +81,7 @@ class Failure:
         kind: ``node``: the node lacks something (folder, data set, package, precision, memory for a single run);
             ``rule``: a package's learning rule is wrong; ``raised``: the training raised; ``lost``: the process ended;
             ``gone``: the node was lost; ``memory``: the system ended the process because memory ran out;
-            ``silent``: the process made no progress and was ended.
+            ``stalled``: the process made no progress and was ended.
         message: what went wrong, in one line.
         place: where.
     """
@@ -93,12 +93,12 @@ class Failure:
 
 # Attempts at a pack by kind of failure. What raises raises again. Nodes of a cluster come and go (spot instances),
 # which is no fault of the pack's: it continues from its checkpoint.
-_ATTEMPTS = {"rule": 1, "raised": 3, "silent": 3, "lost": 4, "gone": 50}
+_ATTEMPTS = {"rule": 1, "raised": 3, "stalled": 3, "lost": 4, "gone": 50}
 _LOST_ON_A_CLUSTER = 10
 _LOSSES_BEFORE_HALVING = 2
 
 
-def is_given_up(
+def should_abandon(
     failures: Sequence[Failure], members: int, *, on_cluster: bool, counts: Callable[[Failure], bool] = lambda f: True
 ) -> bool:
     """Return whether a pack that failed so often is not handed out again.
@@ -116,7 +116,7 @@ def is_given_up(
     return any(kinds.count(kind) >= limit for kind, limit in limits.items())
 
 
-def wants_halves(failures: Sequence[Failure]) -> bool:
+def should_halve(failures: Sequence[Failure]) -> bool:
     """Return whether the last failure of a pack is a reason to train its members in smaller parts.
 
     Either the system says that memory ran out, or the process was lost a second time and nothing says why.
@@ -168,7 +168,7 @@ class FinalRuns:
     def __init__(self, plan: PackPlan, fingerprint: str, settings: PackSettings) -> None:
         self.plan, self.fingerprint, self.settings = plan, fingerprint, settings
         self.store = RunStore(location(settings.results))
-        self.packs: dict[str, HandedPack] = {}
+        self.packs: dict[str, QueuedPack] = {}
         self.waiting: list[str] = []
 
     def records(self) -> list[RunRecord | None]:
@@ -185,7 +185,7 @@ class FinalRuns:
                 continue
             plan = replace(self.plan, seeds=self.plan.seeds[chosen], configurations=self.plan.configurations[chosen])
             key = f"final-{part}"
-            self.packs[key] = HandedPack(key, plan, self.settings)
+            self.packs[key] = QueuedPack(key, plan, self.settings)
             self.waiting.append(key)
 
 
@@ -208,7 +208,7 @@ class QueuedSweep:
 
     def __init__(self, name: str, label: str, settings: PackSettings, *, on_cluster: bool = False) -> None:
         self.name, self.label, self.settings, self.on_cluster = name, label, settings, on_cluster
-        self.flying: dict[str, HandedPack] = {}
+        self.in_flight: dict[str, QueuedPack] = {}
         self.failures: dict[str, list[Failure]] = defaultdict(list)
         self.failure: str | None = None
         self.priority = 0
@@ -232,7 +232,7 @@ class QueuedSweep:
     def done(self) -> bool:
         """Whether all final runs are in the store."""
         final = self.final
-        return final is not None and not final.waiting and not any(key in final.packs for key in self.flying)
+        return final is not None and not final.waiting and not any(key in final.packs for key in self.in_flight)
 
     @property
     def has_final(self) -> bool:
@@ -248,7 +248,9 @@ class QueuedSweep:
     def potential(self) -> int:
         """Packs that are in flight or could be, for who asks how many workers are free."""
         return (
-            0 if self.finished else len(self.flying) + self.has_search + (len(self.final.waiting) if self.final else 0)
+            0
+            if self.finished
+            else len(self.in_flight) + self.has_search + (len(self.final.waiting) if self.final else 0)
         )
 
     @property
@@ -261,11 +263,11 @@ class QueuedSweep:
         """Packs that are not made yet and could be handed out now."""
         return 0
 
-    def coming(self, workers: Workers) -> int:
+    def max_in_flight(self, workers: Workers) -> int:
         """Return how many packs may be in flight at once from now on."""
-        return 0 if self.finished else len(self.flying) + len(self.waiting)
+        return 0 if self.finished else len(self.in_flight) + len(self.waiting)
 
-    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> QueuedPack | None:
         """Take the next pack: a final one if one waits.
 
         Args:
@@ -284,10 +286,10 @@ class QueuedSweep:
         """Wall time from the first pack that was handed out to the last that ended."""
         return max(0.0, self._ended - self._begun)
 
-    def _fly(self, pack: HandedPack, progress: Progress) -> HandedPack:
+    def _fly(self, pack: QueuedPack, progress: Progress) -> QueuedPack:
         self._begun = self._begun or time.monotonic()
         pack = replace(pack, parts=min(max(pack.parts, self._parts[self._role]), pack.members))
-        self.flying[pack.key] = pack
+        self.in_flight[pack.key] = pack
         progress.running[pack.key] = pack.members, 0.0
         return pack
 
@@ -311,7 +313,7 @@ class QueuedSweep:
 
     def _end_final(self, key: str) -> None:
         self._ended = time.monotonic()
-        pack = self.flying.pop(key)
+        pack = self.in_flight.pop(key)
         self.final_progress.running.pop(key, None)
         self.final_progress.done += pack.members
 
@@ -324,41 +326,41 @@ class QueuedSweep:
         What a rule does wrong it will do again; once it is mended, it is another rule and another sweep.
 
         Args:
-            counts: which of the pack's failures count (:func:`tpbench.sweeps.sweep.is_given_up`).
+            counts: which of the pack's failures count (:func:`tpbench.sweeps.sweep.should_abandon`).
         """
-        pack, failures = self.flying[key], self.failures[key]
+        pack, failures = self.in_flight[key], self.failures[key]
         failures.append(failure)
         if failure.kind == "rule":
             self.fail(failure.message)
-            self.flying.clear()
+            self.in_flight.clear()
             return
-        if wants_halves(failures):
+        if should_halve(failures):
             # Those that follow would end in the same way.
             self._parts[self._role] = max(self._parts[self._role], min(2 * pack.parts, pack.members))
-        if is_given_up(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
-            self.give_up(key, failure, workers)
+        if should_abandon(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
+            self.abandon(key, failure, workers)
         else:
             self.put_back(key)
 
     def put_back(self, key: str) -> None:
         """Let a pack that was handed out wait again."""
-        self.flying.pop(key)
+        self.in_flight.pop(key)
         for progress in (self.search_progress, self.final_progress):
             progress.running.pop(key, None)
-        self.wait_again(key)
+        self.requeue(key)
 
-    def wait_again(self, key: str) -> None:
+    def requeue(self, key: str) -> None:
         if self.final is not None:
             self.final.waiting.append(key)
 
-    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
+    def abandon(self, key: str, failure: Failure, workers: Workers) -> None:
         """A final pack that cannot be trained fails its sweep; the same command tries again."""
         self.interrupt(f"the final runs failed: {failure.message}")
 
     def interrupt(self, reason: str) -> None:
         """The sweep ends without a result for now; what is in flight is not waited for."""
         self.failure = reason
-        self.flying.clear()
+        self.in_flight.clear()
 
     def fail(self, reason: str) -> None:
         """The sweep ends without a result; the others go on."""
@@ -479,9 +481,9 @@ class SearchedSweep(QueuedSweep):
     def new_packs(self) -> int:
         return self.search.new_packs if self.has_search else 0
 
-    def coming(self, workers: Workers) -> int:
+    def max_in_flight(self, workers: Workers) -> int:
         if self.finished or self.final is not None:
-            return super().coming(workers)
+            return super().max_in_flight(workers)
         return max(self.potential, self.journal.parts or workers.parts(len(self.definition.seeds)))
 
     @property
@@ -491,7 +493,7 @@ class SearchedSweep(QueuedSweep):
         left = -(-(self.definition.trials - self.journal.ended_count) // self.definition.pack)
         return min(self.definition.lag, left) or 1
 
-    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> QueuedPack | None:
         if final := super().next_pack(allowed):
             return final
         entry = self.search.next_pack(lambda number: allowed(str(number))) if self.has_search else None
@@ -499,7 +501,7 @@ class SearchedSweep(QueuedSweep):
             return None
         return self._fly(self._search_pack(entry.number, entry.suggestions), self.search_progress)
 
-    def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> HandedPack:
+    def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> QueuedPack:
         d = self.definition
         plan = PackPlan(
             self.workload,
@@ -513,7 +515,7 @@ class SearchedSweep(QueuedSweep):
             fingerprint=d.fingerprint,
         )
         bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
-        return HandedPack(str(number), plan, self.search_settings, bracket)
+        return QueuedPack(str(number), plan, self.search_settings, bracket)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         if self.final is not None:
@@ -524,22 +526,22 @@ class SearchedSweep(QueuedSweep):
     def _end_search(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         # Written first: should the journal be out of reach, the pack is still in flight.
         self.search.end(int(key), outcomes)
-        pack = self.flying.pop(key)
+        pack = self.in_flight.pop(key)
         self._ended = time.monotonic()
         self.search_progress.running.pop(key, None)
         self.search_progress.done += pack.members
         if self.search.ended:
             self._begin_final(workers)
 
-    def wait_again(self, key: str) -> None:
+    def requeue(self, key: str) -> None:
         if self.final is not None:
-            super().wait_again(key)
+            super().requeue(key)
         else:
             self.search.again(int(key))
 
-    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
+    def abandon(self, key: str, failure: Failure, workers: Workers) -> None:
         if self.final is not None:
-            super().give_up(key, failure, workers)
+            super().abandon(key, failure, workers)
         else:
             self._end_search(key, [], workers)
 

@@ -1,4 +1,4 @@
-"""The gate at which workers wait for their packs.
+"""The mailbox at which workers wait for their packs.
 
 A worker is a trial of Tune's that lasts: it says where it is, and waits here for one pack after the other. So the
 scheduler knows the place before it chooses the pack, and a process that has imported torch is used again.
@@ -23,7 +23,7 @@ from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.nodes import Needs, missing
-from tpbench.sweeps.sweep import HandedPack
+from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training.devices import give_back_memory, require_gpu
 from tpbench.training.packs import Outcome, PackJob, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
@@ -33,7 +33,7 @@ END = ""
 """What a worker is handed that shall end."""
 
 
-class Gate:
+class Mailbox:
     """Runs as an actor of Ray: holds what workers shall do next until they take it."""
 
     def __init__(self) -> None:
@@ -48,22 +48,22 @@ class Gate:
         return self.jobs.pop(worker, None)
 
 
-def open_gate() -> Any:
-    """Make the gate of a connected Ray, a handle that travels to workers; it is where the driver is."""
+def open_mailbox() -> Any:
+    """Make the mailbox of a connected Ray, a handle that travels to workers; it is where the driver is."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Gate).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    return ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
-def take(gate: Any, worker: str) -> str | None:
-    """Wait for a job in a worker; :data:`END` if it shall end, None if the gate was lost with what it held."""
+def take(mailbox: Any, worker: str) -> str | None:
+    """Wait for a job in a worker; :data:`END` if it shall end, None if the mailbox was lost with what it held."""
     import ray
 
     while True:
         try:
-            job: str | None = ray.get(gate.take.remote(worker))
+            job: str | None = ray.get(mailbox.take.remote(worker))
         except ray.exceptions.RayActorError:
             time.sleep(1.0)
             return None
@@ -72,17 +72,17 @@ def take(gate: Any, worker: str) -> str | None:
         time.sleep(_POLL)
 
 
-# What a Ray trial does: it says where it is, and trains the packs that it is handed at the gate.
+# What a Ray trial does: it says where it is, and trains the packs that it is handed at the mailbox.
 
 
-Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
+Train = Callable[[QueuedPack, Callable[[EpochReport], None]], list[Outcome]]
 """Trains a pack: :func:`train_job`, or what a benchmark puts in its place."""
 
 # Seconds between a trial's reports, of one pack that trains and of many.
 _REPORT_INTERVAL, _REPORT_INTERVAL_OF_MANY, _MANY = 1.0, 5.0, 50
 
 
-def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
+def train_job(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
     """Train a pack for real."""
     return PackJob(pack.plan, pack.settings, pack.bracket, parts=pack.parts).run(report)
 
@@ -90,21 +90,21 @@ def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[O
 def run_worker(
     config: Mapping[str, Any],
     *,
-    gate: Any,
+    mailbox: Any,
     train: Train,
     threads: int,
     workers: int,
     patience: float,
     needs: Needs | None = None,
 ) -> None:
-    """Train one pack after the other until the gate says that it is enough.
+    """Train one pack after the other until the mailbox says that it is enough.
 
     What the node or the store lacks is reported; anything else that goes wrong is raised, and the process is not used
     again.
 
     Args:
-        config: ``worker``, the name under which the gate knows it.
-        gate: handle of the gate.
+        config: ``worker``, the name under which the mailbox knows it.
+        mailbox: handle of the mailbox.
         train: trains a pack.
         threads: CPU threads of this trial.
         workers: packs that train at once.
@@ -117,7 +117,7 @@ def run_worker(
 
     torch.set_num_threads(threads)
     tune.report({"share": 0.0, "started": json.dumps(_about(needs))})
-    while (job := take(gate, config["worker"])) != END:
+    while (job := take(mailbox, config["worker"])) != END:
         if job is None:
             tune.report({"share": 0.0, "asks": True})
             continue
@@ -151,7 +151,7 @@ def _memory() -> dict[str, int]:
 
 def _trained(job: str, train: Train, workers: int, patience: float) -> dict[str, Any]:
     """Train a pack; returns what is reported of it."""
-    pack = HandedPack.from_json(job)
+    pack = QueuedPack.from_json(job)
     begun = time.monotonic()
     try:
         _check_folder(pack.settings, patience)
