@@ -45,9 +45,9 @@ def searched(results: Path, name: str = "mnist-bp-1", definition: SweepDefinitio
     (folder / "sweep.json").write_text(json.dumps(definition.plain()))
     journal = Journal.open(folder / "journal.jsonl")
     for pack in range(3):
-        journal.suggested(suggestions(pack))
-    journal.ended(0, OUTCOMES)
-    journal.ended(1, [])
+        journal.add_pack(suggestions(pack))
+    journal.end_pack(0, OUTCOMES)
+    journal.end_pack(1, [])
     return SweepFolder(folder)
 
 
@@ -73,7 +73,7 @@ def test_all_sweeps_are_one_frame_and_losses_stay_losses(tmp_path: Path) -> None
     searched(tmp_path)
     losses = searched(tmp_path, "mnist-bp-2", replace(DEFINITION, objective="train_loss"))
     journal = Journal.open(losses.journal_path)
-    journal.ended(2, [replace(outcome, value=0.5, epochs=None) for outcome in OUTCOMES])
+    journal.end_pack(2, [replace(outcome, value=0.5, epochs=None) for outcome in OUTCOMES])
     frame = tpbench.load_trials(tmp_path)
     assert list(frame.sweep) == ["mnist-bp-1"] * 8 + ["mnist-bp-2"] * 12
     last = frame[(frame.sweep == "mnist-bp-2") & (frame.pack == 2)]
@@ -225,7 +225,7 @@ def test_forged_sweeps_are_listed_as_damaged_beside_the_others(tmp_path: Path, t
         folder = searched(results, f"forged-{count}")
         (folder.folder / "sweep.json").write_text(json.dumps({**DEFINITION.plain(), **change}))
         count += 1
-    states = [status.state for status in list_sweeps(str(results))]
+    states = [status.state for status in list_sweeps(RunStore(results))]
     assert states.count("damaged") == count
     assert len(states) == count + 1
     checked = tpbench_inside("results", "check")

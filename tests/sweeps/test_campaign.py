@@ -88,7 +88,7 @@ def test_what_a_finished_sweep_tells_comes_from_the_store(run: Run, tmp_path: Pa
     (first,) = run()
     journal = Journal.open(folders(tmp_path)[0].journal_path)
     assert journal.final
-    journal.finished([replace(outcome, test_error=0.0) for outcome in journal.final])
+    journal.finish([replace(outcome, test_error=0.0) for outcome in journal.final])
     assert run()[0].records == first.records
 
 

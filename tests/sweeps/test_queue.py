@@ -348,7 +348,7 @@ def test_what_is_handed_out_travels_as_text(tmp_path: Path) -> None:
 class Jobs(dict[str, str]):
     """What was left at the mailbox."""
 
-    def hand(self, worker: str, job: str) -> None:
+    def put(self, worker: str, job: str) -> None:
         self[worker] = job
 
 
@@ -361,7 +361,7 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
     one = PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, PackSettings(str(tmp_path)), 1, on_cluster=True)
     scheduler = Scheduler([one], 1, 1, clock=lambda: now)
     scheduler.update_nodes({"a": "a", "b": "b"})
-    queue = SweepQueue(scheduler, jobs.hand)
+    queue = SweepQueue(scheduler, jobs.put)
 
     def starts_on_a(worker: str) -> None:
         about = {"node": "a", "gpu": "", "host": "a", "lacks": {}}
@@ -386,7 +386,7 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
 def test_a_worker_asks_again_for_what_the_gate_lost(tmp_path: Path) -> None:
     jobs = Jobs()
     one = sweep(tmp_path, trials=2, lag=1, seeds=2)
-    queue = SweepQueue(Scheduler([one], 2, 2, timeouts=Timeouts(idle=60)), jobs.hand)
+    queue = SweepQueue(Scheduler([one], 2, 2, timeouts=Timeouts(idle=60)), jobs.put)
     for worker in "12":
         queue.scheduler.open(worker)
         queue.scheduler.started(worker, Place("n"))

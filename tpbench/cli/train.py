@@ -73,7 +73,7 @@ def sweeps(
     from tpbench.search.listing import list_sweeps
     from tpbench.training.progress import spell_error
 
-    found = list_sweeps(str(read_store(results).folder))
+    found = list_sweeps(read_store(results))
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return

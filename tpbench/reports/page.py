@@ -180,7 +180,7 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 def search_section(results: str, glyphs: Glyphs) -> Section:
     """What every sweep searched, each in a fold."""
     section = Section("searches", "Searches")
-    for status in list_sweeps(results):
+    for status in list_sweeps(RunStore(location(results))):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."

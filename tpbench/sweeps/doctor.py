@@ -1,4 +1,4 @@
-"""``tpbench doctor``: what this installation is made of, what is wrong with it and how to mend it."""
+"""``tpbench doctor``: the state of this installation, with a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``remedy`` is empty where nothing is wrong."""
+    """A part of the installation; ``remedy`` is empty where nothing is wrong."""
 
     subject: str
     state: str
@@ -60,7 +60,7 @@ class Finding:
 
 
 def examine(results: Path, data: Path | None, address: str | None = None) -> Iterator[Finding]:
-    """Look at versions, devices, memory, the data cache, the store, Ray's authentication and a cluster."""
+    """Examine versions, devices, memory, the data cache, the store, Ray's authentication and a cluster."""
     yield Finding("python", platform.python_version())
     yield from _packages()
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
@@ -84,7 +84,7 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
 
 
 def _ray_folder() -> Finding:
-    """Where sweeps make Ray's folder: its name must be short, and this user must be able to write there."""
+    """Examine the place of Ray's folder: its name must be short, and this user must be able to write there."""
     parent = temporary_folder()
     if not fits_sockets(parent):
         short = short_parent()
@@ -102,7 +102,7 @@ def _ray_folder() -> Finding:
 
 
 def _token_file() -> Iterator[Finding]:
-    """Ray writes its token with the plain umask: on a machine with other users, these may read it and run code."""
+    """Examine who may read Ray's token: Ray writes it with the plain umask, and its readers can run code."""
     try:
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         mode = path.stat().st_mode & 0o777
@@ -133,7 +133,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _why_not_importable(module: str) -> str:
-    """Return what an import raises, in a line; empty where it succeeds."""
+    """Return the error of an import in a line; empty where it succeeds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -174,7 +174,7 @@ def _store(results: Path) -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    """A cluster through its dashboard: does it let strangers in, is it open to the network, what does it run?"""
+    """Examine a cluster through its dashboard: authentication, exposure to the network, version."""
     from urllib.parse import urlsplit
 
     import requests

@@ -1,4 +1,4 @@
-"""What a Ray of this machine needs: a private folder for its sockets, a token, and an address of its own."""
+"""A Ray of this machine: a private folder for its sockets, a token, and the loopback address."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def default_folder() -> str:
 
 
 def fits_sockets(parent: str) -> bool:
-    """Return whether the paths of sockets in a private folder there are as short as the system wants them."""
+    """Return whether paths of sockets in a private folder there are short enough for the system."""
     return len(os.fsencode(os.path.abspath(parent))) + 1 + _NAME + _SOCKET_NAME <= _SOCKET_PATH  # noqa: PTH100
 
 
@@ -79,7 +79,7 @@ def owner_of(folder: Path) -> str:
 
 
 def unusable_reason(parent: str) -> str | None:
-    """Return why no folder can be made in another one, with its owner and what to set; None if one can be."""
+    """Return the reason why no folder can be made in another one, with a remedy; None if one can be."""
     # Ray itself makes what is missing of it.
     existing = next(folder for folder in (Path(parent), *Path(parent).absolute().parents) if folder.exists())
     if os.access(existing, os.W_OK | os.X_OK):
@@ -113,7 +113,7 @@ def _parent() -> str:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for Ray's sockets, logs and token that nobody else may enter; it goes afterwards.
+    """Make a folder for Ray's sockets, logs and token that no other user may enter; it is removed afterwards.
 
     It is locked as long as this process lives: the next sweep removes those that a process left which was killed.
 
@@ -146,7 +146,7 @@ _BEING_MADE = 60.0
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file; returns whether nobody else has it locked."""
+    """Lock an open file; returns False if another process has it locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -186,9 +186,9 @@ def _remove_leftovers(parent: Path) -> None:
 
 @contextmanager
 def end_ray_processes(folder: Path) -> Iterator[None]:
-    """Shut Ray down within; afterwards no process of a Ray in that folder is left, not even of one that half started.
+    """End all processes of a Ray in that folder after its shutdown, also those of one that half started.
 
-    A process that ends later would write into the folder again, which is to be removed.
+    Shut Ray down within the ``with`` block. A process that ends later would write into the folder, which is removed.
     """
     processes = _processes_of(folder)
     try:
@@ -221,7 +221,7 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def require_loopback() -> None:
-    """Ray's processes talk to each other over the network, and wait for ever where there is none.
+    """Check that this machine reaches itself: without any network Ray's processes wait for ever.
 
     Raises:
         TpbenchError: this machine cannot reach itself.
@@ -274,7 +274,7 @@ def loopback_only() -> Iterator[str]:
 
 @contextmanager
 def warn_if_slow(say: Callable[[str], None], seconds: float = PATIENCE) -> Iterator[None]:
-    """Say that Ray is still starting when that takes unusually long: by itself it waits without a word."""
+    """Show a line if Ray takes unusually long to start: by itself it waits without one."""
     message = (
         f"Ray has not started after {seconds:.0f} s: it waits for its own processes. The machine may be very busy, a "
         "firewall or proxy may keep it from its own address, or its temporary folder may be slow or full"

@@ -1,4 +1,4 @@
-"""What sweeps need of the nodes of a cluster, and which nodes lack it."""
+"""Nodes of a cluster: the needs of sweeps, and the nodes that lack something."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SOON = 15.0
 
 @dataclass(frozen=True)
 class SweepNeeds:
-    """What one sweep needs of a node."""
+    """The needs of one sweep."""
 
     name: str
     workload: Workload
@@ -41,7 +41,7 @@ class SweepNeeds:
 
 @dataclass(frozen=True)
 class Needs:
-    """What sweeps need of a node."""
+    """The needs of all sweeps of a command."""
 
     sweeps: tuple[SweepNeeds, ...]
     data: str | None
@@ -53,17 +53,17 @@ class Needs:
 
     @classmethod
     def of(cls, sweeps: Sequence[SweepNeeds], data: str | None, device: str) -> Needs:
-        """Say what these sweeps need when this process drives them."""
+        """Return the needs of sweeps whose driver is this process."""
         return cls(tuple(sweeps), data, device, source_digest("tpbench"))
 
 
 def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, str]:
-    """Find what the node of this process lacks.
+    """Find the needs that the node of this process lacks.
 
     Args:
-        needs: what the sweeps need.
-        gpu: whether this process has a GPU; of a GPU that it has not, nothing is asked.
-        known: id of the node; one that was asked already is asked for its GPU alone.
+        needs: of the sweeps.
+        gpu: whether this process has a GPU; without one, precisions on a GPU are not checked.
+        known: id of the node; one that was asked already is checked for its GPU alone.
 
     Returns:
         The reason, by the name of the sweep that cannot be trained here, or :data:`ALL_SWEEPS`.
@@ -104,22 +104,22 @@ def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str,
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the connected cluster that are alive, as Ray describes them."""
+    """Return the nodes of the connected cluster that are alive, as Ray describes them."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def node_name(node: Mapping[str, Any]) -> str:
-    """A node as a person knows it."""
+    """Return a node's name for people."""
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
-    """The nodes that are large enough for a pack, by id with their names.
+    """Return the names of the nodes that are large enough for a pack, by id.
 
     Args:
-        share: Ray resources of a pack, as of :meth:`tpbench.sweeps.cluster.Resources.per_pack`.
+        share: Ray resources of a pack (:attr:`tpbench.sweeps.cluster.Resources.share`).
     """
     return {
         node["NodeID"]: node_name(node)
@@ -129,14 +129,14 @@ def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
 
 
 def exclude_nodes(avoid: Collection[str]) -> dict[str, str]:
-    """Ray's label selector of what shall not be placed on some nodes."""
+    """Return Ray's label selector that keeps a task off some nodes."""
     return {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
 
 
 def call_on_nodes(
     wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float
 ) -> dict[str, Any]:
-    """Call a function on nodes, on all at once; what it returned, or the exception, by node id.
+    """Call a function on all nodes at once; returns its results, or the exceptions, by node id.
 
     The processes end afterwards, and keep nothing of the node's memory or GPU.
     """
@@ -159,7 +159,7 @@ def call_on_nodes(
 
 
 def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]:
-    """Runs on a node: what it lacks, and the name of the file that it left in the results folder."""
+    """Return, on a node, the name of the file that it left in the results folder, and the needs that it lacks."""
     answer = _read_and_write(results, token)
     if answer.startswith("error: "):
         return "", {ALL_SWEEPS: f"the results folder {results} is not shared: {answer.removeprefix('error: ')}"}
@@ -167,7 +167,7 @@ def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]
 
 
 def _read_and_write(results: str, token: str) -> str:
-    """See what the driver wrote, and leave an answer. Returns the answer's name, or why not."""
+    """Read the driver's file and write an answer; returns the answer's name, or an error."""
     folder = location(results) / "checks"
     try:
         if (folder / token).read_text() != token:
@@ -195,13 +195,13 @@ class NodeFindings:
 def ask_nodes(
     results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None], timeout: float = _ANSWER
 ) -> NodeFindings:
-    """Ask all nodes at once what they lack. One that does not answer in time is left out until a worker starts there.
+    """Ask all nodes at once for the needs that they lack. A late one is left out until a worker starts there.
 
     Args:
         results: the results folder; the driver writes there, each node reads that and answers in the same way.
-        needs: what the sweeps need.
+        needs: of the sweeps.
         wanted: the nodes that may train, by id with their names.
-        say: tells which nodes are left out.
+        say: shows a line about nodes that are left out.
         timeout: seconds.
 
     Raises:
@@ -243,8 +243,8 @@ def ask_nodes(
             "s3://bucket/folder"
         )
     if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
-        told = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
-        raise TpbenchError(f"no node of the cluster can train: {told}")
+        listed = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
+        raise TpbenchError(f"no node of the cluster can train: {listed}")
     return NodeFindings(replace(needs, asked=frozenset(wanted) - frozenset(late)), lacks)
 
 
@@ -255,7 +255,7 @@ def _has_not_answered(error: Exception) -> bool:
 
 
 def _gone(error: Exception) -> bool:
-    """Whether a node left while it was asked; should it return, its workers are asked."""
+    """Return whether a node left while it was asked; should it return, its workers are asked."""
     from ray.exceptions import RayError, RayTaskError
 
     return isinstance(error, RayError) and not isinstance(error, RayTaskError)
@@ -268,13 +268,13 @@ def last_line(traceback: str) -> str:
 
 
 def count_oom_kills(node: str) -> int | None:
-    """How many processes the kernel has killed on a node as memory ran out; None if it does not say."""
+    """Return the count of processes that the kernel has killed on a node for memory; None if it is unknown."""
     found = call_on_nodes([node], oom_kills, timeout=_SOON).get(node)
     return found if isinstance(found, int) else None
 
 
 def end_process(pid: int, created: float) -> bool:
-    """Kill a process of this machine, unless its number is another one's by now."""
+    """Kill a process of this machine, unless its number belongs to another one by now."""
     import psutil
 
     with suppress(psutil.Error, ProcessLookupError):

@@ -40,7 +40,7 @@ class PlannedCell:
     """Those that are missing."""
     all_seeds: tuple[int, ...]
     seconds: float
-    """What they will take together on this machine."""
+    """Estimate for all of them together on this machine."""
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class PlannedCell:
 
 
 def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
-    """Seconds of a whole training of a pack, from a short measurement of its joint step.
+    """Return the seconds of a pack's training, from a short measurement of its joint step.
 
     A feedback epoch is what a joint one spends on batches, forward pass and feedback, with half of Adam; an evaluation
     is forward passes over the validation and test samples. What only a cluster's nodes can compute in is measured in
@@ -68,7 +68,7 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
 def missing_seeds(
     cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings
 ) -> tuple[int, ...]:
-    """The seeds whose run is not in the store."""
+    """Return the seeds whose run is not in the store."""
     plan = plan_seeds(cell.workload, cell.method, configuration, seeds, cell.workload.epochs, PUBLISHED)
     return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
@@ -80,7 +80,7 @@ def plan(
     seeds: tuple[int, ...],
     settings: PackSettings,
 ) -> tuple[list[PlannedCell], list[str]]:
-    """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
+    """Return the cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
     Raises:
         UsageError: there is no such table, workload or method.
@@ -134,7 +134,7 @@ class Budget(Admission):
         self.begun: dict[str, QueuedSweep] = {}
 
     def allows(self, sweep: QueuedSweep) -> bool:
-        """Whether a cell may hand out packs; what has begun may go on."""
+        """Return whether a cell may hand out packs; one that has begun may go on."""
         if sweep.name in self.begun:
             return True
         open_ends = sum(self._left(other) for other in self.begun.values() if not other.finished)
@@ -220,7 +220,7 @@ def _sweep(cell: PlannedCell, place: int, session: Session) -> PlainSweep:
 
 
 def _write_tables(store: RunStore, view: View) -> None:
-    """The runs are stored by now, so what goes wrong is only said."""
+    """Write the tables; the runs are stored by now, so an error is shown and not raised."""
     try:
         write_tables(store)
     except (TpbenchError, OSError) as error:
@@ -228,7 +228,7 @@ def _write_tables(store: RunStore, view: View) -> None:
 
 
 def write_tables(store: RunStore) -> None:
-    """``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store, in its folder."""
+    """Write ``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store into its folder."""
     write_leaderboard(leaderboard(store), store)
     for table in ERROR_TABLES:
         write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))
