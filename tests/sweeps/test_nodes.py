@@ -52,7 +52,7 @@ def test_what_a_node_lacks_is_found(needs: Needs, tmp_path: Path) -> None:
 
 
 def test_a_node_that_was_asked_is_asked_for_its_gpu_alone(needs: Needs) -> None:
-    lacking = replace(changed(needs, fingerprint="f" * 64), asked=frozenset({"a"}))
+    lacking = replace(changed(needs, fingerprint="f" * 64), checked_nodes=frozenset({"a"}))
     assert missing(lacking, gpu=False, known="a") == {}
     assert set(missing(lacking, gpu=False, known="b")) == {"one"}
 
@@ -87,7 +87,7 @@ def test_nodes_are_left_out_one_by_one(monkeypatch: pytest.MonkeyPatch, needs: N
         {"a": None, "b": ("", {ALL_SWEEPS: "the results folder is not shared"}), "c": GetTimeoutError("too late")},
     )
     assert set(found.lacks) == {"b"}
-    assert found.needs.asked == {"a", "b"}
+    assert found.needs.checked_nodes == {"a", "b"}
     assert len(said) == 1
     assert "node-c" in said[0]
     assert not list((tmp_path / "checks").iterdir())

@@ -55,8 +55,8 @@ class Bracket:
                 break
             racing = [m for m, history in enumerate(histories) if m not in out and history.epochs >= rung]
             racing.sort(key=lambda m: (min(histories[m].curves[self.objective][:rung]), m))
-            kept = max(1, round(len(histories) / self.factor**number))
-            out |= dict.fromkeys(racing[kept:], rung)
+            count = max(1, round(len(histories) / self.factor**number))
+            out |= dict.fromkeys(racing[count:], rung)
         return out
 
 

@@ -25,7 +25,7 @@ class PackedSearch:
     their order. With ``max_pending`` one more than the packs that train at once, all workers are busy while packs take
     about the same time, and the same seed gives the same search whatever the timing and after every interruption.
 
-    What the journal holds is replayed when the first pack is asked for: a campaign of forty sweeps begins with one.
+    The journal is replayed before the first new pack: a campaign of forty sweeps begins with one sweep.
     It may have been written on a processor of another kind, whose suggestions differ in the last bit.
 
     Args:

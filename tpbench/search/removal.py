@@ -97,7 +97,7 @@ def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
 
 
 def _describe(record: RunRecord | None) -> str:
-    """Describe a run so that a person knows it again; one that cannot be read is damaged."""
+    """Describe a run for people; one that cannot be read is damaged."""
     if record is None:
         return "damaged"
     d, role = record.definition, str(record.found.get("role") or record.found.get("by") or "")
@@ -137,7 +137,7 @@ def _users(store: RunStore) -> dict[str, SweepFolder]:
 def plan_sweep(store: RunStore, name: str) -> Removal:
     """Plan to remove a sweep: its folder, and the runs of its search and of its final seeds.
 
-    Runs stay that another sweep's journal names, or that the sweep did not train but found in the store.
+    Runs stay that another sweep's journal names, or that were in the store before the sweep.
 
     Raises:
         UsageError: there is no such sweep.

@@ -32,7 +32,7 @@ from tpbench.sweeps.nodes import nodes
 from tpbench.training.cpus import usable_cpus
 from tpbench.training.signals import end_as_by_ctrl_c
 
-# Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
+# Seconds without any place on a cluster after which a line says what a sweep waits for.
 WAITING = 40.0
 
 
@@ -134,7 +134,7 @@ def require_no_other_ray(resources: Resources) -> None:
     """Check that this process is not connected to a Ray already: it can have one alone.
 
     Raises:
-        UsageError: it is connected, and a Ray of the sweep's own was asked for.
+        UsageError: it is connected, and the sweep needs a Ray of its own.
     """
     ray = sys.modules.get("ray")
     if resources.address or ray is None or not ray.is_initialized():
@@ -210,7 +210,7 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
-            # What the system refuses, it refuses again. A time-out and a lost connection are of OSError's kinds too.
+            # An error of the system comes again. A time-out and a lost connection are of OSError's kinds too.
             final = isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError))
             advice = "" if final else ". The machine may be busy: the same command or call goes on where it was"
             raise TpbenchError(f"Ray did not start: {reason}{advice}") from None
@@ -290,7 +290,7 @@ _TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Tune imports MLflow, where it is installed, though nobody asked for it.
+    # Tune imports MLflow, where it is installed, and MLflow reports its use.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
@@ -397,7 +397,7 @@ def driver_path() -> list[str]:
     """Return this process's module path without the current folder that Python puts in front of it.
 
     A current folder that the path names in another place stays there. So does the folder of tpbench itself, at the end
-    if it was found in the current folder alone.
+    if it lies in the current folder alone.
     """
     # Python passes over what is no text there.
     path = [entry for entry in sys.path if isinstance(entry, str)]
@@ -427,7 +427,7 @@ def _is_installed(entry: str) -> bool:
         sys.prefix,
         sys.exec_prefix,
     }
-    found = Path(entry).resolve()
-    if not {"site-packages", "dist-packages"}.isdisjoint(found.parts):
+    path = Path(entry).resolve()
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return True
-    return any(found.is_relative_to(Path(folder).resolve()) for folder in folders)
+    return any(path.is_relative_to(Path(folder).resolve()) for folder in folders)

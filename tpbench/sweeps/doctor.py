@@ -33,8 +33,8 @@ from tpbench.training.cpus import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
 from tpbench.workloads.memory import free_memory
 
-# What pip calls a package, the module of it that is used, and what for. Without the others the command line does not
-# start, and this is not reached.
+# Name of a package for pip, the module that is imported, and its use. Without the other packages the command line does
+# not start.
 _PACKAGES = {
     "numpy": ("numpy", "everything needs it"),
     "pandas": ("pandas", "tables need it"),
@@ -56,7 +56,7 @@ class Finding:
     state: str
     remedy: str = ""
     fatal: bool = False
-    """Whether sweeps cannot work, or are open to strangers, until it is mended."""
+    """True if sweeps cannot work, or are open to strangers, until it is mended."""
 
 
 def examine(results: Path, data: Path | None, address: str | None = None) -> Iterator[Finding]:
@@ -127,12 +127,12 @@ def _packages() -> Iterator[Finding]:
         except PackageNotFoundError:
             yield Finding(name, "not installed", f"pip install {name} ({reason})", fatal=True)
             continue
-        why = _why_not_importable(module)
+        why = _import_error(module)
         broken = f"it cannot be imported ({why}): pip install --upgrade {name} ({reason})" if why else ""
         yield Finding(name, installed, broken, fatal=bool(why))
 
 
-def _why_not_importable(module: str) -> str:
+def _import_error(module: str) -> str:
     """Return the error of an import in a line; empty where it succeeds."""
     try:
         with warnings.catch_warnings():
@@ -159,18 +159,18 @@ def _datasets(data: Path | None) -> Iterator[Finding]:
 
 def _store(results: Path) -> Iterator[Finding]:
     store = RunStore(results)
-    found = check_store(store)
-    damaged = len(found.wrong) - found.newer
+    result = check_store(store)
+    damaged = len(result.wrong) - result.newer
     check = shlex.join(["tpbench", "results", "check", "--results", str(results)])
     remedy, fatal = f"the files to train again are named by: {check}" if damaged else "", False
-    if found.newer:
+    if result.newer:
         remedy = "; ".join(filter(None, ["update tpbench, which reads the others then", remedy]))
     if isinstance(results, Path):
         existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
         if not os.access(existing, os.W_OK):
             remedy, fatal = f"{existing} cannot be written: choose another folder with --results", True
-    newer = f", {found.newer} of a newer version" if found.newer else ""
-    yield Finding(f"store {results}", f"{found.whole} runs, {damaged} damaged files{newer}", remedy, fatal)
+    newer = f", {result.newer} of a newer version" if result.newer else ""
+    yield Finding(f"store {results}", f"{result.whole} runs, {damaged} damaged files{newer}", remedy, fatal)
 
 
 def _cluster(address: str) -> Iterator[Finding]:

@@ -57,7 +57,7 @@ class QueueCallback(tune.Callback):
     """Passes reports and failures of workers from Tune to the queue and the progress reporter.
 
     Args:
-        queue: is told of them.
+        queue: receives them.
         reporter: shows them.
         resources: of the run.
         nodes: the state of a cluster's nodes.
@@ -180,7 +180,7 @@ class QueueCallback(tune.Callback):
             return
         self._asked_new_at = now
         scheduler, needs = self.queue.scheduler, self.nodes.needs
-        known = {*needs.asked, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
+        known = {*needs.checked_nodes, *scheduler.lacking, *(s.place.node for s in scheduler.slots.values() if s.place)}
         new = [node for node in capable_nodes(self.resources.share) if node not in known]
         for node, answer in call_on_nodes(new, missing, needs, timeout=_LOOK).items():
             if isinstance(answer, RayTaskError):
@@ -219,8 +219,8 @@ class QueueCallback(tune.Callback):
         """Return the count of processes that the kernel has killed on a node; asked once in a while, as all wait."""
         if not self._on_cluster:
             return oom_kills()
-        asked, kills = self._kills.get(node, (-math.inf, None))
-        if time.monotonic() - asked > _LOOK:
+        when, kills = self._kills.get(node, (-math.inf, None))
+        if time.monotonic() - when > _LOOK:
             kills = count_oom_kills(node)
             self._kills[node] = time.monotonic(), kills
         return kills
@@ -239,7 +239,7 @@ def memory_of(pack: QueuedPack) -> int | None:
 
 
 class NoTuneReporter(tune.ProgressReporter):
-    """Suppresses Tune's own table in a notebook, for which Tune clears the cell even where it is told to be quiet."""
+    """Suppresses Tune's own table in a notebook, for which Tune clears the cell even with verbosity 0."""
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
         return False
@@ -372,7 +372,7 @@ def run_queue(
             storage_path=str(ray_folder.resolve()),
             verbose=0,
             stop=StopWhenOver(queue),
-            # The scheduler hands packs out again by itself: elsewhere, and not for ever.
+            # The scheduler requeues packs by itself: on other nodes, and not for ever.
             failure_config=tune.FailureConfig(max_failures=0),
             callbacks=[QueueCallback(queue, reporter, resources, nodes)],
             progress_reporter=NoTuneReporter() if in_notebook() else None,

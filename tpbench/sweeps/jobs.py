@@ -174,8 +174,8 @@ def jobs(address: str) -> list[Job]:
     """Return the sweeps that were submitted to a cluster, oldest first."""
     client = _client(address)
     with _errors(address):
-        found = [job for job in client.list_jobs() if (job.metadata or {}).get("tpbench") == "sweep"]
-    found.sort(key=lambda job: job.start_time or 0)
+        sweeps = [job for job in client.list_jobs() if (job.metadata or {}).get("tpbench") == "sweep"]
+    sweeps.sort(key=lambda job: job.start_time or 0)
     return [
         Job(
             str(job.submission_id),
@@ -183,11 +183,11 @@ def jobs(address: str) -> list[Job]:
             datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds"),
             job.entrypoint,
         )
-        for job in found
+        for job in sweeps
     ]
 
 
-def _known(address: str, name: str) -> str:
+def _require_job(address: str, name: str) -> str:
     names = [job.name for job in jobs(address)]
     if name not in names:
         raise unknown("job", name, names) if names else UsageError(f"{address} has no sweeps of tpbench")
@@ -196,7 +196,7 @@ def _known(address: str, name: str) -> str:
 
 def logs(address: str, name: str) -> str:
     """Return the output of a job."""
-    _known(address, name)
+    _require_job(address, name)
     with _errors(address):
         return str(_client(address).get_job_logs(name))
 
@@ -207,6 +207,6 @@ def stop(address: str, name: str) -> bool:
     Ray sends it SIGTERM, which ends a sweep as Ctrl-C does, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S, read on
     the head). Either way no run is lost: a sweep continues from its journal and the last checkpoints.
     """
-    _known(address, name)
+    _require_job(address, name)
     with _errors(address):
         return bool(_client(address).stop_job(name))

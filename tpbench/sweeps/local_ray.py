@@ -28,13 +28,13 @@ _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 # A folder is "tpb-" and eight letters: every letter takes one from the name of the folder that it lies in.
 _PREFIX, _LOCK, _TOKEN = "tpb-", "lock", "token"
 SESSIONS = "r"
-"""Ray's own folder in the private one: it lets everybody write there, so there must be a closed one around it."""
+"""Ray's own folder in the private one: every user may write there, so a closed one must be around it."""
 _NAME = len(f"{_PREFIX}12345678/{SESSIONS}")
 
 LOOPBACK = "127.0.0.1"
 
-# Seconds after which a person wants to know what Ray is waiting for.
-PATIENCE = 60.0
+# Seconds after which a line says what Ray may be waiting for.
+SLOW_START = 60.0
 # Seconds in which Ray's processes end by themselves.
 _PATIENCE_AT_END = 5.0
 # Seconds in which the processes of a Ray that was shut down write their last lines.
@@ -152,7 +152,7 @@ def _lock(file: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        # The file system knows no locks: nobody finds out, and nothing is removed.
+        # Where the file system knows no locks, nothing is removed.
         return False
     return True
 
@@ -203,7 +203,7 @@ def end_ray_processes(folder: Path) -> Iterator[None]:
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
     """Return the processes of a Ray in that folder: also those whose parent has ended, as where it half started."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or process.uids().real != os.getuid():
@@ -216,8 +216,8 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
                 process.environ().get("RAY_AUTH_TOKEN_PATH") == str(folder / _TOKEN)
                 or (titled and any(file.path.startswith(f"{folder}/") for file in process.open_files()))
             ):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def require_loopback() -> None:
@@ -273,7 +273,7 @@ def loopback_only() -> Iterator[str]:
 
 
 @contextmanager
-def warn_if_slow(say: Callable[[str], None], seconds: float = PATIENCE) -> Iterator[None]:
+def warn_if_slow(say: Callable[[str], None], seconds: float = SLOW_START) -> Iterator[None]:
     """Show a line if Ray takes unusually long to start: by itself it waits without one."""
     message = (
         f"Ray has not started after {seconds:.0f} s: it waits for its own processes. The machine may be very busy, a "

@@ -20,9 +20,9 @@ from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import Workload, load_problem
 from tpbench.workloads.memory import oom_kills
 
-# Seconds that the nodes may take to say what they have.
+# Seconds that the nodes may take to answer.
 _ANSWER = 120.0
-# Seconds that one node may take to say something small.
+# Seconds that one node may take for a small answer.
 _SOON = 15.0
 
 
@@ -48,8 +48,8 @@ class Needs:
     device: str
     tpbench: str
     """Digest of the driver's own sources."""
-    asked: frozenset[str] = frozenset()
-    """Ids of the nodes that were asked already."""
+    checked_nodes: frozenset[str] = frozenset()
+    """Ids of the nodes whose answers are known."""
 
     @classmethod
     def of(cls, sweeps: Sequence[SweepNeeds], data: str | None, device: str) -> Needs:
@@ -63,13 +63,13 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
     Args:
         needs: of the sweeps.
         gpu: whether this process has a GPU; without one, precisions on a GPU are not checked.
-        known: id of the node; one that was asked already is checked for its GPU alone.
+        known: id of the node; one that was checked already is checked for its GPU alone.
 
     Returns:
         The reason, by the name of the sweep that cannot be trained here, or :data:`ALL_SWEEPS`.
     """
-    found: dict[str, str] = {}
-    if known not in needs.asked or not known:
+    lacking: dict[str, str] = {}
+    if known not in needs.checked_nodes or not known:
         digest = source_digest("tpbench")
         if digest != needs.tpbench:
             return {ALL_SWEEPS: f"its tpbench is another one (sources {digest}, here {needs.tpbench})"}
@@ -77,13 +77,13 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
         fingerprints: dict[str, str] = {}
         for sweep in needs.sweeps:
             if reason := _lacks_sources(sweep, data, fingerprints):
-                found[sweep.name] = reason
+                lacking[sweep.name] = reason
     if gpu or needs.device == "cpu":
         for sweep in needs.sweeps:
             wrong = [f"precision {p} {why}" for p in sweep.precisions if (why := why_not(p, needs.device, here=True))]
             if wrong:
-                found.setdefault(sweep.name, wrong[0])
-    return found
+                lacking.setdefault(sweep.name, wrong[0])
+    return lacking
 
 
 def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str, str]) -> str | None:
@@ -149,13 +149,13 @@ def call_on_nodes(
         calls[node] = remote.options(num_cpus=0, scheduling_strategy=where, max_retries=0).remote(*arguments)
     if calls:
         ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout)
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for node, call in calls.items():
         try:
-            found[node] = ray.get(call, timeout=0)
+            answers[node] = ray.get(call, timeout=0)
         except Exception as error:  # a node that went, a package that it lacks, or no answer
-            found[node] = error
-    return found
+            answers[node] = error
+    return answers
 
 
 def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]:
@@ -218,19 +218,19 @@ def ask_nodes(
             if isinstance(answer, Exception):
                 if _has_not_answered(answer):
                     late.append(node)
-                elif not _gone(answer):
+                elif not _has_left(answer):
                     lacks[node] = {ALL_SWEEPS: f"it could not be asked: {last_line(str(answer))}"}
                 continue
-            name, found = answer
+            name, lacking = answer
             if name and not (folder / name).exists():
-                found = {
+                lacking = {
                     ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
                     "wrote there"
                 }
                 name = ""
             unshared += not name
-            if found:
-                lacks[node] = found
+            if lacking:
+                lacks[node] = lacking
     finally:
         for path in folder.glob(f"{token}*"):
             path.unlink(missing_ok=True)
@@ -245,7 +245,7 @@ def ask_nodes(
     if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
         listed = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
         raise TpbenchError(f"no node of the cluster can train: {listed}")
-    return NodeFindings(replace(needs, asked=frozenset(wanted) - frozenset(late)), lacks)
+    return NodeFindings(replace(needs, checked_nodes=frozenset(wanted) - frozenset(late)), lacks)
 
 
 def _has_not_answered(error: Exception) -> bool:
@@ -254,7 +254,7 @@ def _has_not_answered(error: Exception) -> bool:
     return isinstance(error, GetTimeoutError)
 
 
-def _gone(error: Exception) -> bool:
+def _has_left(error: Exception) -> bool:
     """Return whether a node left while it was asked; should it return, its workers are asked."""
     from ray.exceptions import RayError, RayTaskError
 
@@ -269,8 +269,8 @@ def last_line(traceback: str) -> str:
 
 def count_oom_kills(node: str) -> int | None:
     """Return the count of processes that the kernel has killed on a node for memory; None if it is unknown."""
-    found = call_on_nodes([node], oom_kills, timeout=_SOON).get(node)
-    return found if isinstance(found, int) else None
+    count = call_on_nodes([node], oom_kills, timeout=_SOON).get(node)
+    return count if isinstance(count, int) else None
 
 
 def end_process(pid: int, created: float) -> bool:

@@ -111,7 +111,7 @@ class SweepQueue(Searcher):
     def _guarded(self) -> Iterator[None]:
         """Keep an exception for the next suggestion, which ends the run with it.
 
-        Tune would take it for the trial's own and go on without ever hearing of it again.
+        Tune would take it for the trial's own and go on without another report of it.
         """
         try:
             yield

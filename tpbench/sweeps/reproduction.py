@@ -125,8 +125,8 @@ class TrainedCell:
     """Seeds whose networks were to be kept and were not."""
 
 
-class Budget(Admission):
-    """Begins no cell whose estimate does not fit into what is left of a time, beside the cells that have begun."""
+class TimeBudget(Admission):
+    """Admits a cell if its estimate fits into the rest of a time, beside the cells that have begun."""
 
     def __init__(self, seconds: float, estimates: Mapping[str, float]) -> None:
         self.seconds, self.estimates = seconds, estimates
@@ -171,7 +171,7 @@ def reproduce(
         sweeps = [_sweep(cell, place, session) for place, cell in enumerate(cells)]
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
         session.ask_nodes([_needs(sweep, settings) for sweep in sweeps])
-        admission = Budget(budget, estimates) if budget is not None else None
+        admission = TimeBudget(budget, estimates) if budget is not None else None
         session.train(sweeps, admission, lambda sweep: _write_tables(store, session.view))
     return [
         TrainedCell(
@@ -199,7 +199,7 @@ def _diverged(sweep: PlainSweep) -> int:
 def _sweep(cell: PlannedCell, place: int, session: Session) -> PlainSweep:
     """Return a cell as the queue takes it: final runs without a search.
 
-    It is split by its seeds and the workers alone, so that an interrupted one finds its checkpoints again.
+    It is split by its seeds and the workers alone, so that an interrupted one continues from its checkpoints.
     """
     workload, settings, resources = cell.cell.workload, session.settings, session.resources
     _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)

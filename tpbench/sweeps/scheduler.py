@@ -14,7 +14,7 @@ from tpbench.training.packs import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3
-# Failures that may be the place's fault. That a node is gone, or that memory does not hold a pack, is told apart.
+# Failures that may be the place's fault; lost nodes and too little memory are kinds of their own.
 _TROUBLES = ("raised", "lost", "stalled")
 
 

@@ -56,7 +56,7 @@ def watch_driver(command: str) -> Iterator[Callable[[str], None]]:
         command: to continue with.
 
     Yields:
-        A function that takes the address of the cluster's head, so that its loss can be told from other ends.
+        A function that takes the address of the cluster's head, so that its loss is distinguished from other ends.
     """
     arguments = [sys.executable, "-I", "-S", "-c", _WATCHER, CONTINUES, command]
     watcher = subprocess.Popen(
@@ -187,7 +187,7 @@ class ProgressReporter:
 
 @dataclass
 class Session:
-    """What a command that trains through the queue has set up (:func:`training_session`)."""
+    """The surroundings of a command that trains through the queue (:func:`training_session`)."""
 
     view: View
     settings: PackSettings
@@ -196,10 +196,10 @@ class Session:
     folder: SweepFolder
     """Its folder of this machine holds Ray's log and Tune's files."""
     findings: NodeFindings | None = None
-    """What the nodes of a cluster lack, once they were asked."""
+    """Missing needs of a cluster's nodes, once they were asked."""
 
     def ask_nodes(self, sweeps: Sequence[SweepNeeds]) -> None:
-        """Ask the nodes of the cluster what they lack for these sweeps; without a cluster, nothing is asked.
+        """Ask the nodes of the cluster for the needs that they lack; without a cluster, nothing is asked.
 
         Raises:
             UsageError: no node shares the results folder.
@@ -222,16 +222,16 @@ class Session:
             admission: which sweeps may begin; None: all.
             on_end: called with each sweep when it is over.
         """
-        board = ProgressReporter(self.view, sweeps, on_end)
+        reporter = ProgressReporter(self.view, sweeps, on_end)
         if all(sweep.finished for sweep in sweeps):
-            board.show()
+            reporter.show()
             return
         with self._started_ray():
             # Ray reads its environment when it is imported.
             from tpbench.sweeps.driver import run_queue
 
-            board.start()
-            run_queue(sweeps, self.resources, self.folder.ray, board, admission=admission, nodes=self.findings)
+            reporter.start()
+            run_queue(sweeps, self.resources, self.folder.ray, reporter, admission=admission, nodes=self.findings)
 
     @contextmanager
     def _started_ray(self) -> Iterator[None]:
@@ -251,7 +251,7 @@ def for_workers(settings: PackSettings) -> PackSettings:
 def on_device(settings: PackSettings, resources: Resources, search_precision: str | None = None) -> PackSettings:
     """Return the settings with the device that the packs get.
 
-    What a cluster's nodes cannot do they report themselves, when they are asked.
+    Nodes of a cluster check the precisions themselves (:func:`tpbench.sweeps.nodes.missing`).
 
     Raises:
         UsageError: the device cannot compute in one of the precisions.
@@ -272,7 +272,7 @@ def training_session(
     search_precision: str | None = None,
     progress: bool = True,
 ) -> Iterator[Session]:
-    """Set up what a command that trains through the queue needs, and take it down again.
+    """Set up the surroundings of a command that trains through the queue, and take them down at the end.
 
     The folders are locked, Ray's output goes to the log of the first one, Ctrl-C ends with the command that continues,
     and a cluster is connected. Ray of this machine is started only where something is left to train.

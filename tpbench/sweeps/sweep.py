@@ -91,8 +91,8 @@ class Failure:
     place: Place = Place()
 
 
-# Attempts at a pack by kind of failure. What raises raises again. Nodes of a cluster come and go (spot instances),
-# which is no fault of the pack's: it continues from its checkpoint.
+# Attempts at a pack by kind of failure. A pack that raises does so each time. Nodes of a cluster come and go (spot
+# instances), which is no fault of the pack's: it continues from its checkpoint.
 _ATTEMPTS = {"rule": 1, "raised": 3, "stalled": 3, "lost": 4, "gone": 50}
 _LOST_ON_A_CLUSTER = 10
 _LOSSES_BEFORE_HALVING = 2
@@ -119,7 +119,7 @@ def should_abandon(
 def should_halve(failures: Sequence[Failure]) -> bool:
     """Return whether the last failure of a pack is a reason to train its members in smaller parts.
 
-    Either the system says that memory ran out, or the process was lost a second time and nothing says why.
+    Either memory ran out by the system's report, or the process was lost a second time without a known cause.
     """
     if not failures:
         return False
@@ -127,7 +127,7 @@ def should_halve(failures: Sequence[Failure]) -> bool:
     return failures[-1].kind == "memory" or (failures[-1].kind == "lost" and lost >= _LOSSES_BEFORE_HALVING)
 
 
-# A search of which a larger share of the suggestions could not be trained is not the search that was asked for.
+# Largest share of suggestions that could not be trained with which a search still counts.
 _MOST_FAILURES = 0.1
 # Final packs per worker of a campaign.
 _WAVES = 4
@@ -327,7 +327,7 @@ class QueuedSweep:
         """Note a failed attempt at a pack: it is requeued or abandoned.
 
         Where memory may be the reason, it is trained in halves from now on, and so are those that follow.
-        What a rule does wrong it will do again; once it is mended, it is another rule and another sweep.
+        An error of a rule is repeated by every pack; a mended rule is another rule and another sweep.
 
         Args:
             counts: tells which of the pack's failures count (:func:`tpbench.sweeps.sweep.should_abandon`).

@@ -1,7 +1,7 @@
 """Workers: Ray trials that train one pack after the other, and the mailbox from which they take them.
 
 A worker is a trial of Tune's that lasts: it reports its place, and waits for one pack after the other. So the scheduler
-knows the place before it chooses the pack, and a process that has imported torch is used again.
+knows the place before it chooses the pack, and a process that has imported torch is used for the next one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run_worker(
 ) -> None:
     """Train one pack after the other until the mailbox holds the end.
 
-    What the node or the store lacks is reported; any other exception is raised, and the process is not used again.
+    A :class:`TpbenchError` is reported; any other exception is raised, and ends the process.
 
     Args:
         config: ``worker``, its name.
@@ -180,7 +180,7 @@ def _reporter(workers: int) -> Callable[[EpochReport], None]:
     longest = 0.0
 
     def report(epoch: EpochReport) -> None:
-        # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
+        # Tune takes some milliseconds per report, and waits for each; and a person reads no faster than this.
         nonlocal reported, ended, longest
         now = time.monotonic()
         longest, ended = max(longest, now - ended), now
