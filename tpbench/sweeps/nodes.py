@@ -14,7 +14,7 @@ from typing import Any
 from tpbench.engine import TpbenchError, UsageError, method_source
 from tpbench.engine.protocol import why_not
 from tpbench.engine.sources import source_digest
-from tpbench.results.location import absolute, location
+from tpbench.results.location import location
 from tpbench.results.store import write_atomically
 from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import Workload, load_problem
@@ -198,7 +198,7 @@ def ask_nodes(
     """Ask all nodes at once for the needs that they lack. A late one is left out until a worker starts there.
 
     Args:
-        results: the results folder; the driver writes there, each node reads that and answers in the same way.
+        results: absolute path or URL of the results folder; the driver writes there, each node reads that and answers there.
         needs: of the sweeps.
         wanted: the nodes that may train, by id with their names.
         say: shows a line about nodes that are left out.
@@ -208,8 +208,7 @@ def ask_nodes(
         UsageError: no node shares the results folder.
         TpbenchError: no node can train anything, or this machine cannot write to the results folder.
     """
-    results, token = absolute(results), secrets.token_hex(16)
-    folder = location(results) / "checks"
+    folder, token = location(results) / "checks", secrets.token_hex(16)
     write_atomically(folder / token, token)
     lacks: dict[str, dict[str, str]] = {}
     late, unshared = [], 0

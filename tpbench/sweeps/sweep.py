@@ -160,7 +160,7 @@ class Workers:
 
 
 class FinalRuns:
-    """One configuration over its seeds, split into packs of which those are handed out that the store lacks."""
+    """One configuration over its seeds, split into packs. Packs whose runs the store has are not handed out."""
 
     def __init__(self, plan: PackPlan, fingerprint: str, settings: PackSettings) -> None:
         self.plan, self.fingerprint, self.settings = plan, fingerprint, settings
@@ -208,7 +208,8 @@ class QueuedSweep:
         name: unique within the queue.
         label: for people.
         settings: how its packs are trained.
-        on_cluster: whether it is trained on a cluster."""
+        on_cluster: whether it is trained on a cluster.
+    """
 
     def __init__(self, name: str, label: str, settings: PackSettings, *, on_cluster: bool = False) -> None:
         self.name, self.label, self.settings, self.on_cluster = name, label, settings, on_cluster
@@ -251,11 +252,9 @@ class QueuedSweep:
     @property
     def potential(self) -> int:
         """Number of packs that are in flight or could be."""
-        return (
-            0
-            if self.finished
-            else len(self.in_flight) + self.has_search + (len(self.final.waiting) if self.final else 0)
-        )
+        if self.finished:
+            return 0
+        return len(self.in_flight) + self.has_search + (len(self.final.waiting) if self.final else 0)
 
     @property
     def waiting(self) -> list[str]:
@@ -306,7 +305,7 @@ class QueuedSweep:
         for progress in (self.search_progress, self.final_progress):
             if key in progress.running:
                 progress.running[key] = progress.running[key][0], share
-        # Of a sweep that searches, what the search reached: the final runs are many of one configuration.
+        # With a search, the best of the search: the final runs are all of one configuration.
         of_search = key in self.search_progress.running or not self.search_progress.total
         if best is not None and of_search and (self.best_error is None or best < self.best_error):
             self.best_error = best
