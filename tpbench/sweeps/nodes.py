@@ -198,7 +198,7 @@ def ask_nodes(
     """Ask all nodes at once for the needs that they lack. A late one is left out until a worker starts there.
 
     Args:
-        results: absolute path or URL of the results folder; the driver writes there, each node reads that and answers there.
+        results: absolute path or URL of the results folder; the driver writes there, and each node answers there.
         needs: of the sweeps.
         wanted: the nodes that may train, by id with their names.
         say: shows a line about nodes that are left out.
