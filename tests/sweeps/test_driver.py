@@ -160,7 +160,7 @@ class StoppingNeeds(Needs):
     folder: str = ""
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "asked":
+        if name == "checked_nodes":
             with suppress(FileExistsError):
                 (Path(self.folder) / "stopped").touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGSTOP)

@@ -303,7 +303,7 @@ def test_every_kill_by_the_kernel_tells_of_one_process(watched: Watched, monkeyp
     for worker in "123":
         watched.scheduler.open(worker)
         watched.starts(worker, oom_kills=3)
-    kinds = [watched.callback._with_evidence(lost, worker).kind for worker in "123"]
+    kinds = [watched.callback._with_cause(lost, worker).kind for worker in "123"]
     assert kinds == ["memory", "memory", "lost"]
     assert asked == ["a"]  # once for all, as everything waits for the answer
 
@@ -319,8 +319,8 @@ def test_a_kill_before_a_pack_was_handed_out_is_no_evidence(watched: Watched, mo
     watched.queue.handle_report("1", {"share": 0.0, "took": json.dumps({"memory": 2**31, "oom_kills": 4})})
     assert watched.scheduler.slots["1"].took
     lost = Failure("lost", "its process was lost")
-    assert watched.callback._with_evidence(lost, "1").kind == "lost"
-    assert watched.callback._with_evidence(lost, "2").kind == "memory"
+    assert watched.callback._with_cause(lost, "1").kind == "lost"
+    assert watched.callback._with_cause(lost, "2").kind == "memory"
 
 
 def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +343,7 @@ def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monke
     watched.starts("1")
     slot = watched.scheduler.slots["1"]
     assert slot.work
-    message = watched.callback._with_evidence(Failure("lost", "lost"), "1").message
+    message = watched.callback._with_cause(Failure("lost", "lost"), "1").message
     needed = driver.memory_of(slot.work[1])
     assert needed
     assert format_bytes(2**30) in message
