@@ -126,7 +126,7 @@ class TrainedCell:
 
 
 class TimeBudget(Admission):
-    """Admits a cell if its estimate fits_sockets into the rest of a time, beside the cells that have begun."""
+    """Admits a cell if its estimate fits into the rest of a time, beside the cells that have begun."""
 
     def __init__(self, seconds: float, estimates: Mapping[str, float]) -> None:
         self.seconds, self.estimates = seconds, estimates
