@@ -19,7 +19,7 @@ from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
-from tpbench.sweeps.reproduction import Budget
+from tpbench.sweeps.reproduction import TimeBudget
 from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.sweep import Failure, Place, PlainSweep, QueuedPack, SearchedSweep, should_abandon
 from tpbench.sweeps.sweep import Workers as Known
@@ -265,16 +265,16 @@ def test_a_budget_begins_what_fits_beside_what_has_begun(tmp_path: Path) -> None
         plan = plan_seeds(get_workload("digits"), method, configuration, (0, 1), 1, {"by": "published"})
         cells.append(PlainSweep(f"digits-{method}", method, plan, FINGERPRINT, PackSettings(str(tmp_path)), 2))
         cells[-1].priority = place
-    budget = Budget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
+    budget = TimeBudget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
     tune = Workers(cells, workers=2, admission=budget)
     handed = tune.run(lambda pack: [])
     assert [name for name, _ in handed] == ["digits-bp"] * 2 + ["digits-dfa"] * 2 + ["digits-gnt"] * 2
     # gnt fitted when bp had ended; with a shorter budget it never does, and nobody waits for it.
     few = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
-    short = Workers(few, workers=2, admission=Budget(70.0, {c.name: 60.0 for c in few}))
+    short = Workers(few, workers=2, admission=TimeBudget(70.0, {c.name: 60.0 for c in few}))
     assert {name for name, _ in short.run(lambda pack: [])} == {"digits-bp", "digits-dfa", "digits-gnt"}
     none = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
-    idle = Workers(none, workers=2, admission=Budget(1.0, {c.name: 60.0 for c in none}))
+    idle = Workers(none, workers=2, admission=TimeBudget(1.0, {c.name: 60.0 for c in none}))
     assert idle.run(pretend) == []
     assert idle.scheduler.over
 
