@@ -27,7 +27,7 @@ from tpbench.sweeps.sweep import PlainSweep, QueuedPack
 from tpbench.training.packs import Outcome
 
 if TYPE_CHECKING:
-    from tpbench.sweeps.driver import NodeFindings
+    from tpbench.sweeps.nodes import NodeFindings
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +168,7 @@ class StoppingNeeds(Needs):
 
 
 def test_a_process_that_hangs_before_it_says_anything_is_ended(ray: None, tmp_path: Path) -> None:
-    from tpbench.sweeps.driver import NodeFindings
+    from tpbench.sweeps.nodes import NodeFindings
 
     known = Needs.of([], None, "cpu")
     needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(tmp_path))
