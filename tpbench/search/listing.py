@@ -38,7 +38,7 @@ class SweepStatus:
     member_epochs_full: int = 0
     """Joint epochs that the same configurations would have taken to the end."""
     search_precision: str = ""
-    """Of the search, where the final runs have another."""
+    """Precision of the search, where the final runs have another."""
     command: str = ""
     """The command that continues it; empty where none does."""
     reason: str = ""

@@ -45,7 +45,7 @@ class Resources:
     packs_per_gpu: int = 1
     """Packs that share one GPU (:func:`tpbench.training.sizing.share_gpu`)."""
     address: str | None = None
-    """Of a running cluster; None: Ray is started on this machine for the length of the sweep."""
+    """Address of a running cluster; None: Ray is started on this machine for the length of the sweep."""
     node_cpus: int | None = None
     """CPU cores of the largest node of a cluster: no process can have more."""
 

@@ -33,7 +33,7 @@ class SweepNeeds:
     name: str
     workload: Workload
     fingerprint: str
-    """Of its data."""
+    """Fingerprint of its data."""
     method: str
     method_source: str
     precisions: tuple[str, ...]
@@ -187,7 +187,7 @@ class NodeFindings:
     """The state of a cluster's nodes before anything trains."""
 
     needs: Needs
-    """Of the sweeps, with the nodes that have answered."""
+    """Needs of the sweeps, with the nodes that have answered."""
     lacks: dict[str, dict[str, str]]
     """By node what it lacks, by the name of a sweep or for :data:`ALL_SWEEPS`."""
 

@@ -192,7 +192,7 @@ class Session:
     view: View
     settings: PackSettings
     resources: Resources
-    """Of this machine, or what the connected cluster has."""
+    """CPUs and GPUs of this machine, or of the connected cluster."""
     folder: SweepFolder
     """Its folder of this machine holds Ray's log and Tune's files."""
     findings: NodeFindings | None = None
