@@ -172,7 +172,7 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
     from tpbench.search.listing import trials_frame
 
     store = _store(results)
-    frame, problems = trials_frame(store.folder, None if sweep is None else _checked(check_name, sweep, "sweep"))
+    frame, problems = trials_frame(store, None if sweep is None else _checked(check_name, sweep, "sweep"))
     _warn(problems)
     return frame
 

@@ -124,7 +124,7 @@ def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.Monke
     def begun(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(campaign, "_on_device", begun)
+    monkeypatch.setattr(campaign, "on_device", begun)
     thread = threading.Thread(target=second)
     with noise_to(tmp_path / "log"), monkeypatch.context() as patch:
         patch.setattr(ray, "is_initialized", lambda: True)

@@ -20,7 +20,7 @@ from tpbench.workloads import WORKLOADS
 def tiny_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST's name and published configurations on the built-in digits, for 2 epochs; trained in this process."""
     monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-    monkeypatch.setattr(reproduction, "ray_running", no_ray)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", no_ray)
     monkeypatch.setitem(WORKLOADS, "mnist", replace(WORKLOADS["digits"], name="mnist", title="MNIST", epochs=2))
 
 

@@ -116,10 +116,10 @@ def mixed_store(small: None, tmp_path: Path) -> str:
     )
     folder = SweepFolder(results / "sweeps" / definition.id)
     _, journal = folder.begin(definition, {})
-    journal.suggested([{"sigma": {**HEALTHY, **ENDS[end][0]}["sigma"]} for end, _ in members])
-    journal.ended(0, outcomes)
-    journal.suggested([{"sigma": 0.1}])
-    journal.ended(1, [])
+    journal.add_pack([{"sigma": {**HEALTHY, **ENDS[end][0]}["sigma"]} for end, _ in members])
+    journal.end_pack(0, outcomes)
+    journal.add_pack([{"sigma": 0.1}])
+    journal.end_pack(1, [])
     return definition.id
 
 

@@ -19,7 +19,7 @@ from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.results.networks import NETWORKS, has_network, read_network
-from tpbench.sweeps.sweep import HandedPack
+from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training.networks import array_name
 from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.workloads import Workload, load_problem
@@ -248,8 +248,8 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
 
 
 def test_keeping_travels_to_workers_and_names_nothing(plan: PackPlan, tmp_path: Path) -> None:
-    pack = HandedPack("final-0", plan, keeping(tmp_path))
-    assert HandedPack.from_json(pack.to_json()).settings.keep_networks
+    pack = QueuedPack("final-0", plan, keeping(tmp_path))
+    assert QueuedPack.from_json(pack.to_json()).settings.keep_networks
     with_networks, without = PackJob(plan, pack.settings), PackJob(plan, PackSettings(str(tmp_path)))
     assert with_networks.definitions == without.definitions
     assert with_networks.checkpoint_path != without.checkpoint_path

@@ -24,7 +24,7 @@ from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
-from tpbench.sweeps.sweep import HandedPack
+from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training import packs, tracking
 from tpbench.training.packs import PackJob, PackSettings
 from tpbench.training.tracking import (
@@ -156,7 +156,7 @@ def test_a_job_needs_places_that_outlive_it() -> None:
 
 def test_settings_travel_as_json() -> None:
     settings = PackSettings("results", track=("tensorboard:/a", "mlflow:http://host"))
-    assert HandedPack.from_json(HandedPack("0", digits_plan(), settings).to_json()).settings == settings
+    assert QueuedPack.from_json(QueuedPack("0", digits_plan(), settings).to_json()).settings == settings
     assert PackSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 

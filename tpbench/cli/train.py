@@ -69,10 +69,10 @@ def sweeps(
     as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
 ) -> None:
     """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
-    from tpbench.search.listing import all_sweeps
+    from tpbench.search.listing import list_sweeps
     from tpbench.training.progress import spell_error
 
-    found = all_sweeps(str(read_store(results).folder))
+    found = list_sweeps(read_store(results))
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return

@@ -30,7 +30,7 @@ def store_stamp(results: str) -> str:
     """
     folder = location(results)
     places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
-    sweeps = sweep_folders(folder)
+    sweeps = sweep_folders(RunStore(folder))
     places += [(sweep.folder, ".jsonl") for sweep in sweeps]
     stamps = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
     # A sweep that is stopped lets go of its lock, and writes nothing.

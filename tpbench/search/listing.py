@@ -1,4 +1,4 @@
-"""Which sweeps a results folder holds, and how far each is."""
+"""The sweeps of a store: their states, and the trials of their searches as a data frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
-from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, PackEntry
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """One sweep as a person, or a program, asks about it."""
+    """The state of one sweep."""
 
     id: str
     """The name of its folder."""
@@ -37,22 +36,22 @@ class SweepStatus:
     member_epochs: int = 0
     """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
     member_epochs_full: int = 0
-    """What the same configurations would have taken to the end."""
+    """Joint epochs that the same configurations would have taken to the end."""
     search_precision: str = ""
-    """Of the search, where the final runs have another."""
+    """Precision of the search, where the final runs have another."""
     command: str = ""
-    """Continues it, where that leads anywhere."""
+    """The command that continues it; empty where none does."""
     reason: str = ""
-    """Why it cannot be continued, where it is not done."""
+    """The reason why it cannot be continued, where it is not done."""
 
 
-def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: RunStore | None = None) -> SweepStatus:
-    """Read a sweep's folder; a damaged one is reported, not raised.
+def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None = None) -> SweepStatus:
+    """Read the state of a sweep; a damaged folder is a state too.
 
     Args:
-        folder: the sweep's.
-        results: the results folder as the command shall name it; None: by its path.
-        store: that of its results folder, where several sweeps are asked for.
+        folder: of the sweep.
+        results: name of the results folder in the command; empty: its path.
+        store: of the results folder, where the states of several sweeps are read.
     """
     name = folder.folder.name
     try:
@@ -83,13 +82,13 @@ def sweep_status(folder: SweepFolder, results: str | Path | None = None, store: 
     return SweepStatus(name, "interrupted", *known, command=folder.command(results or folder.results))
 
 
-def sweep_folders(results: Path) -> list[SweepFolder]:
-    """The folders of all sweeps below a results folder, by name."""
+def sweep_folders(store: RunStore) -> list[SweepFolder]:
+    """Return the folders of all sweeps of a store, by name."""
     try:
-        folders = [SweepFolder(path) for path in sorted((results / "sweeps").glob("*"))]
+        folders = [SweepFolder(path) for path in sorted((store.folder / "sweeps").glob("*"))]
         return [folder for folder in folders if _begun(folder)]
     except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{results}: could not be read ({error})") from error
+        raise TpbenchError(f"{store.folder}: could not be read ({error})") from error
 
 
 def _begun(folder: SweepFolder) -> bool:
@@ -101,16 +100,17 @@ def _begun(folder: SweepFolder) -> bool:
 
 @dataclass(frozen=True)
 class SweepCheck:
-    """What a look at the files of every sweep found."""
+    """The result of a check of all sweeps' files."""
 
-    whole: int
+    valid: int
+    """Number of sweeps without a fault."""
     wrong: list[str]
-    """What is the matter with files, a line each."""
+    """A line about each of the others."""
 
 
-def check_sweeps(results: Path) -> SweepCheck:
-    """Read the definition and the journal of every sweep. Changes nothing."""
-    folders, wrong = sweep_folders(results), []
+def check_sweeps(store: RunStore) -> SweepCheck:
+    """Read the definition and the journal of every sweep. Nothing is changed."""
+    folders, wrong = sweep_folders(store), []
     for folder in folders:
         try:
             folder.read()
@@ -120,17 +120,14 @@ def check_sweeps(results: Path) -> SweepCheck:
     return SweepCheck(len(folders) - len(wrong), wrong)
 
 
-def all_sweeps(results: str) -> list[SweepStatus]:
-    """Every sweep below a results folder, by name; commands name the folder as it is named here."""
-    store = RunStore(location(results))
-    return [sweep_status(folder, results, store) for folder in sweep_folders(store.folder)]
-
-
-# The trials of searches as a data frame: every configuration that was tried, and how it ended.
+def list_sweeps(store: RunStore) -> list[SweepStatus]:
+    """Return the states of all sweeps of a store, by name."""
+    results = str(store.folder)
+    return [sweep_status(folder, results, store) for folder in sweep_folders(store)]
 
 
 TRIAL_COLUMNS = ("sweep", "trial", "pack", "state", "epochs", "validation_error", "objective", "run")
-"""Of :func:`trials_frame`; the hyperparameters follow."""
+"""First columns of :func:`trials_frame`; the hyperparameters follow."""
 _TYPES = {
     "sweep": "object",
     "trial": "int64",
@@ -144,24 +141,24 @@ _TYPES = {
 _HYPERPARAMETER = "hp_"
 
 
-def find_sweep(results: Path, sweep: str) -> SweepFolder:
-    """The folder of a sweep.
+def get_sweep(store: RunStore, name: str) -> SweepFolder:
+    """Return the folder of a sweep.
 
     Raises:
-        UsageError: there is no such sweep; the message names what is near.
+        UsageError: there is no such sweep; the message names similar ones.
     """
-    found = {folder.folder.name: folder for folder in sweep_folders(results)}
-    if sweep not in found:
-        raise unknown("sweep", sweep, found) if found else UsageError(f"{results} holds no sweeps")
-    return found[sweep]
+    folders = {folder.folder.name: folder for folder in sweep_folders(store)}
+    if name not in folders:
+        raise unknown("sweep", name, folders) if folders else UsageError(f"{store.folder} holds no sweeps")
+    return folders[name]
 
 
-def trials_frame(results: Path, sweep: str | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """One row per trial that has ended, in the order in which a search suggested them; and what is wrong elsewhere.
+def trials_frame(store: RunStore, sweep: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Return one row per trial that has ended, in the order of suggestion, and a line about each damaged sweep.
 
     Args:
-        results: the results folder.
-        sweep: its name; None: all sweeps of the folder, of which damaged ones are left out and named.
+        store: of the sweeps.
+        sweep: its name; None: all sweeps of the store, of which damaged ones are left out.
 
     Raises:
         UsageError: there is no sweep of that name.
@@ -171,7 +168,7 @@ def trials_frame(results: Path, sweep: str | None = None) -> tuple[pd.DataFrame,
 
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    for folder in sweep_folders(results) if sweep is None else [find_sweep(results, sweep)]:
+    for folder in sweep_folders(store) if sweep is None else [get_sweep(store, sweep)]:
         try:
             rows += _trials(folder)
         except TpbenchError as error:
@@ -193,7 +190,7 @@ def _trials(folder: SweepFolder) -> list[dict[str, Any]]:
 
 
 def _rows(sweep: str, definition: SweepDefinition, pack: PackEntry, first: int) -> list[dict[str, Any]]:
-    """The trials of a pack that has ended, the first of which has this number in its search."""
+    """Return the trials of a pack that has ended; ``first`` is the number of its first trial in the search."""
     if pack.outcomes is None:
         return []
     outcomes: list[Outcome | None] = [*pack.outcomes] or [None] * len(pack.suggestions)
@@ -202,15 +199,15 @@ def _rows(sweep: str, definition: SweepDefinition, pack: PackEntry, first: int) 
             "sweep": sweep,
             "trial": first + place,
             "pack": pack.number,
-            **_ended(outcome, definition),
+            **_end_of(outcome, definition),
             **{f"{_HYPERPARAMETER}{name}": float(value) for name, value in suggestion.items()},
         }
         for place, (suggestion, outcome) in enumerate(zip(pack.suggestions, outcomes, strict=True))
     ]
 
 
-def _ended(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, Any]:
-    """How a trial ended; None: its pack could not be trained."""
+def _end_of(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, Any]:
+    """Return the end of a trial; None: its pack could not be trained."""
     if outcome is None:
         return {"state": "failed", "epochs": None, "validation_error": None, "objective": None, "run": None}
     # Journals of older versions do not tell the epochs; what finished was trained to the end.
@@ -226,13 +223,13 @@ def _ended(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, An
 
 
 def hyperparameters(trials: pd.DataFrame) -> pd.DataFrame:
-    """The hyperparameters of trials, by their names."""
+    """Return the hyperparameters of trials, by their names."""
     columns = [name for name in trials.columns if name.startswith(_HYPERPARAMETER)]
     return trials[columns].rename(columns=lambda name: name.removeprefix(_HYPERPARAMETER))
 
 
-def export_trials(results: Path, path: Path, form: str) -> tuple[int, list[str]]:
-    """Write the trials of all sweeps as one table; returns how many, and what is the matter with damaged sweeps.
+def export_trials(store: RunStore, path: Path, form: str) -> tuple[int, list[str]]:
+    """Write the trials of all sweeps as one table; returns their number, and a line about each damaged sweep.
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
@@ -242,6 +239,6 @@ def export_trials(results: Path, path: Path, form: str) -> tuple[int, list[str]]
     from tpbench.results.frames import write_frame
 
     form = export_format(path, form)
-    frame, problems = trials_frame(results)
+    frame, problems = trials_frame(store)
     write_frame(frame, path, form)
     return len(frame), problems

@@ -138,11 +138,16 @@ class PackSettings:
         Raises:
             TpbenchError: it cannot.
         """
-        RunStore(location(self.results)).require_writable(*[NETWORKS.folder] * self.keep_networks)
+        self.store.require_writable(*[NETWORKS.folder] * self.keep_networks)
 
     def missing_networks(self, records: Iterable[RunRecord]) -> int:
         """Return the number of runs whose networks were to be kept and were not."""
-        return unkept(RunStore(location(self.results)), records) if self.keep_networks else 0
+        return unkept(self.store, records) if self.keep_networks else 0
+
+    @property
+    def store(self) -> RunStore:
+        """The store that the runs go to."""
+        return RunStore(location(self.results))
 
     @property
     def command(self) -> str:
@@ -325,7 +330,7 @@ class PackJob:
         self.plan, self.settings, self.judge = plan, settings, judge
         self.parts = max(1, min(parts, len(plan.seeds)))
         """How many parts the members are trained in, one after the other; more where memory does not suffice."""
-        self.store = RunStore(location(settings.results))
+        self.store = settings.store
         self.problem, self.dataset = load_problem(plan.workload, Path(settings.data) if settings.data else None)
         if plan.fingerprint and plan.fingerprint != self.dataset.fingerprint:
             raise TpbenchError(
