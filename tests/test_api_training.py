@@ -18,7 +18,7 @@ from tpbench.cli import app
 from tpbench.engine import TpbenchError
 from tpbench.options import RunOptions
 from tpbench.results import RunStore
-from tpbench.training.packs import PackJob
+from tpbench.training.pack import PackJob
 
 BP = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 

@@ -16,9 +16,8 @@ from tpbench.options import SweepOptions
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources, ray_environment, ray_running
 from tpbench.sweeps.local_ray import write_token
-from tpbench.training.loggers import quieter
-from tpbench.training.packs import PackSettings
-from tpbench.training.quiet import noise_to
+from tpbench.training.console import noise_to, quieter
+from tpbench.training.pack import PackSettings
 
 ONE = Resources(1)
 OPTIONS = SweepOptions.read({"workloads": "digits", "methods": "bp", "cpus": 1})

@@ -20,8 +20,7 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.results.networks import NETWORKS, has_network, read_network
 from tpbench.sweeps.sweep import QueuedPack
-from tpbench.training.networks import array_name
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, array_name, plan_seeds
 from tpbench.workloads import Workload, load_problem
 from tpbench.workloads.declarations import read_workload
 

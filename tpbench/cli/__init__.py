@@ -19,7 +19,7 @@ from tpbench.cli.app import app, spell_error
 from tpbench.engine import TpbenchError
 from tpbench.engine.startup import collect_rarely
 from tpbench.results.formats import prepare_streams, print_line
-from tpbench.training.signals import ending_by_signals
+from tpbench.training.console import ending_by_signals
 
 __all__ = ["app", "check", "libraries", "main", "remote", "show", "store", "train"]
 

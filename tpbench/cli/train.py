@@ -28,7 +28,7 @@ def sweep(context: typer.Context) -> None:
 
     cells, left = choose_all(options.workloads, options.methods)
     from tpbench.sweeps.campaign import require_success, run_sweeps
-    from tpbench.training.packs import PackSettings
+    from tpbench.training.pack import PackSettings
 
     for line in left:
         complain(f"left out: {line}")
@@ -109,8 +109,7 @@ def reproduce(context: typer.Context) -> None:
     from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.reproduction import plan
     from tpbench.sweeps.reproduction import reproduce as train
-    from tpbench.training.networks import spell_unkept
-    from tpbench.training.packs import PackSettings
+    from tpbench.training.pack import PackSettings, spell_unkept
     from tpbench.training.progress import spell_seconds
 
     resources = choose_resources(options.cpus, options.gpus, options.address)
@@ -151,8 +150,8 @@ def align(context: typer.Context) -> None:
     cell = CellChoice.of(options.workload, options.method)
     from tpbench.search.configurations import find_configuration
     from tpbench.training.aligning import record_alignment
-    from tpbench.training.packs import PackSettings
-    from tpbench.training.signals import interruptible
+    from tpbench.training.console import interruptible
+    from tpbench.training.pack import PackSettings
 
     settings = PackSettings.of(options, options.device)
     chosen = find_configuration(

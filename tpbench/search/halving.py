@@ -21,7 +21,7 @@ def rung_epochs(epochs: int, factor: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Successive halving within a pack: a :class:`tpbench.training.packs.Judge`."""
+    """Successive halving within a pack: a :class:`tpbench.training.pack.Judge`."""
 
     epochs: int
     """Joint epochs of those that reach the end."""

@@ -22,10 +22,9 @@ from tpbench.sweeps.session import Session, for_workers, on_device, training_ses
 from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
 from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import spell_unkept
-from tpbench.training.packs import PackSettings, require_precision
+from tpbench.training.console import one_at_a_time
+from tpbench.training.pack import PackSettings, require_precision, spell_unkept
 from tpbench.training.progress import WARNING, View
-from tpbench.training.quiet import one_at_a_time
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.workloads import load_problem, obtain
 

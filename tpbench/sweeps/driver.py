@@ -35,7 +35,7 @@ from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
-from tpbench.training.loggers import quieter
+from tpbench.training.console import quieter
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook
 from tpbench.workloads import load_problem

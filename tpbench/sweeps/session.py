@@ -15,10 +15,9 @@ from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
 from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
 from tpbench.sweeps.sweep import Admission, Progress, QueuedSweep
-from tpbench.training.packs import PackSettings
+from tpbench.training.console import CONTINUES, interruptible, noise_to
+from tpbench.training.pack import PackSettings
 from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to
-from tpbench.training.signals import CONTINUES, interruptible
 from tpbench.training.tracking import environment_warning, prepare_trackers
 
 # Lines of standard input: the head's address, once it is known, and "done". The end of the input without it is the end

@@ -22,7 +22,7 @@ from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.nodes import Needs, missing
 from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.packs import Outcome, PackJob, PackSettings
+from tpbench.training.pack import Outcome, PackJob, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
 
 # Ray reads its environment when it is imported, which is set later than this is: it is imported in functions.

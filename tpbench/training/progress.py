@@ -21,7 +21,7 @@ from rich.progress import (
 
 from tpbench.engine.errors import visible, warn_caller
 from tpbench.results.formats import print_line
-from tpbench.training.quiet import real_output
+from tpbench.training.console import real_output
 
 
 def spell_error(error: float | None) -> str:
