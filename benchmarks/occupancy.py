@@ -32,9 +32,9 @@ from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.driver import run_queue
 from tpbench.sweeps.packs import HandedPack
 from tpbench.sweeps.sweep import SearchedSweep, Workers
-from tpbench.training.packs import Outcome, PackSettings, define_runs
+from tpbench.training.console import noise_to
+from tpbench.training.pack import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
-from tpbench.training.quiet import noise_to
 from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64

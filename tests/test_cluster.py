@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from tests.conftest import CommandLine, Ended, Inside
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob, PackPlan, PackSettings
 from tpbench.workloads import get_workload
 
 pytestmark = pytest.mark.slow

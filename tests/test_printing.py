@@ -24,8 +24,8 @@ from tpbench.results.formats import listing, plain_table
 from tpbench.results.terminal import REPLACE, showable
 from tpbench.search.definition import SweepDefinition
 from tpbench.sweeps import jobs
+from tpbench.training.console import noise_to
 from tpbench.training.progress import LiveView, PlainView
-from tpbench.training.quiet import noise_to
 
 HOSTILE = "[b]x[/b] [n] :x: é"
 RUN = ("--config", "c.yaml", "--seeds", "0,1", "--epochs", "1")

@@ -23,7 +23,7 @@ from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources
 from tpbench.training.choice import choose_all
-from tpbench.training.packs import PackSettings
+from tpbench.training.pack import PackSettings
 
 pytestmark = pytest.mark.slow
 

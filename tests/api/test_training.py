@@ -15,7 +15,7 @@ from tests.sweeps.playing import no_ray, run_here
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.sweeps import campaign
-from tpbench.training.packs import PackJob
+from tpbench.training.pack import PackJob
 
 BP = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 

@@ -16,7 +16,7 @@ from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal
 from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 
 def hyperopt() -> HyperOptSearch:

@@ -25,7 +25,7 @@ from tpbench.search.events import OutcomeFields, SweepFields
 from tpbench.search.journal import Journal
 from tpbench.search.listing import all_sweeps
 from tpbench.search.trials import TRIAL_COLUMNS
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 DEFINITION = SweepDefinition("mnist", "bp", "f" * 64, {"lr": ["log_uniform", 1e-5, 1e-2]}, 12, 100, (0,), 0, 4, 3)
 OUTCOMES = [

@@ -15,7 +15,7 @@ from tpbench.sweeps.packs import Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
-from tpbench.training.packs import Outcome, PackJob
+from tpbench.training.pack import Outcome, PackJob
 
 Train = Callable[[HandedPack], list[Outcome]]
 

@@ -22,7 +22,7 @@ from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.options import SweepOptions
 from tpbench.training.choice import CellChoice, choose_all
-from tpbench.training.packs import Outcome, PackSettings
+from tpbench.training.pack import Outcome, PackSettings
 from tpbench.training.progress import SilentView
 from tpbench.training.sizing import Sizing
 

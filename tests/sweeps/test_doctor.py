@@ -15,7 +15,7 @@ from tests.results.records import of_newer_format, record
 from tpbench.results import RunStore
 from tpbench.sweeps import doctor
 from tpbench.sweeps.doctor import examine
-from tpbench.training.cpus import CpuLimit
+from tpbench.training.devices import CpuLimit
 
 
 @pytest.fixture

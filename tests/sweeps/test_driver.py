@@ -25,7 +25,7 @@ from tpbench.sweeps.nodes import Needs
 from tpbench.sweeps.packs import HandedPack
 from tpbench.sweeps.scheduler import Patience
 from tpbench.sweeps.sweep import PlainSweep
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 if TYPE_CHECKING:
     from tpbench.sweeps.driver import NodeFindings

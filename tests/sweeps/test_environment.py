@@ -17,9 +17,8 @@ from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import write_token
 from tpbench.sweeps.options import SweepOptions
-from tpbench.training.loggers import quieter
-from tpbench.training.packs import PackSettings
-from tpbench.training.quiet import noise_to
+from tpbench.training.console import noise_to, quieter
+from tpbench.training.pack import PackSettings
 
 ONE = Resources(1)
 OPTIONS = SweepOptions(1, (0,), 1, None, 0, 1, ONE)

@@ -25,7 +25,7 @@ from tpbench.sweeps.reproduction import Budget
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import PlainSweep, SearchedSweep
 from tpbench.sweeps.sweep import Workers as Known
-from tpbench.training.packs import Outcome, PackSettings, define_runs, plan_seeds
+from tpbench.training.pack import Outcome, PackSettings, define_runs, plan_seeds
 from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64

@@ -14,7 +14,7 @@ from tpbench.engine import UsageError
 from tpbench.sweeps import reproduction
 from tpbench.sweeps.reproduction import parse_budget
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackSettings
+from tpbench.training.pack import PackSettings
 from tpbench.workloads import WORKLOADS
 
 

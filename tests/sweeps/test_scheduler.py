@@ -17,7 +17,7 @@ from tpbench.engine import TpbenchError
 from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import PlainSweep
-from tpbench.training.packs import Outcome, PackSettings, plan_seeds
+from tpbench.training.pack import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
 CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}

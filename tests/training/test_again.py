@@ -15,7 +15,7 @@ from tpbench.engine.numerics import squared_error
 from tpbench.results import RunStore
 from tpbench.results.networks import network_ids
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, plan_seeds
 from tpbench.training.running import run_seeds
 from tpbench.workloads import get_workload
 

@@ -21,8 +21,8 @@ from tpbench.engine.methods import gradient_targets
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
-from tpbench.training import packs
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training import pack as packs
+from tpbench.training.pack import PackJob, PackPlan, PackSettings
 from tpbench.workloads import WORKLOADS
 
 HEALTHY = {k: CONFIGURATION[k] for k in METHODS["ddtp-linear"].hyperparameters} | {

@@ -19,8 +19,7 @@ from tpbench.engine import METHODS, EpochReport, TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.networks import check_networks, has_network, network_ids, network_path, read_network
 from tpbench.sweeps.packs import HandedPack
-from tpbench.training.networks import array_name
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, array_name, plan_seeds
 from tpbench.workloads import Workload, load_problem
 from tpbench.workloads.declarations import read_workload
 

@@ -15,7 +15,7 @@ from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
 from tpbench.search.halving import Bracket
 from tpbench.training.devices import choose_device
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, find_run, plan_seeds
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, find_run, plan_seeds
 from tpbench.training.seeds import parse_seeds
 from tpbench.workloads import WORKLOADS
 

@@ -18,7 +18,7 @@ from tpbench.results import RunStore
 from tpbench.results.budgets import PUBLISHED
 from tpbench.search.spaces import published_configuration
 from tpbench.training import processes
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob, PackSettings, plan_seeds
 from tpbench.training.processes import pack_into_memory
 from tpbench.workloads import WORKLOADS
 

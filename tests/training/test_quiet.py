@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tpbench.training.console import SortedStream, noise_to, real_output
 from tpbench.training.progress import Display
-from tpbench.training.quiet import SortedStream, noise_to, real_output
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:

@@ -15,7 +15,7 @@ from tpbench.engine import get_method
 from tpbench.engine.operations import member_bytes
 from tpbench.results import RunStore
 from tpbench.training import processes, running
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob, PackPlan, PackSettings
 from tpbench.training.processes import Progress
 from tpbench.training.progress import PlainView
 

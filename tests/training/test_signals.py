@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Inside
 from tpbench.engine.errors import InterruptedWork
-from tpbench.training.signals import end_as_by_ctrl_c, interruptible
+from tpbench.training.console import end_as_by_ctrl_c, interruptible
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

@@ -25,8 +25,9 @@ from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.packs import HandedPack
-from tpbench.training import packs, tracking
-from tpbench.training.packs import PackJob, PackSettings
+from tpbench.training import pack as packs
+from tpbench.training import tracking
+from tpbench.training.pack import PackJob, PackSettings
 from tpbench.training.tracking import (
     EpochMetrics,
     Member,

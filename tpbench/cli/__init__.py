@@ -19,7 +19,7 @@ from tpbench.cli.app import app
 from tpbench.engine import TpbenchError
 from tpbench.engine.collector import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
-from tpbench.training.signals import ending_by_signals
+from tpbench.training.console import ending_by_signals
 
 __all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
 

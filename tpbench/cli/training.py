@@ -229,7 +229,7 @@ def reproduce(
     from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.reproduction import parse_budget, plan
     from tpbench.sweeps.reproduction import reproduce as train
-    from tpbench.training.networks import spell_unkept
+    from tpbench.training.pack import spell_unkept
     from tpbench.training.progress import spell_seconds
 
     resources = choose_resources(cpus, gpus, address)
@@ -284,8 +284,8 @@ def align(
     from tpbench.search.configurations import find_configuration
     from tpbench.training.aligning import record_alignment
     from tpbench.training.choice import CellChoice
+    from tpbench.training.console import interruptible
     from tpbench.training.seeds import parse_seeds
-    from tpbench.training.signals import interruptible
 
     cell = CellChoice.of(workload, method)
     settings = make_settings(results, data, precision, device, 1, offline)

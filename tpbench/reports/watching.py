@@ -14,7 +14,7 @@ from tpbench.results.location import file_stamps, location
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.terminal import say
 from tpbench.search.listing import sweep_folders
-from tpbench.training.signals import ending_by_signals
+from tpbench.training.console import ending_by_signals
 
 # A page that opens in a browser is to be read in between.
 _RELOAD_S = 10

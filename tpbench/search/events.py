@@ -16,7 +16,7 @@ Suggestion = Annotated[dict[str, Finite], Field(min_length=1)]
 
 
 class OutcomeFields(Record):
-    """The fields of :class:`tpbench.training.packs.Outcome`."""
+    """The fields of :class:`tpbench.training.pack.Outcome`."""
 
     run: str
     status: Literal["finished", "diverged", "pruned", "stopped"]

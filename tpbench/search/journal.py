@@ -18,7 +18,7 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.location import read_bytes
 from tpbench.results.runs import parse_json
 from tpbench.results.store import append_line
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 # Bytes; of a million configurations it would be a third of it.
 _LARGEST = 1_000_000_000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal, PackEntry
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 if TYPE_CHECKING:
     # Ray reads its settings when it is imported, and they are not there yet when this is.

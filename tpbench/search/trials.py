@@ -10,7 +10,7 @@ from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.search.listing import sweep_folders
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

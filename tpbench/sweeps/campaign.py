@@ -31,11 +31,9 @@ from tpbench.sweeps.options import SweepOptions
 from tpbench.sweeps.packs import ALL_SWEEPS
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import spell_unkept, unkept
-from tpbench.training.packs import PackSettings, require_precision
+from tpbench.training.console import interruptible, noise_to, one_at_a_time
+from tpbench.training.pack import PackSettings, require_precision, spell_unkept, unkept
 from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to, one_at_a_time
-from tpbench.training.signals import interruptible
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import load_problem, obtain

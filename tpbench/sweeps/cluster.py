@@ -26,8 +26,8 @@ from tpbench.sweeps.local_ray import (
 )
 from tpbench.sweeps.module_path import job_config
 from tpbench.sweeps.nodes import nodes
-from tpbench.training.cpus import usable_cpus
-from tpbench.training.signals import end_as_by_ctrl_c
+from tpbench.training.console import end_as_by_ctrl_c
+from tpbench.training.devices import usable_cpus
 
 # Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
 WAITING = 40.0

@@ -29,7 +29,7 @@ from tpbench.sweeps.local_ray import (
     temporary_folder,
     why_unusable,
 )
-from tpbench.training.cpus import cpu_limit
+from tpbench.training.devices import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
 from tpbench.workloads.memory import free_memory
 

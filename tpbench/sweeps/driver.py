@@ -30,7 +30,7 @@ from tpbench.sweeps.queue import METRIC, SweepQueue
 from tpbench.sweeps.scheduler import Patience, Scheduler
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.sweeps.trainable import Train, run_worker, train_job
-from tpbench.training.loggers import quieter
+from tpbench.training.console import quieter
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook
 from tpbench.workloads import load_problem

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from tpbench.results.commands import continuing
-from tpbench.training.signals import CONTINUES
+from tpbench.training.console import CONTINUES
 
 # Lines of standard input: the head's address, once it is known, and "done". The end of the input without it is the end
 # of the driver. Signals are the driver's to handle.

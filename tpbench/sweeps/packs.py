@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tpbench.search.halving import Bracket
-from tpbench.training.packs import PackPlan, PackSettings
+from tpbench.training.pack import PackPlan, PackSettings
 
 ALL_SWEEPS = ""
 """Stands for every sweep where a node lacks what all of them need."""

@@ -13,7 +13,7 @@ from tpbench.sweeps.gate import END
 from tpbench.sweeps.packs import Failure, Place
 from tpbench.sweeps.scheduler import Scheduler, Slot
 from tpbench.sweeps.sweep import QueuedSweep
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 METRIC = "share"
 

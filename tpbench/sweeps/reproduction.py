@@ -26,11 +26,9 @@ from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import unkept
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.console import interruptible, noise_to
+from tpbench.training.pack import PackJob, PackSettings, plan_seeds, unkept
 from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to
-from tpbench.training.signals import interruptible
 from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
 from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
-from tpbench.training.packs import Outcome
+from tpbench.training.pack import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3

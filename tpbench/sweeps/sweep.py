@@ -18,7 +18,7 @@ from tpbench.search.journal import Journal
 from tpbench.search.packed import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.sweeps.packs import Failure, HandedPack, is_given_up, wants_halves
-from tpbench.training.packs import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
+from tpbench.training.pack import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
 from tpbench.workloads import Workload
 
 # A search of which a larger share of the suggestions could not be trained is not the search that was asked for.

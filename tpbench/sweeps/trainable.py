@@ -22,7 +22,7 @@ from tpbench.sweeps.gate import END, take
 from tpbench.sweeps.nodes import Needs, missing
 from tpbench.sweeps.packs import HandedPack
 from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.packs import Outcome, PackJob, PackSettings
+from tpbench.training.pack import Outcome, PackJob, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
 
 Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]

@@ -17,7 +17,7 @@ from tpbench.results.alignments import FOLDER, AlignmentRecord
 from tpbench.results.location import location
 from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
-from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
+from tpbench.training.pack import PackSettings, define_runs, out_of_memory, plan_seeds
 from tpbench.training.progress import WARNING, Display
 from tpbench.workloads import Workload, load_problem, obtain
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from tpbench.engine.errors import TpbenchError, UsageError, unknown
+from tpbench.workloads.memory import group_folders, read_number, read_text
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 """``auto`` is the GPU if there is one; N counts from 0."""
@@ -62,3 +68,78 @@ def give_back_memory(device: str) -> None:
         import torch
 
         torch.cuda.empty_cache()
+
+
+# How many CPU cores a process may use: those it is bound to, and those its container pays for.
+
+
+# Below the folder of a machine's groups: version 2, and the two places where version 1 has its controller.
+_MOUNTS = (("", "sys/fs/cgroup"), ("cpu", "sys/fs/cgroup/cpu"), ("cpu", "sys/fs/cgroup/cpu,cpuacct"))
+
+
+@dataclass(frozen=True)
+class CpuLimit:
+    """The cores that a process may use, of those that the machine has."""
+
+    usable: int
+    cores: int
+    reason: str = ""
+    """What keeps it from using the others."""
+
+    def __str__(self) -> str:
+        return f"{self.usable} of {self.cores} cores: {self.reason}" if self.reason else str(self.usable)
+
+
+def cpu_limit(root: Path = Path("/")) -> CpuLimit:
+    """Return the cores that this process may use, and why not all.
+
+    Linux binds a process to cores (its affinity) and limits the time that a group of processes gets (the quota of its
+    cgroup, as a container's ``--cpus``). The smallest limit counts, rounded down, but at least one core.
+
+    Args:
+        root: where ``proc`` and ``sys`` lie; systems without them have no limit but the machine's.
+    """
+    cores = os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    quota = min(_quotas(root), default=float("inf"))
+    if quota < bound:
+        return CpuLimit(max(1, int(quota)), cores, "cgroup quota")
+    return CpuLimit(bound, cores, "affinity" if bound < cores else "")
+
+
+def usable_cpus() -> int:
+    """Return how many CPU cores this process may use."""
+    return cpu_limit().usable
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that each group of this process gets; groups without a limit are passed over."""
+    for controller, mount in _MOUNTS:
+        for folder in group_folders(root, controller, mount):
+            if controller:
+                quota, period = (read_number(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+            else:
+                # "200000 100000", or "max 100000".
+                words = read_text(folder / "cpu.max").split()
+                quota, period = map(int, words) if len(words) == 2 and all(map(str.isdecimal, words)) else (None, None)
+            if quota and period:
+                yield quota / period
+
+
+@contextmanager
+def limited_threads() -> Iterator[None]:
+    """Let torch use no more threads than there are cores to use; afterwards it has those that it had.
+
+    torch itself counts the cores that a process is bound to and does not know of quotas. A number in
+    ``OMP_NUM_THREADS`` stays.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if not os.environ.get("OMP_NUM_THREADS") and usable_cpus() < before:
+        torch.set_num_threads(usable_cpus())
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)

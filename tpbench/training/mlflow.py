@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from tpbench.engine import CURVES, MemberHistory, TpbenchError, UsageError
-from tpbench.training.loggers import quieter
+from tpbench.training.console import quieter
 from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, selected_metrics
 
 EXPERIMENT = "tpbench"

@@ -21,7 +21,7 @@ from tpbench.engine import Problem, TpbenchError, get_method
 from tpbench.engine.errors import format_bytes
 from tpbench.engine.operations import joint_operations, member_bytes
 from tpbench.engine.training import dtype_of
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob, PackPlan, PackSettings
 
 # A process imports torch and reads the data for some seconds: less work than this is done sooner by one.
 _WORTH_SECONDS = 60.0

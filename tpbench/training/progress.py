@@ -22,7 +22,7 @@ from rich.progress import (
 from tpbench.engine.callers import warn_caller
 from tpbench.engine.errors import visible
 from tpbench.results.terminal import print_line
-from tpbench.training.quiet import real_output
+from tpbench.training.console import real_output
 
 
 def spell_error(error: float | None) -> str:

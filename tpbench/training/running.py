@@ -12,13 +12,11 @@ from tpbench.results import RunRecord
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
-from tpbench.training.cpus import limited_threads
-from tpbench.training.devices import give_back_memory
-from tpbench.training.networks import spell_unkept
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.training.console import interruptible
+from tpbench.training.devices import give_back_memory, limited_threads
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, plan_seeds, spell_unkept
 from tpbench.training.processes import Progress, Report, pack_into_memory, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.signals import interruptible
 from tpbench.training.tracking import prepare_trackers
 from tpbench.workloads import obtain
 from tpbench.workloads.memory import free_memory

@@ -8,7 +8,7 @@ from pathlib import Path
 from tpbench.engine import check_device_precision
 from tpbench.results.opening import open_store
 from tpbench.training.devices import choose_device
-from tpbench.training.packs import PackSettings
+from tpbench.training.pack import PackSettings
 from tpbench.training.tracking import resolve_targets
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tpbench.engine import UsageError
 from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.packs import out_of_memory
+from tpbench.training.pack import out_of_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import BenchmarkRow, measure
 from tpbench.workloads.memory import free_memory

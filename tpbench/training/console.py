@@ -1,12 +1,10 @@
-"""Ray prints from several processes and threads; this sends all of it to a log file.
-
-Standard output belongs to the whole process. On the command line nothing but the sweep is there; where a sweep was
-started from Python, other threads go on printing meanwhile, and what they print is theirs.
-"""
+"""Signals that end work as Ctrl-C does: with the command that continues it."""
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -16,8 +14,67 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import InterruptedWork
 from tpbench.engine.files import atomic_write
+from tpbench.results.commands import continuing
 from tpbench.results.terminal import REPLACE
+
+# SLURM sends SIGTERM before its limit; a terminal that is closed sends SIGHUP.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+CONTINUES = "what was finished is stored. To continue"
+
+
+def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
+    """Let the signals that ask for an end raise KeyboardInterrupt; returns what handled them before, by signal.
+
+    What the user has a process ignore (``nohup`` does that with SIGHUP) it goes on ignoring. Outside the main thread
+    Python lets nobody set a handler, and signals come to the main thread anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heeded = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+
+
+@contextmanager
+def ending_by_signals() -> Iterator[None]:
+    """Within, what asks for an end raises KeyboardInterrupt (:func:`end_as_by_ctrl_c`); then all is as before."""
+    before = end_as_by_ctrl_c()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was set by what is no Python code, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end the work with a command to go on with.
+
+    Args:
+        command: as it was typed.
+        meaning: what becomes of the work, and what the command does.
+
+    Raises:
+        InterruptedWork: one of the three came.
+    """
+    with ending_by_signals():
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as end:
+            # While Ray starts it has SIGTERM for itself for a moment, and ends with its number.
+            if isinstance(end, SystemExit) and end.code != signal.SIGTERM:
+                raise
+            raise InterruptedWork(f"interrupted; {meaning}: {continuing(command)}") from None
+
+
+# Ray prints from several processes and threads; this sends all of it to a log file.
+#
+# Standard output belongs to the whole process. On the command line nothing but the sweep is there; where a sweep was
+# started from Python, other threads go on printing meanwhile, and what they print is theirs.
+
 
 # The process has one standard output, and one local Ray: who comes second waits.
 _ALONE = threading.RLock()
@@ -211,3 +268,31 @@ def _sorted_by_thread(
         before = stream.end()
         if getattr(sys, name) is stream:
             setattr(sys, name, before)
+
+
+# Loggers of other packages that say less for a while.
+
+
+_LOCK = threading.Lock()
+_quiet: dict[str, tuple[int, int]] = {}
+"""By logger: how many want it quiet, and the level that it had before."""
+
+
+@contextmanager
+def quieter(level: int, *names: str) -> Iterator[None]:
+    """Loggers at a level of ours; who leaves last, in whatever thread, gives them their own back."""
+    with _LOCK:
+        for name in names:
+            count, before = _quiet.get(name, (0, logging.getLogger(name).level))
+            _quiet[name] = count + 1, before
+            logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for name in names:
+                count, before = _quiet.pop(name)
+                if count > 1:
+                    _quiet[name] = count - 1, before
+                else:
+                    logging.getLogger(name).setLevel(before)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -17,21 +18,21 @@ from tpbench.engine import MemberHistory, TpbenchError, get_method, method_sourc
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.budgets import DEFAULT_OBJECTIVE
 from tpbench.results.location import location
-from tpbench.results.networks import has_network, keep_network, replace_training
+from tpbench.results.networks import TrainedNetwork, has_network, keep_network, replace_training
 from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
 from tpbench.training.devices import give_back_memory
-from tpbench.training.networks import input_scale, trained_network
+from tpbench.training.progress import WARNING
 from tpbench.training.tracking import Member, PackTracking
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
-    # Imports torch, and who lists sweeps trains nothing.
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
+    from tpbench.workloads import Dataset
 
 # What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
 _ALONE_ON_GPU = threading.Lock()
@@ -548,4 +549,80 @@ def plan_seeds(
         epochs,
         found=found,
         fingerprint=fingerprint,
+    )
+
+
+# What is kept of a training beside its runs: the parameters of each run's selected epoch.
+
+
+# Of the engine's arrays, by the letter that they begin with.
+_NAMES = {
+    "W": "forward.{}.weight",
+    "b": "forward.{}.bias",
+    "Q": "feedback.{}.weight",
+    "c": "feedback.{}.bias",
+    "S": "feedback.{}.recurrent",
+    "R": "feedback.random.weight",
+    "d": "feedback.random.bias",
+}
+_ARRAY = re.compile(r"([A-Za-z])([0-9]*)")
+
+
+def array_name(name: str) -> str:
+    """The name that an array of the engine has in a network's file: ``forward.1.weight`` of ``W1``."""
+    found = _ARRAY.fullmatch(name)
+    if not found:
+        raise ValueError(f"no array of a pack is called {name!r}")
+    return _NAMES[found[1]].format(found[2])
+
+
+def input_scale(workload: Workload, dataset: Dataset) -> tuple[float, float]:
+    """How the workload's problem normalises the data set's stored numbers: ``number * scale + shift``."""
+    from tpbench.workloads.own_data import scale_and_shift
+
+    images = dataset.arrays["x_train"]
+    return scale_and_shift(workload.normalise, images.reshape(len(images), -1))
+
+
+def trained_network(
+    record: RunRecord, arrays: Mapping[str, Tensor], workload: Workload, scale: float, shift: float
+) -> TrainedNetwork:
+    """The network of a run that has a selected epoch.
+
+    Args:
+        arrays: the member's, as :meth:`tpbench.engine.step.PackState.member` names them.
+        scale, shift: of the inputs (:func:`input_scale`).
+    """
+    d = record.definition
+    epoch, validation, test = record.history.selected_epoch, record.validation_error, record.test_error
+    if epoch is None or validation is None or test is None:
+        raise ValueError(f"the run {d.id} has no epoch to take a network from")
+    return TrainedNetwork(
+        d.id,
+        d.workload,
+        d.method,
+        d.seed,
+        record.precision,
+        epoch,
+        validation,
+        test,
+        record.curves_digest,
+        workload.architecture.sizes,
+        scale,
+        shift + 0.0,  # no -0.0
+        {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
+    )
+
+
+def unkept(store: RunStore, records: Iterable[RunRecord | None]) -> int:
+    """How many of these runs are without their networks."""
+    return sum(not has_network(store, record) for record in records if record)
+
+
+def spell_unkept(count: int) -> str:
+    """A warning that is due after runs were trained again for their networks."""
+    runs = f"{count} run{'s are' if count != 1 else ' is'}"
+    return (
+        f"{WARNING}{runs} without a network still: trained again, the curves did not come out as they are stored "
+        "(another machine, device or version trained them). The stored runs stay; for networks choose another --results"
     )
