@@ -55,7 +55,7 @@ def test_what_torch_keeps_of_a_gpu_is_given_back_before_it_is_asked_what_is_free
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(running, "give_back_memory", lambda device: asked.append("given back"))
+    monkeypatch.setattr(running, "release_memory", lambda device: asked.append("given back"))
     monkeypatch.setattr(running, "free_memory", lambda device: asked.append("free") or 2**40)
     shown(PackJob(digits_plan("bp", (0,)), PackSettings(str(tmp_path))))
     assert asked == ["given back", "free"]

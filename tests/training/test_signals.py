@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Inside
 from tpbench.engine.errors import InterruptedWork
-from tpbench.training.console import end_as_by_ctrl_c, interruptible
+from tpbench.training.console import install_interrupt_handlers, interruptible
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -61,7 +61,7 @@ def test_other_threads_set_no_handlers() -> None:
     found: list[object] = []
 
     def work() -> None:
-        found.append(end_as_by_ctrl_c())
+        found.append(install_interrupt_handlers())
         with interruptible("tpbench"):
             found.append("worked")
 

@@ -462,8 +462,8 @@ def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, seen = threading.Lock(), []
-    monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
-    monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
+    monkeypatch.setattr(packs, "_GPU_LOCK", lock)
+    monkeypatch.setattr(packs.PackJob, "_train_until", lambda *_: (seen.append(lock.locked()), ([], None))[1])
     monkeypatch.setattr(PackTracking, "finish", lambda *_: seen.append(lock.locked()))
     PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
     assert seen == [True, False]

@@ -19,7 +19,7 @@ from tpbench.cli.app import app
 from tpbench.engine import TpbenchError
 from tpbench.engine.collector import collect_rarely
 from tpbench.results.terminal import prepare_streams, print_line
-from tpbench.training.console import ending_by_signals
+from tpbench.training.console import interrupt_on_signals
 
 __all__ = ["app", "jobs", "libraries", "main", "measuring", "showing", "training", "upkeep"]
 
@@ -30,7 +30,7 @@ def main() -> None:
     prepare_streams()
     try:
         # Whatever a command does, SIGTERM lets it put its temporary files away, as Ctrl-C does.
-        with ending_by_signals():
+        with interrupt_on_signals():
             # However it was started: its completion is that of the command.
             app(prog_name="tpbench")
     except TpbenchError as error:

@@ -32,7 +32,7 @@ def check_factor(factor: int) -> int:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Says which members of a pack stop: a :class:`tpbench.training.pack.Judge`."""
+    """Says which members of a pack stop: a :class:`tpbench.training.pack.StopRule`."""
 
     epochs: int
     """Joint epochs of those that reach the end."""

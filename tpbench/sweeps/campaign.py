@@ -31,8 +31,8 @@ from tpbench.sweeps.options import SweepOptions
 from tpbench.sweeps.packs import ALL_SWEEPS
 from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.console import interruptible, noise_to, one_at_a_time
-from tpbench.training.pack import PackSettings, require_precision, spell_unkept, unkept
+from tpbench.training.console import interruptible, process_lock, redirect_output
+from tpbench.training.pack import PackSettings, count_missing_networks, format_missing_networks, require_precision
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.training.tracking import environment_warning, prepare_trackers
@@ -127,7 +127,7 @@ def run_sweeps(
     data = str(Path(settings.data).resolve()) if settings.data else None
     settings = replace(settings, results=absolute(settings.results), data=data)
     # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
-    with one_at_a_time():
+    with process_lock():
         return _run_alone(cells, options, settings, progress)
 
 
@@ -143,7 +143,7 @@ def _run_alone(
         name_head = stack.enter_context(last_words(settings.command))
         unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
         stack.enter_context(interruptible(settings.command))
-        stream = stack.enter_context(noise_to(wanted[0].folder.log))
+        stream = stack.enter_context(redirect_output(wanted[0].folder.log))
         view = stack.enter_context(Display(stream, progress=progress))
         for warning in filter(None, unsafe):
             view.say(f"{WARNING}{warning}")
@@ -187,8 +187,8 @@ def _run_locked(
         results = [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
         if settings.keep_networks:
             store = RunStore(location(settings.results))
-            if count := unkept(store, (record for one in results for record in one.records)):
-                view.say(spell_unkept(count))
+            if count := count_missing_networks(store, (record for one in results for record in one.records)):
+                view.say(format_missing_networks(count))
         return results
 
 

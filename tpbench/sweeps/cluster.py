@@ -26,7 +26,7 @@ from tpbench.sweeps.local_ray import (
 )
 from tpbench.sweeps.module_path import job_config
 from tpbench.sweeps.nodes import nodes
-from tpbench.training.console import end_as_by_ctrl_c
+from tpbench.training.console import install_interrupt_handlers
 from tpbench.training.devices import usable_cpus
 
 # Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
@@ -164,7 +164,7 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         try:
             _start(resources, folder, say)
             # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-            end_as_by_ctrl_c()
+            install_interrupt_handlers()
             yield
         finally:
             # Where it did not start, processes may be left all the same.

@@ -26,8 +26,8 @@ from tpbench.sweeps.last_words import last_words
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.console import interruptible, noise_to
-from tpbench.training.pack import PackJob, PackSettings, plan_seeds, unkept
+from tpbench.training.console import interruptible, redirect_output
+from tpbench.training.pack import PackJob, PackSettings, count_missing_networks, plan_seeds
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import get_workload, load_problem, obtain
@@ -182,7 +182,7 @@ def reproduce(
         name_head = stack.enter_context(last_words(settings.command))
         unsafe = stack.enter_context(folder.lock())
         stack.enter_context(interruptible(settings.command))
-        view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
+        view = stack.enter_context(Display(stack.enter_context(redirect_output(folder.log))))
         if unsafe:
             view.say(f"{WARNING}{unsafe}")
         settings = replace(settings, track=prepare_trackers(settings.track, view.say))
@@ -215,7 +215,7 @@ def reproduce(
             sweep.seconds if sweep.done else None,
             sweep.failure,
             _diverged(sweep),
-            unkept(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
+            count_missing_networks(store, sweep.result()) if settings.keep_networks and sweep.done else 0,
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]

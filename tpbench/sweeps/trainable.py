@@ -21,7 +21,7 @@ from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.gate import END, take
 from tpbench.sweeps.nodes import Needs, missing
 from tpbench.sweeps.packs import HandedPack
-from tpbench.training.devices import give_back_memory, require_gpu
+from tpbench.training.devices import release_memory, require_gpu
 from tpbench.training.pack import Outcome, PackJob, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
 
@@ -114,7 +114,7 @@ def _trained(job: str, train: Train, workers: int, patience: float) -> dict[str,
     finally:
         if pack.settings.device.startswith("cuda"):
             # The process lives on, and others share the GPU.
-            give_back_memory(pack.settings.device)
+            release_memory(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     return {"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])}
 

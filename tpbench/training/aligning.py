@@ -17,7 +17,7 @@ from tpbench.results.alignments import FOLDER, AlignmentRecord
 from tpbench.results.location import location
 from tpbench.results.runs import digest
 from tpbench.results.store import write_atomically
-from tpbench.training.pack import PackSettings, define_runs, out_of_memory, plan_seeds
+from tpbench.training.pack import PackSettings, define_runs, is_out_of_memory, plan_seeds
 from tpbench.training.progress import WARNING, Display
 from tpbench.workloads import Workload, load_problem, obtain
 
@@ -77,7 +77,7 @@ def record_alignment(
     try:
         _train(trainer)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise TpbenchError(
             f"not enough memory to align {len(seeds)} seeds of {method} on {workload.name}: give fewer --seeds "

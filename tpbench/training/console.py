@@ -25,7 +25,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 CONTINUES = "what was finished is stored. To continue"
 
 
-def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
+def install_interrupt_handlers() -> dict[signal.Signals, Any]:
     """Let the signals that ask for an end raise KeyboardInterrupt; returns what handled them before, by signal.
 
     What the user has a process ignore (``nohup`` does that with SIGHUP) it goes on ignoring. Outside the main thread
@@ -38,9 +38,9 @@ def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
 
 
 @contextmanager
-def ending_by_signals() -> Iterator[None]:
-    """Within, what asks for an end raises KeyboardInterrupt (:func:`end_as_by_ctrl_c`); then all is as before."""
-    before = end_as_by_ctrl_c()
+def interrupt_on_signals() -> Iterator[None]:
+    """Within, what asks for an end raises KeyboardInterrupt (:func:`install_interrupt_handlers`); then all is as before."""
+    before = install_interrupt_handlers()
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     Raises:
         InterruptedWork: one of the three came.
     """
-    with ending_by_signals():
+    with interrupt_on_signals():
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as end:
@@ -83,13 +83,13 @@ _NO_STREAM = (ValueError, AttributeError)
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
+def process_lock() -> Iterator[None]:
     """Within, no other thread sends noise elsewhere or has a local Ray; who comes second waits."""
     with _ALONE:
         yield
 
 
-class RealOutput:
+class OriginalOutput:
     """Standard output as it is when no noise is sent elsewhere, looked up anew for every text.
 
     What is made while a sweep runs in another thread may outlive that sweep, and the other way round. Where the stream
@@ -99,7 +99,7 @@ class RealOutput:
     @staticmethod
     def _target() -> TextIO:
         now = sys.stdout
-        return now.theirs if isinstance(now, SortedStream) else now
+        return now.theirs if isinstance(now, RoutedStream) else now
 
     def write(self, text: str) -> int:
         with suppress(*_NO_STREAM):
@@ -117,13 +117,13 @@ class RealOutput:
         return getattr(self._target(), name)
 
 
-def real_output() -> TextIO:
+def original_output() -> TextIO:
     """What standard output is when no noise is sent elsewhere, also from a thread that began since."""
-    return cast(TextIO, RealOutput())
+    return cast(TextIO, OriginalOutput())
 
 
 @contextmanager
-def noise_to(path: Path) -> Iterator[TextIO]:
+def redirect_output(path: Path) -> Iterator[TextIO]:
     """Send the process's standard output and error to a file, below Python, and give the real output to the caller.
 
     Threads that were there before go on printing where they did. A second call in another thread waits for the first.
@@ -137,7 +137,7 @@ def noise_to(path: Path) -> Iterator[TextIO]:
     Raises:
         TpbenchError: the file cannot be written.
     """
-    with one_at_a_time(), ExitStack() as stack:
+    with process_lock(), ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
         log = _open(path)
@@ -201,7 +201,7 @@ def _redirected(descriptor: int, log: int, text: TextIO) -> Iterator[None]:
         os.close(saved)
 
 
-class SortedStream:
+class RoutedStream:
     """In the place of ``sys.stdout`` or ``sys.stderr`` for a while; handlers of loggers may keep it for longer.
 
     Args:
@@ -227,7 +227,7 @@ class SortedStream:
         if not self._ended:
             return self.theirs if self._is_known() else self._noise
         now = getattr(sys, self._name)
-        return now._target() if isinstance(now, SortedStream) and not now._ended else self.before
+        return now._target() if isinstance(now, RoutedStream) and not now._ended else self.before
 
     def end(self) -> TextIO:
         """From now on all text goes where it went before; returns that stream."""
@@ -258,9 +258,9 @@ class SortedStream:
 @contextmanager
 def _sorted_by_thread(
     name: str, number: int, noise: TextIO, known: frozenset[threading.Thread]
-) -> Iterator[SortedStream]:
+) -> Iterator[RoutedStream]:
     real = _stream(number, getattr(sys, name).encoding or "utf-8")
-    stream = SortedStream(name, real, noise, known)
+    stream = RoutedStream(name, real, noise, known)
     setattr(sys, name, stream)
     try:
         yield stream
@@ -279,7 +279,7 @@ _quiet: dict[str, tuple[int, int]] = {}
 
 
 @contextmanager
-def quieter(level: int, *names: str) -> Iterator[None]:
+def log_level(level: int, *names: str) -> Iterator[None]:
     """Loggers at a level of ours; who leaves last, in whatever thread, gives them their own back."""
     with _LOCK:
         for name in names:

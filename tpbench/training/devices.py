@@ -61,7 +61,7 @@ def require_gpu(device: str) -> None:
     raise TpbenchError(f"torch sees no GPU on node {socket.gethostname()}: {reason} ({built})")
 
 
-def give_back_memory(device: str) -> None:
+def release_memory(device: str) -> None:
     """Free what is left in cycles, and on a GPU what torch would keep of it for itself."""
     gc.collect()
     if device.startswith("cuda"):

@@ -21,7 +21,7 @@ from tpbench.results.location import location
 from tpbench.results.networks import TrainedNetwork, has_network, keep_network, replace_training
 from tpbench.results.predictions import Predictions, can_have_predictions
 from tpbench.results.runs import DEFAULT_PRECISION, digest
-from tpbench.training.devices import give_back_memory
+from tpbench.training.devices import release_memory
 from tpbench.training.progress import WARNING
 from tpbench.training.tracking import Member, PackTracking
 from tpbench.workloads import Workload, load_problem
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tpbench.workloads import Dataset
 
 # What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
-_ALONE_ON_GPU = threading.Lock()
+_GPU_LOCK = threading.Lock()
 
 WORST_ERROR = 1.0
 """What a search is told of a run whose numbers became non-finite."""
@@ -99,7 +99,7 @@ class PackSettings:
         object.__setattr__(self, "track", tuple(self.track))
 
 
-class Judge(Protocol):
+class StopRule(Protocol):
     """Decides which members of a pack train no further, such as :class:`tpbench.search.halving.Bracket`."""
 
     @property
@@ -115,10 +115,10 @@ class Judge(Protocol):
 
 
 @dataclass
-class PartJudge:
-    """A judge of a whole pack, for a part of it that is trained while the others wait at the last rung."""
+class PartStopRule:
+    """A stop_rule of a whole pack, for a part of it that is trained while the others wait at the last rung."""
 
-    judge: Judge
+    stop_rule: StopRule
     part: slice
     """Of the pack's members, in their order."""
     histories: list[MemberHistory]
@@ -129,18 +129,18 @@ class PartJudge:
     @property
     def name(self) -> str:
         """Names the rule and the pack."""
-        return f"{self.judge.name}, part {self.part.start} to {self.part.stop} of {len(self.histories)}"
+        return f"{self.stop_rule.name}, part {self.part.start} to {self.part.stop} of {len(self.histories)}"
 
     @property
     def rungs(self) -> list[int]:
         """Joint epochs after which the parts wait for each other."""
-        return self.judge.rungs
+        return self.stop_rule.rungs
 
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
         """The members of the part that are stopped, by their place in it."""
         everyone = list(self.histories)
         everyone[self.part] = histories
-        out = self.judge.stopped(everyone, min(epoch, self.decided))
+        out = self.stop_rule.stopped(everyone, min(epoch, self.decided))
         first, end = self.part.start, self.part.stop
         return {member - first: at for member, at in out.items() if first <= member < end}
 
@@ -167,7 +167,7 @@ class Outcome:
         return math.inf if self.status == "diverged" else self.value
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
     import torch
 
@@ -268,8 +268,10 @@ class PackJob:
             run of another precision.
     """
 
-    def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None, parts: int = 1) -> None:
-        self.plan, self.settings, self.judge = plan, settings, judge
+    def __init__(
+        self, plan: PackPlan, settings: PackSettings, stop_rule: StopRule | None = None, parts: int = 1
+    ) -> None:
+        self.plan, self.settings, self.stop_rule = plan, settings, stop_rule
         self.parts = max(1, min(parts, len(plan.seeds)))
         """How many parts the members are trained in, one after the other; more where memory does not suffice."""
         self.store = RunStore(location(settings.results))
@@ -283,11 +285,15 @@ class PackJob:
         known = {d.id: find_run(self.store, d) for d in self.definitions}
         self.finished = {run_id: record for run_id, record in known.items() if record}
         kept = settings.keep_networks
-        self.unkept = {i for i, record in self.finished.items() if kept and not has_network(self.store, record)}
+        self.without_network = {
+            i for i, record in self.finished.items() if kept and not has_network(self.store, record)
+        }
         """Finished runs whose networks are to be kept and are not there."""
-        self.unpredicted = {i for i, r in self.finished.items() if settings.again and lacks_predictions(self.store, r)}
+        self.without_predictions = {
+            i for i, r in self.finished.items() if settings.again and lacks_predictions(self.store, r)
+        }
         """Finished runs that are trained again for their predictions."""
-        again = self.unkept | self.unpredicted
+        again = self.without_network | self.without_predictions
         left = [d for d in self.definitions if d.id not in self.finished or d.id in again]
         # Equal definitions in one pack are trained once.
         self.missing = list({d.id: d for d in left}.values())
@@ -299,7 +305,7 @@ class PackJob:
         what = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
         # With networks it holds more, and one begun without them cannot be continued.
         what += ["networks"] if self.settings.keep_networks else []
-        name = digest([*what, *([self.judge.name] if self.judge else [])])[:24]
+        name = digest([*what, *([self.stop_rule.name] if self.stop_rule else [])])[:24]
         return self.store.folder / "checkpoints" / f"{name}.pt"
 
     def _trainer(self) -> Trainer:
@@ -321,7 +327,7 @@ class PackJob:
         """Train what is missing; one outcome per member of the plan, in its order."""
         trained = self._train_or_split(on_epoch) if self.missing else {}
         histories = self._histories(trained)
-        out = self.judge.stopped(histories, self.plan.epochs) if self.judge else {}
+        out = self.stop_rule.stopped(histories, self.plan.epochs) if self.stop_rule else {}
         return [
             outcome_of(self._name(d), _cut(histories[k], out[k]) if k in out else histories[k], self.plan.objective)
             for k, d in enumerate(self.definitions)
@@ -347,7 +353,7 @@ class PackJob:
                     return self._train_in_parts(on_epoch)
                 return dict(zip([d.id for d in self.missing], self._train(on_epoch), strict=True))
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.parts >= len(self.definitions):
                     raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
@@ -355,12 +361,12 @@ class PackJob:
             logging.getLogger(__name__).warning(
                 "out of memory with %d members: training them in %d packs, one after the other", members, self.parts
             )
-            give_back_memory(self.settings.device)
+            release_memory(self.settings.device)
 
     def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train the members part by part: what they become is what they become together.
 
-        Where a judge stops members, all parts are trained to a rung before any goes on, from its checkpoint.
+        Where a stop_rule stops members, all parts are trained to a rung before any goes on, from its checkpoint.
         """
         slices = self._slices(self.parts)
         histories = [MemberHistory() for _ in self.definitions]
@@ -369,7 +375,7 @@ class PackJob:
                 histories[k] = self.finished[definition.id].history
         self._remove_checkpoints_of_larger_parts(histories)
         over: set[int] = set()
-        for rung in [*(self.judge.rungs if self.judge else ()), None]:
+        for rung in [*(self.stop_rule.rungs if self.stop_rule else ()), None]:
             for number, part in enumerate(slices):
                 if number in over:
                     continue
@@ -379,7 +385,7 @@ class PackJob:
                 # One that has come to its end needs no checkpoint, and has none.
                 if rung is None or not job.checkpoint_path.exists():
                     over.add(number)
-                give_back_memory(self.settings.device)
+                release_memory(self.settings.device)
             if rung is not None:
                 self._decided = rung
         return {d.id: histories[k] for k, d in enumerate(self.definitions)}
@@ -403,8 +409,8 @@ class PackJob:
     def _part(self, part: slice, histories: list[MemberHistory]) -> PackJob:
         """The job of some members, in the order of the pack."""
         plan = replace(self.plan, configurations=self.plan.configurations[part], seeds=self.plan.seeds[part])
-        judge = PartJudge(self.judge, part, histories, self._decided) if self.judge else None
-        return PackJob(plan, self.settings, judge)
+        stop_rule = PartStopRule(self.stop_rule, part, histories, self._decided) if self.stop_rule else None
+        return PackJob(plan, self.settings, stop_rule)
 
     def _shared(
         self, on_epoch: Callable[[EpochReport], None] | None, number: int
@@ -420,11 +426,11 @@ class PackJob:
 
         return report
 
-    def _judge(self, trainer: Trainer) -> None:
-        """Let the judge stop members after a joint epoch."""
-        if self.judge:
+    def _stop_members(self, trainer: Trainer) -> None:
+        """Let the stop_rule stop members after a joint epoch."""
+        if self.stop_rule:
             ids = [d.id for d in self.missing]
-            out = self.judge.stopped(
+            out = self.stop_rule.stopped(
                 self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs
             )
             # Equal definitions are trained once: as long as one of them races, all do.
@@ -435,10 +441,10 @@ class PackJob:
     def _train(self, on_epoch: Callable[[EpochReport], None] | None, until: int | None = None) -> list[MemberHistory]:
         """Train what is missing to its end, or until so many joint epochs are done; then a checkpoint is there."""
         members = [Member.from_definition(d, self.dataset.label, self.plan.found) for d in self.missing]
-        alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
+        alone = _GPU_LOCK if self.settings.device.startswith("cuda") else nullcontext()
         with PackTracking(self.settings.track, members) as trackers:
             with alone:
-                histories, report = self._train_to_the_end(on_epoch, trackers, until)
+                histories, report = self._train_until(on_epoch, trackers, until)
             # Only now: the store comes first, and the next pack may have the GPU.
             if not self.checkpoint_path.exists():
                 trackers.finish(histories)
@@ -446,7 +452,7 @@ class PackJob:
                 on_epoch(replace(report, warnings=late))
         return histories
 
-    def _train_to_the_end(
+    def _train_until(
         self, on_epoch: Callable[[EpochReport], None] | None, trackers: PackTracking, until: int | None
     ) -> tuple[list[MemberHistory], EpochReport | None]:
         """Train and publish; returns how the members ended, and what was reported last."""
@@ -462,15 +468,15 @@ class PackJob:
                 path.unlink(missing_ok=True)
                 trainer = self._trainer()
             started -= trainer.elapsed
-            if isinstance(self.judge, PartJudge):
+            if isinstance(self.stop_rule, PartStopRule):
                 # The others have come as far meanwhile.
-                self._judge(trainer)
+                self._stop_members(trainer)
         report: EpochReport | None = None
         while not trainer.done and (until is None or trainer.joint_epochs < until):
             report = trainer.advance()
             trainer.elapsed = time.perf_counter() - started
             if report.phase.kind == "joint":
-                self._judge(trainer)
+                self._stop_members(trainer)
             if not trainer.done and trainer.position % every == 0:
                 save_checkpoint(trainer, path)
             if not trainer.done:
@@ -510,7 +516,13 @@ class PackJob:
         new = None if correct is None else Predictions.of(record, correct)
         other = stored is not None and stored.curves_digest != record.curves_digest
         # An older version's run of another precision has another name, and is left as it is.
-        if stored and new and other and record.definition.id in self.unpredicted and stored.definition.id == new.run:
+        if (
+            stored
+            and new
+            and other
+            and record.definition.id in self.without_predictions
+            and stored.definition.id == new.run
+        ):
             replace_training(self.store, stored, replace(record, found=stored.found), new)
         if arrays is not None:
             self._keep(record, arrays)
@@ -614,12 +626,12 @@ def trained_network(
     )
 
 
-def unkept(store: RunStore, records: Iterable[RunRecord | None]) -> int:
+def count_missing_networks(store: RunStore, records: Iterable[RunRecord | None]) -> int:
     """How many of these runs are without their networks."""
     return sum(not has_network(store, record) for record in records if record)
 
 
-def spell_unkept(count: int) -> str:
+def format_missing_networks(count: int) -> str:
     """A warning that is due after runs were trained again for their networks."""
     runs = f"{count} run{'s are' if count != 1 else ' is'}"
     return (

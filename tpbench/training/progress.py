@@ -22,15 +22,15 @@ from rich.progress import (
 from tpbench.engine.callers import warn_caller
 from tpbench.engine.errors import visible
 from tpbench.results.terminal import print_line
-from tpbench.training.console import real_output
+from tpbench.training.console import original_output
 
 
-def spell_error(error: float | None) -> str:
+def format_error_rate(error: float | None) -> str:
     """A validation error as a person reads it."""
     return "-" if error is None else f"{100 * error:.2f} %"
 
 
-def spell_seconds(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``45 s``, ``3 min``, ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -83,7 +83,7 @@ class LiveView:
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         if name in self.tasks:
-            self.progress.update(self.tasks[name], completed=done, total=total, best=spell_error(best))
+            self.progress.update(self.tasks[name], completed=done, total=total, best=format_error_rate(best))
 
     def end(self, name: str) -> None:
         task = self.tasks.pop(name, None)
@@ -118,8 +118,8 @@ class PlainView:
         begun, offset = self.begun.setdefault(name, (now, done))
         known = done - offset > 0.05 * total
         left = (now - begun) / (done - offset) * (total - done) if known else None
-        remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
-        reached = "" if best is None else f", best validation error {spell_error(best)}"
+        remaining = f", about {format_duration(left)} left" if left and whole < total else ""
+        reached = "" if best is None else f", best validation error {format_error_rate(best)}"
         self.say(f"{name}: {whole}/{total}{reached}{remaining}")
 
     def end(self, name: str) -> None:
@@ -149,7 +149,7 @@ class NotebookView:
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         bar = "█" * int(_BAR * done / max(total, 1))
-        reached = "" if best is None else f", best validation error {spell_error(best)}"
+        reached = "" if best is None else f", best validation error {format_error_rate(best)}"
         self.tasks[name] = f"{visible(name)} {bar:░<{_BAR}} {int(done)}/{total}{reached}"
         self._show(time.monotonic() - self.shown >= self.interval or done >= total)
 
@@ -205,7 +205,7 @@ class Display:
 
     def __init__(self, stream: TextIO | None = None, *, progress: bool = True) -> None:
         self.progress, self.notebook = progress, progress and in_notebook()
-        self.console = Console(file=stream or real_output(), force_jupyter=False)
+        self.console = Console(file=stream or original_output(), force_jupyter=False)
         self.live: LiveView | None = None
 
     def __enter__(self) -> View:

@@ -13,8 +13,8 @@ from tpbench.results.location import file_stamps
 from tpbench.results.networks import FOLDER
 from tpbench.training.choice import CellChoice
 from tpbench.training.console import interruptible
-from tpbench.training.devices import give_back_memory, limited_threads
-from tpbench.training.pack import PackJob, PackPlan, PackSettings, plan_seeds, spell_unkept
+from tpbench.training.devices import limited_threads, release_memory
+from tpbench.training.pack import PackJob, PackPlan, PackSettings, format_missing_networks, plan_seeds
 from tpbench.training.processes import Progress, Report, pack_into_memory, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.tracking import prepare_trackers
@@ -54,9 +54,9 @@ def run_seeds(
         if note:
             view.say(note)
         if job.finished:
-            without = f", {len(job.unkept)} without {_AGAIN}" if job.unkept else ""
-            if job.unpredicted:
-                without += f", {len(job.unpredicted)} without predictions: these are trained again"
+            without = f", {len(job.without_network)} without {_AGAIN}" if job.without_network else ""
+            if job.without_predictions:
+                without += f", {len(job.without_predictions)} without predictions: these are trained again"
             view.say(f"{len(job.finished)} of {len(seeds)} runs are in {settings.results} already{without}")
         if job.missing:
             job.store.require_writable(*[FOLDER] * settings.keep_networks)
@@ -65,16 +65,16 @@ def run_seeds(
                 _train(job, epochs, view)
             view.end("epochs")
         ended = PackJob(plan, settings)
-        if ended.unkept:
-            view.say(spell_unkept(len(ended.unkept)))
-        if job.unpredicted:
+        if ended.without_network:
+            view.say(format_missing_networks(len(ended.without_network)))
+        if job.without_predictions:
             view.say(_format_again(job, ended))
     return [record for record in ended.records() if record]
 
 
 def _format_again(job: PackJob, ended: PackJob) -> str:
     """Say what became of the runs that were trained again for their predictions."""
-    done = job.unpredicted - ended.unpredicted
+    done = job.without_predictions - ended.without_predictions
     same = sum(job.finished[i].curves_digest == ended.finished[i].curves_digest for i in done)
     words = f"predictions were added to {same} runs, whose curves came out equal"
     if other := len(done) - same:
@@ -82,8 +82,8 @@ def _format_again(job: PackJob, ended: PackJob) -> str:
             f"; {other} came out with other curves (another processor, device or version) and replace the old files, "
             "which are in 'replaced' in the results folder"
         )
-    if ended.unpredicted:
-        words += f"; {len(ended.unpredicted)} are still without"
+    if ended.without_predictions:
+        words += f"; {len(ended.without_predictions)} are still without"
     return words
 
 
@@ -97,7 +97,7 @@ def _continues(job: PackJob, plans: Sequence[PackPlan]) -> bool:
 
 def _train(job: PackJob, epochs: int, view: View) -> None:
     # This process may have used the GPU before: what torch keeps of it for itself is free for the runs.
-    give_back_memory(job.settings.device)
+    release_memory(job.settings.device)
     packing = pack_into_memory(job, free_memory(job.settings.device))
     plans = packing.plans
     if packing.note:

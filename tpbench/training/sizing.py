@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from tpbench.engine import UsageError
-from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.pack import out_of_memory
+from tpbench.training.devices import release_memory, require_gpu
+from tpbench.training.pack import is_out_of_memory
 from tpbench.workloads import Workload
 from tpbench.workloads.benchmark import BenchmarkRow, measure
 from tpbench.workloads.memory import free_memory
@@ -30,12 +30,12 @@ def _measured(workload: Workload, method: str, size: int, device: str, precision
     try:
         return measure(workload, method, size, device, precision, seconds=0.2)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return None
     finally:
         if device.startswith("cuda"):
-            give_back_memory(device)
+            release_memory(device)
 
 
 def choose_pack(
