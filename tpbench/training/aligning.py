@@ -99,7 +99,7 @@ def record_alignment(
         _plain(torch.stack(log.target_angles)),
         provenance(settings.device, settings.precision, settings.command),
     )
-    plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
+    plan = plan_seeds(workload, method, configuration, seeds, epochs, search_info={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / FOLDER / name
