@@ -16,7 +16,7 @@ from tpbench.engine.operations import member_bytes
 from tpbench.results import RunStore
 from tpbench.training import processes, running
 from tpbench.training.pack import PackJob, PackPlan, PackSettings
-from tpbench.training.processes import Progress
+from tpbench.training.processes import PackProgress
 from tpbench.training.progress import PlainView
 
 
@@ -36,11 +36,11 @@ def test_the_first_line_says_where_it_goes_on(tmp_path: Path) -> None:
 
 def test_parts_that_go_on_are_shown_once_all_have_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
 
-    def train(plans: list[PackPlan], settings: PackSettings, report: processes.Report) -> None:
+    def train(plans: list[PackPlan], settings: PackSettings, report: processes.ProgressCallback) -> None:
         for number, done in ((0, 2), (1, 1), (0, 3), (1, 2), (1, 3)):
-            report(number, Progress(done, 3, 0.5, ("odd",)))
+            report(number, PackProgress(done, 3, 0.5, ("odd",)))
 
     monkeypatch.setattr(running, "train_side_by_side", train)
     job = PackJob(digits_plan("bp", (0, 1)), PackSettings(str(tmp_path)))
