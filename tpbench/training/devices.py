@@ -83,7 +83,7 @@ class CpuLimit:
 
     usable: int
     cores: int
-    """Of the machine."""
+    """Cores of the machine."""
     reason: str = ""
     """The reason why the process may not use the others: ``affinity`` or ``cgroup quota``; empty: it may."""
 

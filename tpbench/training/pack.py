@@ -158,9 +158,9 @@ class PartStopRule:
 
     stop_rule: StopRule
     part: slice
-    """Of the pack's members, in their order."""
+    """The part's members, by their places in the pack."""
     histories: list[MemberHistory]
-    """Of all members of the pack, as far as they are known."""
+    """The histories of all members of the pack, as far as they are known."""
     decided: int = 0
     """Joint epochs that all parts have done; nothing is decided beyond them."""
 
@@ -192,9 +192,9 @@ class Outcome:
     status: str
     """``finished``, ``diverged``, ``pruned`` or ``stopped``."""
     validation_error: float
-    """Of the selected epoch, from 0 to 1."""
+    """The error at the selected epoch, from 0 to 1."""
     test_error: float | None
-    """Of the selected epoch, from 0 to 1; None: there is none."""
+    """The error at the selected epoch, from 0 to 1; None: no epoch was selected."""
     value: float | None = None
     """The lowest value of the objective, where that is not the validation error."""
     epochs: int | None = None

@@ -67,7 +67,7 @@ def choose_pack(
         sharing: how many of them share one memory; None: all.
     """
     limit = max(1, trials // (4 * concurrent))
-    before, chosen, cost = torch.get_num_threads(), 1, float("inf")
+    threads_before, chosen, cost = torch.get_num_threads(), 1, float("inf")
     torch.set_num_threads(threads)
     try:
         memory = free_memory(device) * _MEMORY_SHARE / (sharing or concurrent)
@@ -75,15 +75,14 @@ def choose_pack(
             if size > limit:
                 break
             row = _measure_pack(workload, method, size, device, precision)
-            if (
-                row is None
-                or (row.peak_memory or 0) > memory
-                or 1 / row.member_epochs_per_second > _MAX_COST_RATIO * cost
-            ):
+            if row is None or (row.peak_memory or 0) > memory:
                 break
-            chosen, cost = size, 1 / row.member_epochs_per_second
+            smaller, cost = cost, 1 / row.member_epochs_per_second
+            if cost > _MAX_COST_RATIO * smaller:
+                break
+            chosen = size
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
     return max(chosen, min(floor, trials))
 
 
