@@ -42,7 +42,7 @@ def test_a_command_that_is_ended_puts_its_temporary_files_away(
 
 @pytest.mark.parametrize("number", ENDING)
 def test_each_names_the_command_that_continues(number: signal.Signals) -> None:
-    with pytest.raises(InterruptedWork, match="tpbench sweep digits bp$"):  # noqa: SIM117
+    with pytest.raises(InterruptedWork, match=r"tpbench sweep digits bp$"):  # noqa: SIM117
         with interruptible("tpbench sweep digits bp --fresh"):
             signal.raise_signal(number)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
@@ -74,7 +74,7 @@ def test_other_threads_set_no_handlers() -> None:
 
 def test_an_exit_with_the_number_of_sigterm_is_one_and_others_are_not() -> None:
     """While Ray starts it has the signal for itself, and ends with its number."""
-    with pytest.raises(InterruptedWork, match="tpbench sweep$"), interruptible("tpbench sweep"):
+    with pytest.raises(InterruptedWork, match=r"tpbench sweep$"), interruptible("tpbench sweep"):
         raise SystemExit(int(signal.SIGTERM))
     with pytest.raises(SystemExit), interruptible("tpbench sweep"):
         raise SystemExit(2)
