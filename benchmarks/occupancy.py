@@ -31,8 +31,8 @@ from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.driver import run_queue
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import QueuedPack, SearchedSweep, Workers
-from tpbench.training.console import noise_to
-from tpbench.training.pack import Outcome, PackSettings, define_runs
+from tpbench.training.console import redirect_output
+from tpbench.training.plan import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
 from tpbench.workloads import get_workload
 
@@ -94,7 +94,7 @@ def main() -> None:
         (folder / "runs").mkdir()
         resources = Resources(arguments.workers)
         sweeps = sweeps_of(folder, arguments.sweeps, arguments.workers, arguments.trials, arguments.seeds)
-        with noise_to(folder / "ray.log") as stream, ray_running(resources):
+        with redirect_output(folder / "ray.log") as stream, ray_running(resources):
             board = ProgressReporter(PlainView(Console(file=stream), interval=20), sweeps)
             for sweep in sweeps:
                 sweep.begin(Workers(arguments.workers, len(sweeps)))

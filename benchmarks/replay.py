@@ -12,7 +12,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 trials = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 

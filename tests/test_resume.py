@@ -23,7 +23,7 @@ from tpbench.options import SweepOptions
 from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
 from tpbench.training.choice import choose_all
-from tpbench.training.pack import PackSettings
+from tpbench.training.plan import PackSettings
 
 pytestmark = pytest.mark.slow
 

@@ -576,7 +576,7 @@ def sweep(
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
     from tpbench.sweeps.campaign import require_success, run_sweeps
-    from tpbench.training.pack import PackSettings
+    from tpbench.training.plan import PackSettings
 
     found = run_sweeps(cells, options, PackSettings.of(options, None), progress=shown)
     require_success(found)

@@ -29,7 +29,7 @@ from tpbench.reports.tuning_plots import importance
 from tpbench.results import RunStore, leaderboard
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 PNG = b"\x89PNG"
 

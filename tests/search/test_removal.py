@@ -15,7 +15,7 @@ from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.removal import plan_checkpoints, plan_runs, plan_sweep
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 
 @pytest.fixture

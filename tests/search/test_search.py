@@ -16,7 +16,7 @@ from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import space_for
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 
 def hyperopt() -> HyperOptSearch:

@@ -23,7 +23,7 @@ from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, OutcomeFields, SweepFields
 from tpbench.search.listing import TRIAL_COLUMNS, check_sweeps, list_sweeps
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 DEFINITION = SweepDefinition("mnist", "bp", "f" * 64, {"lr": ["log_uniform", 1e-5, 1e-2]}, 12, 100, (0,), 0, 4, 3)
 OUTCOMES = [

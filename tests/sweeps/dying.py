@@ -16,7 +16,7 @@ from tpbench.engine import EpochReport, TpbenchError
 from tpbench.engine.protocol import Phase
 from tpbench.sweeps.nodes import Needs
 from tpbench.sweeps.sweep import QueuedPack
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 STOPPED = "stopped"
 """The name of a file beside the results folders that is there while a process is stopped."""

@@ -15,7 +15,8 @@ from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import Admission, Failure, Place, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
-from tpbench.training.pack import Outcome, PackJob, define_runs
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import Outcome, define_runs
 
 Train = Callable[[QueuedPack], list[Outcome]]
 

@@ -27,7 +27,7 @@ from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.nodes import Needs, NodeFindings
 from tpbench.sweeps.session import Session, on_device
 from tpbench.training.choice import CellChoice, choose_all
-from tpbench.training.pack import Outcome, PackSettings
+from tpbench.training.plan import Outcome, PackSettings
 from tpbench.training.progress import SilentView
 from tpbench.training.sizing import Sizing
 

@@ -22,7 +22,7 @@ from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.sweep import Failure, Place, PlainSweep, QueuedPack, SearchedSweep, should_abandon
 from tpbench.sweeps.sweep import Workers as Known
 from tpbench.sweeps.trainable import END
-from tpbench.training.pack import Outcome, PackSettings, plan_seeds
+from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
 

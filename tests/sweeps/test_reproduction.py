@@ -12,7 +12,7 @@ from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.sweeps import reproduction
 from tpbench.training.choice import CellChoice
-from tpbench.training.pack import PackSettings
+from tpbench.training.plan import PackSettings
 from tpbench.workloads import WORKLOADS
 
 

@@ -70,7 +70,7 @@ def play_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
         return type("Row", (), {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack)})()
 
-    for name in ("require_gpu", "give_back_memory"):
+    for name in ("require_gpu", "release_memory"):
         monkeypatch.setattr(sizing, name, lambda device: None)
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: free * 2**30)

@@ -16,7 +16,7 @@ from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.sweep import ALL_SWEEPS, Failure, Place, PlainSweep, QueuedPack
-from tpbench.training.pack import Outcome, PackSettings, plan_seeds
+from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
 CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}

@@ -14,7 +14,8 @@ import torch
 
 from tpbench.engine import Trainer, example_configuration, get_method
 from tpbench.results import RunStore
-from tpbench.training.pack import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.workloads import Workload, get_workload
 
 # Parameters, gradients and moments of the wide network take half a GiB in a run, and stay; whatever else torch

@@ -27,7 +27,8 @@ from tpbench.sweeps.jobs import job_command
 from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training import pack as packs
 from tpbench.training import tracking
-from tpbench.training.pack import PackJob, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings
 from tpbench.training.tracking import (
     EpochMetrics,
     Member,
@@ -462,8 +463,8 @@ def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, seen = threading.Lock(), []
-    monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
-    monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
+    monkeypatch.setattr(packs, "_GPU_LOCK", lock)
+    monkeypatch.setattr(packs.PackJob, "_train_until", lambda *_: (seen.append(lock.locked()), ([], None))[1])
     monkeypatch.setattr(PackTracking, "finish", lambda *_: seen.append(lock.locked()))
     PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
     assert seen == [True, False]

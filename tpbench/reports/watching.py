@@ -14,7 +14,7 @@ from tpbench.results.formats import say
 from tpbench.results.location import file_stamps, location
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
-from tpbench.training.console import ending_by_signals
+from tpbench.training.console import interrupt_on_signals
 
 # A page that opens in a browser is to be read in between.
 _RELOAD_S = 10
@@ -94,7 +94,7 @@ def watch_store(results: str, output: Path, command: str, every: float) -> None:
         TpbenchError: the store cannot be read, or the page not written.
     """
     watch = Watch(results, output, command, every, say)
-    with ending_by_signals():
+    with interrupt_on_signals():
         try:
             _follow(watch)
         except KeyboardInterrupt:

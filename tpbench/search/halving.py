@@ -21,7 +21,7 @@ def rung_epochs(epochs: int, factor: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Bracket:
-    """Successive halving within a pack: a :class:`tpbench.training.pack.Judge`."""
+    """Successive halving within a pack: a :class:`tpbench.training.plan.StopRule`."""
 
     epochs: int
     """Joint epochs of those that reach the end."""

@@ -22,7 +22,7 @@ from tpbench.results.location import read_bytes
 from tpbench.results.runs import DEFAULT_OBJECTIVE, OBJECTIVES
 from tpbench.results.schemas import Count, Epochs, Finite, Fraction, Name, Natural, Record, Scalar, check_fields
 from tpbench.results.store import append_line
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 # The fields of the journal and of sweep.json: types and ranges, checked when the files are read.
 
@@ -30,7 +30,7 @@ Suggestion = Annotated[dict[str, Finite], Field(min_length=1)]
 
 
 class OutcomeFields(Record):
-    """The fields of :class:`tpbench.training.pack.Outcome`."""
+    """The fields of :class:`tpbench.training.plan.Outcome`."""
 
     run: str
     status: Literal["finished", "diverged", "pruned", "stopped"]

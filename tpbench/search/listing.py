@@ -11,7 +11,7 @@ from tpbench.results import RunStore
 from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, PackEntry
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

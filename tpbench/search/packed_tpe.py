@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal, PackEntry
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher

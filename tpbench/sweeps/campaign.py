@@ -22,8 +22,8 @@ from tpbench.sweeps.session import Session, for_workers, on_device, training_ses
 from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
 from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
-from tpbench.training.console import one_at_a_time
-from tpbench.training.pack import PackSettings, require_precision, spell_unkept
+from tpbench.training.console import process_lock
+from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
 from tpbench.training.progress import WARNING, View
 from tpbench.training.sizing import Sizing, choose_sizes
 from tpbench.workloads import load_problem, obtain
@@ -106,7 +106,7 @@ def run_sweeps(
     """
     settings, resources = for_workers(settings), choose_resources(options.cpus, options.gpus, options.address)
     # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
-    with one_at_a_time():
+    with process_lock():
         require_no_other_ray(resources)
         if not resources.address:
             # Refused before anything is downloaded.
@@ -132,7 +132,7 @@ def run_sweeps(
             _write_leaderboard(session.settings.store, session.view)
             results = [_result(one, sweep) for one, sweep in zip(planned, sweeps, strict=True)]
             if missing := session.settings.missing_networks(record for one in results for record in one.records):
-                session.view.say(spell_unkept(missing))
+                session.view.say(format_missing_networks(missing))
             return results
 
 

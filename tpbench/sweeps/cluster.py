@@ -29,7 +29,7 @@ from tpbench.sweeps.local_ray import (
     write_token,
 )
 from tpbench.sweeps.nodes import nodes
-from tpbench.training.console import end_as_by_ctrl_c
+from tpbench.training.console import install_interrupt_handlers
 from tpbench.training.devices import usable_cpus
 
 # Seconds without any place on a cluster after which a line says what a sweep waits for.
@@ -169,7 +169,7 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         try:
             _start(resources, folder, say)
             # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-            end_as_by_ctrl_c()
+            install_interrupt_handlers()
             yield
         finally:
             # Where it did not start, processes may be left all the same.

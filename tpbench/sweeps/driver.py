@@ -35,7 +35,7 @@ from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
-from tpbench.training.console import quieter
+from tpbench.training.console import log_level
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import in_notebook
 from tpbench.workloads import load_problem
@@ -380,7 +380,7 @@ def run_queue(
     )
     try:
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
-        with restored_environment(*pending), quieter(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
+        with restored_environment(*pending), log_level(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
             os.environ.update(pending)
             if not scheduler.over:
                 tuner.fit()

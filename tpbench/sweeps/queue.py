@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from tpbench.sweeps.scheduler import Scheduler, Slot
 from tpbench.sweeps.sweep import Failure, Place, QueuedSweep
 from tpbench.sweeps.trainable import END
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 METRIC = "share"
 

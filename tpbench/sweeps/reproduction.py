@@ -21,7 +21,8 @@ from tpbench.sweeps.nodes import SweepNeeds
 from tpbench.sweeps.session import Session, for_workers, training_session
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.pack import PackJob, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, View
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure

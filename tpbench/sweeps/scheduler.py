@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, Place, QueuedPack, QueuedSweep, Workers
-from tpbench.training.pack import Outcome
+from tpbench.training.plan import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3

@@ -15,8 +15,8 @@ from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
 from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
 from tpbench.sweeps.sweep import Admission, Progress, QueuedSweep
-from tpbench.training.console import CONTINUES, interruptible, noise_to
-from tpbench.training.pack import PackSettings
+from tpbench.training.console import CONTINUES, interruptible, redirect_output
+from tpbench.training.plan import PackSettings
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.tracking import environment_warning, prepare_trackers
 
@@ -290,7 +290,7 @@ def training_session(
         name_head = stack.enter_context(watch_driver(settings.command))
         warnings = [stack.enter_context(folder.lock()) for folder in folders]
         stack.enter_context(interruptible(settings.command))
-        stream = stack.enter_context(noise_to(folders[0].log))
+        stream = stack.enter_context(redirect_output(folders[0].log))
         view = stack.enter_context(Display(stream, progress=progress))
         for warning in filter(None, warnings):
             view.say(f"{WARNING}{warning}")

@@ -18,7 +18,7 @@ from tpbench.search.halving import Bracket
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
-from tpbench.training.pack import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
+from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
 from tpbench.workloads import Workload
 
 ALL_SWEEPS = ""

@@ -21,8 +21,9 @@ from tpbench.results import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.nodes import Needs, missing
 from tpbench.sweeps.sweep import QueuedPack
-from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.pack import Outcome, PackJob, PackSettings
+from tpbench.training.devices import release_memory, require_gpu
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import Outcome, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
 
 # Ray reads its environment when it is imported, which is set later than this is: it is imported in functions.
@@ -162,7 +163,7 @@ def _train_and_report(job: str, train: Train, workers: int, patience: float) -> 
     finally:
         if pack.settings.device.startswith("cuda"):
             # The process lives on, and others share the GPU.
-            give_back_memory(pack.settings.device)
+            release_memory(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     return {"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])}
 

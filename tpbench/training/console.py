@@ -1,4 +1,8 @@
-"""Signals that end work as Ctrl-C does: with the command that continues it."""
+"""The process's signals, standard streams and loggers while something trains.
+
+Ctrl-C, SIGTERM and SIGHUP end the work alike. Ray prints from several processes and threads; its output goes to a log
+file, while other threads of a Python session go on printing where they did.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,11 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 CONTINUES = "what was finished is stored. To continue"
 
 
-def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
-    """Let the signals that ask for an end raise KeyboardInterrupt; returns what handled them before, by signal.
+def install_interrupt_handlers() -> dict[signal.Signals, Any]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, and return the handlers that they had before, by signal.
 
-    What the user has a process ignore (``nohup`` does that with SIGHUP) it goes on ignoring. Outside the main thread
-    Python lets nobody set a handler, and signals come to the main thread anyway.
+    A signal that the process ignores (``nohup`` ignores SIGHUP) stays ignored. Outside the main thread nothing is
+    changed: Python sets handlers there alone, and signals come to the main thread anyway.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -37,20 +41,20 @@ def end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
 
 
 @contextmanager
-def ending_by_signals() -> Iterator[None]:
-    """Within, what asks for an end raises KeyboardInterrupt (:func:`end_as_by_ctrl_c`); then all is as before."""
-    before = end_as_by_ctrl_c()
+def interrupt_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt within the block, and put the handlers back after it."""
+    before = install_interrupt_handlers()
     try:
         yield
     finally:
         for number, handler in before.items():
-            # None: it was set by what is no Python code, and cannot be put back.
+            # None: code outside Python had set the handler, and it cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
 def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the work with a command to go on with.
+    """Let Ctrl-C, SIGTERM and SIGHUP end the work with a command to go on with.
 
     Args:
         command: to go on with.
@@ -59,7 +63,7 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
     Raises:
         InterruptedWork: one of the three came.
     """
-    with ending_by_signals():
+    with interrupt_on_signals():
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as end:
@@ -69,36 +73,30 @@ def interruptible(command: str, meaning: str = CONTINUES) -> Iterator[None]:
             raise InterruptedWork(f"interrupted; {meaning}: {command}") from None
 
 
-# Ray prints from several processes and threads; this sends all of it to a log file.
-#
-# Standard output belongs to the whole process. On the command line nothing but the sweep is there; where a sweep was
-# started from Python, other threads go on printing meanwhile, and what they print is theirs.
-
-
-# The process has one standard output, and one local Ray: who comes second waits.
-_ALONE = threading.RLock()
-# What a stream raises that was closed, and None, which a process without a terminal may have for a stream.
+# A process has one standard output and one local Ray: a second thread waits.
+_PROCESS_LOCK = threading.RLock()
+# The errors of a closed stream, and of None, which a process without a terminal may have for a stream.
 _NO_STREAM = (ValueError, AttributeError)
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Within, no other thread sends noise elsewhere or has a local Ray; who comes second waits."""
-    with _ALONE:
+def process_lock() -> Iterator[None]:
+    """Keep other threads from redirecting the output and from using a local Ray; a second thread waits."""
+    with _PROCESS_LOCK:
         yield
 
 
-class RealOutput:
-    """Standard output as it is when no noise is sent elsewhere, looked up anew for every text.
+class OriginalOutput:
+    """A text stream on the standard output that the process has when nothing is redirected.
 
-    What is made while a sweep runs in another thread may outlive that sweep, and the other way round. Where the stream
-    was closed meanwhile, the text is lost: progress that nobody sees is no reason to end the work.
+    The stream is looked up for every text, because a display may outlive the sweep beside which it was made, or begin
+    before it. Text for a stream that was closed is lost: progress that cannot be shown is no reason to end the work.
     """
 
     @staticmethod
     def _target() -> TextIO:
         now = sys.stdout
-        return now.theirs if isinstance(now, SortedStream) else now
+        return now.direct if isinstance(now, RoutedStream) else now
 
     def write(self, text: str) -> int:
         with suppress(*_NO_STREAM):
@@ -116,67 +114,68 @@ class RealOutput:
         return getattr(self._target(), name)
 
 
-def real_output() -> TextIO:
-    """What standard output is when no noise is sent elsewhere, also from a thread that began since."""
-    return cast(TextIO, RealOutput())
+def original_output() -> TextIO:
+    """Return a stream on the standard output that is not redirected, for any thread."""
+    return cast(TextIO, OriginalOutput())
 
 
 @contextmanager
-def noise_to(path: Path) -> Iterator[TextIO]:
-    """Send the process's standard output and error to a file, below Python, and give the real output to the caller.
+def redirect_output(path: Path) -> Iterator[TextIO]:
+    """Send the process's standard output and error to a file, below Python, and give the original output to the caller.
 
-    Threads that were there before go on printing where they did. A second call in another thread waits for the first.
+    Threads that ran before go on printing where they did. A second call in another thread waits for the first.
 
     Args:
         path: the log file; it is appended to.
 
     Yields:
-        A text stream on what standard output was before. It may be kept: it stays open as long as somebody has it.
+        A text stream on the standard output as it was before. It stays open as long as there is a reference to it.
 
     Raises:
         TpbenchError: the file cannot be written.
     """
-    with one_at_a_time(), ExitStack() as stack:
+    with process_lock(), ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
-        log = _open(path)
-        stack.callback(os.close, log)
-        noise = _stream(log, "utf-8")
-        stack.callback(noise.flush)
-        known = frozenset(threading.enumerate()) - {threading.current_thread()}
-        # Text is sorted before any descriptor leads elsewhere: nothing that others print meanwhile gets into the log.
-        stream, errors = (
-            stack.enter_context(_sorted_by_thread(name, number, noise, known))
+        descriptor = _open_log(path)
+        stack.callback(os.close, descriptor)
+        log = _open_stream(descriptor, "utf-8")
+        stack.callback(log.flush)
+        others = frozenset(threading.enumerate()) - {threading.current_thread()}
+        # Text is routed by thread before any descriptor changes, so that none of the other threads' gets into the log.
+        output, errors = (
+            stack.enter_context(_routed_by_thread(name, number, log, others))
             for name, number in (("stdout", 1), ("stderr", 2))
         )
-        for number, text in ((1, stream), (2, errors)):
-            stack.enter_context(_redirected(number, log, text.before))
-        yield stream.real
+        for number, stream in ((1, output), (2, errors)):
+            stack.enter_context(_redirected(number, descriptor, stream.before))
+        yield output.original
 
 
-def _open(path: Path) -> int:
+def _open_log(path: Path) -> int:
+    """Open a log to append to, and return its descriptor."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _appended(path)
+            return _append_to(path)
         except PermissionError:
-            # A colleague's, of a group that may write the folder: what it says goes on in a file of one's own.
+            # Another member of the group owns the log: it is continued in a copy, which takes its place.
             before = b""
             with suppress(OSError):
                 before = path.read_bytes()
             with atomic_write(path) as file:
                 file.write(before)
-            return _appended(path)
+            return _append_to(path)
     except OSError as error:
         raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
-def _appended(path: Path) -> int:
+def _append_to(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
-def _stream(descriptor: int, encoding: str) -> TextIO:
-    """A text stream on a copy of a descriptor, which is closed when nobody has the stream any more.
+def _open_stream(descriptor: int, encoding: str) -> TextIO:
+    """Return a text stream on a copy of a descriptor, which is closed with the last reference to the stream.
 
     Not before: another thread may be about to write to it.
     """
@@ -187,56 +186,66 @@ def _stream(descriptor: int, encoding: str) -> TextIO:
 
 
 @contextmanager
-def _redirected(descriptor: int, log: int, text: TextIO) -> Iterator[None]:
-    """Send a file descriptor to a log; ``text`` is the process's own stream on it."""
-    saved = os.dup(descriptor)
-    os.dup2(log, descriptor)
+def _redirected(number: int, log: int, stream: TextIO) -> Iterator[None]:
+    """Let a file descriptor lead to a log within the block.
+
+    Args:
+        number: the descriptor.
+        log: the log's descriptor.
+        stream: the process's own stream on the descriptor; what it has buffered goes to the log.
+    """
+    saved = os.dup(number)
+    os.dup2(log, number)
     try:
         yield
     finally:
-        with suppress(ValueError):  # somebody has closed it
-            text.flush()
-        os.dup2(saved, descriptor)
+        with suppress(ValueError):  # it was closed meanwhile
+            stream.flush()
+        os.dup2(saved, number)
         os.close(saved)
 
 
-class SortedStream:
-    """In the place of ``sys.stdout`` or ``sys.stderr`` for a while; handlers of loggers may keep it for longer.
+class RoutedStream:
+    """A stand-in for ``sys.stdout`` or ``sys.stderr`` that sends the text of some threads past the log.
+
+    It takes the stream's place for a while; handlers of loggers may hold it for longer.
 
     Args:
         name: of the stream in ``sys``.
-        real: takes what the process's own standard stream took before its descriptor was sent to the log.
-        noise: the log.
-        known: the threads whose text is no noise. Threads, not their numbers: these are given anew once a thread ends.
+        original: leads to where the process's own standard stream led before it was redirected.
+        log: takes the text of all other threads.
+        others: the threads whose text is not for the log. Threads, not their numbers: Python gives the number of a
+            thread that has ended to another one.
     """
 
-    def __init__(self, name: str, real: TextIO, noise: TextIO, known: frozenset[threading.Thread]) -> None:
-        self._name, self.real, self._noise, self._known = name, real, noise, known
+    def __init__(self, name: str, original: TextIO, log: TextIO, others: frozenset[threading.Thread]) -> None:
+        self._name, self.original, self._log, self._others = name, original, log, others
         self.before: TextIO = getattr(sys, name)
-        # A notebook's stream, or that of a test, writes to no descriptor that was sent elsewhere.
+        """The stream whose place this one takes."""
+        # The stream of a notebook, or of a test, writes to no descriptor that is redirected.
         own = self.before is getattr(sys, f"__{name}__")
-        self.theirs = real if own else self.before
-        """Where the text goes that is no noise."""
+        self.direct = original if own else self.before
+        """Takes text that is not for the log."""
         self._ended = False
 
-    def _is_known(self) -> bool:
-        return threading.current_thread() in self._known
+    def _is_other(self) -> bool:
+        return threading.current_thread() in self._others
 
     def _target(self) -> TextIO:
         if not self._ended:
-            return self.theirs if self._is_known() else self._noise
+            return self.direct if self._is_other() else self._log
         now = getattr(sys, self._name)
-        return now._target() if isinstance(now, SortedStream) and not now._ended else self.before
+        return now._target() if isinstance(now, RoutedStream) and not now._ended else self.before
 
     def end(self) -> TextIO:
-        """From now on all text goes where it went before; returns that stream."""
+        """Send all further text to the stream whose place this one took, and return that stream."""
         self._ended = True
-        for stream in (self.theirs, self.real):
-            with suppress(ValueError, OSError):  # closed by somebody, or a terminal that is gone
+        for stream in (self.direct, self.original):
+            with suppress(ValueError, OSError):  # it was closed, or its terminal is gone
                 stream.flush()
-        # Who keeps this object keeps neither the log nor the threads.
-        self.theirs = self.real = self._noise = self.before
-        self._known = frozenset()
+        # A reference to this object keeps neither the log nor the threads alive.
+        self.direct = self.original = self._log = self.before
+        self._others = frozenset()
         return self.before
 
     def write(self, text: str) -> int:
@@ -249,17 +258,24 @@ class SortedStream:
         self._target().flush()
 
     def __getattr__(self, name: str) -> Any:
-        # The descriptor of the process's own stream leads to the log by now, and so stays right for noise.
-        known = not self._ended and self._is_known()
-        return getattr(self.theirs if known else self.before, name)
+        # The descriptor of the process's own stream leads to the log by now, and so is right for text of the log.
+        direct = not self._ended and self._is_other()
+        return getattr(self.direct if direct else self.before, name)
 
 
 @contextmanager
-def _sorted_by_thread(
-    name: str, number: int, noise: TextIO, known: frozenset[threading.Thread]
-) -> Iterator[SortedStream]:
-    real = _stream(number, getattr(sys, name).encoding or "utf-8")
-    stream = SortedStream(name, real, noise, known)
+def _routed_by_thread(
+    name: str, number: int, log: TextIO, others: frozenset[threading.Thread]
+) -> Iterator[RoutedStream]:
+    """Put a :class:`RoutedStream` in the place of a stream of ``sys`` within the block.
+
+    Args:
+        name: of the stream.
+        number: of its descriptor.
+        log, others: as for :class:`RoutedStream`.
+    """
+    original = _open_stream(number, getattr(sys, name).encoding or "utf-8")
+    stream = RoutedStream(name, original, log, others)
     setattr(sys, name, stream)
     try:
         yield stream
@@ -269,29 +285,31 @@ def _sorted_by_thread(
             setattr(sys, name, before)
 
 
-# Loggers of other packages that say less for a while.
-
-
-_LOCK = threading.Lock()
-_quiet: dict[str, tuple[int, int]] = {}
-"""By logger: how many want it quiet, and the level that it had before."""
+_LEVEL_LOCK = threading.Lock()
+_levels: dict[str, tuple[int, int]] = {}
+"""By logger: the number of blocks that change its level, and the level before the first."""
 
 
 @contextmanager
-def quieter(level: int, *names: str) -> Iterator[None]:
-    """Loggers at a level of ours; who leaves last, in whatever thread, gives them their own back."""
-    with _LOCK:
+def log_level(level: int, *names: str) -> Iterator[None]:
+    """Give loggers a level within the block; the last block to end, in any thread, restores their own.
+
+    Args:
+        level: of :mod:`logging`.
+        names: of the loggers.
+    """
+    with _LEVEL_LOCK:
         for name in names:
-            count, before = _quiet.get(name, (0, logging.getLogger(name).level))
-            _quiet[name] = count + 1, before
+            count, before = _levels.get(name, (0, logging.getLogger(name).level))
+            _levels[name] = count + 1, before
             logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        with _LOCK:
+        with _LEVEL_LOCK:
             for name in names:
-                count, before = _quiet.pop(name)
+                count, before = _levels.pop(name)
                 if count > 1:
-                    _quiet[name] = count - 1, before
+                    _levels[name] = count - 1, before
                 else:
                     logging.getLogger(name).setLevel(before)

@@ -1,4 +1,4 @@
-"""Devices as a person names them."""
+"""The devices and CPU cores that a training may use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N")
 
 
 def choose_device(wanted: str) -> str:
-    """The device to train on, as torch names it.
+    """Return the device to train on, as torch names it.
+
+    Args:
+        wanted: one of :data:`DEVICES`.
 
     Raises:
         UsageError: there is no such device, or not here.
@@ -31,22 +34,22 @@ def choose_device(wanted: str) -> str:
         return "cuda" if count else "cpu"
     if wanted == "cpu":
         return wanted
-    found = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", wanted)
-    if not found:
+    match = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", wanted)
+    if not match:
         raise unknown("device", wanted, DEVICES)
     if not count:
         raise UsageError(f"device '{wanted}' was asked for, but torch sees no GPU here; use --device cpu")
-    if found[1] and int(found[1]) >= count:
+    if match[1] and int(match[1]) >= count:
         there = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise UsageError(f"device '{wanted}' was asked for, but torch sees {there} here")
     return wanted
 
 
 def require_gpu(device: str) -> None:
-    """Where a node was promised to have a GPU: its driver may be too old for torch.
+    """Check that torch can use the GPU of this node; its driver may be too old.
 
     Raises:
-        TpbenchError: torch cannot use it; says why, and on which node.
+        TpbenchError: torch cannot use it; with the reason and the node.
     """
     import torch
 
@@ -61,8 +64,8 @@ def require_gpu(device: str) -> None:
     raise TpbenchError(f"torch sees no GPU on node {socket.gethostname()}: {reason} ({built})")
 
 
-def give_back_memory(device: str) -> None:
-    """Free what is left in cycles, and on a GPU what torch would keep of it for itself."""
+def release_memory(device: str) -> None:
+    """Free objects in reference cycles, and on a GPU the memory that torch keeps in its cache."""
     gc.collect()
     if device.startswith("cuda"):
         import torch
@@ -70,10 +73,7 @@ def give_back_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-# How many CPU cores a process may use: those it is bound to, and those its container pays for.
-
-
-# Below the folder of a machine's groups: version 2, and the two places where version 1 has its controller.
+# Controllers and folders of Linux's cgroups: version 2, and the two places where version 1 has its CPU controller.
 _MOUNTS = (("", "sys/fs/cgroup"), ("cpu", "sys/fs/cgroup/cpu"), ("cpu", "sys/fs/cgroup/cpu,cpuacct"))
 
 
@@ -83,15 +83,16 @@ class CpuLimit:
 
     usable: int
     cores: int
+    """Cores of the machine."""
     reason: str = ""
-    """What keeps it from using the others."""
+    """The reason why the process may not use the others: ``affinity`` or ``cgroup quota``; empty: it may."""
 
     def __str__(self) -> str:
         return f"{self.usable} of {self.cores} cores: {self.reason}" if self.reason else str(self.usable)
 
 
 def cpu_limit(root: Path = Path("/")) -> CpuLimit:
-    """Return the cores that this process may use, and why not all.
+    """Return the number of cores that this process may use, and the reason where these are not all.
 
     Linux binds a process to cores (its affinity) and limits the time that a group of processes gets (the quota of its
     cgroup, as a container's ``--cpus``). The smallest limit counts, rounded down, but at least one core.
@@ -113,7 +114,7 @@ def usable_cpus() -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that each group of this process gets; groups without a limit are passed over."""
+    """Yield the quotas of this process's cgroups, in cores; groups without a limit are passed over."""
     for controller, mount in _MOUNTS:
         for folder in group_folders(root, controller, mount):
             if controller:
@@ -128,7 +129,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 @contextmanager
 def limited_threads() -> Iterator[None]:
-    """Let torch use no more threads than there are cores to use; afterwards it has those that it had.
+    """Let torch use no more threads than usable cores within the block.
 
     torch itself counts the cores that a process is bound to and does not know of quotas. A number in
     ``OMP_NUM_THREADS`` stays.

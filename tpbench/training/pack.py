@@ -1,30 +1,36 @@
-"""Train one pack and publish its runs: the code that ``tpbench run`` and every Ray trial share. Needs no Ray."""
+"""The training of one pack and the publication of its runs, for ``tpbench run`` and for sweeps. Needs no Ray."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from copy import copy
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from tpbench.engine import MemberHistory, TpbenchError, UsageError, check_device_precision, get_method, method_source
-from tpbench.engine.files import is_regular_file, user_path
+from tpbench.engine import MemberHistory, TpbenchError, get_method
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.artifacts import digest
-from tpbench.results.location import location
-from tpbench.results.networks import NETWORKS, TrainedNetwork, has_network, save_network
-from tpbench.results.opening import open_store
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, Predictions, can_have_predictions
-from tpbench.training.devices import choose_device, give_back_memory
-from tpbench.training.progress import WARNING
-from tpbench.training.tracking import Member, PackTracking, resolve_targets
+from tpbench.results.networks import TrainedNetwork, has_network, save_network
+from tpbench.results.runs import Predictions, can_have_predictions
+from tpbench.training.devices import release_memory
+from tpbench.training.plan import (
+    Outcome,
+    PackPlan,
+    PackSettings,
+    PartStopRule,
+    StopRule,
+    define_runs,
+    find_run,
+    outcome_of,
+)
+from tpbench.training.tracking import Member, PackTracking
 from tpbench.workloads import Workload, load_problem
 
 if TYPE_CHECKING:
@@ -33,280 +39,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
-    from tpbench.options import TrainingOptions
     from tpbench.workloads import Dataset
 
-# What a GPU computes in, and whether a graph is being captured, is the process's: packs of several threads take turns.
-_ALONE_ON_GPU = threading.Lock()
-
-WORST_ERROR = 1.0
-"""What a search is told of a run whose numbers became non-finite."""
+# The precision of a GPU's products and the capture of a CUDA graph hold for the whole process: packs of several threads
+# take turns.
+_GPU_LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
-class PackPlan:
-    """What to train together, in plain data so that it travels to any process.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out.
 
-    ``configurations`` are complete (:meth:`tpbench.workloads.Workload.complete`); there is one per seed.
+    torch raises a class of its own on a GPU, and a plain RuntimeError on a CPU.
     """
-
-    workload: Workload
-    method: str
-    configurations: tuple[Mapping[str, float], ...]
-    seeds: tuple[int, ...]
-    epochs: int
-    prune: bool = False
-    objective: str = DEFAULT_OBJECTIVE
-    """The curve whose lowest value a search minimises."""
-    found: Mapping[str, Any] = field(default_factory=dict)
-    """How the configurations were found (:mod:`tpbench.results.runs`); in the runs' files, not in their names."""
-    fingerprint: str = ""
-    """Of the data that it must be trained on, where another process knows them."""
-
-    def plain(self) -> dict[str, Any]:
-        """The plan as plain data, which may become JSON."""
-        return {**asdict(self), "workload": self.workload.plain()}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> PackPlan:
-        """What :meth:`plain` gave."""
-        fields = {**plain, **{name: tuple(plain[name]) for name in ("configurations", "seeds")}}
-        return cls(**{**fields, "workload": Workload.from_plain(plain["workload"])})
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """How and where to train it: nothing here but the precision changes what a run is."""
-
-    results: str
-    data: str | None = None
-    precision: str = DEFAULT_PRECISION
-    device: str = "cpu"
-    checkpoint_every: int = 5
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the command or call (:meth:`tpbench.options.Options.plain`), which runs record."""
-    sweep: str | None = None
-    """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
-    offline: bool = False
-    """Whether a missing data set is an error, and not downloaded before the work begins."""
-    keep_networks: bool = False
-    """Whether the store gets the network of each run too; runs that lack theirs are trained again for it."""
-    again: bool = False
-    """Whether stored runs without predictions are trained again for them; where the curves come out otherwise, the new
-    run replaces the old one."""
-    track: tuple[str, ...] = ()
-    """Where runs are tracked besides the store, as :func:`tpbench.training.tracking.resolve_targets` says."""
-
-    def __post_init__(self) -> None:
-        # JSON knows no tuples.
-        object.__setattr__(self, "track", tuple(self.track))
-
-    @classmethod
-    def of(cls, options: TrainingOptions, device: str | None) -> PackSettings:
-        """Check the options that hold for every pack of a command or call.
-
-        Args:
-            options: of the command.
-            device: None where it is chosen later, as on a cluster; it is checked there whether it can compute in the
-                precision.
-
-        Raises:
-            UsageError: there is no such device, it cannot compute in the precision, the store is a file, or a tracker
-                is unknown, lacks its package, or its place makes no sense here.
-        """
-        chosen = "cpu" if device is None else choose_device(device)
-        if device is not None:
-            check_device_precision(options.precision, chosen)
-        data = user_path(options.data) if options.data else None
-        if data and is_regular_file(data):
-            raise UsageError("this is a file, a folder is needed", parameter="data", value=options.data)
-        open_store(options.results)
-        given = dict(options)
-        # Of one name are the options that hold for packs as they are.
-        shared = {one.name: given[one.name] for one in fields(cls) if one.name in given}
-        chosen_here = {
-            "data": str(data) if data else None,
-            "device": chosen,
-            "options": options.plain(),
-            "offline": options.downloads_nothing,
-            "track": resolve_targets(given.get("track", ()), options.results),
-        }
-        return cls(**{**shared, **chosen_here})
-
-    def require_writable(self) -> None:
-        """Check that the store can take what is asked for.
-
-        Raises:
-            TpbenchError: it cannot.
-        """
-        self.store.require_writable(*[NETWORKS.folder] * self.keep_networks)
-
-    def missing_networks(self, records: Iterable[RunRecord]) -> int:
-        """Return the number of runs whose networks were to be kept and were not."""
-        return unkept(self.store, records) if self.keep_networks else 0
-
-    @property
-    def store(self) -> RunStore:
-        """The store that the runs go to."""
-        return RunStore(location(self.results))
-
-    @property
-    def command(self) -> str:
-        """The command, or call, that goes on with the work."""
-        from tpbench.options import continuing, format_command
-
-        return format_command(continuing(self.options)) if self.options else "tpbench"
-
-
-class Judge(Protocol):
-    """Decides which members of a pack train no further, such as :class:`tpbench.search.halving.Bracket`."""
-
-    @property
-    def name(self) -> str:
-        """Names the rule: the pack's checkpoint belongs to it."""
-
-    @property
-    def rungs(self) -> list[int]:
-        """Joint epochs after which it decides."""
-
-    def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
-        """The members that are stopped when so many joint epochs are done, and after how many each was."""
-
-
-@dataclass
-class PartJudge:
-    """A judge of a whole pack, for a part of it that is trained while the others wait at the last rung."""
-
-    judge: Judge
-    part: slice
-    """Of the pack's members, in their order."""
-    histories: list[MemberHistory]
-    """Of all members of the pack as far as they are known."""
-    decided: int = 0
-    """Joint epochs that all parts have done; nothing is decided beyond them."""
-
-    @property
-    def name(self) -> str:
-        """Names the rule and the pack."""
-        return f"{self.judge.name}, part {self.part.start} to {self.part.stop} of {len(self.histories)}"
-
-    @property
-    def rungs(self) -> list[int]:
-        """Joint epochs after which the parts wait for each other."""
-        return self.judge.rungs
-
-    def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
-        """The members of the part that are stopped, by their place in it."""
-        everyone = list(self.histories)
-        everyone[self.part] = histories
-        out = self.judge.stopped(everyone, min(epoch, self.decided))
-        first, end = self.part.start, self.part.stop
-        return {member - first: at for member, at in out.items() if first <= member < end}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one member ended."""
-
-    run: str
-    """The run's id; it is in the store if ``status`` is ``finished`` or ``diverged``."""
-    status: str
-    validation_error: float
-    test_error: float | None
-    value: float | None = None
-    """The lowest value of the objective, where that is not the validation error."""
-    epochs: int | None = None
-    """Joint epochs trained; None in the journals of older versions."""
-
-    @property
-    def objective(self) -> float:
-        """What the search minimises; of a run that diverged the worst validation error there is, or infinite."""
-        if self.value is None:
-            return WORST_ERROR if self.status == "diverged" else self.validation_error
-        return math.inf if self.status == "diverged" else self.value
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """torch says so with a class of its own on a GPU, and with a plain RuntimeError on a CPU."""
     import torch
 
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def outcome_of(run_id: str, history: MemberHistory, objective: str = DEFAULT_OBJECTIVE) -> Outcome:
-    """How a member ended.
-
-    Args:
-        run_id: of its run.
-        history: its curves and status.
-        objective: the curve whose lowest value the search minimises.
-    """
-    error, other = history.at_selected("validation_error"), objective != DEFAULT_OBJECTIVE
-    return Outcome(
-        run_id,
-        history.status,
-        WORST_ERROR if error is None else error,
-        history.at_selected("test_error"),
-        # Of a run without any epoch it is not looked at: it diverged.
-        min(history.curves.get(objective, []), default=0.0) if other else None,
-        history.epochs,
-    )
-
-
 def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
-    """A member as it was when it was stopped."""
+    """Return a member's history up to the epoch at which it was stopped."""
     return MemberHistory({name: values[:epochs] for name, values in history.curves.items()}, "stopped")
-
-
-def define_runs(plan: PackPlan, fingerprint: str, precision: str) -> list[RunDefinition]:
-    """What the members of a plan are, trained on the data of that fingerprint."""
-    from tpbench.workloads.problems import split_rule
-
-    source = method_source(plan.method)
-    return [
-        RunDefinition(
-            plan.workload.name,
-            fingerprint,
-            plan.method,
-            dict(configuration),
-            seed,
-            plan.epochs,
-            precision=precision,
-            method_source=source,
-            workload_source=plan.workload.source,
-            split=split_rule(plan.workload, seed),
-        )
-        for configuration, seed in zip(plan.configurations, plan.seeds, strict=True)
-    ]
-
-
-def require_precision(record: RunRecord, wanted: str, store: RunStore) -> None:
-    """Older versions named runs of every precision alike: such a run is no answer to who asks for another precision.
-
-    Raises:
-        TpbenchError: the run was trained in another precision than is wanted.
-    """
-    if record.precision != wanted:
-        raise TpbenchError(
-            f"{store.folder} holds under the name {record.definition.id} a run of precision {record.precision} made by "
-            f"an older version, where one of precision {wanted} is asked for: choose another --results"
-        )
-
-
-def find_run(store: RunStore, definition: RunDefinition) -> RunRecord | None:
-    """The run of a store that a definition asks for; older versions left the precision out of its name.
-
-    Raises:
-        TpbenchError: what has its name was trained in another precision.
-    """
-    record = store.read(definition.id)
-    if record:
-        require_precision(record, definition.precision, store)
-        return record
-    if definition.precision == DEFAULT_PRECISION:
-        return None
-    older = store.read(replace(definition, precision=DEFAULT_PRECISION).id)
-    return older if older and older.precision == definition.precision else None
 
 
 def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
@@ -315,20 +67,28 @@ def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
 
 
 class PackJob:
-    """One pack from its plan to the published runs.
+    """The training of one pack, from its plan to the published runs.
 
-    Runs that the store has are not trained again, unless their networks are to be kept and are not there (a run's file
-    stays as it is, and its network is kept if the curves come out the same), or ``settings.again`` asks for predictions
-    that are not there. A checkpoint is written every few epochs and removed at the end; the same plan started again
+    Stored runs are trained again in two cases only. With ``settings.keep_networks``, where the network is missing: the
+    run's file stays as it is, and the network is stored if the curves come out the same. With ``settings.again``, where
+    the predictions are missing. A checkpoint is written every few epochs and removed at the end; a job of the same plan
     continues from it.
 
+    Args:
+        plan: the members to train.
+        settings: how and where they are trained.
+        stop_rule: stops members early; None: all reach the last epoch.
+        parts: how many parts the members are trained in, one after the other; more where memory does not suffice.
+
     Raises:
-        UsageError, TpbenchError: the data set is missing, the store cannot be written, or holds under the same name a
-            run of another precision.
+        UsageError, TpbenchError: the data set is missing or another one than the plan names, the store cannot be
+            written, or holds under the same name a run of another precision.
     """
 
-    def __init__(self, plan: PackPlan, settings: PackSettings, judge: Judge | None = None, parts: int = 1) -> None:
-        self.plan, self.settings, self.judge = plan, settings, judge
+    def __init__(
+        self, plan: PackPlan, settings: PackSettings, stop_rule: StopRule | None = None, parts: int = 1
+    ) -> None:
+        self.plan, self.settings, self.stop_rule = plan, settings, stop_rule
         self.parts = max(1, min(parts, len(plan.seeds)))
         """How many parts the members are trained in, one after the other; more where memory does not suffice."""
         self.store = settings.store
@@ -338,30 +98,209 @@ class PackJob:
                 f"the data of {plan.workload.name} are not the same here as where the work began (fingerprints "
                 f"{self.dataset.fingerprint[:8]} and {plan.fingerprint[:8]})"
             )
-        self.definitions = define_runs(plan, self.dataset.fingerprint, settings.precision)
-        known = {d.id: find_run(self.store, d) for d in self.definitions}
-        self.finished = {run_id: record for run_id, record in known.items() if record}
-        kept = settings.keep_networks
-        self.unkept = {i for i, record in self.finished.items() if kept and not has_network(self.store, record)}
-        """Finished runs whose networks are to be kept and are not there."""
-        self.unpredicted = {i for i, r in self.finished.items() if settings.again and lacks_predictions(self.store, r)}
+        self._compare_with_store()
+
+    def _compare_with_store(self) -> None:
+        """Find out which runs of the plan the store has, and which are to be trained."""
+        self.definitions = define_runs(self.plan, self.dataset.fingerprint, self.settings.precision)
+        stored = {d.id: find_run(self.store, d) for d in self.definitions}
+        self.finished = {run_id: record for run_id, record in stored.items() if record}
+        """Runs of the plan that the store has, by the ids of their definitions."""
+        self.without_network: set[str] = set()
+        """Finished runs that are trained again for their networks."""
+        self.without_predictions: set[str] = set()
         """Finished runs that are trained again for their predictions."""
-        again = self.unkept | self.unpredicted
-        left = [d for d in self.definitions if d.id not in self.finished or d.id in again]
+        if self.settings.keep_networks:
+            self.without_network = {i for i, record in self.finished.items() if not has_network(self.store, record)}
+        if self.settings.again:
+            self.without_predictions = {i for i, r in self.finished.items() if lacks_predictions(self.store, r)}
+        done = self.finished.keys() - self.without_network - self.without_predictions
         # Equal definitions in one pack are trained once.
-        self.missing = list({d.id: d for d in left}.values())
-        self._decided = 0
-        self._done_of_parts: dict[int, int] = {}
+        self.missing = list({d.id: d for d in self.definitions if d.id not in done}.values())
+
+    def with_plan(self, plan: PackPlan, stop_rule: StopRule | None = None) -> PackJob:
+        """Return the job of another plan on the same data, as the store is now; the data are not read again."""
+        job = copy(self)
+        job.plan, job.stop_rule, job.parts = plan, stop_rule, 1
+        job._compare_with_store()
+        return job
 
     @property
     def checkpoint_path(self) -> Path:
-        what = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
-        # With networks it holds more, and one begun without them cannot be continued.
-        what += ["networks"] if self.settings.keep_networks else []
-        name = digest([*what, *([self.judge.name] if self.judge else [])])[:24]
-        return self.store.folder / "checkpoints" / f"{name}.pt"
+        """The file of the checkpoint; its name is a hash of what it can continue."""
+        content: list[Any] = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
+        # With networks a checkpoint holds more, and one begun without them cannot be continued.
+        content += ["networks"] if self.settings.keep_networks else []
+        content += [self.stop_rule.name] if self.stop_rule else []
+        return self.store.folder / "checkpoints" / f"{digest(content)[:24]}.pt"
+
+    def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
+        """Train what is missing, and return one outcome per member of the plan, in its order.
+
+        Args:
+            on_epoch: called after every epoch.
+
+        Raises:
+            TpbenchError: memory does not suffice for a single run, or the store cannot be written.
+        """
+        trained = self._train_missing(on_epoch) if self.missing else {}
+        histories = self._histories(trained)
+        stopped = self.stop_rule.stopped(histories, self.plan.epochs) if self.stop_rule else {}
+        for member, epoch in stopped.items():
+            histories[member] = _cut(histories[member], epoch)
+        return [
+            outcome_of(self._stored_id(definition), history, self.plan.objective)
+            for definition, history in zip(self.definitions, histories, strict=True)
+        ]
+
+    def records(self) -> list[RunRecord | None]:
+        """Return the runs of the plan that the store had when the job was made; None where it had none."""
+        return [self.finished.get(d.id) for d in self.definitions]
+
+    def _stored_id(self, definition: RunDefinition) -> str:
+        """Return the id under which the store has a run; older versions left the precision out of it."""
+        return self.finished[definition.id].definition.id if definition.id in self.finished else definition.id
+
+    def _histories(self, trained: Mapping[str, MemberHistory]) -> list[MemberHistory]:
+        """Return the histories of all members in the order of the plan.
+
+        Args:
+            trained: those that were trained here, by id; the store has the others.
+        """
+        return [self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions]
+
+    def _by_id(self, histories: Sequence[MemberHistory]) -> dict[str, MemberHistory]:
+        """Return histories of the missing runs by the runs' ids."""
+        return dict(zip([d.id for d in self.missing], histories, strict=True))
+
+    # Memory: a pack that does not fit is trained in parts.
+
+    def _train_missing(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
+        """Train the missing runs at once, or in twice as many parts as long as memory runs out."""
+        count = len(self.definitions)
+        while True:
+            try:
+                return self._train_in_parts(on_epoch) if self.parts > 1 else self._by_id(self._train(on_epoch))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.parts >= count:
+                    raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
+            # Outside the handler: the error holds the trainer that failed, and its memory is needed.
+            members, self.parts = -(-count // self.parts), min(2 * self.parts, count)
+            logging.getLogger(__name__).warning(
+                "out of memory with %d members: training them in %d packs, one after the other", members, self.parts
+            )
+            release_memory(self.settings.device)
+
+    def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
+        """Train the members part by part, with the same results as together.
+
+        Where members may be stopped, all parts are trained to a rung before any goes on, from its checkpoint.
+        """
+        histories = [MemberHistory() for _ in self.definitions]
+        for k, definition in enumerate(self.definitions):
+            if definition.id in self.finished:
+                histories[k] = self.finished[definition.id].history
+        self._remove_checkpoints_of_larger_parts(histories)
+        # Each part's own epochs, which are reported as epochs of the whole; every part counts as much.
+        done: dict[int, int] = {}
+
+        def report(number: int, epoch: EpochReport) -> None:
+            done[number] = epoch.done
+            if on_epoch:
+                on_epoch(replace(epoch, done=sum(done.values()), total=self.parts * epoch.total))
+
+        running, decided = dict(enumerate(self._slices(self.parts))), 0
+        for rung in [*(self.stop_rule.rungs if self.stop_rule else ()), None]:
+            for number, part in list(running.items()):
+                job = self._part(part, histories, decided)
+                trained = job._train(partial(report, number), rung) if job.missing else []
+                histories[part] = job._histories(job._by_id(trained))
+                # A part that has come to its end needs no checkpoint, and has none.
+                if not job.checkpoint_path.exists():
+                    del running[number]
+                release_memory(self.settings.device)
+            decided = rung or decided
+        return {d.id: histories[k] for k, d in enumerate(self.definitions)}
+
+    def _slices(self, parts: int) -> list[slice]:
+        count = len(self.definitions)
+        return [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
+
+    def _part(self, part: slice, histories: list[MemberHistory], decided: int = 0) -> PackJob:
+        """Return the job of some members, in the order of the pack.
+
+        Args:
+            part: of the plan's members.
+            histories: of all members, as far as they are known.
+            decided: joint epochs that all parts have done.
+        """
+        plan = replace(self.plan, configurations=self.plan.configurations[part], seeds=self.plan.seeds[part])
+        return self.with_plan(plan, PartStopRule(self.stop_rule, part, histories, decided) if self.stop_rule else None)
+
+    def _remove_checkpoints_of_larger_parts(self, histories: list[MemberHistory]) -> None:
+        """Remove what was begun with more members at once: it cannot be continued."""
+        self.checkpoint_path.unlink(missing_ok=True)
+        if not any(self.store.folder.joinpath("checkpoints").glob("*.pt")):
+            return
+        parts = 2
+        while parts < self.parts:
+            for part in self._slices(parts):
+                if part not in self._slices(self.parts):
+                    self._part(part, histories).checkpoint_path.unlink(missing_ok=True)
+            parts *= 2
+
+    # One pack: the loop over its epochs.
+
+    def _train(self, on_epoch: Callable[[EpochReport], None] | None, until: int | None = None) -> list[MemberHistory]:
+        """Train the missing runs at once, and return their histories.
+
+        Args:
+            on_epoch: called after every epoch.
+            until: joint epochs after which the training pauses with a checkpoint; None: train to the end.
+        """
+        members = [Member.from_definition(d, self.dataset.label, self.plan.found) for d in self.missing]
+        lock = _GPU_LOCK if self.settings.device.startswith("cuda") else nullcontext()
+        with PackTracking(self.settings.track, members) as trackers:
+            with lock:
+                histories, report = self._train_until(on_epoch, trackers, until)
+            # Outside the lock: the runs are stored, and the next pack may have the GPU meanwhile.
+            if not self.checkpoint_path.exists():
+                trackers.finish(histories)
+            if on_epoch and report and (late := trackers.warnings()):
+                on_epoch(replace(report, warnings=late))
+        return histories
+
+    def _train_until(
+        self, on_epoch: Callable[[EpochReport], None] | None, trackers: PackTracking, until: int | None
+    ) -> tuple[list[MemberHistory], EpochReport | None]:
+        """Train, publish at the end, and return the histories and the last report."""
+        from tpbench.engine import save_checkpoint
+
+        started, path, report = time.perf_counter(), self.checkpoint_path, None
+        trainer = self._resumed_trainer()
+        started -= trainer.elapsed
+        while not trainer.done and (until is None or trainer.joint_epochs < until):
+            report = trainer.advance()
+            trainer.elapsed = time.perf_counter() - started
+            if report.phase.kind == "joint":
+                self._stop_members(trainer)
+            if not trainer.done:
+                if trainer.position % self.settings.checkpoint_every == 0:
+                    save_checkpoint(trainer, path)
+                trackers.update(trainer.histories)
+            if on_epoch:
+                on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
+        if trainer.done:
+            self._publish(trainer)
+            path.unlink(missing_ok=True)
+        else:
+            save_checkpoint(trainer, path)
+        return trainer.histories, report
 
     def _trainer(self) -> Trainer:
+        """Return a trainer of the missing runs, before the first epoch."""
         from tpbench.engine import Trainer
 
         return Trainer(
@@ -376,178 +315,40 @@ class PackJob:
             keep=self.settings.keep_networks,
         )
 
-    def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
-        """Train what is missing; one outcome per member of the plan, in its order."""
-        trained = self._train_or_split(on_epoch) if self.missing else {}
-        histories = self._histories(trained)
-        out = self.judge.stopped(histories, self.plan.epochs) if self.judge else {}
-        return [
-            outcome_of(self._name(d), _cut(histories[k], out[k]) if k in out else histories[k], self.plan.objective)
-            for k, d in enumerate(self.definitions)
-        ]
+    def _resumed_trainer(self) -> Trainer:
+        """Return a trainer where the checkpoint left it, or at the beginning without one."""
+        from tpbench.engine import load_checkpoint
 
-    def records(self) -> list[RunRecord | None]:
-        """The runs of the plan that the store had when the job was made."""
-        return [self.finished.get(d.id) for d in self.definitions]
+        trainer = self._trainer()
+        if not self.checkpoint_path.exists():
+            return trainer
+        try:
+            load_checkpoint(trainer, self.checkpoint_path)
+        except TpbenchError:
+            # A damaged checkpoint costs its epochs, not the sweep.
+            self.checkpoint_path.unlink(missing_ok=True)
+            return self._trainer()
+        if isinstance(self.stop_rule, PartStopRule):
+            # The other parts have come as far meanwhile.
+            self._stop_members(trainer)
+        return trainer
 
-    def _name(self, definition: RunDefinition) -> str:
-        """The id under which the store has a run; older versions left the precision out of it."""
-        return self.finished[definition.id].definition.id if definition.id in self.finished else definition.id
+    def _stop_members(self, trainer: Trainer) -> None:
+        """Stop the members that the rule stops after this joint epoch."""
+        if self.stop_rule:
+            histories = self._histories(self._by_id(trainer.histories))
+            stopped = self.stop_rule.stopped(histories, trainer.joint_epochs)
+            # Equal definitions are trained once: as long as one of them continues, all do.
+            continuing = {d.id for k, d in enumerate(self.definitions) if k not in stopped}
+            trainer.stop(row for row, d in enumerate(self.missing) if d.id not in continuing)
 
-    def _histories(self, trained: Mapping[str, MemberHistory]) -> list[MemberHistory]:
-        """Of all members in the order of the plan: those of the store, and those that are trained here."""
-        return [self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions]
-
-    def _train_or_split(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
-        """Train what is missing as one pack, or in parts where the memory does not suffice."""
-        while True:
-            try:
-                if self.parts > 1:
-                    return self._train_in_parts(on_epoch)
-                return dict(zip([d.id for d in self.missing], self._train(on_epoch), strict=True))
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                if self.parts >= len(self.definitions):
-                    raise TpbenchError(f"not enough memory for a single run of {self.plan.method}: {error}") from error
-            members, self.parts = -(-len(self.definitions) // self.parts), min(2 * self.parts, len(self.definitions))
-            logging.getLogger(__name__).warning(
-                "out of memory with %d members: training them in %d packs, one after the other", members, self.parts
-            )
-            give_back_memory(self.settings.device)
-
-    def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
-        """Train the members part by part: what they become is what they become together.
-
-        Where a judge stops members, all parts are trained to a rung before any goes on, from its checkpoint.
-        """
-        slices = self._slices(self.parts)
-        histories = [MemberHistory() for _ in self.definitions]
-        for k, definition in enumerate(self.definitions):
-            if definition.id in self.finished:
-                histories[k] = self.finished[definition.id].history
-        self._remove_checkpoints_of_larger_parts(histories)
-        over: set[int] = set()
-        for rung in [*(self.judge.rungs if self.judge else ()), None]:
-            for number, part in enumerate(slices):
-                if number in over:
-                    continue
-                job = self._part(part, histories)
-                trained = job._train(self._shared(on_epoch, number), rung) if job.missing else []
-                histories[part] = job._histories(dict(zip([d.id for d in job.missing], trained, strict=True)))
-                # One that has come to its end needs no checkpoint, and has none.
-                if rung is None or not job.checkpoint_path.exists():
-                    over.add(number)
-                give_back_memory(self.settings.device)
-            if rung is not None:
-                self._decided = rung
-        return {d.id: histories[k] for k, d in enumerate(self.definitions)}
-
-    def _slices(self, parts: int) -> list[slice]:
-        count = len(self.definitions)
-        return [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
-
-    def _remove_checkpoints_of_larger_parts(self, histories: list[MemberHistory]) -> None:
-        """Remove what was begun with more members at once: it cannot be continued."""
-        self.checkpoint_path.unlink(missing_ok=True)
-        if not any(self.store.folder.joinpath("checkpoints").glob("*.pt")):
-            return
-        parts = 2
-        while parts < self.parts:
-            for part in self._slices(parts):
-                if part not in self._slices(self.parts):
-                    self._part(part, histories).checkpoint_path.unlink(missing_ok=True)
-            parts *= 2
-
-    def _part(self, part: slice, histories: list[MemberHistory]) -> PackJob:
-        """The job of some members, in the order of the pack."""
-        plan = replace(self.plan, configurations=self.plan.configurations[part], seeds=self.plan.seeds[part])
-        judge = PartJudge(self.judge, part, histories, self._decided) if self.judge else None
-        return PackJob(plan, self.settings, judge)
-
-    def _shared(
-        self, on_epoch: Callable[[EpochReport], None] | None, number: int
-    ) -> Callable[[EpochReport], None] | None:
-        """What hears of a part's epochs as of epochs of the whole; every part counts as much."""
-        if on_epoch is None:
-            return None
-        done = self._done_of_parts
-
-        def report(epoch: EpochReport) -> None:
-            done[number] = epoch.done
-            on_epoch(replace(epoch, done=sum(done.values()), total=self.parts * epoch.total))
-
-        return report
-
-    def _judge(self, trainer: Trainer) -> None:
-        """Let the judge stop members after a joint epoch."""
-        if self.judge:
-            ids = [d.id for d in self.missing]
-            out = self.judge.stopped(
-                self._histories(dict(zip(ids, trainer.histories, strict=True))), trainer.joint_epochs
-            )
-            # Equal definitions are trained once: as long as one of them races, all do.
-            racing = {d.id for k, d in enumerate(self.definitions) if k not in out}
-            gone = {self.definitions[k].id for k in out} - racing
-            trainer.stop(row for row, run_id in enumerate(ids) if run_id in gone)
-
-    def _train(self, on_epoch: Callable[[EpochReport], None] | None, until: int | None = None) -> list[MemberHistory]:
-        """Train what is missing to its end, or until so many joint epochs are done; then a checkpoint is there."""
-        members = [Member.from_definition(d, self.dataset.label, self.plan.found) for d in self.missing]
-        alone = _ALONE_ON_GPU if self.settings.device.startswith("cuda") else nullcontext()
-        with PackTracking(self.settings.track, members) as trackers:
-            with alone:
-                histories, report = self._train_to_the_end(on_epoch, trackers, until)
-            # Only now: the store comes first, and the next pack may have the GPU.
-            if not self.checkpoint_path.exists():
-                trackers.finish(histories)
-            if on_epoch and report and (late := trackers.warnings()):
-                on_epoch(replace(report, warnings=late))
-        return histories
-
-    def _train_to_the_end(
-        self, on_epoch: Callable[[EpochReport], None] | None, trackers: PackTracking, until: int | None
-    ) -> tuple[list[MemberHistory], EpochReport | None]:
-        """Train and publish; returns how the members ended, and what was reported last."""
-        from tpbench.engine import load_checkpoint, save_checkpoint
-
-        trainer, path, every = self._trainer(), self.checkpoint_path, self.settings.checkpoint_every
-        started = time.perf_counter()
-        if path.exists():
-            try:
-                load_checkpoint(trainer, path)
-            except TpbenchError:
-                # A damaged checkpoint costs its epochs, not the sweep.
-                path.unlink(missing_ok=True)
-                trainer = self._trainer()
-            started -= trainer.elapsed
-            if isinstance(self.judge, PartJudge):
-                # The others have come as far meanwhile.
-                self._judge(trainer)
-        report: EpochReport | None = None
-        while not trainer.done and (until is None or trainer.joint_epochs < until):
-            report = trainer.advance()
-            trainer.elapsed = time.perf_counter() - started
-            if report.phase.kind == "joint":
-                self._judge(trainer)
-            if not trainer.done and trainer.position % every == 0:
-                save_checkpoint(trainer, path)
-            if not trainer.done:
-                trackers.update(trainer.histories)
-            if on_epoch:
-                on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
-        if not trainer.done:
-            save_checkpoint(trainer, path)
-            return trainer.histories, report
-        self._publish(trainer)
-        path.unlink(missing_ok=True)
-        return trainer.histories, report
+    # The store: runs, predictions, networks.
 
     def _publish(self, trainer: Trainer) -> None:
+        """Store the members that came to an end; a sweep's journal keeps what pruned and stopped ones reached."""
         members, workload = len(self.missing), self.plan.workload
         origin = provenance(self.settings.device, self.settings.precision, self.settings.options)
         for member, (definition, history) in enumerate(zip(self.missing, trainer.histories, strict=True)):
-            # A pruned or stopped run is no finished one: the sweep's journal keeps what it reached, the store does not.
             if history.status in ("finished", "diverged"):
                 curves = {name: values for name, values in history.curves.items() if values}
                 record = RunRecord(
@@ -564,24 +365,36 @@ class PackJob:
                 self._store(record, trainer.correct.get(member), trainer.kept.get(member))
 
     def _store(self, record: RunRecord, correct: NDArray[np.bool_] | None, arrays: Mapping[str, Tensor] | None) -> None:
-        """Store a member's run with its predictions and network, or add these to the run that the store has."""
-        stored = self.finished.get(record.definition.id)
-        new = None if correct is None else Predictions.of(record, correct)
-        other = stored is not None and stored.curves_digest != record.curves_digest
-        # An older version's run of another precision has another name, and is left as it is.
-        if stored and new and other and record.definition.id in self.unpredicted and stored.definition.id == new.run:
-            self.store.replace_run(stored, replace(record, search_info=stored.search_info), new)
-        if arrays is not None:
-            self._keep(record, arrays)
-        if stored is None:
-            self.store.publish(record, new)
-        elif new and not other:
-            self.store.add_predictions(replace(new, run=stored.definition.id))
+        """Store a member's run with its predictions and network, or add these to the run that the store has.
 
-    def _keep(self, record: RunRecord, arrays: Mapping[str, Tensor]) -> None:
+        Args:
+            record: the run.
+            correct: of shape (test samples,), True where the selected epoch's network is right; None: not known.
+            arrays: the parameters of the selected epoch by name; None: no network is stored.
+        """
+        stored = self.finished.get(record.definition.id)
+        predictions = None if correct is None else Predictions.of(record, correct)
+        differs = stored is not None and stored.curves_digest != record.curves_digest
+        if (
+            stored
+            and predictions
+            and differs
+            and record.definition.id in self.without_predictions
+            # An older version's run of another precision has another name, and is left as it is.
+            and stored.definition.id == predictions.run
+        ):
+            self.store.replace_run(stored, replace(record, search_info=stored.search_info), predictions)
+        if arrays is not None:
+            self._store_network(record, arrays)
+        if stored is None:
+            self.store.publish(record, predictions)
+        elif predictions and not differs:
+            self.store.add_predictions(replace(predictions, run=stored.definition.id))
+
+    def _store_network(self, record: RunRecord, arrays: Mapping[str, Tensor]) -> None:
         """Store a member's network, before its run: where the run is, its network is too."""
         stored = find_run(self.store, record.definition) or record
-        # Bit for bit on the same machine. Of another machine's run this is not the network.
+        # Curves are equal bit for bit on the same machine. To another machine's run this network does not belong.
         if stored.curves == record.curves:
             save_network(self.store, trained_network(stored, arrays, self.plan.workload, *self._input_scale))
 
@@ -590,32 +403,8 @@ class PackJob:
         return input_scale(self.plan.workload, self.dataset)
 
 
-def plan_seeds(
-    workload: Workload,
-    method: str,
-    configuration: Mapping[str, float],
-    seeds: Sequence[int],
-    epochs: int,
-    found: Mapping[str, Any],
-    fingerprint: str = "",
-) -> PackPlan:
-    """One configuration over several seeds, and how it was found."""
-    return PackPlan(
-        workload,
-        method,
-        (dict(configuration),) * len(seeds),
-        tuple(seeds),
-        epochs,
-        found=found,
-        fingerprint=fingerprint,
-    )
-
-
-# What is kept of a training beside its runs: the parameters of each run's selected epoch.
-
-
-# Of the engine's arrays, by the letter that they begin with.
-_NAMES = {
+# Names in a network's file, by the letter that an array of the engine begins with.
+_NETWORK_NAMES = {
     "W": "forward.{}.weight",
     "b": "forward.{}.bias",
     "Q": "feedback.{}.weight",
@@ -628,15 +417,19 @@ _ARRAY = re.compile(r"([A-Za-z])([0-9]*)")
 
 
 def array_name(name: str) -> str:
-    """The name that an array of the engine has in a network's file: ``forward.1.weight`` of ``W1``."""
-    found = _ARRAY.fullmatch(name)
-    if not found:
+    """Return the name that an array of the engine has in a network's file: ``forward.1.weight`` of ``W1``.
+
+    Raises:
+        ValueError: the engine has no such array.
+    """
+    match = _ARRAY.fullmatch(name)
+    if not match:
         raise ValueError(f"no array of a pack is called {name!r}")
-    return _NAMES[found[1]].format(found[2])
+    return _NETWORK_NAMES[match[1]].format(match[2])
 
 
 def input_scale(workload: Workload, dataset: Dataset) -> tuple[float, float]:
-    """How the workload's problem normalises the data set's stored numbers: ``number * scale + shift``."""
+    """Return scale and shift of the inputs: a network gets ``scale * number + shift`` of each stored number."""
     from tpbench.workloads.own_data import scale_and_shift
 
     images = dataset.arrays["x_train"]
@@ -646,11 +439,16 @@ def input_scale(workload: Workload, dataset: Dataset) -> tuple[float, float]:
 def trained_network(
     record: RunRecord, arrays: Mapping[str, Tensor], workload: Workload, scale: float, shift: float
 ) -> TrainedNetwork:
-    """The network of a run that has a selected epoch.
+    """Return the network of a run's selected epoch, as the store takes it.
 
     Args:
+        record: the run.
         arrays: the member's, as :meth:`tpbench.engine.step.PackState.member` names them.
+        workload: of the run.
         scale, shift: of the inputs (:func:`input_scale`).
+
+    Raises:
+        ValueError: the run has no selected epoch.
     """
     d = record.definition
     epoch, validation, test = record.history.selected_epoch, record.validation_error, record.test_error
@@ -670,18 +468,4 @@ def trained_network(
         scale,
         shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
-    )
-
-
-def unkept(store: RunStore, records: Iterable[RunRecord | None]) -> int:
-    """How many of these runs are without their networks."""
-    return sum(not has_network(store, record) for record in records if record)
-
-
-def spell_unkept(count: int) -> str:
-    """A warning that is due after runs were trained again for their networks."""
-    runs = f"{count} run{'s are' if count != 1 else ' is'}"
-    return (
-        f"{WARNING}{runs} without a network still: trained again, the curves did not come out as they are stored "
-        "(another machine, device or version trained them). The stored runs stay; for networks choose another --results"
     )
