@@ -700,7 +700,8 @@ def options_table(model: type[Options]) -> str:
         if field.is_required():
             default = "required"
         else:
-            default = shown.shown or ("" if field.default in (None, False, ()) else f"`{field.default}`")
+            empty = field.default is None or field.default is False or field.default == ()
+            default = shown.shown or ("" if empty else f"`{field.default}`")
         limits = range_of(field)
         text = help_of(field, shown.help)
         if limits and not shown.metavar:
