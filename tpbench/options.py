@@ -473,6 +473,11 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
     command = "sweep"
     renamed = {"final_seeds": "seeds"}
 
+    @property
+    def searched_in(self) -> str:
+        """The precision of the search."""
+        return self.search_precision or self.precision
+
     workloads: Annotated[
         Names,
         Option(

@@ -17,9 +17,8 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine import precision as products
 from tpbench.options import SweepOptions
 from tpbench.results import RunStore
-from tpbench.search.definition import SweepFolder
+from tpbench.search.definition import SweepFolder, sweep_status
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.campaign import SweepResult, run_sweeps

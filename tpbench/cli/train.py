@@ -11,7 +11,6 @@ import typer
 
 from tpbench.cli.app import OptionsCommand, Results, app, complain, parse_names, print_records
 from tpbench.engine import method_names
-from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
@@ -154,13 +153,7 @@ def align(context: typer.Context) -> None:
     from tpbench.training.plan import PackSettings
 
     settings = PackSettings.of(options, options.device)
-    chosen = find_configuration(
-        cell,
-        options.configuration,
-        options.results,
-        user_path(options.data) if options.data else None,
-        offline=settings.offline,
-    )
+    chosen = find_configuration(cell, options.configuration, settings)
     if chosen.note:
         say(chosen.note)
     with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):
