@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tpbench.cli.app import OptionsCommand, Results, app, complain, parse_names, print_records
+from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
 from tpbench.engine import method_names
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
@@ -119,7 +119,7 @@ def reproduce(context: typer.Context) -> None:
     rows = [(cell.name, str(len(cell.seeds)), format_duration(cell.seconds)) for cell in cells]
     title = "Plan, cheapest first (measured on this machine)"
     print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
-    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {format_duration(sum(cell.seconds for cell in cells))} in all")
+    say(f"{count_of(len(cells), 'cell')}, {format_duration(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         complain(f"left out: {line}")
     if options.dry_run:
