@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from tests.sweeps.playing import FINGERPRINT, Train, Workers, pretend
 from tpbench.engine import RuleError, TpbenchError
-from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.listing import sweep_status
+from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import TimeBudget
