@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
+from tpbench.results.maintenance import Check
 from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal, PackEntry
@@ -98,26 +99,17 @@ def _begun(folder: SweepFolder) -> bool:
         return True
 
 
-@dataclass(frozen=True)
-class SweepCheck:
-    """The result of a check of all sweeps' files."""
-
-    valid: int
-    """Number of sweeps without a fault."""
-    wrong: list[str]
-    """A line about each of the others."""
-
-
-def check_sweeps(store: RunStore) -> SweepCheck:
+def check_sweeps(store: RunStore) -> Check:
     """Read the definition and the journal of every sweep. Nothing is changed."""
-    folders, wrong = sweep_folders(store), []
-    for folder in folders:
+    check = Check()
+    for folder in sweep_folders(store):
         try:
             folder.read()
             Journal.read(folder.journal_path)
+            check.valid += 1
         except TpbenchError as error:
-            wrong.append(str(error))
-    return SweepCheck(len(folders) - len(wrong), wrong)
+            check.wrong.append(str(error))
+    return check
 
 
 def list_sweeps(store: RunStore) -> list[SweepStatus]:
@@ -126,8 +118,6 @@ def list_sweeps(store: RunStore) -> list[SweepStatus]:
     return [sweep_status(folder, results, store) for folder in sweep_folders(store)]
 
 
-TRIAL_COLUMNS = ("sweep", "trial", "pack", "state", "epochs", "validation_error", "objective", "run")
-"""First columns of :func:`trials_frame`; the hyperparameters follow."""
 _TYPES = {
     "sweep": "object",
     "trial": "int64",
@@ -138,6 +128,8 @@ _TYPES = {
     "objective": "float64",
     "run": "object",
 }
+TRIAL_COLUMNS = tuple(_TYPES)
+"""First columns of :func:`trials_frame`; the hyperparameters follow."""
 _HYPERPARAMETER = "hp_"
 
 
