@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
         entry = search.next_pack()
         assert entry is not None
         error = abs(entry.suggestions[0]["eta"] - 0.1)
-        search.record(entry.number, [Outcome("0" * 24, "finished", error, error)])
+        search.journal.end_pack(entry.number, [Outcome("0" * 24, "finished", error, error)])
     started = time.perf_counter()
     # One suggestion more than the journal holds: replaying is put off until it is needed.
     PackedSearch(inner, Journal.open(path), trials=trials + 1, pack=1, max_pending=3).next_pack()

@@ -38,7 +38,7 @@ def play(search: PackedSearch, workers: int, seed: int, stop_after: int = 10**9)
         while len(running) < workers and (entry := search.next_pack()):
             running.append(entry)
         entry = running.pop(generator.randrange(len(running)))
-        search.record(entry.number, [outcome(s) for s in entry.suggestions])
+        search.journal.end_pack(entry.number, [outcome(s) for s in entry.suggestions])
         stop_after -= 1
         if stop_after == 0:
             return
@@ -99,7 +99,7 @@ def test_a_pack_that_failed_tells_tpe_that_its_suggestions_did(tmp_path: Path) -
     assert search.next_pack() is not None
     assert not search.may_suggest
     assert search.next_pack() is None
-    search.record(0, [])
+    search.journal.end_pack(0, [])
     assert search.journal.failed_count == 3
     assert search.next_pack() is not None
     assert len(search.journal.path.read_text().splitlines()) == 3
@@ -120,7 +120,7 @@ def test_a_diverged_member_reports_the_worst_error(tmp_path: Path) -> None:
     assert Outcome("r", "diverged", 0.1, 0.1, value=0.0).score == math.inf
     search = new_search(tmp_path / "j.jsonl", pack=1, lag=1)
     search.next_pack()
-    search.record(0, [diverged])
+    search.journal.end_pack(0, [diverged])
     search.next_pack()
     assert search._inner._hpopt_trials.trials[0]["result"]["loss"] == 1.0  # type: ignore[union-attr]
     assert search.journal.best() is None

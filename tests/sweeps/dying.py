@@ -63,7 +63,7 @@ class StoppingNeeds(Needs):
     folder: str = ""
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "asked":
+        if name == "checked_nodes":
             with suppress(FileExistsError):
                 (Path(self.folder) / "hung").touch(exist_ok=False)
                 (Path(self.folder) / STOPPED).touch()

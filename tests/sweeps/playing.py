@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,20 @@ from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import Admission, Failure, Place, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
 from tpbench.training.pack import PackJob
-from tpbench.training.plan import Outcome, define_runs
+from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs
 
 Train = Callable[[QueuedPack], list[Outcome]]
 
 FINGERPRINT = "0" * 64
+
+
+def final_sweep(
+    name: str, label: str, plan: PackPlan, settings: PackSettings, parts: int, *, on_cluster: bool = False
+) -> QueuedSweep:
+    """Return a sweep of final runs alone."""
+    sweep = QueuedSweep(name, label, settings, on_cluster=on_cluster)
+    sweep.train_final(replace(plan, fingerprint=FINGERPRINT), parts)
+    return sweep
 
 
 class OutOfMemoryHereError(Exception):

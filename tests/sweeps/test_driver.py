@@ -13,7 +13,7 @@ from tests.sweeps.test_scheduler import plain
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
 from tpbench.sweeps.session import ProgressReporter
-from tpbench.sweeps.sweep import PlainSweep
+from tpbench.sweeps.sweep import QueuedSweep
 
 # Six processes start and five of them die before the first test begins.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,7 +61,7 @@ class Queue:
     """What came of a queue."""
 
     folder: Path
-    sweeps: dict[str, PlainSweep]
+    sweeps: dict[str, QueuedSweep]
     said: list[str]
 
 

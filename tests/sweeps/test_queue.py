@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray import cloudpickle
 
-from tests.sweeps.playing import FINGERPRINT, Train, Workers, pretend
+from tests.sweeps.playing import FINGERPRINT, Train, Workers, final_sweep, pretend
 from tpbench.engine import RuleError, TpbenchError
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import TimeBudget
 from tpbench.sweeps.scheduler import Scheduler, Timeouts
-from tpbench.sweeps.sweep import Failure, Place, PlainSweep, QueuedPack, SearchedSweep, should_abandon
+from tpbench.sweeps.sweep import Failure, Place, QueuedPack, QueuedSweep, SearchedSweep, should_abandon
 from tpbench.sweeps.sweep import Workers as Known
 from tpbench.sweeps.trainable import END
 from tpbench.training.plan import Outcome, PackSettings, plan_seeds
@@ -247,17 +248,17 @@ def test_a_budget_begins_what_fits_beside_what_has_begun(tmp_path: Path) -> None
     cells = []
     for place, method in enumerate(("bp", "dfa", "gnt")):
         plan = plan_seeds(get_workload("digits"), method, configuration, (0, 1), 1, {"by": "published"})
-        cells.append(PlainSweep(f"digits-{method}", method, plan, FINGERPRINT, PackSettings(str(tmp_path)), 2))
+        cells.append(final_sweep(f"digits-{method}", method, plan, PackSettings(str(tmp_path)), 2))
         cells[-1].priority = place
     budget = TimeBudget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
     tune = Workers(cells, workers=2, admission=budget)
     handed = tune.run(lambda pack: [])
     assert [name for name, _ in handed] == ["digits-bp"] * 2 + ["digits-dfa"] * 2 + ["digits-gnt"] * 2
     # gnt fitted when bp had ended; with a shorter budget it never does, and nobody waits for it.
-    few = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
+    few = [final_sweep(c.name, c.label, c.final.plan, c.settings, 2) for c in cells if c.final]
     short = Workers(few, workers=2, admission=TimeBudget(70.0, {c.name: 60.0 for c in few}))
     assert {name for name, _ in short.run(lambda pack: [])} == {"digits-bp", "digits-dfa", "digits-gnt"}
-    none = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
+    none = [final_sweep(c.name, c.label, c.final.plan, c.settings, 2) for c in cells if c.final]
     idle = Workers(none, workers=2, admission=TimeBudget(1.0, {c.name: 60.0 for c in none}))
     assert idle.run(pretend) == []
     assert idle.scheduler.over
@@ -311,9 +312,9 @@ def test_sweeps_without_a_search_train_what_the_store_lacks(tmp_path: Path) -> N
     settings_ = PackSettings(str(tmp_path))
     configuration = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
 
-    def plain(seeds: Iterator[int] | range, parts: int) -> PlainSweep:
+    def plain(seeds: Iterator[int] | range, parts: int) -> QueuedSweep:
         plan = plan_seeds(get_workload("digits"), "bp", configuration, tuple(seeds), 1, {"by": "published"})
-        return PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, settings_, parts)
+        return final_sweep("digits-bp", "digits bp", plan, settings_, parts)
 
     assert [key for _, key in Workers([plain(range(3), 1)]).run(pretend)] == ["final-0"]
     more = plain(range(6), 2)
@@ -322,17 +323,17 @@ def test_sweeps_without_a_search_train_what_the_store_lacks(tmp_path: Path) -> N
     assert more.final_progress.total == more.final_progress.done == 6
 
 
-def test_what_is_handed_out_travels_as_text(tmp_path: Path) -> None:
+def test_a_pack_travels_to_another_process(tmp_path: Path) -> None:
     one = sweep(tmp_path)
     pack = one.next_pack()
     assert pack is not None
-    assert QueuedPack.from_json(pack.to_json()) == pack
+    assert cloudpickle.loads(cloudpickle.dumps(pack)) == pack
 
 
-class Jobs(dict[str, str]):
+class Jobs(dict[str, bytes]):
     """What was left at the mailbox."""
 
-    def put(self, worker: str, job: str) -> None:
+    def put(self, worker: str, job: bytes) -> None:
         self[worker] = job
 
 
@@ -342,7 +343,7 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
 ) -> None:
     now, jobs = 0.0, Jobs()
     plan = plan_seeds(get_workload("digits"), "bp", {"lr": 1e-3}, (0,), 1, {"by": "published"})
-    one = PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, PackSettings(str(tmp_path)), 1, on_cluster=True)
+    one = final_sweep("digits-bp", "digits bp", plan, PackSettings(str(tmp_path)), 1, on_cluster=True)
     scheduler = Scheduler([one], 1, 1, clock=lambda: now)
     scheduler.update_nodes({"a": "a", "b": "b"})
     queue = SweepQueue(scheduler, jobs.put)
@@ -364,7 +365,7 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
     assert queue.suggest("3")["avoid"] == []
     assert queue.suggest("4") is None
     starts_on_a("3")
-    assert QueuedPack.from_json(jobs["3"]).key == "final-0"
+    assert cloudpickle.loads(jobs["3"]).key == "final-0"
 
 
 def test_a_worker_asks_again_for_what_the_gate_lost(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sweeps.playing import FINGERPRINT, OutOfMemoryHereError, StalledError, Workers, pretend
+from tests.sweeps.playing import OutOfMemoryHereError, StalledError, Workers, final_sweep, pretend
 from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.scheduler import Scheduler, Timeouts
-from tpbench.sweeps.sweep import ALL_SWEEPS, Failure, Place, PlainSweep, QueuedPack
+from tpbench.sweeps.sweep import ALL_SWEEPS, Failure, Place, QueuedPack, QueuedSweep
 from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
@@ -23,10 +23,12 @@ CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
 NODES = [Place("a", host="a"), Place("b", host="b"), Place("c", host="c")]
 
 
-def plain(folder: Path, seeds: int = 4, parts: int = 4, name: str = "digits-bp", on_cluster: bool = True) -> PlainSweep:
+def plain(
+    folder: Path, seeds: int = 4, parts: int = 4, name: str = "digits-bp", on_cluster: bool = True
+) -> QueuedSweep:
     """Final runs alone, one seed per pack."""
     plan = plan_seeds(get_workload("digits"), "bp", CONFIGURATION, tuple(range(seeds)), 1, {"by": "published"})
-    return PlainSweep(name, name, plan, FINGERPRINT, PackSettings(str(folder)), parts, on_cluster=on_cluster)
+    return final_sweep(name, name, plan, PackSettings(str(folder)), parts, on_cluster=on_cluster)
 
 
 class On:

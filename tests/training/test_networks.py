@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
@@ -249,7 +250,7 @@ def test_run_keeps_exports_and_says_what_it_does(tmp_path: Path, tpbench_inside:
 
 def test_keeping_travels_to_workers_and_names_nothing(plan: PackPlan, tmp_path: Path) -> None:
     pack = QueuedPack("final-0", plan, keeping(tmp_path))
-    assert QueuedPack.from_json(pack.to_json()).settings.keep_networks
+    assert cloudpickle.loads(cloudpickle.dumps(pack)).settings.keep_networks
     with_networks, without = PackJob(plan, pack.settings), PackJob(plan, PackSettings(str(tmp_path)))
     assert with_networks.definitions == without.definitions
     assert with_networks.checkpoint_path != without.checkpoint_path

@@ -24,7 +24,6 @@ from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
-from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training import pack as packs
 from tpbench.training import tracking
 from tpbench.training.pack import PackJob
@@ -158,7 +157,6 @@ def test_a_job_needs_places_that_outlive_it() -> None:
 
 def test_settings_travel_as_json() -> None:
     settings = PackSettings("results", track=("tensorboard:/a", "mlflow:http://host"))
-    assert QueuedPack.from_json(QueuedPack("0", digits_plan(), settings).to_json()).settings == settings
     assert PackSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 

@@ -171,8 +171,6 @@ class Journal:
             self.parts = int(event["packs"])
         elif event["event"] == "final":
             self.final = [Outcome(**outcome) for outcome in event["outcomes"]]
-        elif event["event"] != "failed":
-            raise ValueError(f"unknown event {event['event']!r}")
         self.failure = str(event["reason"]) if event["event"] == "failed" else None
 
     def _write(self, event: dict[str, Any]) -> None:

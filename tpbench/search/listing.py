@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
+from tpbench.results.maintenance import Check
 from tpbench.search.definition import SweepDefinition, SweepFolder, SweepStatus, sweep_status
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.plan import Outcome
@@ -32,26 +32,17 @@ def _begun(folder: SweepFolder) -> bool:
         return True
 
 
-@dataclass(frozen=True)
-class SweepCheck:
-    """The result of a check of all sweeps' files."""
-
-    valid: int
-    """Number of sweeps without a fault."""
-    wrong: list[str]
-    """A line about each of the others."""
-
-
-def check_sweeps(store: RunStore) -> SweepCheck:
+def check_sweeps(store: RunStore) -> Check:
     """Read the definition and the journal of every sweep. Nothing is changed."""
-    folders, wrong = sweep_folders(store), []
-    for folder in folders:
+    check = Check()
+    for folder in sweep_folders(store):
         try:
             folder.read()
             Journal.read(folder.journal_path)
+            check.valid += 1
         except TpbenchError as error:
-            wrong.append(str(error))
-    return SweepCheck(len(folders) - len(wrong), wrong)
+            check.wrong.append(str(error))
+    return check
 
 
 def list_sweeps(store: RunStore) -> list[SweepStatus]:
@@ -60,8 +51,6 @@ def list_sweeps(store: RunStore) -> list[SweepStatus]:
     return [sweep_status(folder, results, store) for folder in sweep_folders(store)]
 
 
-TRIAL_COLUMNS = ("sweep", "trial", "pack", "state", "epochs", "validation_error", "objective", "run")
-"""First columns of :func:`trials_frame`; the hyperparameters follow."""
 _TYPES = {
     "sweep": "object",
     "trial": "int64",
@@ -72,6 +61,8 @@ _TYPES = {
     "objective": "float64",
     "run": "object",
 }
+TRIAL_COLUMNS = tuple(_TYPES)
+"""First columns of :func:`trials_frame`; the hyperparameters follow."""
 _HYPERPARAMETER = "hp_"
 
 

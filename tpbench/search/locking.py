@@ -72,7 +72,7 @@ def _read_owner(path: Path) -> tuple[str, Owner | None]:
         return text, None
 
 
-def _flock(file: BinaryIO, kind: int) -> bool | None:
+def flock(file: BinaryIO, kind: int) -> bool | None:
     """Lock a file; returns False if another process has it locked, None where the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -89,7 +89,7 @@ def is_locked(folder: Path) -> bool:
     """Return whether a process is at work in a folder, as far as this machine can tell."""
     try:
         with open_file(folder / "lock") as file:
-            got = _flock(file, fcntl.LOCK_SH)
+            got = flock(file, fcntl.LOCK_SH)
         owner = _read_owner(folder / "lock-owner")[1] if got is None else None
     except (OSError, TpbenchError):
         return False
@@ -125,7 +125,7 @@ def locked(folder: Path, what: str) -> Iterator[str]:
         raise TpbenchError(f"{folder}: could not be written ({error.strerror or error})") from error
     with file:
         try:
-            got = _flock(file, fcntl.LOCK_EX)
+            got = flock(file, fcntl.LOCK_EX)
         except OSError as error:
             raise TpbenchError(f"{folder / 'lock'}: could not be locked ({error.strerror or error})") from error
         if got is False:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal, PackEntry
-from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -88,10 +87,6 @@ class PackedSearch:
     def requeue(self, number: int) -> None:
         """Let a pack wait for another attempt."""
         self._waiting.append(self.journal.packs[number])
-
-    def record(self, number: int, outcomes: list[Outcome]) -> None:
-        """Record a pack's outcomes; none: all its suggestions failed."""
-        self.journal.end_pack(number, outcomes)
 
     def _replayed(self) -> Searcher:
         """Return the inner searcher after a replay of the journal.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpbench.engine import TpbenchError
-from tpbench.engine.errors import reason_of
 from tpbench.results import RunStore
 from tpbench.results.artifacts import ID_PATTERN, NewerFormat
-from tpbench.results.location import file_stamps
+from tpbench.results.location import file_stamps, io_errors
 from tpbench.results.networks import NETWORKS
 from tpbench.results.opening import find_record
 from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.listing import get_sweep, sweep_folders
+
+_GONE = (FileNotFoundError,)
 
 
 @dataclass
@@ -45,18 +46,11 @@ class Removal:
             for sweep in self.sweeps:
                 stack.enter_context(sweep.lock())
             for path in self.files:
-                _delete(path, lambda path: path.unlink(missing_ok=True))
+                with suppress(FileNotFoundError), io_errors(path, f"{path}: could not be removed", passing=_GONE):
+                    path.unlink(missing_ok=True)
             for folder in self.folders:
-                _delete(folder, _remove_tree)
-
-
-def _delete(path: Path, delete: Callable[[Path], None]) -> None:
-    try:
-        delete(path)
-    except FileNotFoundError:
-        return
-    except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{path}: could not be removed ({reason_of(error)})") from error
+                with suppress(FileNotFoundError), io_errors(folder, f"{folder}: could not be removed", passing=_GONE):
+                    _remove_tree(folder)
 
 
 def _remove_tree(folder: Path) -> None:

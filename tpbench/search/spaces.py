@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,87 +45,8 @@ Bounds = Annotated[list[AnyNumber], Field(min_length=2, max_length=2)]
 """Lower and upper bound."""
 
 
-@dataclass(frozen=True)
-class LogUniform:
-    """Uniform in the logarithm between two positive numbers."""
-
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Uniform between two numbers."""
-
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several values, equally likely."""
-
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Not searched."""
-
-    value: float
-
-
-Range = LogUniform | Uniform | Choice | Constant
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """The search space of some methods: a range for every hyperparameter."""
-
-    path: Path
-    methods: tuple[str, ...]
-    ranges: Mapping[str, Range]
-
-    @property
-    def constants(self) -> dict[str, float]:
-        """The hyperparameters that are not searched."""
-        return {name: r.value for name, r in self.ranges.items() if isinstance(r, Constant)}
-
-    def to_hyperopt(self) -> dict[str, Any]:
-        """Return the searched hyperparameters as HyperOpt expressions."""
-        from hyperopt import hp
-
-        space: dict[str, Any] = {}
-        for name, r in self.ranges.items():
-            if isinstance(r, LogUniform):
-                space[name] = hp.loguniform(name, math.log(r.lower), math.log(r.upper))
-            elif isinstance(r, Uniform):
-                space[name] = hp.uniform(name, r.lower, r.upper)
-            elif isinstance(r, Choice):
-                space[name] = hp.choice(name, list(r.values))
-        return space
-
-    def describe(self) -> dict[str, list[Any]]:
-        """Return the ranges as plain data, for hashing and display."""
-        kinds = {LogUniform: "log_uniform", Uniform: "uniform"}
-        ranges: dict[str, list[Any]] = {}
-        for name, r in self.ranges.items():
-            if isinstance(r, (LogUniform, Uniform)):
-                ranges[name] = [kinds[type(r)], r.lower, r.upper]
-            else:
-                ranges[name] = ["choice", *r.values] if isinstance(r, Choice) else ["constant", r.value]
-        return ranges
-
-
-def spaces_folder() -> Path:
-    """Return the folder of the paper's search spaces: in an installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "search_spaces"
-    return installed if installed.is_dir() else package.parent / "search_spaces"
-
-
-class RangeEntry(FileModel):
-    """The range of one hyperparameter, of exactly one kind."""
+class Range(FileModel):
+    """The range of one hyperparameter, of exactly one kind: a key of a search space's file."""
 
     log_uniform: Bounds | None = None
     uniform: Bounds | None = None
@@ -134,19 +55,19 @@ class RangeEntry(FileModel):
 
     @property
     def kind(self) -> str:
-        """The key that the file has."""
-        return next(name for name in RangeEntry.model_fields if getattr(self, name) is not None)
+        """The key that the file has: ``log_uniform``, ``uniform``, ``choice`` or ``constant``."""
+        return next(name for name in Range.model_fields if getattr(self, name) is not None)
 
     @property
     def values(self) -> list[float]:
-        """All numbers of the entry."""
+        """Its numbers: two bounds, the values of a choice, or one constant."""
         value = getattr(self, self.kind)
         return value if isinstance(value, list) else [value]
 
     @model_validator(mode="after")
-    def _check(self) -> RangeEntry:
-        if sum(getattr(self, name) is not None for name in RangeEntry.model_fields) != 1:
-            raise invalid(f"exactly one of {', '.join(RangeEntry.model_fields)} is needed")
+    def _check(self) -> Range:
+        if sum(getattr(self, name) is not None for name in Range.model_fields) != 1:
+            raise invalid(f"exactly one of {', '.join(Range.model_fields)} is needed")
         if self.kind in ("log_uniform", "uniform"):
             self._check_bounds(*self.values)
         return self
@@ -163,12 +84,44 @@ class RangeEntry(FileModel):
                 f"the bounds {lower!r} and {upper!r} are too close to search between; write constant", self.kind
             )
 
-    def to_range(self) -> Range:
-        """Return the range to search."""
-        kinds: dict[str, type[LogUniform | Uniform]] = {"log_uniform": LogUniform, "uniform": Uniform}
-        if self.kind in kinds:
-            return kinds[self.kind](*self.values)
-        return Choice(tuple(self.values)) if self.kind == "choice" else Constant(self.values[0])
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The search space of some methods: a range for every hyperparameter."""
+
+    path: Path
+    methods: tuple[str, ...]
+    ranges: Mapping[str, Range]
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The hyperparameters that are not searched."""
+        return {name: r.constant for name, r in self.ranges.items() if r.constant is not None}
+
+    def to_hyperopt(self) -> dict[str, Any]:
+        """Return the searched hyperparameters as HyperOpt expressions."""
+        from hyperopt import hp
+
+        space: dict[str, Any] = {}
+        for name, r in self.ranges.items():
+            if r.log_uniform:
+                space[name] = hp.loguniform(name, *map(math.log, r.log_uniform))
+            elif r.uniform:
+                space[name] = hp.uniform(name, *r.uniform)
+            elif r.choice:
+                space[name] = hp.choice(name, r.choice)
+        return space
+
+    def describe(self) -> dict[str, list[Any]]:
+        """Return the ranges as plain data, for hashing and display."""
+        return {name: [r.kind, *r.values] for name, r in self.ranges.items()}
+
+
+def spaces_folder() -> Path:
+    """Return the folder of the paper's search spaces: in an installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "search_spaces"
+    return installed if installed.is_dir() else package.parent / "search_spaces"
 
 
 class SpaceEntries(FileModel):
@@ -177,7 +130,7 @@ class SpaceEntries(FileModel):
     table: Any = None
     """The paper's table that the space is from; for readers of the file."""
     methods: list[Text]
-    hyperparameters: dict[str, RangeEntry]
+    hyperparameters: dict[str, Range]
 
 
 class ConfigurationEntries(RootModel[dict[str, AnyNumber]]):
@@ -201,8 +154,7 @@ def load_space(path: Path) -> SearchSpace:
         raise file.error(("hyperparameters",), "every hyperparameter is constant, there is nothing to search")
     for k, method in enumerate(entries.methods):
         _check_method(file, ("methods", k), method, entries.hyperparameters)
-    ranges = {name: entry.to_range() for name, entry in entries.hyperparameters.items()}
-    return SearchSpace(path, tuple(entries.methods), ranges)
+    return SearchSpace(path, tuple(entries.methods), entries.hyperparameters)
 
 
 def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
@@ -218,7 +170,7 @@ def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparame
     return known
 
 
-def _check_values(file: YamlFile, entry: RangeEntry, hyperparameters: Iterable[Hyperparameter]) -> None:
+def _check_values(file: YamlFile, entry: Range, hyperparameters: Iterable[Hyperparameter]) -> None:
     """Check that a range holds valid values of the hyperparameters of its name."""
     for hyperparameter in hyperparameters:
         name = hyperparameter.name
@@ -251,10 +203,8 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
     Raises:
         UsageError: no space covers the method.
     """
-    paths: Sequence[Path] = [path] if path else sorted(spaces_folder().glob("*.yaml"))
-    for candidate in paths:
-        if candidate.name == "published.yaml" and path is None:
-            continue
+    own = sorted(file for file in spaces_folder().glob("*.yaml") if file.name != "published.yaml")
+    for candidate in [path] if path else own:
         space = load_space(candidate)
         if method in space.methods:
             return space
@@ -324,15 +274,6 @@ def _published(workload: Workload, method: str) -> dict[str, Any]:
     return dict(published[workload.name][method])
 
 
-def published_departures(workload: Workload, method: str) -> list[str]:
-    """Return the points in which the authors' configuration departs from the paper's text.
-
-    Raises:
-        UsageError: they published none.
-    """
-    return [str(line) for line in _published(workload, method).get("departs", [])]
-
-
 def format_configuration(workload: Workload, method: str) -> str:
     """Return the authors' configuration as YAML, which ``--config`` takes, with notes about it.
 
@@ -340,7 +281,7 @@ def format_configuration(workload: Workload, method: str) -> str:
         UsageError: they published none.
     """
     values = published_configuration(workload, method)
-    notes = [f"departs from the text: {line}" for line in published_departures(workload, method)]
+    notes = [f"departs from the text: {line}" for line in _published(workload, method).get("departs", [])]
     head = [
         f"# {get_method(method).title} on {workload.title}, as published by the authors",
         *(f"# {n}" for n in notes),

@@ -239,7 +239,7 @@ def _measure(mailbox: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tu
     """Measure on the node where this runs, and leave word that it has begun."""
     import ray
 
-    mailbox.put.remote(_SIZING, "begun")
+    mailbox.put.remote(_SIZING, b"begun")
     node = str(ray.get_runtime_context().get_node_id())
     try:
         return node, choose_sizes(cell.workload, cell.method, **arguments)

@@ -9,7 +9,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,10 @@ def require_no_other_ray(resources: Resources) -> None:
     Raises:
         UsageError: it is connected, and the sweep needs a Ray of its own.
     """
-    ray = sys.modules.get("ray")
-    if resources.address or ray is None or not ray.is_initialized():
+    if resources.address or not _connected():
         return
+    import ray
+
     if ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
         return  # a task of a cluster
     raise UsageError(
@@ -160,7 +161,9 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         TpbenchError: it cannot be started, or the cluster cannot be reached.
     """
     require_no_other_ray(resources)
-    with _place_of(resources) as folder, ray_environment(write_token(folder) if folder else None):
+    # The folder of a Ray that is started here, which is removed afterwards.
+    own = nullcontext() if resources.address or _connected() else private_folder()
+    with own as folder, ray_environment(write_token(folder) if folder else None):
         import ray
 
         if ray.is_initialized():  # that of whoever called, or inside a task of the cluster: not ours to end
@@ -175,13 +178,6 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
             # Where it did not start, processes may be left all the same.
             with end_ray_processes(folder) if folder else nullcontext():
                 ray.shutdown()
-
-
-def _place_of(resources: Resources) -> AbstractContextManager[Path | None]:
-    """Return the folder of a Ray that is started here, which is removed afterwards; None if Ray runs already."""
-    ray = sys.modules.get("ray")
-    there = resources.address or (ray is not None and ray.is_initialized())
-    return nullcontext() if there else private_folder()
 
 
 def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]) -> None:

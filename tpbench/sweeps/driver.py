@@ -170,7 +170,8 @@ class QueueCallback(tune.Callback):
             self._failed_starts += 1
             self._ask_new_nodes()
             if self._failed_starts >= _STARTS and not any(s.work for s in self.queue.scheduler.slots.values()):
-                self._abandon_all(failure)
+                for sweep in self.queue.scheduler.unfinished:
+                    sweep.interrupt(f"no training process could be started: {failure.message}")
         self.reporter.show()
 
     def _ask_new_nodes(self) -> None:
@@ -187,10 +188,6 @@ class QueueCallback(tune.Callback):
                 reason = f"no process of tpbench can be started there: {last_line(str(answer))}"
                 scheduler.lacks(node, {ALL_SWEEPS: reason})
         scheduler.stop_without_nodes()
-
-    def _abandon_all(self, failure: Failure) -> None:
-        for sweep in self.queue.scheduler.unfinished:
-            sweep.interrupt(f"no training process could be started: {failure.message}")
 
     def _with_cause(self, failure: Failure, trial_id: str) -> Failure:
         """Return the failure of a lost process with its cause: its node is gone, or the kernel killed it for memory."""

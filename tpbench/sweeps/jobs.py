@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,8 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
         require_cluster_path(str(data), "--data")
     for folder in filter(None, (parse_target(text).local_path for text in track)):
         require_cluster_path(folder, "--track")
-    names, number = [], 0
-    for name in arguments[0].split(","):
-        names.append(_WORKLOAD.format(number) if is_file(name.strip()) else name)
-        number += is_file(name.strip())
+    number = count()
+    names = [_WORKLOAD.format(next(number)) if is_file(w.strip()) else w for w in arguments[0].split(",")]
     carried = [",".join(names), *_with_carried_space(arguments[1:])]
     words = ["python", "-m", "tpbench.cli", "sweep", *carried, "--address", "auto"]
     return shlex.join(words)

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tpbench.engine import TpbenchError
+from tpbench.search.locking import flock
 
 # Below its folder Ray names sockets session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1 and the like.
 _SOCKET_NAME = 68
@@ -126,8 +127,9 @@ def private_folder() -> Iterator[Path]:
         _remove_leftovers(Path(parent))
         # Another sweep must not meet it before it is locked.
         hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
-        lock = (hidden / _LOCK).open("x")
-        _lock(lock.fileno())
+        lock = (hidden / _LOCK).open("xb")
+        # Where the file system knows no locks, nothing is removed.
+        flock(lock, fcntl.LOCK_EX)
         folder = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
     except OSError as error:
         raise TpbenchError(
@@ -143,18 +145,6 @@ def private_folder() -> Iterator[Path]:
 
 # Seconds for which a hidden folder may be one that another process is about to lock.
 _BEING_MADE = 60.0
-
-
-def _lock(file: int) -> bool:
-    """Lock an open file; returns False if another process has it locked."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # Where the file system knows no locks, nothing is removed.
-        return False
-    return True
 
 
 def _remove(folder: Path) -> None:
@@ -179,8 +169,8 @@ def _remove_leftovers(parent: Path) -> None:
                 # Its process has begun to remove it, and may have been killed.
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            with (folder / _LOCK).open("r+") as lock:
-                if _lock(lock.fileno()):
+            with (folder / _LOCK).open("rb+") as lock:
+                if flock(lock, fcntl.LOCK_EX):
                     shutil.rmtree(folder, ignore_errors=True)
 
 

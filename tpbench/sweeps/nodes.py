@@ -163,27 +163,27 @@ def call_on_nodes(
 
 
 def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]:
-    """Return, on a node, the name of the file that it left in the results folder, and the needs that it lacks."""
-    answer = _read_and_write(results, token)
-    if answer.startswith("error: "):
-        return "", {ALL_SWEEPS: f"the results folder {results} is not shared: {answer.removeprefix('error: ')}"}
-    return answer, missing(needs, gpu=False)
+    """Read the driver's file on a node and write an answer.
 
-
-def _read_and_write(results: str, token: str) -> str:
-    """Read the driver's file and write an answer; returns the answer's name, or an error."""
-    folder = location(results) / "checks"
+    Returns:
+        The answer's name, empty where the node does not share the results folder, and the needs that the node lacks.
+    """
+    folder, name = location(results) / "checks", f"{token}-{secrets.token_hex(4)}"
     try:
-        if (folder / token).read_text() != token:
-            return "error: it reads something else than was written"
+        text = (folder / token).read_text()
     except Exception:
-        return "error: it does not see what the driver wrote there"
-    name = f"{token}-{secrets.token_hex(4)}"
+        return "", _unshared(results, "it does not see what the driver wrote there")
+    if text != token:
+        return "", _unshared(results, "it reads something else than was written")
     try:
         write_atomically(folder / name, name)
     except TpbenchError as error:
-        return f"error: it cannot write there ({error})"
-    return name
+        return "", _unshared(results, f"it cannot write there ({error})")
+    return name, missing(needs)
+
+
+def _unshared(results: str, why: str) -> dict[str, str]:
+    return {ALL_SWEEPS: f"the results folder {results} is not shared: {why}"}
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,8 @@ def ask_nodes(
         UsageError: no node shares the results folder.
         TpbenchError: no node can train anything, or this machine cannot write to the results folder.
     """
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
     folder, token = location(results) / "checks", secrets.token_hex(16)
     write_atomically(folder / token, token)
     lacks: dict[str, dict[str, str]] = {}
@@ -219,18 +221,15 @@ def ask_nodes(
     try:
         for node, answer in call_on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
             if isinstance(answer, Exception):
-                if _has_not_answered(answer):
+                # One that left meanwhile is asked by its workers, should it return.
+                if isinstance(answer, GetTimeoutError):
                     late.append(node)
-                elif not _has_left(answer):
+                elif isinstance(answer, RayTaskError) or not isinstance(answer, RayError):
                     lacks[node] = {ALL_SWEEPS: f"it could not be asked: {last_line(str(answer))}"}
                 continue
             name, lacking = answer
             if name and not (folder / name).exists():
-                lacking = {
-                    ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
-                    "wrote there"
-                }
-                name = ""
+                name, lacking = "", _unshared(results, "this machine does not see what it wrote there")
             unshared += not name
             if lacking:
                 lacks[node] = lacking
@@ -249,19 +248,6 @@ def ask_nodes(
         listed = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
         raise TpbenchError(f"no node of the cluster can train: {listed}")
     return NodeFindings(replace(needs, checked_nodes=frozenset(wanted) - frozenset(late)), lacks)
-
-
-def _has_not_answered(error: Exception) -> bool:
-    from ray.exceptions import GetTimeoutError
-
-    return isinstance(error, GetTimeoutError)
-
-
-def _has_left(error: Exception) -> bool:
-    """Return whether a node left while it was asked; should it return, its workers are asked."""
-    from ray.exceptions import RayError, RayTaskError
-
-    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
 
 
 def last_line(traceback: str) -> str:

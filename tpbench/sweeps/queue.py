@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from tpbench.sweeps.scheduler import Scheduler, Slot
@@ -16,7 +17,7 @@ from tpbench.training.plan import Outcome
 
 METRIC = "share"
 
-Put = Callable[[str, str], None]
+Put = Callable[[str, bytes], None]
 
 
 class SweepQueue(Searcher):
@@ -71,7 +72,7 @@ class SweepQueue(Searcher):
                 place = Place(about["node"], about["gpu"], self.scheduler.hosts.get(about["node"], about["host"]))
                 self.scheduler.started(trial_id, place, about["lacks"])
             elif "asks" in result and slot and (slot.work or slot.leaving):
-                self.put(trial_id, slot.work[1].to_json() if slot.work else END)  # the mailbox was lost
+                self.put(trial_id, cloudpickle.dumps(slot.work[1]) if slot.work else END)  # the mailbox was lost
             elif "took" in result:
                 self.about.setdefault(trial_id, {}).update(json.loads(result["took"]))
                 self.scheduler.took(trial_id)
@@ -103,7 +104,7 @@ class SweepQueue(Searcher):
         with self._guarded():
             for slot in self.scheduler.idle:
                 if pack := self.scheduler.next_pack(slot.name):
-                    self.put(slot.name, pack.to_json())
+                    self.put(slot.name, cloudpickle.dumps(pack))
             for name in self.scheduler.surplus():
                 self.put(name, END)
 

@@ -18,7 +18,7 @@ from tpbench.search.spaces import published_configuration
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.nodes import SweepNeeds
 from tpbench.sweeps.session import Session, for_workers, training_session
-from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
+from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
@@ -177,57 +177,53 @@ def reproduce(
             cell,
             sweep.seconds if sweep.done else None,
             sweep.failure,
-            _diverged(sweep),
+            sum(record.diverged for record in sweep.result()) if sweep.done else 0,
             settings.missing_networks(sweep.result()) if sweep.done else 0,
         )
         for cell, sweep in zip(cells, sweeps, strict=True)
     ]
 
 
-def _needs(sweep: PlainSweep, settings: PackSettings) -> SweepNeeds:
-    assert sweep.final is not None  # a plain sweep is nothing else
+def _needs(sweep: QueuedSweep, settings: PackSettings) -> SweepNeeds:
+    assert sweep.final is not None  # there is nothing else
     plan = sweep.final.plan
     source = method_source(plan.method)
-    return SweepNeeds(sweep.name, plan.workload, sweep.final.fingerprint, plan.method, source, (settings.precision,))
+    return SweepNeeds(sweep.name, plan.workload, plan.fingerprint, plan.method, source, (settings.precision,))
 
 
-def _diverged(sweep: PlainSweep) -> int:
-    return sum(record.diverged for record in sweep.result()) if sweep.done else 0
-
-
-def _sweep(cell: PlannedCell, place: int, session: Session) -> PlainSweep:
+def _sweep(cell: PlannedCell, place: int, session: Session) -> QueuedSweep:
     """Return a cell as the queue takes it: final runs without a search.
 
     It is split by its seeds and the workers alone, so that an interrupted one continues from its checkpoints.
     """
     workload, settings, resources = cell.cell.workload, session.settings, session.resources
     _, dataset = load_problem(workload, settings.data_folder)
-    runs = plan_seeds(workload, cell.cell.method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
+    runs = plan_seeds(
+        workload,
+        cell.cell.method,
+        cell.configuration,
+        cell.all_seeds,
+        workload.epochs,
+        PUBLISHED,
+        dataset.fingerprint,
+    )
     count = resources.gpus or resources.cpus
     parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
-    sweep = PlainSweep(
-        f"{workload.name}-{cell.cell.method}",
-        cell.name,
-        runs,
-        dataset.fingerprint,
-        settings,
-        parts,
-        on_cluster=bool(resources.address),
-    )
+    name = f"{workload.name}-{cell.cell.method}"
+    sweep = QueuedSweep(name, cell.name, settings, on_cluster=bool(resources.address))
+    sweep.train_final(runs, parts)
     sweep.priority = place
     return sweep
 
 
 def _write_tables(store: RunStore, view: View) -> None:
-    """Write the tables; the runs are stored by now, so an error is shown and not raised."""
+    """Write ``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store into its folder.
+
+    The runs are stored by now, so an error is shown and not raised.
+    """
     try:
-        write_tables(store)
+        write_leaderboard(leaderboard(store), store)
+        for table in ERROR_TABLES:
+            write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))
     except (TpbenchError, OSError) as error:
         view.say(f"{WARNING}the tables were not written: {error}")
-
-
-def write_tables(store: RunStore) -> None:
-    """Write ``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store into its folder."""
-    write_leaderboard(leaderboard(store), store)
-    for table in ERROR_TABLES:
-        write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))

@@ -208,9 +208,7 @@ class Scheduler:
 
     def closed(self, name: str) -> None:
         """Note that a worker ended at its job's end."""
-        slot = self.slots.pop(name, None)
-        if slot and slot.work:
-            self._failed(slot, Failure("lost", "its process ended without a result"))
+        self.gone(name, Failure("lost", "its process ended without a result"))
 
     def surplus(self) -> list[str]:
         """Return the idle workers that shall end now; each is named once."""
@@ -319,12 +317,8 @@ class Scheduler:
 
     def gone(self, name: str, failure: Failure) -> None:
         """Note that a worker was lost, and the cause."""
-        slot = self.slots.get(name)
-        if slot is None:
-            return
-        if slot.work is not None:
-            self._failed(slot, failure)
-        self.slots.pop(name)
+        self.failed(name, failure)
+        self.slots.pop(name, None)
 
     def stalled(self) -> list[tuple[Slot, str]]:
         """Find workers that do not begin, or whose packs make no progress; their packs have failed.

@@ -14,7 +14,7 @@ from tpbench.results.location import absolute, from_here
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
 from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
-from tpbench.sweeps.sweep import Admission, Progress, QueuedSweep
+from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.training.console import CONTINUES, interruptible, redirect_output
 from tpbench.training.plan import PackSettings
 from tpbench.training.progress import WARNING, Display, View
@@ -125,7 +125,7 @@ class ProgressReporter:
         if sweep.finished:
             self._end(sweep)
             return
-        part, progress = self._part(sweep)
+        part, progress = self._part(sweep), sweep.progress
         if not (sweep.in_flight or sweep.name in self._tasks):
             return
         task = f"{sweep.label} {part}" if len(self.sweeps) > 1 else part
@@ -149,22 +149,19 @@ class ProgressReporter:
         return None if sweep.final is not None and sweep.search_progress.total else sweep.best_error
 
     @staticmethod
-    def _part(sweep: QueuedSweep) -> tuple[str, Progress]:
-        if sweep.final is not None:
-            return "final runs", sweep.final_progress
-        return "search", sweep.search_progress
+    def _part(sweep: QueuedSweep) -> str:
+        return "search" if sweep.final is None else "final runs"
 
     def _end(self, sweep: QueuedSweep) -> None:
         if sweep.name in self._over:
             return
         self._over.add(sweep.name)
-        part, progress = self._part(sweep)
-        if part == "final runs" and self._tasks.get(sweep.name, "").endswith("search"):
+        if sweep.final is not None and self._tasks.get(sweep.name, "").endswith("search"):
             self._close_search(sweep)  # all final runs were there already
         task = self._tasks.pop(sweep.name, None)
         if task:
             if not sweep.failure:
-                self.view.update(task, progress.total, progress.total, self._best(sweep))
+                self.view.update(task, sweep.progress.total, sweep.progress.total, self._best(sweep))
             self.view.end(task)
         if sweep.failure:
             self.say(f"{sweep.label}: failed: {sweep.failure}")
@@ -224,20 +221,16 @@ class Session:
         if all(sweep.finished for sweep in sweeps):
             reporter.show()
             return
-        with self._started_ray():
+        local = not self.resources.address
+        if local:
+            self.view.say(f"starting Ray; its log: {from_here(self.folder.log)}")
+        # A cluster is connected since the session began.
+        with ray_running(self.resources, self.view.say) if local else nullcontext():
             # Ray reads its environment when it is imported.
             from tpbench.sweeps.driver import run_queue
 
             reporter.start()
             run_queue(sweeps, self.resources, self.folder.ray, reporter, admission=admission, nodes=self.findings)
-
-    @contextmanager
-    def _started_ray(self) -> Iterator[None]:
-        if not self.resources.address:
-            self.view.say(f"starting Ray; its log: {from_here(self.folder.log)}")
-        # A cluster is connected since the session began.
-        with nullcontext() if self.resources.address else ray_running(self.resources, self.view.say):
-            yield
 
 
 def for_workers(settings: PackSettings) -> PackSettings:

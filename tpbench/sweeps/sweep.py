@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
@@ -39,19 +38,6 @@ class QueuedPack:
     @property
     def members(self) -> int:
         return len(self.plan.seeds)
-
-    def to_json(self) -> str:
-        """Return the pack as a string, which the mailbox passes on without importing what it holds."""
-        return json.dumps({**asdict(self), "plan": self.plan.plain()}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> QueuedPack:
-        """Return the pack of :meth:`to_json`."""
-        body: Mapping[str, Any] = json.loads(text)
-        bracket = Bracket(**body["bracket"]) if body["bracket"] else None
-        return cls(
-            body["key"], PackPlan.from_plain(body["plan"]), PackSettings(**body["settings"]), bracket, body["parts"]
-        )
 
 
 @dataclass(frozen=True)
@@ -120,8 +106,6 @@ def should_halve(failures: Sequence[Failure]) -> bool:
 
     Either memory ran out by the system's report, or the process was lost a second time without a known cause.
     """
-    if not failures:
-        return False
     lost = sum(failure.kind == "lost" for failure in failures)
     return failures[-1].kind == "memory" or (failures[-1].kind == "lost" and lost >= _LOSSES_BEFORE_HALVING)
 
@@ -159,30 +143,30 @@ class Workers:
 
 
 class FinalRuns:
-    """One configuration over its seeds, split into packs. Packs whose runs the store has are not handed out."""
+    """One configuration over its seeds, split into packs. Packs whose runs the store has are not handed out.
 
-    def __init__(self, plan: PackPlan, fingerprint: str, settings: PackSettings) -> None:
-        self.plan, self.fingerprint, self.settings = plan, fingerprint, settings
-        self.store = settings.store
+    Args:
+        plan: all seeds.
+        settings: how its packs are trained.
+        parts: number of packs; the same number gives the same packs, so that checkpoints fit.
+    """
+
+    def __init__(self, plan: PackPlan, settings: PackSettings, parts: int) -> None:
+        self.plan, self.settings = plan, settings
         self.packs: dict[str, QueuedPack] = {}
-        self.waiting: list[str] = []
+        count = len(plan.seeds)
+        known = [record and not settings.missing_networks([record]) for record in self.records()]
+        for part in range(parts):
+            chosen = slice(part * count // parts, (part + 1) * count // parts)
+            if not all(known[chosen]):
+                some = replace(plan, seeds=plan.seeds[chosen], configurations=plan.configurations[chosen])
+                self.packs[f"final-{part}"] = QueuedPack(f"final-{part}", some, settings)
+        self.waiting = list(self.packs)
 
     def records(self) -> list[RunRecord | None]:
         """Return the run of every seed, None where it is missing."""
-        return [find_run(self.store, d) for d in define_runs(self.plan, self.fingerprint, self.settings.precision)]
-
-    def split(self, parts: int) -> None:
-        """Make the packs; the same number of parts gives the same packs, so that checkpoints fit."""
-        count = len(self.plan.seeds)
-        known = [record and not self.settings.missing_networks([record]) for record in self.records()]
-        for part in range(parts):
-            chosen = slice(part * count // parts, (part + 1) * count // parts)
-            if all(known[chosen]):
-                continue
-            plan = replace(self.plan, seeds=self.plan.seeds[chosen], configurations=self.plan.configurations[chosen])
-            key = f"final-{part}"
-            self.packs[key] = QueuedPack(key, plan, self.settings)
-            self.waiting.append(key)
+        definitions = define_runs(self.plan, self.plan.fingerprint, self.settings.precision)
+        return [find_run(self.settings.store, definition) for definition in definitions]
 
 
 @dataclass
@@ -201,7 +185,7 @@ class Progress:
 
 
 class QueuedSweep:
-    """A sweep of a queue: packs in flight, failed attempts, a state and a result.
+    """A sweep of a queue: packs in flight, failed attempts, a state and a result. Without a search: final runs alone.
 
     Args:
         name: unique within the queue.
@@ -218,8 +202,8 @@ class QueuedSweep:
         self.priority = 0
         """Sweeps of a lower one get workers first."""
         self.final: FinalRuns | None = None
-        self._parts = {"search": 1, "final": 1}
-        """Number of parts that packs of the search and of the final runs are trained in."""
+        self._parts = 1
+        """Number of parts that packs of the search, or of the final runs, are trained in."""
         self.best_error: float | None = None
         self._begun, self._ended = 0.0, 0.0
         self.search_progress = Progress(0)
@@ -275,49 +259,55 @@ class QueuedSweep:
         Args:
             allowed: tells whether the worker may have a pack of that key.
         """
-        if not self.has_final or self.final is None:
-            return None
-        key = next(filter(allowed, self.final.waiting), None)
-        if key is None:
+        key = next(filter(allowed, self.final.waiting if self.final and self.failure is None else ()), None)
+        if key is None or self.final is None:
             return None
         self.final.waiting.remove(key)
-        return self._start(self.final.packs[key], self.final_progress)
+        return self._start(self.final.packs[key])
 
     @property
     def seconds(self) -> float:
         """Wall time from the first pack that was handed out to the last that ended."""
         return max(0.0, self._ended - self._begun)
 
-    def _start(self, pack: QueuedPack, progress: Progress) -> QueuedPack:
-        self._begun = self._begun or time.monotonic()
-        pack = replace(pack, parts=min(max(pack.parts, self._parts[self._role]), pack.members))
-        self.in_flight[pack.key] = pack
-        progress.running[pack.key] = pack.members, 0.0
-        return pack
-
     @property
-    def _role(self) -> str:
-        return "search" if self.final is None else "final"
+    def progress(self) -> Progress:
+        """Progress of the part that is trained now: of the search, or of the final runs."""
+        return self.search_progress if self.final is None else self.final_progress
+
+    def train_final(self, plan: PackPlan, parts: int) -> None:
+        """Let the final runs wait, those that the store lacks.
+
+        Args:
+            plan: all seeds.
+            parts: number of packs that they are split into.
+        """
+        self.final, self._parts = FinalRuns(plan, self.settings, parts), 1
+        missing = sum(pack.members for pack in self.final.packs.values())
+        self.final_progress = Progress(len(plan.seeds), len(plan.seeds) - missing)
+
+    def _start(self, pack: QueuedPack) -> QueuedPack:
+        self._begun = self._begun or time.monotonic()
+        pack = replace(pack, parts=min(max(pack.parts, self._parts), pack.members))
+        self.in_flight[pack.key] = pack
+        self.progress.running[pack.key] = pack.members, 0.0
+        return pack
 
     def report(self, key: str, share: float, best: float | None) -> None:
         """Note the progress of a pack: the share of it that is trained, and its lowest validation error."""
-        for progress in (self.search_progress, self.final_progress):
-            if key in progress.running:
-                progress.running[key] = progress.running[key][0], share
+        running = self.progress.running
+        if key in running:
+            running[key] = running[key][0], share
         # With a search, the best of the search: the final runs are all of one configuration.
-        of_search = key in self.search_progress.running or not self.search_progress.total
+        of_search = self.final is None or not self.search_progress.total
         if best is not None and of_search and (self.best_error is None or best < self.best_error):
             self.best_error = best
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         """Note that a pack was trained; its runs are in the store."""
-        self._end_final(key)
-
-    def _end_final(self, key: str) -> None:
         self._ended = time.monotonic()
-        pack = self.in_flight.pop(key)
-        self.final_progress.running.pop(key, None)
-        self.final_progress.done += pack.members
+        self.progress.done += self.in_flight.pop(key).members
+        self.progress.running.pop(key, None)
 
     def lost(
         self, key: str, failure: Failure, workers: Workers, counts: Callable[[Failure], bool] = lambda failure: True
@@ -338,7 +328,7 @@ class QueuedSweep:
             return
         if should_halve(failures):
             # Those that follow would end in the same way.
-            self._parts[self._role] = max(self._parts[self._role], min(2 * pack.parts, pack.members))
+            self._parts = max(self._parts, min(2 * pack.parts, pack.members))
         if should_abandon(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
             self.abandon(key, failure, workers)
         else:
@@ -347,8 +337,7 @@ class QueuedSweep:
     def put_back(self, key: str) -> None:
         """Take a pack that was handed out back into the queue."""
         self.in_flight.pop(key)
-        for progress in (self.search_progress, self.final_progress):
-            progress.running.pop(key, None)
+        self.progress.running.pop(key, None)
         self.requeue(key)
 
     def requeue(self, key: str) -> None:
@@ -393,27 +382,6 @@ class Admission:
 
     def begin(self, sweep: QueuedSweep) -> None:
         """Note that a sweep hands out a pack."""
-
-
-class PlainSweep(QueuedSweep):
-    """A sweep without a search: one configuration over its seeds."""
-
-    def __init__(
-        self,
-        name: str,
-        label: str,
-        plan: PackPlan,
-        fingerprint: str,
-        settings: PackSettings,
-        parts: int,
-        *,
-        on_cluster: bool = False,
-    ) -> None:
-        super().__init__(name, label, settings, on_cluster=on_cluster)
-        self.final = FinalRuns(plan, fingerprint, settings)
-        self.final.split(parts)
-        missing = sum(pack.members for pack in self.final.packs.values())
-        self.final_progress = Progress(len(plan.seeds), len(plan.seeds) - missing)
 
 
 class SearchedSweep(QueuedSweep):
@@ -502,7 +470,7 @@ class SearchedSweep(QueuedSweep):
         entry = self.search.next_pack(lambda number: allowed(str(number))) if self.has_search else None
         if entry is None:
             return None
-        return self._start(self._search_pack(entry.number, entry.suggestions), self.search_progress)
+        return self._start(self._search_pack(entry.number, entry.suggestions))
 
     def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> QueuedPack:
         d = self.definition
@@ -510,19 +478,12 @@ class SearchedSweep(QueuedSweep):
         return QueuedPack(str(number), plan, self.search_settings, d.bracket)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
-        if self.final is not None:
-            self._end_final(key)
-        else:
-            self._end_search(key, outcomes, workers)
-
-    def _end_search(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
-        # Written first: should the journal be out of reach, the pack is still in flight.
-        self.search.record(int(key), outcomes)
-        pack = self.in_flight.pop(key)
-        self._ended = time.monotonic()
-        self.search_progress.running.pop(key, None)
-        self.search_progress.done += pack.members
-        if self.search.ended:
+        searching = self.final is None
+        if searching:
+            # Written first: should the journal be out of reach, the pack is still in flight.
+            self.journal.end_pack(int(key), outcomes)
+        super().ended(key, outcomes, workers)
+        if searching and self.search.ended:
             self._begin_final(workers)
 
     def requeue(self, key: str) -> None:
@@ -536,7 +497,7 @@ class SearchedSweep(QueuedSweep):
         if self.final is not None:
             super().abandon(key, failure, workers)
         else:
-            self._end_search(key, [], workers)
+            self.ended(key, [], workers)
 
     def _begin_final(self, workers: Workers) -> None:
         reason = self._failure_reason()
@@ -553,12 +514,9 @@ class SearchedSweep(QueuedSweep):
         plan = plan_seeds(
             self.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final"), d.fingerprint
         )
-        self.final = FinalRuns(plan, d.fingerprint, self.settings)
         if self.journal.parts is None:
             self.journal.split(workers.parts(len(d.seeds)))
-        self.final.split(self.journal.parts or 1)
-        missing = sum(pack.members for pack in self.final.packs.values())
-        self.final_progress.done = len(d.seeds) - missing
+        self.train_final(plan, self.journal.parts or 1)
 
     def _failure_reason(self) -> str | None:
         """Return the reason why the search gives nothing to train; None if it does."""

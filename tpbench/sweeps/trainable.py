@@ -30,7 +30,7 @@ from tpbench.workloads.memory import available_memory, oom_kills
 
 # Seconds between two looks of a worker into the mailbox.
 _POLL = 0.2
-END = ""
+END = b""
 """The job that ends a worker."""
 
 
@@ -38,13 +38,13 @@ class Mailbox:
     """An actor of Ray that holds the next job of each worker until the worker takes it."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, str] = {}
+        self.jobs: dict[str, bytes] = {}
 
-    def put(self, worker: str, job: str) -> None:
-        """Keep a job for a worker."""
+    def put(self, worker: str, job: bytes) -> None:
+        """Keep a job for a worker: a pickled pack, which this process need not import, or another word."""
         self.jobs[worker] = job
 
-    def take(self, worker: str) -> str | None:
+    def take(self, worker: str) -> bytes | None:
         """Return a worker's job and forget it; None while there is none."""
         return self.jobs.pop(worker, None)
 
@@ -58,13 +58,13 @@ def open_mailbox() -> Any:
     return ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
-def wait_for_job(mailbox: Any, worker: str) -> str | None:
+def wait_for_job(mailbox: Any, worker: str) -> bytes | None:
     """Wait for the next job of a worker; :data:`END` ends it, None: the mailbox was lost with its contents."""
     import ray
 
     while True:
         try:
-            job: str | None = ray.get(mailbox.take.remote(worker))
+            job: bytes | None = ray.get(mailbox.take.remote(worker))
         except ray.exceptions.RayActorError:
             time.sleep(1.0)
             return None
@@ -148,9 +148,11 @@ def _memory() -> dict[str, int]:
     return {"memory": available_memory(), "oom_kills": oom_kills()}
 
 
-def _train_and_report(job: str, train: Train, workers: int, patience: float) -> dict[str, Any]:
+def _train_and_report(job: bytes, train: Train, workers: int, patience: float) -> dict[str, Any]:
     """Train a pack; returns its report."""
-    pack = QueuedPack.from_json(job)
+    from ray import cloudpickle
+
+    pack: QueuedPack = cloudpickle.loads(job)
     begun = time.monotonic()
     try:
         _check_folder(pack.settings, patience)
