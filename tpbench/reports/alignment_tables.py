@@ -166,10 +166,9 @@ def damping_table(store: RunStore, form: str) -> str:
         return csv_text(damping_frame(records).round({"angle": 2, "paper_angle": 2}))
     body = []
     for record in records:
-        chosen, printed = best_dampings(record), _paper_dampings(record)
-        words = ["-" if math.isnan(value) else f"{value:g}" for value in chosen]
-        beside = [f" ({p:g})" for p in printed] if printed else [""] * len(chosen)
-        body.append([method_title(record.method), *(word + p for word, p in zip(words, beside, strict=True))])
+        printed = [f" ({damping:g})" for damping in _paper_dampings(record) or ()] or [""] * record.layers
+        chosen = ["-" if math.isnan(damping) else f"{damping:g}" for damping in best_dampings(record)]
+        body.append([method_title(record.method), *map(str.__add__, chosen, printed)])
     header = ["method", *(f"layer {k + 1}" for k in range(records[0].layers))]
     return format_table(DAMPING_TITLE, header, body, form, damping_note(records))
 

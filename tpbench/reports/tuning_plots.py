@@ -8,7 +8,6 @@ import pandas as pd
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
 from tpbench.reports.style import Figure, drawing
-from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepFolder
@@ -18,7 +17,7 @@ from tpbench.search.listing import hyperparameters, trials_frame
 _FEWEST = 8
 
 
-def search_frame(results: str, sweep: str) -> pd.DataFrame:
+def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
     """One row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
 
     ``error`` is the lowest validation error in per cent, or the lowest value of the objective if that is another.
@@ -27,7 +26,7 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
-    trials, _ = trials_frame(RunStore(location(results)), sweep)
+    trials, _ = trials_frame(store, sweep)
     trials = trials[np.isfinite(trials["objective"])]
     if trials.empty:
         raise TpbenchError(f"the sweep {sweep} has no results yet")
@@ -64,9 +63,9 @@ def _position(values: pd.Series[float]) -> np.ndarray:
 
 
 @drawing()
-def search_figure(results: str, sweep: str) -> Figure:
+def search_figure(store: RunStore, sweep: str) -> Figure:
     """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
-    frame, definition = search_frame(results, sweep), SweepFolder(location(results) / "sweeps" / sweep).read()
+    frame, definition = search_frame(store, sweep), SweepFolder(store.folder / "sweeps" / sweep).read()
     errors = definition.objective == DEFAULT_OBJECTIVE
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)

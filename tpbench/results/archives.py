@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, TypeVar, cast
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.alignments import ALIGNMENTS
 from tpbench.results.artifacts import Artifact, ArtifactKind
-from tpbench.results.location import open_file
+from tpbench.results.location import io_errors, open_file
 from tpbench.results.runs import PREDICTIONS, RUNS
 
 A = TypeVar("A", bound=Artifact)
@@ -229,11 +229,6 @@ def _lzma_decompressor(file: IO[bytes], limit: int) -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except TpbenchError:
-        raise
-    except Exception as error:  # zipfile has many for a damaged file, and a URL's file system its own
-        raise TpbenchError(f"{path}: not a readable archive ({error})") from error
+def _readable(path: Path) -> AbstractContextManager[None]:
+    # A damaged archive is no unreadable one: its runs count as missing.
+    return io_errors(path, f"{path}: not a readable archive", raised=TpbenchError)

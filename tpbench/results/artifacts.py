@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -288,8 +289,8 @@ def quarantine(path: Path, problem: str) -> Path | None:
     Raises:
         TpbenchError: it could not be renamed.
     """
-    try:
-        with io_errors(path, f"{problem}; it could not be set aside", passing=(FileNotFoundError,)):
-            return move_aside(path, ".damaged")
-    except FileNotFoundError:
-        return None  # another process did it
+    failure = f"{problem}; it could not be set aside"
+    # Another process may have done it.
+    with suppress(FileNotFoundError), io_errors(path, failure, passing=(FileNotFoundError,)):
+        return move_aside(path, ".damaged")
+    return None
