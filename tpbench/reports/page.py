@@ -57,9 +57,9 @@ from tpbench.results.ranking import (
     all_standings,
     format_error,
     format_interval,
-    leaderboard_of,
+    leaderboard,
 )
-from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table_of
+from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table
 from tpbench.search.listing import list_sweeps
 
 Cells = Mapping[CellKey, Cell]
@@ -111,22 +111,13 @@ class PageFigure:
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """The line of one series."""
-
-    name: str
-    colour: str
-    dashes: str
-    """SVG's ``stroke-dasharray``."""
-
-
-@dataclass(frozen=True)
 class PlotGroup:
     """Figures of the same methods, side by side below one legend."""
 
     id: str
     title: str
-    legend: Sequence[LegendEntry]
+    legend: Sequence[tuple[str, str, str]]
+    """Name, colour and SVG's ``stroke-dasharray`` of each line."""
     figures: Sequence[PageFigure]
 
 
@@ -365,7 +356,7 @@ def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: G
     alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
     figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
-    legend = [LegendEntry(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
+    legend = [(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
 
@@ -421,11 +412,11 @@ def make_report(store: RunStore, command: str) -> Report:
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    tables = {name: paper_table_of(cells, name) for name in ERROR_TABLES}
+    tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
     summaries = summarise(cells, all_standings(cells))
     workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
-        leaderboard_section(leaderboard_of(cells)),
+        leaderboard_section(leaderboard(store, cells)),
         paper_section(tables, folded=not completeness(summaries)),
         curve_section(store, cells, workloads, glyphs, results),
         alignment_section(store, results, glyphs),

@@ -69,8 +69,8 @@ def null_space_experiment(
         for step in range(feedback_steps):
             if step == feedback_steps // 2:
                 _scale_feedback_rate(pack, 0.1)
-            x = _sample(problem.x_train, networks, _FEEDBACK_BATCH, generator)
-            pack.feedback_step(x, _noise(architecture, networks, _FEEDBACK_BATCH, generator))
+            index = torch.randint(len(problem.x_train), (networks, _FEEDBACK_BATCH), generator=generator)
+            pack.feedback_step(problem.x_train[index], _noise(architecture, networks, _FEEDBACK_BATCH, generator))
         _scale_feedback_rate(pack, 0.0)
         observer = _Shares(layer=2)
         pack.observer = observer
@@ -99,10 +99,6 @@ class _Shares:
         jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
         gradient = gradients[f"W{self.layer}"]
         self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
-
-
-def _sample(x: Tensor, members: int, batch: int, generator: torch.Generator) -> Tensor:
-    return x[torch.randint(len(x), (members, batch), generator=generator)]
 
 
 def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:

@@ -18,7 +18,7 @@ _FEWEST = 8
 
 
 def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
-    """One row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
+    """Return one row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
 
     ``error`` is the lowest validation error in per cent, or the lowest value of the objective if that is another.
 
@@ -34,7 +34,7 @@ def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
 
 
 def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
-    """Share of each hyperparameter in what a random forest uses to predict the error; None with too few trials.
+    """Return the share of each hyperparameter in a random forest that predicts the error; None with too few trials.
 
     Permutation importance, negative values as 0, scaled to a sum of 1. It speaks of the configurations that TPE chose,
     which crowd where the error is low.
@@ -54,7 +54,7 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
 
 
 def _position(values: pd.Series[float]) -> np.ndarray:
-    """Values as heights from 0 to 1, logarithmic where they span more than a factor of 5."""
+    """Return values as heights from 0 to 1, logarithmic where they span more than a factor of 5."""
     numbers = values.to_numpy(dtype=float)
     if numbers.min() > 0 and numbers.max() / numbers.min() > 5:
         numbers = np.log(numbers)
@@ -64,7 +64,7 @@ def _position(values: pd.Series[float]) -> np.ndarray:
 
 @drawing()
 def search_figure(store: RunStore, sweep: str) -> Figure:
-    """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
+    """Draw three panels: error over trials, parallel coordinates (dark: low error), importance."""
     frame, definition = search_frame(store, sweep), SweepFolder(store.folder / "sweeps" / sweep).read()
     errors = definition.objective == DEFAULT_OBJECTIVE
     figure = Figure(figsize=(12, 8), layout="constrained")

@@ -273,20 +273,17 @@ class RunStore:
             NewerFormat: a newer version wrote them.
             TpbenchError: they cannot be read. Damaged ones are named in ``damaged`` and count as missing.
         """
-        with self.archived.opened() as archives:
-            return self._predictions(record, archives)
+        [(_, predictions)] = self.all_predictions([record])
+        return predictions
 
     def all_predictions(self, records: Iterable[RunRecord]) -> Iterator[tuple[RunRecord, Predictions | None]]:
         """Yield runs with their predictions, as :meth:`predictions` reads them; each archive is opened once."""
         with self.archived.opened() as archives:
             for record in records:
-                yield record, self._predictions(record, archives)
-
-    def _predictions(self, record: RunRecord, archives: ArchiveReader) -> Predictions | None:
-        copies = self._copies(PREDICTIONS, record.definition.id, archives)
-        for problem in copies.problems:
-            self._note(problem, "the run counts as one without predictions")
-        return next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
+                copies = self._copies(PREDICTIONS, record.definition.id, archives)
+                for problem in copies.problems:
+                    self._note(problem, "the run counts as one without predictions")
+                yield record, next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
 
     # Writing
 

@@ -110,17 +110,18 @@ class ErrorTable:
         return overall((e.difference, e.p_paper) for _, e in self.against_paper if e.difference is not None)
 
 
-def paper_table(store: RunStore, table: str) -> ErrorTable:
+def paper_table(store: RunStore, table: str, chosen: Mapping[CellKey, Cell] | None = None) -> ErrorTable:
     """Return one of :data:`tpbench.results.paper.ERROR_TABLES` from the runs of a store.
+
+    Args:
+        store: that holds the runs.
+        table: its name.
+        chosen: the store's cells, where they are known already.
 
     Raises:
         UsageError: there is no such table.
     """
-    return paper_table_of(choose_cells(store.summaries()), table)
-
-
-def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
-    """Return :func:`paper_table` of a store whose cells were chosen already."""
+    chosen = choose_cells(store.summaries()) if chosen is None else chosen
     rows = table_methods(table)
     cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
     found = all_standings(cells)
