@@ -278,7 +278,7 @@ class Report:
     content: Mapping[str, Any]
 
     def html(self, reload_s: int | None = None) -> str:
-        """The page.
+        """Render the page.
 
         Args:
             reload_s: seconds after which it loads itself anew; None: it does not.

@@ -122,7 +122,7 @@ class GaussNewtonStep:
 
 
 def gauss_newton_step(beta: float = 0.6, samples: int = 25) -> GaussNewtonStep:
-    """The toy problem of Fig. S6: a curve with one parameter through noisy points.
+    """Return the toy problem of Fig. S6: a curve with one parameter through noisy points.
 
     The paper does not say which curve it drew; this one is ``tanh(beta x)`` with points around beta = 1.5.
 

@@ -65,7 +65,7 @@ class SummaryCache:
 
     store: str
     stamps: Mapping[str, str]
-    """Of the store's run files and archives now, by file name (:func:`tpbench.results.location.file_stamps`)."""
+    """Stamps of the store's run files and archives, by name (:func:`tpbench.results.location.file_stamps`)."""
     path: Path | None = None
     """The cache file; None where this user has no folder for caches."""
     holders: dict[str, tuple[str, dict[str, Plain | None]]] = field(default_factory=dict)

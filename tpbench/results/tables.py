@@ -233,7 +233,7 @@ FOOTNOTE = (
 
 
 def against_paper(table: ErrorTable) -> str:
-    """The cells against the paper's together, in a sentence; nothing where none could be tested."""
+    """Return the cells against the paper's together, in a sentence; empty where none could be tested."""
     found = table.overall
     if not found.tested:
         return ""
