@@ -112,7 +112,7 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
         "tpbench.reports.paper_figures.make_figure",
         "tpbench.results.leaderboard",
         "tpbench.reports.curves.learning_curves",
-        "tpbench.reports.page.render_report",
+        "tpbench.reports.page.make_report",
         "tpbench.results.maintenance.pack_store",
         "tpbench.results.frames.export_runs",
     ):

@@ -130,7 +130,7 @@ def test_records_of_other_networks_do_not_mix(tpbench_inside: Inside, tmp_path: 
 
 
 def test_the_null_space_experiment_shows_what_the_paper_says() -> None:
-    summary = toy.null_space_experiment(samples=20).summary()
+    summary = toy.null_space_experiment(samples=20)
     # "a substantial part of the DTP parameter updates does not have any effect on the network output"
     assert summary["dtp-pretrained"][0] > 0.6
     # 0.014 where the feedback's learning rate is lowered and then zero; 0.12 where it stays.

@@ -28,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     store.publish(record("dtpdrl", 0, [0.5], status="diverged"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPBENCH_CACHE", str(folder / "cache"))
-        return make_report(str(store.folder), "tpbench report")
+        return make_report(store, "tpbench report")
 
 
 @pytest.fixture(scope="module")

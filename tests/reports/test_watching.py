@@ -30,7 +30,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
-    return Watch(str(store.folder), tmp_path / "report.html", "tpbench report --watch", 1, said.append)
+    return Watch(store, tmp_path / "report.html", "tpbench report --watch", 1, said.append)
 
 
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
@@ -69,22 +69,21 @@ def test_who_watches_may_come_before_the_sweep(
 
 
 def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunStore) -> None:
-    results = str(store.folder)
-    seen = [store_stamp(results)]
+    seen = [store_stamp(store)]
     store.publish(record("bp", 0, [0.5, 0.02]))
-    seen.append(store_stamp(results))
+    seen.append(store_stamp(store))
     for name in ("more.zip", "alignment/a.json", "sweeps/mnist-bp-1/sweep.json", "sweeps/mnist-bp-1/journal.jsonl"):
         (store.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (store.folder / name).write_text("{}")
-        seen.append(store_stamp(results))
+        seen.append(store_stamp(store))
     with SweepFolder(store.folder / "sweeps" / "mnist-bp-1").lock():
-        running = store_stamp(results)
+        running = store_stamp(store)
     assert running not in seen  # a sweep that is killed writes nothing
     assert len(set(seen)) == len(seen)
     (store.folder / "checkpoints").mkdir()
     (store.folder / "checkpoints" / "x.json").write_text("{}")
     (store.folder / "runs" / "x.part").write_text("{}")
-    assert store_stamp(results) == seen[-1]
+    assert store_stamp(store) == seen[-1]
 
 
 def test_what_fails_later_is_said_once_and_tried_again(
@@ -92,7 +91,7 @@ def test_what_fails_later_is_said_once_and_tried_again(
 ) -> None:
     looks = iter(["", "away", "away", ""])
 
-    def listing(results: str) -> str:
+    def listing(store: RunStore) -> str:
         problem = next(looks, None)
         if problem is None:
             raise KeyboardInterrupt

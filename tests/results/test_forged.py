@@ -322,13 +322,11 @@ def test_a_forged_network_is_damaged(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("files", []),
-        ("files", {"x": []}),
-        ("archives", None),
-        ("archives", {"a.zip": 5}),
-        ("archives", []),
+        ("holders", []),
+        ("holders", {"x": []}),
+        ("holders", {"a.zip": 5}),
         *[
-            (f"files.ID.1.{name}", value)
+            (f"holders.FILE.1.ID.{name}", value)
             for name, value in [
                 ("curves", None),
                 ("curves", {"test_error": ["x"]}),
@@ -342,9 +340,9 @@ def test_a_forged_network_is_damaged(change: dict[str, Any]) -> None:
                 ("data_label", None),
             ]
         ],
-        ("files.ID.0", 5),
-        ("files.ID", []),
-        ("files.ID", {}),
+        ("holders.FILE.0", 5),
+        ("holders.FILE", []),
+        ("holders.FILE", {}),
     ],
     ids=lambda value: ascii(value)[:40],
 )
@@ -358,7 +356,8 @@ def test_a_cache_with_other_content_is_no_cache(
     (kept,) = (tmp_path / "cache" / "summaries").glob("*.json")
     whole = kept.read_bytes()
     body = json.loads(whole.partition(b"\n")[2])
-    *folders, name = place.replace("ID", run.definition.id).split(".")
+    names = {"ID": run.definition.id, "FILE": f"{run.definition.id}.json"}
+    *folders, name = [names.get(part, part) for part in place.split(".")]
     inside: Any = body
     for folder in folders:
         inside = inside[int(folder) if isinstance(inside, list) else folder]

@@ -196,7 +196,7 @@ def test_networks_lie_in_object_stores_too(store: RunStore) -> None:
     assert NETWORKS.names_in(remote.folder) == []
     assert read_network(remote, "0" * 24) is None
     merged = merge_stores(store, remote)
-    assert (merged.networks, merged.problems) == (3, ())
+    assert (merged.networks, merged.problems) == (3, [])
     found = check_store(remote)[NETWORKS]
     assert (found.valid, found.wrong, found.orphans) == (3, [], 0)
     made = tpbench.load_network(str(remote.folder), record().definition.id[:10], normalise=False)

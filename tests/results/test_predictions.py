@@ -293,7 +293,7 @@ def test_a_run_replaced_twice_keeps_its_history_through_a_merge(tmp_path: Path) 
     middle = replaced(tmp_path / "c", OLD, NEW)
     for store in (newest, behind):
         merged = merge_stores(middle, store)
-        assert (merged.known, merged.conflicts) == (1, ())
+        assert (merged.known, merged.conflicts) == (1, [])
     pack_store(newest, tmp_path / "a.zip")
     pack_store(behind, tmp_path / "a.zip")
 

@@ -148,7 +148,8 @@ def test_a_cell_with_diverged_seeds_is_never_best_or_tied_and_comes_after_those_
     assert board.method.tolist() == ["dfa", "ddtp-linear", "dtp"]
     assert board.against_best.tolist()[::2] == ["best", "could not be tested"]
     entry = paper_table(store, "1").entries["dtp", MNIST]
-    assert (entry.best, entry.verdict) == (False, Verdict.NOT_TESTED)
+    assert entry.standing is not None
+    assert (entry.best, entry.standing.verdict) == (False, Verdict.NOT_TESTED)
     assert math.isnan(entry.p_paper)
     assert "[1 diverged]" in render(paper_table(store, "1"), "md")
     found = compare_methods(store, "dtp", "dfa").iloc[0]
@@ -175,7 +176,7 @@ def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_p
         tmp_path, runs("ddtp-linear"), noisy, runs("dtp", error=0.04), runs("dtpdrl", range(2)), runs("bp", error=0.001)
     )
     entries = paper_table(store, "s6").column(MNIST)
-    assert {method: entry.verdict for method, entry in entries.items()} == {
+    assert {method: entry.standing and entry.standing.verdict for method, entry in entries.items()} == {
         "ddtp-linear": Verdict.BEST,
         "dfa": Verdict.NOT_TOLD_APART,
         "dtp": Verdict.HIGHER,
@@ -183,7 +184,7 @@ def test_tested_and_different_not_told_apart_and_untested_are_three_states(tmp_p
         "bp": Verdict.LOWER,
     }
     board = leaderboard(store).set_index("method")
-    assert {method: entry.verdict.value for method, entry in entries.items() if entry.verdict} == {
+    assert {method: entry.standing.verdict.value for method, entry in entries.items() if entry.standing} == {
         method: board.verdict[method] for method in entries
     }
     assert board.against_best["dfa"].startswith("not told apart (10 seeds; 0.")

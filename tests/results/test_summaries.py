@@ -11,7 +11,7 @@ import pytest
 
 from tests.results.records import archive_of, record
 from tests.results.test_location import s3  # noqa: F401 (a fixture)
-from tpbench.reports.page import render_report
+from tpbench.reports.page import make_report
 from tpbench.results import RunStore, leaderboard
 from tpbench.results.artifacts import ArtifactKind
 from tpbench.results.location import location
@@ -128,10 +128,10 @@ def test_a_report_reads_each_run_once_and_then_those_that_it_draws(folder: Path,
     searched = [record("bp", 0, [0.5, 0.4], lr=lr) for lr in (0.1, 0.2, 0.3)]
     for run in searched:
         RunStore(folder).publish(run)
-    render_report(str(folder), "tpbench report")
+    make_report(RunStore(folder), "tpbench report")
     assert max(map(reads.count, reads)) == 2
     reads.clear()
-    render_report(str(folder), "tpbench report")
+    make_report(RunStore(folder), "tpbench report")
     assert sorted(reads) == sorted(run.definition.id for run in STORED)
     assert not {run.definition.id for run in searched} & set(reads)
 

@@ -68,10 +68,10 @@ def test_table_entries(store: RunStore) -> None:
     assert table.entries["bp", mnist].deviations == pytest.approx((2.45 - 1.98) / 0.14)
     assert not table.entries["bp", mnist].best
     assert table.entries["ddtp-linear", mnist].best
-    assert table.entries["dfa", mnist].marks == ["3 seeds", "5 epochs"]
+    assert table.entries["dfa", mnist].cell.marks == ["3 seeds", "5 epochs"]
     assert table.entries["dtpdrl", mnist].cell is None
     jpeg = Column("cifar10", "JPEG copy")
-    assert table.entries["dtp", jpeg].marks == ["1 diverged"]
+    assert table.entries["dtp", jpeg].cell.marks == ["1 diverged"]
     assert Column("cifar10", "") not in table.columns
     assert table.entries["dfa", Column("mnist-frozen", "")].paper is None
 
@@ -170,7 +170,7 @@ def test_ties_with_the_best_and_departures_from_the_paper_are_marked(tmp_path: P
     column = next(c for c in table.columns if c.workload == "mnist")
     linear, dtp, dfa = (table.entries[m, column] for m in ("ddtp-linear", "dtp", "dfa"))
     assert linear.best
-    assert (dtp.verdict, dfa.verdict) == (Verdict.NOT_TOLD_APART, Verdict.HIGHER)
+    assert (dtp.standing.verdict, dfa.standing.verdict) == (Verdict.NOT_TOLD_APART, Verdict.HIGHER)
     assert linear.p_paper > 0.05 > dfa.p_paper
     text = render(table, "md")
     assert re.search(r"\| 2\.0\d ± 0\.\d+ = \(0\.\d\d\) \[8 seeds", text)

@@ -101,7 +101,7 @@ def test_a_store_without_sweeps_has_no_trials_and_a_wrong_name_is_a_slip(tmp_pat
 
 def test_pictures_show_the_same_trials(tmp_path: Path) -> None:
     searched(tmp_path)
-    shown = search_frame(str(tmp_path), "mnist-bp-1")
+    shown = search_frame(RunStore(tmp_path), "mnist-bp-1")
     assert list(shown.columns) == ["lr", "beta1", "error"]
     assert list(shown.error) == pytest.approx([2.0, 10.0, 90.0, 100.0])
 

@@ -323,7 +323,7 @@ def plot(
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
-        figure = search_figure(results, what)
+        figure = search_figure(store, what)
     elif kind == "forest":
         figure = forest_figure(forest_rows(store, what), what)
     else:
@@ -359,16 +359,16 @@ def report(
         raise UsageError("--every goes with --watch")
     check_target(output, [".html", ".htm"])
     # Who watches may have come before the sweep.
-    open_store(results) if watch else read_store(results)
-    from tpbench.reports.page import render_report
+    store = open_store(results) if watch else read_store(results)
+    from tpbench.reports.page import make_report
     from tpbench.results.store import write_atomically
 
     command = shlex.join(["tpbench", *sys.argv[1:]])
     if watch:
         from tpbench.reports.watching import watch_store
 
-        watch_store(results, output, command, every or LOOK_EVERY)
+        watch_store(store, output, command, every or LOOK_EVERY)
         return
-    text = render_report(results, command)
+    text = make_report(store, command).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")

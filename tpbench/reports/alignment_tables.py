@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,14 @@ from tpbench.results.formats import check_format, csv_text, format_table
 from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
-# Of B.2: the third is when the activation functions are partly in their nonlinear range.
-_REFERENCE_EPOCH = 2
-
 Setting = tuple[str, str, int]
 """Workload, kind of data (empty: exact), hidden layers: what records must share to be compared."""
 
 
 def alignment_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
-    """The records of installed methods by their setting: of each method the longest, in the order of the methods.
+    """Return the records of installed methods by setting: of each method the longest, in the order of the methods.
 
-    What is damaged is named in ``store.damaged``.
+    Damaged ones are named in ``store.damaged``.
 
     Raises:
         TpbenchError: the store cannot be read.
@@ -44,13 +41,13 @@ def alignment_records(store: RunStore) -> dict[Setting, list[AlignmentRecord]]:
 
 
 def select_workload(known: Mapping[Setting, list[AlignmentRecord]], workload: str) -> list[AlignmentRecord]:
-    """Those of a workload, all of one setting: of that of which there are most methods. None where there are none."""
+    """Return the records of a workload in the setting with most methods; an empty list where there are none."""
     candidates = [item for item in known.items() if item[0][0] == workload]
     return min(candidates, key=lambda item: (-len(item[1]), item[0]))[1] if candidates else []
 
 
 def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
-    """The records of a workload in a store, as :func:`select_workload` chooses them.
+    """Return the records of a workload in a store, as :func:`select_workload` chooses them.
 
     Raises:
         TpbenchError: there are none.
@@ -64,14 +61,18 @@ def find_records(store: RunStore, workload: str) -> list[AlignmentRecord]:
     return records
 
 
-def reference_epoch(record: AlignmentRecord) -> int:
-    """From 0: the third epoch, or the last one of shorter records."""
-    return min(_REFERENCE_EPOCH, record.epochs - 1)
+def reference_rows(record: AlignmentRecord, *, later: bool) -> list[int]:
+    """Return the rows of a record that were measured in its third epoch, or in the last one of shorter records.
 
+    In the third epoch the activation functions are partly in their nonlinear range (section B.2).
 
-def rows_of_epochs(record: AlignmentRecord, epochs: Container[int]) -> list[int]:
-    """The rows of a record that were measured in these epochs (from 0)."""
-    return [k for k, step in enumerate(record.steps) if step // record.steps_per_epoch in epochs]
+    Args:
+        record: with all its rows.
+        later: whether those of the epochs that follow are returned too.
+    """
+    first = min(2, record.epochs - 1)
+    epochs = [step // record.steps_per_epoch for step in record.steps]
+    return [row for row, epoch in enumerate(epochs) if epoch == first or (later and epoch > first)]
 
 
 def describe_records(records: Sequence[AlignmentRecord]) -> str:
@@ -87,7 +88,7 @@ def _count(numbers: set[int], what: str) -> str:
 
 
 def mean_of(values: NDArray[np.float64], axes: int | tuple[int, ...]) -> NDArray[np.float64]:
-    """The mean over some dimensions of what is a number; not a number where nothing is."""
+    """Return the mean over some dimensions without missing numbers; not a number where all are missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         return np.asarray(np.nanmean(values, axis=axes))
@@ -100,16 +101,16 @@ DAMPING_COLUMNS = ("method", "layer", "damping", "paper", "angle", "paper_angle"
 
 
 def _reference_angles(record: AlignmentRecord) -> NDArray[np.float64]:
-    """With GNT updates, averaged over seeds and the minibatches of the third epoch: (dampings, hidden layers).
+    """Return the angles with GNT updates, averaged over seeds and the third epoch: (dampings, hidden layers).
 
     Not numbers where nothing was measured in that epoch.
     """
-    rows = rows_of_epochs(record, [reference_epoch(record)])
+    rows = reference_rows(record, later=False)
     return mean_of(mean_of(record.arrays()[1][rows], 1), 0)
 
 
 def choose_damping(angles: NDArray[np.float64], dampings: Sequence[float]) -> list[float]:
-    """The damping of every hidden layer that aligns best (Table S7); not a number where no angle is one.
+    """Return the damping of every hidden layer that aligns best (Table S7); not a number where no angle is one.
 
     Args:
         angles: with GNT updates, in degrees: (len(dampings), L-1).
@@ -120,7 +121,7 @@ def choose_damping(angles: NDArray[np.float64], dampings: Sequence[float]) -> li
 
 
 def best_dampings(record: AlignmentRecord) -> list[float]:
-    """The damping of every hidden layer that aligns best in the third epoch (the last one of shorter records).
+    """Return the damping of every hidden layer that aligns best in the third epoch (the last one of shorter records).
 
     Not a number where nothing was measured in that epoch.
     """
@@ -128,13 +129,13 @@ def best_dampings(record: AlignmentRecord) -> list[float]:
 
 
 def _paper_dampings(record: AlignmentRecord) -> list[float] | None:
-    """The paper's, where it prints one for every hidden layer of the record."""
+    """Return the paper's dampings, where it prints one for every hidden layer of the record."""
     printed = paper_dampings(record.method)
     return printed if printed and len(printed) == record.layers else None
 
 
 def damping_frame(records: Sequence[AlignmentRecord]) -> pd.DataFrame:
-    """A row per method and hidden layer (from 1): damping, the paper's, and the angles with them (degrees)."""
+    """Return a row per method and hidden layer (from 1): damping, the paper's, and the angles with them (degrees)."""
     rows = []
     for record in records:
         at = dict(zip(record.dampings, _reference_angles(record).tolist(), strict=True))
@@ -154,7 +155,7 @@ def damping_note(records: Sequence[AlignmentRecord]) -> str:
 
 
 def damping_table(store: RunStore, form: str) -> str:
-    """The table in one of the formats: the chosen damping per method and hidden layer, the paper's in brackets.
+    """Format the table of dampings: the chosen damping per method and hidden layer, the paper's in brackets.
 
     Raises:
         UsageError: there is no such format.
@@ -166,10 +167,9 @@ def damping_table(store: RunStore, form: str) -> str:
         return csv_text(damping_frame(records).round({"angle": 2, "paper_angle": 2}))
     body = []
     for record in records:
-        chosen, printed = best_dampings(record), _paper_dampings(record)
-        words = ["-" if math.isnan(value) else f"{value:g}" for value in chosen]
-        beside = [f" ({p:g})" for p in printed] if printed else [""] * len(chosen)
-        body.append([method_title(record.method), *(word + p for word, p in zip(words, beside, strict=True))])
+        printed = [f" ({damping:g})" for damping in _paper_dampings(record) or ()] or [""] * record.layers
+        chosen = ["-" if math.isnan(damping) else f"{damping:g}" for damping in best_dampings(record)]
+        body.append([method_title(record.method), *map(str.__add__, chosen, printed)])
     header = ["method", *(f"layer {k + 1}" for k in range(records[0].layers))]
     return format_table(DAMPING_TITLE, header, body, form, damping_note(records))
 
@@ -195,7 +195,7 @@ ANGLE_NOTE = (
 
 
 def angle_frame(store: RunStore) -> pd.DataFrame:
-    """The mean angles from the third epoch on (in the last epoch of shorter records), in degrees.
+    """Return the mean angles from the third epoch on (in the last epoch of shorter records), in degrees.
 
     One row per workload, kind of data, method and hidden layer (from 1): with the loss gradient, with GNT updates
     (Condition 2), and with damped ones (Condition S3) of the layer's best damping.
@@ -208,7 +208,7 @@ def angle_frame(store: RunStore) -> pd.DataFrame:
 
 
 def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
-    rows = rows_of_epochs(record, range(reference_epoch(record), record.epochs))
+    rows = reference_rows(record, later=True)
     by_loss, by_target = (mean_of(values[rows], (0, 1)) for values in record.arrays())
     common = {
         "workload": record.workload,
@@ -232,7 +232,7 @@ def _angle_rows(record: AlignmentRecord) -> list[dict[str, object]]:
 
 
 def angle_table(store: RunStore, form: str) -> str:
-    """The mean angles in one of the formats of tables: a row per method, a column per hidden layer.
+    """Format the mean angles: a row per method, a column per hidden layer.
 
     Raises:
         UsageError: there is no such format.
@@ -250,7 +250,8 @@ def angle_table(store: RunStore, form: str) -> str:
     body = []
     for (workload, data, method, seeds, epochs), part in frame.groupby(list(ANGLE_COLUMNS[:5]), sort=False):
         angles = [
-            f"{_spell(a)} / {_spell(b)}" for a, b in zip(part["loss_angle"], part["damped_target_angle"], strict=True)
+            f"{_format_angle(a)} / {_format_angle(b)}"
+            for a, b in zip(part["loss_angle"], part["damped_target_angle"], strict=True)
         ]
         label = str(workload) if data == "exact" else f"{workload} ({data})"
         body.append(
@@ -260,5 +261,5 @@ def angle_table(store: RunStore, form: str) -> str:
     return format_table(ANGLE_TITLE, header, body, form, ANGLE_NOTE)
 
 
-def _spell(angle: float) -> str:
+def _format_angle(angle: float) -> str:
     return "-" if math.isnan(angle) else f"{angle:.1f}"

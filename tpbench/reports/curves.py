@@ -194,7 +194,7 @@ def _on_gpu(origin: ProvenanceGroup) -> bool:
 
 
 def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, tuple[float, float]]:
-    """The point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
+    """Draw the point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     name, shade = cell_label(cell), colour(cell.method)
     point, caps, bars = axes.errorbar(

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
-from tpbench.reports.curves import cell_label
+from tpbench.reports.curves import cell_label, cells_of
 from tpbench.reports.style import Axes, Figure, colour, drawing, mark, plain_labels
-from tpbench.results import Cell, RunStore, choose_cells
+from tpbench.results import Cell, RunStore
 from tpbench.results.paper import paper_cell
 from tpbench.results.ranking import YARDSTICK, Standing, all_standings
 
@@ -26,12 +25,8 @@ def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:
     Raises:
         TpbenchError: there are none.
     """
-    cells = choose_cells(store.summaries())
-    found = all_standings(cells)
-    rows = [(cell, found[key]) for key, cell in cells.items() if cell.workload == workload]
-    if not rows:
-        raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
-    return rank_rows(rows)
+    cells = {cell.key: cell for cell in cells_of(store, workload)}
+    return rank_rows([(cells[key], standing) for key, standing in all_standings(cells).items()])
 
 
 def rank_rows(rows: Sequence[ForestRow]) -> list[ForestRow]:

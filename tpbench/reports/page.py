@@ -6,7 +6,8 @@ import base64
 import hashlib
 import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -48,7 +49,6 @@ from tpbench.reports.tuning_plots import search_figure
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey, provenance_groups, workload_label
 from tpbench.results.formats import format_mean
-from tpbench.results.location import location
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES
 from tpbench.results.ranking import (
@@ -57,9 +57,9 @@ from tpbench.results.ranking import (
     all_standings,
     format_error,
     format_interval,
-    leaderboard_of,
+    leaderboard,
 )
-from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table_of
+from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table
 from tpbench.search.listing import list_sweeps
 
 Cells = Mapping[CellKey, Cell]
@@ -72,10 +72,11 @@ _READ = "How to read this table"
 
 @dataclass(frozen=True)
 class PageEntry:
-    """One entry of a table: what is shown, and the number to sort by where that is not it."""
+    """One entry of a table."""
 
     text: str
     key: float | None = None
+    """The number to sort by, where that is not the text; not a number: a missing one."""
     below: str = ""
     """A second line."""
     long: bool = False
@@ -87,7 +88,7 @@ class PageEntry:
     @property
     def sort(self) -> str | float | None:
         """The sort key; None: the text itself. A dash comes last."""
-        if self.key is not None:
+        if self.key is not None and not math.isnan(self.key):
             return self.key
         if self.text.startswith(("missing", "- ")):
             return "-"
@@ -110,22 +111,13 @@ class PageFigure:
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """The line of one series."""
-
-    name: str
-    colour: str
-    dashes: str
-    """SVG's ``stroke-dasharray``."""
-
-
-@dataclass(frozen=True)
 class PlotGroup:
     """Figures of the same methods, side by side below one legend."""
 
     id: str
     title: str
-    legend: Sequence[LegendEntry]
+    legend: Sequence[tuple[str, str, str]]
+    """Name, colour and SVG's ``stroke-dasharray`` of each line."""
     figures: Sequence[PageFigure]
 
 
@@ -172,10 +164,9 @@ class Section:
         return bool(self.tables or self.figures or self.groups or any(f.tables or f.figures for f in self.folds))
 
 
-def number(value: float, form: str = ".2f", below: str = "") -> PageEntry:
-    """Return an entry that shows a number, or a dash for a missing one."""
-    missing = pd.isna(value)
-    return PageEntry("-" if missing else f"{value:{form}}", None if missing else float(value), below)
+def number(value: float, below: str = "") -> PageEntry:
+    """Return an entry that shows a number without decimals."""
+    return PageEntry(f"{value:.0f}", float(value), below)
 
 
 def leaderboard_section(board: pd.DataFrame) -> Section:
@@ -189,11 +180,11 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
             [
                 PageEntry(workload_label(row)),
                 PageEntry(method_title(row["method"]), loose=True),
-                PageEntry(format_error(row), _known(row["test_error_mean"]), interval),
-                PageEntry(verdict, _known(row["p_best"]), more.removesuffix(")")),
-                number(row["seeds"], ".0f", f"{row['epochs']} epochs"),
+                PageEntry(format_error(row), row["test_error_mean"], interval),
+                PageEntry(verdict, row["p_best"], more.removesuffix(")")),
+                number(row["seeds"], f"{row['epochs']} epochs"),
                 PageEntry(row["budget"], loose=True),
-                PageEntry(format_mean(row["paper_mean"], row["paper_std"]), _known(row["paper_mean"]), p_paper),
+                PageEntry(format_mean(row["paper_mean"], row["paper_std"]), row["paper_mean"], p_paper),
             ]
         )
     columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
@@ -206,10 +197,6 @@ def leaderboard_section(board: pd.DataFrame) -> Section:
     )
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def _paper_table(table: ErrorTable) -> PageTable:
     rows = []
     for method in table.rows:
@@ -217,8 +204,7 @@ def _paper_table(table: ErrorTable) -> PageTable:
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
-            mean = entry.cell.mean if entry.cell else math.nan
-            entries.append(PageEntry(measured, _known(mean), paper, best=entry.best))
+            entries.append(PageEntry(measured, entry.cell.mean if entry.cell else None, paper, best=entry.best))
         rows.append(entries)
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
 
@@ -251,7 +237,7 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
                     PageEntry(cell.workload_title),
                     PageEntry(method_title(cell.method)),
                     PageEntry(origin.seeds),
-                    number(origin.seconds, ".0f"),
+                    number(origin.seconds),
                     PageEntry(origin.entry("command"), long=True),
                     PageEntry(origin.entry("commit")[:12]),
                     PageEntry(origin.hardware),
@@ -292,7 +278,7 @@ class Report:
     content: Mapping[str, Any]
 
     def html(self, reload_s: int | None = None) -> str:
-        """The page.
+        """Render the page.
 
         Args:
             reload_s: seconds after which it loads itself anew; None: it does not.
@@ -346,14 +332,6 @@ def summary_card(summary: WorkloadSummary, glyphs: Glyphs, results: str) -> Card
     )
 
 
-def _try(make: Callable[[], Figure]) -> Figure | None:
-    """Return a figure, or None where the store lacks its data."""
-    try:
-        return make()
-    except TpbenchError:
-        return None
-
-
 def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str) -> Section:
     """Return the section of learning curves and cost; only curves that are drawn are read from the store."""
     section = Section(
@@ -378,7 +356,7 @@ def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: G
     alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
     figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
-    legend = [LegendEntry(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
+    legend = [(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
 
@@ -402,50 +380,47 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     return section
 
 
-def search_section(results: str, glyphs: Glyphs) -> Section:
+def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Return the section of searches: the plot of each sweep in a fold of its own."""
     section = Section("searches", "Searches")
-    for status in list_sweeps(RunStore(location(results))):
-        figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
-        if figure:
-            caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."
-            shown = _drawing(
+    for status in list_sweeps(store):
+        with suppress(TpbenchError):  # its search has no results yet
+            figure = _drawing(
                 glyphs,
-                figure,
+                search_figure(store, status.id),
                 f"search of {status.id}",
                 _with_store(f"tpbench plot search {status.id}", results),
-                caption,
+                f"{status.id} ({status.state}): error over trials, importance, parallel coordinates.",
             )
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
-            section.folds.append(Fold(title, figures=[shown], printed=False, name=status.id))
+            section.folds.append(Fold(title, figures=[figure], printed=False, name=status.id))
     return section
 
 
 @drawing()
-def make_report(results: str, command: str) -> Report:
+def make_report(store: RunStore, command: str) -> Report:
     """Collect the content of a store's page.
 
     Args:
-        results: the store.
+        store: was not read before, so that its messages are those of this reading.
         command: as it was typed.
 
     Raises:
         NoRunError: the store is empty.
     """
-    store = RunStore(location(results))
-    runs = store.summaries()
+    results, runs = str(store.folder), store.summaries()
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    tables = {name: paper_table_of(cells, name) for name in ERROR_TABLES}
+    tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
     summaries = summarise(cells, all_standings(cells))
     workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
     sections = [
-        leaderboard_section(leaderboard_of(cells)),
+        leaderboard_section(leaderboard(store, cells)),
         paper_section(tables, folded=not completeness(summaries)),
         curve_section(store, cells, workloads, glyphs, results),
         alignment_section(store, results, glyphs),
-        search_section(results, glyphs),
+        search_section(store, results, glyphs),
         provenance_section(cells),
     ]
     lead = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
@@ -461,8 +436,9 @@ def make_report(results: str, command: str) -> Report:
     return Report(content | {"glyphs": glyphs.svg})
 
 
-def empty_report(results: str, command: str) -> Report:
+def empty_report(store: RunStore, command: str) -> Report:
     """Return the page of an empty store."""
+    results = str(store.folder)
     lead = [_NO_RUN.format(results) + "."]
     nothing: dict[str, Any] = {name: [] for name in ("warnings", "cards", "nothing", "sections")}
     return Report(_heading(results, command, 0) | nothing | {"lead": lead, "forest_note": "", "glyphs": ""})
@@ -472,12 +448,3 @@ def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     plan = _with_store("tpbench reproduce --dry-run", results)
     return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}
-
-
-def render_report(results: str, command: str) -> str:
-    """Render the whole page.
-
-    Raises:
-        TpbenchError: the store is empty.
-    """
-    return make_report(results, command).html()

@@ -38,24 +38,18 @@ _FEEDBACK = {
 _FEEDBACK_BATCH = 32
 
 
-@dataclass(frozen=True)
-class NullSpaceShares:
-    """Fig. 2: the share of ``dW_2`` that cannot change the output, (networks, samples) per method."""
-
-    shares: dict[str, Tensor]
-
-    def summary(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over networks and samples."""
-        return {name: (float(values.mean()), float(values.std())) for name, values in self.shares.items()}
-
-
-def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, samples: int = 100) -> NullSpaceShares:
+def null_space_experiment(
+    networks: int = 10, feedback_steps: int = 3000, samples: int = 100
+) -> dict[str, tuple[float, float]]:
     """Toy experiment 1: 6-6-6-2 students with frozen forward weights; the feedback is trained until it settles.
 
     Args:
         networks: students, each from its own seed.
         feedback_steps: minibatches of 32 that train the feedback.
         samples: updates of one sample each that are measured.
+
+    Returns:
+        Per method the share of ``dW_2`` that cannot change the output: mean and deviation over networks and samples.
     """
     architecture = Architecture((6, 6, 6, 2))
     problem = teacher_problem(architecture)
@@ -75,8 +69,8 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
         for step in range(feedback_steps):
             if step == feedback_steps // 2:
                 _scale_feedback_rate(pack, 0.1)
-            x = _sample(problem.x_train, networks, _FEEDBACK_BATCH, generator)
-            pack.feedback_step(x, _noise(architecture, networks, _FEEDBACK_BATCH, generator))
+            index = torch.randint(len(problem.x_train), (networks, _FEEDBACK_BATCH), generator=generator)
+            pack.feedback_step(problem.x_train[index], _noise(architecture, networks, _FEEDBACK_BATCH, generator))
         _scale_feedback_rate(pack, 0.0)
         observer = _Shares(layer=2)
         pack.observer = observer
@@ -84,8 +78,9 @@ def null_space_experiment(networks: int = 10, feedback_steps: int = 3000, sample
             index = torch.randint(len(problem.x_train), (networks, 1), generator=generator)
             noise = _noise(architecture, networks, 1, generator)
             pack.joint_step(problem.x_train[index], problem.y_train[index], noise)
-        shares[name] = torch.stack(observer.shares, 1)
-    return NullSpaceShares(shares)
+        measured = torch.stack(observer.shares, 1)
+        shares[name] = float(measured.mean()), float(measured.std())
+    return shares
 
 
 def _scale_feedback_rate(pack: PackState, factor: float) -> None:
@@ -104,10 +99,6 @@ class _Shares:
         jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
         gradient = gradients[f"W{self.layer}"]
         self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
-
-
-def _sample(x: Tensor, members: int, batch: int, generator: torch.Generator) -> Tensor:
-    return x[torch.randint(len(x), (members, batch), generator=generator)]
 
 
 def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:
@@ -131,7 +122,7 @@ class GaussNewtonStep:
 
 
 def gauss_newton_step(beta: float = 0.6, samples: int = 25) -> GaussNewtonStep:
-    """The toy problem of Fig. S6: a curve with one parameter through noisy points.
+    """Return the toy problem of Fig. S6: a curve with one parameter through noisy points.
 
     The paper does not say which curve it drew; this one is ``tanh(beta x)`` with points around beta = 1.5.
 
@@ -214,7 +205,7 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
 @drawing(formulas=True)
 def null_space_figure() -> Figure:
     """Draw Fig. 2."""
-    summary = null_space_experiment().summary()
+    summary = null_space_experiment()
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
     for k, (name, (mean, deviation)) in enumerate(summary.items()):
@@ -229,6 +220,8 @@ def null_space_figure() -> Figure:
 @drawing(formulas=True)
 def output_space_figure() -> Figure:
     """Draw Fig. S2: one panel per sample; rings are contours of the squared error."""
+    from matplotlib.patches import Circle
+
     experiment = output_space_experiment()
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     panels = figure.subplots(3, 4).flatten()
@@ -236,7 +229,8 @@ def output_space_figure() -> Figure:
         output, label = experiment.outputs[k], experiment.labels[k]
         radius = float((label - output).norm())
         for share in (0.4, 0.7, 1.0, 1.3):
-            axes.add_patch(_circle(label, share * radius))
+            ring = Circle((float(label[0]), float(label[1])), share * radius, fill=False, color="0.75", linewidth=0.8)
+            axes.add_patch(ring)
         axes.plot(*label, marker="x", color="0.3")
         for name in ("gnt", "bp"):
             direction = experiment.directions[name][k] * radius * 0.6
@@ -256,12 +250,6 @@ def output_space_figure() -> Figure:
 
 
 _ARROWS = {"gnt": "#0072B2", "bp": "#C00000"}
-
-
-def _circle(centre: Tensor, radius: float):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Circle
-
-    return Circle((float(centre[0]), float(centre[1])), radius, fill=False, color="0.75", linewidth=0.8)
 
 
 def _limits(centre: Tensor, radius: float) -> tuple[float, float]:

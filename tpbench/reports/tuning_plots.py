@@ -8,7 +8,6 @@ import pandas as pd
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
 from tpbench.reports.style import Figure, drawing
-from tpbench.results.location import location
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepFolder
 from tpbench.search.listing import scored_configurations, trials_frame
@@ -17,8 +16,8 @@ from tpbench.search.listing import scored_configurations, trials_frame
 _FEWEST = 8
 
 
-def search_frame(results: str, sweep: str) -> pd.DataFrame:
-    """One row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
+def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
+    """Return one row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
 
     ``error`` is the lowest validation error in per cent, or of another curve that the search minimises.
 
@@ -26,7 +25,7 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
-    trials, _ = trials_frame(RunStore(location(results)), sweep)
+    trials, _ = trials_frame(store, sweep)
     frame = scored_configurations(trials)
     if frame.empty:
         raise TpbenchError(f"the sweep {sweep} has no results yet")
@@ -34,7 +33,7 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
 
 
 def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
-    """Share of each hyperparameter in what a random forest uses to predict the error; None with too few trials.
+    """Return the share of each hyperparameter in a random forest that predicts the error; None with too few trials.
 
     Permutation importance, negative values as 0, scaled to a sum of 1. It speaks of the configurations that TPE chose,
     which crowd where the error is low.
@@ -54,7 +53,7 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
 
 
 def _position(values: pd.Series[float]) -> np.ndarray:
-    """Values as heights from 0 to 1, logarithmic where they span more than a factor of 5."""
+    """Return values as heights from 0 to 1, logarithmic where they span more than a factor of 5."""
     numbers = values.to_numpy(dtype=float)
     if numbers.min() > 0 and numbers.max() / numbers.min() > 5:
         numbers = np.log(numbers)
@@ -63,9 +62,9 @@ def _position(values: pd.Series[float]) -> np.ndarray:
 
 
 @drawing()
-def search_figure(results: str, sweep: str) -> Figure:
-    """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
-    frame, definition = search_frame(results, sweep), SweepFolder(location(results) / "sweeps" / sweep).read()
+def search_figure(store: RunStore, sweep: str) -> Figure:
+    """Draw three panels: error over trials, parallel coordinates (dark: low error), importance."""
+    frame, definition = search_frame(store, sweep), SweepFolder(store.folder / "sweeps" / sweep).read()
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     history, shares = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])

@@ -11,7 +11,7 @@ from pathlib import Path
 from tpbench.engine import TpbenchError
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
 from tpbench.results.formats import say
-from tpbench.results.location import file_stamps, location
+from tpbench.results.location import file_stamps
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
 from tpbench.training.console import interrupt_on_signals
@@ -22,15 +22,14 @@ _RELOAD_S = 10
 _REST = 4
 
 
-def store_stamp(results: str) -> str:
+def store_stamp(store: RunStore) -> str:
     """Return a digest that changes with the content of a report; it reads listings of folders, no file.
 
     Raises:
         TpbenchError: the store cannot be read.
     """
-    folder = location(results)
-    places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
-    sweeps = sweep_folders(RunStore(folder))
+    places = [(store.runs, ".json"), (store.folder, ".zip"), (store.folder / "alignment", ".json")]
+    sweeps = sweep_folders(store)
     places += [(sweep.folder, ".jsonl") for sweep in sweeps]
     stamps = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
     # A sweep that is stopped lets go of its lock, and writes nothing.
@@ -41,15 +40,15 @@ class Watch:
     """A page that follows a store.
 
     Args:
-        results: the store.
+        store: to follow.
         output: the page.
         command: as it was typed.
         every: seconds between two looks at the store.
         say: takes a line for the person at the terminal.
     """
 
-    def __init__(self, results: str, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
-        self.results, self.output, self.command, self.every, self.say = results, output, command, every, say
+    def __init__(self, store: RunStore, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
+        self.store, self.output, self.command, self.every, self.say = store, output, command, every, say
         self.report: Report | None = None
         """The page's content; None before the page has been written once."""
         self.stamp = ""
@@ -60,18 +59,19 @@ class Watch:
         Raises:
             TpbenchError: the store cannot be read, or the page not written. The next look tries again.
         """
-        stamp = store_stamp(self.results)
+        stamp = store_stamp(self.store)
         if stamp == self.stamp:
             return
+        # Read anew each time, with the messages of this reading alone.
+        store = RunStore(self.store.folder)
         try:
-            report = make_report(self.results, self.command)
+            report = make_report(store, self.command)
             runs = report.content["runs"]
             message = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
         except NoRunError:
-            report = empty_report(self.results, self.command)
-            there = RunStore(location(self.results)).folder_exists
-            state = "holds no run yet" if there else "is no folder yet"
-            message = f"{self.results} {state}: waiting for the first run. Ctrl-C ends"
+            report = empty_report(store, self.command)
+            state = "holds no run yet" if store.folder_exists else "is no folder yet"
+            message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
         write_atomically(self.output, report.html(max(_RELOAD_S, round(self.every))))
         self.report, self.stamp = report, stamp
         self.say(message)
@@ -87,21 +87,19 @@ class Watch:
         self.say(f"ended; {self.output} stays as it is, and reloads itself no more")
 
 
-def watch_store(results: str, output: Path, command: str, every: float) -> None:
+def watch_store(store: RunStore, output: Path, command: str, every: float) -> None:
     """Follow a store until Ctrl-C, SIGTERM or SIGHUP; the page that is left reloads itself no more.
 
     Raises:
         TpbenchError: the store cannot be read, or the page not written.
     """
-    watch = Watch(results, output, command, every, say)
+    watch = Watch(store, output, command, every, say)
     with interrupt_on_signals():
         try:
-            _follow(watch)
-        except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt):
+                _follow(watch)
+        finally:
             watch.finish()
-        except BaseException:
-            watch.finish()
-            raise
 
 
 def _follow(watch: Watch) -> None:

@@ -8,7 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, TypeVar, cast
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.alignments import ALIGNMENTS
 from tpbench.results.artifacts import Artifact, ArtifactKind
-from tpbench.results.location import open_file
+from tpbench.results.location import io_errors, open_file
 from tpbench.results.runs import PREDICTIONS, RUNS
 
 A = TypeVar("A", bound=Artifact)
@@ -58,7 +58,7 @@ class ArchivedRuns:
         runs = cls()
         for path in paths:
             try:
-                ids = known[path.name] if path.name in known else _ids(path)
+                ids = known[path.name] if path.name in known else RUNS.names_of_entries(_names(path))
             except TpbenchError as error:
                 runs.broken.append(str(error))
                 continue
@@ -91,8 +91,7 @@ class ArchiveReader:
             TpbenchError: the archive cannot be read.
         """
         with _readable(path):
-            entries = self._open(path).namelist()
-        return list(dict.fromkeys(name for entry in entries if (name := kind.name_of_entry(entry)) is not None))
+            return kind.names_of_entries(self._open(path).namelist())
 
     def read(self, kind: ArtifactKind[A], path: Path, name: str) -> A | None:
         """Read an entry; None where the archive has none of that name.
@@ -127,14 +126,9 @@ def runs_of_archive(path: Path, kinds: Collection[ArtifactKind[Any]]) -> Archive
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for entry in entries:
-        if not _OTHERS.fullmatch(entry) and all(kind.name_of_entry(entry) is None for kind in kinds):
+        if not _OTHERS.fullmatch(entry) and not any(kind.names_of_entries([entry]) for kind in kinds):
             raise UsageError(f"{path}: holds '{entry}', which is neither a run nor an alignment record")
     return ArchivedRuns.of([path])
-
-
-def _ids(path: Path) -> list[str]:
-    """Return the ids of the runs in an archive, each once."""
-    return list(dict.fromkeys(name for entry in _names(path) if (name := RUNS.name_of_entry(entry)) is not None))
 
 
 def _names(path: Path) -> list[str]:
@@ -229,11 +223,6 @@ def _lzma_decompressor(file: IO[bytes], limit: int) -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except TpbenchError:
-        raise
-    except Exception as error:  # zipfile has many for a damaged file, and a URL's file system its own
-        raise TpbenchError(f"{path}: not a readable archive ({error})") from error
+def _readable(path: Path) -> AbstractContextManager[None]:
+    # A damaged archive is no unreadable one: its runs count as missing.
+    return io_errors(path, f"{path}: not a readable archive", raised=TpbenchError)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,10 +169,10 @@ class ArtifactKind(Generic[A]):
         """Return the name of a file in an archive."""
         return f"{self.folder}/{name}{self.suffix}"
 
-    def name_of_entry(self, entry: str) -> str | None:
-        """Return the name of the file that an archive's entry is; None of an entry of another kind."""
-        name = entry.removeprefix(f"{self.folder}/").removesuffix(self.suffix)
-        return name if self.entry(name) == entry and self.names.fullmatch(name) else None
+    def names_of_entries(self, entries: Iterable[str]) -> list[str]:
+        """Return the names of the files of this kind among an archive's entries, each once."""
+        names = {entry: entry.removeprefix(f"{self.folder}/").removesuffix(self.suffix) for entry in entries}
+        return [name for entry, name in names.items() if self.entry(name) == entry and self.names.fullmatch(name)]
 
     def names_in(self, store: Path) -> list[str]:
         """Return the names of the files in the folder of a store, in order.
@@ -288,8 +289,8 @@ def quarantine(path: Path, problem: str) -> Path | None:
     Raises:
         TpbenchError: it could not be renamed.
     """
-    try:
-        with io_errors(path, f"{problem}; it could not be set aside", passing=(FileNotFoundError,)):
-            return move_aside(path, ".damaged")
-    except FileNotFoundError:
-        return None  # another process did it
+    failure = f"{problem}; it could not be set aside"
+    # Another process may have done it.
+    with suppress(FileNotFoundError), io_errors(path, failure, passing=(FileNotFoundError,)):
+        return move_aside(path, ".damaged")
+    return None

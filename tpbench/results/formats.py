@@ -8,6 +8,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -233,10 +234,7 @@ def plain_table(title: str, header: Sequence[str], note: str = "", *, lines: boo
 
 def listing(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", note: str = "") -> str:
     """Return a table for the terminal, as commands print rows."""
-    drawn = plain_table(title, header, note)
-    for row in rows:
-        drawn.add_row(*map(plain_text, row))
-    return draw(drawn)
+    return format_table(title, header, rows, "text", note)
 
 
 def draw(renderable: RichTable) -> str:
@@ -249,21 +247,61 @@ def draw(renderable: RichTable) -> str:
     return capture.get()
 
 
-def format_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], form: str, note: str = "") -> str:
+@dataclass(frozen=True)
+class Value:
+    """An entry of a table: a line, and one below it."""
+
+    text: str
+    below: str = ""
+    best: bool = False
+    """True: the first line is bold, or followed by ``(best)`` where letters are all alike."""
+
+
+def format_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str | Value]], form: str, note: str = ""
+) -> str:
     """Format a table as ``text``, ``md`` or ``latex`` (which needs the package booktabs).
+
+    Args:
+        title: above the table.
+        header: names of the columns.
+        rows: entries.
+        form: one of these formats.
+        note: below the table, a paragraph a line.
 
     Raises:
         UsageError: there is no such format.
     """
     check_format(form)
+    values = [[entry if isinstance(entry, Value) else Value(entry) for entry in row] for row in rows]
     if form == "md":
-        cells = [list(map(markdown, row)) for row in rows]
-        lines = [f"**{markdown(title)}**", "", *markdown_rows(header, cells), *(["", markdown(note)] if note else [])]
-        return "\n".join(lines) + "\n"
+        lines = [
+            f"**{markdown(title)}**",
+            "",
+            *markdown_rows(header, [list(map(_markdown_value, row)) for row in values]),
+        ]
+        return "\n".join([*lines, *(part for line in note.split("\n") if line for part in ("", markdown(line)))]) + "\n"
     if form == "latex":
-        body = [" & ".join(map(latex, row)) + r" \\" for row in rows]
-        return latex_table(header, body, note)
-    return listing(header, rows, title, note)
+        body = []
+        for row in values:
+            body.append([rf"\textbf{{{latex(value.text)}}}" if value.best else latex(value.text) for value in row])
+            if any(value.below for value in row):
+                body.append([rf"{{\footnotesize {latex(value.below)}}}" if value.below else "" for value in row])
+        return latex_table(header, [" & ".join(row) + r" \\" for row in body], note)
+    drawn = plain_table(title, header, note, lines=any(value.below for row in values for value in row))
+    for row in values:
+        drawn.add_row(*map(_text_value, row))
+    return draw(drawn)
+
+
+def _markdown_value(value: Value) -> str:
+    text = f"**{markdown(value.text)}**" if value.best else markdown(value.text)
+    return f"{text}<br>{markdown(value.below)}" if value.below else text
+
+
+def _text_value(value: Value) -> Text:
+    text = plain_text(f"{value.text} (best)", "bold") if value.best else plain_text(value.text)
+    return Text.assemble(text, "\n", plain_text(value.below)) if value.below else text
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -65,16 +65,15 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 "wall_time_s": record.wall_time_s,
                 "pack_members": record.pack_members,
                 **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
-                **{f"found_{name}": _flat(value) for name, value in record.search_info.items()},
+                # A list, such as that of the final seeds, becomes one cell.
+                **{
+                    f"found_{name}": " ".join(map(str, value)) if isinstance(value, list) else value
+                    for name, value in record.search_info.items()
+                },
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
         )
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
-
-
-def _flat(value: object) -> object:
-    """Join a list, such as that of the final seeds, for a cell of a table."""
-    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def partial_searches(frame: pd.DataFrame) -> str:

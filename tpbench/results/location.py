@@ -91,13 +91,20 @@ class Unreadable(TpbenchError):  # noqa: N818 (named for the file)
 
 
 @contextmanager
-def io_errors(path: Path, failure: str = "", *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def io_errors(
+    path: Path,
+    failure: str = "",
+    *,
+    passing: tuple[type[Exception], ...] = (),
+    raised: type[TpbenchError] = Unreadable,
+) -> Iterator[None]:
     """Turn every error of a file system into one of ours: that of a URL has exceptions of its own.
 
     Args:
         path: the file or folder that is used.
         failure: begins the message; by default that the path could not be read.
         passing: exceptions that are passed on as they are.
+        raised: raised instead of the others.
 
     Raises:
         Unreadable: an error that happened within; those of tpbench stay as they are.
@@ -107,7 +114,7 @@ def io_errors(path: Path, failure: str = "", *, passing: tuple[type[Exception], 
     except Exception as error:
         if isinstance(error, (TpbenchError, *passing)):
             raise
-        raise Unreadable(f"{failure or f'{path}: could not be read'} ({reason_of(error)})") from error
+        raise raised(f"{failure or f'{path}: could not be read'} ({reason_of(error)})") from error
 
 
 def near_folders(folder: Path) -> list[str]:

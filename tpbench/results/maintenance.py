@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -112,7 +113,7 @@ def _mismatch(value: Predictions | TrainedNetwork, trainings: Mapping[str, float
     return ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Merged:
     """Numbers of artifacts of a store that was merged into another, and messages about the others."""
 
@@ -129,9 +130,9 @@ class Merged:
     """Alignment records."""
     known_alignments: int = 0
     """Alignment records that were there already with the same angles."""
-    conflicts: tuple[str, ...] = ()
+    conflicts: list[str] = field(default_factory=list)
     """Messages about artifacts that disagree with those of the target, which stay."""
-    problems: tuple[str, ...] = ()
+    problems: list[str] = field(default_factory=list)
     """Messages about networks that were not copied."""
 
 
@@ -148,53 +149,50 @@ def merge_stores(source: RunStore, target: RunStore) -> Merged:
         raise UsageError(
             f"{source.folder} is no store: it holds neither runs nor alignment records, nor an archive of them{broken}"
         )
-    new = known = added = replaced = alignments = known_alignments = 0
-    conflicts = []
+    merged = Merged()
     for record, predictions in source.all_predictions(source.records()):
         there = target.read(record.definition.id)
         if record.versions > 1:
-            conflicts.append(
+            merged.conflicts.append(
                 f"conflict: {source.folder} holds {record.versions} versions of the run {record.definition.id}; none "
                 "was copied: 'tpbench results check' names them"
             )
         elif there is None:
             target.publish(record, predictions)
-            new += 1
+            merged.new += 1
         elif there.disagrees(record):
             d = record.definition
-            conflicts.append(
+            merged.conflicts.append(
                 f"conflict: the run {d.id} ({d.workload} {d.method}, seed {d.seed}) has other curves in "
                 f"{target.folder} than in {source.folder}; the former stays. One of them was made by other code, data "
                 "or hardware: delete what is wrong ('tpbench results remove')"
             )
         elif record.supersedes(there):
             target.replace_run(there, record, predictions)
-            replaced += 1
+            merged.replaced += 1
         else:
-            known += 1
+            merged.known += 1
             if predictions and predictions.belongs(there) and target.predictions(there) is None:
                 target.add_predictions(predictions)
-                added += 1
-    networks, problems = _merge_networks(source, target)
+                merged.predictions += 1
+    _merge_networks(source, target, merged)
     for name, alignment in source.read_all(ALIGNMENTS):
         same = target.read_copy(ALIGNMENTS, name)
         if same is None:
             target.publish_copy(ALIGNMENTS, name, alignment)
-            alignments += 1
+            merged.alignments += 1
         elif same.disagrees(alignment):
-            conflicts.append(
+            merged.conflicts.append(
                 f"conflict: the record {ALIGNMENTS.entry(name)} has other angles in {target.folder} than in "
                 f"{source.folder}; the former stays: delete what is wrong"
             )
         else:
-            known_alignments += 1
-    counts = (new, known, added, replaced, networks, alignments, known_alignments)
-    return Merged(*counts, tuple(conflicts), tuple(problems))
+            merged.known_alignments += 1
+    return merged
 
 
-def _merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]:
-    """Copy the networks of a store whose runs were merged into another; return their number, and messages."""
-    copied, problems = 0, []
+def _merge_networks(source: RunStore, target: RunStore, merged: Merged) -> None:
+    """Copy the networks of a store whose runs were merged into another."""
     for run_id in NETWORKS.names_in(source.folder):
         record = target.read(run_id)
         if record is None or has_network(target, record):
@@ -202,14 +200,15 @@ def _merge_networks(source: RunStore, target: RunStore) -> tuple[int, list[str]]
         try:
             network = read_network(source, run_id)
         except TpbenchError as error:
-            problems.append(f"{error}; it was not copied")
+            merged.problems.append(f"{error}; it was not copied")
             continue
         if network and network.belongs(record):
             save_network(target, network)
-            copied += 1
+            merged.networks += 1
         elif network:
-            problems.append(f"the network of {run_id} was not copied: the run in {target.folder} has other curves")
-    return copied, problems
+            merged.problems.append(
+                f"the network of {run_id} was not copied: the run in {target.folder} has other curves"
+            )
 
 
 @dataclass(frozen=True)
@@ -231,17 +230,18 @@ def pack_store(store: RunStore, path: Path) -> Packed:
         TpbenchError: the file cannot be written, or the store holds two versions of a run.
     """
     held, written = _entries_of_file(path), dict[str, _Entry]()
-    packed = Packed(0, 0, 0)
+    counts = Counter[ArtifactKind[Any]]()
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
         for kind, name, value, run in _contents(store):
             content = kind.encode(value)
-            _add(archive, kind.entry(name), content)
+            # A fixed date: the contents of the archive, and nothing else, decide its bytes.
+            entry = zipfile.ZipInfo(kind.entry(name), (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, content, zipfile.ZIP_LZMA)
             written[kind.entry(name)] = _Entry.of(content, run)
-            counter = {RUNS: "runs", PREDICTIONS: "predictions"}.get(kind, "alignments")
-            packed = replace(packed, **{counter: getattr(packed, counter) + 1})
+            counts[kind] += 1
         # Last, as it is about what was written; nothing is replaced before this block ends.
         _require_preserved(path, held, written, store)
-    return packed
+    return Packed(counts[RUNS], counts[PREDICTIONS], counts[ALIGNMENTS])
 
 
 def _contents(store: RunStore) -> Iterator[tuple[ArtifactKind[Any], str, Artifact, RunRecord | None]]:
@@ -284,17 +284,6 @@ class _Entry:
         """Return whether this is of a later training than another entry (:meth:`RunRecord.supersedes`)."""
         return old.curves in self.replaces and len(self.replaces) > len(old.replaces)
 
-    def keeps(self, old: _Entry) -> bool:
-        """Return whether nothing of another entry is lost: it is the same, or of an earlier training."""
-        return self.content == old.content or self.supersedes(old)
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    # A fixed date: the contents of the archive, and nothing else, decide its bytes.
-    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_LZMA
-    archive.writestr(entry, content)
-
 
 def _entries_of_file(path: Path) -> dict[str, _Entry]:
     """Return the entries of an archive that is about to be replaced; none where there is no file.
@@ -327,11 +316,11 @@ def _require_preserved(path: Path, held: Mapping[str, _Entry], written: Mapping[
     """
 
     def preserved(name: str, entry: _Entry) -> bool:
-        # Predictions of an earlier training go with it, also where the later one has none.
-        run = (
-            written.get(f"{name.removesuffix(PREDICTIONS.suffix)}.json") if name.endswith(PREDICTIONS.suffix) else None
-        )
-        return (name in written and written[name].keeps(entry)) or (run is not None and run.supersedes(entry))
+        """Return whether an entry is the same, or of an earlier training, with which its predictions go too."""
+        if name in written and written[name].content == entry.content:
+            return True
+        others = (name, name.removesuffix(PREDICTIONS.suffix) + RUNS.suffix)
+        return any(other in written and written[other].supersedes(entry) for other in others)
 
     if lost := sum(name not in written and not preserved(name, entry) for name, entry in held.items()):
         merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"

@@ -174,7 +174,7 @@ COLUMNS = (
 """Columns of ``leaderboard.csv``."""
 
 
-def leaderboard(store: RunStore) -> pd.DataFrame:
+def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None) -> pd.DataFrame:
     """Return every cell of a store, best first within its workload; errors in per cent.
 
     ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is p of the test against the best method of the
@@ -184,12 +184,12 @@ def leaderboard(store: RunStore) -> pd.DataFrame:
     it was and what it would have shown, and ``unequal`` whether the best's configuration was found at another cost.
 
     Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
+
+    Args:
+        store: that holds the runs.
+        cells: those of the store, where they are chosen already.
     """
-    return leaderboard_of(choose_cells(store.summaries()))
-
-
-def leaderboard_of(cells: Mapping[CellKey, Cell]) -> pd.DataFrame:
-    """Return :func:`leaderboard` of a store whose cells were chosen already."""
+    cells = choose_cells(store.summaries()) if cells is None else cells
     found = all_standings(cells)
     frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
     order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}

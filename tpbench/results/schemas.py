@@ -188,8 +188,7 @@ class CacheFile(Record):
     format: int
     store: Any
     """A path, which need not be text."""
-    files: dict[RunId, Annotated[tuple[str, SummaryFields], Strict(False)]]  # type: ignore[valid-type]
-    archives: dict[Any, Annotated[tuple[str, dict[RunId, SummaryFields | None]], Strict(False)]]  # type: ignore[valid-type]
+    holders: dict[Any, Annotated[tuple[str, dict[RunId, SummaryFields | None]], Strict(False)]]  # type: ignore[valid-type]
 
 
 Angle = Annotated[float, Field(ge=0, le=180)] | None

@@ -244,38 +244,27 @@ class RunStore:
             NewerFormat, TpbenchError: as :meth:`records`.
         """
         files, archives = file_stamps(self.runs, RUNS.suffix), file_stamps(self.folder, ".zip")
-        cache = SummaryCache.of(self.folder, files, archives)
+        cache = SummaryCache.of(self.folder, {**files, **archives})
         # Listed now: what the cache keeps of an archive must belong to the stamp it has now.
-        self.archived = self._list_archives(archives, cache.archived_ids)
+        self.archived = self._list_archives(archives, cache.ids)
         for path in self.archived.readable:
-            cache.add_archive(path.name, archives[path.name], self.archived.ids_of(path))
+            cache.add_ids(path.name, self.archived.ids_of(path))
         summaries: dict[str, RunRecord | None] = {}
         unread = []
         for run_id in self._ids(files):
-            cached = self._cached_copies(run_id, f"{run_id}.json" in files, cache)
-            if cached is None:
-                unread.append(run_id)
-            else:
+            places = [self.path(run_id)] * (f"{run_id}.json" in files) + self.archived.holders.get(run_id, [])
+            cached = [Copy(summary, place) for place in places if (summary := cache.summary(place.name, run_id))]
+            if len(cached) == len(places):
                 summaries[run_id] = _counted(self._noted(Copies(RUNS, run_id, cached, [])))
+            else:
+                unread.append(run_id)
         for copies in self._read_each(RUNS, unread):
             short = [Copy(summarised(copy.value), copy.place) for copy in copies.copies]
             summaries[copies.name] = _counted(replace(copies, copies=short))
             for copy in short:
-                if copy.place.suffix == RUNS.suffix:
-                    cache.add_file(files.get(copy.place.name, ""), copy.value)
-                else:
-                    cache.add_archived(copy.place.name, copy.value)
+                cache.add(copy.place.name, copy.value)
         cache.save()
         return [summary for _, summary in sorted(summaries.items()) if summary]
-
-    def _cached_copies(self, run_id: str, in_file: bool, cache: SummaryCache) -> list[Copy[RunRecord]] | None:
-        """Return the summaries of all copies of a run, or None where the cache does not know one of them."""
-        places = [self.path(run_id)] * in_file + self.archived.holders.get(run_id, [])
-        copies = []
-        for place in places:
-            record = cache.file(run_id) if place.suffix == RUNS.suffix else cache.archived(place.name, run_id)
-            copies += [Copy(record, place)] if record else []
-        return copies if len(copies) == len(places) else None
 
     def predictions(self, record: RunRecord) -> Predictions | None:
         """Read the predictions of a run; None where this training of it left none.
@@ -284,20 +273,17 @@ class RunStore:
             NewerFormat: a newer version wrote them.
             TpbenchError: they cannot be read. Damaged ones are named in ``damaged`` and count as missing.
         """
-        with self.archived.opened() as archives:
-            return self._predictions(record, archives)
+        [(_, predictions)] = self.all_predictions([record])
+        return predictions
 
     def all_predictions(self, records: Iterable[RunRecord]) -> Iterator[tuple[RunRecord, Predictions | None]]:
         """Yield runs with their predictions, as :meth:`predictions` reads them; each archive is opened once."""
         with self.archived.opened() as archives:
             for record in records:
-                yield record, self._predictions(record, archives)
-
-    def _predictions(self, record: RunRecord, archives: ArchiveReader) -> Predictions | None:
-        copies = self._copies(PREDICTIONS, record.definition.id, archives)
-        for problem in copies.problems:
-            self._note(problem, "the run counts as one without predictions")
-        return next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
+                copies = self._copies(PREDICTIONS, record.definition.id, archives)
+                for problem in copies.problems:
+                    self._note(problem, "the run counts as one without predictions")
+                yield record, next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
 
     # Writing
 
@@ -461,11 +447,9 @@ def append_line(path: Path, line: str) -> None:
     if not isinstance(path, Path):
         write_atomically(path, (path.read_text() if path.exists() else "") + line + "\n")
         return
-    try:
+    with io_errors(path, f"{path}: could not be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise TpbenchError(f"{path}: could not be written ({error.strerror or error})") from error

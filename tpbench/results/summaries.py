@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tpbench.results.location import read_bytes
 from tpbench.results.runs import RunDefinition, RunRecord
 
 # Raised whenever a summary of this version would not do for another.
-_FORMAT = 4
+_FORMAT = 5
 _FIELDS = {
     "data_label": "data_label",
     "status": "status",
@@ -59,120 +60,84 @@ def _from_plain(plain: Plain, run_id: str) -> RunRecord:
 
 
 @dataclass
-class CachedArchive:
-    """The summaries of one archive; None of an entry that was not read yet, or is damaged."""
-
-    stamp: str
-    entries: dict[str, Plain | None]
-
-
-@dataclass
 class SummaryCache:
     """The cached summaries of one store."""
 
-    path: Path | None
-    """The cache file; None where this user has no folder for caches."""
     store: str
-    files: dict[str, tuple[str, Plain]] = field(default_factory=dict)
-    """Stamp and summary of the store's run files, by id."""
-    archives: dict[str, CachedArchive] = field(default_factory=dict)
-    """The cached archives by file name."""
+    stamps: Mapping[str, str]
+    """Stamps of the store's run files and archives, by name (:func:`tpbench.results.location.file_stamps`)."""
+    path: Path | None = None
+    """The cache file; None where this user has no folder for caches."""
+    holders: dict[str, tuple[str, dict[str, Plain | None]]] = field(default_factory=dict)
+    """Stamp of each run file and archive, and summaries of its runs by id; None of one not read yet, or damaged."""
     changed: bool = False
 
     @classmethod
-    def of(cls, folder: Path, files: Mapping[str, str], archives: Mapping[str, str]) -> SummaryCache:
-        """Read the cache of a store.
+    def of(cls, folder: Path, stamps: Mapping[str, str]) -> SummaryCache:
+        """Read the cache of a store; summaries of files that are gone or changed are dropped.
 
         Args:
             folder: the store's.
-            files, archives: stamps of the store's files now (:func:`tpbench.results.location.file_stamps`).
+            stamps: of its run files and archives now.
         """
-        store = str(folder.resolve()) if isinstance(folder, Path) else str(folder)
-        try:
+        cache = cls(str(folder.resolve()) if isinstance(folder, Path) else str(folder), stamps)
+        # There may be no home, no cache yet, or none that is valid.
+        with suppress(OSError, ValueError, RecursionError, TpbenchError):
             # A path need not be text.
-            name = hashlib.sha256(store.encode(errors="surrogatepass")).hexdigest()[:24]
-            path = user_cache() / "summaries" / f"{name}.json"
-        except TpbenchError:  # no home
-            return cls(None, store)
-        try:
-            body = _read(path, store)
-        except (OSError, ValueError, TpbenchError):
-            return cls(path, store)
-        cache = cls(
-            path, store, body["files"], {name: CachedArchive(*entry) for name, entry in body["archives"].items()}
-        )
-        cache._forget(files, archives)
+            name = hashlib.sha256(cache.store.encode(errors="surrogatepass")).hexdigest()[:24]
+            cache.path = user_cache() / "summaries" / f"{name}.json"
+            holders = _read(cache.path, cache.store)
+            cache.holders = {
+                name: entry for name, entry in holders.items() if entry[0] and stamps.get(name) == entry[0]
+            }
+            cache.changed = len(cache.holders) < len(holders)
         return cache
 
-    def _forget(self, files: Mapping[str, str], archives: Mapping[str, str]) -> None:
-        """Drop summaries of files that are gone or changed."""
-        known = len(self.files) + len(self.archives)
-        self.files = {k: entry for k, entry in self.files.items() if entry[0] and files.get(f"{k}.json") == entry[0]}
-        self.archives = {k: a for k, a in self.archives.items() if a.stamp and archives.get(k) == a.stamp}
-        self.changed = len(self.files) + len(self.archives) < known
-
     @property
-    def archived_ids(self) -> dict[str, Sequence[str]]:
-        """The ids of the runs in each archive that is cached."""
-        return {name: list(archive.entries) for name, archive in self.archives.items()}
+    def ids(self) -> dict[str, list[str]]:
+        """The ids of the runs in each file and archive that is cached."""
+        return {name: list(runs) for name, (_, runs) in self.holders.items()}
 
-    def add_archive(self, name: str, stamp: str, ids: Sequence[str]) -> None:
+    def add_ids(self, archive: str, ids: Sequence[str]) -> None:
         """Add the ids of an archive's runs, unless they are cached."""
-        if stamp and name not in self.archives:
-            self.archives[name] = CachedArchive(stamp, dict.fromkeys(ids))
+        if archive not in self.holders and (stamp := self.stamps.get(archive)):
+            self.holders[archive] = stamp, dict.fromkeys(ids)
             self.changed = True
 
-    def file(self, run_id: str) -> RunRecord | None:
-        """Return the summary of a run file, if it is cached."""
-        return _from_plain(self.files[run_id][1], run_id) if run_id in self.files else None
-
-    def archived(self, archive: str, run_id: str) -> RunRecord | None:
-        """Return the summary of an archive's run, if it is cached."""
-        plain = self.archives[archive].entries.get(run_id) if archive in self.archives else None
+    def summary(self, holder: str, run_id: str) -> RunRecord | None:
+        """Return the summary of a run in a file or archive, if it is cached."""
+        plain = self.holders[holder][1].get(run_id) if holder in self.holders else None
         return _from_plain(plain, run_id) if plain else None
 
-    def add_file(self, stamp: str, summary: RunRecord) -> None:
-        """Add the summary of a run file."""
-        if stamp:
-            self.files[summary.definition.id] = stamp, _to_plain(summary)
-            self.changed = True
-
-    def add_archived(self, archive: str, summary: RunRecord) -> None:
-        """Add the summary of an archive's run."""
-        if archive in self.archives:
-            self.archives[archive].entries[summary.definition.id] = _to_plain(summary)
+    def add(self, holder: str, summary: RunRecord) -> None:
+        """Add the summary of a run in a file or archive."""
+        if stamp := self.stamps.get(holder):
+            self.holders.setdefault(holder, (stamp, {}))[1][summary.definition.id] = _to_plain(summary)
             self.changed = True
 
     def save(self) -> None:
         """Write the cache if it changed; a failure only makes later commands slower."""
         if not self.path or not self.changed:
             return
-        archives = {name: (archive.stamp, archive.entries) for name, archive in self.archives.items()}
-        body = {"format": _FORMAT, "store": self.store, "files": self.files, "archives": archives}
+        body = {"format": _FORMAT, "store": self.store, "holders": self.holders}
         text = json.dumps(body, separators=(",", ":")).encode()
-        try:
-            with atomic_write(self.path) as file:
-                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
-        except TpbenchError:
-            return
+        with suppress(TpbenchError), atomic_write(self.path) as file:
+            file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
 
 
 def _read(path: Path, store: str) -> dict[str, Any]:
-    """Read a cache file.
+    """Return the stamps and summaries of a cache file, by the names of the files that hold the runs.
 
     Raises:
-        OSError, ValueError, TpbenchError: there is none, or none that this version wrote for this store.
+        OSError, ValueError, RecursionError, TpbenchError: there is none that this version wrote for this store.
     """
     checksum, _, text = read_bytes(path).partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         raise ValueError("damaged")
-    try:
-        body = json.loads(text)
-    except RecursionError:
-        raise ValueError("damaged") from None
+    body = json.loads(text)
     if not isinstance(body, dict) or body.get("format") != _FORMAT or body.get("store") != store:
         raise ValueError("of another version or store")
     from tpbench.results.schemas import CacheFile, check_fields
 
     check_fields(CacheFile, body)
-    return body
+    return dict(body["holders"])

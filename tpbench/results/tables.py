@@ -8,26 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.text import Text
 
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
 from tpbench.results.cells import Cell, CellKey, choose_cells, protocol_epochs, provenance_groups, with_label
 from tpbench.results.formats import (
+    Value,
     check_format,
     csv_number,
     csv_text,
-    draw,
     format_mean,
     format_table,
-    latex,
-    latex_table,
     markdown,
     markdown_code,
     markdown_rows,
     mean_and_deviation,
-    plain_table,
-    plain_text,
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import ENOUGH_WORDS, Standing, Verdict, all_standings
@@ -51,21 +46,11 @@ class Entry:
         return self.standing is not None and self.standing.best
 
     @property
-    def verdict(self) -> Verdict | None:
-        """Outcome of the test against the best; None where there is no cell."""
-        return self.standing.verdict if self.standing else None
-
-    @property
     def p_paper(self) -> float:
         """p of Welch's test against the paper's cell; not a number where seeds are few or diverged."""
         if self.cell is None or self.paper is None or not self.cell.can_be_best:
             return math.nan
         return compare_with_printed(self.cell.errors(), self.paper)
-
-    @property
-    def marks(self) -> list[str]:
-        """Departures from the paper's protocol."""
-        return self.cell.marks if self.cell else []
 
     @property
     def difference(self) -> float | None:
@@ -125,17 +110,18 @@ class ErrorTable:
         return overall((e.difference, e.p_paper) for _, e in self.against_paper if e.difference is not None)
 
 
-def paper_table(store: RunStore, table: str) -> ErrorTable:
+def paper_table(store: RunStore, table: str, chosen: Mapping[CellKey, Cell] | None = None) -> ErrorTable:
     """Return one of :data:`tpbench.results.paper.ERROR_TABLES` from the runs of a store.
+
+    Args:
+        store: that holds the runs.
+        table: its name.
+        chosen: the store's cells, where they are known already.
 
     Raises:
         UsageError: there is no such table.
     """
-    return paper_table_of(choose_cells(store.summaries()), table)
-
-
-def paper_table_of(chosen: Mapping[CellKey, Cell], table: str) -> ErrorTable:
-    """Return :func:`paper_table` of a store whose cells were chosen already."""
+    chosen = choose_cells(store.summaries()) if chosen is None else chosen
     rows = table_methods(table)
     cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
     found = all_standings(cells)
@@ -171,7 +157,8 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
     for method in table.rows:
         for column in table.columns:
             entry = table.entries[method, column]
-            cell, paper = entry.cell, entry.paper
+            cell, paper, standing = entry.cell, entry.paper, entry.standing
+            comparison = standing.comparison if standing else None
             rows.append(
                 {
                     "workload": column.workload,
@@ -188,26 +175,17 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "difference_in_deviations": entry.deviations,
                     "p_paper": entry.p_paper,
                     "best": entry.best,
-                    "p_best": entry.standing.p if entry.standing else None,
-                    **_test_columns(entry),
+                    "p_best": standing.p if standing else None,
+                    "against_best": standing.verdict.name.lower() if standing else None,
+                    "test": comparison.test if comparison else None,
+                    "detectable": comparison.detectable if comparison else None,
+                    "unequal": standing.unequal if standing else None,
                     "precision": cell.precision if cell else None,
                     "configuration_from": str(cell.budget) if cell else None,
-                    "marks": ", ".join(entry.marks),
+                    "marks": ", ".join(cell.marks) if cell else "",
                 }
             )
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
-
-
-def _test_columns(entry: Entry) -> dict[str, object]:
-    """Return the columns of the test against the best."""
-    standing = entry.standing
-    comparison = standing.comparison if standing else None
-    return {
-        "against_best": standing.verdict.name.lower() if standing else None,
-        "test": comparison.test if comparison else None,
-        "detectable": comparison.detectable if comparison else None,
-        "unequal": standing.unequal if standing else None,
-    }
 
 
 def entry_lines(entry: Entry) -> tuple[str, str]:
@@ -229,7 +207,7 @@ def _measured(entry: Entry) -> str:
         text += " (-)" if entry.standing.silent else f" ({comparison.detectable:.2f})"
     if entry.standing.unequal:
         text += " #"
-    return text + (f" [{', '.join(entry.marks)}]" if entry.marks else "")
+    return text + (f" [{', '.join(entry.cell.marks)}]" if entry.cell.marks else "")
 
 
 def _difference(entry: Entry) -> str:
@@ -255,7 +233,7 @@ FOOTNOTE = (
 
 
 def against_paper(table: ErrorTable) -> str:
-    """The cells against the paper's together, in a sentence; nothing where none could be tested."""
+    """Return the cells against the paper's together, in a sentence; empty where none could be tested."""
     found = table.overall
     if not found.tested:
         return ""
@@ -287,42 +265,6 @@ def _budgets(table: ErrorTable, column: Column) -> str:
     return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: {found}."
 
 
-def _footnotes(table: ErrorTable) -> str:
-    """Return the footnotes of a table, a line each; names from files begin no other line."""
-    return "\n".join(map(visible, [FOOTNOTE, *notes(table)]))
-
-
-def render_text(table: ErrorTable) -> str:
-    """Format a table for the terminal."""
-    header = ["method", *(column.title for column in table.columns)]
-    drawn = plain_table(table.title, header, _footnotes(table), lines=True)
-    for method in table.rows:
-        cells = []
-        for column in table.columns:
-            entry = table.entries[method, column]
-            measured, paper = entry_lines(entry)
-            # Plain text has no bold letters.
-            measured += " (best)" if entry.best else ""
-            cells.append(Text.assemble(plain_text(measured, "bold" if entry.best else ""), "\n", plain_text(paper)))
-        drawn.add_row(plain_text(method_title(method)), *cells)
-    return draw(drawn)
-
-
-def render_markdown(table: ErrorTable) -> str:
-    """Format a table in GitHub's Markdown, with the provenance of its cells."""
-    rows = []
-    for method in table.rows:
-        cells = []
-        for column in table.columns:
-            entry = table.entries[method, column]
-            measured, paper = map(markdown, entry_lines(entry))
-            cells.append(f"{f'**{measured}**' if entry.best else measured}<br>{paper}")
-        rows.append([markdown(method_title(method)), *cells])
-    lines = markdown_rows(["method", *(column.title for column in table.columns)], rows)
-    footnotes = [part for note in (FOOTNOTE, *notes(table)) for part in ("", markdown(note))]
-    return "\n".join([f"**{markdown(table.title)}**", "", *lines, *footnotes, "", *_provenance_lines(table), ""])
-
-
 _PROVENANCE = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
 
 
@@ -345,29 +287,22 @@ def _provenance_lines(table: ErrorTable) -> list[str]:
     return markdown_rows(_PROVENANCE, rows) if rows else []
 
 
-def render_latex(table: ErrorTable) -> str:
-    """Format a table for LaTeX (needs the package booktabs): measured values with the paper's below."""
-    body = []
-    for method in table.rows:
-        upper, lower = [latex(method_title(method))], [""]
-        for column in table.columns:
-            entry = table.entries[method, column]
-            measured, paper = map(latex, entry_lines(entry))
-            upper.append(rf"\textbf{{{measured}}}" if entry.best else measured)
-            lower.append(rf"{{\footnotesize {paper}}}")
-        body += [" & ".join(upper) + r" \\", " & ".join(lower) + r" \\"]
-    return latex_table(["Method", *(c.title for c in table.columns)], body, _footnotes(table))
-
-
 def render(table: ErrorTable, form: str) -> str:
-    """Format a table in one of :data:`tpbench.results.formats.FORMATS`.
+    """Format a table in one of :data:`tpbench.results.formats.FORMATS`; in Markdown with the provenance of its cells.
 
     Raises:
         UsageError: there is no such format.
     """
     if check_format(form) == "csv":
         return csv_text(table_rows(table), csv_number)
-    return {"text": render_text, "md": render_markdown, "latex": render_latex}[form](table)
+    rows: list[list[str | Value]] = []
+    for method in table.rows:
+        entries = [table.entries[method, column] for column in table.columns]
+        rows.append([method_title(method), *(Value(*entry_lines(entry), entry.best) for entry in entries)])
+    header = ["method", *(column.title for column in table.columns)]
+    # A line each: names from files begin no other one.
+    text = format_table(table.title, header, rows, form, "\n".join(map(visible, [FOOTNOTE, *notes(table)])))
+    return text + "\n".join(["", *_provenance_lines(table), ""]) if form == "md" else text
 
 
 # ``tpbench table loss``: the training loss at the end of training, methods x workloads.
@@ -384,18 +319,31 @@ NOTE = (
 )
 
 
-def final_losses(store: RunStore, cell: Cell) -> list[float]:
-    """Return the training loss of the last epoch of each run of a cell that did not diverge, by seed."""
-    curves = [run.curves.get("train_loss") for run in store.with_curves(cell.runs) if not run.diverged]
-    return [curve[-1] for curve in curves if curve]
+_LOSS_COLUMNS = (
+    "workload",
+    "data",
+    "method",
+    "seeds",
+    "epochs",
+    "diverged",
+    "train_loss_mean",
+    "train_loss_std",
+    "marks",
+)
 
 
 def loss_rows(store: RunStore) -> pd.DataFrame:
     """Return one row per cell of a store, in the order of Table S6."""
     order = table_methods("s6")
+
+    def place(cell: Cell) -> tuple[int, str, str, str]:
+        number = order.index(cell.method) if cell.method in order else len(order)
+        return number, cell.method, cell.workload, cell.data_label or "exact"
+
     rows = []
-    for cell in choose_cells(store.summaries()).values():
-        losses = final_losses(store, cell)
+    for cell in sorted(choose_cells(store.summaries()).values(), key=place):
+        curves = [run.curves.get("train_loss") for run in store.with_curves(cell.runs) if not run.diverged]
+        losses = [curve[-1] for curve in curves if curve]
         mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
         rows.append(
             {
@@ -410,13 +358,7 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "marks": ", ".join(cell.marks),
             }
         )
-    frame = pd.DataFrame(rows, columns=[*_COLUMNS, "marks"])
-    place = {method: number for number, method in enumerate(order)}
-    frame["place"] = frame["method"].map(lambda method: place.get(method, len(order)))
-    return frame.sort_values(["place", "method", "workload", "data"]).drop(columns="place").reset_index(drop=True)
-
-
-_COLUMNS = ("workload", "data", "method", "seeds", "epochs", "diverged", "train_loss_mean", "train_loss_std")
+    return pd.DataFrame(rows, columns=_LOSS_COLUMNS)
 
 
 def loss_table(store: RunStore, form: str) -> str:
