@@ -19,7 +19,6 @@ from tpbench.engine.gauss_newton import (
     FLOOR,
     apply_factor,
     gauss_newton_change,
-    hessian,
     output_jacobians,
     root_probabilities,
 )
@@ -275,7 +274,8 @@ class GeneralisedLoop(Loop):
 
     def __init__(self) -> None:
         super().__init__("equation 196")
-        self.curvature = hessian(self.activities[-1])[0, 0]
+        p = torch.softmax(self.activities[-1], dim=-1)[0, 0]
+        self.curvature = torch.diag(p) - p.outer(p)
         root, outputs = root_probabilities(self.activities[-1]), LOOP_SIZES[-1]
         # K_L^T applied to the unit vectors, one per row: the rows are those of K_L.
         units = torch.eye(outputs, dtype=DTYPE).view(1, outputs, 1, -1)

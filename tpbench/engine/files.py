@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tpbench.engine.errors import TpbenchError, UsageError, reason_of, shorten
 
@@ -177,15 +177,12 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     Raises:
         TpbenchError: it cannot be written (no permission, disk full, ...); nothing half-written stays behind.
     """
-    if not isinstance(path, Path):
-        yield from _put(path, replace)
-        return
     try:
-        takes_bytes = replace and _takes_bytes(path)
+        takes_bytes = not isinstance(path, Path) or (replace and _takes_bytes(path))
     except OSError as error:
         raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
     if takes_bytes:
-        yield from _pass_on(path)
+        yield from _send(path, replace)
         return
     try:
         if replace and path.is_symlink():
@@ -207,7 +204,7 @@ def atomic_write(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         if replace:
             part.replace(path)
         else:
-            _name_once(part, path)
+            _rename_once(part, path)
     except OSError as error:
         raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
     finally:
@@ -230,19 +227,6 @@ def _takes_bytes(path: Path) -> bool:
         raise OSError("it is no file")
     of_process = path.is_symlink() and path.parent.resolve().parts[1:2] in (("dev",), ("proc",))
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or of_process
-
-
-def _pass_on(path: Path) -> Iterator[BinaryIO]:
-    buffer = io.BytesIO()
-    yield buffer
-    try:
-        # A pipe without a reader is an error instead of a wait without end. A file behind it is not cut.
-        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_APPEND)
-        os.set_blocking(descriptor, True)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(buffer.getvalue())
-    except OSError as error:
-        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error
 
 
 # The name of a file that is being written: it holds the machine and process of the writer.
@@ -300,18 +284,6 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
     return bool(known) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
 
 
-def _name_once(part: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(part)
-    except FileExistsError:
-        pass
-    except OSError:
-        # A file system without hard links. The name determines the contents, so that it is harmless if another process
-        # gives the name at the same moment.
-        if not path.exists():
-            part.replace(path)
-
-
 def move_aside(path: Path, suffix: str) -> Path:
     """Give a file another suffix, with a number before it while that name is taken; returns the name it has now.
 
@@ -321,7 +293,7 @@ def move_aside(path: Path, suffix: str) -> Path:
     number = 1
     while True:
         aside = path.with_name(path.stem + (f"-{number}" if number > 1 else "") + suffix)
-        if not aside.exists() and _rename_once(path, aside):
+        if _rename_once(path, aside):
             return aside
         number += 1
 
@@ -340,16 +312,24 @@ def _rename_once(path: Path, target: Path) -> bool:
         else:
             path.unlink(missing_ok=True)
             return True
+    if target.exists():
+        return False
     path.rename(target)
     return True
 
 
-def _put(path: Any, replace: bool) -> Iterator[BinaryIO]:
-    """Write to a URL's path: object stores make an object visible whole, when its last byte has arrived."""
+def _send(path: Path, replace: bool) -> Iterator[BinaryIO]:
+    """Write to a pipe, a device or a URL's path: object stores make an object visible whole, with its last byte."""
     buffer = io.BytesIO()
     yield buffer
     try:
-        if replace or not path.exists():
+        if isinstance(path, Path):
+            # A pipe without a reader is an error instead of a wait without end. A file behind it is not cut.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_APPEND)
+            os.set_blocking(descriptor, True)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(buffer.getvalue())
+        elif replace or not path.exists():
             path.write_bytes(buffer.getvalue())
-    except Exception as error:  # every file system has exceptions of its own
-        raise TpbenchError(f"{path}: could not be written ({error})") from error
+    except Exception as error:  # every file system of a URL has exceptions of its own
+        raise TpbenchError(f"{shown_path(path)}: could not be written ({reason_of(error)})") from error

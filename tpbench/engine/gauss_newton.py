@@ -111,9 +111,3 @@ def apply_factor(root: Tensor, change: Tensor) -> Tensor:
 def apply_inverse_factor(root: Tensor, gradient: Tensor) -> Tensor:
     """Return ``K_L^+ e_L`` (equation 195), (P, B, n_L)."""
     return gradient / root
-
-
-def hessian(outputs: Tensor) -> Tensor:
-    """Return ``H_L`` of every sample, (P, B, n_L, n_L)."""
-    p = torch.softmax(outputs, dim=-1)
-    return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)

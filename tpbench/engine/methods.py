@@ -146,15 +146,27 @@ TargetRule = Callable[[Minibatch], "list[Tensor]"]
 """Returns ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
 
 
+def _output_change(batch: Minibatch) -> Tensor:
+    """Return the output target of equation 2 minus the output; the stepsize is 1 where the method has none."""
+    change = -batch.output_gradient
+    return change * batch.hyperparameters["eta"].view(-1, 1, 1) if "eta" in batch.hyperparameters else change
+
+
+def _feedback_of(batch: Minibatch) -> FeedbackState:
+    """Return the feedback maps.
+
+    Raises:
+        ValueError: the method has none.
+    """
+    if batch.feedback is None:
+        raise ValueError("the target rule needs a feedback map")
+    return batch.feedback
+
+
 def propagated_targets(batch: Minibatch) -> list[Tensor]:
     """Send the output target of equation 2 back through the feedback maps, with the difference correction."""
-    if batch.feedback is None:
-        raise ValueError("propagated targets need a feedback map")
-    change = batch.output_gradient
-    if "eta" in batch.hyperparameters:
-        change = change * batch.hyperparameters["eta"].view(-1, 1, 1)
-    change = -change
-    return [*batch.feedback.targets(change), change]
+    change = _output_change(batch)
+    return [*_feedback_of(batch).targets(change), change]
 
 
 def generalised_targets(batch: Minibatch) -> list[Tensor]:
@@ -164,19 +176,15 @@ def generalised_targets(batch: Minibatch) -> list[Tensor]:
     """
     from tpbench.engine.gauss_newton import apply_inverse_factor, root_probabilities
 
-    plain = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
-    if batch.feedback is None:
-        raise ValueError("propagated targets need a feedback map")
+    plain = _output_change(batch)
     change = apply_inverse_factor(root_probabilities(batch.activities[-1]), plain)
-    return [*batch.feedback.targets(change), plain]
+    return [*_feedback_of(batch).targets(change), plain]
 
 
 def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
     """Propagate targets plainly: ``hhat_i = g_i(hhat_{i+1})`` without the difference correction (equation 3)."""
-    if batch.feedback is None:
-        raise ValueError("propagated targets need a feedback map")
-    change = -batch.output_gradient * batch.hyperparameters["eta"].view(-1, 1, 1)
-    return [*batch.feedback.uncorrected_targets(change), change]
+    change = _output_change(batch)
+    return [*_feedback_of(batch).uncorrected_targets(change), change]
 
 
 def _send_error_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
@@ -201,9 +209,7 @@ def gradient_targets(batch: Minibatch) -> list[Tensor]:
 
 def aligned_targets(batch: Minibatch) -> list[Tensor]:
     """Send errors back as backpropagation does, by a fixed random matrix for each W_i^T (Lillicrap et al. 2016)."""
-    if batch.feedback is None:
-        raise ValueError("feedback alignment needs a feedback map")
-    parameters = batch.feedback.parameters
+    parameters = _feedback_of(batch).parameters
     return _send_error_back(batch, lambda i, error: batch.product(error, parameters[f"Q{i - 1}"].mT))
 
 

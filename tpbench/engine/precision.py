@@ -139,6 +139,21 @@ EXACT_MATMUL = MatmulPolicy()
 """Products in the precision of their operands."""
 
 
+class CountingMatmul(MatmulPolicy):
+    """Products whose floating-point operations are counted: 2abc for one of (a, b) and (b, c)."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+
+    def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
+        self.operations += 2 * out.numel() * _plain(a).shape[2]
+        return super()._bmm(a, b, out)
+
+    def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
+        self.operations += 2 * out.numel() * _plain(a).shape[2]
+        return super()._baddbmm(summand, a, b, out)
+
+
 class ReducedPrecisionMatmul(MatmulPolicy):
     """Large products of bfloat16 operands, added up in float32; all that is stored stays in float32.
 

@@ -245,10 +245,7 @@ class PackState:
         with self.clock("forward"):
             activities = self._forward_pass(x)
             slopes = self._slopes(activities)
-        state = self._feedback_state(activities)
-        if state is None:
-            raise ValueError(f"{self.method.title} has no feedback parameters to train")
-        return self._train_feedback(state, slopes, noise)
+        return self._train_feedback(self._feedback_state(activities), slopes, noise)
 
     def minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
         """Return what a target rule is given of inputs (P, B, n_0) and labels (P, B)."""
@@ -320,9 +317,9 @@ class PackState:
             self.validated = True
         return targets
 
-    def _train_feedback(self, state: FeedbackState, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
+    def _train_feedback(self, state: FeedbackState | None, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
         loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
-        if not (loss and into and adam):
+        if not (state and loss and into and adam):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
         with self.clock("feedback"):
             losses = feedback_gradients(
@@ -430,8 +427,8 @@ def is_built_in(method: Method) -> bool:
     return any(method is known for known in METHODS.values())
 
 
-def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequence[Tensor]:
-    """Return the targets of a minibatch if each layer has one of the right kind.
+def require_shapes(method: Method, batch: Minibatch, targets: object) -> None:
+    """Require a target of the right kind for each layer.
 
     Raises:
         RuleError: their number, kind or shape is not as it must be.
@@ -454,7 +451,6 @@ def require_shapes(method: Method, batch: Minibatch, targets: object) -> Sequenc
         if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
             kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
             raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
-    return targets
 
 
 def find_non_finite(batch: Minibatch, targets: Sequence[Tensor]) -> str:

@@ -101,21 +101,18 @@ class CudaGraphStep:
         """Train one minibatch; ``step`` is the same function every time."""
         # Streams and captures belong to the current device, which need not be that of the pack.
         with torch.cuda.device(self.device):
-            self._train(step, samples, noise)
-
-    def _train(self, step: Step, samples: Tensor, noise: Tensor | None) -> None:
-        self.take(samples, noise)
-        if self.calls == _WARM_UP:
-            self._capture(step)
-        self.calls += 1
-        if self.graph is not None:
-            self.graph.replay()
-            return
-        side = _side_stream(self.device)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            step(self.samples, self.noise)
-        torch.cuda.current_stream().wait_stream(side)
+            self.take(samples, noise)
+            if self.calls == _WARM_UP:
+                self._capture(step)
+            self.calls += 1
+            if self.graph is not None:
+                self.graph.replay()
+                return
+            side = _side_stream(self.device)
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                step(self.samples, self.noise)
+            torch.cuda.current_stream().wait_stream(side)
 
     def _capture(self, step: Step) -> None:
         """Make the graph; where a library refuses, steps go on as they are."""

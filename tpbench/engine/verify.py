@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 import tpbench
 from tpbench.engine.configuration import SCHEDULE, Hyperparameter
-from tpbench.engine.errors import RuleError, TpbenchError, UsageError
+from tpbench.engine.errors import RuleError, TpbenchError
 from tpbench.engine.golden import SHIPPED, compare_golden_file, golden_files, relative_error
 from tpbench.engine.methods import METHODS, Method, Minibatch, example_configuration
 from tpbench.engine.network import Parameters, stream
@@ -94,19 +94,11 @@ def _vary(hyperparameter: Hyperparameter, value: float, member: int, share: floa
         share: of ``value`` (or of the way to the end of the range, where that is nearer), how far a member goes.
     """
     if hyperparameter.whole:
-        near = [value + step for step in (0, 1, 2, -1, -2) if _is_valid(hyperparameter, value + step)]
+        lower, upper = hyperparameter.lower, hyperparameter.upper
+        near = [value, *(value + step for step in (1, 2, -1, -2) if lower < value + step < upper)]
         return near[member % len(near)]
     end = min(hyperparameter.upper, value + (abs(value) or 1.0))
-    other = value + member * share * (end - value)
-    return other if _is_valid(hyperparameter, other) else value
-
-
-def _is_valid(hyperparameter: Hyperparameter, value: float) -> bool:
-    try:
-        hyperparameter.check(value, hyperparameter.name)
-    except UsageError:
-        return False
-    return True
+    return value + member * share * (end - value)
 
 
 def member_configurations(method: Method) -> list[dict[str, float]]:

@@ -93,22 +93,24 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     Raises:
         TpbenchError: there is not enough for a single run.
     """
-    parts, settings = _split_over_cores(job), job.settings
+    settings = job.settings
     member, data = _member_memory(job.plan, settings, job.problem), _data_memory(job.problem)
 
     def overhead(processes: int) -> int:
         """Return the bytes that a process needs besides its members; this process has torch and the data already."""
         return _PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu")
 
-    at_once = len(parts)
-    while at_once > 1 and free / at_once < overhead(at_once) + member:
-        at_once -= 1
-    room = int((free / at_once - overhead(at_once)) / member)
-    if room < 1:
+    if free < overhead(1) + member:
         raise TpbenchError(
             f"a single run of {job.plan.method} on {job.plan.workload.name} needs about "
             f"{format_bytes(member + overhead(1))} of memory, and {format_bytes(free)} are free"
         )
+    # The time of a step is estimated by doing one, which needs the memory of a run.
+    parts = _split_over_cores(job)
+    at_once = len(parts)
+    while at_once > 1 and free / at_once < overhead(at_once) + member:
+        at_once -= 1
+    room = int((free / at_once - overhead(at_once)) / member)
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [_part(job, members) for members in halves]
     if halves == parts and at_once == len(parts):

@@ -98,11 +98,13 @@ def measure(
     """
     on_gpu = device.startswith("cuda")
     rule, steps = get_method(method), 100 if on_gpu else 5
-    configuration = example_configuration(rule)
+    configuration, problem = example_configuration(rule), random_problem(workload, steps)
+    # By a step of its own, which is no part of the peak memory.
+    operations = joint_operations(rule, workload.architecture, workload.batch_size, problem.trained)
     resettable = _reset_peak(device)
     trainer = Trainer(
         rule,
-        random_problem(workload, steps),
+        problem,
         [configuration] * pack,
         list(range(pack)),
         epochs=10**6,
@@ -126,8 +128,6 @@ def measure(
         trainer.pack.clock = clock
         trainer.advance()
     total = sum(clock.seconds.values())
-    trained = trainer.problem.trained
-    operations = joint_operations(rule, workload.architecture, workload.batch_size, trained)
     element = dtype_of(precision).itemsize
     steps_per_epoch = math.ceil((workload.samples - workload.validation_size) / workload.batch_size)
     peak = product_rate(precision, device)
@@ -140,7 +140,7 @@ def measure(
         step,
         pack / (step * steps_per_epoch),
         operations,
-        step_bytes(rule, workload.architecture, workload.batch_size, trained, element),
+        step_bytes(rule, workload.architecture, workload.batch_size, problem.trained, element),
         operations * pack / step,
         peak,
         operations * pack / step / peak,
