@@ -18,7 +18,8 @@ from statistics import fmean
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.sweep import SearchedSweep, Workers
-from tpbench.training.packs import PackJob, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings
 from tpbench.workloads import get_workload, load_problem
 
 

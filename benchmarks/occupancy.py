@@ -27,21 +27,20 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.artifacts import digest
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import space_for
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.driver import run_queue
-from tpbench.sweeps.packs import HandedPack
-from tpbench.sweeps.sweep import SearchedSweep, Workers
-from tpbench.training.packs import Outcome, PackSettings, define_runs
+from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sweep import QueuedPack, SearchedSweep, Workers
+from tpbench.training.console import redirect_output
+from tpbench.training.plan import Outcome, PackSettings, define_runs
 from tpbench.training.progress import PlainView
-from tpbench.training.quiet import noise_to
 from tpbench.workloads import get_workload
 
 FINGERPRINT = "0" * 64
 METHODS = ("bp", "dfa", "dtp", "dtpdrl", "ddtp-linear", "ddtp-rhl")
 
 
-def pretend(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
+def pretend(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
     """Wait as long as the pack's contents say, and publish made-up runs."""
     begun = time.time()
     definitions = define_runs(pack.plan, FINGERPRINT, "float32")
@@ -95,8 +94,8 @@ def main() -> None:
         (folder / "runs").mkdir()
         resources = Resources(arguments.workers)
         sweeps = sweeps_of(folder, arguments.sweeps, arguments.workers, arguments.trials, arguments.seeds)
-        with noise_to(folder / "ray.log") as stream, ray_running(resources):
-            board = Board(PlainView(Console(file=stream), interval=20), sweeps)
+        with redirect_output(folder / "ray.log") as stream, ray_running(resources):
+            board = ProgressReporter(PlainView(Console(file=stream), interval=20), sweeps)
             for sweep in sweeps:
                 sweep.begin(Workers(arguments.workers, len(sweeps)))
             board.start()

@@ -19,8 +19,7 @@ from tpbench.cli import app
 from tpbench.engine import TpbenchError
 from tpbench.options import RunOptions, SweepOptions
 from tpbench.results import RunStore
-from tpbench.sweeps import campaign
-from tpbench.training.packs import PackJob
+from tpbench.training.pack import PackJob
 
 BP = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 
@@ -194,7 +193,7 @@ def test_two_threads_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs of sweeps are trained in this process."""
     monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-    monkeypatch.setattr(campaign, "ray_running", no_ray)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", no_ray)
 
 
 OPTIONS: dict[str, Any] = {"trials": 2, "n_seeds": 2, "epochs": 1, "pack": 2, "cpus": 2, "progress": False}

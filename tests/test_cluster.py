@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from tests.conftest import CommandLine, Ended, Inside
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.workloads import get_workload
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,6 @@ from tests.conftest import Ended, Inside
 from tests.documents import commands_of, files_of
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.search.spaces import space_for
-from tpbench.sweeps import campaign
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs are trained in this process."""
     monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-    monkeypatch.setattr(campaign, "ray_running", no_ray)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", no_ray)
 
 
 def partition(words: list[str], mark: str) -> tuple[list[str], list[str], list[str]]:

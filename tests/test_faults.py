@@ -73,8 +73,8 @@ WITHOUT_RAY = """
 import sys
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.cli import main
-from tpbench.sweeps import campaign, driver
-driver.run_queue, campaign.ray_running = run_here, no_ray
+from tpbench.sweeps import driver, session
+driver.run_queue, session.ray_running = run_here, no_ray
 main()
 """
 

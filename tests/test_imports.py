@@ -139,7 +139,7 @@ def test_the_package_is_imported_in_no_time() -> None:
 
 
 def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
-    models = ("tpbench.results.schemas", "tpbench.search.events")
+    models = ("tpbench.results.schemas", "tpbench.search.journal")
     commands = (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"])
     assert called(folder, [(command, {}) for command in commands], models)[-1][1] == []
 

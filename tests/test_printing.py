@@ -23,8 +23,8 @@ from tpbench.results import RunStore
 from tpbench.results.formats import REPLACE, listing, plain_table, showable
 from tpbench.search.definition import SweepDefinition
 from tpbench.sweeps import jobs
+from tpbench.training.console import redirect_output
 from tpbench.training.progress import LiveView, PlainView
-from tpbench.training.quiet import noise_to
 
 HOSTILE = "[b]x[/b] [n] :x: é"
 RUN = ("--config", "c.yaml", "--seeds", "0,1", "--epochs", "1")
@@ -166,7 +166,7 @@ def test_what_comes_past_rays_noise_and_progress_is_spelled_too(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-        with noise_to(tmp_path / "log") as stream:
+        with redirect_output(tmp_path / "log") as stream:
             PlainView(Console(file=stream)).say("é: 2.0 ± 0.1")
     assert capfd.readouterr().out == "\\xe9: 2.0 +- 0.1\n"
 

@@ -23,7 +23,7 @@ from tpbench.options import SweepOptions
 from tpbench.search.journal import Journal
 from tpbench.sweeps import campaign
 from tpbench.training.choice import choose_all
-from tpbench.training.packs import PackSettings
+from tpbench.training.plan import PackSettings
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def belongs(process: int, ancestor: int) -> bool:
     return False
 
 
-def trainers(sweep: int) -> list[int]:
+def capable_nodes(sweep: int) -> list[int]:
     """A sweep's processes that train a pack (not Ray's agents: with one of those the whole node goes)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -117,7 +117,7 @@ def without_ray() -> Iterator[None]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-            patch.setattr(campaign, "ray_running", no_ray)
+            patch.setattr("tpbench.sweeps.session.ray_running", no_ray)
             yield
     finally:
         torch.set_num_threads(threads)
@@ -190,12 +190,12 @@ def end_in_the_search(folder: Path, tpbench_inside: Inside) -> None:
 def kill_a_process_that_trains_and_then_the_driver(folder: Path) -> None:
     before = checkpoints(folder)
     process = start(folder)
-    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and trainers(process.pid)), process)
-    flying = packs(folder, ended=False)
-    assert flying
-    os.kill(trainers(process.pid)[0], signal.SIGKILL)
+    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and capable_nodes(process.pid)), process)
+    in_flight = packs(folder, ended=False)
+    assert in_flight
+    os.kill(capable_nodes(process.pid)[0], signal.SIGKILL)
     # The driver goes on, and what was lost is trained again before it is killed in its turn.
-    wait_for(lambda: flying <= packs(folder, ended=True), process)
+    wait_for(lambda: in_flight <= packs(folder, ended=True), process)
     wait_for(lambda: b"final runs" in (folder / "output").read_bytes(), process)
     process.kill()
     process.wait()

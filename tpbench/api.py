@@ -169,10 +169,10 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
         UsageError: there is no such folder or sweep.
         TpbenchError: the store cannot be read, or the sweep that is named is damaged. Of others a warning tells.
     """
-    from tpbench.search.trials import trials_frame
+    from tpbench.search.listing import trials_frame
 
     store = _store(results)
-    frame, problems = trials_frame(store.folder, None if sweep is None else _checked(check_name, sweep, "sweep"))
+    frame, problems = trials_frame(store, None if sweep is None else _checked(check_name, sweep, "sweep"))
     _warn(problems)
     return frame
 
@@ -576,7 +576,7 @@ def sweep(
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
     from tpbench.sweeps.campaign import require_success, run_sweeps
-    from tpbench.training.packs import PackSettings
+    from tpbench.training.plan import PackSettings
 
     found = run_sweeps(cells, options, PackSettings.of(options, None), progress=shown)
     require_success(found)

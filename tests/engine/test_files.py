@@ -102,10 +102,10 @@ import os, sys
 from pathlib import Path
 from tpbench.engine.files import atomic_write
 from tpbench.search.locking import locked
-from tpbench.training.quiet import noise_to
+from tpbench.training.console import redirect_output
 folder, user = Path(sys.argv[1]), int(sys.argv[2])
 os.umask(0o002), os.setgroups([]), os.setgid(5000), os.setuid(user)
-with locked(folder, "the sweep"), noise_to(folder / "ray.log"):
+with locked(folder, "the sweep"), redirect_output(folder / "ray.log"):
     print("noise of", os.getuid())
 with atomic_write(folder / "sweep.json") as file:
     file.write(b"{}")

@@ -29,7 +29,7 @@ from tpbench.reports.tuning_plots import importance
 from tpbench.results import RunStore, leaderboard
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
-from tpbench.training.packs import Outcome
+from tpbench.training.plan import Outcome
 
 PNG = b"\x89PNG"
 
@@ -153,8 +153,8 @@ def test_plots_of_a_store_and_of_a_search(tpbench_inside: Inside, tmp_path: Path
     definition = SweepDefinition("mnist", "bp", "0" * 64, {"lr": ["loguniform", 1e-5, 1e-2]}, 12, 1, (0,), 0, 2, 1)
     (folder / "sweep.json").write_text(json.dumps(definition.plain()))
     for k in range(12):
-        journal.suggested([{"lr": 10.0**-k, "beta1": 0.9, "epsilon": 1e-8 * (k % 3 + 1)}])
-        journal.ended(k, [Outcome("0" * 24, "finished", 0.1 + k / 100, None)])
+        journal.add_pack([{"lr": 10.0**-k, "beta1": 0.9, "epsilon": 1e-8 * (k % 3 + 1)}])
+        journal.end_pack(k, [Outcome("0" * 24, "finished", 0.1 + k / 100, None)])
     for kind, what in (("curves", "mnist"), ("cost", "mnist"), ("forest", "mnist"), ("search", "mnist-bp-1")):
         result = tpbench_inside("plot", kind, what)
         assert result.returncode == 0, result.stderr

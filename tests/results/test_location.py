@@ -108,8 +108,8 @@ def test_stores_merge_across_kinds(memory: Path, tmp_path: Path) -> None:
 
 def test_a_journal_in_memory_is_read_back(memory: Path) -> None:
     journal = Journal.open(memory / "journal.jsonl")
-    journal.suggested([{"lr": 0.1}])
-    journal.ended(0, [])
+    journal.add_pack([{"lr": 0.1}])
+    journal.end_pack(0, [])
     again = Journal.open(memory / "journal.jsonl")
     assert [pack.outcomes for pack in again.packs] == [[]]
 
@@ -195,8 +195,8 @@ def test_runs_are_trained_into_s3_and_copied_from_there(s3: str, tpbench_inside:
     assert not list((location(s3) / "checkpoints").glob("*"))
     # A sweep's journal too: object stores cannot append.
     journal = Journal.open(location(s3) / "sweeps" / "x" / "journal.jsonl")
-    journal.suggested([{"lr": 0.1}])
-    journal.ended(0, [])
+    journal.add_pack([{"lr": 0.1}])
+    journal.end_pack(0, [])
     assert [pack.outcomes for pack in Journal.open(journal.path).packs] == [[]]
     assert merge_stores(RunStore(location(s3)), RunStore(tmp_path / "copy")) == Merged(new=2, networks=2)
 

@@ -1,4 +1,4 @@
-"""Locks of a sweep, on file systems with and without them."""
+"""Locks of a sweep, on file systems with and without locks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path, "it") as warning:
         assert warning == ""
         assert is_locked(tmp_path)
-        with pytest.raises(TpbenchError, match="it is running already"), locked(tmp_path, "it"):
+        with pytest.raises(TpbenchError, match="running"), locked(tmp_path, "it"):
             pass
     assert not is_locked(tmp_path)
 
@@ -41,7 +41,7 @@ def test_without_locks_a_file_names_the_owner(tmp_path: Path, monkeypatch: pytes
         assert "has no locks" in warning
         assert json.loads((tmp_path / "lock-owner").read_text())["pid"] == os.getpid()
         assert is_locked(tmp_path)
-        with pytest.raises(TpbenchError, match=rf"running already \(process {os.getpid()} on .*delete"):  # noqa: SIM117
+        with pytest.raises(TpbenchError, match=rf"{os.getpid()} on .*lock-owner"):  # noqa: SIM117
             with locked(tmp_path, "it"):
                 pass
         assert is_locked(tmp_path)
@@ -53,7 +53,7 @@ def test_an_owner_that_is_gone_is_replaced(tmp_path: Path, monkeypatch: pytest.M
     refuse_locks(monkeypatch, errno.ENOLCK)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    this = Owner.this()
+    this = Owner.current()
     for gone in (replace(this, pid=ended.pid), replace(this, started="another boot 1")):
         (tmp_path / "lock-owner").write_text(json.dumps(asdict(gone)))
         assert not is_locked(tmp_path)
@@ -66,7 +66,7 @@ def test_an_owner_that_is_gone_is_replaced(tmp_path: Path, monkeypatch: pytest.M
 def test_an_owner_that_may_be_alive_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     refuse_locks(monkeypatch, errno.ENOLCK)
     (tmp_path / "lock-owner").write_text(text)
-    with pytest.raises(TpbenchError, match=r"if that process is gone, delete .*lock-owner"), locked(tmp_path, "it"):
+    with pytest.raises(TpbenchError, match="lock-owner"), locked(tmp_path, "it"):
         pass
     assert (tmp_path / "lock-owner").read_text() == text
 
@@ -77,5 +77,5 @@ def test_another_failure_is_not_taken_for_a_running_sweep(
     refuse_locks(monkeypatch, errno.EIO)
     ended = tpbench_inside("sweep", "digits", "bp", "--trials", "1")
     assert ended.returncode == 1
-    assert "could not be locked (Input/output error)" in ended.stderr
-    assert "running already" not in ended.stderr
+    assert "Input/output error" in ended.stderr
+    assert "running" not in ended.stderr

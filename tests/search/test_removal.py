@@ -15,7 +15,7 @@ from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.removal import plan_checkpoints, plan_runs, plan_sweep
-from tpbench.training.packs import Outcome
+from tpbench.training.plan import Outcome
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def sweep(store: RunStore, name: str, *seeds: int) -> SweepFolder:
     (folder.folder / "sweep.json").parent.mkdir(parents=True)
     (folder.folder / "sweep.json").write_text(json.dumps(definition(len(seeds)).plain()))
     journal = Journal.open(folder.journal_path)
-    journal.suggested([{"lr": 1e-3} for _ in seeds])
-    journal.ended(0, [Outcome(record(seed=seed).definition.id, "finished", 0.1, 0.1) for seed in seeds])
+    journal.add_pack([{"lr": 1e-3} for _ in seeds])
+    journal.end_pack(0, [Outcome(record(seed=seed).definition.id, "finished", 0.1, 0.1) for seed in seeds])
     return folder
 
 

@@ -21,11 +21,9 @@ from tpbench.reports.tuning_plots import search_frame
 from tpbench.results import RunStore
 from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.events import OutcomeFields, SweepFields
-from tpbench.search.journal import Journal
-from tpbench.search.listing import all_sweeps
-from tpbench.search.trials import TRIAL_COLUMNS
-from tpbench.training.packs import Outcome
+from tpbench.search.journal import Journal, OutcomeFields, SweepFields
+from tpbench.search.listing import TRIAL_COLUMNS, check_sweeps, list_sweeps
+from tpbench.training.plan import Outcome
 
 DEFINITION = SweepDefinition("mnist", "bp", "f" * 64, {"lr": ["log_uniform", 1e-5, 1e-2]}, 12, 100, (0,), 0, 4, 3)
 OUTCOMES = [
@@ -47,9 +45,9 @@ def searched(results: Path, name: str = "mnist-bp-1", definition: SweepDefinitio
     (folder / "sweep.json").write_text(json.dumps(definition.plain()))
     journal = Journal.open(folder / "journal.jsonl")
     for pack in range(3):
-        journal.suggested(suggestions(pack))
-    journal.ended(0, OUTCOMES)
-    journal.ended(1, [])
+        journal.add_pack(suggestions(pack))
+    journal.end_pack(0, OUTCOMES)
+    journal.end_pack(1, [])
     return SweepFolder(folder)
 
 
@@ -75,7 +73,7 @@ def test_all_sweeps_are_one_frame_and_losses_stay_losses(tmp_path: Path) -> None
     searched(tmp_path)
     losses = searched(tmp_path, "mnist-bp-2", replace(DEFINITION, objective="train_loss"))
     journal = Journal.open(losses.journal_path)
-    journal.ended(2, [replace(outcome, value=0.5, epochs=None) for outcome in OUTCOMES])
+    journal.end_pack(2, [replace(outcome, value=0.5, epochs=None) for outcome in OUTCOMES])
     frame = tpbench.load_trials(tmp_path)
     assert list(frame.sweep) == ["mnist-bp-1"] * 8 + ["mnist-bp-2"] * 12
     last = frame[(frame.sweep == "mnist-bp-2") & (frame.pack == 2)]
@@ -131,11 +129,11 @@ def test_runs_say_of_which_searches_only_a_part_is_there(tmp_path: Path, tpbench
         for number in range(3):
             found = search_info(name, trials, 100, "0" * 64, "search", range(10))
             store.publish(record(lr=lr + number / 100, found=found))
-    with pytest.warns(UserWarning, match=r"part \(3 of 12\)") as told:
+    with pytest.warns(UserWarning, match="3 of 12") as told:
         frame = tpbench.load_runs(tmp_path / "results")
     assert len(told) == len(frame.attrs["notes"]) == 1
     assert "whole" not in frame.attrs["notes"][0]
-    assert "part (3 of 12)" in tpbench_inside("results", "export", "x.csv").stdout
+    assert "3 of 12" in tpbench_inside("results", "export", "x.csv").stdout
     other = RunStore(tmp_path / "other")
     other.publish(record())
     with warnings.catch_warnings():
@@ -227,12 +225,12 @@ def test_forged_sweeps_are_listed_as_damaged_beside_the_others(tmp_path: Path, t
         folder = searched(results, f"forged-{count}")
         (folder.folder / "sweep.json").write_text(json.dumps({**DEFINITION.plain(), **change}))
         count += 1
-    states = [status.state for status in all_sweeps(str(results))]
+    states = [status.state for status in list_sweeps(RunStore(results))]
     assert states.count("damaged") == count
     assert len(states) == count + 1
-    checked = tpbench_inside("results", "check")
-    assert checked.returncode == 1
-    assert f"1 sweep whole, {count} damaged" in checked.stdout
+    check = check_sweeps(RunStore(results))
+    assert (check.valid, len(check.wrong)) == (1, count)
+    assert tpbench_inside("results", "check").returncode == 1
     for command in (("sweeps",), ("sweeps", "--json"), ("report",), ("plot", "search", "mnist-bp-1")):
         ended = tpbench_inside(*command)
         assert ended.returncode == 0, ended.stderr

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine.protocol import Phase
-
 from tests.sweeps.playing import pretend
 from tpbench.engine import EpochReport, TpbenchError
+from tpbench.engine.protocol import Phase
 from tpbench.sweeps.nodes import Needs
-from tpbench.sweeps.packs import HandedPack
-from tpbench.training.packs import Outcome
+from tpbench.sweeps.sweep import QueuedPack
+from tpbench.training.plan import Outcome
 
 STOPPED = "stopped"
 """The name of a file beside the results folders that is there while a process is stopped."""
@@ -27,7 +26,7 @@ KILLED_FOR_MEMORY = "killed-for-memory"
 """The name of a file that is there from when a process is killed until the kernel was asked why."""
 
 
-def train(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
+def train(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
     """Fail the first time, and say nothing against any other."""
     folder = Path(pack.settings.results)
     with (folder / "begun").open("a") as file:

@@ -10,15 +10,15 @@ from typing import Any
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.packs import Failure, HandedPack, Place
-from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import Admission, QueuedSweep
+from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sweep import Admission, Failure, Place, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import failure_kind
-from tpbench.training.packs import Outcome, PackJob, define_runs
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import Outcome, define_runs
 
-Train = Callable[[HandedPack], list[Outcome]]
+Train = Callable[[QueuedPack], list[Outcome]]
 
 FINGERPRINT = "0" * 64
 
@@ -27,7 +27,7 @@ class OutOfMemoryHereError(Exception):
     """The system ends the process as memory runs out."""
 
 
-class SilentError(Exception):
+class StalledError(Exception):
     """The process makes no progress."""
 
 
@@ -50,7 +50,7 @@ class Workers:
         admission: Admission | None = None,
         places: Sequence[Place] = (),
         lacks: Mapping[str, Mapping[str, str]] | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.now = 0.0
         self.said: list[str] = []
@@ -61,17 +61,17 @@ class Workers:
             admission=admission,
             say=self.said.append,
             clock=lambda: self.now,
-            patience=patience,
+            timeouts=timeouts,
         )
         self.random, self.number = random.Random(seed), 0
         self.places = list(places) or [Place("n1")] * workers
         self.lacks = lacks or {}
         if places:
-            self.scheduler.see_nodes({place.node: place.node for place in places})
+            self.scheduler.update_nodes({place.node: place.node for place in places})
         self.here = Place()
         """Where a pack ends now."""
         self.taken: dict[str, int] = {}
-        self.running: dict[str, HandedPack] = {}
+        self.running: dict[str, QueuedPack] = {}
         self.handed: list[tuple[str, str]] = []
         """The sweeps and packs in the order in which they were handed out."""
         self.where: list[tuple[str, Place]] = []
@@ -125,9 +125,9 @@ class Workers:
             self._gone(name, Failure("lost", "its process was lost"))
         except OutOfMemoryHereError:
             self._gone(name, Failure("memory", "out of memory"))
-        except SilentError:
+        except StalledError:
             self.now += 10_000
-            self.scheduler.silent()
+            self.scheduler.stalled()
             self._gone(name, Failure("lost", "its process was ended"))
         else:
             self.scheduler.ended(name, outcomes)
@@ -144,7 +144,7 @@ class Workers:
         return self.handed
 
 
-def pretend(pack: HandedPack) -> list[Outcome]:
+def pretend(pack: QueuedPack) -> list[Outcome]:
     """Publish made-up runs whose errors depend on what they are alone."""
     store, outcomes = RunStore(Path(pack.settings.results)), []
     for definition in define_runs(pack.plan, FINGERPRINT, "float32"):
@@ -155,7 +155,7 @@ def pretend(pack: HandedPack) -> list[Outcome]:
     return outcomes
 
 
-def train_here(pack: HandedPack) -> list[Outcome]:
+def train_here(pack: QueuedPack) -> list[Outcome]:
     """Train a pack in this process."""
     return PackJob(pack.plan, pack.settings, pack.bracket, parts=pack.parts).run()
 
@@ -164,7 +164,7 @@ def run_here(
     sweeps: Sequence[QueuedSweep],
     resources: Resources,
     ray_folder: Path,
-    board: Board,
+    board: ProgressReporter,
     *,
     admission: Admission | None = None,
     **_: Any,

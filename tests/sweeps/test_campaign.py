@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +26,10 @@ from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.nodes import Needs, NodeFindings
+from tpbench.sweeps.session import Session, on_device
 from tpbench.training.choice import CellChoice, choose_all
-from tpbench.training.packs import Outcome, PackSettings
+from tpbench.training.plan import Outcome, PackSettings
 from tpbench.training.progress import SilentView
 from tpbench.training.sizing import Sizing
 
@@ -40,7 +43,7 @@ Run = Callable[..., list[SweepResult]]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """``tpbench sweep`` on digits for one epoch, without Ray."""
     monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-    monkeypatch.setattr(campaign, "ray_running", no_ray)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", no_ray)
 
     def call(workloads: str = "digits", methods: str = "bp", **options: object) -> list[SweepResult]:
         cells, _ = choose_all(workloads, methods)
@@ -88,7 +91,7 @@ def test_what_a_finished_sweep_tells_comes_from_the_store(run: Run, tmp_path: Pa
     (first,) = run()
     journal = Journal.open(folders(tmp_path)[0].journal_path)
     assert journal.final
-    journal.finished([replace(outcome, test_error=0.0) for outcome in journal.final])
+    journal.finish([replace(outcome, test_error=0.0) for outcome in journal.final])
     assert run()[0].records == first.records
 
 
@@ -133,7 +136,7 @@ def test_a_search_that_found_nothing_has_failed_for_good(
     assert f"{folder.folder.name}, failed:\n{message}" in listed
     assert "tpbench sweep" not in listed
     # The same command again says the same, before any Ray is started.
-    monkeypatch.setattr(campaign, "ray_running", None)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", None)
     assert run(trials=2)[0].failure == message
 
 
@@ -253,16 +256,16 @@ def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
     (folder,) = folders(tmp_path)
     asked = []
 
-    def sizes(cell: object, pack: int | None, *_: object) -> Sizing:
+    def sizes(sweep: object, pack: int | None, *_: object) -> Sizing:
         asked.append(pack)
         return Sizing(pack or 64, 2)
 
-    monkeypatch.setattr(campaign, "_sizes", sizes)
-    begun = campaign._Wanted(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
+    monkeypatch.setattr(campaign, "_measure_sizes", sizes)
+    begun = campaign._PlannedSweep(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
     options = SweepOptions.read({**OPTIONS, "pack": "auto"})
-    settings = PackSettings(str(tmp_path))
-    _, resources = campaign._size([begun], options, settings, Resources(8, 1), SilentView(), {})
-    assert (asked, resources.packs_per_gpu) == ([3], 2)
+    session = Session(SilentView(), PackSettings(str(tmp_path)), Resources(8, 1), folder)
+    campaign._choose_sizes([begun], options, session)
+    assert (asked, session.resources.packs_per_gpu) == ([3], 2)
 
 
 def measured_on(
@@ -276,13 +279,13 @@ def measured_on(
         node = min({"a", "b", "c"} - avoid.keys())
         return node, f"no data: {node}" if node in without else Sizing(5)
 
-    monkeypatch.setattr(campaign, "_sizes_on_a_node", on_a_node)
-    monkeypatch.setattr(campaign, "trainers", lambda share: {node: f"host-{node}" for node in "abc"})
-    options, resources = SweepOptions.read(OPTIONS), Resources(3, address="auto")
-    cell = choose_all("digits", "bp")[0][0]
-    settings = PackSettings("/nowhere")
-    sizes = campaign._sizes(cell, None, options, settings, resources, lambda line: None, "one", lacks)
-    return sizes, avoided
+    monkeypatch.setattr(campaign, "_measure_on_cluster", on_a_node)
+    monkeypatch.setattr(campaign, "capable_nodes", lambda share: {node: f"host-{node}" for node in "abc"})
+    sweep = SimpleNamespace(cell=choose_all("digits", "bp")[0][0], name="one")
+    findings = NodeFindings(Needs((), None, "cpu", ""), lacks)
+    resources, folder = Resources(3, address="auto"), SweepFolder(Path("/nowhere"))
+    session = Session(SilentView(), PackSettings("/nowhere"), resources, folder, findings)
+    return campaign._measure_sizes(sweep, None, SweepOptions.read(OPTIONS), session), avoided
 
 
 def test_sizes_are_measured_on_a_node_that_can_train_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +332,10 @@ def test_halving_and_objective_are_part_of_the_sweep_and_said_in_its_runs(run: R
 
 def test_what_a_clusters_nodes_can_compute_is_not_told_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "slow_bfloat16", lambda device: "this one is slow")
-    options, here = SweepOptions.read({**CELL, "search_precision": "bf16"}), Resources(8, 0)
+    settings, here = PackSettings("results"), Resources(8, 0)
     with pytest.raises(UsageError, match=r"^search precision.*: this one"):
-        campaign._on_device(options, PackSettings("results"), here)
+        on_device(settings, here, "bf16")
     there = replace(here, address="auto")
-    assert campaign._on_device(options, PackSettings("results", precision="bf16"), there).device == "cpu"
+    assert on_device(replace(settings, precision="bf16"), there, "bf16").device == "cpu"
     with pytest.raises(UsageError, match="precision tf32"):
-        campaign._on_device(options, PackSettings("results", precision="tf32"), there)
+        on_device(replace(settings, precision="tf32"), there, "bf16")

@@ -15,7 +15,7 @@ from tests.results.records import counts, of_newer_format, record
 from tpbench.results import RunStore
 from tpbench.sweeps import doctor
 from tpbench.sweeps.doctor import examine
-from tpbench.training.cpus import CpuLimit
+from tpbench.training.devices import CpuLimit
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_the_folder_of_somebody_elses_ray_is_named_and_does_not_matter(
 ) -> None:
     monkeypatch.setattr(doctor, "default_folder_of_ray", lambda: str(tmp_path))
     monkeypatch.setattr(doctor, "temporary_folder", lambda: "/tmp")
-    monkeypatch.setattr(doctor, "why_unusable", lambda parent: None)
+    monkeypatch.setattr(doctor, "unusable_reason", lambda parent: None)
     monkeypatch.setattr(doctor.os, "access", lambda path, *_: path != tmp_path)
     monkeypatch.setattr(Path, "owner", lambda self: "mallory")
     found = doctor._ray_folder()

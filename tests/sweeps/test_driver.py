@@ -10,9 +10,9 @@ import pytest
 
 from tests.sweeps.dying import KILLED_FOR_MEMORY, LACKS, STOPPED, StoppingNeeds, attempts, train
 from tests.sweeps.test_scheduler import plain
-from tpbench.sweeps.board import Board
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
+from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import PlainSweep
 
 # Six processes start and five of them die before the first test begins.
@@ -47,12 +47,12 @@ class PatienceWithTheLiving:
 
     folder: Path
     first_epoch: float = 3600.0
-    elsewhere: float = 120.0
+    other_node: float = 120.0
     replacement: float = 300.0
     idle: None = None
 
     @property
-    def silence(self) -> float:
+    def epoch(self) -> float:
         return 1.0 if (self.folder / STOPPED).exists() else 3600.0
 
 
@@ -68,7 +68,8 @@ class Queue:
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     """Five sweeps one after the other on one worker, whose process dies five times."""
-    from tpbench.sweeps.driver import NodeFindings, run_queue
+    from tpbench.sweeps.driver import run_queue
+    from tpbench.sweeps.nodes import NodeFindings
 
     folder, sweeps = tmp_path_factory.mktemp("driver"), {}
     for name, seeds in (("raises", 1), ("lacks", 1), ("lost", 2), ("memory", 2), ("stops", 1)):
@@ -89,9 +90,9 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
             list(sweeps.values()),
             Resources(1),
             folder / "ray",
-            Board(view, list(sweeps.values())),
+            ProgressReporter(view, list(sweeps.values())),
             train=train,
-            patience=PatienceWithTheLiving(folder),  # type: ignore[arg-type]
+            timeouts=PatienceWithTheLiving(folder),  # type: ignore[arg-type]
             nodes=NodeFindings(needs, {}),
         )
     return Queue(folder, sweeps, view.said)

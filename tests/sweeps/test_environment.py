@@ -14,12 +14,10 @@ from ray._raylet import AuthenticationMode, get_authentication_mode
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.options import SweepOptions
 from tpbench.sweeps import campaign
-from tpbench.sweeps.cluster import Resources, ray_running
-from tpbench.sweeps.environment import ray_environment
+from tpbench.sweeps.cluster import Resources, ray_environment, ray_running
 from tpbench.sweeps.local_ray import write_token
-from tpbench.training.loggers import quieter
-from tpbench.training.packs import PackSettings
-from tpbench.training.quiet import noise_to
+from tpbench.training.console import log_level, redirect_output
+from tpbench.training.plan import PackSettings
 
 ONE = Resources(1)
 OPTIONS = SweepOptions.read({"workloads": "digits", "methods": "bp", "cpus": 1})
@@ -125,9 +123,9 @@ def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.Monke
     def begun(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(campaign, "_on_device", begun)
+    monkeypatch.setattr(campaign, "on_device", begun)
     thread = threading.Thread(target=second)
-    with noise_to(tmp_path / "log"), monkeypatch.context() as patch:
+    with redirect_output(tmp_path / "log"), monkeypatch.context() as patch:
         patch.setattr(ray, "is_initialized", lambda: True)
         thread.start()
         asked.wait(60)
@@ -143,7 +141,7 @@ def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.Monke
 def test_loggers_that_several_want_quiet_get_their_levels_back() -> None:
     logger = logging.getLogger("tpbench-test-of-quiet-loggers")
     logger.setLevel(logging.DEBUG)
-    first, second = (quieter(logging.ERROR, logger.name) for _ in range(2))
+    first, second = (log_level(logging.ERROR, logger.name) for _ in range(2))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -24,7 +24,7 @@ import pytest
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
 from tpbench.sweeps import local_ray
-from tpbench.sweeps.local_ray import SESSIONS, fits, impatient, private_folder, require_loopback, write_token
+from tpbench.sweeps.local_ray import SESSIONS, fits_sockets, private_folder, require_loopback, warn_if_slow, write_token
 from tpbench.workloads import default_folder, load
 
 
@@ -39,7 +39,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_ray_gets_a_private_folder_in_the_temporary_one_which_goes_afterwards(temporary: Path) -> None:
-    assert fits(str(temporary))
+    assert fits_sockets(str(temporary))
     with suppress(ZeroDivisionError), private_folder() as folder:
         assert folder.parent == temporary
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -59,7 +59,7 @@ def test_a_long_name_gets_a_folder_elsewhere(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv(name, str(tmp_path / "job" / ("x" * 60)))
     with private_folder() as folder:
-        assert fits(str(folder.parent))
+        assert fits_sockets(str(folder.parent))
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert not folder.exists()
     monkeypatch.setattr(local_ray, "_SHORT", ())
@@ -207,11 +207,11 @@ def test_without_a_loopback_interface_ray_is_not_tried(monkeypatch: pytest.Monke
 
 def test_a_slow_start_is_said_once_and_a_quick_one_is_not() -> None:
     said: list[str] = []
-    with impatient(said.append, seconds=0):
+    with warn_if_slow(said.append, seconds=0):
         until = time.monotonic() + 30
         while not said and time.monotonic() < until:
             time.sleep(0.01)
-    with impatient(said.append):
+    with warn_if_slow(said.append):
         pass
     assert len(said) == 1
     assert "not started" in said[0]

@@ -17,9 +17,9 @@ import pytest
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import format_bytes
 from tpbench.sweeps import nodes
-from tpbench.sweeps.module_path import driver_path, job_config
+from tpbench.sweeps.cluster import driver_path, job_config
 from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, end_process, missing
-from tpbench.sweeps.packs import ALL_SWEEPS
+from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import get_workload, load_problem
 
 
@@ -52,7 +52,7 @@ def test_what_a_node_lacks_is_found(needs: Needs, tmp_path: Path) -> None:
 
 
 def test_a_node_that_was_asked_is_asked_for_its_gpu_alone(needs: Needs) -> None:
-    lacking = replace(changed(needs, fingerprint="f" * 64), asked=frozenset({"a"}))
+    lacking = replace(changed(needs, fingerprint="f" * 64), checked_nodes=frozenset({"a"}))
     assert missing(lacking, gpu=False, known="a") == {}
     assert set(missing(lacking, gpu=False, known="b")) == {"one"}
 
@@ -62,17 +62,17 @@ NAMES = {"a": "node-a", "b": "node-b", "c": "node-c"}
 
 def answering(
     monkeypatch: pytest.MonkeyPatch, needs: Needs, results: Path, answers: Mapping[str, Any]
-) -> tuple[nodes.Answers, list[str]]:
+) -> tuple[nodes.NodeFindings, list[str]]:
     """Ask nodes that answer so; ``None``: the node writes its file and lacks nothing."""
 
-    def on_nodes(wanted: object, function: object, folder: str, token: str, *_: Any, **__: Any) -> dict[str, Any]:
+    def call_on_nodes(wanted: object, function: object, folder: str, token: str, *_: Any, **__: Any) -> dict[str, Any]:
         found = {}
         for node, answer in answers.items():
             (Path(folder) / "checks" / f"{token}-{node}").write_text("")
             found[node] = (f"{token}-{node}", {}) if answer is None else answer
         return found
 
-    monkeypatch.setattr(nodes, "on_nodes", on_nodes)
+    monkeypatch.setattr(nodes, "call_on_nodes", call_on_nodes)
     said: list[str] = []
     return ask_nodes(str(results), needs, NAMES, said.append), said
 
@@ -87,7 +87,7 @@ def test_nodes_are_left_out_one_by_one(monkeypatch: pytest.MonkeyPatch, needs: N
         {"a": None, "b": ("", {ALL_SWEEPS: "the results folder is not shared"}), "c": GetTimeoutError("too late")},
     )
     assert set(found.lacks) == {"b"}
-    assert found.asked == {"a", "b"}
+    assert found.needs.checked_nodes == {"a", "b"}
     assert len(said) == 1
     assert "node-c" in said[0]
     assert not list((tmp_path / "checks").iterdir())
@@ -152,8 +152,8 @@ def test_nodes_of_a_cluster_keep_their_own_installation(monkeypatch: pytest.Monk
 
 LAST = """
 import os, signal, sys
-from tpbench.sweeps.last_words import last_words
-with last_words("tpbench sweep digits bp") as name_head:
+from tpbench.sweeps.session import watch_driver
+with watch_driver("tpbench sweep digits bp") as name_head:
     if sys.argv[2]:
         name_head(sys.argv[2])
     if sys.argv[1] == "exit":
@@ -168,7 +168,7 @@ with last_words("tpbench sweep digits bp") as name_head:
 @pytest.mark.parametrize(
     ("how", "head", "code"), [("exit", "127.0.0.1:1", 1), ("kill", "", -9), ("raise", "", 3), ("end", "", 0)]
 )
-def test_who_is_ended_from_within_ray_has_last_words(how: str, head: str, code: int) -> None:
+def test_who_is_ended_from_within_ray_has_watch_driver(how: str, head: str, code: int) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LAST, how, head], capture_output=True, text=True, timeout=60, check=False
     )
@@ -184,7 +184,7 @@ def test_who_is_ended_from_within_ray_has_last_words(how: str, head: str, code: 
 def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from tpbench.sweeps.cluster import result_of
+    from tpbench.sweeps.cluster import wait_for_task
 
     monkeypatch.setattr(ray, "wait", lambda calls, timeout: ([], calls))
     monkeypatch.setattr(ray, "get", lambda call: "sizes")
@@ -192,12 +192,12 @@ def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pyt
     for free, lines in ({"CPU": 8.0}, 1), ({"CPU": 8.0, "GPU": 1.0}, 0):
         monkeypatch.setattr(ray, "available_resources", lambda free=free: free)
         said: list[str] = []
-        assert result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False) == "sizes"
+        assert wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False) == "sizes"
         assert len(said) == lines
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
+    wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
     assert not said
-    result_of("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
+    wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
     assert "1 GPUs" in said[0]
     assert "4 are" in said[0]
 
@@ -208,21 +208,21 @@ class Watched:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 2) -> None:
         from tests.sweeps.test_scheduler import plain
         from tpbench.sweeps import driver
-        from tpbench.sweeps.board import Board
         from tpbench.sweeps.cluster import Resources
         from tpbench.sweeps.queue import SweepQueue
         from tpbench.sweeps.scheduler import Scheduler
+        from tpbench.sweeps.session import ProgressReporter
 
         self.now, self.said, self.ended = 0.0, [], []
         monkeypatch.setattr(driver.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(driver, "trainers", lambda share: {"a": "a"})
-        monkeypatch.setattr(driver, "waits_for", lambda share, workers: f"{workers} wait")
-        monkeypatch.setattr(driver, "end_process_of", lambda node, pid, created: self.ended.append(pid))
+        monkeypatch.setattr(driver, "capable_nodes", lambda share: {"a": "a"})
+        monkeypatch.setattr(driver, "format_waiting", lambda share, workers: f"{workers} wait")
+        monkeypatch.setattr(driver, "end_remote_process", lambda node, pid, created: self.ended.append(pid))
         monkeypatch.setattr(driver.ray, "kill", self.ended.append)
         self.sweep = plain(folder, seeds=8, parts=4)
         self.scheduler = Scheduler([self.sweep], workers, workers, clock=lambda: self.now)
         self.queue = SweepQueue(self.scheduler, lambda worker, job: None)
-        board = Board(self, [self.sweep])  # type: ignore[arg-type]
+        board = ProgressReporter(self, [self.sweep])  # type: ignore[arg-type]
         self.callback = driver.QueueCallback(self.queue, board, Resources(workers, address="auto"))
 
     def say(self, message: str) -> None:
@@ -235,7 +235,7 @@ class Watched:
     def starts(self, worker: str, pid: int = 1, oom_kills: int = 0) -> None:
         about = {"node": "a", "gpu": "", "host": "a", "lacks": {}, "pid": pid, "created": 0.0}
         about |= {"memory": 2**30, "oom_kills": oom_kills}
-        self.queue.heard(worker, {"share": 0.0, "started": json.dumps(about)})
+        self.queue.handle_report(worker, {"share": 0.0, "started": json.dumps(about)})
 
     def look(self, now: float, *trials: Any) -> None:
         self.now = now
@@ -248,7 +248,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 def test_a_busy_cluster_is_said_each_time_that_no_worker_has_a_place(watched: Watched) -> None:
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     assert watched.queue.suggest("1")
     assert watched.queue.suggest("2")
@@ -295,40 +295,40 @@ def test_a_process_that_runs_and_never_says_so_is_ended(watched: Watched) -> Non
 
 def test_every_kill_by_the_kernel_tells_of_one_process(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
     asked: list[str] = []
-    monkeypatch.setattr(driver, "oom_kills_of", lambda node: asked.append(node) or 5)
+    monkeypatch.setattr(driver, "count_oom_kills", lambda node: asked.append(node) or 5)
     lost = Failure("lost", "its process was lost")
     for worker in "123":
         watched.scheduler.open(worker)
         watched.starts(worker, oom_kills=3)
-    kinds = [watched.callback._with_evidence(lost, worker).kind for worker in "123"]
+    kinds = [watched.callback._with_cause(lost, worker).kind for worker in "123"]
     assert kinds == ["memory", "memory", "lost"]
     assert asked == ["a"]  # once for all, as everything waits for the answer
 
 
 def test_a_kill_before_a_pack_was_handed_out_is_no_evidence(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
-    monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
+    monkeypatch.setattr(driver, "count_oom_kills", lambda node: 4)
     for worker in "12":
         watched.queue.suggest(worker)
         watched.starts(worker, oom_kills=3)
-    watched.queue.heard("1", {"share": 0.0, "took": json.dumps({"memory": 2**31, "oom_kills": 4})})
+    watched.queue.handle_report("1", {"share": 0.0, "took": json.dumps({"memory": 2**31, "oom_kills": 4})})
     assert watched.scheduler.slots["1"].took
     lost = Failure("lost", "its process was lost")
-    assert watched.callback._with_evidence(lost, "1").kind == "lost"
-    assert watched.callback._with_evidence(lost, "2").kind == "memory"
+    assert watched.callback._with_cause(lost, "1").kind == "lost"
+    assert watched.callback._with_cause(lost, "2").kind == "memory"
 
 
 def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
 
     asked: list[list[str]] = []
-    monkeypatch.setattr(driver, "on_nodes", lambda nodes, *_, **__: asked.append(nodes) or {})
-    watched.callback.nodes = driver.NodeFindings(needs, {})
+    monkeypatch.setattr(driver, "call_on_nodes", lambda nodes, *_, **__: asked.append(nodes) or {})
+    watched.callback.nodes = nodes.NodeFindings(needs, {})
     for watched.now in (1.0, 2.0, 3.0, 20.0):
         watched.callback._ask_new_nodes()
     assert asked == [["a"], ["a"]]
@@ -336,14 +336,14 @@ def test_new_nodes_are_asked_once_in_a_while(watched: Watched, needs: Needs, mon
 
 def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from tpbench.sweeps import driver
-    from tpbench.sweeps.packs import Failure
+    from tpbench.sweeps.sweep import Failure
 
-    monkeypatch.setattr(driver, "oom_kills_of", lambda node: 4)
+    monkeypatch.setattr(driver, "count_oom_kills", lambda node: 4)
     watched.queue.suggest("1")
     watched.starts("1")
     slot = watched.scheduler.slots["1"]
     assert slot.work
-    message = watched.callback._with_evidence(Failure("lost", "lost"), "1").message
+    message = watched.callback._with_cause(Failure("lost", "lost"), "1").message
     needed = driver.memory_of(slot.work[1])
     assert needed
     assert format_bytes(2**30) in message

@@ -17,14 +17,13 @@ from tpbench.engine import RuleError, TpbenchError
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
-from tpbench.sweeps.gate import END
-from tpbench.sweeps.packs import Failure, HandedPack, Place, is_given_up
 from tpbench.sweeps.queue import SweepQueue
-from tpbench.sweeps.reproduction import Budget
-from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import PlainSweep, SearchedSweep
+from tpbench.sweeps.reproduction import TimeBudget
+from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.sweep import Failure, Place, PlainSweep, QueuedPack, SearchedSweep, should_abandon
 from tpbench.sweeps.sweep import Workers as Known
-from tpbench.training.packs import Outcome, PackSettings, plan_seeds
+from tpbench.sweeps.trainable import END
+from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
 
@@ -118,7 +117,7 @@ def test_final_seeds_are_split_over_the_workers_that_are_free() -> None:
 def lost(times: dict[str, int]) -> Train:
     """Training whose process is lost so often for a pack."""
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         if times.get(pack.key, 0) > 0:
             times[pack.key] -= 1
             raise ProcessLookupError
@@ -138,7 +137,7 @@ def test_a_lost_pack_is_handed_out_again(tmp_path: Path) -> None:
 
 
 def refusing(*keys: str) -> Train:
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         if pack.key in keys:
             raise ValueError("refused")
         return pretend(pack)
@@ -149,7 +148,7 @@ def refusing(*keys: str) -> Train:
 def test_a_sweep_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     bad, good = sweep(tmp_path, "bp"), sweep(tmp_path, "dfa")
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         return (refusing("0", "1", "2") if pack.plan.method == "bp" else pretend)(pack)
 
     Workers([bad, good]).run(train)
@@ -169,7 +168,7 @@ def test_what_a_rule_does_wrong_fails_its_sweep_at_once(tmp_path: Path) -> None:
     bad, good = sweep(tmp_path, "bp"), sweep(tmp_path, "dfa")
     tried, reason = [], "Mine: the rule raised KeyError: 'gian' (mine.py:3)"
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         if pack.plan.method == "bp":
             tried.append(pack.key)
             raise RuleError(reason)
@@ -211,7 +210,7 @@ def test_final_runs_that_cannot_be_trained_fail_the_sweep_and_are_tried_again_ne
 def test_what_the_only_machine_lacks_fails_the_sweep_and_no_pack_for_good(tmp_path: Path) -> None:
     reason = "data set 'digits' is not in /mnt"
 
-    def unmounted(pack: HandedPack) -> list[Outcome]:
+    def unmounted(pack: QueuedPack) -> list[Outcome]:
         raise TpbenchError(reason)
 
     one, other = sweep(tmp_path), sweep(tmp_path, "dfa")
@@ -262,16 +261,16 @@ def test_a_budget_begins_what_fits_beside_what_has_begun(tmp_path: Path) -> None
         plan = plan_seeds(get_workload("digits"), method, configuration, (0, 1), 1, {"by": "published"})
         cells.append(PlainSweep(f"digits-{method}", method, plan, FINGERPRINT, PackSettings(str(tmp_path)), 2))
         cells[-1].priority = place
-    budget = Budget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
+    budget = TimeBudget(100.0, {"digits-bp": 60.0, "digits-dfa": 30.0, "digits-gnt": 30.0})
     tune = Workers(cells, workers=2, admission=budget)
     handed = tune.run(lambda pack: [])
     assert [name for name, _ in handed] == ["digits-bp"] * 2 + ["digits-dfa"] * 2 + ["digits-gnt"] * 2
     # gnt fitted when bp had ended; with a shorter budget it never does, and nobody waits for it.
     few = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
-    short = Workers(few, workers=2, admission=Budget(70.0, {c.name: 60.0 for c in few}))
+    short = Workers(few, workers=2, admission=TimeBudget(70.0, {c.name: 60.0 for c in few}))
     assert {name for name, _ in short.run(lambda pack: [])} == {"digits-bp", "digits-dfa", "digits-gnt"}
     none = [PlainSweep(c.name, c.label, c.final.plan, FINGERPRINT, c.settings, 2) for c in cells if c.final]
-    idle = Workers(none, workers=2, admission=Budget(1.0, {c.name: 60.0 for c in none}))
+    idle = Workers(none, workers=2, admission=TimeBudget(1.0, {c.name: 60.0 for c in none}))
     assert idle.run(pretend) == []
     assert idle.scheduler.over
 
@@ -296,7 +295,7 @@ def test_a_queue_that_stands_still_says_so(tmp_path: Path) -> None:
     workers = Workers([one], workers=1)
     workers.fill()
     workers.scheduler.slots.clear()  # as if somebody had forgotten it
-    one.flying.clear()
+    one.in_flight.clear()
     with pytest.raises(RuntimeError, match="stands still"):
         workers.scheduler.wants_slot()
 
@@ -307,7 +306,7 @@ def failures(*kinds: str) -> list[Failure]:
 
 def test_how_often_a_pack_is_tried() -> None:
     def tried(kinds: list[str], members: int = 1, on_cluster: bool = False) -> bool:
-        return is_given_up(failures(*kinds), members, on_cluster=on_cluster)
+        return should_abandon(failures(*kinds), members, on_cluster=on_cluster)
 
     assert not tried(["node"] * 60, on_cluster=True)  # never the pack's fault
     assert not tried(["raised"] * 2)
@@ -339,13 +338,13 @@ def test_what_is_handed_out_travels_as_text(tmp_path: Path) -> None:
     one = sweep(tmp_path)
     pack = one.next_pack()
     assert pack is not None
-    assert HandedPack.from_json(pack.to_json()) == pack
+    assert QueuedPack.from_json(pack.to_json()) == pack
 
 
 class Jobs(dict[str, str]):
-    """What was left at the gate."""
+    """What was left at the mailbox."""
 
-    def hand(self, worker: str, job: str) -> None:
+    def put(self, worker: str, job: str) -> None:
         self[worker] = job
 
 
@@ -357,12 +356,12 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
     plan = plan_seeds(get_workload("digits"), "bp", {"lr": 1e-3}, (0,), 1, {"by": "published"})
     one = PlainSweep("digits-bp", "digits bp", plan, FINGERPRINT, PackSettings(str(tmp_path)), 1, on_cluster=True)
     scheduler = Scheduler([one], 1, 1, clock=lambda: now)
-    scheduler.see_nodes({"a": "a", "b": "b"})
-    queue = SweepQueue(scheduler, jobs.hand)
+    scheduler.update_nodes({"a": "a", "b": "b"})
+    queue = SweepQueue(scheduler, jobs.put)
 
     def starts_on_a(worker: str) -> None:
         about = {"node": "a", "gpu": "", "host": "a", "lacks": {}}
-        queue.heard(worker, {"share": 0.0, "started": json.dumps(about)})
+        queue.handle_report(worker, {"share": 0.0, "started": json.dumps(about)})
 
     assert queue.suggest("1")["avoid"] == []
     starts_on_a("1")
@@ -371,27 +370,27 @@ def test_a_worker_that_avoids_a_node_is_not_waited_for_when_its_other_nodes_neve
     assert queue.suggest("2")["avoid"] == ["a"]
     assert queue.suggest("3") is None
     if other == "is lost":
-        scheduler.see_nodes({"a": "a"})
+        scheduler.update_nodes({"a": "a"})
     else:
         now = 130.0
     assert queue.suggest("3")["avoid"] == []
     assert queue.suggest("4") is None
     starts_on_a("3")
-    assert HandedPack.from_json(jobs["3"]).key == "final-0"
+    assert QueuedPack.from_json(jobs["3"]).key == "final-0"
 
 
 def test_a_worker_asks_again_for_what_the_gate_lost(tmp_path: Path) -> None:
     jobs = Jobs()
     one = sweep(tmp_path, trials=2, lag=1, seeds=2)
-    queue = SweepQueue(Scheduler([one], 2, 2, patience=Patience(idle=60)), jobs.hand)
+    queue = SweepQueue(Scheduler([one], 2, 2, timeouts=Timeouts(idle=60)), jobs.put)
     for worker in "12":
         queue.scheduler.open(worker)
         queue.scheduler.started(worker, Place("n"))
     queue.hand_out()
-    assert one.flying
+    assert one.in_flight
     job = jobs.pop("1")
-    queue.heard("1", {"share": 0.0, "asks": True})
+    queue.handle_report("1", {"share": 0.0, "asks": True})
     assert jobs == {"1": job}
     queue.scheduler.slots["2"].leaving = True
-    queue.heard("2", {"share": 0.0, "asks": True})
+    queue.handle_report("2", {"share": 0.0, "asks": True})
     assert jobs["2"] == END

@@ -12,7 +12,7 @@ from tests.conftest import Inside
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.sweeps import reproduction
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackSettings
+from tpbench.training.plan import PackSettings
 from tpbench.workloads import WORKLOADS
 
 
@@ -20,7 +20,7 @@ from tpbench.workloads import WORKLOADS
 def tiny_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """MNIST's name and published configurations on the built-in digits, for 2 epochs; trained in this process."""
     monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run_here)
-    monkeypatch.setattr(reproduction, "ray_running", no_ray)
+    monkeypatch.setattr("tpbench.sweeps.session.ray_running", no_ray)
     monkeypatch.setitem(WORKLOADS, "mnist", replace(WORKLOADS["digits"], name="mnist", title="MNIST", epochs=2))
 
 

@@ -19,17 +19,17 @@ from tpbench.training.sizing import choose_sizes, share_gpu
 from tpbench.workloads import WORKLOADS, get_workload
 
 
-@given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.integers(1, 80), st.booleans())
-def test_shares_fit_the_machine(cpus: int, gpus: int, per_gpu: int, concurrent: int, cluster: bool) -> None:
+@given(st.integers(1, 64), st.integers(0, 16), st.integers(1, 4), st.booleans())
+def test_shares_fit_the_machine(cpus: int, gpus: int, per_gpu: int, cluster: bool) -> None:
     resources = Resources(cpus, gpus, per_gpu, "auto" if cluster else None, node_cpus=8 if cluster else None)
-    share = resources.per_pack(concurrent)
+    share, concurrent = resources.share, resources.concurrent
     assert share["cpu"] >= 1
     assert share["cpu"] * concurrent <= max(cpus, concurrent)
     if cluster:
         assert share["cpu"] <= 8
     if gpus:
         assert 0 < share["gpu"] <= 1
-        assert share["gpu"] * min(concurrent, resources.concurrent) <= gpus + 1e-9
+        assert share["gpu"] * concurrent <= gpus + 1e-9
     else:
         assert "gpu" not in share
 
@@ -42,7 +42,7 @@ def test_packs_share_a_gpu_by_memory_and_by_work() -> None:
     assert share_gpu(2 * gib, 80 * gib, trials=16, pack=4, gpus=1) == 1  # nothing for a second one to do
     assert share_gpu(None, 80 * gib, trials=1000, pack=4, gpus=1) == 1
     assert Resources(8, 2, 3).concurrent == 6
-    assert Resources(8, 2, 3).per_pack(6)["gpu"] == pytest.approx(1 / 3)
+    assert Resources(8, 2, 3).share["gpu"] == pytest.approx(1 / 3)
 
 
 def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def play_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
         return type("Row", (), {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack)})()
 
-    for name in ("require_gpu", "give_back_memory"):
+    for name in ("require_gpu", "release_memory"):
         monkeypatch.setattr(sizing, name, lambda device: None)
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: free * 2**30)
@@ -157,7 +157,7 @@ def test_workloads_of_files_travel_with_a_job(tmp_path: Path) -> None:
     words = f"{own},digits,{like}"
     command = job_command([words, "bp", "--results", "/shared"], "/shared").split()
     assert command[command.index("sweep") + 1] == "workload-0.yaml,digits,workload-1.yaml"
-    with jobs._code(None, jobs.own_workloads(words)) as folder:
+    with jobs._code(None, jobs.workloads_of_files(words)) as folder:
         carried = [get_workload(str(folder / f"workload-{number}.yaml")) for number in range(2)]
     assert carried == [get_workload(str(own)), get_workload(str(like))]
 

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sweeps.playing import FINGERPRINT, OutOfMemoryHereError, SilentError, Workers, pretend
+from tests.sweeps.playing import FINGERPRINT, OutOfMemoryHereError, StalledError, Workers, pretend
 from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
-from tpbench.sweeps.scheduler import Patience, Scheduler
-from tpbench.sweeps.sweep import PlainSweep
-from tpbench.training.packs import Outcome, PackSettings, plan_seeds
+from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.sweep import ALL_SWEEPS, Failure, Place, PlainSweep, QueuedPack
+from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.workloads import get_workload
 
 CONFIGURATION = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "epsilon": 1e-8}
@@ -42,7 +41,7 @@ class On:
         self.broken, self.error, self.gpu = broken, error, gpu
         self.workers: Workers | None = None
 
-    def __call__(self, pack: HandedPack) -> list[Outcome]:
+    def __call__(self, pack: QueuedPack) -> list[Outcome]:
         assert self.workers is not None
         place = self.workers.here
         if place.node in self.broken and self.gpu in (None, place.gpu):
@@ -106,7 +105,7 @@ def test_a_broken_gpu_is_held_back_and_the_others_of_its_node_go_on(tmp_path: Pa
 def test_packs_that_fail_everywhere_are_no_fault_of_the_nodes(tmp_path: Path) -> None:
     bad, good = sweep(tmp_path, "bp", on_cluster=True), sweep(tmp_path, "dfa", on_cluster=True)
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         if pack.plan.method == "bp":
             raise ValueError("boom")
         return pretend(pack)
@@ -131,7 +130,7 @@ def test_the_last_node_is_never_held_back(tmp_path: Path) -> None:
 def test_a_final_pack_waits_for_another_node_while_there_is_one(tmp_path: Path) -> None:
     one = plain(tmp_path, seeds=2, parts=2)
     scheduler = Scheduler([one], 2, 2)
-    scheduler.see_nodes({"a": "a", "b": "b"})
+    scheduler.update_nodes({"a": "a", "b": "b"})
     for name, node in (("1", "a"), ("2", "b")):
         scheduler.open(name)
         scheduler.started(name, Place(node))
@@ -148,7 +147,7 @@ def test_a_pack_whose_other_nodes_never_come_is_tried_where_it_failed(tmp_path: 
     now = 0.0
     one = plain(tmp_path, seeds=1, parts=1)
     scheduler = Scheduler([one], 1, 1, clock=lambda: now)
-    scheduler.see_nodes({"a": "a", "b": "b"})  # b is full of others' work
+    scheduler.update_nodes({"a": "a", "b": "b"})  # b is full of others' work
     scheduler.open("1")
     scheduler.started("1", Place("a"))
     assert scheduler.next_pack("1")
@@ -163,7 +162,7 @@ def test_a_pack_whose_other_nodes_never_come_is_tried_where_it_failed(tmp_path: 
 def test_a_broken_gpu_is_no_fault_of_its_node(tmp_path: Path) -> None:
     one = plain(tmp_path, seeds=12, parts=12)
     scheduler = Scheduler([one], 8, 8)
-    scheduler.see_nodes({"a": "a", "b": "b"})
+    scheduler.update_nodes({"a": "a", "b": "b"})
     places = [Place(node, str(gpu)) for node in "ab" for gpu in range(4)]
     for number, place in enumerate(places):
         scheduler.open(str(number))
@@ -180,7 +179,7 @@ def test_a_broken_gpu_is_no_fault_of_its_node(tmp_path: Path) -> None:
 def test_two_broken_gpus_are_a_fault_of_their_node(tmp_path: Path) -> None:
     one = plain(tmp_path, seeds=12, parts=12)
     scheduler = Scheduler([one], 3, 3)
-    scheduler.see_nodes({"a": "a", "b": "b"})
+    scheduler.update_nodes({"a": "a", "b": "b"})
     for number, place in enumerate((Place("a", "0"), Place("a", "1"), Place("b", "0"))):
         scheduler.open(str(number))
         scheduler.started(str(number), place)
@@ -195,7 +194,7 @@ def test_two_broken_gpus_are_a_fault_of_their_node(tmp_path: Path) -> None:
 def test_a_worker_on_a_gpu_that_is_held_back_stays_and_keeps_others_from_it(tmp_path: Path) -> None:
     now = 0.0
     one = plain(tmp_path, seeds=12, parts=12)
-    scheduler = Scheduler([one], 3, 3, clock=lambda: now, patience=Patience(idle=60))
+    scheduler = Scheduler([one], 3, 3, clock=lambda: now, timeouts=Timeouts(idle=60))
     for name in "012":
         scheduler.open(name)
         scheduler.started(name, Place("n", name))
@@ -217,13 +216,13 @@ def test_where_the_last_good_node_was_lost_another_is_waited_for(tmp_path: Path,
     now = 0.0
     one = plain(tmp_path)
     scheduler = Scheduler([one], 1, 1, clock=lambda: now)
-    scheduler.see_nodes({"head": "head", "spot": "spot"})
+    scheduler.update_nodes({"head": "head", "spot": "spot"})
     scheduler.lacks("head", {ALL_SWEEPS: "no data"})
-    scheduler.see_nodes({"head": "head"})
+    scheduler.update_nodes({"head": "head"})
     assert one.failure is None
     assert scheduler.open("1") == {"head"}
     now = 200.0
-    scheduler.see_nodes({"head": "head", "spot-2": "spot-2"} if comes else {"head": "head"})
+    scheduler.update_nodes({"head": "head", "spot-2": "spot-2"} if comes else {"head": "head"})
     now = 400.0
     scheduler.stop_without_nodes()
     assert (one.failure is None) == comes
@@ -232,7 +231,7 @@ def test_where_the_last_good_node_was_lost_another_is_waited_for(tmp_path: Path,
 def test_a_node_lacks_for_several_sweeps_what_one_line_says(tmp_path: Path) -> None:
     said: list[str] = []
     scheduler = Scheduler([plain(tmp_path)], 1, 1, say=said.append)
-    scheduler.see_nodes({"a": "a", "b": "b"})
+    scheduler.update_nodes({"a": "a", "b": "b"})
     scheduler.lacks("a", {"first": "no data", "second": "no data", "third": "no package"})
     assert len(said) == 2
     assert "first" in said[0]
@@ -298,7 +297,7 @@ def test_a_pack_for_which_memory_does_not_suffice_is_halved(
     one = plain(tmp_path, seeds=8, parts=1, on_cluster=False)
     seen = []
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         seen.append(pack.parts)
         if pack.members > 2 * pack.parts:
             raise error
@@ -313,7 +312,7 @@ def test_what_follows_a_pack_that_was_halved_begins_in_as_many_parts(tmp_path: P
     one = plain(tmp_path, seeds=16, parts=2, on_cluster=False)
     seen = []
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         seen.append((pack.key, pack.parts))
         if pack.members > 2 * pack.parts:
             raise OutOfMemoryHereError
@@ -324,7 +323,7 @@ def test_what_follows_a_pack_that_was_halved_begins_in_as_many_parts(tmp_path: P
 
 
 def test_a_node_without_memory_for_a_single_run_lacks_it(tmp_path: Path) -> None:
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         raise OutOfMemoryHereError
 
     one = sweep(tmp_path)
@@ -343,7 +342,7 @@ def test_where_several_train_at_once_fewer_do_when_memory_ran_out(tmp_path: Path
     workers = Workers([one], 4)
     at_once: list[int] = []
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         at_once.append(len(workers.running) + 1)
         if at_once[-1] > 2:
             raise OutOfMemoryHereError
@@ -359,10 +358,10 @@ def test_a_pack_without_progress_is_handed_out_again(tmp_path: Path) -> None:
     one = sweep(tmp_path)
     tried: list[str] = []
 
-    def train(pack: HandedPack) -> list[Outcome]:
+    def train(pack: QueuedPack) -> list[Outcome]:
         tried.append(pack.key)
         if tried.count("0") == 1 and pack.key == "0":
-            raise SilentError
+            raise StalledError
         return pretend(pack)
 
     Workers([one], 2).run(train)
@@ -373,31 +372,31 @@ def test_a_pack_without_progress_is_handed_out_again(tmp_path: Path) -> None:
 def test_who_makes_no_progress_for_ten_of_its_epochs_is_silent(tmp_path: Path) -> None:
     now = 0.0
     one = plain(tmp_path)
-    scheduler = Scheduler([one], 2, 2, clock=lambda: now, patience=Patience(silence=600, first_epoch=3600))
+    scheduler = Scheduler([one], 2, 2, clock=lambda: now, timeouts=Timeouts(epoch=600, first_epoch=3600))
     for name in ("quick", "slow"):
         scheduler.open(name)
         scheduler.started(name, Place("n"))
         assert scheduler.next_pack(name)
         scheduler.took(name)
     now = 3599.0
-    assert scheduler.silent() == []  # nobody knows how long an epoch takes
+    assert scheduler.stalled() == []  # nobody knows how long an epoch takes
     scheduler.progress("quick", 0.1, None, epoch=1.0)
     scheduler.progress("slow", 0.1, None, epoch=100.0)
     now += 601
-    assert [slot.name for slot, _ in scheduler.silent()] == ["quick"]
-    assert scheduler.silent() == []
+    assert [slot.name for slot, _ in scheduler.stalled()] == ["quick"]
+    assert scheduler.stalled() == []
     # What it says now counts for nothing: its pack is another one's.
     scheduler.ended("quick", [])
     assert scheduler.slots["quick"].work is None
     assert "final-0" in one.waiting
     now += 400
-    assert [slot.name for slot, _ in scheduler.silent()] == ["slow"]
+    assert [slot.name for slot, _ in scheduler.stalled()] == ["slow"]
 
 
 def test_who_does_not_begin_is_silent_sooner(tmp_path: Path) -> None:
     now = 0.0
     one = plain(tmp_path)
-    scheduler = Scheduler([one], 3, 3, clock=lambda: now, patience=Patience(silence=600, first_epoch=3600))
+    scheduler = Scheduler([one], 3, 3, clock=lambda: now, timeouts=Timeouts(epoch=600, first_epoch=3600))
     for name in ("pending", "hung", "stopped", "training"):
         scheduler.open(name)
     now = 500.0
@@ -408,10 +407,10 @@ def test_who_does_not_begin_is_silent_sooner(tmp_path: Path) -> None:
     scheduler.took("training")
     now = 1000.0
     scheduler.runs("hung")
-    assert scheduler.silent() == []
+    assert scheduler.stalled() == []
     now = 1101.0
-    assert [slot.name for slot, _ in scheduler.silent()] == ["hung", "stopped"]
-    assert scheduler.silent() == []
+    assert [slot.name for slot, _ in scheduler.stalled()] == ["hung", "stopped"]
+    assert scheduler.stalled() == []
     assert one.waiting[-1] == "final-0"
 
 
@@ -425,7 +424,7 @@ def test_what_follows_for_the_pack_of_who_is_silent_is_said(tmp_path: Path) -> N
         scheduler.started(name, Place("n"))
         assert scheduler.next_pack(name)
         now += 4000
-        said += [message for _, message in scheduler.silent()]
+        said += [message for _, message in scheduler.stalled()]
         scheduler.gone(name, Failure("lost", "ended"))
     assert said[0] == said[1] != said[2]
     assert one.failure is not None
@@ -440,28 +439,28 @@ def test_the_drivers_own_pause_is_nobodys_silence(tmp_path: Path) -> None:
     assert scheduler.next_pack("1")
     now = 10_000.0
     scheduler.paused(9_900)
-    assert scheduler.silent() == []
+    assert scheduler.stalled() == []
 
 
 def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
     """On a cluster, where others could use its place."""
     now = 0.0
     one = sweep(tmp_path, trials=2, lag=2, seeds=3)
-    scheduler = Scheduler([one], 64, 64, clock=lambda: now, patience=Patience(idle=60))
-    scheduler.see_nodes({"n": "n"})
+    scheduler = Scheduler([one], 64, 64, clock=lambda: now, timeouts=Timeouts(idle=60))
+    scheduler.update_nodes({"n": "n"})
     assert scheduler.wants_slot()
     scheduler.open("1")
     assert not scheduler.wants_slot()  # one pack, one worker
     scheduler.started("1", Place("n"))
     assert scheduler.next_pack("1")
     assert not scheduler.wants_slot()
-    scheduler.ended("1", pretend(one.flying["0"]))
+    scheduler.ended("1", pretend(one.in_flight["0"]))
     assert scheduler.wants_slot()  # two final packs: the third seed is that of the search
     scheduler.open("2")
     scheduler.started("2", Place("n"))
     assert scheduler.next_pack("2")
     assert scheduler.next_pack("1")
-    scheduler.ended("2", pretend(next(iter(one.flying.values()))))
+    scheduler.ended("2", pretend(next(iter(one.in_flight.values()))))
     assert scheduler.surplus() == ["2"]
     assert scheduler.surplus() == []
 
@@ -469,7 +468,7 @@ def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
 def test_an_idle_worker_gives_its_place_back_after_a_while(tmp_path: Path) -> None:
     now = 0.0
     one = sweep(tmp_path, trials=4, lag=1)
-    scheduler = Scheduler([one], 4, 4, clock=lambda: now, patience=Patience(idle=60))
+    scheduler = Scheduler([one], 4, 4, clock=lambda: now, timeouts=Timeouts(idle=60))
     for name in ("1", "2"):
         scheduler.open(name)
         scheduler.started(name, Place("n"))

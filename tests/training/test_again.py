@@ -15,7 +15,8 @@ from tpbench.engine.network import squared_error
 from tpbench.results import RunStore
 from tpbench.results.networks import NETWORKS
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackJob, PackPlan, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings, plan_seeds
 from tpbench.training.running import run_seeds
 from tpbench.workloads import get_workload
 

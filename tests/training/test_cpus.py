@@ -10,8 +10,8 @@ import torch
 
 from tests.training.test_memory import write
 from tpbench.sweeps.cluster import choose_resources
-from tpbench.training import cpus
-from tpbench.training.cpus import cpu_limit, limited_threads
+from tpbench.training import devices as cpus
+from tpbench.training.devices import cpu_limit, limited_threads
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Devices as a person names them, and nodes whose GPU torch cannot use."""
+"""The names of devices, and nodes whose GPU torch cannot use."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_driver_that_is_too_old_is_named_with_its_node(old_driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "node-7")
-    with pytest.raises(
-        TpbenchError, match="no GPU on node node-7: The NVIDIA driver on your system is too old"
-    ) as told:
+    with pytest.raises(TpbenchError, match="node-7") as raised:
         require_gpu("cuda")
-    assert "\n" not in str(told.value)
+    assert REASON in str(raised.value)
+    assert "\n" not in str(raised.value)
     require_gpu("cpu")
 
 
 def test_it_is_found_when_sizes_are_measured(old_driver: None) -> None:
-    with pytest.raises(TpbenchError, match="too old"):
+    with pytest.raises(TpbenchError, match="driver"):
         choose_sizes(
             WORKLOADS["digits"], "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
         )

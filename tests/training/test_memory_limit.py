@@ -14,7 +14,8 @@ import torch
 
 from tpbench.engine import Trainer, example_configuration, get_method
 from tpbench.results import RunStore
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.workloads import Workload, get_workload
 
 # Parameters, gradients and moments of the wide network take half a GiB in a run, and stay; whatever else torch
@@ -59,7 +60,7 @@ def train_four(
     folder: Path, device: str, hidden: tuple[int, ...], caplog: pytest.LogCaptureFixture, on_epoch: object = None
 ) -> list[int]:
     """Train four runs as one pack, and return the size of the pack that published each."""
-    with caplog.at_level(logging.INFO, logger="tpbench.training.packs"):
+    with caplog.at_level(logging.INFO, logger="tpbench.training.pack"):
         outcomes = job(folder, device, hidden, members=4).run(on_epoch)  # type: ignore[arg-type]
     assert [outcome.status for outcome in outcomes] == ["finished"] * 4
     records = {record.definition.id: record for record in RunStore(folder / "results").records()}
@@ -67,7 +68,7 @@ def train_four(
 
 
 def halvings(caplog: pytest.LogCaptureFixture) -> int:
-    return sum(record.name == "tpbench.training.packs" for record in caplog.records)
+    return sum(record.name == "tpbench.training.pack" for record in caplog.records)
 
 
 def test_a_pack_that_ran_out_of_memory_is_published_in_halves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

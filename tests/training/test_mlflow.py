@@ -22,7 +22,8 @@ from tests.training.test_tracking import interrupt_at
 from tpbench.engine import METHODS
 from tpbench.results import RunRecord, RunStore
 from tpbench.training import tracking
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.training.tracking import Target, prepare_trackers, resolve_targets, track_store
 from tpbench.workloads import WORKLOADS
 

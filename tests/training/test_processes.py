@@ -18,7 +18,8 @@ from tpbench.results import RunStore
 from tpbench.results.runs import PUBLISHED
 from tpbench.search.spaces import published_configuration
 from tpbench.training import processes
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.processes import pack_into_memory
 from tpbench.workloads import WORKLOADS
 
@@ -33,7 +34,7 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
 ) -> None:
     job = PackJob(digits_plan(seeds=(0, 1, 2)), PackSettings(str(tmp_path)))
     assert pack_into_memory(job, 2**50).plans == [job.plan]  # a matter of seconds
-    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
     assert [part.seeds for part in pack_into_memory(job, 2**50).plans] == [(0,), (1, 2)]
     PackJob(digits_plan(seeds=(0,)), PackSettings(str(tmp_path))).run()
     # What is there already moves no seed from one part to the other: their checkpoints are found again.
@@ -68,7 +69,7 @@ def test_what_the_memory_does_not_hold_at_once_is_halved(tmp_path: Path) -> None
 def test_fewer_processes_train_where_the_memory_does_not_hold_them(
     two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
     job = PackJob(digits_plan(seeds=(0, 1, 2, 3)), PackSettings(str(tmp_path)))
     plenty = processes.pack_into_memory(job, 2**40)
     assert ([plan.seeds for plan in plenty.plans], plenty.at_once, plenty.note) == ([(0, 1), (2, 3)], 2, "")
@@ -135,11 +136,11 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
     nowhere = plan_seeds(WORKLOADS["mnist"], "bp", configuration, (0,), 1, PUBLISHED)
     parts = [digits_plan("bp", (0, 1)), nowhere]
     settings = PackSettings(str(tmp_path), data=str(tmp_path / "none"), offline=True, keep_networks=True)
-    heard: dict[int, processes.Progress] = {}
+    progress: dict[int, processes.PackProgress] = {}
     with pytest.raises(TpbenchError, match="mnist"):
-        processes.train_side_by_side(parts, settings, heard.__setitem__)
+        processes.train_side_by_side(parts, settings, progress.__setitem__)
     assert not list(tmp_path.glob("ran-*"))
-    assert heard == {0: processes.Progress(3, 3, heard[0].best)}
+    assert progress == {0: processes.PackProgress(3, 3, progress[0].best)}
     alone = PackSettings(str(tmp_path / "alone"), keep_networks=True)
     PackJob(parts[0], alone).run()
     trained, expected = (
@@ -153,10 +154,10 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
 
 def test_a_process_that_is_interrupted_closes_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was reported is there, though trackers log now and then only."""
-    monkeypatch.setattr(processes, "_PATIENCE", 200.0)  # a busy machine is no failure
+    monkeypatch.setattr(processes, "_END_SECONDS", 200.0)  # a busy machine is no failure
     reported: list[int] = []
 
-    def interrupt(_: int, progress: processes.Progress) -> None:
+    def interrupt(_: int, progress: processes.PackProgress) -> None:
         reported.append(progress.done)
         if progress.done > 20 and list((tmp_path / "tb").rglob("*tfevents*")):
             raise KeyboardInterrupt

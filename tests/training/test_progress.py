@@ -1,4 +1,4 @@
-"""What a log says while something trains."""
+"""The display of progress on terminals, in notebooks and in logs."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def test_silence_but_for_warnings(capsys: pytest.CaptureFixture[str]) -> None:
         view.update("epochs", 3, 3, None)
         view.end("epochs")
         view.say("starting Ray")
-        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$") as told:
+        with pytest.warns(UserWarning, match="^digits bp: its targets are odd$") as caught:
             view.say("digits bp: warning: its targets are odd")
-        assert told[0].filename == __file__  # the line that called, and none of tpbench's
+        assert caught[0].filename == __file__  # the line that called, and none of tpbench's
     assert capsys.readouterr().out == ""
 
 

@@ -1,4 +1,4 @@
-"""What is shown of runs that train."""
+"""The progress of runs that train, as it is shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tpbench.engine import get_method
 from tpbench.engine.operations import member_bytes
 from tpbench.results import RunStore
 from tpbench.training import processes, running
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
-from tpbench.training.processes import Progress
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
+from tpbench.training.processes import PackProgress
 from tpbench.training.progress import PlainView
 
 
@@ -34,13 +35,13 @@ def test_the_first_line_says_where_it_goes_on(tmp_path: Path) -> None:
     assert shown(PackJob(digits_plan("bp", (5,)), settings)) == [f"epochs: {done}/3" for done in range(4)]
 
 
-def test_parts_that_go_on_are_shown_once_all_have_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_continue_are_shown_once_all_have_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(processes, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
 
-    def train(plans: list[PackPlan], settings: PackSettings, report: processes.Report) -> None:
+    def train(plans: list[PackPlan], settings: PackSettings, report: processes.ProgressCallback) -> None:
         for number, done in ((0, 2), (1, 1), (0, 3), (1, 2), (1, 3)):
-            report(number, Progress(done, 3, 0.5, ("odd",)))
+            report(number, PackProgress(done, 3, 0.5, ("odd",)))
 
     monkeypatch.setattr(running, "train_side_by_side", train)
     job = PackJob(digits_plan("bp", (0, 1)), PackSettings(str(tmp_path)))
@@ -55,7 +56,7 @@ def test_what_torch_keeps_of_a_gpu_is_given_back_before_it_is_asked_what_is_free
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(running, "give_back_memory", lambda device: asked.append("given back"))
+    monkeypatch.setattr(running, "release_memory", lambda device: asked.append("given back"))
     monkeypatch.setattr(running, "free_memory", lambda device: asked.append("free") or 2**40)
     shown(PackJob(digits_plan("bp", (0,)), PackSettings(str(tmp_path))))
     assert asked == ["given back", "free"]
@@ -68,7 +69,7 @@ def test_parts_that_train_one_after_the_other_end_as_one_pack(tmp_path: Path, mo
     one = member_bytes(get_method("bp"), apart.problem, torch.float32)
     monkeypatch.setattr(running, "free_memory", lambda device: one)
     lines = shown(apart)
-    assert "3 runs at once need" in lines[0]
+    assert lines[0].startswith("3 runs")
     assert lines[-1] == "epochs: 3/3"
     errors = [
         {r.definition.seed: (r.test_error, r.pack_members) for r in RunStore(folder).records()}

@@ -55,7 +55,7 @@ def test_a_size_that_does_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 100)
-    monkeypatch.setattr(sizing, "give_back_memory", freed.append)
+    monkeypatch.setattr(sizing, "release_memory", freed.append)
     size = sizing.choose_pack(
         WORKLOADS["digits"], "bp", trials=1000, concurrent=1, threads=1, device="cuda", precision="float32"
     )

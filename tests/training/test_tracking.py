@@ -24,9 +24,11 @@ from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.location import location
 from tpbench.sweeps.jobs import job_command
-from tpbench.sweeps.packs import HandedPack
-from tpbench.training import packs, tracking
-from tpbench.training.packs import PackJob, PackSettings
+from tpbench.sweeps.sweep import QueuedPack
+from tpbench.training import pack as packs
+from tpbench.training import tracking
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings
 from tpbench.training.tracking import (
     EpochMetrics,
     Member,
@@ -156,7 +158,7 @@ def test_a_job_needs_places_that_outlive_it() -> None:
 
 def test_settings_travel_as_json() -> None:
     settings = PackSettings("results", track=("tensorboard:/a", "mlflow:http://host"))
-    assert HandedPack.from_json(HandedPack("0", digits_plan(), settings).to_json()).settings == settings
+    assert QueuedPack.from_json(QueuedPack("0", digits_plan(), settings).to_json()).settings == settings
     assert PackSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 
@@ -461,8 +463,8 @@ def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_is_free_for_the_next_pack_while_trackers_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, seen = threading.Lock(), []
-    monkeypatch.setattr(packs, "_ALONE_ON_GPU", lock)
-    monkeypatch.setattr(packs.PackJob, "_train_to_the_end", lambda *_: (seen.append(lock.locked()), ([], None))[1])
+    monkeypatch.setattr(packs, "_GPU_LOCK", lock)
+    monkeypatch.setattr(packs.PackJob, "_train_until", lambda *_: (seen.append(lock.locked()), ([], None))[1])
     monkeypatch.setattr(PackTracking, "finish", lambda *_: seen.append(lock.locked()))
     PackJob(digits_plan("bp"), PackSettings(str(tmp_path), device="cuda"))._train(None)
     assert seen == [True, False]

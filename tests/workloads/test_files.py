@@ -26,7 +26,7 @@ from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.engine.network import stream
 from tpbench.results import RunStore
 from tpbench.search.configurations import load_configuration
-from tpbench.training.packs import PackPlan, define_runs, plan_seeds
+from tpbench.training.plan import PackPlan, define_runs, plan_seeds
 from tpbench.workloads import WORKLOADS, Workload, get_workload, load_problem
 from tpbench.workloads.declarations import Declaration
 from tpbench.workloads.own_data import scale_and_shift

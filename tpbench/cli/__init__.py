@@ -13,13 +13,13 @@ from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
 from tpbench.cli import train, show, check, store, remote
-from tpbench.cli.app import app, spell_error
+from tpbench.cli.app import app, format_error_rate
 
 # isort: on
 from tpbench.engine import TpbenchError
 from tpbench.engine.startup import collect_rarely
 from tpbench.results.formats import prepare_streams, print_line
-from tpbench.training.signals import ending_by_signals
+from tpbench.training.console import interrupt_on_signals
 
 __all__ = ["app", "check", "libraries", "main", "remote", "show", "store", "train"]
 
@@ -30,11 +30,11 @@ def main() -> None:
     prepare_streams()
     try:
         # SIGTERM lets every command put its temporary files away, as Ctrl-C does.
-        with ending_by_signals():
+        with interrupt_on_signals():
             # However it was started: its completion is that of the command.
             app(prog_name="tpbench")
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
-            print_line(f"error: {spell_error(error)}", Console(stderr=True), "red")
+            print_line(f"error: {format_error_rate(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)

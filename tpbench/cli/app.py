@@ -224,7 +224,7 @@ def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
     return values
 
 
-def spell_error(error: TpbenchError) -> str:
+def format_error_rate(error: TpbenchError) -> str:
     """Return an error's message with the parameter that it names spelled as an option."""
     if not isinstance(error, UsageError) or not error.parameter:
         return str(error)

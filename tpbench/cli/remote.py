@@ -44,7 +44,7 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     space = user_path(options.space) if options.space else None
     if space:
         spaces_for((cell.method for cell in cells), space)
-    name = jobs.submit(address, line, space, jobs.own_workloads(workload))
+    name = jobs.submit(address, line, space, jobs.workloads_of_files(workload))
     say(f"submitted: {name}")
     say(f"tpbench status --address {address}")
     say(f"tpbench logs {name} --address {address}")

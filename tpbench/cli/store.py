@@ -46,9 +46,9 @@ def results_check(results: Results = DEFAULT_STORE) -> None:
     if alignments.valid or alignments.problems:
         say(f"{_alignments(alignments.valid)} whole, {len(alignments.problems)} damaged")
     wrong = [*runs.conflicts, *(message for check in found.values() for message in check.wrong), *alignments.conflicts]
-    sweeps = check_sweeps(store.folder)
-    if sweeps.whole or sweeps.wrong:
-        say(f"{sweeps.whole} sweep{'s' * (sweeps.whole != 1)} whole, {len(sweeps.wrong)} damaged")
+    sweeps = check_sweeps(store)
+    if sweeps.valid or sweeps.wrong:
+        say(f"{sweeps.valid} sweep{'s' * (sweeps.valid != 1)} whole, {len(sweeps.wrong)} damaged")
     wrong += sweeps.wrong
     for message in wrong:
         complain(message)
@@ -77,7 +77,7 @@ def results_merge(
         say(f"{_alignments(merged.alignments)} copied, {merged.known_alignments} there already")
     for problem in merged.problems:
         complain(f"warning: {problem}")
-    if left := len(sweep_folders(store.folder)):
+    if left := len(sweep_folders(store)):
         say(f"{left} sweep{'s' * (left != 1)} left out: copy the folder 'sweeps' to list, continue or plot them there")
     warn_damaged(store)
     warn_damaged(into)
@@ -127,9 +127,9 @@ def results_export(
     chosen = export_format(check_target(file), form)
     store = read_store(results)
     if trials:
-        from tpbench.search.trials import export_trials
+        from tpbench.search.listing import export_trials
 
-        count, problems = export_trials(store.folder, file, chosen)
+        count, problems = export_trials(store, file, chosen)
         say(f"{count} trials written to {file}")
         for problem in problems:
             complain(f"warning: {problem}")

@@ -28,7 +28,7 @@ def sweep(context: typer.Context) -> None:
 
     cells, left = choose_all(options.workloads, options.methods)
     from tpbench.sweeps.campaign import require_success, run_sweeps
-    from tpbench.training.packs import PackSettings
+    from tpbench.training.plan import PackSettings
 
     for line in left:
         complain(f"left out: {line}")
@@ -52,14 +52,14 @@ def sweep(context: typer.Context) -> None:
 def _render_results(results: Sequence[Any]) -> str:
     """Return the end of a campaign: one row per sweep."""
     from tpbench.results.formats import format_mean, mean_and_deviation
-    from tpbench.training.progress import spell_error, spell_seconds
+    from tpbench.training.progress import format_duration, format_error_rate
 
     rows = []
     for one in results:
         errors = [100 * r.test_error for r in one.records if not r.diverged and r.test_error is not None]
         test = f"{format_mean(*mean_and_deviation(errors))} %" if errors else "-"
-        time = spell_seconds(one.seconds) if one.seconds else "-"
-        rows.append((one.name, one.state, str(one.tried), spell_error(one.best_error), test, time))
+        time = format_duration(one.seconds) if one.seconds else "-"
+        rows.append((one.name, one.state, str(one.tried), format_error_rate(one.best_error), test, time))
     return listing(("sweep", "state", "configurations", "best validation error", "test error", "time"), rows)
 
 
@@ -69,14 +69,14 @@ def sweeps(
     as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
 ) -> None:
     """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
-    from tpbench.search.listing import all_sweeps
-    from tpbench.training.progress import spell_error
+    from tpbench.search.listing import list_sweeps
+    from tpbench.training.progress import format_error_rate
 
-    found = all_sweeps(str(read_store(results).folder))
+    found = list_sweeps(read_store(results))
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return
-    rows = [(s.id, s.state, f"{s.searched}/{s.trials}", spell_error(s.best)) for s in found]
+    rows = [(s.id, s.state, f"{s.searched}/{s.trials}", format_error_rate(s.best)) for s in found]
     print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
     # Not in the table: a cell would break the commands.
     for status in found:
@@ -109,35 +109,34 @@ def reproduce(context: typer.Context) -> None:
     from tpbench.sweeps.cluster import choose_resources
     from tpbench.sweeps.reproduction import plan
     from tpbench.sweeps.reproduction import reproduce as train
-    from tpbench.training.networks import spell_unkept
-    from tpbench.training.packs import PackSettings
-    from tpbench.training.progress import spell_seconds
+    from tpbench.training.plan import PackSettings, format_missing_networks
+    from tpbench.training.progress import format_duration
 
     resources = choose_resources(options.cpus, options.gpus, options.address)
     device = None if resources.address else "cuda" if resources.gpus else "cpu"
     # A plan alone downloads nothing.
     settings = PackSettings.of(options.model_copy(update={"offline": True}) if options.dry_run else options, device)
     cells, left = plan(options.table, names, rules, options.seed_list, settings)
-    rows = [(cell.name, str(len(cell.seeds)), spell_seconds(cell.seconds)) for cell in cells]
+    rows = [(cell.name, str(len(cell.seeds)), format_duration(cell.seconds)) for cell in cells]
     title = "Plan, cheapest first (measured on this machine)"
     print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
-    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {spell_seconds(sum(cell.seconds for cell in cells))} in all")
+    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {format_duration(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         complain(f"left out: {line}")
     if options.dry_run:
         return
     trained = train(cells, options.budget_seconds, settings, resources) if cells else []
     for done in trained:
-        estimate = spell_seconds(done.planned.seconds)
+        estimate = format_duration(done.planned.seconds)
         if done.failure:
             say(f"{done.planned.name}: failed: {done.failure}")
         elif done.seconds is None:
             say(f"{done.planned.name}: left, it does not fit into the budget")
         else:
             lost = f", {done.diverged} of {len(done.planned.seeds)} seeds diverged" if done.diverged else ""
-            say(f"{done.planned.name}: {spell_seconds(done.seconds)} (estimated {estimate}){lost}")
+            say(f"{done.planned.name}: {format_duration(done.seconds)} (estimated {estimate}){lost}")
     if count := sum(done.unkept for done in trained):
-        complain(spell_unkept(count))
+        complain(format_missing_networks(count))
     if any(done.failure for done in trained) or (left and not cells):
         raise typer.Exit(1)
 
@@ -151,8 +150,8 @@ def align(context: typer.Context) -> None:
     cell = CellChoice.of(options.workload, options.method)
     from tpbench.search.configurations import find_configuration
     from tpbench.training.aligning import record_alignment
-    from tpbench.training.packs import PackSettings
-    from tpbench.training.signals import interruptible
+    from tpbench.training.console import interruptible
+    from tpbench.training.plan import PackSettings
 
     settings = PackSettings.of(options, options.device)
     chosen = find_configuration(

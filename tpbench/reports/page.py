@@ -60,7 +60,7 @@ from tpbench.results.ranking import (
     leaderboard_of,
 )
 from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table_of
-from tpbench.search.listing import all_sweeps
+from tpbench.search.listing import list_sweeps
 
 Cells = Mapping[CellKey, Cell]
 
@@ -405,7 +405,7 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 def search_section(results: str, glyphs: Glyphs) -> Section:
     """Return the section of searches: the plot of each sweep in a fold of its own."""
     section = Section("searches", "Searches")
-    for status in all_sweeps(results):
+    for status in list_sweeps(RunStore(location(results))):
         figure = _try(lambda name=status.id: search_figure(results, name))  # type: ignore[misc]
         if figure:
             caption = f"{status.id} ({status.state}): error over trials, importance, parallel coordinates."

@@ -10,8 +10,9 @@ from tpbench.engine.errors import visible
 from tpbench.reports.style import Figure, drawing
 from tpbench.results.location import location
 from tpbench.results.runs import DEFAULT_OBJECTIVE
+from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepFolder
-from tpbench.search.trials import hyperparameters, trials_frame
+from tpbench.search.listing import hyperparameters, trials_frame
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8
@@ -26,7 +27,7 @@ def search_frame(results: str, sweep: str) -> pd.DataFrame:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
-    trials, _ = trials_frame(location(results), sweep)
+    trials, _ = trials_frame(RunStore(location(results)), sweep)
     trials = trials[np.isfinite(trials["objective"])]
     if trials.empty:
         raise TpbenchError(f"the sweep {sweep} has no results yet")

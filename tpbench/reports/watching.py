@@ -14,7 +14,7 @@ from tpbench.results.formats import say
 from tpbench.results.location import file_stamps, location
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
-from tpbench.training.signals import ending_by_signals
+from tpbench.training.console import interrupt_on_signals
 
 # A page that opens in a browser is to be read in between.
 _RELOAD_S = 10
@@ -30,7 +30,7 @@ def store_stamp(results: str) -> str:
     """
     folder = location(results)
     places = [(folder / "runs", ".json"), (folder, ".zip"), (folder / "alignment", ".json")]
-    sweeps = sweep_folders(folder)
+    sweeps = sweep_folders(RunStore(folder))
     places += [(sweep.folder, ".jsonl") for sweep in sweeps]
     stamps = [(str(place), sorted(file_stamps(place, ending).items())) for place, ending in places]
     # A sweep that is stopped lets go of its lock, and writes nothing.
@@ -94,7 +94,7 @@ def watch_store(results: str, output: Path, command: str, every: float) -> None:
         TpbenchError: the store cannot be read, or the page not written.
     """
     watch = Watch(results, output, command, every, say)
-    with ending_by_signals():
+    with interrupt_on_signals():
         try:
             _follow(watch)
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from tpbench.results.runs import DEFAULT_PRECISION, FROM_FILE, FROM_PYTHON, PUBL
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackSettings
+from tpbench.training.plan import PackSettings
 from tpbench.training.running import run_seeds
 from tpbench.workloads import load_problem, obtain
 

@@ -45,7 +45,7 @@ class SweepDefinition:
     pack: int
     """Members per pack of the search."""
     lag: int
-    """Packs in flight or waiting (see :class:`tpbench.search.packed.PackedSearch`)."""
+    """Packs in flight or waiting (see :class:`tpbench.search.packed_tpe.PackedSearch`)."""
     precision: str = DEFAULT_PRECISION
     method_source: str = ""
     """As of :class:`tpbench.results.RunDefinition`, and so is the next."""
@@ -259,7 +259,7 @@ class SweepFolder:
             TpbenchError: it is damaged.
         """
         from tpbench.results.schemas import check_fields
-        from tpbench.search.events import SweepFields
+        from tpbench.search.journal import SweepFields
 
         path = self.folder / "sweep.json"
         try:

@@ -11,17 +11,17 @@ RUNGS = 2
 
 
 def rung_epochs(epochs: int, factor: int) -> list[int]:
-    """Joint epochs at which a bracket is halved: ``epochs / factor^2`` and ``epochs / factor``, rounded, at least 1.
+    """Return the joint epochs at which a bracket is halved: ``epochs / factor^2`` and ``epochs / factor``, rounded.
 
-    Rungs that fall together or on the last epoch count once, or not at all.
+    A rung is at least 1. Rungs that fall together count once, one on the last epoch not at all.
     """
-    found = {max(1, round(epochs / factor**power)) for power in range(1, RUNGS + 1)}
-    return sorted(epoch for epoch in found if epoch < epochs)
+    rungs = {max(1, round(epochs / factor**power)) for power in range(1, RUNGS + 1)}
+    return sorted(epoch for epoch in rungs if epoch < epochs)
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Says which members of a pack stop: a :class:`tpbench.training.packs.Judge`."""
+    """Successive halving within a pack: a :class:`tpbench.training.plan.StopRule`."""
 
     epochs: int
     """Joint epochs of those that reach the end."""
@@ -31,7 +31,7 @@ class Bracket:
 
     @property
     def name(self) -> str:
-        """Names the rule, for the pack's checkpoint."""
+        """Name of the rule, for the pack's checkpoint."""
         return f"halving {self.factor} {self.objective}"
 
     @property
@@ -40,10 +40,10 @@ class Bracket:
         return rung_epochs(self.epochs, self.factor)
 
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
-        """Members that are stopped by this joint epoch, and at which: of each rung all but the best.
+        """Return the members that are stopped by a joint epoch, each with its rung: all but the best of each rung.
 
-        What a member did after it was stopped is not looked at, so that runs which the store has from elsewhere compete
-        as if they were trained here. Ties are decided by the order of suggestion.
+        A member's epochs after its rung do not count, so that runs which the store has already compete as if they were
+        trained here. Ties are decided by the order of suggestion.
 
         Args:
             histories: of all members of the pack in the order of their suggestion.
@@ -55,12 +55,12 @@ class Bracket:
                 break
             racing = [m for m, history in enumerate(histories) if m not in out and history.epochs >= rung]
             racing.sort(key=lambda m: (min(histories[m].curves[self.objective][:rung]), m))
-            kept = max(1, round(len(histories) / self.factor**number))
-            out |= dict.fromkeys(racing[kept:], rung)
+            count = max(1, round(len(histories) / self.factor**number))
+            out |= dict.fromkeys(racing[count:], rung)
         return out
 
 
 def pack_floor(factor: int, trials: int, workers: int) -> int:
-    """The smallest pack that can be halved twice; ``factor`` times as many where every worker still gets four packs."""
+    """Return the smallest pack that can be halved twice; ``factor`` times it where all workers get four packs."""
     smallest = int(factor**RUNGS)
     return factor * smallest if trials >= 4 * workers * factor * smallest else smallest

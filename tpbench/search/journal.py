@@ -1,7 +1,7 @@
 """A sweep's journal: every suggestion and every result, one JSON line each, written before anything else happens.
 
-HyperOpt's state is a function of its seed and of the order in which it was asked and told. The journal holds that
-order, so an interrupted search is continued by replaying it: no suggestion is handed out twice, nothing is unpickled.
+HyperOpt's state is a function of its seed and of the order of suggestions and results. The journal holds that order, so
+an interrupted search is continued by a replay: no suggestion is handed out twice, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -11,22 +11,112 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.artifacts import parse_json
 from tpbench.results.location import read_bytes
+from tpbench.results.runs import DEFAULT_OBJECTIVE, OBJECTIVES
+from tpbench.results.schemas import Count, Epochs, Finite, Fraction, Name, Natural, Record, Scalar, check_fields
 from tpbench.results.store import append_line
-from tpbench.training.packs import Outcome
+from tpbench.training.plan import Outcome
 
-# Bytes; of a million configurations it would be a third of it.
+# The fields of the journal and of sweep.json: types and ranges, checked when the files are read.
+
+Suggestion = Annotated[dict[str, Finite], Field(min_length=1)]
+
+
+class OutcomeFields(Record):
+    """The fields of :class:`tpbench.training.plan.Outcome`."""
+
+    run: str
+    status: Literal["finished", "diverged", "pruned", "stopped"]
+    validation_error: Fraction
+    test_error: Fraction | None
+    value: Finite | None = None
+    epochs: Natural | None = None
+
+
+class _Event(Record):
+    """A line of a journal. Fields that another version adds are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Suggested(_Event):
+    """A pack was handed out."""
+
+    event: Literal["suggested"]
+    pack: Natural
+    suggestions: Annotated[list[Suggestion], Field(min_length=1)]
+
+
+class Ended(_Event):
+    """A pack ended; no outcomes: it failed."""
+
+    event: Literal["ended"]
+    pack: Natural
+    outcomes: list[OutcomeFields]
+
+
+class Split(_Event):
+    """The final seeds were split into packs."""
+
+    event: Literal["split"]
+    packs: Count
+
+
+class Final(_Event):
+    """The final runs are in the store."""
+
+    event: Literal["final"]
+    outcomes: list[OutcomeFields]
+
+
+class Failed(_Event):
+    """The sweep ended without a result."""
+
+    event: Literal["failed"]
+    reason: str
+
+
+EVENT: TypeAdapter[Suggested | Ended | Split | Final | Failed] = TypeAdapter(
+    Annotated[Suggested | Ended | Split | Final | Failed, Field(discriminator="event")]
+)
+"""Any line of a journal."""
+
+
+class SweepFields(Record):
+    """The fields of :class:`tpbench.search.definition.SweepDefinition`, as ``sweep.json`` holds them."""
+
+    workload: Name
+    method: Name
+    fingerprint: str
+    space: dict[str, list[Scalar]]
+    trials: Count
+    epochs: Epochs
+    seeds: Annotated[list[Natural], Field(min_length=1)]
+    search_seed: Natural
+    pack: Count
+    lag: Count
+    precision: Name = "float32"
+    method_source: str = ""
+    workload_source: str = ""
+    objective: Literal[OBJECTIVES] = DEFAULT_OBJECTIVE  # type: ignore[valid-type]
+    halving: Annotated[int, Field(ge=0, le=10)] = 0
+    search_precision: str = ""
+
+
+# Bytes; a journal of a million configurations has a third of it.
 _LARGEST = 1_000_000_000
 
 
 @dataclass
 class PackEntry:
-    """One pack of the search: what HyperOpt suggested, and how each member ended once it has (none: it failed)."""
+    """One pack of the search: HyperOpt's suggestions, and their outcomes once it has ended (empty: it failed)."""
 
     number: int
     suggestions: list[dict[str, float]]
@@ -43,32 +133,29 @@ class Journal:
     """Packs that the final seeds were split into; None before the search ended."""
     final: list[Outcome] | None = None
     failure: str | None = None
-    """Why the sweep ended without a result, if it did; what happens later makes it forgotten."""
+    """The reason why the sweep ended without a result, if it did; a later event removes it."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Read a journal to go on with it, or begin one. A last line that a crash cut short is cut off.
+        """Open a journal to continue it, or begin one. A last line that a crash cut short is removed.
 
         Raises:
             TpbenchError: a line before the last is damaged.
         """
         journal = cls.read(path)
         if isinstance(path, Path) and path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
+            size = path.read_bytes().rfind(b"\n") + 1
             with path.open("rb+") as file:
-                file.truncate(whole)
+                file.truncate(size)
         return journal
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """Read a journal without touching it; a last line that a crash cut short is passed over.
+        """Read a journal without changing it; a last line that a crash cut short is ignored.
 
         Raises:
             TpbenchError: a line before the last is damaged.
         """
-        from tpbench.results.schemas import check_fields
-        from tpbench.search.events import EVENT
-
         journal = cls(path)
         try:
             text = read_bytes(path, _LARGEST).decode()
@@ -114,32 +201,32 @@ class Journal:
         append_line(self.path, json.dumps(event, allow_nan=False))
         self._apply(event)
 
-    def suggested(self, suggestions: list[dict[str, float]]) -> PackEntry:
-        """Note a new pack."""
+    def add_pack(self, suggestions: list[dict[str, float]]) -> PackEntry:
+        """Record a new pack and return it."""
         self._write({"event": "suggested", "pack": len(self.packs), "suggestions": suggestions})
         return self.packs[-1]
 
-    def ended(self, pack: int, outcomes: list[Outcome]) -> None:
-        """Note how a pack ended; no outcomes: it failed."""
+    def end_pack(self, pack: int, outcomes: list[Outcome]) -> None:
+        """Record the outcomes of a pack's members; none: it failed."""
         self._write({"event": "ended", "pack": pack, "outcomes": [asdict(o) for o in outcomes]})
 
     def split(self, packs: int) -> None:
-        """Note into how many packs the final seeds are split: an interrupted sweep goes on with the same ones."""
+        """Record the number of packs of the final seeds: an interrupted sweep continues with the same ones."""
         self._write({"event": "split", "packs": packs})
 
     def fail(self, reason: str) -> None:
-        """Note that the sweep ended without a result."""
+        """Record that the sweep ended without a result."""
         # A path in the message need not be text.
         reason = reason.encode(errors="backslashreplace").decode()
         if self.failure != reason:
             self._write({"event": "failed", "reason": reason})
 
-    def finished(self, outcomes: list[Outcome]) -> None:
-        """Note that the final runs are in the store."""
+    def finish(self, outcomes: list[Outcome]) -> None:
+        """Record that the final runs are in the store."""
         self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
 
     def tally(self) -> str:
-        """How the search's configurations ended, in words: ``3 diverged, 1 stopped early``."""
+        """Return the numbers of configurations by their end: ``3 diverged, 1 stopped early``."""
         ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])
         ends["failed"] = self.failed_count
         words = {
@@ -152,24 +239,26 @@ class Journal:
         return ", ".join(f"{ends[status]} {word}" for status, word in words.items() if ends[status])
 
     def final_runs(self, store: RunStore) -> list[RunRecord] | None:
-        """The final runs, from the store; None unless it has all of them, for files can be deleted or damaged since."""
+        """Return the final runs from the store; None unless it has all of them, as files can be deleted or damaged."""
         if self.final is None:
             return None
         records = [store.read(outcome.run) for outcome in self.final]
-        found = [record for record in records if record]
-        return found if len(found) == len(records) else None
+        present = [record for record in records if record]
+        return present if len(present) == len(records) else None
 
     @property
     def suggested_count(self) -> int:
+        """Number of suggestions."""
         return sum(len(pack.suggestions) for pack in self.packs)
 
     @property
     def ended_count(self) -> int:
+        """Number of suggestions whose packs have ended."""
         return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes is not None)
 
     @property
     def failed_count(self) -> int:
-        """Suggestions that could not be trained."""
+        """Number of suggestions that could not be trained."""
         return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes == [])
 
     @property
@@ -178,7 +267,7 @@ class Journal:
         return sum(outcome.epochs or 0 for pack in self.packs for outcome in pack.outcomes or [])
 
     def best(self) -> tuple[dict[str, float], Outcome] | None:
-        """The suggestion with the lowest objective, the first of equals; None before any result.
+        """Return the suggestion with the lowest objective, the first of equals; None before any result.
 
         A pruned run is no candidate: it was stopped because it learnt nothing.
         """

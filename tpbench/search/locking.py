@@ -1,4 +1,4 @@
-"""Keep other processes off a sweep: by the system's locks, or by a file that names its owner where there are none."""
+"""Locks that keep other processes off a sweep: the system's, or a file that names its owner where there are none."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import BinaryIO
 from tpbench.engine import TpbenchError
 from tpbench.results.location import open_file
 
-# What flock says where the file system (some NFS, FUSE and parallel file systems) knows no locks.
+# Errors of flock where the file system (some NFS, FUSE and parallel file systems) knows no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, counted from a named boot: numbers of processes are used again."""
+    """Return the start of a process of this machine, counted from a named boot: numbers of processes are used again."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # The second field is the program's name in brackets, which may hold anything.
@@ -41,12 +41,13 @@ class Owner:
     started: str
 
     @classmethod
-    def this(cls) -> Owner:
+    def current(cls) -> Owner:
+        """Return this process."""
         return cls(socket.gethostname(), os.getpid(), _started(os.getpid()))
 
     @property
     def gone(self) -> bool:
-        """Whether it certainly runs no more, which only its own machine can tell."""
+        """True if it certainly has ended, which only its own machine can tell."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -59,7 +60,7 @@ class Owner:
 
 
 def _read_owner(path: Path) -> tuple[str, Owner | None]:
-    """An owner's file as text, and whom it names; a file that a crash cut short names nobody."""
+    """Return an owner's file as text, and its owner; None if a crash cut the file short."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -72,7 +73,7 @@ def _read_owner(path: Path) -> tuple[str, Owner | None]:
 
 
 def _flock(file: BinaryIO, kind: int) -> bool | None:
-    """Whether the lock was got; None where the file system has no locks."""
+    """Lock a file; returns False if another process has it locked, None where the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -85,7 +86,7 @@ def _flock(file: BinaryIO, kind: int) -> bool | None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder, as far as this machine can tell."""
+    """Return whether a process is at work in a folder, as far as this machine can tell."""
     try:
         with open_file(folder / "lock") as file:
             got = _flock(file, fcntl.LOCK_SH)
@@ -96,7 +97,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _open_lock(path: Path) -> BinaryIO:
-    """Open, or make, what is locked. Reading a colleague's file suffices, but where the file system asks for more."""
+    """Open the file that is locked, or make it. To read another user's file suffices on most file systems."""
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb")
     except PermissionError:
@@ -109,7 +110,7 @@ def locked(folder: Path, what: str) -> Iterator[str]:
 
     Args:
         folder: made where it is missing.
-        what: what its lock stands for, for the message.
+        what: name of the work, for the message.
 
     Yields:
         A warning where the file system has no locks; otherwise nothing.
@@ -141,8 +142,8 @@ def locked(folder: Path, what: str) -> Iterator[str]:
 
 @contextmanager
 def _owned(path: Path, what: str) -> Iterator[None]:
-    """Own a file that exists once, for the length of a ``with`` block."""
-    mine = json.dumps(asdict(Owner.this()))
+    """Hold the owner's file for the length of a ``with`` block."""
+    mine = json.dumps(asdict(Owner.current()))
     try:
         if not _create(path, mine):
             text, owner = _read_owner(path)
@@ -172,7 +173,7 @@ def _create(path: Path, text: str) -> bool:
 
 
 def _remove(path: Path, text: str) -> bool:
-    """Take a stale file away, unless another process did so and has put its own there in between."""
+    """Remove a stale file, unless another process has replaced it by its own in between."""
     aside = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
     try:
         path.rename(aside)

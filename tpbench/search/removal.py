@@ -17,8 +17,7 @@ from tpbench.results.opening import find_record
 from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.search.definition import SweepFolder
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_folders
-from tpbench.search.trials import find_sweep
+from tpbench.search.listing import get_sweep, sweep_folders
 
 
 @dataclass
@@ -31,12 +30,12 @@ class Removal:
     lines: list[str] = field(default_factory=list)
     """The same for people: a line each."""
     staying: list[str] = field(default_factory=list)
-    """What was asked for and stays, with the reason: a line each."""
+    """Files that were named and stay, with the reason: a line each."""
     sweeps: list[SweepFolder] = field(default_factory=list)
     """Sweeps that are locked while their folders go."""
 
     def carry_out(self) -> None:
-        """Delete everything that the removal names; what is gone already is no error.
+        """Delete everything that the removal names; a file that is gone already is no error.
 
         Raises:
             TpbenchError: a sweep among it is at work, or something could not be deleted.
@@ -98,7 +97,7 @@ def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
 
 
 def _describe(record: RunRecord | None) -> str:
-    """Describe a run so that a person knows it again; one that cannot be read is damaged."""
+    """Describe a run for people; one that cannot be read is damaged."""
     if record is None:
         return "damaged"
     d, role = record.definition, str(record.search_info.get("role") or record.search_info.get("by") or "")
@@ -127,24 +126,24 @@ def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord |
 
 
 def _users(store: RunStore) -> dict[str, SweepFolder]:
-    """Return the sweeps that use runs, by run; of a damaged journal none is known."""
-    found: dict[str, SweepFolder] = {}
-    for sweep in sweep_folders(store.folder):
+    """Return the sweeps that use runs, by run; a damaged journal names none."""
+    users: dict[str, SweepFolder] = {}
+    for sweep in sweep_folders(store):
         with suppress(TpbenchError):
-            found |= dict.fromkeys(_runs_of(sweep), sweep)
-    return found
+            users |= dict.fromkeys(_runs_of(sweep), sweep)
+    return users
 
 
 def plan_sweep(store: RunStore, name: str) -> Removal:
     """Plan to remove a sweep: its folder, and the runs of its search and of its final seeds.
 
-    Runs stay that another sweep's journal names, or that the sweep did not train but found in the store.
+    Runs stay that another sweep's journal names, or that were in the store before the sweep.
 
     Raises:
         UsageError: there is no such sweep.
         TpbenchError: the folder cannot be read, or the sweep is at work.
     """
-    sweep = find_sweep(store.folder, name)
+    sweep = get_sweep(store, name)
     if sweep.locked:
         raise TpbenchError(f"the sweep {name} is at work: stop it first")
     # Of a sweep at a URL, lock and log lie on this machine.
@@ -156,7 +155,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         removal.staying.append(f"the runs of the sweep {name}, as its journal cannot be read ({error})")
         return removal
     shared: dict[str, str] = {}
-    for other in sweep_folders(store.folder):
+    for other in sweep_folders(store):
         if other == sweep:
             continue
         try:
@@ -189,7 +188,7 @@ def _runs_of(sweep: SweepFolder) -> set[str]:
 
 
 def plan_checkpoints(store: RunStore) -> Removal:
-    """Plan to remove all checkpoints: what they belong to begins anew when it is next trained.
+    """Plan to remove all checkpoints: their packs begin anew when they are next trained.
 
     Raises:
         TpbenchError: the folder cannot be read, or a sweep is at work.
@@ -201,6 +200,6 @@ def plan_checkpoints(store: RunStore) -> Removal:
     except Exception as error:  # a URL's file system has exceptions of its own
         raise TpbenchError(f"{folder}: could not be read ({error})") from error
     lines = [f"{len(files)} checkpoint{'s' * (len(files) != 1)} ({size / 1e6:.1f} MB): {folder}"] * bool(files)
-    if busy := [sweep.folder.name for sweep in sweep_folders(store.folder) if sweep.locked]:
+    if busy := [sweep.folder.name for sweep in sweep_folders(store) if sweep.locked]:
         raise TpbenchError(f"the sweep {busy[0]} is at work and needs its checkpoints: stop it first")
     return Removal(files=files, lines=lines)

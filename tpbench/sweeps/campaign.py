@@ -1,51 +1,37 @@
-"""What ``tpbench sweep`` does: one sweep or several, through one queue."""
+"""``tpbench sweep``: one sweep or several, through one queue."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import RuleError, TpbenchError, check_device_precision, method_source
+from tpbench.engine import RuleError, TpbenchError, method_source
 from tpbench.engine.files import user_path
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
-from tpbench.results.location import absolute, from_here, location
 from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
-from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import (
-    Resources,
-    choose_resources,
-    cluster_resources,
-    head_address,
-    ray_running,
-    require_no_other_ray,
-    result_of,
-)
-from tpbench.sweeps.gate import open_gate
-from tpbench.sweeps.last_words import last_words
-from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, nodes, not_on, trainers
-from tpbench.sweeps.packs import ALL_SWEEPS
-from tpbench.sweeps.sweep import SearchedSweep, Workers
+from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, wait_for_task
+from tpbench.sweeps.nodes import SweepNeeds, capable_nodes, exclude_nodes
+from tpbench.sweeps.session import Session, for_workers, on_device, training_session
+from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
+from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
-from tpbench.training.networks import spell_unkept
-from tpbench.training.packs import PackSettings, require_precision
-from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to, one_at_a_time
-from tpbench.training.signals import interruptible
+from tpbench.training.console import process_lock
+from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
+from tpbench.training.progress import WARNING, View
 from tpbench.training.sizing import Sizing, choose_sizes
-from tpbench.training.tracking import environment_warning, prepare_trackers
 from tpbench.workloads import load_problem, obtain
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How one sweep ended."""
+    """The end of one sweep."""
 
     cell: CellChoice
     name: str
@@ -60,11 +46,12 @@ class SweepResult:
 
     @property
     def state(self) -> str:
+        """``failed`` or ``done``."""
         return "failed" if self.failure else "done"
 
 
 def require_success(results: Sequence[SweepResult]) -> None:
-    """Say which sweeps failed.
+    """Raise an error that names the sweeps which failed.
 
     Raises:
         TpbenchError: one or more did; what the others trained is in the store.
@@ -77,7 +64,7 @@ def require_success(results: Sequence[SweepResult]) -> None:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _PlannedSweep:
     """A sweep before it begins."""
 
     cell: CellChoice
@@ -85,8 +72,71 @@ class _Wanted:
     definition: SweepDefinition
     folder: SweepFolder
 
+    @property
+    def name(self) -> str:
+        return self.folder.folder.name
 
-def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _Wanted:
+    @property
+    def needs(self) -> SweepNeeds:
+        d = self.definition
+        precisions = tuple(dict.fromkeys((d.precision, d.searched_in)))
+        return SweepNeeds(self.name, self.cell.workload, d.fingerprint, d.method, d.method_source, precisions)
+
+
+def run_sweeps(
+    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, *, progress: bool = True
+) -> list[SweepResult]:
+    """Search and train the final runs of every cell through one queue; one that fails does not stop the others.
+
+    Ray's own output goes to a log file whose path is printed.
+
+    Args:
+        cells: what is searched.
+        options: of ``tpbench sweep``.
+        settings: how packs are trained.
+        progress: whether anything is shown.
+
+    Returns:
+        The results, in the order of the cells.
+
+    Raises:
+        UsageError: a search space is wrong, the device cannot do a precision, or the nodes of the cluster do not share
+            the results folder.
+        TpbenchError: a data set is missing, or a sweep is running already.
+    """
+    settings, resources = for_workers(settings), choose_resources(options.cpus, options.gpus, options.address)
+    # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
+    with process_lock():
+        require_no_other_ray(resources)
+        if not resources.address:
+            # Refused before anything is downloaded.
+            settings = on_device(settings, resources, options.search_precision)
+        spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
+        planned = [_plan(cell, spaces[cell.method], options, settings) for cell in cells]
+        folders = [one.folder for one in planned]
+        with training_session(
+            folders, settings, resources, search_precision=options.search_precision, progress=progress
+        ) as session:
+            session.ask_nodes([one.needs for one in planned])
+            planned = _choose_sizes(planned, options, session)
+            sweeps = [_begin(one, options, session) for one in planned]
+            count = session.resources.gpus or session.resources.cpus
+            for sweep in sweeps:
+                others = sum(other.potential for other in sweeps if other is not sweep)
+                sweep.begin(Workers(count, len(sweeps), others))
+            session.train(sweeps)
+            for sweep in sweeps:
+                # Its result holds what is wrong with it.
+                with suppress(TpbenchError):
+                    sweep.close()
+            _write_leaderboard(session.settings.store, session.view)
+            results = [_result(one, sweep) for one, sweep in zip(planned, sweeps, strict=True)]
+            if missing := session.settings.missing_networks(record for one in results for record in one.records):
+                session.view.say(format_missing_networks(missing))
+            return results
+
+
+def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
     """Check the space and the data of a sweep before anything trains."""
     data = Path(settings.data) if settings.data else None
     obtain(cell.workload, data, offline=settings.offline)
@@ -111,170 +161,47 @@ def _wanted(cell: CellChoice, space: SearchSpace, options: SweepOptions, setting
         search_precision=(options.search_precision or "") if options.search_precision != settings.precision else "",
     )
     space.to_hyperopt()
-    folder = SweepFolder.latest(location(settings.results) / "sweeps", definition.id, fresh=options.fresh)
-    return _Wanted(cell, space, definition, folder)
+    folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
+    return _PlannedSweep(cell, space, definition, folder)
 
 
-def run_sweeps(
-    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, *, progress: bool = True
-) -> list[SweepResult]:
-    """Search and train the final runs of every cell through one queue; one that fails does not stop the others.
-
-    Ray's own output goes to a log file whose path is printed.
-
-    Raises:
-        UsageError: a search space is wrong, the device cannot do a precision, or the nodes of the cluster do not share
-            the results folder.
-        TpbenchError: a data set is missing, or a sweep is running already.
-    """
-    # Ray's workers run elsewhere: they need paths that do not depend on the current folder.
-    data = str(Path(settings.data).resolve()) if settings.data else None
-    settings = replace(settings, results=absolute(settings.results), data=data)
-    # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
-    with one_at_a_time():
-        return _run_alone(cells, options, settings, progress)
-
-
-def _run_alone(
-    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings, progress: bool
-) -> list[SweepResult]:
-    resources = choose_resources(options.cpus, options.gpus, options.address)
-    require_no_other_ray(resources)
-    if not resources.address:
-        settings = _on_device(options, settings, resources)
-    spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
-    wanted = [_wanted(cell, spaces[cell.method], options, settings) for cell in cells]
-    with ExitStack() as stack:
-        name_head = stack.enter_context(last_words(settings.command))
-        unsafe = [stack.enter_context(one.folder.lock()) for one in wanted]
-        stack.enter_context(interruptible(settings.command))
-        stream = stack.enter_context(noise_to(wanted[0].folder.log))
-        view = stack.enter_context(Display(stream, progress=progress))
-        for warning in filter(None, unsafe):
-            view.say(f"{WARNING}{warning}")
-        settings = replace(settings, track=prepare_trackers(settings.track, view.say))
-        return _run_locked(wanted, options, settings, resources, view, name_head)
-
-
-def _on_device(options: SweepOptions, settings: PackSettings, resources: Resources) -> PackSettings:
-    """The settings with the device that the packs get, which must know the precisions that were asked for.
-
-    What a cluster's nodes cannot do they say themselves, when sizes are measured on one.
-    """
-    device, here = "cuda" if resources.gpus else "cpu", not resources.address
-    check_device_precision(settings.precision, device, here=here)
-    if options.search_precision:
-        check_device_precision(options.search_precision, device, "search precision", here=here)
-    return replace(settings, device=device)
-
-
-def _run_locked(
-    wanted: list[_Wanted],
-    options: SweepOptions,
-    settings: PackSettings,
-    resources: Resources,
-    view: View,
-    name_head: Callable[[str], None],
-) -> list[SweepResult]:
-    address = resources.address
-    with ray_running(resources, view.say) if address else nullcontext():
-        if address:
-            name_head(head_address())
-            view.say(f"cluster {address}: {len(nodes())} nodes")
-            if odd := environment_warning(settings.track):
-                view.say(f"{WARNING}{odd}")
-            resources = cluster_resources(resources)
-            settings = _on_device(options, settings, resources)
-        findings = _ask_nodes(wanted, resources, settings, view) if address else None
-        wanted, resources = _size(wanted, options, settings, resources, view, findings.lacks if findings else {})
-        sweeps = [_begin(one, options, settings, view) for one in wanted]
-        _train(sweeps, resources, wanted[0].folder, view, findings)
-        for sweep in sweeps:
-            # What is wrong with one, its result says.
-            with suppress(TpbenchError):
-                sweep.close()
-        _write_board(RunStore(location(settings.results)), view)
-        results = [_result(one, sweep) for one, sweep in zip(wanted, sweeps, strict=True)]
-        if count := settings.missing_networks(record for one in results for record in one.records):
-            view.say(spell_unkept(count))
-        return results
-
-
-def _ask_nodes(wanted: list[_Wanted], resources: Resources, settings: PackSettings, view: View) -> Any:
-    """What the nodes of the cluster lack for these sweeps (:class:`tpbench.sweeps.driver.NodeFindings`)."""
-    from tpbench.sweeps.driver import NodeFindings
-
-    needs = Needs.of(
-        [
-            SweepNeeds(
-                one.folder.folder.name,
-                one.cell.workload,
-                one.definition.fingerprint,
-                one.cell.method,
-                one.definition.method_source,
-                tuple(dict.fromkeys((one.definition.precision, one.definition.searched_in))),
-            )
-            for one in wanted
-        ],
-        settings.data,
-        settings.device,
-    )
-    answers = ask_nodes(settings.results, needs, trainers(resources.per_pack(resources.concurrent)), view.say)
-    return NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
-
-
-Lacks = dict[str, dict[str, str]]
-"""By node what it lacks, by the name of a sweep or for ``ALL_SWEEPS``."""
-
-
-def _size(
-    wanted: list[_Wanted],
-    options: SweepOptions,
-    settings: PackSettings,
-    resources: Resources,
-    view: View,
-    lacks: Lacks,
-) -> tuple[list[_Wanted], Resources]:
-    """Pack sizes of the sweeps that are new, and how many packs of any share a GPU: one number for all.
-
-    Nothing is measured on nodes that lack what the sweep needs; what a node turns out to lack is added to ``lacks``.
-    """
-    sized, share = [], []
-    for one in wanted:
+def _choose_sizes(planned: list[_PlannedSweep], options: SweepOptions, session: Session) -> list[_PlannedSweep]:
+    """Give sweeps that are new their pack size, and the session how many packs share a GPU: one number for all."""
+    resources, sized, per_gpu = session.resources, [], []
+    for one in planned:
         if one.folder.exists and not resources.gpus:
             sized.append(one)
             continue
         # A sweep that was begun keeps its pack size.
         pack = one.folder.read().pack if one.folder.exists else options.pack_size
-        if pack is None and len(wanted) > 1:
-            view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
-        name = one.folder.folder.name
-        sizes = _sizes(one.cell, pack, options, settings, resources, view.say, name, lacks)
-        share.append(sizes.packs_per_gpu)
+        if pack is None and len(planned) > 1:
+            session.view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
+        sizes = _measure_sizes(one, pack, options, session)
+        per_gpu.append(sizes.packs_per_gpu)
         sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
-    resources = replace(resources, packs_per_gpu=min(share, default=1))
-    # One more than a sweep's share of the workers: who gets done finds the next pack waiting. Fixed now, so that the
-    # same command gives the same searches whatever the timing.
-    lag = -(-resources.concurrent // len(wanted)) + 1
-    return [replace(one, definition=replace(one.definition, lag=lag)) for one in sized], resources
+    session.resources = replace(resources, packs_per_gpu=min(per_gpu, default=1))
+    # One more than a sweep's share of the workers: a worker that ends its pack finds the next one waiting. Fixed now,
+    # so that the same command gives the same searches whatever the timing.
+    pending = -(-session.resources.concurrent // len(planned)) + 1
+    return [replace(one, definition=replace(one.definition, lag=pending)) for one in sized]
 
 
-def _sizes(
-    cell: CellChoice,
-    pack: int | None,
-    options: SweepOptions,
-    settings: PackSettings,
-    resources: Resources,
-    say: Callable[[str], None],
-    name: str,
-    lacks: Lacks,
-) -> Sizing:
-    """Measure here, or on a node of the cluster that can train the sweep of that name.
+def _measure_sizes(one: _PlannedSweep, pack: int | None, options: SweepOptions, session: Session) -> Sizing:
+    """Measure the sizes of a sweep here, or on a node of the cluster that can train it.
+
+    Nothing is measured on nodes that lack what the sweep needs; what a node turns out to lack is added to the session's
+    findings.
+
+    Args:
+        one: the sweep.
+        pack: its members per pack; None: measured.
+        options: of the command.
+        session: with the resources.
 
     Raises:
         TpbenchError: no node can.
     """
-    share = resources.per_pack(resources.concurrent)
+    resources, share = session.resources, session.resources.share
     floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
     arguments: dict[str, Any] = {
         "trials": options.trials,
@@ -282,26 +209,27 @@ def _sizes(
         "cpus": resources.cpus,
         "gpus": resources.gpus,
         "threads": int(share["cpu"]),
-        "device": settings.device,
-        "precision": options.search_precision or settings.precision,
+        "device": session.settings.device,
+        "precision": options.search_precision or session.settings.precision,
         "floor": floor,
     }
-    if not resources.address:
-        return choose_sizes(cell.workload, cell.method, **arguments)
+    if session.findings is None:
+        return choose_sizes(one.cell.workload, one.cell.method, **arguments)
+    lacks = session.findings.lacks
     while True:
-        reasons = {node: found[key] for node, found in lacks.items() for key in (ALL_SWEEPS, name) if key in found}
-        hosts = trainers(share)
+        reasons = {node: of[key] for node, of in lacks.items() for key in (ALL_SWEEPS, one.name) if key in of}
+        hosts = capable_nodes(share)
         if hosts and hosts.keys() <= reasons.keys():
-            told = "; ".join(f"{host}: {reasons[node]}" for node, host in hosts.items())
-            raise TpbenchError(f"{name}: no node of the cluster can train it ({told})")
-        node, measured = _sizes_on_a_node(cell, arguments, share, say, reasons)
-        if isinstance(measured, Sizing):
-            return measured
-        lacks.setdefault(node, {})[name] = measured
-        say(f"node {hosts.get(node, node[:8])} gets no packs of {name}: {measured}")
+            listed = "; ".join(f"{host}: {reasons[node]}" for node, host in hosts.items())
+            raise TpbenchError(f"{one.name}: no node of the cluster can train it ({listed})")
+        node, sizes = _measure_on_cluster(one.cell, arguments, share, session.view.say, reasons)
+        if isinstance(sizes, Sizing):
+            return sizes
+        lacks.setdefault(node, {})[one.name] = sizes
+        session.view.say(f"node {hosts.get(node, node[:8])} gets no packs of {one.name}: {sizes}")
 
 
-def _sizes_on_a_node(
+def _measure_on_cluster(
     cell: CellChoice,
     arguments: Mapping[str, Any],
     share: Mapping[str, float],
@@ -311,28 +239,30 @@ def _sizes_on_a_node(
     """Measure on a node of the cluster; returns its id, and the sizes or what it lacks."""
     import ray
 
-    gate = open_gate()
+    mailbox = open_mailbox()
     # Its process ends with it: one that lives on would keep the GPU.
-    where = {"label_selector": not_on(avoid)} if avoid else {}
+    where = {"label_selector": exclude_nodes(avoid)} if avoid else {}
     task = ray.remote(max_calls=1)(_measure).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
-    call = task.remote(gate, cell, arguments)
+    call = task.remote(mailbox, cell, arguments)
     try:
-        found: tuple[str, Sizing | str] = result_of(call, share, say, lambda: bool(ray.get(gate.take.remote(_SIZING))))
+        measured: tuple[str, Sizing | str] = wait_for_task(
+            call, share, say, lambda: bool(ray.get(mailbox.take.remote(_SIZING)))
+        )
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, TpbenchError):
             raise error.cause from error
         raise
-    return found
+    return measured
 
 
 _SIZING = "sizing"
 
 
-def _measure(gate: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
-    """Runs on a node, and says at the gate that it does."""
+def _measure(mailbox: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
+    """Measure on the node where this runs, and leave word that it has begun."""
     import ray
 
-    gate.hand.remote(_SIZING, "begun")
+    mailbox.put.remote(_SIZING, "begun")
     node = str(ray.get_runtime_context().get_node_id())
     try:
         return node, choose_sizes(cell.workload, cell.method, **arguments)
@@ -342,7 +272,9 @@ def _measure(gate: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple
         return node, str(error)
 
 
-def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: View) -> SearchedSweep:
+def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> SearchedSweep:
+    """Begin a sweep or continue it, and print a line about it."""
+    settings = session.settings
     definition, journal = one.folder.begin(one.definition, settings.options)
     one.folder.keep_workload(one.cell.workload)
     trials = f"{definition.trials} configurations in packs of {definition.pack}"
@@ -354,7 +286,7 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
     final = f" in {definition.precision}" if searched else ""
     # One file need not have a space for all of them.
     space = f" of {one.space.path.name}" if options.space else ""
-    view.say(f"sweep {definition.id}: {trials}{space}{searched}{halving}{objective}, then {seeds}{final}")
+    session.view.say(f"sweep {definition.id}: {trials}{space}{searched}{halving}{objective}, then {seeds}{final}")
     sweep = SearchedSweep(
         definition,
         one.cell.workload,
@@ -366,32 +298,13 @@ def _begin(one: _Wanted, options: SweepOptions, settings: PackSettings, view: Vi
         on_cluster=bool(options.address),
     )
     best = journal.best()
-    if best and (known := RunStore(location(settings.results)).read(best[1].run)):
+    if best and (known := settings.store.read(best[1].run)):
         # Older versions took sweeps of every precision for one and the same.
-        require_precision(known, definition.searched_in, RunStore(location(settings.results)))
+        require_precision(known, definition.searched_in, settings.store)
     return sweep
 
 
-def _train(
-    sweeps: list[SearchedSweep], resources: Resources, folder: SweepFolder, view: View, findings: Any = None
-) -> None:
-    """Look where each sweep stands, and train what is left; where nothing is, no Ray is started."""
-    count = resources.gpus or resources.cpus
-    for sweep in sweeps:
-        sweep.begin(Workers(count, len(sweeps), sum(other.potential for other in sweeps if other is not sweep)))
-    board = Board(view, sweeps)
-    if all(sweep.finished for sweep in sweeps):
-        board.show()
-        return
-    view.say(f"starting Ray; its log: {from_here(folder.log)}")
-    with ray_running(resources, view.say) if not resources.address else nullcontext():
-        from tpbench.sweeps.driver import run_queue
-
-        board.start()
-        run_queue(sweeps, resources, folder.ray, board, nodes=findings)
-
-
-def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:
+def _result(one: _PlannedSweep, sweep: SearchedSweep) -> SweepResult:
     records, failure = [], sweep.failure
     try:
         records = sweep.result()
@@ -409,8 +322,8 @@ def _result(one: _Wanted, sweep: SearchedSweep) -> SweepResult:
     )
 
 
-def _write_board(store: RunStore, view: View) -> None:
-    """Write ``leaderboard.csv``; the runs are trained and stored by now, so what goes wrong is only said."""
+def _write_leaderboard(store: RunStore, view: View) -> None:
+    """Write ``leaderboard.csv``; the runs are trained and stored by now, so an error is shown and not raised."""
     try:
         write_leaderboard(leaderboard(store), store)
     except (TpbenchError, OSError) as error:

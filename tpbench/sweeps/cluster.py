@@ -1,10 +1,14 @@
-"""Ray as a sweep uses it: started on this machine, or a cluster that is there; and what must be true of its nodes."""
+"""Ray as a sweep uses it: resources, its start or a cluster, its environment and the module path of its workers."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import site
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,47 +16,48 @@ from typing import Any
 
 import torch
 
+import tpbench
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results.location import is_url
-from tpbench.sweeps.environment import ray_environment
 from tpbench.sweeps.local_ray import (
     SESSIONS,
-    ended_with_its_processes,
-    impatient,
+    end_ray_processes,
     loopback_only,
     private_folder,
     require_loopback,
+    warn_if_slow,
     write_token,
 )
-from tpbench.sweeps.module_path import job_config
 from tpbench.sweeps.nodes import nodes
-from tpbench.training.cpus import usable_cpus
-from tpbench.training.signals import end_as_by_ctrl_c
+from tpbench.training.console import install_interrupt_handlers
+from tpbench.training.devices import usable_cpus
 
-# Seconds without any place on a cluster after which a person wants to know what a sweep waits for.
+# Seconds without any place on a cluster after which a line says what a sweep waits for.
 WAITING = 40.0
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a sweep may use, of this machine or of a cluster."""
+    """CPUs and GPUs that a sweep may use, of this machine or of a cluster."""
 
     cpus: int
     gpus: int = 0
     packs_per_gpu: int = 1
     """Packs that share one GPU (:func:`tpbench.training.sizing.share_gpu`)."""
     address: str | None = None
-    """Of a running cluster; None: Ray is started on this machine for the length of the sweep."""
+    """Address of a running cluster; None: Ray is started on this machine for the length of the sweep."""
     node_cpus: int | None = None
     """CPU cores of the largest node of a cluster: no process can have more."""
 
     @property
     def concurrent(self) -> int:
-        """Packs that train at once: some per GPU, or one per core."""
+        """Number of packs that train at once: some per GPU, or one per core."""
         return max(1, self.gpus * self.packs_per_gpu) if self.gpus else self.cpus
 
-    def per_pack(self, concurrent: int) -> dict[str, float]:
-        """Ray resources of one pack when so many train at once; never more than one GPU."""
+    @property
+    def share(self) -> dict[str, float]:
+        """Ray resources of one of the packs that train at once: ``cpu`` and, with GPUs, at most one ``gpu``."""
+        concurrent = self.concurrent
         cpus = max(1, min(self.cpus // concurrent, self.node_cpus or self.cpus))
         if not self.gpus:
             return {"cpu": cpus}
@@ -61,15 +66,15 @@ class Resources:
 
 
 def check_address(address: str | None) -> str | None:
-    """An address as ``--address`` takes it: ``auto`` or ``HOST:PORT``.
+    """Return a cluster's address if it is ``auto`` or ``HOST:PORT``.
 
     Raises:
         UsageError: it is none of these.
     """
     if address is None or address == "auto":
         return address
-    found = re.fullmatch(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})", address)
-    if not found or not 0 < int(found.group(2)) < 65536:
+    match = re.fullmatch(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})", address)
+    if not match or not 0 < int(match.group(2)) < 65536:
         outside = address.startswith(("http", "ray:"))
         hint = "; from outside a cluster, 'tpbench submit' takes its http://HEAD:8265" if outside else ""
         raise UsageError(f"write 'auto' or HOST:PORT{hint}", parameter="address", value=address)
@@ -77,7 +82,7 @@ def check_address(address: str | None) -> str | None:
 
 
 def choose_resources(cpus: int | None, gpus: int | None, address: str | None) -> Resources:
-    """What the command line asked for; what it left open is all of this machine, or found out at the cluster.
+    """Return the resources that were asked for. The rest is all of this machine, or is read from the cluster later.
 
     Raises:
         UsageError: there are fewer GPUs here, or the address is none.
@@ -91,7 +96,7 @@ def choose_resources(cpus: int | None, gpus: int | None, address: str | None) ->
 
 
 def require_cluster_path(folder: str, option: str = "--results") -> None:
-    """A folder for a sweep whose driver runs on the cluster.
+    """Check the folder of a sweep whose driver runs on the cluster.
 
     Raises:
         UsageError: it depends on the folder of this process.
@@ -105,7 +110,7 @@ def require_cluster_path(folder: str, option: str = "--results") -> None:
 
 
 def first_sentence(error: Exception) -> str:
-    """What an exception of Ray's says first: its messages about tokens are whole paragraphs."""
+    """Return the first sentence of an exception: Ray's messages about tokens are whole paragraphs."""
     lines = str(error).strip().splitlines()
     return lines[0].split(". ")[0].strip() if lines else type(error).__name__
 
@@ -113,12 +118,12 @@ def first_sentence(error: Exception) -> str:
 _VERSIONS = re.compile(r"Version mismatch:.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
 
-def versions_differ(error: Exception, address: str) -> str | None:
-    """Ray's six lines about a cluster of other versions as one line; None if the error is another one."""
-    found = _VERSIONS.search(str(error))
-    if not found:
+def version_mismatch(error: Exception, address: str) -> str | None:
+    """Return Ray's six lines about a cluster of other versions as one line; None if the error is another one."""
+    match = _VERSIONS.search(str(error))
+    if not match:
         return None
-    ray, python, our_ray, our_python = found.groups()
+    ray, python, our_ray, our_python = match.groups()
     return (
         f"the cluster at {address} runs Ray {ray} with Python {python}, this machine Ray {our_ray} with Python "
         f"{our_python}: both must be the same, Python's last number too"
@@ -126,10 +131,10 @@ def versions_differ(error: Exception, address: str) -> str | None:
 
 
 def require_no_other_ray(resources: Resources) -> None:
-    """A process has one Ray: where it is connected to one already, it can train on that one alone.
+    """Check that this process is not connected to a Ray already: it can have one alone.
 
     Raises:
-        UsageError: it is connected, and a Ray of the sweep's own was asked for.
+        UsageError: it is connected, and the sweep needs a Ray of its own.
     """
     ray = sys.modules.get("ray")
     if resources.address or ray is None or not ray.is_initialized():
@@ -144,11 +149,11 @@ def require_no_other_ray(resources: Resources) -> None:
 
 @contextmanager
 def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Ray for the length of a sweep; its token authentication stays as Ray sets it up.
+    """Start Ray, or connect to a cluster, for the length of a sweep. Token authentication stays as Ray sets it up.
 
     Args:
         resources: what it may use, or which cluster it is.
-        say: tells a person what takes long.
+        say: shows a line about what takes long.
 
     Raises:
         UsageError: this process is connected to another Ray.
@@ -164,16 +169,16 @@ def ray_running(resources: Resources, say: Callable[[str], None] = print) -> Ite
         try:
             _start(resources, folder, say)
             # Ray has taken SIGTERM for itself; it shall end the sweep as Ctrl-C does.
-            end_as_by_ctrl_c()
+            install_interrupt_handlers()
             yield
         finally:
             # Where it did not start, processes may be left all the same.
-            with ended_with_its_processes(folder) if folder else nullcontext():
+            with end_ray_processes(folder) if folder else nullcontext():
                 ray.shutdown()
 
 
 def _place_of(resources: Resources) -> AbstractContextManager[Path | None]:
-    """Return the folder of a Ray that is started here, which goes afterwards; of one that is there none."""
+    """Return the folder of a Ray that is started here, which is removed afterwards; None if Ray runs already."""
     ray = sys.modules.get("ray")
     there = resources.address or (ray is not None and ray.is_initialized())
     return nullcontext() if there else private_folder()
@@ -186,7 +191,7 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
     if folder:
         require_loopback()
     try:
-        with impatient(say):
+        with warn_if_slow(say):
             if folder:
                 with loopback_only() as node_address:
                     # "local": a cluster that happens to run on this machine is not ours to use.
@@ -205,12 +210,12 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
     except Exception as error:
         reason = first_sentence(error)
         if not resources.address:
-            # What the system refuses, it refuses again. A time-out and a lost connection are of OSError's kinds too.
+            # An error of the system comes again. A time-out and a lost connection are of OSError's kinds too.
             final = isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError))
             advice = "" if final else ". The machine may be busy: the same command or call goes on where it was"
             raise TpbenchError(f"Ray did not start: {reason}{advice}") from None
-        if differ := versions_differ(error, resources.address):
-            raise TpbenchError(differ) from None
+        if message := version_mismatch(error, resources.address):
+            raise TpbenchError(message) from None
         raise TpbenchError(
             f"the cluster at {resources.address} could not be reached: {reason}. Is it up, and does this machine have "
             "its token ('ray get-auth-token' on the head prints it; put it into ~/.ray/auth_token here)?"
@@ -218,7 +223,7 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
 
 
 def cluster_resources(wanted: Resources) -> Resources:
-    """What the connected cluster has, where ``wanted`` leaves it open (0 CPUs, -1 GPUs).
+    """Return the resources with those of the connected cluster where they are open (0 CPUs, -1 GPUs).
 
     A cluster that grows on demand has few nodes at first: there, ``--cpus`` and ``--gpus`` say what to plan for.
     """
@@ -234,23 +239,23 @@ def cluster_resources(wanted: Resources) -> Resources:
 
 
 def head_address() -> str:
-    """The address of the connected cluster's head."""
+    """Return the address of the connected cluster's head."""
     import ray
 
     return str(ray.get_runtime_context().gcs_address)
 
 
-def waits_for(share: Mapping[str, float], workers: int) -> str:
-    """Say that nothing of a sweep has a place on the connected cluster yet, and what of it others hold.
+def format_waiting(share: Mapping[str, float], workers: int) -> str:
+    """Return a line that no worker of a sweep has a place on the connected cluster, and how much of it is taken.
 
     Args:
-        share: Ray resources of one worker, as of :meth:`Resources.per_pack`.
+        share: Ray resources of one worker (:attr:`Resources.share`).
         workers: how many of them wait.
     """
     import ray
 
     kind, name = ("GPU", "GPUs") if share.get("gpu") else ("CPU", "cores")
-    has, free = (found.get(kind, 0) for found in (ray.cluster_resources(), ray.available_resources()))
+    has, free = (amounts.get(kind, 0) for amounts in (ray.cluster_resources(), ray.available_resources()))
     wanted = max(1.0, workers * share[kind.lower()])
     return (
         f"the sweep waits for {wanted:g} {name}: of the {has:g} of the cluster, {has - free:g} are held by others; it "
@@ -258,14 +263,14 @@ def waits_for(share: Mapping[str, float], workers: int) -> str:
     )
 
 
-def result_of(
+def wait_for_task(
     call: Any,
     share: Mapping[str, float],
     say: Callable[[str], None],
     begun: Callable[[], bool],
     seconds: float = WAITING,
 ) -> Any:
-    """Wait for a task of Ray's, and say what it waits for when it has not begun after so many seconds."""
+    """Wait for a task of Ray's and return its result."""
     import ray
 
     done, _ = ray.wait([call], timeout=seconds)
@@ -273,5 +278,156 @@ def result_of(
         free = ray.available_resources()
         # Its process may be about to start: only where there is no place it waits.
         if any(free.get(kind.upper(), 0) < amount for kind, amount in share.items()):
-            say(waits_for(share, 1))
+            say(format_waiting(share, 1))
     return ray.get(call)
+
+
+# The environment that Ray reads
+
+# No loggers of Tune's own, and Ctrl-C reaches us.
+_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Tune imports MLflow, where it is installed, and MLflow reports its use.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+# Ray chooses this by itself where it starts a cluster, but not where it joins one.
+_AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
+# Where a Ray finds its token: a local one has its own.
+_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# What Ray itself sets when it starts and leaves behind.
+_BY_RAY = ("RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT")
+# Ray's processes need their docstrings, which 2 takes away. Without it they also find their modules compiled.
+_OPTIMIZE = "PYTHONOPTIMIZE"
+
+
+def prepare_environment() -> None:
+    """Set the variables that Ray reads. Those that the user has set stay; so does a connected Ray."""
+    wanted = _TUNE if _connected() else {**_TUNE, **_AUTHENTICATION}
+    os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
+    _read_again()
+
+
+@contextmanager
+def restored_environment(*names: str) -> Iterator[None]:
+    """Restore environment variables at the end of a ``with`` block."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def ray_environment(token: Path | None = None) -> Iterator[None]:
+    """Set the environment of a sweep (:func:`prepare_environment`), which may be one of several in its process.
+
+    Args:
+        token: the file with the token of a Ray that is started for it; None: it joins one.
+    """
+    try:
+        with restored_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
+            if token:
+                os.environ.pop("RAY_AUTH_TOKEN", None)
+                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+                if os.environ.get(_OPTIMIZE, "").strip() not in ("", "0", "1"):
+                    del os.environ[_OPTIMIZE]
+            prepare_environment()
+            yield
+    finally:
+        _read_again()
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
+
+
+def _read_again() -> None:
+    """Let Ray read its authentication again: it does so when it is imported, and keeps the token.
+
+    A Ray that is started now reads the environment: both must say the same, or they never find each other.
+    """
+    if "ray" in sys.modules and not _connected():
+        core: Any = importlib.import_module("ray._raylet")
+        core.Config.initialize("")  # as Ray itself does where it switches authentication on
+        core.AuthenticationTokenLoader.instance().reset_cache()
+
+
+# The module path of Ray's workers. Ray puts the driver's current folder in front of everything: a file ``torch.py``
+# there would be what its workers import as torch, and a folder ``tpbench`` what they train with.
+
+# Where Ray describes the job that this process is, to the driver of a submitted one.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+class _Final(list[str]):
+    """A list that Ray does not extend by the current folder and that of the script."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def job_config(address: str | None) -> Any:
+    """Return Ray's configuration of a job whose workers find modules where the driver does.
+
+    Args:
+        address: of the cluster; None: Ray is started on this machine. The nodes of a cluster have an installation of
+            their own, so that only what lies outside the driver's is named to them.
+    """
+    from ray.job_config import JobConfig
+
+    path = driver_path() if address is None else [entry for entry in driver_path() if not _is_installed(entry)]
+    # The code of a submitted job comes with it.
+    if _SUBMITTED in os.environ:
+        path = []
+    # Ray puts one after the other in front.
+    config = JobConfig()
+    config._py_driver_sys_path = _Final(reversed(path))
+    return config
+
+
+def driver_path() -> list[str]:
+    """Return this process's module path without the current folder that Python puts in front of it.
+
+    A current folder that the path names in another place stays there. So does the folder of tpbench itself, at the end
+    if it lies in the current folder alone.
+    """
+    # Python passes over what is no text there.
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    if path and _is_current(path[0]):
+        path = path[1:]
+    path = [entry for entry in path if entry]
+    own = Path(tpbench.__file__).resolve().parent.parent
+    if not any(Path(entry).resolve() == own for entry in path):
+        path.append(str(own))
+    return path
+
+
+def _is_current(entry: str) -> bool:
+    try:
+        return not entry or Path(entry).resolve() == Path.cwd().resolve()
+    except OSError:  # the folder is gone
+        return False
+
+
+def _is_installed(entry: str) -> bool:
+    """Return whether an entry belongs to an installation of Python, of which a node has its own."""
+    folders = {
+        *sysconfig.get_paths().values(),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        sys.base_prefix,
+        sys.prefix,
+        sys.exec_prefix,
+    }
+    path = Path(entry).resolve()
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return True
+    return any(path.is_relative_to(Path(folder).resolve()) for folder in folders)

@@ -1,4 +1,4 @@
-"""``tpbench doctor``: what this installation is made of, what is wrong with it and how to mend it."""
+"""``tpbench doctor``: the state of this installation, with a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tpbench.results.runs import PREDICTIONS, RUNS
 from tpbench.sweeps.jobs import check_jobs_address, cluster_version
 from tpbench.sweeps.local_ray import default_folder as default_folder_of_ray
 from tpbench.sweeps.local_ray import (
-    fits,
+    fits_sockets,
     folder_variable,
     owner_of,
     short_parent,
     temporary_folder,
-    why_unusable,
+    unusable_reason,
 )
-from tpbench.training.cpus import cpu_limit
+from tpbench.training.devices import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
 from tpbench.workloads.memory import free_memory
 
-# What pip calls a package, the module of it that is used, and what for. Without the others the command line does not
-# start, and this is not reached.
+# Name of a package for pip, the module that is imported, and its use. Without the other packages the command line does
+# not start.
 _PACKAGES = {
     "numpy": ("numpy", "everything needs it"),
     "pandas": ("pandas", "tables need it"),
@@ -51,17 +51,17 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``remedy`` is empty where nothing is wrong."""
+    """A part of the installation; ``remedy`` is empty where nothing is wrong."""
 
     subject: str
     state: str
     remedy: str = ""
     fatal: bool = False
-    """Whether sweeps cannot work, or are open to strangers, until it is mended."""
+    """True if sweeps cannot work, or are open to strangers, until it is mended."""
 
 
 def examine(results: Path, data: Path | None, address: str | None = None) -> Iterator[Finding]:
-    """Look at versions, devices, memory, the data cache, the store, Ray's authentication and a cluster."""
+    """Examine versions, devices, memory, the data cache, the store, Ray's authentication and a cluster."""
     yield Finding("python", platform.python_version())
     yield from _packages()
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
@@ -85,15 +85,15 @@ def examine(results: Path, data: Path | None, address: str | None = None) -> Ite
 
 
 def _ray_folder() -> Finding:
-    """Where sweeps make Ray's folder: its name must be short, and this user must be able to write there."""
+    """Examine the place of Ray's folder: its name must be short, and this user must be able to write there."""
     parent = temporary_folder()
-    if not fits(parent):
+    if not fits_sockets(parent):
         short = short_parent()
         if short:
             return Finding("Ray's folder", f"{parent} has too long a name for sockets: one in {short} is used instead")
         remedy = "set RAY_TMPDIR to a folder with a short name that can be written"
         return Finding("Ray's folder", f"{parent} has too long a name for sockets", remedy, fatal=True)
-    if why := why_unusable(parent):
+    if why := unusable_reason(parent):
         return Finding("Ray's folder", parent, why, fatal=True)
     others = Path(default_folder_of_ray())
     if others.exists() and not os.access(others, os.W_OK | os.X_OK):
@@ -103,7 +103,7 @@ def _ray_folder() -> Finding:
 
 
 def _token_file() -> Iterator[Finding]:
-    """Ray writes its token with the plain umask: on a machine with other users, these may read it and run code."""
+    """Examine who may read Ray's token: Ray writes it with the plain umask, and its readers can run code."""
     try:
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         mode = path.stat().st_mode & 0o777
@@ -128,13 +128,13 @@ def _packages() -> Iterator[Finding]:
         except PackageNotFoundError:
             yield Finding(name, "not installed", f"pip install {name} ({reason})", fatal=True)
             continue
-        why = _why_not_importable(module)
+        why = _import_error(module)
         broken = f"it cannot be imported ({why}): pip install --upgrade {name} ({reason})" if why else ""
         yield Finding(name, installed, broken, fatal=bool(why))
 
 
-def _why_not_importable(module: str) -> str:
-    """Return what an import raises, in a line; empty where it succeeds."""
+def _import_error(module: str) -> str:
+    """Return the error of an import in a line; empty where it succeeds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -176,7 +176,7 @@ def _store(results: Path) -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    """A cluster through its dashboard: does it let strangers in, is it open to the network, what does it run?"""
+    """Examine a cluster through its dashboard: authentication, exposure to the network, version."""
     from urllib.parse import urlsplit
 
     import requests

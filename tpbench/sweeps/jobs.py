@@ -18,8 +18,7 @@ import tpbench
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.files import user_path
 from tpbench.results.runs import commit
-from tpbench.sweeps.cluster import first_sentence, require_cluster_path
-from tpbench.sweeps.environment import prepare_environment
+from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_cluster_path
 from tpbench.training.tracking import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 
@@ -33,7 +32,7 @@ _ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(:[0-9]{1,5})?/?")
 
 
 def check_jobs_address(address: str) -> str:
-    """The address of a cluster's dashboard.
+    """Return the address of a cluster's dashboard if it is one.
 
     Raises:
         UsageError: it is no http address.
@@ -47,7 +46,7 @@ def check_jobs_address(address: str) -> str:
 
 @contextmanager
 def _errors(address: str) -> Iterator[None]:
-    """Ray's exceptions as one line. They may quote a request; the token travels in its headers and is not quoted."""
+    """Raise Ray's exceptions as one line. They may quote a request, but not its headers, in which the token travels."""
     try:
         yield
     except TpbenchError:
@@ -67,7 +66,7 @@ def _client(address: str) -> Any:
 
 @contextmanager
 def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
-    """A folder with this installation's code and what the sweep is made of, which the cluster's nodes get."""
+    """Make a folder with this installation's code, the space and the workloads, which the cluster's nodes get."""
     package = Path(tpbench.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tpbench-code-") as name:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -82,13 +81,13 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         yield Path(name)
 
 
-def own_workloads(text: str) -> list[Workload]:
-    """The workloads from files, of names and files with commas between them."""
+def workloads_of_files(text: str) -> list[Workload]:
+    """Return the workloads from files among names and files with commas between them."""
     return [get_workload(name.strip()) for name in text.split(",") if is_file(name.strip())]
 
 
 def with_home(word: str) -> str:
-    """A word of a command for another machine: ``~`` is the home folder here, of whoever submits it.
+    """Return a word of a command for another machine, with ``~`` replaced by the home folder on this one.
 
     Raises:
         UsageError: there is no such home folder.
@@ -102,7 +101,7 @@ def with_home(word: str) -> str:
 
 
 def job_command(arguments: Sequence[str], results: str, data: Path | None = None, track: Sequence[str] = ()) -> str:
-    """The command line that the cluster runs; files have the names there under which :func:`submit` sends them.
+    """Return the command line that the cluster runs, with the names that :func:`submit` gives to files there.
 
     Args:
         arguments: of ``tpbench sweep``, the workloads first, without ``--address``.
@@ -152,7 +151,7 @@ def submit(address: str, command: str, space: Path | None = None, workloads: Seq
 
 
 def cluster_version(address: str) -> str:
-    """The version of Ray that a cluster runs."""
+    """Return the version of Ray that a cluster runs."""
     client = _client(address)
     with _errors(address):
         response = client._do_request("GET", "/api/version")
@@ -162,7 +161,7 @@ def cluster_version(address: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One job as a person asks about it."""
+    """A submitted sweep."""
 
     name: str
     state: str
@@ -171,11 +170,11 @@ class Job:
 
 
 def jobs(address: str) -> list[Job]:
-    """The sweeps that were submitted to a cluster, oldest first."""
+    """Return the sweeps that were submitted to a cluster, oldest first."""
     client = _client(address)
     with _errors(address):
-        found = [job for job in client.list_jobs() if (job.metadata or {}).get("tpbench") == "sweep"]
-    found.sort(key=lambda job: job.start_time or 0)
+        sweeps = [job for job in client.list_jobs() if (job.metadata or {}).get("tpbench") == "sweep"]
+    sweeps.sort(key=lambda job: job.start_time or 0)
     return [
         Job(
             str(job.submission_id),
@@ -183,11 +182,11 @@ def jobs(address: str) -> list[Job]:
             datetime.fromtimestamp((job.start_time or 0) / 1000, UTC).isoformat(" ", "seconds"),
             job.entrypoint,
         )
-        for job in found
+        for job in sweeps
     ]
 
 
-def _known(address: str, name: str) -> str:
+def _require_job(address: str, name: str) -> str:
     names = [job.name for job in jobs(address)]
     if name not in names:
         raise unknown("job", name, names) if names else UsageError(f"{address} has no sweeps of tpbench")
@@ -195,8 +194,8 @@ def _known(address: str, name: str) -> str:
 
 
 def logs(address: str, name: str) -> str:
-    """What a job printed."""
-    _known(address, name)
+    """Return the output of a job."""
+    _require_job(address, name)
     with _errors(address):
         return str(_client(address).get_job_logs(name))
 
@@ -207,6 +206,6 @@ def stop(address: str, name: str) -> bool:
     Ray sends it SIGTERM, which ends a sweep as Ctrl-C does, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S, read on
     the head). Either way no run is lost: a sweep continues from its journal and the last checkpoints.
     """
-    _known(address, name)
+    _require_job(address, name)
     with _errors(address):
         return bool(_client(address).stop_job(name))

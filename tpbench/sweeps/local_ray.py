@@ -1,4 +1,4 @@
-"""What a Ray of this machine needs: a private folder for its sockets, a token, and an address of its own."""
+"""A Ray of this machine: a private folder for its sockets, a token, and the loopback address."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 # A folder is "tpb-" and eight letters: every letter takes one from the name of the folder that it lies in.
 _PREFIX, _LOCK, _TOKEN = "tpb-", "lock", "token"
 SESSIONS = "r"
-"""Ray's own folder in the private one: it lets everybody write there, so there must be a closed one around it."""
+"""Ray's own folder in the private one: every user may write there, so a closed one must be around it."""
 _NAME = len(f"{_PREFIX}12345678/{SESSIONS}")
 
 LOOPBACK = "127.0.0.1"
 
-# Seconds after which a person wants to know what Ray is waiting for.
-PATIENCE = 60.0
+# Seconds after which a line says what Ray may be waiting for.
+SLOW_START = 60.0
 # Seconds in which Ray's processes end by themselves.
 _PATIENCE_AT_END = 5.0
 # Seconds in which the processes of a Ray that was shut down write their last lines.
@@ -57,8 +57,8 @@ def default_folder() -> str:
     return os.path.join(temporary_folder(), "ray")  # noqa: PTH118 (as Ray itself joins them)
 
 
-def fits(parent: str) -> bool:
-    """Return whether the paths of sockets in a private folder there are as short as the system wants them."""
+def fits_sockets(parent: str) -> bool:
+    """Return whether paths of sockets in a private folder there are short enough for the system."""
     return len(os.fsencode(os.path.abspath(parent))) + 1 + _NAME + _SOCKET_NAME <= _SOCKET_PATH  # noqa: PTH100
 
 
@@ -78,8 +78,8 @@ def owner_of(folder: Path) -> str:
             return "somebody else"
 
 
-def why_unusable(parent: str) -> str | None:
-    """Return why no folder can be made in another one, with its owner and what to set; None if one can be."""
+def unusable_reason(parent: str) -> str | None:
+    """Return the reason why no folder can be made in another one, with a remedy; None if one can be."""
     # Ray itself makes what is missing of it.
     existing = next(folder for folder in (Path(parent), *Path(parent).absolute().parents) if folder.exists())
     if os.access(existing, os.W_OK | os.X_OK):
@@ -98,8 +98,8 @@ def _parent() -> str:
         TpbenchError: there is no place.
     """
     own = temporary_folder()
-    if fits(own):
-        if why := why_unusable(own):
+    if fits_sockets(own):
+        if why := unusable_reason(own):
             raise TpbenchError(why)
         return os.path.abspath(own)  # noqa: PTH100 (Ray's processes run elsewhere)
     parent = short_parent()
@@ -113,7 +113,7 @@ def _parent() -> str:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for Ray's sockets, logs and token that nobody else may enter; it goes afterwards.
+    """Make a folder for Ray's sockets, logs and token that no other user may enter; it is removed afterwards.
 
     It is locked as long as this process lives: the next sweep removes those that a process left which was killed.
 
@@ -146,13 +146,13 @@ _BEING_MADE = 60.0
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file; returns whether nobody else has it locked."""
+    """Lock an open file; returns False if another process has it locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        # The file system knows no locks: nobody finds out, and nothing is removed.
+        # Where the file system knows no locks, nothing is removed.
         return False
     return True
 
@@ -185,10 +185,10 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 @contextmanager
-def ended_with_its_processes(folder: Path) -> Iterator[None]:
-    """Shut Ray down within; afterwards no process of a Ray in that folder is left, not even of one that half started.
+def end_ray_processes(folder: Path) -> Iterator[None]:
+    """End all processes of a Ray in that folder after its shutdown, also those of one that half started.
 
-    A process that ends later would write into the folder again, which is to be removed.
+    Shut Ray down within the ``with`` block. A process that ends later would write into the folder, which is removed.
     """
     processes = _processes_of(folder)
     try:
@@ -203,7 +203,7 @@ def ended_with_its_processes(folder: Path) -> Iterator[None]:
 
 def _processes_of(folder: Path) -> list[psutil.Process]:
     """Return the processes of a Ray in that folder: also those whose parent has ended, as where it half started."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or process.uids().real != os.getuid():
@@ -216,12 +216,12 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
                 process.environ().get("RAY_AUTH_TOKEN_PATH") == str(folder / _TOKEN)
                 or (titled and any(file.path.startswith(f"{folder}/") for file in process.open_files()))
             ):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def require_loopback() -> None:
-    """Ray's processes talk to each other over the network, and wait for ever where there is none.
+    """Check that this machine reaches itself: without any network Ray's processes wait for ever.
 
     Raises:
         TpbenchError: this machine cannot reach itself.
@@ -273,8 +273,8 @@ def loopback_only() -> Iterator[str]:
 
 
 @contextmanager
-def impatient(say: Callable[[str], None], seconds: float = PATIENCE) -> Iterator[None]:
-    """Say that Ray is still starting when that takes unusually long: by itself it waits without a word."""
+def warn_if_slow(say: Callable[[str], None], seconds: float = SLOW_START) -> Iterator[None]:
+    """Show a line if Ray takes unusually long to start: by itself it waits without one."""
     message = (
         f"Ray has not started after {seconds:.0f} s: it waits for its own processes. The machine may be very busy, a "
         "firewall or proxy may keep it from its own address, or its temporary folder may be slow or full"

@@ -1,4 +1,4 @@
-"""What sweeps need of the nodes of a cluster, and which nodes lack it."""
+"""Nodes of a cluster: the needs of sweeps, and the nodes that lack something."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import secrets
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError, UsageError, method_source
 from tpbench.engine.plugins import source_digest
 from tpbench.engine.protocol import precision_problem
-from tpbench.results.location import absolute, location
+from tpbench.results.location import location
 from tpbench.results.store import write_atomically
-from tpbench.sweeps.packs import ALL_SWEEPS
+from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.workloads import Workload, load_problem
 from tpbench.workloads.memory import oom_kills
 
-# Seconds that the nodes may take to say what they have.
+# Seconds that the nodes may take to answer.
 _ANSWER = 120.0
-# Seconds that one node may take to say something small.
+# Seconds that one node may take for a small answer.
 _SOON = 15.0
 
 
 @dataclass(frozen=True)
 class SweepNeeds:
-    """What one sweep needs of a node."""
+    """The needs of one sweep."""
 
     name: str
     workload: Workload
     fingerprint: str
-    """Of its data."""
+    """Fingerprint of its data."""
     method: str
     method_source: str
     precisions: tuple[str, ...]
@@ -41,35 +41,35 @@ class SweepNeeds:
 
 @dataclass(frozen=True)
 class Needs:
-    """What sweeps need of a node."""
+    """The needs of all sweeps of a command."""
 
     sweeps: tuple[SweepNeeds, ...]
     data: str | None
     device: str
     tpbench: str
     """Digest of the driver's own sources."""
-    asked: frozenset[str] = frozenset()
-    """Ids of the nodes that were asked already."""
+    checked_nodes: frozenset[str] = frozenset()
+    """Ids of the nodes whose answers are known."""
 
     @classmethod
     def of(cls, sweeps: Sequence[SweepNeeds], data: str | None, device: str) -> Needs:
-        """Say what these sweeps need when this process drives them."""
+        """Return the needs of sweeps whose driver is this process."""
         return cls(tuple(sweeps), data, device, source_digest("tpbench"))
 
 
 def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, str]:
-    """Find what the node of this process lacks.
+    """Find the needs that the node of this process lacks.
 
     Args:
-        needs: what the sweeps need.
-        gpu: whether this process has a GPU; of a GPU that it has not, nothing is asked.
-        known: id of the node; one that was asked already is asked for its GPU alone.
+        needs: of the sweeps.
+        gpu: whether this process has a GPU; without one, precisions on a GPU are not checked.
+        known: id of the node; one that was checked already is checked for its GPU alone.
 
     Returns:
         The reason, by the name of the sweep that cannot be trained here, or :data:`ALL_SWEEPS`.
     """
-    found: dict[str, str] = {}
-    if known not in needs.asked or not known:
+    lacking: dict[str, str] = {}
+    if known not in needs.checked_nodes or not known:
         digest = source_digest("tpbench")
         if digest != needs.tpbench:
             return {ALL_SWEEPS: f"its tpbench is another one (sources {digest}, here {needs.tpbench})"}
@@ -77,7 +77,7 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
         fingerprints: dict[str, str] = {}
         for sweep in needs.sweeps:
             if reason := _lacks_sources(sweep, data, fingerprints):
-                found[sweep.name] = reason
+                lacking[sweep.name] = reason
     if gpu or needs.device == "cpu":
         for sweep in needs.sweeps:
             wrong = [
@@ -86,8 +86,8 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
                 if (why := precision_problem(p, needs.device, here=True))
             ]
             if wrong:
-                found.setdefault(sweep.name, wrong[0])
-    return found
+                lacking.setdefault(sweep.name, wrong[0])
+    return lacking
 
 
 def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str, str]) -> str | None:
@@ -108,22 +108,22 @@ def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str,
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the connected cluster that are alive, as Ray describes them."""
+    """Return the nodes of the connected cluster that are alive, as Ray describes them."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def node_name(node: Mapping[str, Any]) -> str:
-    """A node as a person knows it."""
+    """Return a node's name for people."""
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
-def trainers(share: Mapping[str, float]) -> dict[str, str]:
-    """The nodes that are large enough for a pack, by id with their names.
+def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
+    """Return the names of the nodes that are large enough for a pack, by id.
 
     Args:
-        share: Ray resources of a pack, as of :meth:`tpbench.sweeps.cluster.Resources.per_pack`.
+        share: Ray resources of a pack (:attr:`tpbench.sweeps.cluster.Resources.share`).
     """
     return {
         node["NodeID"]: node_name(node)
@@ -132,13 +132,15 @@ def trainers(share: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def not_on(avoid: Collection[str]) -> dict[str, str]:
-    """Ray's label selector of what shall not be placed on some nodes."""
+def exclude_nodes(avoid: Collection[str]) -> dict[str, str]:
+    """Return Ray's label selector that keeps a task off some nodes."""
     return {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
 
 
-def on_nodes(wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float) -> dict[str, Any]:
-    """Call a function on nodes, on all at once; what it returned, or the exception, by node id.
+def call_on_nodes(
+    wanted: Sequence[str], function: Callable[..., Any], *arguments: Any, timeout: float
+) -> dict[str, Any]:
+    """Call a function on all nodes at once; returns its results, or the exceptions, by node id.
 
     The processes end afterwards, and keep nothing of the node's memory or GPU.
     """
@@ -151,17 +153,17 @@ def on_nodes(wanted: Sequence[str], function: Callable[..., Any], *arguments: An
         calls[node] = remote.options(num_cpus=0, scheduling_strategy=where, max_retries=0).remote(*arguments)
     if calls:
         ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout)
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for node, call in calls.items():
         try:
-            found[node] = ray.get(call, timeout=0)
+            answers[node] = ray.get(call, timeout=0)
         except Exception as error:  # a node that went, a package that it lacks, or no answer
-            found[node] = error
-    return found
+            answers[node] = error
+    return answers
 
 
 def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]:
-    """Runs on a node: what it lacks, and the name of the file that it left in the results folder."""
+    """Return, on a node, the name of the file that it left in the results folder, and the needs that it lacks."""
     answer = _read_and_write(results, token)
     if answer.startswith("error: "):
         return "", {ALL_SWEEPS: f"the results folder {results} is not shared: {answer.removeprefix('error: ')}"}
@@ -169,7 +171,7 @@ def _state(results: str, token: str, needs: Needs) -> tuple[str, dict[str, str]]
 
 
 def _read_and_write(results: str, token: str) -> str:
-    """See what the driver wrote, and leave an answer. Returns the answer's name, or why not."""
+    """Read the driver's file and write an answer; returns the answer's name, or an error."""
     folder = location(results) / "checks"
     try:
         if (folder / token).read_text() != token:
@@ -185,54 +187,53 @@ def _read_and_write(results: str, token: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the nodes of a cluster said at the start."""
+class NodeFindings:
+    """The state of a cluster's nodes before anything trains."""
 
+    needs: Needs
+    """Needs of the sweeps, with the nodes that have answered."""
     lacks: dict[str, dict[str, str]]
-    """By node, what :func:`missing` gave."""
-    asked: frozenset[str]
-    """Nodes that answered."""
+    """By node what it lacks, by the name of a sweep or for :data:`ALL_SWEEPS`."""
 
 
 def ask_nodes(
     results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None], timeout: float = _ANSWER
-) -> Answers:
-    """Ask all nodes at once what they lack. One that does not answer in time is left out until a worker starts there.
+) -> NodeFindings:
+    """Ask all nodes at once for the needs that they lack. A late one is left out until a worker starts there.
 
     Args:
-        results: the results folder; the driver writes there, each node reads that and answers in the same way.
-        needs: what the sweeps need.
+        results: absolute path or URL of the results folder; the driver writes there, and each node answers there.
+        needs: of the sweeps.
         wanted: the nodes that may train, by id with their names.
-        say: tells which nodes are left out.
+        say: shows a line about nodes that are left out.
         timeout: seconds.
 
     Raises:
         UsageError: no node shares the results folder.
         TpbenchError: no node can train anything, or this machine cannot write to the results folder.
     """
-    results, token = absolute(results), secrets.token_hex(16)
-    folder = location(results) / "checks"
+    folder, token = location(results) / "checks", secrets.token_hex(16)
     write_atomically(folder / token, token)
     lacks: dict[str, dict[str, str]] = {}
     late, unshared = [], 0
     try:
-        for node, answer in on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
+        for node, answer in call_on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
             if isinstance(answer, Exception):
                 if _has_not_answered(answer):
                     late.append(node)
-                elif not _gone(answer):
+                elif not _has_left(answer):
                     lacks[node] = {ALL_SWEEPS: f"it could not be asked: {last_line(str(answer))}"}
                 continue
-            name, found = answer
+            name, lacking = answer
             if name and not (folder / name).exists():
-                found = {
+                lacking = {
                     ALL_SWEEPS: f"the results folder {results} is not shared: this machine does not see what it "
                     "wrote there"
                 }
                 name = ""
             unshared += not name
-            if found:
-                lacks[node] = found
+            if lacking:
+                lacks[node] = lacking
     finally:
         for path in folder.glob(f"{token}*"):
             path.unlink(missing_ok=True)
@@ -245,9 +246,9 @@ def ask_nodes(
             "s3://bucket/folder"
         )
     if wanted and all(ALL_SWEEPS in lacks.get(node, {}) for node in wanted):
-        told = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
-        raise TpbenchError(f"no node of the cluster can train: {told}")
-    return Answers(lacks, frozenset(wanted) - frozenset(late))
+        listed = "; ".join(f"{wanted[node]}: {reasons[ALL_SWEEPS]}" for node, reasons in lacks.items())
+        raise TpbenchError(f"no node of the cluster can train: {listed}")
+    return NodeFindings(replace(needs, checked_nodes=frozenset(wanted) - frozenset(late)), lacks)
 
 
 def _has_not_answered(error: Exception) -> bool:
@@ -256,8 +257,8 @@ def _has_not_answered(error: Exception) -> bool:
     return isinstance(error, GetTimeoutError)
 
 
-def _gone(error: Exception) -> bool:
-    """Whether a node left while it was asked; should it return, its workers are asked."""
+def _has_left(error: Exception) -> bool:
+    """Return whether a node left while it was asked; should it return, its workers are asked."""
     from ray.exceptions import RayError, RayTaskError
 
     return isinstance(error, RayError) and not isinstance(error, RayTaskError)
@@ -269,14 +270,14 @@ def last_line(traceback: str) -> str:
     return lines[-1] if lines else "unknown error"
 
 
-def oom_kills_of(node: str) -> int | None:
-    """How many processes the kernel has killed on a node as memory ran out; None if it does not say."""
-    found = on_nodes([node], oom_kills, timeout=_SOON).get(node)
-    return found if isinstance(found, int) else None
+def count_oom_kills(node: str) -> int | None:
+    """Return the count of processes that the kernel has killed on a node for memory; None if it is unknown."""
+    count = call_on_nodes([node], oom_kills, timeout=_SOON).get(node)
+    return count if isinstance(count, int) else None
 
 
 def end_process(pid: int, created: float) -> bool:
-    """Kill a process of this machine, unless its number is another one's by now."""
+    """Kill a process of this machine, unless its number belongs to another one by now."""
     import psutil
 
     with suppress(psutil.Error, ProcessLookupError):
@@ -286,7 +287,7 @@ def end_process(pid: int, created: float) -> bool:
     return False
 
 
-def end_process_of(node: str | None, pid: int, created: float) -> None:
+def end_remote_process(node: str | None, pid: int, created: float) -> None:
     """Kill a process of a node, without waiting for it; of this machine if no node is given."""
     if node is None:
         end_process(pid, created)

@@ -9,39 +9,38 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tpbench.sweeps.gate import END
-from tpbench.sweeps.packs import Failure, Place
 from tpbench.sweeps.scheduler import Scheduler, Slot
-from tpbench.sweeps.sweep import QueuedSweep
-from tpbench.training.packs import Outcome
+from tpbench.sweeps.sweep import Failure, Place, QueuedSweep
+from tpbench.sweeps.trainable import END
+from tpbench.training.plan import Outcome
 
 METRIC = "share"
 
-Hand = Callable[[str, str], None]
+Put = Callable[[str, str], None]
 
 
 class SweepQueue(Searcher):
-    """Gives Tune a trial for every worker that the scheduler wants, and the scheduler what workers say.
+    """Gives Tune a trial for every worker that the scheduler wants, and the scheduler the workers' reports.
 
     Args:
         scheduler: decides.
-        hand: leaves a job for a worker at the gate.
+        put: puts a job for a worker into the mailbox.
     """
 
-    def __init__(self, scheduler: Scheduler, hand: Hand) -> None:
+    def __init__(self, scheduler: Scheduler, put: Put) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.scheduler, self.hand = scheduler, hand
+        self.scheduler, self.put = scheduler, put
         self.about: dict[str, dict[str, Any]] = {}
-        """What each worker said of itself when it started."""
+        """The report of each worker at its start."""
         self._broken: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles it to restore an experiment; sweeps are restored from their journals instead."""
+        """Return nothing: Tune pickles it to restore an experiment, but sweeps are restored from their journals."""
         return {}
 
     @property
     def over(self) -> bool:
-        """Whether Tune may stop."""
+        """True if Tune may stop."""
         return self._broken is None and self.scheduler.over
 
     # What Tune calls
@@ -57,13 +56,13 @@ class SweepQueue(Searcher):
         return {"worker": trial_id, "avoid": sorted(self.scheduler.open(trial_id))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note that a worker ended; of one that errored the callback hears why."""
+        """Note that a worker ended; the callback is given the error of one that failed."""
         if not error:
             with self._guarded():
                 self.scheduler.closed(trial_id)
 
-    def heard(self, trial_id: str, result: Mapping[str, Any]) -> QueuedSweep | None:
-        """Take what a worker reports; returns the sweep that it is about."""
+    def handle_report(self, trial_id: str, result: Mapping[str, Any]) -> QueuedSweep | None:
+        """Take a worker's report; returns the sweep that it is about."""
         slot = self.scheduler.slots.get(trial_id)
         sweep = slot.work[0] if slot and slot.work else None
         with self._guarded():
@@ -72,7 +71,7 @@ class SweepQueue(Searcher):
                 place = Place(about["node"], about["gpu"], self.scheduler.hosts.get(about["node"], about["host"]))
                 self.scheduler.started(trial_id, place, about["lacks"])
             elif "asks" in result and slot and (slot.work or slot.leaving):
-                self.hand(trial_id, slot.work[1].to_json() if slot.work else END)  # the gate had lost it
+                self.put(trial_id, slot.work[1].to_json() if slot.work else END)  # the mailbox was lost
             elif "took" in result:
                 self.about.setdefault(trial_id, {}).update(json.loads(result["took"]))
                 self.scheduler.took(trial_id)
@@ -87,32 +86,32 @@ class SweepQueue(Searcher):
         return sweep
 
     def lost(self, trial_id: str, failure: Failure) -> None:
-        """Note that a worker's process raised or went; its pack is handed out again."""
+        """Note that a worker's process raised or was lost; its pack is handed out again."""
         with self._guarded():
             self.scheduler.gone(trial_id, failure)
             self.hand_out()
 
-    def silent(self) -> list[tuple[Slot, str]]:
-        """Find workers that make no progress (:meth:`Scheduler.silent`)."""
-        found: list[tuple[Slot, str]] = []
+    def stalled(self) -> list[tuple[Slot, str]]:
+        """Find workers that make no progress (:meth:`Scheduler.stalled`)."""
+        slots: list[tuple[Slot, str]] = []
         with self._guarded():
-            found = self.scheduler.silent()
-        return found
+            slots = self.scheduler.stalled()
+        return slots
 
     def hand_out(self) -> None:
-        """Give idle workers their packs, and let those go that are not needed."""
+        """Give idle workers their packs, and end those that are not needed."""
         with self._guarded():
             for slot in self.scheduler.idle:
                 if pack := self.scheduler.next_pack(slot.name):
-                    self.hand(slot.name, pack.to_json())
+                    self.put(slot.name, pack.to_json())
             for name in self.scheduler.surplus():
-                self.hand(name, END)
+                self.put(name, END)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Keep an exception for the next suggestion, which ends the run with it.
 
-        Tune would take it for the trial's own and go on without ever hearing of it again.
+        Tune would take it for the trial's own and go on without another report of it.
         """
         try:
             yield
@@ -120,7 +119,7 @@ class SweepQueue(Searcher):
             self._broken = self._broken or error
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the journals are the state."""
+        """Save nothing: the journals are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the journals are the state."""
+        """Restore nothing: the journals are the state."""

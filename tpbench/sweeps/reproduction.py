@@ -5,30 +5,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from tpbench.engine import TpbenchError, check_device_precision, get_method, method_source
+from tpbench.engine import TpbenchError, get_method, method_source
 from tpbench.engine.protocol import precision_problem
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
-from tpbench.results.location import absolute, location
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.runs import PUBLISHED
 from tpbench.results.store import write_atomically
 from tpbench.search.definition import SweepFolder
 from tpbench.search.spaces import published_configuration
-from tpbench.sweeps.board import Board
-from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
-from tpbench.sweeps.last_words import last_words
-from tpbench.sweeps.nodes import Needs, SweepNeeds, ask_nodes, trainers
+from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.nodes import SweepNeeds
+from tpbench.sweeps.session import Session, for_workers, training_session
 from tpbench.sweeps.sweep import Admission, PlainSweep, QueuedSweep, Workers
 from tpbench.training.choice import CellChoice
-from tpbench.training.packs import PackJob, PackSettings, plan_seeds
-from tpbench.training.progress import WARNING, Display, View
-from tpbench.training.quiet import noise_to
-from tpbench.training.signals import interruptible
-from tpbench.training.tracking import environment_warning, prepare_trackers
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackSettings, plan_seeds
+from tpbench.training.progress import WARNING, View
 from tpbench.workloads import get_workload, load_problem, obtain
 from tpbench.workloads.benchmark import measure
 
@@ -46,7 +41,7 @@ class PlannedCell:
     """Those that are missing."""
     all_seeds: tuple[int, ...]
     seconds: float
-    """What they will take together on this machine."""
+    """Estimate for all of them together on this machine."""
 
     @property
     def name(self) -> str:
@@ -54,7 +49,7 @@ class PlannedCell:
 
 
 def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
-    """Seconds of a whole training of a pack, from a short measurement of its joint step.
+    """Return the seconds of a pack's training, from a short measurement of its joint step.
 
     A feedback epoch is what a joint one spends on batches, forward pass and feedback, with half of Adam; an evaluation
     is forward passes over the validation and test samples. What only a cluster's nodes can compute in is measured in
@@ -74,7 +69,7 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
 def missing_seeds(
     cell: CellChoice, configuration: dict[str, float], seeds: Sequence[int], settings: PackSettings
 ) -> tuple[int, ...]:
-    """The seeds whose run is not in the store."""
+    """Return the seeds whose run is not in the store."""
     plan = plan_seeds(cell.workload, cell.method, configuration, seeds, cell.workload.epochs, PUBLISHED)
     return tuple(definition.seed for definition in PackJob(plan, settings).missing)
 
@@ -86,7 +81,7 @@ def plan(
     seeds: tuple[int, ...],
     settings: PackSettings,
 ) -> tuple[list[PlannedCell], list[str]]:
-    """The cells to train, cheapest first, and a line for each reason why others cannot be trained here.
+    """Return the cells to train, cheapest first, and a line for each reason why others cannot be trained here.
 
     Raises:
         UsageError: there is no such table, workload or method.
@@ -131,8 +126,8 @@ class TrainedCell:
     """Seeds whose networks were to be kept and were not."""
 
 
-class Budget(Admission):
-    """Begins no cell whose estimate does not fit into what is left of a time, beside the cells that have begun."""
+class TimeBudget(Admission):
+    """Admits a cell if its estimate fits into the rest of a time, beside the cells that have begun."""
 
     def __init__(self, seconds: float, estimates: Mapping[str, float]) -> None:
         self.seconds, self.estimates = seconds, estimates
@@ -140,7 +135,7 @@ class Budget(Admission):
         self.begun: dict[str, QueuedSweep] = {}
 
     def allows(self, sweep: QueuedSweep) -> bool:
-        """Whether a cell may hand out packs; what has begun may go on."""
+        """Return whether a cell may hand out packs; one that has begun may go on."""
         if sweep.name in self.begun:
             return True
         open_ends = sum(self._left(other) for other in self.begun.values() if not other.finished)
@@ -160,45 +155,25 @@ def reproduce(
 ) -> list[TrainedCell]:
     """Train cells through one queue, in their order, while the budget lasts; tables are written anew after each.
 
+    Args:
+        cells: as :func:`plan` gives them.
+        budget: seconds; None: without a limit.
+        settings: how packs are trained.
+        resources: what they may use.
+
     Raises:
         TpbenchError: the store cannot be written, another process reproduces into it, or Ray does not start.
     """
-    data = str(Path(settings.data).resolve()) if settings.data else None
-    settings = replace(settings, results=absolute(settings.results), data=data)
-    store = RunStore(location(settings.results))
+    settings = for_workers(settings)
+    store = settings.store
     settings.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
-    with ExitStack() as stack:
-        name_head = stack.enter_context(last_words(settings.command))
-        unsafe = stack.enter_context(folder.lock())
-        stack.enter_context(interruptible(settings.command))
-        view = stack.enter_context(Display(stack.enter_context(noise_to(folder.log))))
-        if unsafe:
-            view.say(f"{WARNING}{unsafe}")
-        settings = replace(settings, track=prepare_trackers(settings.track, view.say))
-        stack.enter_context(ray_running(resources, view.say))
-        if resources.address:
-            name_head(head_address())
-            if odd := environment_warning(settings.track):
-                view.say(f"{WARNING}{odd}")
-            resources = cluster_resources(resources)
-        if resources.gpus:
-            settings = replace(settings, device="cuda")
-        check_device_precision(settings.precision, settings.device, here=not resources.address)
-        sweeps = [_sweep(cell, settings, resources, place) for place, cell in enumerate(cells)]
+    with training_session([folder], settings, resources) as session:
+        sweeps = [_sweep(cell, place, session) for place, cell in enumerate(cells)]
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
-        board = Board(view, sweeps, on_end=lambda sweep: _write_tables(store, view))
-        board.start()
-        from tpbench.sweeps.driver import NodeFindings, run_queue
-
-        admission = Budget(budget, estimates) if budget is not None else None
-        findings = None
-        if resources.address:
-            needs = Needs.of([_needs(sweep, settings) for sweep in sweeps], settings.data, settings.device)
-            wanted = trainers(resources.per_pack(resources.concurrent))
-            answers = ask_nodes(settings.results, needs, wanted, view.say)
-            findings = NodeFindings(replace(needs, asked=answers.asked), answers.lacks)
-        run_queue(sweeps, resources, folder.ray, board, admission=admission, nodes=findings)
+        session.ask_nodes([_needs(sweep, settings) for sweep in sweeps])
+        admission = TimeBudget(budget, estimates) if budget is not None else None
+        session.train(sweeps, admission, lambda sweep: _write_tables(store, session.view))
     return [
         TrainedCell(
             cell,
@@ -222,20 +197,20 @@ def _diverged(sweep: PlainSweep) -> int:
     return sum(record.diverged for record in sweep.result()) if sweep.done else 0
 
 
-def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, place: int) -> PlainSweep:
-    """A cell as the queue takes it: final runs without a search.
+def _sweep(cell: PlannedCell, place: int, session: Session) -> PlainSweep:
+    """Return a cell as the queue takes it: final runs without a search.
 
-    It is split by its seeds and the workers alone, so that an interrupted one finds its checkpoints again.
+    It is split by its seeds and the workers alone, so that an interrupted one continues from its checkpoints.
     """
-    workload, method = cell.cell.workload, cell.cell.method
+    workload, settings, resources = cell.cell.workload, session.settings, session.resources
     _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
-    plan = plan_seeds(workload, method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
+    runs = plan_seeds(workload, cell.cell.method, cell.configuration, cell.all_seeds, workload.epochs, PUBLISHED)
     count = resources.gpus or resources.cpus
     parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
     sweep = PlainSweep(
-        f"{workload.name}-{method}",
+        f"{workload.name}-{cell.cell.method}",
         cell.name,
-        plan,
+        runs,
         dataset.fingerprint,
         settings,
         parts,
@@ -246,7 +221,7 @@ def _sweep(cell: PlannedCell, settings: PackSettings, resources: Resources, plac
 
 
 def _write_tables(store: RunStore, view: View) -> None:
-    """The runs are stored by now, so what goes wrong is only said."""
+    """Write the tables; the runs are stored by now, so an error is shown and not raised."""
     try:
         write_tables(store)
     except (TpbenchError, OSError) as error:
@@ -254,7 +229,7 @@ def _write_tables(store: RunStore, view: View) -> None:
 
 
 def write_tables(store: RunStore) -> None:
-    """``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store, in its folder."""
+    """Write ``leaderboard.csv`` and the tables of errors (``table_1.md``, ...) of a store into its folder."""
     write_leaderboard(leaderboard(store), store)
     for table in ERROR_TABLES:
         write_atomically(store.folder / f"table_{table}.md", render(paper_table(store, table), "md"))

@@ -1,4 +1,4 @@
-"""Which pack is trained next and where, and what follows a failure; knows neither Ray nor processes."""
+"""The scheduler: the next pack, its place, and the consequences of failures. It knows neither Ray nor processes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import TpbenchError
-from tpbench.sweeps.packs import ALL_SWEEPS, Failure, HandedPack, Place
-from tpbench.sweeps.sweep import Admission, QueuedSweep, Workers
-from tpbench.training.packs import Outcome
+from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, Place, QueuedPack, QueuedSweep, Workers
+from tpbench.training.plan import Outcome
 
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3
-# Failures that may be the place's fault. That a node is gone, or that memory does not hold a pack, is told apart.
-_TROUBLES = ("raised", "lost", "silent")
+# Failures that may be the place's fault; lost nodes and too little memory are kinds of their own.
+_TROUBLES = ("raised", "lost", "stalled")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """For how long the scheduler waits for what may not come, in seconds."""
+class Timeouts:
+    """Times for which the scheduler waits, in seconds."""
 
-    silence: float = 600.0
+    epoch: float = 600.0
     """For an epoch of a pack; ten of its own epochs if that is longer."""
     first_epoch: float = 3600.0
-    """For a pack's first epoch, before anybody knows how long one takes."""
-    elsewhere: float = 120.0
+    """For a pack's first epoch, while the length of an epoch is unknown."""
+    other_node: float = 120.0
     """For a place on another node, for a pack that failed on this one."""
     replacement: float = 300.0
     """For another node, where the last one that could train a sweep was lost."""
     idle: float | None = None
-    """For a pack, before an idle worker is given up; None: until the end, as nobody else could use its place."""
+    """For a pack, before an idle worker is ended; None: until the end, as its place is of no other use."""
 
 
 @dataclass
@@ -41,24 +40,24 @@ class Slot:
 
     name: str
     changed: float
-    """When it was asked for, became idle, got its pack, or when that last got on."""
+    """The time when it was asked for, became idle, got its pack, or when its pack last made progress."""
     place: Place | None = None
     """None: it has not started."""
     avoid: frozenset[str] = frozenset()
-    """Nodes on which it would have been of no use when it was asked for; it is never placed there."""
-    work: tuple[QueuedSweep, HandedPack] | None = None
+    """Nodes without a pack for it when it was asked for; it is never placed there."""
+    work: tuple[QueuedSweep, QueuedPack] | None = None
     running: bool = False
-    """Its process runs, as Ray says."""
+    """True if its process runs, as Ray reports."""
     took: bool = False
-    """It has said that it got its pack."""
+    """True if it has reported that it got its pack."""
     epoch: float | None = None
     """Seconds of the longest epoch of its pack so far."""
     leaving: bool = False
-    """It makes no progress and its pack is no longer its own, or it was told to end."""
+    """True if it is to end, or made no progress and has lost its pack."""
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a pack."""
+        """True if it waits for a pack."""
         return self.place is not None and self.work is None and not self.leaving
 
 
@@ -70,8 +69,8 @@ class Scheduler:
     in their order alone, so neither turns nor places change a result.
 
     A pack that failed on a node goes to another node while there is one. A node or GPU that breaks three packs in a row
-    gets no more, unless these packs fail elsewhere too or there is no other place. What a node lacks is no failure of a
-    pack: the node gets no packs of that sweep, and the sweep is interrupted when no node is left.
+    gets no more, unless these packs fail elsewhere too or there is no other place. A need that a node lacks is no
+    failure of a pack: the node gets no packs of that sweep, and the sweep is interrupted when no node is left.
 
     Args:
         sweeps: all of the command, in its order.
@@ -79,9 +78,9 @@ class Scheduler:
         final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
         admission: which sweeps may begin.
         most: workers that may be asked for at once; None: as many as ``workers``.
-        patience: for how long it waits.
-        say: tells a person which place gets no packs, and why.
-        clock: seconds, for what depends on time.
+        timeouts: for packs, workers and nodes.
+        say: shows a line about places that get no packs.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -92,29 +91,29 @@ class Scheduler:
         *,
         admission: Admission | None = None,
         most: int | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         say: Callable[[str], None] = lambda message: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
         self.admission, self.most = admission or Admission(), most or workers
-        self.patience, self.say, self.clock = patience or Patience(), say, clock
+        self.timeouts, self.say, self.clock = timeouts or Timeouts(), say, clock
         self.slots: dict[str, Slot] = {}
         self.lacking: dict[str, dict[str, str]] = defaultdict(dict)
-        """By node what it lacks, by the name of the sweep that cannot be trained there (or ``ALL_SWEEPS``)."""
+        """By node its missing needs, by the name of the sweep that cannot be trained there (or ``ALL_SWEEPS``)."""
         self._cluster: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
         """Names of nodes for people, by id."""
         self._troubles: dict[tuple[str, str], list[tuple[Place, float]]] = defaultdict(list)
-        """By sweep and pack, where it failed and when."""
+        """By sweep and pack, the places and times of its failures."""
         self._succeeded: set[tuple[str, str]] = set()
         self._streaks: dict[tuple[str, str], list[tuple[str, tuple[str, str]]]] = defaultdict(list)
         """By node, and by node and GPU, the GPUs and packs that failed there since one succeeded."""
         self._held: frozenset[tuple[str, str]] = frozenset()
         self._room: dict[str, int] = {}
-        """By node, how many packs its memory holds at once, where more were too many."""
+        """By node, the number of packs that its memory holds at once, where more were too many."""
         self._node_lost: dict[str, float] = {}
-        """By sweep, when a node that could train it was last lost."""
+        """By sweep, the time when a node that could train it was last lost."""
 
     # The state
 
@@ -125,8 +124,8 @@ class Scheduler:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is in flight and nothing may still be handed out."""
-        return not any(sweep.flying or self.admission.allows(sweep) for sweep in self.unfinished)
+        """True if nothing is in flight and nothing may still be handed out."""
+        return not any(sweep.in_flight or self.admission.allows(sweep) for sweep in self.unfinished)
 
     @property
     def idle(self) -> list[Slot]:
@@ -134,14 +133,14 @@ class Scheduler:
         return [slot for slot in self.slots.values() if slot.idle]
 
     def workers(self, sweep: QueuedSweep) -> Workers:
-        """Return what a sweep may know when it splits its final runs."""
+        """Return the workers as a sweep knows them when it splits its final runs."""
         others = sum(other.potential for other in self.sweeps if other is not sweep)
         return Workers(self.final_workers, max(1, len(self.unfinished)), others)
 
     def _ready(self) -> list[QueuedSweep]:
-        """Sweeps that have a pack, in the order in which they are asked."""
+        """Return sweeps that have a pack, in the order in which they get workers."""
         ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.flying)))
+        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.in_flight)))
 
     # Workers come and go
 
@@ -159,14 +158,14 @@ class Scheduler:
         starting = len(self._starting())
         # One that is idle although there are packs cannot have them where it is.
         useful = 0 if packs else len(self.idle)
-        # Nobody else could use the place of one that is there before its pack.
-        early = self._coming() if self.patience.idle is None else 0
+        # Where places are of no other use, workers may be there before their packs.
+        early = self._max_in_flight() if self.timeouts.idle is None else 0
         return busy + starting + useful < min(self.most, max(busy + packs, early))
 
     def _starting(self) -> list[Slot]:
-        """Workers that have not started and may do so anywhere where one would be of use.
+        """Return workers that have not started and may do so anywhere where one would be of use.
 
-        The others wait for places that may never be free, while there are places that they were told to avoid.
+        The others wait for places that may never be free, while places that they must avoid are free.
         """
         starting = [slot for slot in self.slots.values() if slot.place is None and not slot.leaving]
         if not any(slot.avoid for slot in starting):
@@ -175,31 +174,31 @@ class Scheduler:
         return [slot for slot in starting if slot.running or slot.avoid <= useless]
 
     def _useless_nodes(self) -> frozenset[str]:
-        """Nodes on which one more worker would have no pack."""
+        """Return nodes on which one more worker would have no pack."""
         return frozenset(node for node in self._nodes() if not self._could_train(Place(node)))
 
-    def _coming(self) -> int:
-        """Packs that may be in flight at once from now on."""
-        return sum(sweep.coming(self.workers(sweep)) for sweep in self.unfinished)
+    def _max_in_flight(self) -> int:
+        """Return the number of packs that may be in flight at once from now on."""
+        return sum(sweep.max_in_flight(self.workers(sweep)) for sweep in self.unfinished)
 
     def open(self, name: str) -> frozenset[str]:
-        """Note that a worker was asked for; returns the nodes on which it would be of no use."""
+        """Note that a worker was asked for; returns the nodes on which it would have no pack."""
         slot = self.slots[name] = Slot(name, self.clock(), avoid=self._useless_nodes())
         return slot.avoid
 
     def runs(self, name: str) -> None:
-        """Note that a worker has a place and its process runs, though it has not said where."""
+        """Note that a worker's process runs, though it has not reported its place."""
         slot = self.slots.get(name)
         if slot is not None and not slot.running:
             slot.running, slot.changed = True, self.clock()
 
     def started(self, name: str, place: Place, lacks: Mapping[str, str] | None = None) -> None:
-        """Note where a worker is.
+        """Note the place of a worker.
 
         Args:
             name: of the worker.
-            place: where it is.
-            lacks: what its node lacks, by the name of a sweep or for ``ALL_SWEEPS``.
+            place: its node and GPU.
+            lacks: missing needs of its node, by the name of a sweep or for ``ALL_SWEEPS``.
         """
         slot = self.slots.setdefault(name, Slot(name, self.clock()))
         slot.place, slot.changed = place, self.clock()
@@ -208,37 +207,37 @@ class Scheduler:
         self.stop_without_nodes()
 
     def closed(self, name: str) -> None:
-        """Note that a worker ended as it was told."""
+        """Note that a worker ended at its job's end."""
         slot = self.slots.pop(name, None)
         if slot and slot.work:
             self._failed(slot, Failure("lost", "its process ended without a result"))
 
     def surplus(self) -> list[str]:
         """Return the idle workers that shall end now; each is named once."""
-        found = self.idle if self.over else self._not_needed()
-        for slot in found:
+        slots = self.idle if self.over else self._not_needed()
+        for slot in slots:
             slot.leaving = True
-        return [slot.name for slot in found]
+        return [slot.name for slot in slots]
 
     def _not_needed(self) -> list[Slot]:
-        now, limit = self.clock(), self.patience.idle
+        now, limit = self.clock(), self.timeouts.idle
         useless = [s for s in self.idle if s.place and not self._could_train(Place(s.place.node))]
         # A worker where packs fail, or memory is short, keeps others from that place.
         blocking = [s for s in self.idle if s.place and self._is_blocked(s.place)]
         rest = [s for s in self.idle if s not in useless and s not in blocking]
-        bored = [s for s in rest if limit is not None and now - s.changed > limit]
-        rest = [s for s in rest if s not in bored]
+        waited = [s for s in rest if limit is not None and now - s.changed > limit]
+        rest = [s for s in rest if s not in waited]
         busy = sum(slot.work is not None and not slot.leaving for slot in self.slots.values())
-        too_many = busy + len(self._starting()) + len(rest) - self._coming()
-        return [*useless, *bored, *rest[: max(0, too_many)]]
+        too_many = busy + len(self._starting()) + len(rest) - self._max_in_flight()
+        return [*useless, *waited, *rest[: max(0, too_many)]]
 
     def _is_blocked(self, place: Place) -> bool:
-        """Whether a place gets no packs for now, while others train."""
+        """Return whether a place gets no packs for now, while others train."""
         busy = any(slot.work for slot in self.slots.values())
         return busy and (bool(self._held.intersection(self._keys(place))) or self._is_full(place.node))
 
     def _is_full(self, node: str) -> bool:
-        """Whether a node's memory holds no pack besides those that train there."""
+        """Return whether a node's memory holds no pack besides those that train there."""
         return node in self._room and len(self._busy_on(node)) >= self._room[node]
 
     def _busy_on(self, node: str) -> list[Slot]:
@@ -246,7 +245,7 @@ class Scheduler:
 
     # Packs
 
-    def next_pack(self, name: str) -> HandedPack | None:
+    def next_pack(self, name: str) -> QueuedPack | None:
         """Hand the next pack to an idle worker; None while there is none that it may have."""
         slot = self.slots[name]
         if not slot.idle or slot.place is None or self._is_full(slot.place.node):
@@ -259,8 +258,8 @@ class Scheduler:
                 return pack
         return None
 
-    def _next_of(self, sweep: QueuedSweep, place: Place) -> HandedPack | None:
-        """The next pack of a sweep; what goes wrong in one is no reason to stop the others."""
+    def _next_of(self, sweep: QueuedSweep, place: Place) -> QueuedPack | None:
+        """Return the next pack of a sweep; an error in one does not stop the others."""
         if not self._may_train(sweep, place):
             return None
         try:
@@ -276,7 +275,7 @@ class Scheduler:
             slot.took, slot.changed = True, self.clock()
 
     def progress(self, name: str, share: float, best: float | None, epoch: float | None = None) -> QueuedSweep | None:
-        """Note that a worker's pack got on; returns its sweep.
+        """Note the progress of a worker's pack; returns its sweep.
 
         Args:
             name: of the worker.
@@ -304,7 +303,7 @@ class Scheduler:
             # First of all: should the journal be out of reach, the pack is still in flight.
             sweep.ended(pack.key, outcomes, self.workers(sweep))
         else:
-            sweep.flying.pop(pack.key, None)
+            sweep.in_flight.pop(pack.key, None)
         slot.work, slot.changed = None, self.clock()
         self._succeeded.add((sweep.name, pack.key))
         for key in self._keys(slot.place):
@@ -312,14 +311,14 @@ class Scheduler:
         self._hold_back()
 
     def failed(self, name: str, failure: Failure) -> None:
-        """Note that a worker could not train its pack, and goes on."""
+        """Note that a worker could not train its pack, and continues."""
         slot = self.slots.get(name)
         if slot is not None and slot.work is not None:
             self._failed(slot, failure)
             slot.changed = self.clock()
 
     def gone(self, name: str, failure: Failure) -> None:
-        """Note that a worker is no more, and what it died of."""
+        """Note that a worker was lost, and the cause."""
         slot = self.slots.get(name)
         if slot is None:
             return
@@ -327,37 +326,37 @@ class Scheduler:
             self._failed(slot, failure)
         self.slots.pop(name)
 
-    def silent(self) -> list[tuple[Slot, str]]:
-        """Find workers that do not begin, or whose packs make no progress: they are to be ended, their packs failed.
+    def stalled(self) -> list[tuple[Slot, str]]:
+        """Find workers that do not begin, or whose packs make no progress; their packs have failed.
 
         Returns:
-            The workers, with a line that says for how long nothing was heard and what follows for the pack.
+            The workers, which are to be ended, each with a line about the time without progress and about its pack.
         """
         now = self.clock()
         watched = [s for s in self.slots.values() if s.work or (s.running and s.place is None and not s.leaving)]
-        found = [slot for slot in watched if now - slot.changed > self._limit(slot)]
-        return [(slot, self._give_up_on(slot)) for slot in found]
+        late = [slot for slot in watched if now - slot.changed > self._limit(slot)]
+        return [(slot, self._end_stalled(slot)) for slot in late]
 
     def _limit(self, slot: Slot) -> float:
-        """Seconds for which a worker that starts or has a pack may say nothing."""
+        """Return the seconds for which a worker that starts or has a pack may report nothing."""
         if slot.epoch is not None:
-            return max(self.patience.silence, 10 * slot.epoch)
-        return self.patience.first_epoch if slot.took else self.patience.silence
+            return max(self.timeouts.epoch, 10 * slot.epoch)
+        return self.timeouts.first_epoch if slot.took else self.timeouts.epoch
 
-    def _give_up_on(self, slot: Slot) -> str:
+    def _end_stalled(self, slot: Slot) -> str:
         message = f"no progress for {self.clock() - slot.changed:.0f} s"
         if slot.work is None:
             slot.leaving = True
             return f"{message} since its process was started"
         sweep, pack = slot.work
-        self._failed(slot, Failure("silent", message))
+        self._failed(slot, Failure("stalled", message))
         slot.leaving = True  # only now: the last place of all is not held back
         if sweep.failure:
             return f"{message}; {sweep.label} has ended: {sweep.failure}"
         return f"{message}; its pack {'waits for another process' if pack.key in sweep.waiting else 'is given up'}"
 
     def paused(self, seconds: float) -> None:
-        """Note that the driver itself stood still for so long: nobody could be heard meanwhile."""
+        """Note that the driver itself stood still for some seconds, in which no report could arrive."""
         for slot in self.slots.values():
             slot.changed += seconds
 
@@ -365,7 +364,7 @@ class Scheduler:
         assert slot.work is not None
         (sweep, pack), place = slot.work, slot.place or Place()
         if sweep.failure:
-            sweep.flying.pop(pack.key, None)
+            sweep.in_flight.pop(pack.key, None)
             slot.work = None
             return
         if failure.kind == "memory" and pack.parts >= pack.members:
@@ -393,7 +392,7 @@ class Scheduler:
 
     # Places
 
-    def see_nodes(self, hosts: Mapping[str, str]) -> None:
+    def update_nodes(self, hosts: Mapping[str, str]) -> None:
         """Note which nodes of the cluster are alive and large enough for a pack, with their names for people."""
         for node in self._cluster.keys() - hosts.keys():
             for sweep in self.unfinished:
@@ -405,7 +404,7 @@ class Scheduler:
         self.stop_without_nodes()
 
     def lacks(self, node: str, reasons: Mapping[str, str]) -> None:
-        """Note what a node lacks: it gets no packs of the sweeps that need it.
+        """Note missing needs of a node: it gets no packs of the sweeps that have them.
 
         Args:
             node: its id.
@@ -426,13 +425,13 @@ class Scheduler:
         return self.hosts.get(node) or node[:8] or "here"
 
     def _nodes(self) -> list[str]:
-        """Nodes that train or could: those of the cluster, and those where workers are."""
+        """Return nodes that train or could: those of the cluster, and those of workers."""
         seen = [s.place.node for s in self.slots.values() if s.place and not s.leaving]
         return list(dict.fromkeys([*self._cluster, *seen]))
 
     @staticmethod
     def _keys(place: Place | None) -> list[tuple[str, str]]:
-        """What a failure at a place counts for: the node, and its GPU."""
+        """Return the keys that a failure at a place counts for: the node, and its GPU."""
         if place is None:
             return []
         return [(place.node, ""), (place.node, place.gpu)] if place.gpu else [(place.node, "")]
@@ -441,7 +440,7 @@ class Scheduler:
         return not {ALL_SWEEPS, sweep.name}.isdisjoint(self.lacking.get(node, {}))
 
     def _is_suspect(self, pack: tuple[str, str]) -> bool:
-        """Whether a pack failed in several places and nowhere succeeded: its own fault rather than theirs."""
+        """Return whether a pack failed in several places and nowhere succeeded: its own fault rather than theirs."""
         places = {(place.node, place.gpu) for place, _ in self._troubles.get(pack, ())}
         return len(places) > 1 and pack not in self._succeeded
 
@@ -472,11 +471,11 @@ class Scheduler:
         self._held = held
 
     def _may_train(self, sweep: QueuedSweep, place: Place) -> bool:
-        """Whether a place gets packs of a sweep at all."""
+        """Return whether a place gets packs of a sweep at all."""
         return not (self._lacks(place.node, sweep) or self._held.intersection(self._keys(place)))
 
     def _may_have(self, sweep: QueuedSweep, key: str, place: Place) -> bool:
-        """Whether a place may have a pack: not if it failed there and there is another place."""
+        """Return whether a place may have a pack: not if it failed there and there is another place."""
         troubles = self._troubles.get((sweep.name, key))
         if not troubles:
             return True
@@ -485,8 +484,8 @@ class Scheduler:
         if others:
             if place.node not in failed:
                 return True
-            manned = any(s.place and not s.leaving and s.place.node in others for s in self.slots.values())
-            return not manned and self.clock() - troubles[-1][1] > self.patience.elsewhere
+            has_worker = any(s.place and not s.leaving and s.place.node in others for s in self.slots.values())
+            return not has_worker and self.clock() - troubles[-1][1] > self.timeouts.other_node
         tried = {(trouble.node, trouble.gpu) for trouble, _ in troubles}
         free = {
             (s.place.node, s.place.gpu)
@@ -496,7 +495,7 @@ class Scheduler:
         return (place.node, place.gpu) not in tried or free <= tried
 
     def _could_train(self, place: Place) -> bool:
-        """Whether a worker there could have a pack: one of those that wait, or later ones where none does."""
+        """Return whether a worker there could have a pack: one of those that wait, or later ones where none does."""
         ready = [sweep for sweep in self._ready() if sweep.waiting or sweep.new_packs]
         return any(
             self._may_train(sweep, place)
@@ -505,20 +504,20 @@ class Scheduler:
         )
 
     def stop_without_nodes(self) -> None:
-        """Interrupt sweeps that no node can train: the same command goes on when the nodes have what they lack."""
+        """Interrupt sweeps that no node can train; the same command continues once the nodes have their needs."""
         nodes, now = self._nodes(), self.clock()
         for sweep in self.unfinished:
-            if now - self._node_lost.get(sweep.name, -math.inf) < self.patience.replacement:
+            if now - self._node_lost.get(sweep.name, -math.inf) < self.timeouts.replacement:
                 continue  # the cluster may bring another one
             if nodes and all(self._lacks(node, sweep) for node in nodes):
-                sweep.interrupt(self._why_nowhere(sweep, nodes))
+                sweep.interrupt(self._no_node_reason(sweep, nodes))
 
-    def _why_nowhere(self, sweep: QueuedSweep, nodes: Iterable[str]) -> str:
+    def _no_node_reason(self, sweep: QueuedSweep, nodes: Iterable[str]) -> str:
         reasons: dict[str, list[str]] = defaultdict(list)
         for node in nodes:
-            found = self.lacking[node]
-            reasons[found.get(sweep.name) or found[ALL_SWEEPS]].append(self._host(node))
+            lacking = self.lacking[node]
+            reasons[lacking.get(sweep.name) or lacking[ALL_SWEEPS]].append(self._host(node))
         if not sweep.on_cluster:
             return next(iter(reasons))
-        told = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items())
-        return f"no node of the cluster can train it ({told})"
+        listed = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items())
+        return f"no node of the cluster can train it ({listed})"

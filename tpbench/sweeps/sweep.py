@@ -1,27 +1,133 @@
-"""One sweep as the queue sees it: it says whether it has a pack, hands it out, and hears how it ended."""
+"""A sweep in the queue: its packs, the failures of their attempts, its state and its result."""
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
-from tpbench.results import RunRecord, RunStore
-from tpbench.results.location import location
+from tpbench.results import RunRecord
 from tpbench.results.networks import has_network
 from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
 from tpbench.search.halving import Bracket
 from tpbench.search.journal import Journal
-from tpbench.search.packed import METRIC, PackedSearch
+from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
-from tpbench.sweeps.packs import Failure, HandedPack, is_given_up, wants_halves
-from tpbench.training.packs import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
+from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
 from tpbench.workloads import Workload
 
-# A search of which a larger share of the suggestions could not be trained is not the search that was asked for.
+ALL_SWEEPS = ""
+"""Stands for every sweep where a node lacks what all of them need."""
+
+
+@dataclass(frozen=True)
+class QueuedPack:
+    """One pack of a sweep, in plain data so that it travels to any process."""
+
+    key: str
+    """Its name within its sweep: ``12``, or ``final-0``."""
+    plan: PackPlan
+    settings: PackSettings
+    bracket: Bracket | None = None
+    parts: int = 1
+    """Number of parts that its members are trained in, one after the other, where memory does not hold all at once."""
+
+    @property
+    def members(self) -> int:
+        return len(self.plan.seeds)
+
+    def to_json(self) -> str:
+        """Return the pack as a string, which the mailbox passes on without importing what it holds."""
+        return json.dumps({**asdict(self), "plan": self.plan.plain()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> QueuedPack:
+        """Return the pack of :meth:`to_json`."""
+        body: Mapping[str, Any] = json.loads(text)
+        bracket = Bracket(**body["bracket"]) if body["bracket"] else None
+        return cls(
+            body["key"], PackPlan.from_plain(body["plan"]), PackSettings(**body["settings"]), bracket, body["parts"]
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a worker."""
+
+    node: str = ""
+    """Id of the node."""
+    gpu: str = ""
+    """The GPU that the worker has; empty: none."""
+    host: str = field(default="", compare=False)
+    """Name of the node for people."""
+
+    @property
+    def name(self) -> str:
+        """Name of the place in a message."""
+        where = self.host or self.node[:8] or "here"
+        return f"{where}, GPU {self.gpu}" if self.gpu else where
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt at a pack that failed.
+
+    Attributes:
+        kind: ``node``: the node lacks something (folder, data set, package, precision, memory for a single run);
+            ``rule``: a package's learning rule is wrong; ``raised``: the training raised; ``lost``: the process ended;
+            ``gone``: the node was lost; ``memory``: the system ended the process because memory ran out;
+            ``stalled``: the process made no progress and was ended.
+        message: one line.
+        place: of the worker.
+    """
+
+    kind: str
+    message: str
+    place: Place = Place()
+
+
+# Attempts at a pack by kind of failure. A pack that raises does so each time. Nodes of a cluster come and go (spot
+# instances), which is no fault of the pack's: it continues from its checkpoint.
+_ATTEMPTS = {"rule": 1, "raised": 3, "stalled": 3, "lost": 4, "gone": 50}
+_LOST_ON_A_CLUSTER = 10
+_LOSSES_BEFORE_HALVING = 2
+
+
+def should_abandon(
+    failures: Sequence[Failure], members: int, *, on_cluster: bool, counts: Callable[[Failure], bool] = lambda f: True
+) -> bool:
+    """Return whether a pack has failed too often to be handed out again.
+
+    Args:
+        failures: of all attempts at it.
+        members: of the pack. A process that is lost without a known cause may have run out of memory: the pack gets as
+            many attempts more as it can be halved.
+        on_cluster: nodes of a cluster come and go.
+        counts: tells which failures count: not those of a node that breaks every pack.
+    """
+    limits = {**_ATTEMPTS, "lost": _LOST_ON_A_CLUSTER if on_cluster else _ATTEMPTS["lost"]}
+    limits["lost"] += math.ceil(math.log2(max(members, 1)))
+    kinds = [failure.kind for failure in failures if counts(failure)]
+    return any(kinds.count(kind) >= limit for kind, limit in limits.items())
+
+
+def should_halve(failures: Sequence[Failure]) -> bool:
+    """Return whether the last failure of a pack is a reason to train its members in smaller parts.
+
+    Either memory ran out by the system's report, or the process was lost a second time without a known cause.
+    """
+    if not failures:
+        return False
+    lost = sum(failure.kind == "lost" for failure in failures)
+    return failures[-1].kind == "memory" or (failures[-1].kind == "lost" and lost >= _LOSSES_BEFORE_HALVING)
+
+
+# Largest share of suggestions that could not be trained with which a search still counts.
 _MOST_FAILURES = 0.1
 # Final packs per worker of a campaign.
 _WAVES = 4
@@ -33,20 +139,20 @@ def _anywhere(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Workers:
-    """What the queue knows about its workers when a sweep splits its final runs."""
+    """The workers of a queue as a sweep knows them when it splits its final runs."""
 
     count: int
-    """That count for final runs: cores, or whole GPUs."""
+    """Number of those that final runs are split over: cores, or whole GPUs."""
     unfinished: int = 1
-    """Sweeps that are not done."""
+    """Number of sweeps that are not done."""
     others: int = 0
-    """Packs of other sweeps that are in flight or could be."""
+    """Number of packs of other sweeps that are in flight or could be."""
 
     def parts(self, seeds: int) -> int:
-        """Packs that so many final seeds are split into: over the workers that are free for them.
+        """Return the number of packs that final seeds are split into: over the workers that are free for them.
 
         At least two where there are two workers: processes of one thread train more than one of two threads. In a
-        campaign about four per worker over all sweeps, so that the last packs are short and nobody waits long for them.
+        campaign about four per worker over all sweeps, so that the last packs are short.
         """
         share = -(-_WAVES * self.count // self.unfinished) if self.unfinished > 1 else self.count
         free = max(self.count - self.others, share, 2)
@@ -54,16 +160,16 @@ class Workers:
 
 
 class FinalRuns:
-    """One configuration over its seeds, split into packs of which those are handed out that the store lacks."""
+    """One configuration over its seeds, split into packs. Packs whose runs the store has are not handed out."""
 
     def __init__(self, plan: PackPlan, fingerprint: str, settings: PackSettings) -> None:
         self.plan, self.fingerprint, self.settings = plan, fingerprint, settings
-        self.store = RunStore(location(settings.results))
-        self.packs: dict[str, HandedPack] = {}
+        self.store = settings.store
+        self.packs: dict[str, QueuedPack] = {}
         self.waiting: list[str] = []
 
     def records(self) -> list[RunRecord | None]:
-        """The run of every seed, None where it is missing."""
+        """Return the run of every seed, None where it is missing."""
         return [find_run(self.store, d) for d in define_runs(self.plan, self.fingerprint, self.settings.precision)]
 
     def split(self, parts: int) -> None:
@@ -76,13 +182,13 @@ class FinalRuns:
                 continue
             plan = replace(self.plan, seeds=self.plan.seeds[chosen], configurations=self.plan.configurations[chosen])
             key = f"final-{part}"
-            self.packs[key] = HandedPack(key, plan, self.settings)
+            self.packs[key] = QueuedPack(key, plan, self.settings)
             self.waiting.append(key)
 
 
 @dataclass
 class Progress:
-    """How far a part of a sweep is, in its own steps."""
+    """Progress of a search or of final runs, in configurations or seeds."""
 
     total: int
     done: int = 0
@@ -91,76 +197,84 @@ class Progress:
 
     @property
     def so_far(self) -> float:
+        """Steps that are done, with parts of those in flight."""
         return self.done + sum(steps * min(share, 0.999) for steps, share in self.running.values())
 
 
 class QueuedSweep:
-    """What all sweeps of a queue have: packs in flight, attempts, a state, and a result."""
+    """A sweep of a queue: packs in flight, failed attempts, a state and a result.
+
+    Args:
+        name: unique within the queue.
+        label: for people.
+        settings: how its packs are trained.
+        on_cluster: whether it is trained on a cluster.
+    """
 
     def __init__(self, name: str, label: str, settings: PackSettings, *, on_cluster: bool = False) -> None:
         self.name, self.label, self.settings, self.on_cluster = name, label, settings, on_cluster
-        self.flying: dict[str, HandedPack] = {}
+        self.in_flight: dict[str, QueuedPack] = {}
         self.failures: dict[str, list[Failure]] = defaultdict(list)
         self.failure: str | None = None
         self.priority = 0
-        """Sweeps of a lower one are asked first."""
+        """Sweeps of a lower one get workers first."""
         self.final: FinalRuns | None = None
         self._parts = {"search": 1, "final": 1}
-        """How many parts the packs of the search and of the final runs are trained in."""
+        """Number of parts that packs of the search and of the final runs are trained in."""
         self.best_error: float | None = None
         self._begun, self._ended = 0.0, 0.0
         self.search_progress = Progress(0)
         self.final_progress = Progress(0)
 
-    # What the queue asks
+    # State
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do, or nothing can be done."""
+        """True if nothing is left to do, or nothing can be done."""
         return self.failure is not None or self.done
 
     @property
     def done(self) -> bool:
-        """Whether all final runs are in the store."""
+        """True if all final runs are in the store."""
         final = self.final
-        return final is not None and not final.waiting and not any(key in final.packs for key in self.flying)
+        return final is not None and not final.waiting and not any(key in final.packs for key in self.in_flight)
 
     @property
     def has_final(self) -> bool:
-        """Whether a final pack waits."""
+        """True if a final pack waits."""
         return self.failure is None and self.final is not None and bool(self.final.waiting)
 
     @property
     def has_search(self) -> bool:
-        """Whether a pack of the search waits."""
+        """True if the search has a pack to hand out."""
         return False
 
     @property
     def potential(self) -> int:
-        """Packs that are in flight or could be, for who asks how many workers are free."""
-        return (
-            0 if self.finished else len(self.flying) + self.has_search + (len(self.final.waiting) if self.final else 0)
-        )
+        """Number of packs that are in flight or could be."""
+        if self.finished:
+            return 0
+        return len(self.in_flight) + self.has_search + (len(self.final.waiting) if self.final else 0)
 
     @property
     def waiting(self) -> list[str]:
-        """The packs that are made and wait to be handed out, in their order."""
+        """Keys of the packs that wait to be handed out, in their order."""
         return [] if self.failure is not None or self.final is None else list(self.final.waiting)
 
     @property
     def new_packs(self) -> int:
-        """Packs that are not made yet and could be handed out now."""
+        """Number of packs that could be made and handed out now."""
         return 0
 
-    def coming(self, workers: Workers) -> int:
-        """Return how many packs may be in flight at once from now on."""
-        return 0 if self.finished else len(self.flying) + len(self.waiting)
+    def max_in_flight(self, workers: Workers) -> int:
+        """Return the number of packs that may be in flight at once from now on."""
+        return 0 if self.finished else len(self.in_flight) + len(self.waiting)
 
-    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> QueuedPack | None:
         """Take the next pack: a final one if one waits.
 
         Args:
-            allowed: whether a pack of that key may be handed out to who asks.
+            allowed: tells whether the worker may have a pack of that key.
         """
         if not self.has_final or self.final is None:
             return None
@@ -168,17 +282,17 @@ class QueuedSweep:
         if key is None:
             return None
         self.final.waiting.remove(key)
-        return self._fly(self.final.packs[key], self.final_progress)
+        return self._start(self.final.packs[key], self.final_progress)
 
     @property
     def seconds(self) -> float:
         """Wall time from the first pack that was handed out to the last that ended."""
         return max(0.0, self._ended - self._begun)
 
-    def _fly(self, pack: HandedPack, progress: Progress) -> HandedPack:
+    def _start(self, pack: QueuedPack, progress: Progress) -> QueuedPack:
         self._begun = self._begun or time.monotonic()
         pack = replace(pack, parts=min(max(pack.parts, self._parts[self._role]), pack.members))
-        self.flying[pack.key] = pack
+        self.in_flight[pack.key] = pack
         progress.running[pack.key] = pack.members, 0.0
         return pack
 
@@ -187,76 +301,77 @@ class QueuedSweep:
         return "search" if self.final is None else "final"
 
     def report(self, key: str, share: float, best: float | None) -> None:
-        """A pack got on."""
+        """Note the progress of a pack: the share of it that is trained, and its lowest validation error."""
         for progress in (self.search_progress, self.final_progress):
             if key in progress.running:
                 progress.running[key] = progress.running[key][0], share
-        # Of a sweep that searches, what the search reached: the final runs are many of one configuration.
+        # With a search, the best of the search: the final runs are all of one configuration.
         of_search = key in self.search_progress.running or not self.search_progress.total
         if best is not None and of_search and (self.best_error is None or best < self.best_error):
             self.best_error = best
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
-        """A pack was trained; what it published is in the store."""
+        """Note that a pack was trained; its runs are in the store."""
         self._end_final(key)
 
     def _end_final(self, key: str) -> None:
         self._ended = time.monotonic()
-        pack = self.flying.pop(key)
+        pack = self.in_flight.pop(key)
         self.final_progress.running.pop(key, None)
         self.final_progress.done += pack.members
 
     def lost(
         self, key: str, failure: Failure, workers: Workers, counts: Callable[[Failure], bool] = lambda failure: True
     ) -> None:
-        """Note a failed attempt at a pack: it waits for another one, or is given up.
+        """Note a failed attempt at a pack: it is requeued or abandoned.
 
         Where memory may be the reason, it is trained in halves from now on, and so are those that follow.
-        What a rule does wrong it will do again; once it is mended, it is another rule and another sweep.
+        An error of a rule is repeated by every pack; a mended rule is another rule and another sweep.
 
         Args:
-            counts: which of the pack's failures count (:func:`tpbench.sweeps.packs.is_given_up`).
+            counts: tells which of the pack's failures count (:func:`tpbench.sweeps.sweep.should_abandon`).
         """
-        pack, failures = self.flying[key], self.failures[key]
+        pack, failures = self.in_flight[key], self.failures[key]
         failures.append(failure)
         if failure.kind == "rule":
             self.fail(failure.message)
-            self.flying.clear()
+            self.in_flight.clear()
             return
-        if wants_halves(failures):
+        if should_halve(failures):
             # Those that follow would end in the same way.
             self._parts[self._role] = max(self._parts[self._role], min(2 * pack.parts, pack.members))
-        if is_given_up(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
-            self.give_up(key, failure, workers)
+        if should_abandon(failures, pack.members, on_cluster=self.on_cluster, counts=counts):
+            self.abandon(key, failure, workers)
         else:
             self.put_back(key)
 
     def put_back(self, key: str) -> None:
-        """Let a pack that was handed out wait again."""
-        self.flying.pop(key)
+        """Take a pack that was handed out back into the queue."""
+        self.in_flight.pop(key)
         for progress in (self.search_progress, self.final_progress):
             progress.running.pop(key, None)
-        self.wait_again(key)
+        self.requeue(key)
 
-    def wait_again(self, key: str) -> None:
+    def requeue(self, key: str) -> None:
+        """Let a pack wait for another attempt."""
         if self.final is not None:
             self.final.waiting.append(key)
 
-    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
-        """A final pack that cannot be trained fails its sweep; the same command tries again."""
+    def abandon(self, key: str, failure: Failure, workers: Workers) -> None:
+        """Give up a pack. A final pack fails its sweep; the same command tries again."""
         self.interrupt(f"the final runs failed: {failure.message}")
 
     def interrupt(self, reason: str) -> None:
-        """The sweep ends without a result for now; what is in flight is not waited for."""
+        """End the sweep without a result for now; packs in flight are not waited for."""
         self.failure = reason
-        self.flying.clear()
+        self.in_flight.clear()
 
     def fail(self, reason: str) -> None:
-        """The sweep ends without a result; the others go on."""
+        """End the sweep without a result; the others go on."""
         self.failure = reason
 
     def result(self) -> list[RunRecord]:
-        """The final runs, from the store.
+        """Return the final runs, from the store.
 
         Raises:
             TpbenchError: the sweep failed, or the store lacks one.
@@ -264,25 +379,25 @@ class QueuedSweep:
         if self.failure:
             raise TpbenchError(self.failure)
         records = self.final.records() if self.final else []
-        found = [record for record in records if record]
-        if not found or len(found) < len(records):
+        present = [record for record in records if record]
+        if not present or len(present) < len(records):
             raise TpbenchError(f"{self.name} ended without all of its final runs; the same command trains the others")
-        return found
+        return present
 
 
 class Admission:
-    """Lets every sweep begin; :class:`tpbench.sweeps.reproduction.Budget` does not."""
+    """Rule for which sweeps may begin: here, all of them."""
 
     def allows(self, sweep: QueuedSweep) -> bool:
-        """Whether a sweep may hand out packs; changes nothing."""
+        """Return whether a sweep may hand out packs; changes nothing."""
         return True
 
     def begin(self, sweep: QueuedSweep) -> None:
-        """A sweep hands out a pack."""
+        """Note that a sweep hands out a pack."""
 
 
 class PlainSweep(QueuedSweep):
-    """A configuration that is known: final runs alone."""
+    """A sweep without a search: one configuration over its seeds."""
 
     def __init__(
         self,
@@ -303,12 +418,12 @@ class PlainSweep(QueuedSweep):
 
 
 class SearchedSweep(QueuedSweep):
-    """A search of which the best configuration is trained over the final seeds.
+    """A search whose best configuration is trained over the final seeds.
 
     Args:
-        definition, workload, space: what is searched.
-        folder: where its state is.
-        journal: what has been done.
+        definition, workload, space: of the search.
+        folder: of its state.
+        journal: of that folder.
         settings: how packs are trained.
         accept_failures: go on to the final runs though many suggestions could not be trained.
     """
@@ -335,7 +450,7 @@ class SearchedSweep(QueuedSweep):
         self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
         self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
         self.search = PackedSearch(
-            self._inner, journal, trials=definition.trials, pack=definition.pack, lag=definition.lag
+            self._inner, journal, trials=definition.trials, pack=definition.pack, max_pending=definition.lag
         )
         self.search_progress = Progress(definition.trials, journal.ended_count)
         self.final_progress = Progress(len(definition.seeds))
@@ -347,8 +462,8 @@ class SearchedSweep(QueuedSweep):
         return HyperOptSearch(self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=seed)
 
     def begin(self, workers: Workers) -> None:
-        """Look where the journal ends; a search that is complete goes on to its final runs at once."""
-        if self.journal.final_runs(RunStore(location(self.settings.results))) is not None:
+        """Continue where the journal ends; a complete search goes on to its final runs at once."""
+        if self.journal.final_runs(self.settings.store) is not None:
             self._train_final(workers)
             return
         known = self.journal.best()
@@ -370,9 +485,9 @@ class SearchedSweep(QueuedSweep):
     def new_packs(self) -> int:
         return self.search.new_packs if self.has_search else 0
 
-    def coming(self, workers: Workers) -> int:
+    def max_in_flight(self, workers: Workers) -> int:
         if self.finished or self.final is not None:
-            return super().coming(workers)
+            return super().max_in_flight(workers)
         return max(self.potential, self.journal.parts or workers.parts(len(self.definition.seeds)))
 
     @property
@@ -382,15 +497,15 @@ class SearchedSweep(QueuedSweep):
         left = -(-(self.definition.trials - self.journal.ended_count) // self.definition.pack)
         return min(self.definition.lag, left) or 1
 
-    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> HandedPack | None:
+    def next_pack(self, allowed: Callable[[str], bool] = _anywhere) -> QueuedPack | None:
         if final := super().next_pack(allowed):
             return final
         entry = self.search.next_pack(lambda number: allowed(str(number))) if self.has_search else None
         if entry is None:
             return None
-        return self._fly(self._search_pack(entry.number, entry.suggestions), self.search_progress)
+        return self._start(self._search_pack(entry.number, entry.suggestions), self.search_progress)
 
-    def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> HandedPack:
+    def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> QueuedPack:
         d = self.definition
         plan = PackPlan(
             self.workload,
@@ -404,7 +519,7 @@ class SearchedSweep(QueuedSweep):
             fingerprint=d.fingerprint,
         )
         bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
-        return HandedPack(str(number), plan, self.search_settings, bracket)
+        return QueuedPack(str(number), plan, self.search_settings, bracket)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         if self.final is not None:
@@ -414,30 +529,31 @@ class SearchedSweep(QueuedSweep):
 
     def _end_search(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         # Written first: should the journal be out of reach, the pack is still in flight.
-        self.search.end(int(key), outcomes)
-        pack = self.flying.pop(key)
+        self.search.record(int(key), outcomes)
+        pack = self.in_flight.pop(key)
         self._ended = time.monotonic()
         self.search_progress.running.pop(key, None)
         self.search_progress.done += pack.members
         if self.search.ended:
             self._begin_final(workers)
 
-    def wait_again(self, key: str) -> None:
+    def requeue(self, key: str) -> None:
+        """Let a pack wait for another attempt."""
         if self.final is not None:
-            super().wait_again(key)
+            super().requeue(key)
         else:
-            self.search.again(int(key))
+            self.search.requeue(int(key))
 
-    def give_up(self, key: str, failure: Failure, workers: Workers) -> None:
+    def abandon(self, key: str, failure: Failure, workers: Workers) -> None:
         if self.final is not None:
-            super().give_up(key, failure, workers)
+            super().abandon(key, failure, workers)
         else:
             self._end_search(key, [], workers)
 
     def _begin_final(self, workers: Workers) -> None:
-        reason = self._why_not()
+        reason = self._failure_reason()
         if reason:
-            # What was said when it happened knows more.
+            # The message of that time names the cause.
             self.fail(reason if self.accept_failures else self.journal.failure or reason)
             return
         self._train_final(workers)
@@ -456,10 +572,10 @@ class SearchedSweep(QueuedSweep):
         missing = sum(pack.members for pack in self.final.packs.values())
         self.final_progress.done = len(d.seeds) - missing
 
-    def _why_not(self) -> str | None:
-        """Why the search gives nothing to train, if so."""
+    def _failure_reason(self) -> str | None:
+        """Return the reason why the search gives nothing to train; None if it does."""
         d, failed = self.definition, self.journal.failed_count
-        message = next((f.message for found in self.failures.values() for f in found), "see Ray's log")
+        message = next((f.message for of in self.failures.values() for f in of), "see Ray's log")
         if failed == d.trials:
             return f"every pack of the search failed: {message}; start another sweep with --fresh"
         if failed > _MOST_FAILURES * d.trials and not self.accept_failures:
@@ -478,7 +594,7 @@ class SearchedSweep(QueuedSweep):
         epochs, error = self.workload.prune
         if not self.workload.source or error == 1:
             return ""
-        return f"; 'prune: [{epochs}, {error:g}]' of its file stops them early, 'prune: [{epochs}, 1]' stops nobody"
+        return f"; 'prune: [{epochs}, {error:g}]' of its file stops them early, 'prune: [{epochs}, 1]' stops none"
 
     def fail(self, reason: str) -> None:
         super().fail(reason)
@@ -490,9 +606,5 @@ class SearchedSweep(QueuedSweep):
         Raises:
             TpbenchError: they are not.
         """
-        if not self.failure and self.journal.final_runs(RunStore(location(self.settings.results))) is None:
-            self.journal.finished([self.settled(record) for record in self.result()])
-
-    @staticmethod
-    def settled(record: RunRecord) -> Outcome:
-        return outcome_of(record.definition.id, record.history)
+        if not self.failure and self.journal.final_runs(self.settings.store) is None:
+            self.journal.finish([outcome_of(record.definition.id, record.history) for record in self.result()])

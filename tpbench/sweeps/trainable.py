@@ -1,4 +1,8 @@
-"""What a Ray trial does: it says where it is, and trains the packs that it is handed at the gate."""
+"""Workers: Ray trials that train one pack after the other, and the mailbox from which they take them.
+
+A worker is a trial of Tune's that lasts: it reports its place, and waits for one pack after the other. So the scheduler
+knows the place before it chooses the pack, and a process that has imported torch is used for the next one.
+"""
 
 from __future__ import annotations
 
@@ -11,72 +15,117 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-
 from tpbench.engine import EpochReport, RuleError, TpbenchError
 from tpbench.engine.startup import collect_rarely
 from tpbench.results import RunStore
-from tpbench.results.location import location
 from tpbench.search.definition import SweepFolder
-from tpbench.sweeps.gate import END, take
 from tpbench.sweeps.nodes import Needs, missing
-from tpbench.sweeps.packs import HandedPack
-from tpbench.training.devices import give_back_memory, require_gpu
-from tpbench.training.packs import Outcome, PackJob, PackSettings
+from tpbench.sweeps.sweep import QueuedPack
+from tpbench.training.devices import release_memory, require_gpu
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import Outcome, PackSettings
 from tpbench.workloads.memory import available_memory, oom_kills
 
-Train = Callable[[HandedPack, Callable[[EpochReport], None]], list[Outcome]]
+# Ray reads its environment when it is imported, which is set later than this is: it is imported in functions.
+
+# Seconds between two looks of a worker into the mailbox.
+_POLL = 0.2
+END = ""
+"""The job that ends a worker."""
+
+
+class Mailbox:
+    """An actor of Ray that holds the next job of each worker until the worker takes it."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, str] = {}
+
+    def put(self, worker: str, job: str) -> None:
+        """Keep a job for a worker."""
+        self.jobs[worker] = job
+
+    def take(self, worker: str) -> str | None:
+        """Return a worker's job and forget it; None while there is none."""
+        return self.jobs.pop(worker, None)
+
+
+def open_mailbox() -> Any:
+    """Make the mailbox of a connected Ray where the driver is; returns a handle that travels to workers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+
+
+def wait_for_job(mailbox: Any, worker: str) -> str | None:
+    """Wait for the next job of a worker; :data:`END` ends it, None: the mailbox was lost with its contents."""
+    import ray
+
+    while True:
+        try:
+            job: str | None = ray.get(mailbox.take.remote(worker))
+        except ray.exceptions.RayActorError:
+            time.sleep(1.0)
+            return None
+        if job is not None:
+            return job
+        time.sleep(_POLL)
+
+
+Train = Callable[[QueuedPack, Callable[[EpochReport], None]], list[Outcome]]
 """Trains a pack: :func:`train_job`, or what a benchmark puts in its place."""
 
 # Seconds between a trial's reports, of one pack that trains and of many.
 _REPORT_INTERVAL, _REPORT_INTERVAL_OF_MANY, _MANY = 1.0, 5.0, 50
 
 
-def train_job(pack: HandedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
-    """Train a pack for real."""
+def train_job(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outcome]:
+    """Train a pack and publish its runs."""
     return PackJob(pack.plan, pack.settings, pack.bracket, parts=pack.parts).run(report)
 
 
 def run_worker(
     config: Mapping[str, Any],
     *,
-    gate: Any,
+    mailbox: Any,
     train: Train,
     threads: int,
     workers: int,
     patience: float,
     needs: Needs | None = None,
 ) -> None:
-    """Train one pack after the other until the gate says that it is enough.
+    """Train one pack after the other until the mailbox holds the end.
 
-    What the node or the store lacks is reported; anything else that goes wrong is raised, and the process is not used
-    again.
+    A :class:`TpbenchError` is reported; any other exception is raised, and ends the process.
 
     Args:
-        config: ``worker``, the name under which the gate knows it.
-        gate: handle of the gate.
+        config: ``worker``, its name.
+        mailbox: its handle.
         train: trains a pack.
         threads: CPU threads of this trial.
-        workers: packs that train at once.
+        workers: number of packs that train at once.
         patience: seconds to wait before a failure of the node's is reported.
-        needs: what the sweeps need of a node; None: it is known to be there.
+        needs: of the sweeps; None: the node is known to have them.
     """
+    from ray import tune
+
     # A trial's process is Tune's, which trains nothing else in it.
     collect_rarely()
     import torch
 
     torch.set_num_threads(threads)
     tune.report({"share": 0.0, "started": json.dumps(_about(needs))})
-    while (job := take(gate, config["worker"])) != END:
+    while (job := wait_for_job(mailbox, config["worker"])) != END:
         if job is None:
             tune.report({"share": 0.0, "asks": True})
             continue
         tune.report({"share": 0.0, "took": json.dumps(_memory())})
-        tune.report(_trained(job, train, workers, patience))
+        tune.report(_train_and_report(job, train, workers, patience))
 
 
 def _about(needs: Needs | None) -> dict[str, Any]:
-    """What the scheduler wants to know about this process and its node."""
+    """Return what the scheduler must know about this process and its node."""
     import psutil
     import ray
 
@@ -95,13 +144,13 @@ def _about(needs: Needs | None) -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int]:
-    """Return what tells later whether memory ran out."""
+    """Return the numbers from which it follows later whether memory ran out."""
     return {"memory": available_memory(), "oom_kills": oom_kills()}
 
 
-def _trained(job: str, train: Train, workers: int, patience: float) -> dict[str, Any]:
-    """Train a pack; returns what is reported of it."""
-    pack = HandedPack.from_json(job)
+def _train_and_report(job: str, train: Train, workers: int, patience: float) -> dict[str, Any]:
+    """Train a pack; returns its report."""
+    pack = QueuedPack.from_json(job)
     begun = time.monotonic()
     try:
         _check_folder(pack.settings, patience)
@@ -114,23 +163,25 @@ def _trained(job: str, train: Train, workers: int, patience: float) -> dict[str,
     finally:
         if pack.settings.device.startswith("cuda"):
             # The process lives on, and others share the GPU.
-            give_back_memory(pack.settings.device)
+            release_memory(pack.settings.device)
     best = min((outcome.validation_error for outcome in outcomes), default=None)
     return {"share": 1.0, "best": best, "outcomes": json.dumps([asdict(o) for o in outcomes])}
 
 
 def failure_kind(error: TpbenchError) -> str:
-    """Whose fault an error is, as :class:`tpbench.sweeps.packs.Failure` has it."""
+    """Return the kind of an error, as :class:`tpbench.sweeps.sweep.Failure` has it: ``rule`` or ``node``."""
     return "rule" if isinstance(error, RuleError) else "node"
 
 
 def _reporter(workers: int) -> Callable[[EpochReport], None]:
+    from ray import tune
+
     interval = _REPORT_INTERVAL if workers < _MANY else _REPORT_INTERVAL_OF_MANY
     reported = ended = time.monotonic()
     longest = 0.0
 
     def report(epoch: EpochReport) -> None:
-        # Tune takes some milliseconds per report, and waits for each; nobody watches faster than this.
+        # Tune takes some milliseconds per report, and waits for each; and a person reads no faster than this.
         nonlocal reported, ended, longest
         now = time.monotonic()
         longest, ended = max(longest, now - ended), now
@@ -144,14 +195,13 @@ def _reporter(workers: int) -> Callable[[EpochReport], None]:
 
 
 def _check_folder(settings: PackSettings, patience: float) -> None:
-    """Nodes join a cluster while a sweep runs: each must see the results folder before it trains into another one.
+    """Check that this node sees the results folder: nodes join a cluster while a sweep runs.
 
     Raises:
         TpbenchError: it does not, after some patience.
     """
-    folder = location(settings.results)
-    until = time.monotonic() + patience
-    while not _sees(folder, settings.sweep):
+    store, until = settings.store, time.monotonic() + patience
+    while not _sees(store, settings.sweep):
         if time.monotonic() > until:
             raise TpbenchError(
                 f"a node of the cluster does not see the results folder {settings.results}: choose a folder that all "
@@ -160,8 +210,8 @@ def _check_folder(settings: PackSettings, patience: float) -> None:
         time.sleep(1.0)
 
 
-def _sees(folder: Any, sweep: str | None) -> bool:
+def _sees(store: RunStore, sweep: str | None) -> bool:
     if sweep:
-        return SweepFolder(folder / "sweeps" / sweep).exists
+        return SweepFolder(store.folder / "sweeps" / sweep).exists
     # Buckets have no folders that could be missing.
-    return not isinstance(folder, Path) or RunStore(folder).runs.is_dir()
+    return not isinstance(store.folder, Path) or store.runs.is_dir()

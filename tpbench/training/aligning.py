@@ -1,4 +1,4 @@
-"""Train a configuration and record how its updates align (B.2). Needs no Ray."""
+"""The training of a configuration with a record of how its updates align (the paper's B.2). Needs no Ray."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from tpbench.results.alignments import ALIGNMENTS, AlignmentRecord
 from tpbench.results.artifacts import digest
 from tpbench.results.location import location
 from tpbench.results.store import write_atomically
-from tpbench.training.packs import PackSettings, define_runs, out_of_memory, plan_seeds
+from tpbench.training.pack import is_out_of_memory
+from tpbench.training.plan import PackSettings, define_runs, plan_seeds
 from tpbench.training.progress import WARNING, Display
 from tpbench.workloads import Workload, load_problem, obtain
 
 
 def _plain(values: Tensor) -> Any:
-    """Nested lists of numbers rounded to a thousandth of a degree; None for what is not a number (JSON has none)."""
+    """Return angles as nested lists, rounded to a thousandth of a degree; None stands for NaN, which JSON lacks."""
 
-    def clean(v: Any) -> Any:
-        if isinstance(v, list):
-            return [clean(x) for x in v]
-        return None if math.isnan(v) else round(v, 3)
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(entry) for entry in value]
+        return None if math.isnan(value) else round(value, 3)
 
     return clean(values.tolist())
 
 
 def _train(trainer: Trainer) -> None:
+    """Train to the end and show the progress."""
     with Display() as view:
         view.start("epochs", len(trainer.phases))
         while not trainer.done:
@@ -53,13 +55,26 @@ def record_alignment(
     every: int,
     settings: PackSettings,
 ) -> Path:
-    """Train, measure, and write ``alignment/<workload>-<method>-<hash>.json`` in the results folder.
+    """Train, measure the angles, and write ``alignment/<workload>-<method>-<hash>.json`` in the results folder.
+
+    Args:
+        workload: to train on.
+        method: name of the learning rule.
+        configuration: complete, as of :meth:`tpbench.workloads.Workload.complete`.
+        seeds: one member each, which train as one pack.
+        epochs: joint epochs.
+        every: the angles of every ``every``-th minibatch are measured.
+        settings: how and where the training runs.
+
+    Returns:
+        The path of the record.
 
     Raises:
-        TpbenchError: a member diverged, or the folder cannot be written.
+        TpbenchError: a member diverged, memory does not suffice, or the folder cannot be written.
     """
-    # The record is written at the end: what stands in its way should show now.
-    RunStore(location(settings.results)).require_writable()
+    store = RunStore(location(settings.results))
+    # The record is written at the end: a folder that cannot take it should show now.
+    store.require_writable()
     data = Path(settings.data) if settings.data else None
     obtain(workload, data, offline=settings.offline)
     problem, dataset = load_problem(workload, data)
@@ -77,7 +92,7 @@ def record_alignment(
     try:
         _train(trainer)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise TpbenchError(
             f"not enough memory to align {len(seeds)} seeds of {method} on {workload.name}: give fewer --seeds "
@@ -99,7 +114,7 @@ def record_alignment(
         _plain(torch.stack(log.target_angles)),
         provenance(settings.device, settings.precision, settings.options),
     )
-    plan = plan_seeds(workload, method, configuration, seeds, epochs, found={})
+    plan = plan_seeds(workload, method, configuration, seeds, epochs, search_info={})
     ids = [definition.id for definition in define_runs(plan, dataset.fingerprint, settings.precision)]
     name = f"{workload.name}-{method}-{digest([ids, every])[:12]}.json"
     path = location(settings.results) / ALIGNMENTS.folder / name

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from tpbench.engine import CURVES, MemberHistory, TpbenchError, UsageError
-from tpbench.training.loggers import quieter
+from tpbench.training.console import log_level
 from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, selected_metrics
 
 EXPERIMENT = "tpbench"
@@ -121,7 +121,7 @@ class MlflowRuns(Tracker):
             uri = database_uri(target)
         require_server(uri)
         # MLflow's messages while it makes its tables would run through the progress on the terminal.
-        with quieter(logging.WARNING, "mlflow", "alembic"):
+        with log_level(logging.WARNING, "mlflow", "alembic"):
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment = self._open_experiment(artifacts)
         self.runs: dict[str, Run] = {}

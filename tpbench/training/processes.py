@@ -1,4 +1,4 @@
-"""The packs of one plan side by side in several processes of one thread each, without Ray."""
+"""A plan split over the cores and the memory, and its parts side by side in processes of one thread each. No Ray."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ from typing import Any
 
 import torch
 
-from tpbench.engine import Problem, TpbenchError, get_method
+from tpbench.engine import EpochReport, Problem, TpbenchError, get_method
 from tpbench.engine.errors import format_bytes
 from tpbench.engine.operations import joint_operations, member_bytes
 from tpbench.engine.trainer import dtype_of
-from tpbench.training.packs import PackJob, PackPlan, PackSettings
+from tpbench.training.pack import PackJob
+from tpbench.training.plan import PackPlan, PackSettings
 
-# A process imports torch and reads the data for some seconds: less work than this is done sooner by one.
-_WORTH_SECONDS = 60.0
-# Operations per second of one core, roughly: it only decides what is small.
-_RATE = 5e10
-# What a process takes before it has read any data: Python, torch and its libraries.
+# A process imports torch and reads the data for some seconds: one process does less work than this sooner than two.
+_MIN_SECONDS = 60.0
+# Rough operations per second of one core, to tell small work from large.
+_OPERATIONS_PER_SECOND = 5e10
+# Bytes that a process takes before it has read any data: Python, torch and its libraries.
 _PROCESS_BYTES = 300 * 2**20
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a pack in a process is, in epochs of any kind."""
+class PackProgress:
+    """The progress of a pack."""
 
     done: int
+    """Epochs of any kind."""
     total: int
+    """Epochs of any kind."""
     best: float | None
+    """The lowest validation error so far, from 0 to 1; None: not known."""
     warnings: tuple[str, ...] = ()
 
 
-Report = Callable[[int, Progress], None]
-"""Hears the number of a plan and how far it is."""
+ProgressCallback = Callable[[int, PackProgress], None]
+"""Called with the number of a plan and its progress."""
 
 
 def _split_over_cores(job: PackJob) -> list[slice]:
@@ -53,7 +57,7 @@ def _split_over_cores(job: PackJob) -> list[slice]:
     """
     count = len(job.plan.seeds)
     parts = min(torch.get_num_threads(), count)
-    if parts < 2 or job.settings.device != "cpu" or _seconds(job) < _WORTH_SECONDS:
+    if parts < 2 or job.settings.device != "cpu" or _estimate_seconds(job) < _MIN_SECONDS:
         return [slice(0, count)]
     slices = [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
     return [members for members in slices if _missing(job, members)]
@@ -70,13 +74,13 @@ def _missing(job: PackJob, members: slice) -> int:
 
 @dataclass(frozen=True)
 class Packing:
-    """How a plan is trained in the memory that is free."""
+    """The parts of a plan that fit into the free memory."""
 
     plans: list[PackPlan]
     at_once: int
     """Plans that train at the same time, each in a process of its own if they are several."""
     note: str = ""
-    """What a person should know; empty where everything fits."""
+    """A message for the user; empty where everything fits."""
 
 
 def pack_into_memory(job: PackJob, free: int) -> Packing:
@@ -92,24 +96,24 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     parts, settings = _split_over_cores(job), job.settings
     member, data = _member_memory(job.plan, settings, job.problem), _data_memory(job.problem)
 
-    def besides(processes: int) -> int:
-        """Bytes that a process needs besides its members: this one has imported torch and read the data already."""
+    def overhead(processes: int) -> int:
+        """Return the bytes that a process needs besides its members; this process has torch and the data already."""
         return _PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu")
 
     at_once = len(parts)
-    while at_once > 1 and free / at_once < besides(at_once) + member:
+    while at_once > 1 and free / at_once < overhead(at_once) + member:
         at_once -= 1
-    room = int((free / at_once - besides(at_once)) / member)
+    room = int((free / at_once - overhead(at_once)) / member)
     if room < 1:
         raise TpbenchError(
             f"a single run of {job.plan.method} on {job.plan.workload.name} needs about "
-            f"{format_bytes(member + besides(1))} of memory, and {format_bytes(free)} are free"
+            f"{format_bytes(member + overhead(1))} of memory, and {format_bytes(free)} are free"
         )
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [_part(job, members) for members in halves]
     if halves == parts and at_once == len(parts):
         return Packing(plans, at_once)
-    wanted = len(job.missing) * member + len(parts) * besides(len(parts))
+    wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
     return Packing(
         plans,
         at_once,
@@ -143,28 +147,34 @@ def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
     yield from _halves(job, slice(middle, members.stop), room)
 
 
-def _seconds(job: PackJob) -> float:
+def _estimate_seconds(job: PackJob) -> float:
+    """Return roughly how many seconds one core needs for a job."""
     problem = job.problem
     step = joint_operations(get_method(job.plan.method), problem.architecture, problem.batch_size, problem.trained)
     steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.plan.seeds)
-    return step * steps / _RATE
+    return step * steps / _OPERATIONS_PER_SECOND
 
 
-# Not multiprocessing: it would run the script that called again, from its top, in each process.
-# Ctrl-C and the end of a terminal are the parent's to handle, who then asks its processes to end.
+# Not multiprocessing: each process would run the user's script from its top.
+# The parent handles Ctrl-C and the end of a terminal, and ends its processes itself.
 _CHILD = (
     "import json, signal, sys; "
     "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)]; "
     "task = json.loads(sys.stdin.readline()); "
     "sys.path[:] = task['path']; from tpbench.engine.startup import collect_rarely; collect_rarely(); "
-    "from tpbench.training.processes import work; work(task)"
+    "from tpbench.training.processes import train_for_parent; train_for_parent(task)"
 )
-# Seconds in which a process that was asked to end closes its trackers, which it waits for a little less.
-_PATIENCE = 8.0
+# Seconds that a process has to close its trackers and end; it waits a little less for the trackers.
+_END_SECONDS = 8.0
 
 
-def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Report) -> None:
-    """Train plans, each in a process of its own; what they finish is in the store.
+def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: ProgressCallback) -> None:
+    """Train plans, each in a process of its own that publishes its runs.
+
+    Args:
+        plans: trained at the same time.
+        settings: of all of them.
+        report: called after every epoch of a plan.
 
     Raises:
         TpbenchError: one of them failed; the others are trained to their end first.
@@ -173,17 +183,17 @@ def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Re
         messages: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         for number, worker in enumerate(workers):
             threading.Thread(target=_listen, args=(number, worker, messages.put), daemon=True).start()
-        errors, open_ends = {}, len(workers)
-        while open_ends:
+        errors, running = {}, len(workers)
+        while running:
             number, line = messages.get()
             if not line:
-                open_ends -= 1
+                running -= 1
                 continue
-            said = json.loads(line)
-            if "error" in said:
-                errors[number] = said["error"]
+            message = json.loads(line)
+            if "error" in message:
+                errors[number] = message["error"]
             else:
-                report(number, Progress(**{**said, "warnings": tuple(said["warnings"])}))
+                report(number, PackProgress(**{**message, "warnings": tuple(message["warnings"])}))
         lost = [worker.returncode for n, worker in enumerate(workers) if worker.wait() and n not in errors]
     if errors or lost:
         raise TpbenchError(next(iter(errors.values()), f"a training process ended with code {lost[0] if lost else 0}"))
@@ -191,38 +201,38 @@ def train_side_by_side(plans: list[PackPlan], settings: PackSettings, report: Re
 
 @contextmanager
 def _processes(plans: list[PackPlan], settings: PackSettings) -> Iterator[list[subprocess.Popen[str]]]:
-    """A process for each plan; all of them are over when this is."""
+    """Start a process for each plan; all of them have ended after the block."""
     workers: list[subprocess.Popen[str]] = []
     try:
         for plan in plans:
-            workers.append(_started())
-            _hand(workers[-1], plan, settings)
+            workers.append(_start())
+            _send_task(workers[-1], plan, settings)
         yield workers
     finally:
         _end(workers)
 
 
-def _started() -> subprocess.Popen[str]:
-    # Without -P it would take its first modules from the current folder, whatever lies there.
+def _start() -> subprocess.Popen[str]:
+    # Without -P a json.py in the current folder would be imported instead of the standard library's.
     command = [sys.executable, "-P", "-c", _CHILD]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
 
-def _hand(process: subprocess.Popen[str], plan: PackPlan, settings: PackSettings) -> None:
-    # Python passes over what is no text there.
+def _send_task(process: subprocess.Popen[str], plan: PackPlan, settings: PackSettings) -> None:
+    # Python ignores entries that are no text.
     path = [str(folder) for folder in sys.path if isinstance(folder, str)]
     task = {"path": path, "plan": plan.plain(), "settings": asdict(settings), "parent": os.getpid()}
     if process.stdin:
-        with suppress(BrokenPipeError):  # it has ended, and its exit code tells
+        with suppress(BrokenPipeError):  # it has ended already; its exit code is read later
             print(json.dumps(task), file=process.stdin, flush=True)
 
 
 def _end(workers: list[subprocess.Popen[str]]) -> None:
-    """Ask processes to end, and make them after a while."""
+    """Terminate processes, and kill those that have not ended after a while."""
     try:
         for worker in workers:
             worker.terminate()
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _END_SECONDS
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.0, until - time.monotonic()))
@@ -235,36 +245,42 @@ def _end(workers: list[subprocess.Popen[str]]) -> None:
                     pipe.close()
 
 
-def _listen(number: int, process: subprocess.Popen[str], hear: Callable[[tuple[int, str]], None]) -> None:
-    """Hand on what a process says, line by line; nothing when it ended."""
-    with suppress(ValueError):  # its pipe was closed, for the work was interrupted
+def _listen(number: int, process: subprocess.Popen[str], put: Callable[[tuple[int, str]], None]) -> None:
+    """Put the lines that a process prints into a queue, with its number; an empty line when it has ended."""
+    with suppress(ValueError):  # the work was interrupted, and the pipe closed
         for line in process.stdout or ():
-            hear((number, line))
-    hear((number, ""))
+            put((number, line))
+    put((number, ""))
 
 
-def _end_in_order(number: int, _: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough
+def _exit_in_order(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the end
     raise SystemExit(128 + number)
 
 
-def work(task: Mapping[str, Any]) -> None:
-    """One process; it ends in good order, its trackers closed, when the parent asks for it or is gone."""
-    signal.signal(signal.SIGTERM, _end_in_order)
+def train_for_parent(task: Mapping[str, Any]) -> None:
+    """Train one plan in a process of its own, and print progress or an error as lines of JSON.
+
+    The process ends in good order, its trackers closed, when the parent terminates it or has ended.
+
+    Args:
+        task: as :func:`_send_task` sends it.
+    """
+    signal.signal(signal.SIGTERM, _exit_in_order)
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    # What a package's rule prints is no message.
+    # The parent reads messages alone; what a package's rule prints goes to standard error.
     os.dup2(2, 1)
     torch.set_num_threads(1)
 
-    def say(**words: Any) -> None:
-        print(json.dumps(words), file=messages)
+    def send(**message: Any) -> None:
+        print(json.dumps(message), file=messages)
 
-    def report(epoch: Any) -> None:
+    def report(epoch: EpochReport) -> None:
         if os.getppid() != task["parent"]:
             raise SystemExit(1)
-        say(done=epoch.done, total=epoch.total, best=epoch.best_validation_error, warnings=epoch.warnings)
+        send(done=epoch.done, total=epoch.total, best=epoch.best_validation_error, warnings=epoch.warnings)
 
     try:
         PackJob(PackPlan.from_plain(task["plan"]), PackSettings(**task["settings"])).run(report)
     except TpbenchError as error:
-        say(error=str(error))
+        send(error=str(error))

@@ -1,4 +1,4 @@
-"""What a person sees while something trains: a live view on a terminal, plain lines elsewhere."""
+"""The display of progress: live bars on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,45 +21,55 @@ from rich.progress import (
 
 from tpbench.engine.errors import visible, warn_caller
 from tpbench.results.formats import print_line
-from tpbench.training.quiet import real_output
+from tpbench.training.console import original_output
 
 
-def spell_error(error: float | None) -> str:
-    """A validation error as a person reads it."""
+def format_error_rate(error: float | None) -> str:
+    """Return an error from 0 to 1 in percent, as ``2.10 %``; a dash for None."""
     return "-" if error is None else f"{100 * error:.2f} %"
 
 
-def spell_seconds(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``2.5 h``."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds as ``45 s``, ``3 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 WARNING = "warning: "
-"""Begins what a view is told of something odd, after the name of what it is about."""
+"""The first word of a warning that a view prints, after the name of its subject."""
 
 _BAR = 20
 
 
+def _format_best(best: float | None) -> str:
+    return "" if best is None else f", best validation error {format_error_rate(best)}"
+
+
 class View(Protocol):
-    """Shows how far several tasks are."""
+    """A display of the progress of several tasks."""
 
     def start(self, name: str, total: int, done: int = 0) -> None:
-        """A task begins; ``done`` of its ``total`` steps lie behind it."""
+        """Begin a task that has done ``done`` of its ``total`` steps."""
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
-        """A task got on; ``done`` may be a fraction of a step."""
+        """Show the progress of a task; ``done`` may be a fraction of a step.
+
+        Args:
+            name: of the task.
+            done, total: steps.
+            best: the lowest validation error so far, from 0 to 1; None: not known.
+        """
 
     def end(self, name: str) -> None:
-        """A task is over."""
+        """End a task."""
 
     def say(self, message: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
 
 class LiveView:
-    """rich's live progress bars."""
+    """Live progress bars on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
@@ -71,7 +81,7 @@ class LiveView:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            # Ray's output has its own file; rich would take it from there.
+            # Ray's output goes to a log file, from which rich would take it.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -82,7 +92,7 @@ class LiveView:
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         if name in self.tasks:
-            self.progress.update(self.tasks[name], completed=done, total=total, best=spell_error(best))
+            self.progress.update(self.tasks[name], completed=done, total=total, best=format_error_rate(best))
 
     def end(self, name: str) -> None:
         task = self.tasks.pop(name, None)
@@ -99,48 +109,49 @@ class PlainView:
 
     def __init__(self, console: Console, interval: float = 1.0) -> None:
         self.console, self.interval = console, interval
-        self.begun: dict[str, tuple[float, float]] = {}
-        self.last: dict[str, tuple[int, float]] = {}
+        self.first: dict[str, tuple[float, float]] = {}
+        """By task: the time of the first update, in seconds, and the steps done then."""
+        self.printed: dict[str, tuple[int, float]] = {}
+        """By task: the steps of the last line, and its time."""
 
     def start(self, name: str, total: int, done: int = 0) -> None:
-        self.begun.pop(name, None)
-        self.last[name] = done, time.monotonic()
+        self.first.pop(name, None)
+        self.printed[name] = done, time.monotonic()
         self.say(f"{name}: {done}/{total}")
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
-        now, whole = time.monotonic(), int(done)
-        shown, when = self.last.get(name, (-1, 0.0))
-        if whole == shown or (now - when < self.interval and whole < total):
+        now, steps = time.monotonic(), int(done)
+        printed, when = self.printed.get(name, (-1, 0.0))
+        if steps == printed or (now - when < self.interval and steps < total):
             return
-        self.last[name] = whole, now
-        # Counted from the first step seen: neither start-up nor what a checkpoint brought along took this time.
-        begun, offset = self.begun.setdefault(name, (now, done))
-        known = done - offset > 0.05 * total
-        left = (now - begun) / (done - offset) * (total - done) if known else None
-        remaining = f", about {spell_seconds(left)} left" if left and whole < total else ""
-        reached = "" if best is None else f", best validation error {spell_error(best)}"
-        self.say(f"{name}: {whole}/{total}{reached}{remaining}")
+        self.printed[name] = steps, now
+        # The clock starts at the first update: neither start-up nor the epochs of a checkpoint count.
+        begun, offset = self.first.setdefault(name, (now, done))
+        left = (now - begun) / (done - offset) * (total - done) if done - offset > 0.05 * total else None
+        remaining = f", about {format_duration(left)} left" if left and steps < total else ""
+        self.say(f"{name}: {steps}/{total}{_format_best(best)}{remaining}")
 
     def end(self, name: str) -> None:
-        self.begun.pop(name, None)
+        self.first.pop(name, None)
 
     def say(self, message: str) -> None:
         print_line(message, self.console)
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
+    """Return whether this process is the kernel of a notebook."""
     return Console().is_jupyter
 
 
 class NotebookView:
-    """One output of the cell that is written anew as the work gets on, at most every ``interval`` seconds."""
+    """One output of the notebook's cell, rewritten at most every ``interval`` seconds."""
 
     def __init__(self, interval: float = 0.5) -> None:
-        self.interval, self.shown = interval, 0.0
+        self.interval, self.written = interval, 0.0
         self.lines: list[str] = []
-        """What stays, and below it what runs."""
+        """Lines that stay."""
         self.tasks: dict[str, str] = {}
+        """One line for each running task, below the others."""
         self.output: Any = None
 
     def start(self, name: str, total: int, done: int = 0) -> None:
@@ -148,9 +159,9 @@ class NotebookView:
 
     def update(self, name: str, done: float, total: int, best: float | None) -> None:
         bar = "█" * int(_BAR * done / max(total, 1))
-        reached = "" if best is None else f", best validation error {spell_error(best)}"
-        self.tasks[name] = f"{visible(name)} {bar:░<{_BAR}} {int(done)}/{total}{reached}"
-        self._show(time.monotonic() - self.shown >= self.interval or done >= total)
+        self.tasks[name] = f"{visible(name)} {bar:░<{_BAR}} {int(done)}/{total}{_format_best(best)}"
+        if time.monotonic() - self.written >= self.interval or done >= total:
+            self._write()
 
     def end(self, name: str) -> None:
         if line := self.tasks.pop(name, None):
@@ -158,14 +169,12 @@ class NotebookView:
 
     def say(self, message: str) -> None:
         self.lines.append(visible(message))
-        self._show(True)
+        self._write()
 
-    def _show(self, due: bool) -> None:
-        if not due:
-            return
+    def _write(self) -> None:
         from IPython.display import display
 
-        self.shown = time.monotonic()
+        self.written = time.monotonic()
         text = {"text/plain": "\n".join([*self.lines, *self.tasks.values()])}
         if self.output is None:
             self.output = display(text, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -174,7 +183,7 @@ class NotebookView:
 
 
 class SilentView:
-    """Shows nothing; what is odd is still said, as a warning of Python's."""
+    """A view that shows nothing; its warnings are Python's."""
 
     def start(self, name: str, total: int, done: int = 0) -> None:
         pass
@@ -190,7 +199,7 @@ class SilentView:
             warn_caller(message.replace(WARNING, "", 1))
 
 
-# One live view at a time has the terminal; what trains beside it in another thread writes lines.
+# One live view at a time has the terminal; a second one, in another thread, writes lines.
 _LIVE = threading.Lock()
 
 
@@ -199,12 +208,12 @@ class Display:
 
     Args:
         stream: None: standard output.
-        progress: whether to show anything; without it, warnings are Python's.
+        progress: False: show nothing; warnings are Python's.
     """
 
     def __init__(self, stream: TextIO | None = None, *, progress: bool = True) -> None:
         self.progress, self.notebook = progress, progress and in_notebook()
-        self.console = Console(file=stream or real_output(), force_jupyter=False)
+        self.console = Console(file=stream or original_output(), force_jupyter=False)
         self.live: LiveView | None = None
 
     def __enter__(self) -> View:
@@ -226,7 +235,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.live:
-            # A terminal that was closed takes no last picture; what ended the work is more to the point.
+            # A terminal that was closed takes no last picture, and its error must not hide the one that ended the work.
             try:
                 with suppress(OSError, ValueError):
                     self.live.progress.stop()

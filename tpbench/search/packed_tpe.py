@@ -1,4 +1,4 @@
-"""Packed search: asks an inner searcher for several suggestions at a time, which are trained as one pack."""
+"""Packed TPE: several suggestions of HyperOpt at a time, which are trained as one pack."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.search.journal import Journal, PackEntry
-from tpbench.training.packs import Outcome
+from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
-    # Ray reads its settings when it is imported, and they are not there yet when this is.
     from ray.tune.search import Searcher
 
 METRIC = "objective"
@@ -22,36 +21,38 @@ _ROUNDING = 1e-9
 class PackedSearch:
     """Hands out packs of suggestions of an inner searcher, in an order that does not depend on timing.
 
-    Pack n is suggested when, and only when, the inner searcher has been told the results of the packs up to n - lag, in
-    their order. With ``lag`` one more than the packs that train at once, all workers are busy while packs take about
-    the same time, and the same seed gives the same search whatever the timing and after every interruption.
+    Pack n is suggested when, and only when, the inner searcher has the results of the packs up to n - max_pending, in
+    their order. With ``max_pending`` one more than the packs that train at once, all workers are busy while packs take
+    about the same time, and the same seed gives the same search whatever the timing and after every interruption.
 
-    What the journal holds is replayed when the first pack is asked for: a campaign of forty sweeps begins with one.
+    The journal is replayed before the first new pack: a campaign of forty sweeps begins with one sweep.
     It may have been written on a processor of another kind, whose suggestions differ in the last bit.
 
     Args:
         inner: makes the inner searcher, anew from its seed.
-        journal: what was suggested and how it ended; entries that are there already are replayed.
+        journal: of suggestions and outcomes; entries that are there already are replayed.
         trials: suggestions in all.
         pack: members per pack.
-        lag: packs in flight or waiting.
+        max_pending: packs in flight or waiting.
     """
 
-    def __init__(self, inner: Callable[[], Searcher], journal: Journal, *, trials: int, pack: int, lag: int) -> None:
+    def __init__(
+        self, inner: Callable[[], Searcher], journal: Journal, *, trials: int, pack: int, max_pending: int
+    ) -> None:
         self._make = inner
         self._inner: Searcher | None = None
-        self.journal, self.trials, self.pack, self.lag = journal, trials, pack, lag
-        self._told = 0
+        self.journal, self.trials, self.pack, self.max_pending = journal, trials, pack, max_pending
+        self._reported = 0
         self._waiting = [entry for entry in journal.packs if entry.outcomes is None]
 
     @property
     def ended(self) -> bool:
-        """Whether all suggestions have been made and have ended."""
+        """True if all suggestions have been made and have ended."""
         return self.journal.ended_count >= self.trials
 
     @property
     def may_suggest(self) -> bool:
-        """Whether :meth:`next_pack` would give a pack; costs nothing, for it is asked often."""
+        """True if :meth:`next_pack` would give a pack; it costs nothing."""
         return bool(self._waiting or self.new_packs)
 
     @property
@@ -61,17 +62,17 @@ class PackedSearch:
 
     @property
     def new_packs(self) -> int:
-        """How many packs may be suggested now, one after the other without a result between them."""
+        """Number of packs that may be suggested now, one after the other without a result between them."""
         left = -(-(self.trials - self.journal.suggested_count) // self.pack)
         packs = self.journal.packs
-        oldest = next((k for k in range(self._told, len(packs)) if packs[k].outcomes is None), len(packs))
-        return max(0, min(left, oldest + self.lag - len(packs)))
+        oldest = next((k for k in range(self._reported, len(packs)) if packs[k].outcomes is None), len(packs))
+        return max(0, min(left, oldest + self.max_pending - len(packs)))
 
     def next_pack(self, allowed: Callable[[int], bool] = lambda number: True) -> PackEntry | None:
-        """The next pack, noted in the journal before anything else; None while it must wait, or when all are out.
+        """Return the next pack, after the journal has it; None while it must wait, or when all are out.
 
         Args:
-            allowed: whether a pack that waits may be handed out to who asks; a new one always may.
+            allowed: tells whether a pack that waits may be handed out; a new one always may.
         """
         for entry in self._waiting:
             if allowed(entry.number):
@@ -80,20 +81,20 @@ class PackedSearch:
         if not self.new_packs:
             return None
         inner, number = self._replayed(), len(self.journal.packs)
-        self._tell(inner, number)
+        self._report(inner, number)
         members = min(self.pack, self.trials - self.journal.suggested_count)
-        return self.journal.suggested(self._ask(inner, number, members))
+        return self.journal.add_pack(self._ask(inner, number, members))
 
-    def again(self, number: int) -> None:
-        """Hand a pack out once more: what trained it was lost, or failed."""
+    def requeue(self, number: int) -> None:
+        """Let a pack wait for another attempt."""
         self._waiting.append(self.journal.packs[number])
 
-    def end(self, number: int, outcomes: list[Outcome]) -> None:
-        """Note a pack's outcomes; none: all its suggestions failed."""
-        self.journal.ended(number, outcomes)
+    def record(self, number: int, outcomes: list[Outcome]) -> None:
+        """Record a pack's outcomes; none: all its suggestions failed."""
+        self.journal.end_pack(number, outcomes)
 
     def _replayed(self) -> Searcher:
-        """The inner searcher, brought to where the journal ends.
+        """Return the inner searcher after a replay of the journal.
 
         Raises:
             TpbenchError: it does not suggest what the journal holds.
@@ -101,7 +102,7 @@ class PackedSearch:
         if self._inner is None:
             inner = self._make()
             for entry in self.journal.packs:
-                self._tell(inner, entry.number)
+                self._report(inner, entry.number)
                 if not _same(self._ask(inner, entry.number, len(entry.suggestions)), entry.suggestions):
                     raise TpbenchError(
                         f"{self.journal.path}: the searcher gives other suggestions for pack {entry.number} than the "
@@ -111,16 +112,16 @@ class PackedSearch:
             self._inner = inner
         return self._inner
 
-    def _tell(self, inner: Searcher, number: int) -> None:
-        """Tell the inner searcher what it may know before pack ``number``."""
-        while self._told <= number - self.lag:
-            entry = self.journal.packs[self._told]
+    def _report(self, inner: Searcher, number: int) -> None:
+        """Report to the inner searcher the results that it has before pack ``number``."""
+        while self._reported <= number - self.max_pending:
+            entry = self.journal.packs[self._reported]
             for k in range(len(entry.suggestions)):
                 value = entry.outcomes[k].objective if entry.outcomes else math.inf
                 # TPE cannot place an infinite loss; it takes the trial for one that failed.
                 result = {METRIC: value} if math.isfinite(value) else None
                 inner.on_trial_complete(f"{entry.number}-{k}", result=result, error=result is None)
-            self._told += 1
+            self._reported += 1
 
     def _ask(self, inner: Searcher, number: int, members: int) -> list[dict[str, float]]:
         suggestions = []
@@ -133,7 +134,7 @@ class PackedSearch:
 
 
 def _same(some: list[dict[str, float]], others: list[dict[str, float]]) -> bool:
-    """Whether they are the same but for rounding: kinds of processors differ in the last bit of an exponential."""
+    """Return whether suggestions are equal but for rounding: processors differ in the last bit of an exponential."""
     return len(some) == len(others) and all(
         one.keys() == other.keys() and all(math.isclose(one[name], other[name], rel_tol=_ROUNDING) for name in one)
         for one, other in zip(some, others, strict=True)

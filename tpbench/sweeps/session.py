@@ -1,0 +1,305 @@
+"""A session of the queue: its locks, console, trackers, Ray and nodes, and the progress that it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tpbench.engine import check_device_precision
+from tpbench.results.location import absolute, from_here
+from tpbench.search.definition import SweepFolder
+from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
+from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
+from tpbench.sweeps.sweep import Admission, Progress, QueuedSweep
+from tpbench.training.console import CONTINUES, interruptible, redirect_output
+from tpbench.training.plan import PackSettings
+from tpbench.training.progress import WARNING, Display, View
+from tpbench.training.tracking import environment_warning, prepare_trackers
+
+# Lines of standard input: the head's address, once it is known, and "done". The end of the input without it is the end
+# of the driver. Signals are the driver's to handle.
+_WATCHER = """
+import signal, socket, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+head = ""
+for line in sys.stdin:
+    if line.strip() == "done":
+        sys.exit()
+    head = line.strip() or head
+lost = False
+if head:
+    host, _, port = head.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        lost = True
+what = f"the head of the cluster at {head} was lost" if lost else "its process was killed, or Ray ended it"
+print(f"error: the sweep has ended: {what}; {sys.argv[1]}: {sys.argv[2]}", file=sys.stderr, flush=True)
+"""
+
+
+@contextmanager
+def watch_driver(command: str) -> Iterator[Callable[[str], None]]:
+    """Print the command that continues even if this process is ended without a chance to do so.
+
+    Ray ends a process that has lost its cluster's head, or its own node, from within: no Python code runs any more. So
+    a small process of its own waits for the end of this one, and prints unless this one ended its ``with`` block.
+
+    Args:
+        command: to continue with.
+
+    Yields:
+        A function that takes the address of the cluster's head, so that its loss is distinguished from other ends.
+    """
+    arguments = [sys.executable, "-I", "-S", "-c", _WATCHER, CONTINUES, command]
+    watcher = subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+
+    def send(line: str) -> None:
+        if watcher.stdin:
+            with suppress(OSError, ValueError):  # the watcher was ended by hand
+                print(line, file=watcher.stdin, flush=True)
+
+    try:
+        yield send
+    finally:
+        send("done")
+        if watcher.stdin:
+            with suppress(OSError):
+                watcher.stdin.close()
+        watcher.wait()
+
+
+_ALL = "all sweeps"
+
+
+class ProgressReporter:
+    """Shows how far the sweeps of a queue are: a bar for each that runs, and one over all.
+
+    Args:
+        view: where to show it.
+        sweeps: all of the command.
+        on_end: called with each sweep when it is over.
+    """
+
+    def __init__(
+        self, view: View, sweeps: Sequence[QueuedSweep], on_end: Callable[[QueuedSweep], None] = lambda sweep: None
+    ) -> None:
+        self.view, self.sweeps, self.on_end = view, list(sweeps), on_end
+        self._tasks: dict[str, str] = {}
+        """The task of the view by sweep."""
+        self._over: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
+
+    def say(self, message: str) -> None:
+        """Show a line that stays."""
+        self.view.say(message)
+
+    def warn(self, sweep: QueuedSweep, warnings: Sequence[str]) -> None:
+        """Show warnings about a sweep's rule, each once, though every pack reports it."""
+        for warning in warnings:
+            if (sweep.name, warning) not in self._warned:
+                self._warned.add((sweep.name, warning))
+                self.say(f"{sweep.label}: {WARNING}{warning}")
+
+    def start(self) -> None:
+        """Begin to show progress, with a bar over all where there are several sweeps."""
+        if len(self.sweeps) > 1:
+            self.view.start(_ALL, self._total(), int(self._done()))
+        self.show()
+
+    def show(self) -> None:
+        """Bring the view up to date."""
+        for sweep in self.sweeps:
+            self._show(sweep)
+        if len(self.sweeps) > 1:
+            self.view.update(_ALL, self._done(), self._total(), None)
+
+    def _show(self, sweep: QueuedSweep) -> None:
+        if sweep.finished:
+            self._end(sweep)
+            return
+        part, progress = self._part(sweep)
+        if not (sweep.in_flight or sweep.name in self._tasks):
+            return
+        task = f"{sweep.label} {part}" if len(self.sweeps) > 1 else part
+        if self._tasks.get(sweep.name) != task:
+            self._close_search(sweep)
+            self._tasks[sweep.name] = task
+            self.view.start(task, progress.total, progress.done)
+        self.view.update(task, progress.so_far, progress.total, self._best(sweep))
+
+    def _close_search(self, sweep: QueuedSweep) -> None:
+        """End the task of a sweep's search."""
+        task = self._tasks.pop(sweep.name, None)
+        if task:
+            total = sweep.search_progress.total
+            self.view.update(task, total, total, sweep.best_error)
+            self.view.end(task)
+
+    @staticmethod
+    def _best(sweep: QueuedSweep) -> float | None:
+        """Return the best error of a search beside the search; without one, that of the runs."""
+        return None if sweep.final is not None and sweep.search_progress.total else sweep.best_error
+
+    @staticmethod
+    def _part(sweep: QueuedSweep) -> tuple[str, Progress]:
+        if sweep.final is not None:
+            return "final runs", sweep.final_progress
+        return "search", sweep.search_progress
+
+    def _end(self, sweep: QueuedSweep) -> None:
+        if sweep.name in self._over:
+            return
+        self._over.add(sweep.name)
+        part, progress = self._part(sweep)
+        if part == "final runs" and self._tasks.get(sweep.name, "").endswith("search"):
+            self._close_search(sweep)  # all final runs were there already
+        task = self._tasks.pop(sweep.name, None)
+        if task:
+            if not sweep.failure:
+                self.view.update(task, progress.total, progress.total, self._best(sweep))
+            self.view.end(task)
+        if sweep.failure:
+            self.say(f"{sweep.label}: failed: {sweep.failure}")
+        self.on_end(sweep)
+
+    def _total(self) -> int:
+        return sum(s.search_progress.total + s.final_progress.total for s in self.sweeps)
+
+    def _done(self) -> float:
+        """Return the steps that are done; all of a sweep that is over, as a search may end early or fail."""
+        return sum(
+            s.search_progress.total + s.final_progress.total
+            if s.finished
+            else s.search_progress.so_far + s.final_progress.so_far
+            for s in self.sweeps
+        )
+
+
+@dataclass
+class Session:
+    """The surroundings of a command that trains through the queue (:func:`training_session`)."""
+
+    view: View
+    settings: PackSettings
+    resources: Resources
+    """CPUs and GPUs of this machine, or of the connected cluster."""
+    folder: SweepFolder
+    """Its folder of this machine holds Ray's log and Tune's files."""
+    findings: NodeFindings | None = None
+    """Missing needs of a cluster's nodes, once they were asked."""
+
+    def ask_nodes(self, sweeps: Sequence[SweepNeeds]) -> None:
+        """Ask the nodes of the cluster for the needs that they lack; without a cluster, nothing is asked.
+
+        Raises:
+            UsageError: no node shares the results folder.
+            TpbenchError: no node can train anything.
+        """
+        if self.resources.address:
+            needs = Needs.of(sweeps, self.settings.data, self.settings.device)
+            self.findings = ask_nodes(self.settings.results, needs, capable_nodes(self.resources.share), self.view.say)
+
+    def train(
+        self,
+        sweeps: Sequence[QueuedSweep],
+        admission: Admission | None = None,
+        on_end: Callable[[QueuedSweep], None] = lambda sweep: None,
+    ) -> None:
+        """Train what is left of the sweeps; where nothing is, no Ray is started.
+
+        Args:
+            sweeps: what is trained; afterwards each is done or holds its failure.
+            admission: which sweeps may begin; None: all.
+            on_end: called with each sweep when it is over.
+        """
+        reporter = ProgressReporter(self.view, sweeps, on_end)
+        if all(sweep.finished for sweep in sweeps):
+            reporter.show()
+            return
+        with self._started_ray():
+            # Ray reads its environment when it is imported.
+            from tpbench.sweeps.driver import run_queue
+
+            reporter.start()
+            run_queue(sweeps, self.resources, self.folder.ray, reporter, admission=admission, nodes=self.findings)
+
+    @contextmanager
+    def _started_ray(self) -> Iterator[None]:
+        if not self.resources.address:
+            self.view.say(f"starting Ray; its log: {from_here(self.folder.log)}")
+        # A cluster is connected since the session began.
+        with nullcontext() if self.resources.address else ray_running(self.resources, self.view.say):
+            yield
+
+
+def for_workers(settings: PackSettings) -> PackSettings:
+    """Return settings whose paths do not depend on the current folder: Ray's workers run elsewhere."""
+    data = str(Path(settings.data).resolve()) if settings.data else None
+    return replace(settings, results=absolute(settings.results), data=data)
+
+
+def on_device(settings: PackSettings, resources: Resources, search_precision: str | None = None) -> PackSettings:
+    """Return the settings with the device that the packs get.
+
+    Nodes of a cluster check the precisions themselves (:func:`tpbench.sweeps.nodes.missing`).
+
+    Raises:
+        UsageError: the device cannot compute in one of the precisions.
+    """
+    device, here = "cuda" if resources.gpus else "cpu", not resources.address
+    check_device_precision(settings.precision, device, here=here)
+    if search_precision:
+        check_device_precision(search_precision, device, "search precision", here=here)
+    return replace(settings, device=device)
+
+
+@contextmanager
+def training_session(
+    folders: Sequence[SweepFolder],
+    settings: PackSettings,
+    resources: Resources,
+    *,
+    search_precision: str | None = None,
+    progress: bool = True,
+) -> Iterator[Session]:
+    """Set up the surroundings of a command that trains through the queue, and take them down at the end.
+
+    The folders are locked, Ray's output goes to the log of the first one, Ctrl-C ends with the command that continues,
+    and a cluster is connected. Ray of this machine is started only where something is left to train.
+
+    Args:
+        folders: of the sweeps.
+        settings: with absolute paths (:func:`for_workers`).
+        resources: as they were asked for.
+        search_precision: of the searches, where it is another one.
+        progress: whether anything is shown.
+
+    Raises:
+        UsageError: the device cannot compute in a precision.
+        TpbenchError: a sweep is running already, or the cluster cannot be reached.
+    """
+    with ExitStack() as stack:
+        name_head = stack.enter_context(watch_driver(settings.command))
+        warnings = [stack.enter_context(folder.lock()) for folder in folders]
+        stack.enter_context(interruptible(settings.command))
+        stream = stack.enter_context(redirect_output(folders[0].log))
+        view = stack.enter_context(Display(stream, progress=progress))
+        for warning in filter(None, warnings):
+            view.say(f"{WARNING}{warning}")
+        settings = replace(settings, track=prepare_trackers(settings.track, view.say))
+        if resources.address:
+            stack.enter_context(ray_running(resources, view.say))
+            name_head(head_address())
+            view.say(f"cluster {resources.address}: {len(nodes())} nodes")
+            if warning := environment_warning(settings.track):
+                view.say(f"{WARNING}{warning}")
+            resources = cluster_resources(resources)
+        yield Session(view, on_device(settings, resources, search_precision), resources, folders[0])
