@@ -92,7 +92,7 @@ def test_an_empty_store_gives_empty_frames_and_none_is_a_slip(tmp_path: Path) ->
     for frame in (tpbench.load_runs(empty), tpbench.load_curves(empty), tpbench.leaderboard(empty)):
         assert frame.empty
     assert tpbench.table(empty, "1").seeds.sum() == 0
-    with pytest.raises(tpbench.UsageError, match=r"^results '.*resultz': there is no such folder.*results'\?$"):
+    with pytest.raises(tpbench.UsageError, match=r"^results '.*resultz': .*results'\?$"):
         tpbench.load_runs(tmp_path / "resultz")
 
 

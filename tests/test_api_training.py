@@ -12,11 +12,12 @@ import pytest
 from typer.main import get_command
 
 import tpbench
+from tests.results.records import counts
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.api import translate_options
 from tpbench.cli import app
 from tpbench.engine import TpbenchError
-from tpbench.options import RunOptions
+from tpbench.options import RunOptions, SweepOptions
 from tpbench.results import RunStore
 from tpbench.training.pack import PackJob
 
@@ -39,7 +40,7 @@ def test_runs_come_back_as_rows_and_are_stored(folder: Path, capsys: pytest.Capt
     assert list(frame.seed) == [0, 1]
     assert set(frame.found_by) == {"python"}
     assert frame.test_error.between(0, 100).all()
-    assert "epochs: 1/1, best validation error" in capsys.readouterr().out
+    assert "epochs: 1/1" in capsys.readouterr().out
     again = tpbench.run("digits", "bp", BP, seeds="0-1", epochs=1, progress=False)
     assert list(again.id) == list(frame.id)
     assert capsys.readouterr().out == ""
@@ -99,7 +100,7 @@ def test_the_best_configuration_says_which_it_is(capsys: pytest.CaptureFixture[s
     assert commands() == {f"tpbench.run('digits', 'bp', {BP}, seeds='0-2', epochs=1)"}
     found = tpbench.run("digits", "bp", "best", seeds=[7], epochs=1)
     assert found.hp_lr[0] == BP["lr"]
-    assert f"best configuration in results: run {min(first.id)[:8]}"[:40] in capsys.readouterr().out
+    assert f"run {min(first.id)[:5]}" in capsys.readouterr().out
 
 
 def test_slips_are_told_before_anything_trains(folder: Path) -> None:
@@ -204,16 +205,22 @@ def test_a_sweep_gives_its_final_runs_and_a_command_that_continues_it(here: None
     thread.start()
     thread.join()
     assert list(zip(frames[0].method, frames[0].seed, strict=True)) == [("bp", 0), ("bp", 1), ("dfa", 0), ("dfa", 1)]
-    assert commands() == {"tpbench sweep digits bp,dfa --trials 2 --pack 2 --epochs 1 --n-seeds 2 --cpus 2"}
+    (command,) = commands()
+    words = shlex.split(command)
+    assert words[:2] == ["tpbench", "sweep"]
+    parser = get_command(app).commands["sweep"]  # type: ignore[attr-defined]
+    given = {name: value for name, value in OPTIONS.items() if name != "progress"}
+    options = SweepOptions.read({"workloads": "digits", "methods": "bp,dfa", **given})
+    assert parser.read(parser.make_context("sweep", words[2:])) == options
     again = tpbench.sweep("digits", "bp, dfa", **OPTIONS)
     assert list(again.id) == list(frames[0].id)
     board = tpbench.leaderboard("results")
-    assert list(board.budget.unique()) == ["search 2 x 1 epochs"]
+    assert [counts(budget) for budget in board.budget.unique()] == [[2, 1]]  # trials and epochs
 
 
 def test_pairs_that_make_no_sense_are_left_out_with_a_warning(folder: Path) -> None:
     with (
-        pytest.warns(UserWarning, match="left out: dfa cannot be trained on mnist-frozen"),
+        pytest.warns(UserWarning, match=r"left out: dfa .*mnist-frozen"),
         pytest.raises(tpbench.TpbenchError, match="mnist"),  # no such data
     ):
         tpbench.sweep("mnist-frozen", ["dfa", "bp"], data=folder, offline=True, **OPTIONS)
@@ -228,7 +235,7 @@ def test_a_sweep_that_fails_says_so_and_keeps_the_others(here: None, monkeypatch
         return before(self, *arguments)
 
     monkeypatch.setattr(PackJob, "run", run)
-    with pytest.raises(tpbench.TpbenchError, match=r"^1 of 2 sweeps have failed; digits-dfa-[0-9a-f]{8}: .*fresh=True"):
+    with pytest.raises(tpbench.TpbenchError, match=r"^1 of .*digits-dfa-[0-9a-f]{8}: .*fresh=True"):
         tpbench.sweep("digits", "bp,dfa", **OPTIONS)
     assert set(tpbench.load_runs("results").method) == {"bp"}
 
@@ -238,5 +245,5 @@ def test_the_users_own_ray_is_neither_used_unasked_nor_ended(monkeypatch: pytest
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is the user's"))
-    with pytest.raises(tpbench.UsageError, match=r"give address='auto' to train on that Ray, or call ray\.shutdown"):
+    with pytest.raises(tpbench.UsageError, match=r"address='auto'.*ray\.shutdown"):
         tpbench.sweep("digits", "bp", **OPTIONS)

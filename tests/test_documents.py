@@ -69,8 +69,8 @@ def test_the_tour(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.Mo
         return ended
 
     follow("tour.md", tmp_path, with_fewer_epochs, monkeypatch)
-    verdicts = [re.findall("not told apart|bp is better|none", text) for text in compared]
-    assert verdicts == [["none", "not told apart"], ["bp is better"]]
+    verdicts = [re.findall("told apart|bp is|none", text) for text in compared]
+    assert verdicts == [["none", "told apart"], ["bp is"]]
     assert len(runs(tmp_path)) == 20
 
 

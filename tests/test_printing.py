@@ -205,9 +205,9 @@ def test_commands_stand_below_tables_in_one_piece(tpbench_inside: Inside, filled
     command = "tpbench sweep digits bp --space " + "/long" * 80
     begin_sweep(tmp_path / "results", "long", command)
     assert command in tpbench_inside("sweeps").stdout.splitlines()
-    assert f"tpbench sweep digits bp --results '/{HOSTILE}'" in (
-        tpbench_inside("status", "--address", "http://head:1").stdout.splitlines()
-    )
+    command = f"tpbench sweep digits bp --results '/{HOSTILE}'"
+    assert command in tpbench_inside("status", "--address", "http://head:1").stdout.splitlines()
     folder = tmp_path / ("d" * 180)
-    assert "tpbench data get cifar10" in tpbench_inside("data", "list", "--data", str(folder)).stdout
-    assert "tpbench data get cifar10" in tpbench_inside("doctor", "--data", str(folder)).stdout
+    command = "tpbench data get cifar10"
+    assert command in tpbench_inside("data", "list", "--data", str(folder)).stdout
+    assert command in tpbench_inside("doctor", "--data", str(folder)).stdout

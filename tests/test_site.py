@@ -113,7 +113,7 @@ def test_every_document_and_every_command_has_its_place(site: Path) -> None:
                 look(child, f"{name} {child.name}")
 
     look(typer.main.get_command(app), "tpbench")
-    assert "Is this learning rule really better" in (site / "index.html").read_text(encoding="utf-8")
+    assert "learning rule" in (site / "index.html").read_text(encoding="utf-8")
     told = {"clusters": "SLURM", "results": "runs.zip", "contributing": "Set up", "changelog": "0.3.0"}
     for page, words in told.items():
         assert words in (site / f"{page}.html").read_text(encoding="utf-8")
@@ -139,7 +139,7 @@ def test_a_dead_link_a_dead_anchor_and_a_forgotten_page_fail(small: Path) -> Non
     assert ended.returncode != 0
     assert "docs/nowhere.md" in ended.stderr
     assert "no-such-heading" in ended.stderr
-    assert re.search(r'not included in the "nav".*\n.*guide\.md', ended.stderr)
+    assert re.search(r'"nav".*\n.*guide\.md', ended.stderr)
 
 
 def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:

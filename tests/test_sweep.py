@@ -67,7 +67,7 @@ def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path, temporary: 
     # Ray is gone with its folder.
     assert not list(temporary.glob("*tpb-*"))
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if str(temporary) in " ".join(p.info["cmdline"] or ())]
-    assert "over 3 seeds" in result.stdout
+    assert "3 seeds" in result.stdout
     assert "starting Ray; its log: " in result.stdout
     for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
         assert noise not in result.stdout + result.stderr
@@ -121,5 +121,5 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     finally:
         process.terminate()
     assert process.returncode == 130
-    assert "To continue: tpbench sweep digits bp --trials 6" in stderr
+    assert sorted(stderr.split("tpbench ")[-1].split()) == sorted(arguments[3:])
     assert "Traceback" not in stderr

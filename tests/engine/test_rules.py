@@ -122,11 +122,8 @@ def test_numbers_that_are_not_finite_diverge_and_are_said(small_problem: Problem
     assert "layer 1" in warning
     assert [history.status for history in pack.histories] == ["diverged", "diverged"]
     *_, last = verify_method(method(infinite))
-    assert (last.name, last.passed, last.result) == (
-        "finite",
-        False,
-        "target of layer 1 holds numbers that are not finite",
-    )
+    assert (last.name, last.passed) == ("finite", False)
+    assert "layer 1" in last.result
 
 
 def test_a_member_that_overflows_does_not_stop_its_pack(small_problem: Problem) -> None:

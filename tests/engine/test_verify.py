@@ -52,7 +52,7 @@ def test_verify_device_runs_where_torch_is_and_little_else(tmp_path: Path) -> No
 def test_a_missing_library_is_named_in_a_line(tmp_path: Path, missing: str) -> None:
     ended = run_without((missing,), call("verify", "device"), tmp_path)
     assert ended.returncode == 1
-    assert f"needs {'pyyaml' if missing == 'yaml' else missing}, which cannot be imported" in ended.stderr
+    assert f"needs {'pyyaml' if missing == 'yaml' else missing}," in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
@@ -83,7 +83,7 @@ def test_a_check_that_fails_ends_the_command_with_1(tpbench_inside: Inside, monk
     monkeypatch.setattr(verify, "_check_golden", lambda *arguments: 1 / 0)
     ended = tpbench_inside("verify", "device")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("golden file bp, float64: ZeroDivisionError")
+    assert "bp, float64: ZeroDivisionError" in ended.stderr.splitlines()[0]
 
 
 def test_marked_tests_are_collected_without_ray(tmp_path: Path) -> None:

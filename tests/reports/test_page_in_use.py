@@ -113,7 +113,8 @@ def tabbed(browser: Browser) -> list[str]:
 def test_everything_can_be_reached_with_the_tabulator(page: Path, browser: Browser) -> None:
     show(browser, page, 1300)
     stops = tabbed(browser)
-    assert stops[:2] == ["Skip to the summary", "Summary"]
+    assert stops[0].startswith("Skip ")
+    assert stops[1] == "Summary"
     shown = "[...document.querySelectorAll('th button, summary, .legend button')].filter(one => one.checkVisibility())"
     wanted = browser.ask(f"{shown}.map(one => one.textContent.trim())")
     assert len(wanted) > 20
@@ -135,7 +136,7 @@ def test_arrows_go_from_curve_to_curve_and_each_says_its_name(page: Path, browse
         browser.press("ArrowRight")
         seen.append(focused(browser))
     assert [name.split(": ")[0] for name in seen] == ["BP", "DFA (copy 0123abcd)", "DTP", "DDTP-linear", "BP"]
-    assert seen[0] == "BP: validation error (%) 1.15 at the end (4 seeds)"
+    assert seen[0].startswith("BP: validation error (%) 1.15 ")
     browser.press("ArrowLeft")
     chosen = "[...document.querySelectorAll('.plots .series')].filter(one => getComputedStyle(one).opacity === '1')"
     # Opacity changes little by little.

@@ -35,9 +35,9 @@ def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
 
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
     watch.look()
-    assert "holds no run yet: waiting for the first run" in said[0]
+    assert "no run" in said[0]
     assert 'data-reload="10"' in watch.output.read_text()
-    assert "holds no run yet" in watch.output.read_text()
+    assert "no run" in watch.output.read_text()
     store.publish(record("bp", 0, [0.5, 0.02]))
     watch.look()
     assert said[1:] == [f"written: {watch.output} (1 run)"]
@@ -48,10 +48,9 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     assert len(said) == 2  # nothing is drawn where nothing changed
     store.publish(record("bp", 1, [0.5, 0.03]))
     watch.finish()
-    assert said[2:] == [
-        f"written: {watch.output} (2 runs)",
-        f"ended; {watch.output} stays as it is, and reloads itself no more",
-    ]
+    written, ended = said[2:]
+    assert written == f"written: {watch.output} (2 runs)"
+    assert ended.startswith(f"ended; {watch.output} ")
     assert "data-reload" not in watch.output.read_text()
     assert 'http-equiv="refresh"' not in watch.output.read_text()
     assert not list(watch.output.parent.glob("*.part"))
@@ -62,7 +61,7 @@ def test_who_watches_may_come_before_the_sweep(
 ) -> None:
     store.folder.rmdir()
     watch.look()
-    assert "is no folder yet: waiting for the first run" in said[0]
+    assert "no folder" in said[0]
     store.publish(record("bp", 0, [0.5, 0.02]))
     watch.look()
     assert said[1:] == [f"written: {watch.output} (1 run)"]
@@ -133,11 +132,11 @@ def test_a_signal_ends_it_cleanly(
     monkeypatch.setattr(watching.time, "sleep", sleep)
     ended = tpbench_inside("report", "--watch", "--every", "3")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "reloads itself no more" in ended.stdout
+    assert "ended; " in ended.stdout
     assert "data-reload" not in (tmp_path / "report.html").read_text()
     assert slept[0] >= 3
 
 
 def test_an_interval_without_watching_is_a_slip(store: RunStore, tpbench_inside: Inside) -> None:
     ended = tpbench_inside("report", "--every", "3")
-    assert (ended.returncode, "--every goes with --watch" in ended.stderr) == (2, True)
+    assert (ended.returncode, "--watch" in ended.stderr) == (2, True)

@@ -20,6 +20,8 @@ from tpbench.training.plan import Outcome
 
 STOPPED = "stopped"
 """The name of a file beside the results folders that is there while a process is stopped."""
+LACKS = "data set 'digits' is not in /mnt"
+"""What a pack is missing on its machine."""
 KILLED_FOR_MEMORY = "killed-for-memory"
 """The name of a file that is there from when a process is killed until the kernel was asked why."""
 
@@ -30,7 +32,7 @@ def train(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outco
     with (folder / "begun").open("a") as file:
         print(pack.parts, file=file)
     if folder.name == "lacks":
-        raise TpbenchError("data set 'digits' is not in /mnt")
+        raise TpbenchError(LACKS)
     if attempts(folder) == ["1"]:
         if folder.name == "raises":
             raise ValueError("boom: the second line\nsays more")

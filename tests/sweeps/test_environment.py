@@ -80,17 +80,17 @@ def test_what_the_user_has_set_stays(nothing_set: None, monkeypatch: pytest.Monk
 
 def test_a_ray_that_does_not_start_is_said_in_a_line(nothing_set: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ConnectionError("the node did not come up. And so on\nand on")
+        raise ConnectionError("no node. And so on\nand on")
 
     before = dict(os.environ)
     monkeypatch.setattr(ray, "init", fail)
     with (
-        pytest.raises(TpbenchError, match=r"^Ray did not start: the node did not come up\. The machine may be") as told,
+        pytest.raises(TpbenchError, match=r"^Ray .*: no node\. The machine") as told,
         ray_running(Resources(1)),
     ):
         pass
     assert told.value.__suppress_context__
-    assert "goes on where it was" in str(told.value)
+    assert "goes on" in str(told.value)
     assert dict(os.environ) == before
 
 
@@ -134,7 +134,7 @@ def test_a_second_sweep_waits_for_the_ray_of_the_first(monkeypatch: pytest.Monke
     thread.join()
     assert order == ["first", "second"]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with pytest.raises(UsageError, match="connected to Ray already"):
+    with pytest.raises(UsageError, match="connected"):
         campaign.run_sweeps([], OPTIONS, PackSettings(str(tmp_path)))
 
 

@@ -201,7 +201,7 @@ def test_without_a_loopback_interface_ray_is_not_tried(monkeypatch: pytest.Monke
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    with pytest.raises(TpbenchError, match=r"127\.0\.0\.1 \(Network is unreachable\).*ip link set lo up"):
+    with pytest.raises(TpbenchError, match=r"127\.0\.0\.1 \(Network .*unreachable\).*set lo"):
         require_loopback()
 
 
@@ -214,7 +214,7 @@ def test_a_slow_start_is_said_once_and_a_quick_one_is_not() -> None:
     with warn_if_slow(said.append):
         pass
     assert len(said) == 1
-    assert "Ray has not started" in said[0]
+    assert "not started" in said[0]
 
 
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,11 +233,11 @@ def test_what_needs_no_home_works_without_one_and_the_rest_says_what_to_set(
 ) -> None:
     homeless(monkeypatch)
     assert load("digits").name == "digits"
-    with pytest.raises(TpbenchError, match="set HOME, or XDG_CACHE_HOME"):
+    with pytest.raises(TpbenchError, match=r"HOME.*XDG_CACHE_HOME"):
         user_cache()
-    with pytest.raises(TpbenchError, match=r"no home folder.*--data or TPBENCH_DATA"):
+    with pytest.raises(TpbenchError, match=r"--data.*TPBENCH_DATA"):
         default_folder()
-    with pytest.raises(TpbenchError, match="is not in"):
+    with pytest.raises(TpbenchError, match="mnist"):
         load("mnist", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache() == tmp_path / "tpbench"

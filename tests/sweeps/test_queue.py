@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray import cloudpickle
 
+from tests.results.records import counts
 from tests.sweeps.playing import FINGERPRINT, Train, Workers, final_sweep, pretend
 from tpbench.engine import RuleError, TpbenchError
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
@@ -138,7 +139,7 @@ def test_a_lost_pack_is_handed_out_again(tmp_path: Path) -> None:
 def refusing(*keys: str) -> Train:
     def train(pack: QueuedPack) -> list[Outcome]:
         if pack.key in keys:
-            raise ValueError("no such thing")
+            raise ValueError("refused")
         return pretend(pack)
 
     return train
@@ -152,8 +153,10 @@ def test_a_sweep_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
     Workers([bad, good]).run(train)
     assert good.done
-    assert bad.failure == "every pack of the search failed: no such thing; start another sweep with --fresh"
-    with pytest.raises(TpbenchError, match="every pack"):
+    assert bad.failure
+    assert "refused" in bad.failure
+    assert "--fresh" in bad.failure
+    with pytest.raises(TpbenchError, match="refused"):
         bad.result()
     again = sweep(tmp_path, "bp")
     assert again.failure
@@ -163,17 +166,17 @@ def test_a_sweep_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_what_a_rule_does_wrong_fails_its_sweep_at_once(tmp_path: Path) -> None:
     """Who asks again has it tried once more; a rule that was mended is another one, and its sweep too."""
     bad, good = sweep(tmp_path, "bp"), sweep(tmp_path, "dfa")
-    tried = []
+    tried, reason = [], "Mine: the rule raised KeyError: 'gian' (mine.py:3)"
 
     def train(pack: QueuedPack) -> list[Outcome]:
         if pack.plan.method == "bp":
             tried.append(pack.key)
-            raise RuleError("Mine: the rule raised KeyError: 'gian' (mine.py:3)")
+            raise RuleError(reason)
         return pretend(pack)
 
     Workers([bad, good], workers=1).run(train)
     assert good.done
-    assert bad.failure == "Mine: the rule raised KeyError: 'gian' (mine.py:3)"
+    assert bad.failure == reason
     assert len(tried) == 1
     status = sweep_status(bad.folder)
     assert (status.state, status.reason, status.command) == ("failed", bad.failure, "")
@@ -183,7 +186,9 @@ def test_many_failed_suggestions_are_no_search_unless_accepted(tmp_path: Path) -
     one = sweep(tmp_path)
     Workers([one]).run(refusing("1"))
     assert one.failure is not None
-    assert one.failure.startswith("2 of 6 configurations could not be trained (no such thing); --accept")
+    assert counts(one.failure)[:2] == [2, 6]
+    assert "refused" in one.failure
+    assert "--accept" in one.failure
     accepted = sweep(tmp_path, accept_failures=True)
     Workers([accepted]).run(pretend)
     assert accepted.done
@@ -193,7 +198,9 @@ def test_many_failed_suggestions_are_no_search_unless_accepted(tmp_path: Path) -
 def test_final_runs_that_cannot_be_trained_fail_the_sweep_and_are_tried_again_next_time(tmp_path: Path) -> None:
     one = sweep(tmp_path)
     Workers([one]).run(refusing("final-0", "final-1"))
-    assert one.failure == "the final runs failed: no such thing"
+    assert one.failure
+    assert "final" in one.failure
+    assert "refused" in one.failure
     again = sweep(tmp_path)
     assert not again.finished
     Workers([again]).run(pretend)
@@ -201,12 +208,14 @@ def test_final_runs_that_cannot_be_trained_fail_the_sweep_and_are_tried_again_ne
 
 
 def test_what_the_only_machine_lacks_fails_the_sweep_and_no_pack_for_good(tmp_path: Path) -> None:
+    reason = "data set 'digits' is not in /mnt"
+
     def unmounted(pack: QueuedPack) -> list[Outcome]:
-        raise TpbenchError("data set 'digits' is not in /mnt")
+        raise TpbenchError(reason)
 
     one, other = sweep(tmp_path), sweep(tmp_path, "dfa")
     Workers([one, other]).run(lambda pack: (unmounted if pack.plan.method == "bp" else pretend)(pack))
-    assert one.failure == "data set 'digits' is not in /mnt"
+    assert one.failure == reason
     assert other.done
     again = sweep(tmp_path)
     Workers([again]).run(pretend)
@@ -217,12 +226,14 @@ def test_what_the_only_machine_lacks_fails_the_sweep_and_no_pack_for_good(tmp_pa
 def test_a_searcher_that_raises_fails_its_sweep_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = sweep(tmp_path), sweep(tmp_path, "dfa")
 
+    reason = "replaying pack 0 gave other suggestions"
+
     def broken(allowed: object) -> None:
-        raise RuntimeError("replaying pack 0 gave other suggestions")
+        raise RuntimeError(reason)
 
     monkeypatch.setattr(one.search, "next_pack", broken)
     Workers([one, other]).run(pretend)
-    assert one.failure == "RuntimeError: replaying pack 0 gave other suggestions"
+    assert one.failure == f"RuntimeError: {reason}"
     assert other.done
 
 
@@ -240,7 +251,7 @@ def test_the_same_failure_is_said_again_as_it_was(tmp_path: Path) -> None:
     again = sweep(tmp_path)
     assert again.failure == one.failure
     assert one.failure is not None
-    assert "no such thing" in one.failure
+    assert "refused" in one.failure
 
 
 def test_a_budget_begins_what_fits_beside_what_has_begun(tmp_path: Path) -> None:
@@ -275,7 +286,7 @@ def test_a_journal_that_cannot_be_written_ends_the_run_instead_of_waiting_for_ev
         raise TpbenchError("journal.jsonl: could not be written (No space left on device)")
 
     monkeypatch.setattr("tpbench.search.journal.append_line", full)
-    with pytest.raises(TpbenchError, match="No space left"):
+    with pytest.raises(TpbenchError, match="No space"):
         tune.run(pretend)
 
 

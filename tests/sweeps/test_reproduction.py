@@ -51,7 +51,7 @@ def test_the_plan_names_what_is_missing_and_is_carried_out(
     keeping = ("reproduce", "--workloads", "mnist", "--methods", "bp", "--n-seeds", "2", "--keep-networks")
     kept = tpbench_inside(*keeping)
     assert "1 cell, " in kept.stdout
-    assert "without a network" not in kept.stderr
+    assert "network" not in kept.stderr
     assert len(list((tmp_path / "results" / "networks").iterdir())) == 2
     assert "0 cells" in tpbench_inside(*keeping).stdout
 
@@ -64,7 +64,7 @@ def test_a_cell_that_does_not_fit_is_left(
         "reproduce", "--workloads", "mnist", "--methods", "bp,dfa", "--n-seeds", "1", "--budget", "1h"
     )
     assert result.returncode == 0
-    assert "mnist dfa: left, it does not fit into the budget" in result.stdout
+    assert "mnist dfa: left" in result.stdout
     assert len(list((tmp_path / "results" / "runs").glob("*.json"))) == 1
 
 

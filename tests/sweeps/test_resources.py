@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_dashboards(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["head:8265", "ftp://head", "http://", "http://a/b/c", "http://user:secret@head"])
 def test_wrong_dashboards_are_named(address: str) -> None:
-    with pytest.raises(UsageError, match="the address of the cluster's dashboard"):
+    with pytest.raises(UsageError, match="dashboard"):
         check_jobs_address(address)
 
 
@@ -173,6 +174,6 @@ def test_a_cluster_of_other_versions_is_said_with_all_four(monkeypatch: pytest.M
     with pytest.raises(TpbenchError) as raised, ray_running(Resources(0, address="head:6379")):
         pass
     text = str(raised.value)
-    assert text.startswith("the cluster at head:6379 runs Ray 2.58.1 with Python 3.11.99, this machine Ray ")
-    assert ray.__version__ in text
+    versions = ("2.58.1", "3.11.99", ray.__version__, platform.python_version())
+    assert all(word in text for word in ("head:6379", *versions))
     assert "\n" not in text

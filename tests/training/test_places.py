@@ -92,6 +92,6 @@ def test_the_reason_stands_in_the_message() -> None:
             "(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: ...]"
         )
     )
-    assert "attempt to write a readonly database" in reason
+    assert "readonly database" in reason
     assert "autoflush" not in reason
     assert len(format_reason(ValueError("x" * 5000))) <= 1000

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import counts, record
 from tests.training.test_packs import InterruptedTrainingError, digits_plan
 from tpbench.engine import EpochReport, MemberHistory, TpbenchError, UsageError
 from tpbench.results import RunStore
@@ -80,7 +80,7 @@ def test_a_missing_library_is_named_with_its_extra(tpbench_inside: Inside, monke
     monkeypatch.setattr("tpbench.training.tracking.find_spec", lambda name: None)
     ended = tpbench_inside("run", "digits", "bp", "--track", "mlflow")
     assert ended.returncode == 2
-    assert "--track mlflow needs the package mlflow: pip install 'tpbench[mlflow]'" in ended.stderr
+    assert "'tpbench[mlflow]'" in ended.stderr
 
 
 def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,16 +95,16 @@ def test_targets_work_in_every_folder_and_on_every_node(tmp_path: Path, monkeypa
         f"tensorboard:{tmp_path}/tb",
         "tensorboard:memory://b",
     )
-    with pytest.raises(UsageError, match="SQLite cannot write to memory://store"):
+    with pytest.raises(UsageError, match="memory://store"):
         resolve_targets(["mlflow"], "memory://store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
     # Settings are written to disk, by Tune too.
     assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:$MLFLOW_TRACKING_URI",)
     kept = Target.from_text("mlflow:$MLFLOW_TRACKING_URI")
     assert (kept.resolved, kept.local_path, kept.displayed) == ("http://me:secret@host:5000", "", str(kept))
-    assert "which is not sent to the nodes" in environment_warning([str(kept)])
+    assert "MLFLOW_TRACKING_URI" in environment_warning([str(kept)])
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(TpbenchError, match="MLFLOW_TRACKING_URI is not set here"):
+    with pytest.raises(TpbenchError, match="MLFLOW_TRACKING_URI"):
         open_tracker(kept)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert resolve_targets(["mlflow"], "memory://store") == ("mlflow:http://host:5000",)
@@ -151,7 +151,7 @@ def test_a_job_needs_places_that_outlive_it() -> None:
     command = ["digits", "bp", "--results", "/a", "--track", "tensorboard"]
     assert "--track tensorboard --address" in job_command(command, "/a", None, ["tensorboard", "mlflow:http://host"])
     for text in ("tensorboard:tb", "mlflow:sqlite:///a.db"):
-        with pytest.raises(UsageError, match=r"--track .*: the sweep runs on the cluster"):
+        with pytest.raises(UsageError, match=r"--track .*cluster"):
             job_command(command, "/a", None, [text])
 
 
@@ -388,10 +388,9 @@ def test_a_tracker_that_fails_is_a_warning_and_the_runs_are_published(
     assert [o.status for o in outcomes] == ["finished"] * 2
     assert len(list(RunStore(tmp_path).records())) == 2
     reason = "ConnectionError: http://host: no route for ... at ..."
-    assert warnings == [
-        f"tracking to mlflow:http://host failed ({reason}); training goes on without it, and 'tpbench results track' "
-        "adds finished runs later"
-    ]
+    (warning,) = warnings
+    assert f"mlflow:http://host failed ({reason}); " in warning
+    assert "results track" in warning
     assert failing.calls == 1
 
 
@@ -432,7 +431,8 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
     settings = PackSettings(str(tmp_path), track=("mlflow:http://host",))
     PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
     assert len(list(RunStore(tmp_path).records())) == 2
-    assert [w.partition(";")[0] for w in warnings] == ["tracking to mlflow:http://host failed (no answer within 0.3 s)"]
+    (warning,) = warnings
+    assert all(word in warning for word in ("mlflow:http://host", "0.3 s"))
     never.set()
 
 
@@ -477,14 +477,14 @@ def test_a_tracker_that_cannot_be_opened_is_said_before_the_training_and_left_ou
     ended = tpbench_inside(*arguments, "--track", "tensorboard:full/tb", "--track", "tensorboard")
     assert ended.returncode == 0, ended.stderr
     said = ended.stdout + ended.stderr
-    assert said.count("warning: tracking to tensorboard:") == 1
+    assert said.count("warning: ") == 1
     assert "NotADirectoryError" in said
     require_curves(tmp_path / "results" / "tensorboard", tmp_path / "results")
     (run,) = RunStore(tmp_path / "results").records()
     assert "--track" not in run.provenance["command"]
     ended = tpbench_inside("results", "track", "results", "--track", "tensorboard:full/tb")
     assert ended.returncode == 1
-    assert "error: tracking to tensorboard:" in ended.stderr
+    assert "error: tracking" in ended.stderr
     assert ended.stderr.count("\n") == 1
     ended = tpbench_inside("results", "track", "results", "--track", "tensorboard")
-    assert ended.stdout == "0 runs tracked, 1 there already\n"
+    assert counts(ended.stdout) == [0, 1]  # tracked now, and before

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import counts, record
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.engine.network import stream
 from tpbench.results import RunStore
@@ -363,7 +363,7 @@ def test_data_that_a_machine_lacks_or_has_otherwise_are_named(tmp_path: Path) ->
     write(
         tmp_path, data={**arrays(), "x_train": np.zeros((60, 4, 6), np.uint8), "x_test": np.zeros((30, 4, 6), np.uint8)}
     )
-    with pytest.raises(TpbenchError, match="was read with"):
+    with pytest.raises(TpbenchError, match="read with"):
         load_problem(workload)
 
 
@@ -422,7 +422,7 @@ def test_a_run_on_a_file_is_stored_ranked_and_continued(tmp_path: Path, tpbench_
     first = tpbench_inside(*command)
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines()[-1].startswith("letters bp: ")
-    assert "3 of 3" in tpbench_inside(*command).stdout
+    assert counts(tpbench_inside(*command).stdout)[:2] == [3, 3]  # stored already
     body = json.loads(next((tmp_path / "results" / "runs").iterdir()).read_text())
     assert body["workload"]["hidden"] == [8, 6]
     assert str(tmp_path) not in json.dumps(body)
@@ -444,7 +444,7 @@ def test_a_missing_published_configuration_is_a_usage_error(tmp_path: Path, tpbe
     write(tmp_path)
     refused = tpbench_inside("run", "letters.yaml", "bp")
     assert refused.returncode == 2
-    assert "bp on letters" in refused.stderr
+    assert "on letters" in refused.stderr
 
 
 def test_frozen_layers_and_fixed_feedback_do_not_go_together(tmp_path: Path, tpbench_inside: Inside) -> None:
