@@ -1,4 +1,4 @@
-"""The committed tables, made from the committed archives. Not a test.
+"""The committed tables, made from the committed archives and from the models of options. Not a test.
 
 ``python -m tests.committed`` writes them anew.
 """
@@ -9,10 +9,26 @@ import re
 from pathlib import Path
 
 from tests.documents import ROOT
+from tpbench.options import MODELS, options_table
 from tpbench.reports.alignment_tables import angle_table, damping_table
 from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard
 
 RESULTS = ROOT / "results"
+_OPTIONS = """# Options of commands that train
+
+The tables are made from the models in [tpbench/options.py](../tpbench/options.py), as the command line and the Python
+calls are (`python -m tests.committed` writes this page). The second column is the keyword of `tpbench.run` or
+`tpbench.sweep` and the name in a run's `provenance.options`; `reproduce` and `align` have no Python call.
+
+**Seeds.** `--seeds` is a list everywhere: `0-9`, `3,5` or `0,2,5-7`. `--n-seeds 10` is a number of seeds, from 0 on.
+Give one of the two. `sweep`, `reproduce` and `tpbench.sweep` refuse a single number as `--seeds`, because in version
+0.2.0 it was a number of seeds there; the seed 10 alone is `--seeds 10-10`. `run` and `align` take a single seed, such
+as `--seeds 3`.
+
+**What a run records.** A run's file holds the options that differ from the defaults as data, in `provenance.options`,
+and the command line that follows from them. Places of one machine (`--results`, `--data`, `--address`) and trackers
+are left out, and files are recorded by their names. A sweep's folder holds its options in `options.json`.
+"""
 _README_TABLE = re.compile(r"^\| method \| MNIST .*?\n\n", re.MULTILINE | re.DOTALL)
 
 
@@ -30,8 +46,15 @@ def documents() -> dict[Path, str]:
         RESULTS / "table_s7.md": damping_table(store, "md"),
         RESULTS / "angles.md": angle_table(store, "md"),
         RESULTS / "leaderboard.csv": render_leaderboard(leaderboard(store), "csv"),
+        ROOT / "docs" / "options.md": _options(),
         ROOT / "README.md": _README_TABLE.sub(found.group().replace("\\", "\\\\"), readme, count=1),
     }
+
+
+def _options() -> str:
+    """The page of the options."""
+    tables = [f"## tpbench {name}\n\n{options_table(model)}" for name, model in MODELS.items()]
+    return "\n".join([_OPTIONS, *tables])
 
 
 def main() -> None:

@@ -255,3 +255,7 @@ def test_the_table_has_a_row_for_every_option(model: type[Options]) -> None:
     rows = options_table(model).splitlines()[2:]
     assert [row.split(" | ")[1] for row in rows] == [f"`{name}`" for name in model.fields()]
     assert all(len(row.split(" | ")) == 4 for row in rows)
+
+
+def test_the_table_shows_a_default_of_zero() -> None:
+    assert "| `search_seed` | `0` |" in options_table(SweepOptions)

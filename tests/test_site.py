@@ -114,7 +114,7 @@ def test_every_document_and_every_command_has_its_place(site: Path) -> None:
 
     look(typer.main.get_command(app), "tpbench")
     assert "Is this learning rule really better" in (site / "index.html").read_text(encoding="utf-8")
-    told = {"clusters": "SLURM", "results": "runs.zip", "contributing": "Set up", "changelog": "0.2.0"}
+    told = {"clusters": "SLURM", "results": "runs.zip", "contributing": "Set up", "changelog": "0.3.0"}
     for page, words in told.items():
         assert words in (site / f"{page}.html").read_text(encoding="utf-8")
     assert (site / "files" / "results" / "runs.zip").is_file()

@@ -114,7 +114,7 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
         "tpbench.reports.curves.learning_curves",
         "tpbench.reports.page.render_report",
         "tpbench.results.maintenance.pack_store",
-        "tpbench.results.maintenance.export_runs",
+        "tpbench.results.frames.export_runs",
     ):
         monkeypatch.setattr(place, work)
     (tmp_path / "file").write_text("")

@@ -12,7 +12,7 @@ A name is imported when it is used, so that importing this takes no time.
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Type checkers know it by its name; typing itself takes longer to import than this.
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -310,24 +310,18 @@ class Options(BaseModel):
             if value is None or value is False or (value == field.default and not field.is_required()):
                 continue
             if name == "seeds":
-                value = _format_list(type(self), value)
+                value = format_seeds(value)
+                # Alone, a number is no list where it was a count once.
+                if value.isdigit() and isinstance(self, SeveralSeedsOptions):
+                    value = f"{value}-{value}"
             values[name] = list(value) if isinstance(value, tuple) else value
         return values
 
 
-def _format_list(model: type[Options], seeds: tuple[int, ...]) -> str:
-    text = format_seeds(seeds)
-    # Alone, a number is no list where it was a count once.
-    return f"{text}-{text}" if text.isdigit() and issubclass(model, SeveralSeedsOptions) else text
-
-
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """Return the values of a field that has one of a few, without the default that stands for none; or nothing."""
-    annotation = field.annotation
-    for part in (annotation, *getattr(annotation, "__args__", ())):
-        if getattr(part, "__origin__", None) is Literal:
-            return tuple(map(str, part.__args__))
-    return ()
+    parts = (field.annotation, *get_args(field.annotation))
+    return next((tuple(map(str, get_args(part))) for part in parts if get_origin(part) is Literal), ())
 
 
 class StoreOptions(Options):
@@ -344,7 +338,7 @@ class StoreOptions(Options):
 
     @property
     def downloads_nothing(self) -> bool:
-        """Whether a missing data set is an error; where no option says it, the environment does."""
+        """True if a missing data set is an error; without the option, as the environment has it."""
         if self.offline is None:
             return os.environ.get("TPBENCH_OFFLINE", "").strip().lower() in ("1", "t", "true", "y", "yes", "on")
         return self.offline
@@ -472,6 +466,11 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
 
     command = "sweep"
     renamed = {"final_seeds": "seeds"}
+
+    @property
+    def searched_in(self) -> str:
+        """The precision of the search."""
+        return self.search_precision or self.precision
 
     workloads: Annotated[
         Names,
@@ -659,7 +658,7 @@ def parse_older_command(text: str) -> dict[str, Any]:
         else:
             text = value if equals else next(remaining, "")
             values[name] = f"{text}-{text}" if name == "seeds" and text.isdigit() else text
-            if any(isinstance(part, Range) for part in _parts(field)):
+            if range_of(field):
                 values[name] = int(text) if text.isascii() and text.isdigit() else text
     try:
         return SweepOptions.read(values).plain()
@@ -669,23 +668,13 @@ def parse_older_command(text: str) -> dict[str, Any]:
 
 def is_flag(field: FieldInfo) -> bool:
     """Return whether a field is true or false."""
-    return field.annotation is bool or bool in map(_type_of, getattr(field.annotation, "__args__", ()))
-
-
-def _type_of(annotation: object) -> object:
-    return getattr(annotation, "__origin__", annotation)
+    return bool in (field.annotation, *(getattr(part, "__origin__", part) for part in get_args(field.annotation)))
 
 
 def range_of(field: FieldInfo) -> Range | None:
-    """Return the range of a field of whole numbers."""
-    return next((part for part in _parts(field) if isinstance(part, Range)), None)
-
-
-def _parts(field: FieldInfo) -> Iterator[object]:
-    """The metadata of a field, also those of ``Annotated[...] | None``."""
-    yield from field.metadata
-    for part in getattr(field.annotation, "__args__", ()):
-        yield from getattr(part, "__metadata__", ())
+    """Return the range of a field of whole numbers, also of ``Annotated[...] | None``."""
+    inner = (one for part in get_args(field.annotation) for one in getattr(part, "__metadata__", ()))
+    return next((part for part in (*field.metadata, *inner) if isinstance(part, Range)), None)
 
 
 def options_table(model: type[Options]) -> str:
@@ -700,7 +689,8 @@ def options_table(model: type[Options]) -> str:
         if field.is_required():
             default = "required"
         else:
-            default = shown.shown or ("" if field.default in (None, False, ()) else f"`{field.default}`")
+            empty = field.default is None or field.default is False or field.default == ()
+            default = shown.shown or ("" if empty else f"`{field.default}`")
         limits = range_of(field)
         text = help_of(field, shown.help)
         if limits and not shown.metavar:

@@ -48,7 +48,7 @@ def test_verify_device_runs_where_torch_is_and_little_else(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich", "yaml", "torch", "numpy"])
+@pytest.mark.parametrize("missing", ["typer", "rich", "yaml", "pydantic", "torch", "numpy"])
 def test_a_missing_library_is_named_in_a_line(tmp_path: Path, missing: str) -> None:
     ended = run_without((missing,), call("verify", "device"), tmp_path)
     assert ended.returncode == 1

@@ -362,7 +362,7 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
 
 
 def test_a_search_in_another_precision_is_another_budget(tmp_path: Path) -> None:
-    other, same = (search_info("s", 40, 10, "d", "final", range(10), precision=p) for p in ("float64", ""))
+    other, same = (search_info("s", 40, 10, "d", "final", range(10), search_precision=p) for p in ("float64", ""))
     assert "search_precision" not in same
     store = store_of(tmp_path, runs("ddtp-linear", found=same), runs("dtp", error=0.04, found=other))
     text = render(paper_table(store, "1"), "md")
@@ -379,7 +379,7 @@ def test_a_search_run_of_another_precision_is_in_no_cell_of_the_final_runs() -> 
     searched = runs(seeds=[0], error=0.001, precision="float64", found=search)
     cell = chosen(searched, runs(found={**final, "search_precision": "float64"}))
     assert (cell.seeds, cell.precision, cell.marks) == (10, "float32", [])
-    assert cell.budget.precision == "float64"
+    assert cell.budget.search_precision == "float64"
     # Where the search is all there is, its cell says its precision itself.
     assert chosen(searched).marks == ["1 seed", "float64"]
 

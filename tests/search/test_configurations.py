@@ -16,6 +16,7 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import PUBLISHED, search_info
 from tpbench.search.configurations import best_runs, find_configuration
 from tpbench.training.choice import CellChoice
+from tpbench.training.plan import PackSettings
 from tpbench.workloads import WORKLOADS, load_problem
 
 SEARCH = search_info("digits-bp-0", 40, 100, "s", "search", (0, 1))
@@ -56,7 +57,7 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
     search = [replace(run, search_info=SEARCH) for run in digits(1e-3, [0.0193])]
     runs = [*search, *digits(1e-3, [0.0193, 0.0193])[1:]]
     stored(tmp_path, runs, digits(1e-2, [0.03]), digits(1e-1, [0.001], fingerprint="0" * 64, label="JPEG copy"))
-    found = find_configuration(CellChoice.of("digits", "bp"), "best", str(tmp_path), None)
+    found = find_configuration(CellChoice.of("digits", "bp"), "best", PackSettings(str(tmp_path)))
     assert found.values == {"lr": 1e-3}
     assert found.found == {**SEARCH, "role": "final"}
     for part in (str(tmp_path), runs[0].definition.id[:8], "2 seeds", "100 epochs", "1.93 %", "40 configurations"):
@@ -69,7 +70,7 @@ def test_the_best_of_the_store_is_on_the_data_at_hand_and_is_named(tmp_path: Pat
 def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
     tmp_path: Path, wanted: str, told: dict[str, str]
 ) -> None:
-    final = search_info("digits-bp-0", 40, 100, "s", "final", (0, 1), precision="float64")
+    final = search_info("digits-bp-0", 40, 100, "s", "final", (0, 1), search_precision="float64")
     stores = {
         "search": [replace(run, search_info=SEARCH) for run in digits(1e-3, [0.02], precision="float64")],
         "final": [replace(run, search_info=final) for run in digits(1e-3, [0.02])],
@@ -77,7 +78,7 @@ def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
     for name, runs in stores.items():
         stored(tmp_path / name, runs)
         cell = CellChoice.of("digits", "bp")
-        found = find_configuration(cell, "best", str(tmp_path / name), None, precision=wanted)
+        found = find_configuration(cell, "best", PackSettings(str(tmp_path / name), precision=wanted))
         assert found.found == {**SEARCH, "role": "final", **told}
         assert ("in float64" in found.note) == bool(told)
 
@@ -85,23 +86,23 @@ def test_runs_of_the_best_say_that_it_was_searched_in_another_precision(
 def test_runs_on_other_data_or_by_other_code_are_counted_in_the_error(tmp_path: Path) -> None:
     cell = CellChoice.of("digits", "bp")
     with pytest.raises(UsageError, match="bp on digits"):
-        find_configuration(cell, "best", str(tmp_path), None)
+        find_configuration(cell, "best", PackSettings(str(tmp_path)))
     stored(tmp_path, digits(1e-1, [0.1, 0.2], fingerprint="0" * 64))
     with pytest.raises(UsageError, match="only 2"):
-        find_configuration(cell, "best", str(tmp_path), None)
+        find_configuration(cell, "best", PackSettings(str(tmp_path)))
     (run,) = digits(1e-1, [0.1])
     stored(tmp_path, [replace(run, definition=replace(run.definition, method_source="rule 1.0 0"))])
     with pytest.raises(UsageError, match="only 1"):
-        find_configuration(cell, "best", str(tmp_path), None)
+        find_configuration(cell, "best", PackSettings(str(tmp_path)))
 
 
 def test_published_configurations_and_files_are_recorded(tmp_path: Path) -> None:
-    assert find_configuration(CellChoice.of("mnist", "bp"), "published", "r", None).found == PUBLISHED
+    assert find_configuration(CellChoice.of("mnist", "bp"), "published", PackSettings("r")).found == PUBLISHED
     digests = []
     for lr in (1, 1.0, 2.0):
         path = tmp_path / "c.yaml"
         path.write_text(yaml.safe_dump({**BP, "lr": lr}))
-        found = find_configuration(CellChoice.of("digits", "bp"), str(path), "r", None)
+        found = find_configuration(CellChoice.of("digits", "bp"), str(path), PackSettings("r"))
         assert (found.found["by"], found.note) == ("file", "")
         digests.append(found.found["digest"])
     assert digests[0] == digests[1] != digests[2]

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Inside
-from tpbench.search.definition import SweepDefinition, SweepFolder, portable_options
+from tpbench.search.definition import SweepDefinition, SweepFolder, portable_options, sweep_status
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.workloads import WORKLOADS, get_workload, load_problem
 

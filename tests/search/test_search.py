@@ -116,8 +116,8 @@ def test_a_pack_can_be_handed_out_again(tmp_path: Path) -> None:
 
 def test_a_diverged_member_reports_the_worst_error(tmp_path: Path) -> None:
     diverged = Outcome("r", "diverged", 0.1, 0.1)
-    assert diverged.objective == 1.0
-    assert Outcome("r", "diverged", 0.1, 0.1, value=0.0).objective == math.inf
+    assert diverged.score == 1.0
+    assert Outcome("r", "diverged", 0.1, 0.1, value=0.0).score == math.inf
     search = new_search(tmp_path / "j.jsonl", pack=1, lag=1)
     search.next_pack()
     search.journal.end_pack(0, [diverged])

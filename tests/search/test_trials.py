@@ -20,8 +20,8 @@ from tpbench.engine import TpbenchError
 from tpbench.reports.tuning_plots import search_frame
 from tpbench.results import RunStore
 from tpbench.results.runs import search_info
-from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.journal import Journal, OutcomeFields, SweepFields
+from tpbench.search.definition import SweepDefinition, SweepFields, SweepFolder
+from tpbench.search.journal import Journal, OutcomeFields
 from tpbench.search.listing import TRIAL_COLUMNS, check_sweeps, list_sweeps
 from tpbench.training.plan import Outcome
 

@@ -17,9 +17,8 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine import precision as products
 from tpbench.options import SweepOptions
 from tpbench.results import RunStore
-from tpbench.search.definition import SweepFolder
+from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.journal import Journal
-from tpbench.search.listing import sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.campaign import SweepResult, run_sweeps
@@ -277,7 +276,8 @@ def measured_on(
 
     monkeypatch.setattr(campaign, "_measure_on_cluster", on_a_node)
     monkeypatch.setattr(campaign, "capable_nodes", lambda share: {node: f"host-{node}" for node in "abc"})
-    sweep = SimpleNamespace(cell=choose_all("digits", "bp")[0][0], name="one")
+    definition = SweepDefinition("digits", "bp", "f" * 64, {}, 5, 1, (0,), 0, 1, 1)
+    sweep = SimpleNamespace(cell=choose_all("digits", "bp")[0][0], name="one", definition=definition)
     findings = NodeFindings(Needs((), None, "cpu", ""), lacks)
     resources, folder = Resources(3, address="auto"), SweepFolder(Path("/nowhere"))
     session = Session(SilentView(), PackSettings("/nowhere"), resources, folder, findings)

@@ -14,8 +14,7 @@ from ray import cloudpickle
 
 from tests.sweeps.playing import FINGERPRINT, Train, Workers, final_sweep, pretend
 from tpbench.engine import RuleError, TpbenchError
-from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.listing import sweep_status
+from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import TimeBudget

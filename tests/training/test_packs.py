@@ -13,7 +13,7 @@ from tests.training.memory import allow_one_member
 from tpbench.engine import METHODS, EpochReport, TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.runs import PUBLISHED
-from tpbench.search.halving import Bracket
+from tpbench.search.brackets import Bracket
 from tpbench.training.devices import choose_device
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackPlan, PackSettings, find_run, plan_seeds

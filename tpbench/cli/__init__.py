@@ -13,7 +13,7 @@ from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
 from tpbench.cli import train, show, check, store, remote
-from tpbench.cli.app import app, format_error_rate
+from tpbench.cli.app import app, format_error
 
 # isort: on
 from tpbench.engine import TpbenchError
@@ -36,5 +36,5 @@ def main() -> None:
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
-            print_line(f"error: {format_error_rate(error)}", Console(stderr=True), "red")
+            print_line(f"error: {format_error(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)

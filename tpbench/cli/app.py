@@ -38,7 +38,7 @@ data_app = typer.Typer(help="Data sets: download, import, list.", no_args_is_hel
 
 verify_app = typer.Typer(help="Check the engine against numbers made elsewhere.", no_args_is_help=True)
 
-show_app = typer.Typer(help="What is searched and what the authors chose, as YAML to start from.", no_args_is_help=True)
+show_app = typer.Typer(help="Print search spaces and the authors' configurations as YAML.", no_args_is_help=True)
 
 results_app = typer.Typer(help="Look after run stores: check, merge, pack, export, remove.", no_args_is_help=True)
 
@@ -224,7 +224,7 @@ def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
     return values
 
 
-def format_error_rate(error: TpbenchError) -> str:
+def format_error(error: TpbenchError) -> str:
     """Return an error's message with the parameter that it names spelled as an option."""
     if not isinstance(error, UsageError) or not error.parameter:
         return str(error)
@@ -329,6 +329,11 @@ def warn_damaged(store: RunStore) -> None:
         complain(f"warning: {message}")
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return ``1 run`` or ``3 runs``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
     """Return the names of a list with commas; all where none is given.
 
@@ -349,13 +354,12 @@ def print_records(records: Sequence[RunRecord], method: str, workload: str) -> N
         TpbenchError: all of them diverged.
     """
     errors = [100 * run.test_error for run in records if not run.diverged and run.test_error is not None]
-    many = "s" * (len(records) > 1)
     if not errors:
         raise TpbenchError(
-            f"{workload} {method}: all of {len(records)} seed{many} diverged (numbers became non-finite), so there is "
-            "no test error; the runs are stored as diverged"
+            f"{workload} {method}: all of {count_of(len(records), 'seed')} diverged (numbers became non-finite), "
+            "so there is no test error; the runs are stored as diverged"
         )
     diverged = len(records) - len(errors)
     note = f" ({diverged} diverged, not in the mean)" if diverged else ""
     known = format_mean(*mean_and_deviation(errors))
-    say(f"{workload} {method}: test error {known} % over {len(records)} seed{many}{note}")
+    say(f"{workload} {method}: test error {known} % over {count_of(len(records), 'seed')}{note}")

@@ -213,7 +213,7 @@ def doctor(
         str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")
     ] = None,
 ) -> None:
-    """What this installation is made of, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
+    """Check this installation: its parts, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
     from tpbench.sweeps.doctor import examine
 
     findings = list(examine(location(results), data, address))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.util import find_spec
 
 PACKAGES = {"yaml": "pyyaml"}
 """Names for pip of modules that are named otherwise."""
@@ -20,7 +21,7 @@ def why_missing(module: str) -> str:
 
 
 # Commands print with the first, errors too; the second makes the commands, and older versions of it import the first;
-# the third looks up names.
-for _module in ("rich", "typer", "yaml"):
+# the third looks up names. pydantic reads options; importing it takes a tenth of a second, so it is only looked for.
+for _module in ("rich", "typer", "yaml", *(() if find_spec("pydantic") else ("pydantic",))):
     if _why := why_missing(_module):
         sys.exit(f"error: tpbench's command line {_why}")

@@ -65,7 +65,7 @@ def status(address: JobsAddress) -> None:
 
 @app.command()
 def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
-    """What a submitted sweep printed so far."""
+    """Print the output of a submitted sweep so far."""
     from tpbench.sweeps.jobs import logs
 
     print(visible(logs(address, job), keep="\n\t"), end="")

@@ -12,6 +12,7 @@ from tpbench.cli.app import (
     Results,
     Track,
     complain,
+    count_of,
     data_app,
     results_app,
     warn_damaged,
@@ -37,18 +38,20 @@ def results_check(results: Results = DEFAULT_STORE) -> None:
     found = check_store(store)
     runs, predictions, networks, alignments = (found[kind] for kind in (RUNS, PREDICTIONS, NETWORKS, ALIGNMENTS))
     conflicts = f", {len(runs.conflicts)} in conflict" if runs.conflicts else ""
-    say(f"{results}: {_runs(runs.valid)} whole, {len(runs.wrong) + len(predictions.wrong)} damaged{conflicts}")
+    say(
+        f"{results}: {count_of(runs.valid, 'run')} whole, {len(runs.wrong) + len(predictions.wrong)} damaged{conflicts}"
+    )
     if runs.valid:
         say(f"{predictions.valid - predictions.orphans} of them with predictions")
     if networks.valid or networks.wrong:
         orphans = f" ({networks.orphans} of runs that are not here, which is no harm)" if networks.orphans else ""
-        say(f"{_networks(networks.valid)} whole{orphans}, {len(networks.wrong)} damaged")
+        say(f"{count_of(networks.valid, 'network')} whole{orphans}, {len(networks.wrong)} damaged")
     if alignments.valid or alignments.problems:
-        say(f"{_alignments(alignments.valid)} whole, {len(alignments.problems)} damaged")
+        say(f"{count_of(alignments.valid, 'alignment record')} whole, {len(alignments.problems)} damaged")
     wrong = [*runs.conflicts, *(message for check in found.values() for message in check.wrong), *alignments.conflicts]
     sweeps = check_sweeps(store)
     if sweeps.valid or sweeps.wrong:
-        say(f"{sweeps.valid} sweep{'s' * (sweeps.valid != 1)} whole, {len(sweeps.wrong)} damaged")
+        say(f"{count_of(sweeps.valid, 'sweep')} whole, {len(sweeps.wrong)} damaged")
     wrong += sweeps.wrong
     for message in wrong:
         complain(message)
@@ -67,18 +70,18 @@ def results_merge(
 
     store, into = open_source(source), open_store(target)
     merged = merge_stores(store, into)
-    also = f"; {_networks(merged.networks)} copied" if merged.networks else ""
+    also = f"; {count_of(merged.networks, 'network')} copied" if merged.networks else ""
     if merged.predictions:
-        also = f"; predictions added to {_runs(merged.predictions)}{also}"
+        also = f"; predictions added to {count_of(merged.predictions, 'run')}{also}"
     if merged.replaced:
-        also = f"; {_runs(merged.replaced)} replaced by newer training{also}"
-    say(f"{_runs(merged.new)} copied, {merged.known} there already{also}")
+        also = f"; {count_of(merged.replaced, 'run')} replaced by newer training{also}"
+    say(f"{count_of(merged.new, 'run')} copied, {merged.known} there already{also}")
     if merged.alignments or merged.known_alignments:
-        say(f"{_alignments(merged.alignments)} copied, {merged.known_alignments} there already")
+        say(f"{count_of(merged.alignments, 'alignment record')} copied, {merged.known_alignments} there already")
     for problem in merged.problems:
         complain(f"warning: {problem}")
     if left := len(sweep_folders(store)):
-        say(f"{left} sweep{'s' * (left != 1)} left out: copy the folder 'sweeps' to list, continue or plot them there")
+        say(f"{count_of(left, 'sweep')} left out: copy the folder 'sweeps' to list, continue or plot them there")
     warn_damaged(store)
     warn_damaged(into)
     for conflict in merged.conflicts:
@@ -102,11 +105,11 @@ def results_pack(
     check_target(file, [".zip"])
     store = read_store(results)
     packed = pack_store(store, file)
-    also = f" and {_alignments(packed.alignments)}" if packed.alignments else ""
+    also = f" and {count_of(packed.alignments, 'alignment record')}" if packed.alignments else ""
     predictions = f"; {packed.predictions} with predictions" if packed.predictions else ""
-    say(f"{_runs(packed.runs)}{also} written to {file}{predictions}")
+    say(f"{count_of(packed.runs, 'run')}{also} written to {file}{predictions}")
     if left := len(NETWORKS.names_in(store.folder)):
-        say(f"{_networks(left)} left out: 'results merge {results} INTO' copies them too")
+        say(f"{count_of(left, 'network')} left out: 'results merge {results} INTO' copies them too")
     warn_damaged(store)
 
 
@@ -198,18 +201,6 @@ def results_remove(
         say("nothing was removed; the same command with --yes removes what is listed")
 
 
-def _runs(count: int) -> str:
-    return f"{count} run{'s' * (count != 1)}"
-
-
-def _networks(count: int) -> str:
-    return f"{count} network{'s' * (count != 1)}"
-
-
-def _alignments(count: int) -> str:
-    return f"{count} alignment record{'s' * (count != 1)}"
-
-
 @results_app.command("track")
 def results_track(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="The store whose runs are tracked.")],
@@ -220,7 +211,7 @@ def results_track(
 
     store = read_store(results)
     new, known = track_store(store, resolve_targets(track or (), results), complain)
-    say(f"{new} run{'s' * (new != 1)} tracked, {known} there already")
+    say(f"{count_of(new, 'run')} tracked, {known} there already")
     warn_damaged(store)
 
 
@@ -254,7 +245,7 @@ def data_import(
 
 @data_app.command("list")
 def data_list(data: Data = None) -> None:
-    """Which data sets are in the cache."""
+    """List the data sets and which are in the cache."""
     from tpbench.workloads import DATASETS, load
     from tpbench.workloads.cache import data_folder, has_files
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tpbench.cli.app import OptionsCommand, Results, app, complain, parse_names, print_records
+from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
 from tpbench.engine import method_names
-from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
@@ -120,7 +119,7 @@ def reproduce(context: typer.Context) -> None:
     rows = [(cell.name, str(len(cell.seeds)), format_duration(cell.seconds)) for cell in cells]
     title = "Plan, cheapest first (measured on this machine)"
     print(listing(("cell", "missing seeds", "estimated time"), rows, title), end="")
-    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {format_duration(sum(cell.seconds for cell in cells))} in all")
+    say(f"{count_of(len(cells), 'cell')}, {format_duration(sum(cell.seconds for cell in cells))} in all")
     for line in left:
         complain(f"left out: {line}")
     if options.dry_run:
@@ -154,13 +153,7 @@ def align(context: typer.Context) -> None:
     from tpbench.training.plan import PackSettings
 
     settings = PackSettings.of(options, options.device)
-    chosen = find_configuration(
-        cell,
-        options.configuration,
-        options.results,
-        user_path(options.data) if options.data else None,
-        offline=settings.offline,
-    )
+    chosen = find_configuration(cell, options.configuration, settings)
     if chosen.note:
         say(chosen.note)
     with interruptible(settings.command, "a record is written whole at its end, so nothing is kept. To start anew"):

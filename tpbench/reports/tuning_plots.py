@@ -9,10 +9,9 @@ from tpbench.engine import TpbenchError
 from tpbench.engine.errors import visible
 from tpbench.reports.style import Figure, drawing
 from tpbench.results.location import location
-from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepFolder
-from tpbench.search.listing import hyperparameters, trials_frame
+from tpbench.search.listing import scored_configurations, trials_frame
 
 # With fewer trials a forest says nothing.
 _FEWEST = 8
@@ -21,17 +20,17 @@ _FEWEST = 8
 def search_frame(results: str, sweep: str) -> pd.DataFrame:
     """One row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
 
-    ``error`` is the lowest validation error in per cent, or the lowest value of the objective if that is another.
+    ``error`` is the lowest validation error in per cent, or of another curve that the search minimises.
 
     Raises:
         UsageError: there is no such sweep.
         TpbenchError: its search has no results yet, or is damaged.
     """
     trials, _ = trials_frame(RunStore(location(results)), sweep)
-    trials = trials[np.isfinite(trials["objective"])]
-    if trials.empty:
+    frame = scored_configurations(trials)
+    if frame.empty:
         raise TpbenchError(f"the sweep {sweep} has no results yet")
-    return hyperparameters(trials).assign(error=trials["objective"]).reset_index(drop=True)
+    return frame
 
 
 def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
@@ -67,14 +66,13 @@ def _position(values: pd.Series[float]) -> np.ndarray:
 def search_figure(results: str, sweep: str) -> Figure:
     """Three panels: error over trials, parallel coordinates (dark: low error), importance."""
     frame, definition = search_frame(results, sweep), SweepFolder(location(results) / "sweeps" / sweep).read()
-    errors = definition.objective == DEFAULT_OBJECTIVE
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     history, shares = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     trials = np.arange(1, len(frame) + 1)
     history.plot(trials, frame["error"], "o", color="#56B4E9", markersize=4, label="configuration")
     history.plot(trials, frame["error"].cummin(), color="#0072B2", label="best so far")
-    label = "best validation error (%)" if errors else f"lowest {definition.objective.replace('_', ' ')}"
+    label = definition.score_label
     history.set(xlabel="trial", ylabel=label)
     history.legend(fontsize="small")
     shares_of = importance(frame)
@@ -96,7 +94,5 @@ def search_figure(results: str, sweep: str) -> Figure:
     parallel.set_xticks(range(len(columns)), names, fontsize="small")
     scale = "each from its lowest to its highest value (logarithmic beyond a factor of 5)"
     parallel.set(yticks=[], title=f"parallel coordinates, {scale}; dark: low error")
-    precision = f" in {definition.search_precision}" if definition.search_precision else ""
-    halving = f", halving by {definition.halving}" if definition.halving else ""
-    figure.suptitle(f"{visible(sweep)}: {len(frame)} configurations{precision}{halving}")
+    figure.suptitle(f"{visible(sweep)}: {len(frame)} configurations{definition.caption}")
     return figure

@@ -378,15 +378,7 @@ FROM_PYTHON: Mapping[str, Any] = {"by": "python"}
 
 
 def search_info(
-    sweep: str,
-    trials: int,
-    epochs: int,
-    space: str,
-    role: str,
-    seeds: Sequence[int],
-    objective: str = DEFAULT_OBJECTIVE,
-    halving: int = 0,
-    precision: str = "",
+    sweep: str, trials: int, epochs: int, space: str, role: str, seeds: Sequence[int], **others: Any
 ) -> dict[str, Any]:
     """Return the search info of a run that a sweep trained, which is called ``found`` in the run's file.
 
@@ -399,9 +391,7 @@ def search_info(
         space: digest of the search space.
         role: ``search`` for a run that the search itself trained, ``final`` for one of the chosen configuration.
         seeds: of the final runs.
-        objective: the curve that was minimised.
-        halving: factor of a search in which packs are brackets; 0: none.
-        precision: of the search, where it is not that of the run.
+        others: further fields of :class:`TuningBudget`.
     """
     info = {
         "by": "search",
@@ -409,13 +399,12 @@ def search_info(
         "sweep": sweep,
         "trials": trials,
         "epochs": epochs,
-        "objective": objective,
+        "objective": others.pop("objective", DEFAULT_OBJECTIVE),
         "space": space,
         "seeds": list(seeds),
     }
     # Left out where they say nothing, so that the files of older versions read the same.
-    later = {"halving": halving, "search_precision": precision}
-    return {**info, **{name: value for name, value in later.items() if value}}
+    return {**info, **{name: value for name, value in others.items() if value}}
 
 
 def with_precision(info: Mapping[str, Any], trained: str, wanted: str) -> dict[str, Any]:
@@ -436,14 +425,15 @@ def with_precision(info: Mapping[str, Any], trained: str, wanted: str) -> dict[s
 class TuningBudget:
     """Cost of finding a configuration, by which two methods are compared fairly."""
 
-    by: str
+    by: str = "unknown"
     """``published``, ``file``, ``python``, ``search`` or ``unknown``."""
-    trials: int = 0
-    epochs: int = 0
+    trials: Natural = 0
+    epochs: Natural = 0
     objective: str = ""
-    halving: int = 0
-    """Factor of a search with halving; 0: none."""
-    precision: str = ""
+    """The curve that was minimised."""
+    halving: Natural = 0
+    """Factor of a search in which packs are brackets; 0: none."""
+    search_precision: str = ""
     """Precision of the search, where the runs have another."""
 
     def __str__(self) -> str:
@@ -451,25 +441,18 @@ class TuningBudget:
             return self.by
         objective = "" if self.objective == DEFAULT_OBJECTIVE else f", {self.objective}"
         halving = f", halving {self.halving}" if self.halving else ""
-        precision = f" in {self.precision}" if self.precision else ""
+        precision = f" in {self.search_precision}" if self.search_precision else ""
         return f"search {self.trials} x {self.epochs} epochs{precision}{halving}{objective}"
 
 
-UNKNOWN_BUDGET = TuningBudget("unknown")
+UNKNOWN_BUDGET = TuningBudget()
 
 
 def tuning_budget(info: Mapping[str, Any]) -> TuningBudget:
     """Return the tuning budget of a run from its search info."""
     by = info.get("by")
     if by == "search":
-        return TuningBudget(
-            by,
-            int(info.get("trials", 0)),
-            int(info.get("epochs", 0)),
-            str(info.get("objective", "")),
-            int(info.get("halving", 0)),
-            str(info.get("search_precision", "")),
-        )
+        return TuningBudget(**{f.name: info[f.name] for f in fields(TuningBudget) if f.name in info})
     return TuningBudget(str(by)) if by in ("published", "file", "python") else UNKNOWN_BUDGET
 
 

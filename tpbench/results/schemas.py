@@ -25,7 +25,7 @@ from tpbench.engine import CURVES
 from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.artifacts import ID_PATTERN
 from tpbench.results.networks import TrainedNetwork
-from tpbench.results.runs import LARGEST_PREDICTIONS, RunDefinition, RunRecord
+from tpbench.results.runs import LARGEST_PREDICTIONS, RunDefinition, RunRecord, TuningBudget
 
 LARGEST_INT = 2**63 - 1
 """Largest integer of data frames and of exports."""
@@ -69,21 +69,6 @@ class ProvenanceFields(Extensible):
     precision: str | None = None
     day: str | None = None
     replaces: list[Digest] = []
-
-
-class FoundFields(Extensible):
-    """Search info of a run (:func:`tpbench.results.runs.search_info`)."""
-
-    by: str = ""
-    role: str = ""
-    sweep: str = ""
-    trials: Natural = 0
-    epochs: Natural = 0
-    objective: str = ""
-    space: str = ""
-    seeds: list[Natural] = []
-    halving: Natural = 0
-    search_precision: str = ""
 
 
 def _check_depth(value: Any, levels: int = 8) -> Any:
@@ -139,6 +124,17 @@ class _Checked(Record):
         return self
 
 
+class _Searched(Extensible):
+    """The fields of a search info beside the tuning budget."""
+
+    role: str = ""
+    sweep: str = ""
+    space: str = ""
+    seeds: list[Natural] = []
+
+
+FoundFields = model_of(TuningBudget, _Searched)
+"""Search info of a run (:func:`tpbench.results.runs.search_info`)."""
 DefinitionFields = model_of(RunDefinition, Record, Split=Literal["", "by class"])
 _RUN_TYPES: dict[str, Any] = {
     "RunDefinition": DefinitionFields,

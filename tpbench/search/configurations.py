@@ -6,22 +6,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import UsageError, get_method, method_source
 from tpbench.engine.files import is_regular_file, shown_path, user_path
-from tpbench.results import RunRecord, RunStore
+from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
-from tpbench.results.location import location
-from tpbench.results.runs import DEFAULT_PRECISION, FROM_FILE, FROM_PYTHON, PUBLISHED, with_precision
+from tpbench.results.runs import FROM_FILE, FROM_PYTHON, PUBLISHED, tuning_budget, with_precision
 from tpbench.results.statistics import FEWEST
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
 from tpbench.training.running import run_seeds
-from tpbench.workloads import load_problem, obtain
+from tpbench.workloads import load_problem
 
 if TYPE_CHECKING:
     from tpbench.options import RunOptions
@@ -42,18 +40,7 @@ def run_configurations(
         TpbenchError: the data set is missing, or the store cannot be written.
     """
     settings = PackSettings.of(options, options.device)
-    data = Path(settings.data) if settings.data else None
-    chosen = [
-        find_configuration(
-            cell,
-            options.configuration,
-            options.results,
-            data,
-            offline=settings.offline,
-            precision=settings.precision,
-        )
-        for cell in cells
-    ]
+    chosen = [find_configuration(cell, options.configuration, settings) for cell in cells]
     for cell, one in zip(cells, chosen, strict=True):
         yield (
             cell,
@@ -82,23 +69,15 @@ class FoundConfiguration:
 
 
 def find_configuration(
-    cell: CellChoice,
-    config: str | Mapping[str, object],
-    results: str,
-    data: Path | None,
-    *,
-    offline: bool = True,
-    precision: str = DEFAULT_PRECISION,
+    cell: CellChoice, config: str | Mapping[str, object], settings: PackSettings
 ) -> FoundConfiguration:
     """Return a configuration, completed with the workload's schedule.
 
     Args:
         cell: the workload and the method.
         config: ``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
-        results: the store.
-        data: the data folder; None: the default one.
-        offline: do not download the data set that ``best`` needs.
-        precision: of the runs to train; they record the precision of the search where it was another.
+        settings: of the runs to train. Their store and data are those of ``best``; they record the precision of the
+            search where it was another.
 
     Raises:
         UsageError: there is no such configuration.
@@ -109,8 +88,7 @@ def find_configuration(
     if config == "published":
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
-        obtain(cell.workload, data, offline=offline)
-        return _find_best(cell, results, data, precision)
+        return _find_best(cell, settings)
     path = user_path(config)
     if not is_regular_file(path):
         raise UsageError("neither 'published', 'best' nor a file", parameter="configuration", value=shown_path(path))
@@ -127,19 +105,20 @@ def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in configuration.items()}
 
 
-def _find_best(cell: CellChoice, results: str, data: Path | None, precision: str) -> FoundConfiguration:
-    _, dataset = load_problem(cell.workload, data)
+def _find_best(cell: CellChoice, settings: PackSettings) -> FoundConfiguration:
+    settings.obtain(cell.workload)
+    _, dataset = load_problem(cell.workload, settings.data_folder)
     source = method_source(cell.method)
     of_cell = [
         record
-        for record in RunStore(location(results)).summaries()
+        for record in settings.store.summaries()
         if (record.definition.workload, record.definition.method) == (cell.workload.name, cell.method)
     ]
     on_data = [record for record in of_cell if record.definition.fingerprint == dataset.fingerprint]
     same = (source, cell.workload.source)
     fitting = [r for r in on_data if (r.definition.method_source, r.definition.workload_source) == same]
     if not fitting:
-        where = f"{results} holds no run of {cell.method} on {cell.workload.name}"
+        where = f"{settings.results} holds no run of {cell.method} on {cell.workload.name}"
         if on_data:
             raise UsageError(
                 f"{where} by the installed version of the method and workload, only {len(on_data)} of others"
@@ -148,8 +127,8 @@ def _find_best(cell: CellChoice, results: str, data: Path | None, precision: str
             raise UsageError(f"{where} on the data at hand to take the best from, only {len(of_cell)} on other data")
         raise UsageError(f"{where} to take the best from")
     runs = best_runs(fitting)
-    found = _origin_of(runs, precision)
-    note = f"best configuration in {results}: {_describe(runs, found)}"
+    found = _origin_of(runs, settings.precision)
+    note = f"best configuration in {settings.results}: {_describe(runs, found)}"
     return FoundConfiguration(dict(runs[0].definition.configuration), found, note)
 
 
@@ -195,12 +174,13 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
     epochs, error = runs[0].definition.epochs, _validation_error(runs)
     diverged = sum(run.diverged for run in runs)
-    precision = f" in {found['search_precision']}" if "search_precision" in found else ""
+    budget = tuning_budget(found)
+    precision = f" in {budget.search_precision}" if budget.search_precision else ""
     origins = {
         "published": "published by the authors",
         "file": "from a file",
         "python": "from Python",
-        "search": f"found by a search of {found.get('trials')} configurations{precision}",
+        "search": f"found by a search of {budget.trials} configurations{precision}",
     }
     words = [
         f"{len(runs)} seed{'s' * (len(runs) > 1)}",

@@ -1,26 +1,39 @@
-"""What a sweep is, and the folder that holds its state."""
+"""The definition of a sweep, the folder that holds its state, and that state."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tpbench.engine import TpbenchError
+from pydantic import Field
+
+from tpbench.engine import TpbenchError, method_source
 from tpbench.engine.files import user_cache
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, search_info
-from tpbench.results.store import write_atomically
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, OBJECTIVES, search_info
+from tpbench.results.schemas import Count, Epochs, Name, Natural, Record, Scalar, check_fields, model_of
+from tpbench.results.store import RunStore, write_atomically
+from tpbench.search.brackets import Bracket, pack_floor
 from tpbench.search.journal import Journal
 from tpbench.search.locking import is_locked, locked
+from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
 from tpbench.workloads import Workload, get_workload, is_file
 
-# Bytes of the files that say what a sweep is; real ones are a thousandth of it.
+if TYPE_CHECKING:
+    from tpbench.options import SweepOptions
+
+# Types of fields; their models stand below the definition.
+Factor = int
+Objective = str
+Seeds = tuple[int, ...]
+
+# Bytes of the files that define a sweep; real ones are a thousandth of it.
 _LARGEST = 4_000_000
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
@@ -31,31 +44,110 @@ runs may have it too (by default they do), or not: then none of them took part i
 class SweepDefinition:
     """A search and the final runs of its best configuration."""
 
-    workload: str
-    method: str
+    workload: Name
+    method: Name
     fingerprint: str
     """SHA-256 of the data."""
-    space: Mapping[str, list[Any]]
+    space: Mapping[str, list[Scalar]]
     """The search space as plain data."""
-    trials: int
-    epochs: int
-    seeds: tuple[int, ...]
-    """Of the final runs."""
-    search_seed: int
-    pack: int
+    trials: Count
+    epochs: Epochs
+    seeds: Seeds
+    """Seeds of the final runs."""
+    search_seed: Natural
+    pack: Count
     """Members per pack of the search."""
-    lag: int
+    lag: Count
     """Packs in flight or waiting (see :class:`tpbench.search.packed_tpe.PackedSearch`)."""
-    precision: str = DEFAULT_PRECISION
+    precision: Name = DEFAULT_PRECISION
     method_source: str = ""
-    """As of :class:`tpbench.results.RunDefinition`, and so is the next."""
+    """The same as of :class:`tpbench.results.RunDefinition`, and so is the next."""
     workload_source: str = ""
-    objective: str = DEFAULT_OBJECTIVE
+    objective: Objective = DEFAULT_OBJECTIVE
     """The curve whose lowest value search and rungs minimise."""
-    halving: int = 0
-    """Factor of a search in which packs are brackets (:mod:`tpbench.search.halving`); 0: none."""
+    halving: Factor = 0
+    """Factor of a search in which packs are brackets (:mod:`tpbench.search.brackets`); 0: none."""
     search_precision: str = ""
-    """Of the packs of the search alone; empty: as all of the sweep."""
+    """Precision of the search's packs alone; empty: that of the whole sweep."""
+
+    @classmethod
+    def of(
+        cls, options: SweepOptions, workload: Workload, method: str, fingerprint: str, space: Mapping[str, list[Any]]
+    ) -> SweepDefinition:
+        """Return the definition of a sweep with these options, whose pack size and lag may still be chosen."""
+        return cls(
+            workload.name,
+            method,
+            fingerprint,
+            space,
+            options.trials,
+            options.epochs or workload.epochs,
+            options.seed_list,
+            options.search_seed,
+            options.pack_size or 1,
+            lag=1,
+            precision=options.precision,
+            method_source=method_source(method),
+            workload_source=workload.source,
+            objective=options.objective,
+            halving=options.halving,
+            # Another definition, and id, only where it differs.
+            search_precision=options.searched_in if options.searched_in != options.precision else "",
+        )
+
+    @property
+    def bracket(self) -> Bracket | None:
+        """The rule by which the search stops members of a pack early, if it does."""
+        return Bracket(self.epochs, self.halving, self.objective) if self.halving else None
+
+    @property
+    def minimises_error(self) -> bool:
+        """True if the search minimises the validation error, as it does unless told otherwise."""
+        return self.objective == DEFAULT_OBJECTIVE
+
+    @property
+    def score_label(self) -> str:
+        """The label of an axis that shows what the search minimises."""
+        return "best validation error (%)" if self.minimises_error else f"lowest {self.objective.replace('_', ' ')}"
+
+    def search_plan(self, workload: Workload, configurations: Sequence[Mapping[str, float]]) -> PackPlan:
+        """Return the plan of a pack of the search, with a member for each complete configuration."""
+        return PackPlan(
+            workload,
+            self.method,
+            tuple(configurations),
+            (SELECTION_SEED,) * len(configurations),
+            self.epochs,
+            prune=True,
+            curve=self.objective,
+            found=self.found("search"),
+            fingerprint=self.fingerprint,
+        )
+
+    def smallest_pack(self, workers: int) -> int:
+        """Return the fewest members of a pack of the search, where so many workers train packs."""
+        return pack_floor(self.halving, self.trials, workers) if self.halving else 1
+
+    def announcement(self, space: str = "") -> str:
+        """Return a line about the sweep; ``space`` is the file of the search space, if it is not the paper's."""
+        searched = f", searched in {self.search_precision}" if self.search_precision else ""
+        parts = [
+            f"sweep {self.id}: {self.trials} configurations in packs of {self.pack}",
+            f" of {space}" if space else "",
+            searched,
+            f", halved by {self.halving}" if self.halving else "",
+            "" if self.minimises_error else f", by {self.objective}",
+            f", then {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}",
+            # The other precision goes without saying only where the search has the same.
+            f" in {self.precision}" if searched else "",
+        ]
+        return "".join(parts)
+
+    @property
+    def caption(self) -> str:
+        """The precision and the factor of a search, for its plot; empty where both are usual."""
+        precision = f" in {self.search_precision}" if self.search_precision else ""
+        return precision + (f", halving by {self.halving}" if self.halving else "")
 
     @property
     def searched_in(self) -> str:
@@ -63,7 +155,7 @@ class SweepDefinition:
         return self.search_precision or self.precision
 
     def plain(self) -> dict[str, Any]:
-        """The fields as plain data. Those added later are left out where they say nothing, so that old ids stay."""
+        """Return the fields as plain data, without those added later where they say nothing, so that old ids stay."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -72,12 +164,12 @@ class SweepDefinition:
 
     @property
     def id(self) -> str:
-        """Names the sweep. Pack and lag are left out: where it runs, they are chosen once and then kept."""
+        """The sweep's name. Pack and lag are left out: where it runs, they are chosen once and then kept."""
         what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
 
     def found(self, role: str) -> dict[str, Any]:
-        """What the sweep's runs say of how their configuration was found; the role is ``search`` or ``final``."""
+        """Return the search info of the sweep's runs; the role is ``search`` or ``final``."""
         return search_info(
             self.id,
             self.trials,
@@ -85,13 +177,21 @@ class SweepDefinition:
             digest(dict(self.space)),
             role,
             self.seeds,
-            self.objective,
-            self.halving,
+            objective=self.objective,
+            halving=self.halving,
             # The search's own runs are of that precision themselves.
-            self.search_precision if role == "final" else "",
+            search_precision=self.search_precision if role == "final" else "",
         )
 
 
+SweepFields = model_of(
+    SweepDefinition,
+    Record,
+    Factor=Annotated[int, Field(ge=0, le=10)],
+    Objective=Literal[OBJECTIVES],
+    Seeds=Annotated[list[Natural], Field(min_length=1)],
+)
+"""The model of ``sweep.json``."""
 _LATER_FIELDS = {
     "precision": DEFAULT_PRECISION,
     "method_source": "",
@@ -146,7 +246,7 @@ class SweepFolder:
 
     @property
     def local(self) -> Path:
-        """Where this machine keeps the lock, Ray's log and Ray's files: the folder itself unless that is a URL."""
+        """The place of the lock, Ray's log and Ray's files on this machine: the folder itself unless that is a URL."""
         if isinstance(self.folder, Path):
             return self.folder
         return user_cache() / "sweeps" / f"{self.folder.name}-{digest(str(self.folder))[:12]}"
@@ -163,16 +263,16 @@ class SweepFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a sweep was begun here."""
+        """True if a sweep was begun here."""
         return (self.folder / "sweep.json").exists()
 
     @property
     def workload_copy(self) -> Path:
-        """What a workload of a user's file was when the sweep began."""
+        """The copy of a workload of a user's file, from the time when the sweep began."""
         return self.folder / "workload.yaml"
 
     def keep_workload(self, workload: Workload) -> None:
-        """Keep what a workload of a user's file says, so that the sweep can be continued though the file changes."""
+        """Keep a copy of a workload of a user's file, so that the sweep can be continued though the file changes."""
         if workload.source and not self.workload_copy.exists():
             write_atomically(self.workload_copy, workload.to_yaml())
 
@@ -215,7 +315,7 @@ class SweepFolder:
 
     @property
     def locked(self) -> bool:
-        """Whether a process is at work on the sweep."""
+        """True while a process is at work on the sweep."""
         return is_locked(self.local)
 
     def lock(self) -> AbstractContextManager[str]:
@@ -253,14 +353,11 @@ class SweepFolder:
         return folder
 
     def read(self) -> SweepDefinition:
-        """The definition that is written there.
+        """Read the definition.
 
         Raises:
             TpbenchError: it is damaged.
         """
-        from tpbench.results.schemas import check_fields
-        from tpbench.search.journal import SweepFields
-
         path = self.folder / "sweep.json"
         try:
             fields = parse_json(read_bytes(path, _LARGEST).decode())
@@ -272,3 +369,68 @@ class SweepFolder:
             raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error
         except Exception as error:  # a URL's file system has exceptions of its own; the file may be whole
             raise TpbenchError(f"{path}: could not be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """The state of one sweep."""
+
+    id: str
+    """The name of its folder."""
+    state: str
+    """running, interrupted, failed, done or damaged"""
+    searched: int
+    """Configurations that ended."""
+    trials: int
+    best: float | None
+    """Lowest validation error of the search so far, a fraction."""
+    objective: str = DEFAULT_OBJECTIVE
+    halving: int = 0
+    """Factor of a search in which packs are brackets; 0: none."""
+    member_epochs: int = 0
+    """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
+    member_epochs_full: int = 0
+    """Joint epochs that the same configurations would have taken to the end."""
+    search_precision: str = ""
+    """Precision of the search, where the final runs have another."""
+    command: str = ""
+    """The command that continues it; empty where none does."""
+    reason: str = ""
+    """The reason why it cannot be continued, where it is not done."""
+
+
+def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None = None) -> SweepStatus:
+    """Read the state of a sweep; a damaged folder is a state too.
+
+    Args:
+        folder: of the sweep.
+        results: name of the results folder in the command; empty: its path.
+        store: of the results folder, where the states of several sweeps are read.
+    """
+    name = folder.folder.name
+    try:
+        definition, journal = folder.read(), Journal.read(folder.journal_path)
+        done = journal.final_runs(store or RunStore(folder.results)) is not None
+        running = not done and folder.locked
+    except TpbenchError as error:
+        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
+    best, searched = journal.best(), journal.ended_count
+    known = (
+        searched,
+        definition.trials,
+        best[1].validation_error if best else None,
+        definition.objective,
+        definition.halving,
+        journal.member_epochs,
+        searched * definition.epochs,
+        definition.search_precision,
+    )
+    if done or running:
+        return SweepStatus(name, "done" if done else "running", *known)
+    if journal.failure:
+        return SweepStatus(name, "failed", *known, reason=journal.failure)
+    latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
+    if latest.exists and latest != folder:
+        # Its command names no folder: it continues the newest sweep of its kind.
+        return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
+    return SweepStatus(name, "interrupted", *known, command=folder.command(results or folder.results))

@@ -19,12 +19,11 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.artifacts import parse_json
 from tpbench.results.location import read_bytes
-from tpbench.results.runs import DEFAULT_OBJECTIVE, OBJECTIVES
-from tpbench.results.schemas import Count, Epochs, Finite, Fraction, Name, Natural, Record, Scalar, check_fields
+from tpbench.results.schemas import Count, Finite, Fraction, Natural, Record, check_fields
 from tpbench.results.store import append_line
 from tpbench.training.plan import Outcome
 
-# The fields of the journal and of sweep.json: types and ranges, checked when the files are read.
+# The fields of the journal: types and ranges, checked when it is read.
 
 Suggestion = Annotated[dict[str, Finite], Field(min_length=1)]
 
@@ -87,27 +86,6 @@ EVENT: TypeAdapter[Suggested | Ended | Split | Final | Failed] = TypeAdapter(
     Annotated[Suggested | Ended | Split | Final | Failed, Field(discriminator="event")]
 )
 """Any line of a journal."""
-
-
-class SweepFields(Record):
-    """The fields of :class:`tpbench.search.definition.SweepDefinition`, as ``sweep.json`` holds them."""
-
-    workload: Name
-    method: Name
-    fingerprint: str
-    space: dict[str, list[Scalar]]
-    trials: Count
-    epochs: Epochs
-    seeds: Annotated[list[Natural], Field(min_length=1)]
-    search_seed: Natural
-    pack: Count
-    lag: Count
-    precision: Name = "float32"
-    method_source: str = ""
-    workload_source: str = ""
-    objective: Literal[OBJECTIVES] = DEFAULT_OBJECTIVE  # type: ignore[valid-type]
-    halving: Annotated[int, Field(ge=0, le=10)] = 0
-    search_precision: str = ""
 
 
 # Bytes; a journal of a million configurations has a third of it.
@@ -265,7 +243,7 @@ class Journal:
         return sum(outcome.epochs or 0 for pack in self.packs for outcome in pack.outcomes or [])
 
     def best(self) -> tuple[dict[str, float], Outcome] | None:
-        """Return the suggestion with the lowest objective, the first of equals; None before any result.
+        """Return the suggestion with the lowest score, the first of equals; None before any result.
 
         A pruned run is no candidate: it was stopped because it learnt nothing.
         """
@@ -275,4 +253,4 @@ class Journal:
             for suggestion, outcome in zip(pack.suggestions, pack.outcomes or [], strict=False)
             if outcome.status == "finished"
         ]
-        return min(candidates, key=lambda pair: pair[1].objective, default=None)
+        return min(candidates, key=lambda pair: pair[1].score, default=None)

@@ -2,85 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
 from tpbench.results.maintenance import Check
-from tpbench.results.runs import DEFAULT_OBJECTIVE
-from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.definition import SweepDefinition, SweepFolder, SweepStatus, sweep_status
 from tpbench.search.journal import Journal, PackEntry
 from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class SweepStatus:
-    """The state of one sweep."""
-
-    id: str
-    """The name of its folder."""
-    state: str
-    """running, interrupted, failed, done or damaged"""
-    searched: int
-    """Configurations that ended."""
-    trials: int
-    best: float | None
-    """Lowest validation error of the search so far, a fraction."""
-    objective: str = DEFAULT_OBJECTIVE
-    halving: int = 0
-    """Factor of a search in which packs are brackets; 0: none."""
-    member_epochs: int = 0
-    """Joint epochs that the search trained, over all its members; 0 where an older version searched."""
-    member_epochs_full: int = 0
-    """Joint epochs that the same configurations would have taken to the end."""
-    search_precision: str = ""
-    """Precision of the search, where the final runs have another."""
-    command: str = ""
-    """The command that continues it; empty where none does."""
-    reason: str = ""
-    """The reason why it cannot be continued, where it is not done."""
-
-
-def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None = None) -> SweepStatus:
-    """Read the state of a sweep; a damaged folder is a state too.
-
-    Args:
-        folder: of the sweep.
-        results: name of the results folder in the command; empty: its path.
-        store: of the results folder, where the states of several sweeps are read.
-    """
-    name = folder.folder.name
-    try:
-        definition, journal = folder.read(), Journal.read(folder.journal_path)
-        done = journal.final_runs(store or RunStore(folder.results)) is not None
-        running = not done and folder.locked
-    except TpbenchError as error:
-        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
-    best, searched = journal.best(), journal.ended_count
-    known = (
-        searched,
-        definition.trials,
-        best[1].validation_error if best else None,
-        definition.objective,
-        definition.halving,
-        journal.member_epochs,
-        searched * definition.epochs,
-        definition.search_precision,
-    )
-    if done or running:
-        return SweepStatus(name, "done" if done else "running", *known)
-    if journal.failure:
-        return SweepStatus(name, "failed", *known, reason=journal.failure)
-    latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
-    if latest.exists and latest != folder:
-        # Its command names no folder: it continues the newest sweep of its kind.
-        return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
-    return SweepStatus(name, "interrupted", *known, command=folder.command(results or folder.results))
 
 
 def sweep_folders(store: RunStore) -> list[SweepFolder]:
@@ -204,20 +137,24 @@ def _end_of(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, A
         return {"state": "failed", "epochs": None, "validation_error": None, "objective": None, "run": None}
     # Journals of older versions do not tell the epochs; what finished was trained to the end.
     epochs = definition.epochs if outcome.epochs is None and outcome.status == "finished" else outcome.epochs
-    scale = 100.0 if definition.objective == DEFAULT_OBJECTIVE else 1.0
+    scale = 100.0 if definition.minimises_error else 1.0
     return {
         "state": outcome.status,
         "epochs": epochs,
         "validation_error": 100 * outcome.validation_error,
-        "objective": scale * outcome.objective,
+        "objective": scale * outcome.score,
         "run": outcome.run,
     }
 
 
-def hyperparameters(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the hyperparameters of trials, by their names."""
+def scored_configurations(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the hyperparameters of the trials with a finite score, by their names, and the score as ``error``."""
+    import numpy as np
+
+    trials = trials[np.isfinite(trials["objective"])]
     columns = [name for name in trials.columns if name.startswith(_HYPERPARAMETER)]
-    return trials[columns].rename(columns=lambda name: name.removeprefix(_HYPERPARAMETER))
+    named = trials[columns].rename(columns=lambda name: name.removeprefix(_HYPERPARAMETER))
+    return named.assign(error=trials["objective"]).reset_index(drop=True)
 
 
 def export_trials(store: RunStore, path: Path, form: str) -> tuple[int, list[str]]:

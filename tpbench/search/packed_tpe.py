@@ -12,7 +12,7 @@ from tpbench.search.journal import Journal, PackEntry
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
-METRIC = "objective"
+METRIC = "score"
 # Relative; the spaces are sampled in float64.
 _ROUNDING = 1e-9
 
@@ -112,7 +112,7 @@ class PackedSearch:
         while self._reported <= number - self.max_pending:
             entry = self.journal.packs[self._reported]
             for k in range(len(entry.suggestions)):
-                value = entry.outcomes[k].objective if entry.outcomes else math.inf
+                value = entry.outcomes[k].score if entry.outcomes else math.inf
                 # TPE cannot place an infinite loss; it takes the trial for one that failed.
                 result = {METRIC: value} if math.isfinite(value) else None
                 inner.on_trial_complete(f"{entry.number}-{k}", result=result, error=result is None)

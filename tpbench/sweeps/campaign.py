@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from tpbench.engine import RuleError, TpbenchError, method_source
+from tpbench.engine import RuleError, TpbenchError
 from tpbench.engine.files import user_path
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
-from tpbench.results.runs import DEFAULT_OBJECTIVE
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.halving import pack_floor
 from tpbench.search.spaces import SearchSpace, spaces_for
 from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, wait_for_task
 from tpbench.sweeps.nodes import SweepNeeds, capable_nodes, exclude_nodes
@@ -26,7 +23,7 @@ from tpbench.training.console import process_lock
 from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
 from tpbench.training.progress import WARNING, View
 from tpbench.training.sizing import Sizing, choose_sizes
-from tpbench.workloads import load_problem, obtain
+from tpbench.workloads import load_problem
 
 
 @dataclass(frozen=True)
@@ -110,12 +107,12 @@ def run_sweeps(
         require_no_other_ray(resources)
         if not resources.address:
             # Refused before anything is downloaded.
-            settings = on_device(settings, resources, options.search_precision)
+            settings = on_device(settings, resources, options.searched_in)
         spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
         planned = [_plan(cell, spaces[cell.method], options, settings) for cell in cells]
         folders = [one.folder for one in planned]
         with training_session(
-            folders, settings, resources, search_precision=options.search_precision, progress=progress
+            folders, settings, resources, searched_in=options.searched_in, progress=progress
         ) as session:
             session.ask_nodes([one.needs for one in planned])
             planned = _choose_sizes(planned, options, session)
@@ -138,28 +135,9 @@ def run_sweeps(
 
 def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
     """Check the space and the data of a sweep before anything trains."""
-    data = Path(settings.data) if settings.data else None
-    obtain(cell.workload, data, offline=settings.offline)
-    _, dataset = load_problem(cell.workload, data)
-    definition = SweepDefinition(
-        cell.workload.name,
-        cell.method,
-        dataset.fingerprint,
-        space.describe(),
-        options.trials,
-        options.epochs or cell.workload.epochs,
-        options.seed_list,
-        options.search_seed,
-        options.pack_size or 1,
-        lag=1,
-        precision=settings.precision,
-        method_source=method_source(cell.method),
-        workload_source=cell.workload.source,
-        objective=options.objective,
-        halving=options.halving,
-        # Asking for what holds anyway makes no other sweep.
-        search_precision=(options.search_precision or "") if options.search_precision != settings.precision else "",
-    )
+    settings.obtain(cell.workload)
+    _, dataset = load_problem(cell.workload, settings.data_folder)
+    definition = SweepDefinition.of(options, cell.workload, cell.method, dataset.fingerprint, space.describe())
     space.to_hyperopt()
     folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
     return _PlannedSweep(cell, space, definition, folder)
@@ -202,7 +180,6 @@ def _measure_sizes(one: _PlannedSweep, pack: int | None, options: SweepOptions, 
         TpbenchError: no node can.
     """
     resources, share = session.resources, session.resources.share
-    floor = pack_floor(options.halving, options.trials, resources.concurrent) if options.halving else 1
     arguments: dict[str, Any] = {
         "trials": options.trials,
         "pack": pack,
@@ -210,8 +187,8 @@ def _measure_sizes(one: _PlannedSweep, pack: int | None, options: SweepOptions, 
         "gpus": resources.gpus,
         "threads": int(share["cpu"]),
         "device": session.settings.device,
-        "precision": options.search_precision or session.settings.precision,
-        "floor": floor,
+        "precision": one.definition.searched_in,
+        "floor": one.definition.smallest_pack(resources.concurrent),
     }
     if session.findings is None:
         return choose_sizes(one.cell.workload, one.cell.method, **arguments)
@@ -277,16 +254,8 @@ def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> Searc
     settings = session.settings
     definition, journal = one.folder.begin(one.definition, settings.options)
     one.folder.keep_workload(one.cell.workload)
-    trials = f"{definition.trials} configurations in packs of {definition.pack}"
-    searched = f", searched in {definition.search_precision}" if definition.search_precision else ""
-    halving = f", halved by {definition.halving}" if definition.halving else ""
-    objective = f", by {definition.objective}" if definition.objective != DEFAULT_OBJECTIVE else ""
-    seeds = f"{len(definition.seeds)} seed{'s' * (len(definition.seeds) != 1)}"
-    # The other precision goes without saying only where the search has the same.
-    final = f" in {definition.precision}" if searched else ""
     # One file need not have a space for all of them.
-    space = f" of {one.space.path.name}" if options.space else ""
-    session.view.say(f"sweep {definition.id}: {trials}{space}{searched}{halving}{objective}, then {seeds}{final}")
+    session.view.say(definition.announcement(one.space.path.name if options.space else ""))
     sweep = SearchedSweep(
         definition,
         one.cell.workload,

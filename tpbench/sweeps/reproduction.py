@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tpbench.engine import TpbenchError, get_method, method_source
 from tpbench.engine.protocol import precision_problem
@@ -24,7 +23,7 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, View
-from tpbench.workloads import get_workload, load_problem, obtain
+from tpbench.workloads import get_workload, load_problem
 from tpbench.workloads.benchmark import measure
 
 # A cell is split over so large a part of the workers: about two others train beside it.
@@ -88,12 +87,11 @@ def plan(
     """
     known, planned = table_methods(table), []
     left: dict[tuple[str, str], list[str]] = defaultdict(list)
-    data = Path(settings.data) if settings.data else None
     for name in workloads or PAPER_WORKLOADS:
         rules = [method for method in methods or known if method not in get_workload(name).excluded_methods]
         try:
             # Once per data set: a download that failed would fail again for the next method.
-            obtain(get_workload(name), data, offline=settings.offline)
+            settings.obtain(get_workload(name))
         except TpbenchError as error:
             left[name, str(error)] += rules
             continue
@@ -199,7 +197,7 @@ def _sweep(cell: PlannedCell, place: int, session: Session) -> QueuedSweep:
     It is split by its seeds and the workers alone, so that an interrupted one continues from its checkpoints.
     """
     workload, settings, resources = cell.cell.workload, session.settings, session.resources
-    _, dataset = load_problem(workload, Path(settings.data) if settings.data else None)
+    _, dataset = load_problem(workload, settings.data_folder)
     runs = plan_seeds(
         workload,
         cell.cell.method,

@@ -239,7 +239,7 @@ def for_workers(settings: PackSettings) -> PackSettings:
     return replace(settings, results=absolute(settings.results), data=data)
 
 
-def on_device(settings: PackSettings, resources: Resources, search_precision: str | None = None) -> PackSettings:
+def on_device(settings: PackSettings, resources: Resources, searched_in: str | None = None) -> PackSettings:
     """Return the settings with the device that the packs get.
 
     Nodes of a cluster check the precisions themselves (:func:`tpbench.sweeps.nodes.missing`).
@@ -249,8 +249,8 @@ def on_device(settings: PackSettings, resources: Resources, search_precision: st
     """
     device, here = "cuda" if resources.gpus else "cpu", not resources.address
     check_device_precision(settings.precision, device, here=here)
-    if search_precision:
-        check_device_precision(search_precision, device, "search precision", here=here)
+    if searched_in:
+        check_device_precision(searched_in, device, "search precision", here=here)
     return replace(settings, device=device)
 
 
@@ -260,7 +260,7 @@ def training_session(
     settings: PackSettings,
     resources: Resources,
     *,
-    search_precision: str | None = None,
+    searched_in: str | None = None,
     progress: bool = True,
 ) -> Iterator[Session]:
     """Set up the surroundings of a command that trains through the queue, and take them down at the end.
@@ -272,7 +272,7 @@ def training_session(
         folders: of the sweeps.
         settings: with absolute paths (:func:`for_workers`).
         resources: as they were asked for.
-        search_precision: of the searches, where it is another one.
+        searched_in: precision of the searches, if there are any.
         progress: whether anything is shown.
 
     Raises:
@@ -295,4 +295,4 @@ def training_session(
             if warning := environment_warning(settings.track):
                 view.say(f"{WARNING}{warning}")
             resources = cluster_resources(resources)
-        yield Session(view, on_device(settings, resources, search_precision), resources, folders[0])
+        yield Session(view, on_device(settings, resources, searched_in), resources, folders[0])

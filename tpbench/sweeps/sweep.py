@@ -11,9 +11,8 @@ from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
 from tpbench.results import RunRecord
-from tpbench.results.networks import has_network
-from tpbench.search.definition import SELECTION_SEED, SweepDefinition, SweepFolder
-from tpbench.search.halving import Bracket
+from tpbench.search.brackets import Bracket
+from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, PackedSearch
 from tpbench.search.spaces import SearchSpace
@@ -155,8 +154,8 @@ class FinalRuns:
     def __init__(self, plan: PackPlan, settings: PackSettings, parts: int) -> None:
         self.plan, self.settings = plan, settings
         self.packs: dict[str, QueuedPack] = {}
-        store, count = settings.store, len(plan.seeds)
-        known = [r and (not settings.keep_networks or has_network(store, r)) for r in self.records()]
+        count = len(plan.seeds)
+        known = [record and not settings.missing_networks([record]) for record in self.records()]
         for part in range(parts):
             chosen = slice(part * count // parts, (part + 1) * count // parts)
             if not all(known[chosen]):
@@ -414,7 +413,7 @@ class SearchedSweep(QueuedSweep):
         )
         self.definition, self.workload, self.space = definition, workload, space
         # The final runs keep the precision of the sweep, so none of them is a run of such a search.
-        self.search_settings = replace(self.settings, precision=definition.searched_in, keep_networks=False)
+        self.search_settings = self.settings.for_search(definition.searched_in)
         self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
         self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
         self.search = PackedSearch(
@@ -475,19 +474,8 @@ class SearchedSweep(QueuedSweep):
 
     def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> QueuedPack:
         d = self.definition
-        plan = PackPlan(
-            self.workload,
-            d.method,
-            tuple({**s, **self.constants} for s in suggestions),
-            (SELECTION_SEED,) * len(suggestions),
-            d.epochs,
-            prune=True,
-            objective=d.objective,
-            found=d.found("search"),
-            fingerprint=d.fingerprint,
-        )
-        bracket = Bracket(d.epochs, d.halving, d.objective) if d.halving else None
-        return QueuedPack(str(number), plan, self.search_settings, bracket)
+        plan = d.search_plan(self.workload, [{**s, **self.constants} for s in suggestions])
+        return QueuedPack(str(number), plan, self.search_settings, d.bracket)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         searching = self.final is None

@@ -20,7 +20,7 @@ from tpbench.results.store import write_atomically
 from tpbench.training.pack import is_out_of_memory
 from tpbench.training.plan import PackSettings, define_runs, plan_seeds
 from tpbench.training.progress import WARNING, Display
-from tpbench.workloads import Workload, load_problem, obtain
+from tpbench.workloads import Workload, load_problem
 
 
 def _plain(values: Tensor) -> Any:
@@ -75,9 +75,8 @@ def record_alignment(
     store = RunStore(location(settings.results))
     # The record is written at the end: a folder that cannot take it should show now.
     store.require_writable()
-    data = Path(settings.data) if settings.data else None
-    obtain(workload, data, offline=settings.offline)
-    problem, dataset = load_problem(workload, data)
+    settings.obtain(workload)
+    problem, dataset = load_problem(workload, settings.data_folder)
     trainer = Trainer(
         get_method(method),
         problem,

@@ -92,7 +92,7 @@ class PackJob:
         self.parts = max(1, min(parts, len(plan.seeds)))
         """How many parts the members are trained in, one after the other; more where memory does not suffice."""
         self.store = settings.store
-        self.problem, self.dataset = load_problem(plan.workload, Path(settings.data) if settings.data else None)
+        self.problem, self.dataset = load_problem(plan.workload, settings.data_folder)
         if plan.fingerprint and plan.fingerprint != self.dataset.fingerprint:
             raise TpbenchError(
                 f"the data of {plan.workload.name} are not the same here as where the work began (fingerprints "
@@ -149,7 +149,7 @@ class PackJob:
         for member, epoch in stopped.items():
             histories[member] = _cut(histories[member], epoch)
         return [
-            outcome_of(self._stored_id(definition), history, self.plan.objective)
+            outcome_of(self._stored_id(definition), history, self.plan.curve)
             for definition, history in zip(self.definitions, histories, strict=True)
         ]
 

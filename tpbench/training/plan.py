@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tpbench.engine import MemberHistory, TpbenchError, UsageError, check_device_precision, method_source
@@ -41,7 +42,7 @@ class PackPlan:
     seeds: tuple[int, ...]
     epochs: int
     prune: bool = False
-    objective: str = DEFAULT_OBJECTIVE
+    curve: str = DEFAULT_OBJECTIVE
     """The curve whose lowest value a search minimises."""
     found: Mapping[str, Any] = field(default_factory=dict)
     """The search behind the configurations (:mod:`tpbench.results.runs`); in the runs' files, not in their ids."""
@@ -148,6 +149,25 @@ class PackSettings:
         }
         return cls(**{**shared, **chosen_here})
 
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of the data sets; None: the default one."""
+        return Path(self.data) if self.data else None
+
+    def obtain(self, workload: Workload) -> None:
+        """Download a workload's data set if it is missing, unless nothing may be downloaded.
+
+        Raises:
+            TpbenchError: the download failed.
+        """
+        from tpbench.workloads import obtain
+
+        obtain(workload, self.data_folder, offline=self.offline)
+
+    def for_search(self, precision: str) -> PackSettings:
+        """Return the settings of a search's packs, which keep no networks."""
+        return replace(self, precision=precision, keep_networks=False)
+
     def require_writable(self) -> None:
         """Check that the store can take what is asked for.
 
@@ -174,7 +194,7 @@ class PackSettings:
 
 
 class StopRule(Protocol):
-    """A rule that stops members of a pack early, such as :class:`tpbench.search.halving.Bracket`."""
+    """A rule that stops members of a pack early, such as :class:`tpbench.search.brackets.Bracket`."""
 
     @property
     def name(self) -> str:
@@ -237,31 +257,31 @@ class Outcome:
     test_error: float | None
     """The error at the selected epoch, from 0 to 1; None: no epoch was selected."""
     value: float | None = None
-    """The lowest value of the objective, where that is not the validation error."""
+    """The lowest value of the curve that the search minimises, where that is not the validation error."""
     epochs: int | None = None
     """Joint epochs trained; None in the journals of older versions."""
 
     @property
-    def objective(self) -> float:
-        """The number that the search minimises; for a run that diverged, 1 or (other objectives) infinite."""
+    def score(self) -> float:
+        """The number that the search minimises; for a run that diverged, 1 or (other curves) infinite."""
         if self.value is None:
             return WORST_ERROR if self.status == "diverged" else self.validation_error
         return math.inf if self.status == "diverged" else self.value
 
 
-def outcome_of(run_id: str, history: MemberHistory, objective: str = DEFAULT_OBJECTIVE) -> Outcome:
+def outcome_of(run_id: str, history: MemberHistory, curve: str = DEFAULT_OBJECTIVE) -> Outcome:
     """Return the outcome of a member's training.
 
     Args:
         run_id: of its run.
         history: its curves and status.
-        objective: the curve whose lowest value the search minimises.
+        curve: the one whose lowest value the search minimises.
     """
     error = history.at_selected("validation_error")
     value = None
-    if objective != DEFAULT_OBJECTIVE:
+    if curve != DEFAULT_OBJECTIVE:
         # A run without any epoch diverged, and its value counts as infinite.
-        value = min(history.curves.get(objective, []), default=0.0)
+        value = min(history.curves.get(curve, []), default=0.0)
     return Outcome(
         run_id,
         history.status,

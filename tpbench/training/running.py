@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.results import RunRecord
@@ -18,7 +17,6 @@ from tpbench.training.plan import PackPlan, PackSettings, format_missing_network
 from tpbench.training.processes import PackProgress, pack_into_memory, train_side_by_side
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.tracking import prepare_trackers
-from tpbench.workloads import obtain
 from tpbench.workloads.memory import free_memory
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def run_seeds(
         UsageError, TpbenchError: as :class:`tpbench.training.pack.PackJob` raises them.
     """
     epochs = epochs or cell.workload.epochs
-    obtain(cell.workload, Path(settings.data) if settings.data else None, offline=settings.offline)
+    settings.obtain(cell.workload)
     plan = plan_seeds(cell.workload, cell.method, configuration, seeds, epochs, search_info)
     job = PackJob(plan, settings)
     with interruptible(settings.command), Display(progress=progress) as view:

@@ -26,13 +26,13 @@ class Bracket:
     epochs: int
     """Joint epochs of those that reach the end."""
     factor: int
-    objective: str
-    """The curve whose lowest value so far is compared."""
+    curve: str
+    """The one whose lowest value so far is compared."""
 
     @property
     def name(self) -> str:
         """Name of the rule, for the pack's checkpoint."""
-        return f"halving {self.factor} {self.objective}"
+        return f"halving {self.factor} {self.curve}"
 
     @property
     def rungs(self) -> list[int]:
@@ -54,7 +54,7 @@ class Bracket:
             if rung > epoch:
                 break
             racing = [m for m, history in enumerate(histories) if m not in out and history.epochs >= rung]
-            racing.sort(key=lambda m: (min(histories[m].curves[self.objective][:rung]), m))
+            racing.sort(key=lambda m: (min(histories[m].curves[self.curve][:rung]), m))
             count = max(1, round(len(histories) / self.factor**number))
             out |= dict.fromkeys(racing[count:], rung)
         return out

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpbench.engine import MemberHistory
-from tpbench.search.halving import Bracket, pack_floor, rung_epochs
+from tpbench.search.brackets import Bracket, pack_floor, rung_epochs
 
 
 def history(*errors: float, status: str = "finished") -> MemberHistory:
