@@ -135,7 +135,7 @@ def test_progress_shows_no_name_that_acts(capsys: pytest.CaptureFixture[str]) ->
     notebook = NotebookView()
     notebook.lines.append("")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notebook, "_show", lambda due: None)
+        patch.setattr(notebook, "_write", lambda: None)
         notebook.start(ACTS, 4)
         notebook.end(ACTS)
         notebook.say(ACTS)
