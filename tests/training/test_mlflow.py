@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import stat
 import tempfile
+import threading
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     plan = PackPlan(WORKLOADS["digits"], "bp", ({**PARAMETERS, "lr": 1e-9}, PARAMETERS), (0, 0), 8, prune=True)
     settings = PackSettings(str(results), checkpoint_every=2, track=(f"mlflow:sqlite:///{results}/mlflow.db",))
     with pytest.MonkeyPatch.context() as patch:
-        for limit in ("_INTERRUPTION_LIMIT", "_IDLE_LIMIT"):  # a busy machine is no failure
+        for limit in ("_INTERRUPTION_LIMIT", "_LIMIT"):  # a busy machine is no failure
             patch.setattr(tracking, limit, 200.0)
         with pytest.raises(InterruptedTrainingError):
             PackJob(plan, settings).run(interrupt_at(7))
@@ -159,18 +160,16 @@ def test_a_command_continues_what_is_there(copied: Experiment, tmp_path: Path, t
     assert all(len(copied.steps(run, "selected_test_error")) == 1 for run in runs)
 
 
-def test_a_locked_database_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_RETRY_DELAYS", (0.0, 0.0))
-    answers = iter([OSError("database is locked"), OSError("database is locked"), None, OSError("disk full")])
-
-    def call(result: str) -> str:
-        if error := next(answers):
-            raise error
-        return result
-
-    assert adapter.retry_locked(call, "done") == "done"
-    with pytest.raises(OSError, match="disk full"):
-        adapter.retry_locked(call, "done")
+def test_a_locked_database_is_waited_for(copied: Experiment, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "results")
+    store.publish(record("dtp", 1))
+    other = sqlite3.connect(tmp_path / "results" / "mlflow.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+    timer.start()
+    assert track_store(store, resolve_targets(["mlflow"], str(tmp_path / "results"))) == (1, 1)
+    timer.join()
+    other.close()
 
 
 def test_a_server_that_is_gone_is_noticed_at_once() -> None:
@@ -184,21 +183,13 @@ def test_a_server_that_is_gone_is_noticed_at_once() -> None:
 def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "_LOCK_TIMEOUT", 0.0)
     monkeypatch.setattr(adapter, "MlflowClient", lambda **_: pytest.fail("MLflow tries for minutes"))
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "text.db").write_text("no database " * 100)
-    for name, message in (
-        ("folder.db", "unable to open"),
-        ("text.db", "not a database"),
-        ("text.db/x.db", "exists|Not a"),
-    ):
-        with pytest.raises((OSError, sqlite3.Error), match=message):
+    for name in ("folder.db", "text.db", "text.db/x.db"):
+        with pytest.raises((OSError, sqlite3.Error)):
             adapter.MlflowRuns(f"sqlite:///{tmp_path}/{name}")
     adapter.require_file(tmp_path / "new" / "a.db")
-    with closing(sqlite3.connect(tmp_path / "new" / "a.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        adapter.require_file(tmp_path / "new" / "a.db")
 
 
 # Places
@@ -280,7 +271,7 @@ def test_a_database_that_may_only_be_read_is_told_so() -> None:
         path.chmod(0o644)
         os.seteuid(12345)
         try:
-            with pytest.raises(sqlite3.OperationalError, match=r"readonly|unable"):
+            with pytest.raises(PermissionError):
                 adapter.require_file(path)
         finally:
             os.seteuid(0)

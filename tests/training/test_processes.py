@@ -140,7 +140,7 @@ def test_parts_train_side_by_side_and_one_that_fails_stops_no_other(
     with pytest.raises(TpbenchError, match="mnist"):
         processes.train_side_by_side(parts, settings, progress.__setitem__)
     assert not list(tmp_path.glob("ran-*"))
-    assert progress == {0: processes.PackProgress(3, 3, progress[0].best)}
+    assert progress == {0: processes.PackProgress(3, 3, progress[0].best_validation_error)}
     alone = PackSettings(str(tmp_path / "alone"), keep_networks=True)
     PackJob(parts[0], alone).run()
     trained, expected = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -261,8 +262,7 @@ class StopsTheSecond:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no failure."""
     monkeypatch.setattr(tracking, "_INTERRUPTION_LIMIT", 200.0)
-    monkeypatch.setattr(tracking, "_IDLE_LIMIT", 200.0)
-    monkeypatch.setattr(tracking, "_OPENING_LIMIT", 200.0)
+    monkeypatch.setattr(tracking, "_LIMIT", 200.0)
 
 
 def interrupt_at(epoch: int) -> Callable[[EpochReport], None]:
@@ -426,7 +426,7 @@ def test_a_full_disk_is_one_warning_and_leaves_no_temporary_files(
 def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
     monkeypatch.setattr(tracking, "open_tracker", lambda target: never.wait(250))
-    monkeypatch.setattr(tracking, "_IDLE_LIMIT", 0.3)
+    monkeypatch.setattr(tracking, "_LIMIT", 0.3)
     warnings: list[str] = []
     settings = PackSettings(str(tmp_path), track=("mlflow:http://host",))
     PackJob(digits_plan("bp"), settings).run(lambda report: warnings.extend(report.warnings))
@@ -438,24 +438,17 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
 
 def test_trackers_that_hang_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also before the first training."""
-    never, starts, said = threading.Event(), [], []
+    never, said = threading.Event(), []
     monkeypatch.setattr(tracking, "open_tracker", lambda target: never.wait(250))
-    monkeypatch.setattr(tracking, "import_tracker", lambda target: None)
-    monkeypatch.setattr(tracking, "_OPENING_LIMIT", 0.1)
-    monkeypatch.setattr(tracking, "_INTERRUPTION_LIMIT", 0.1)
-    join = tracking.AsyncWriter.join
-
-    def recorded(self: tracking.AsyncWriter, since: float, *limits: float) -> None:
-        starts.append(since)
-        join(self, since, *limits)
-
-    monkeypatch.setattr(tracking.AsyncWriter, "join", recorded)
-    targets = ["mlflow:http://a", "mlflow:http://b"]
+    monkeypatch.setattr(tracking, "_LIMIT", 2.0)
+    monkeypatch.setattr(tracking, "_INTERRUPTION_LIMIT", 2.0)
+    targets = [f"mlflow:http://{host}" for host in "abcdef"]
+    begun = time.monotonic()
     assert prepare_trackers(targets, said.append) == ()
     with PackTracking(targets, []) as trackers:
         pass
-    assert (len(said), len(trackers.warnings()), trackers.warnings()) == (2, 2, ())
-    assert (len(starts), len(set(starts)), starts[0] == starts[1]) == (4, 2, True)
+    assert time.monotonic() - begun < 12  # one after the other: 24
+    assert (len(said), len(trackers.warnings()), trackers.warnings()) == (6, 6, ())
     never.set()
 
 

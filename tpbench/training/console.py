@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -79,11 +79,9 @@ _PROCESS_LOCK = threading.RLock()
 _NO_STREAM = (ValueError, AttributeError)
 
 
-@contextmanager
-def process_lock() -> Iterator[None]:
+def process_lock() -> AbstractContextManager[object]:
     """Keep other threads from redirecting the output and from using a local Ray; a second thread waits."""
-    with _PROCESS_LOCK:
-        yield
+    return _PROCESS_LOCK
 
 
 class OriginalOutput:
@@ -102,9 +100,6 @@ class OriginalOutput:
         with suppress(*_NO_STREAM):
             self._target().write(text)
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        self.write("".join(lines))
 
     def flush(self) -> None:
         with suppress(*_NO_STREAM):

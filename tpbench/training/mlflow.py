@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from socket import gaierror
-from typing import Any, ParamSpec, TypeVar
-from urllib.error import HTTPError, URLError
+from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 from mlflow import MlflowClient
@@ -20,34 +19,15 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
-from tpbench.engine import CURVES, MemberHistory, TpbenchError, UsageError
+from tpbench.engine import CURVES, MemberHistory, UsageError
 from tpbench.training.console import log_level
 from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, selected_metrics
 
 EXPERIMENT = "tpbench"
 # Whole epochs within the thousand metrics that MLflow takes in one request, so that no epoch is there in part.
 _EPOCHS_PER_BATCH = 900 // len(CURVES)
-# Seconds before each further try of a call to a database that another process has locked.
-_RETRY_DELAYS = (0.1, 0.3, 1.0, 2.0, 4.0)
-# Seconds that a server may take to answer at all.
-_SERVER_TIMEOUT = 15.0
-# Seconds to wait for an SQLite file that another process has locked.
-_LOCK_TIMEOUT = 1.0
-
-P = ParamSpec("P")
-Returned = TypeVar("Returned")
-
-
-def retry_locked(function: Callable[P, Returned], *args: P.args, **kwargs: P.kwargs) -> Returned:
-    """Call a function, again a little later while another process has locked the SQLite file."""
-    for delay in _RETRY_DELAYS:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:  # MLflow wraps SQLAlchemy's, in some places
-            if "locked" not in str(error):
-                raise
-        time.sleep(delay)
-    return function(*args, **kwargs)
+# Seconds that a server may take to answer at all, and another process to unlock an SQLite file.
+_TIMEOUT = 15.0
 
 
 def require_server(uri: str) -> None:
@@ -56,37 +36,25 @@ def require_server(uri: str) -> None:
     Raises:
         OSError: nothing answers. Other faults of the server are left to MLflow's own messages.
     """
-    if not uri.startswith(("http://", "https://")):
-        return
     try:
-        urlopen(f"{uri.rstrip('/')}/health", timeout=_SERVER_TIMEOUT).close()
-    except HTTPError:
-        return
+        if uri.startswith(("http://", "https://")):
+            urlopen(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT).close()
     except URLError as error:
         if isinstance(error.reason, (ConnectionError, TimeoutError, gaierror)):
             raise error.reason from None
 
 
 def require_file(path: Path) -> None:
-    """Check that an SQLite file can be opened and written, because MLflow itself would try again for minutes.
+    """Check that an SQLite file can be opened and written, because MLflow itself would try again for a minute.
 
     Raises:
-        OSError, sqlite3.Error: it cannot. A file that another process has locked for the moment passes.
+        OSError, sqlite3.Error: it cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # SQLite would make a file that the group cannot write, whatever the umask.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-    with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            # The first statement that a read-only file refuses.
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            connection.execute(f"PRAGMA user_version = {int(version)}")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise type(error)(f"{path}: {error}") from error
+    path.touch()
+    with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:
+        connection.execute("PRAGMA schema_version")
 
 
 def database_uri(target: Target) -> str:
@@ -126,37 +94,24 @@ class MlflowRuns(Tracker):
             self.experiment = self._open_experiment(artifacts)
         self.runs: dict[str, Run] = {}
         """MLflow's run of each that has begun, as it was then, by tpbench's id."""
-        self._parameters: dict[str, list[Param]] = {}
-        """Hyperparameters that go with a run's first batch."""
         self._statuses: dict[str, str] | None = None
 
     def _open_experiment(self, artifacts: str | None) -> str:
         """Return the experiment's id; it is made or restored if need be."""
-        experiment = retry_locked(self.client.get_experiment_by_name, EXPERIMENT)
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             try:
-                return str(retry_locked(self.client.create_experiment, EXPERIMENT, artifacts))
+                return str(self.client.create_experiment(EXPERIMENT, artifacts))
             except MlflowException:
                 # Another process may have made it at the same moment.
                 experiment = self.client.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
-            self._restore(experiment.experiment_id)
+            # MLflow keeps its name until 'mlflow gc'.
+            self.client.restore_experiment(experiment.experiment_id)
+            self.notes.append(f"MLflow's experiment '{EXPERIMENT}' had been deleted; it was restored")
         return str(experiment.experiment_id)
-
-    def _restore(self, experiment: str) -> None:
-        """Restore a deleted experiment: MLflow keeps its name until then, or until ``mlflow gc``."""
-        try:
-            retry_locked(self.client.restore_experiment, experiment)
-        except Exception:
-            # Another process was faster, or the server does not permit it.
-            if self.client.get_experiment(experiment).lifecycle_stage == "deleted":
-                raise TpbenchError(
-                    f"the experiment '{EXPERIMENT}' was deleted there: 'mlflow experiments restore -x {experiment}' "
-                    "brings it back, 'mlflow gc' removes it for good, and then it is made anew"
-                ) from None
-        self.notes.append(f"MLflow's experiment '{EXPERIMENT}' had been deleted; it was restored")
 
     def has(self, member: Member, status: str) -> bool:
         """Return whether the run is there to its end, with this status."""
@@ -168,7 +123,7 @@ class MlflowRuns(Tracker):
         """Return the status of every run of the experiment by tpbench's id."""
         statuses, page = {}, None
         while page != "":
-            runs = retry_locked(self.client.search_runs, [self.experiment], page_token=page)
+            runs = self.client.search_runs([self.experiment], page_token=page)
             for run in runs:
                 statuses[run.data.tags.get("tpbench.run", "")] = run.data.tags.get("tpbench.status", "")
             page = runs.token or ""
@@ -177,22 +132,19 @@ class MlflowRuns(Tracker):
     def begin(self, member: Member) -> int:
         """Begin the run, or continue MLflow's run of it; returns how many epochs are there."""
         tag = f"tags.`tpbench.run` = '{member.run}'"
-        matching = retry_locked(self.client.search_runs, [self.experiment], tag, max_results=1)
+        matching = self.client.search_runs([self.experiment], tag, max_results=1)
         if matching:
             run = matching[0]
             if run.info.status != "RUNNING":
-                retry_locked(self.client.update_run, run.info.run_id, status="RUNNING")
-                retry_locked(self.client.set_tag, run.info.run_id, "tpbench.status", "training")
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                self.client.set_tag(run.info.run_id, "tpbench.status", "training")
         else:
             tags = {f"tpbench.{name}": value for name, value in {**member.tags, "status": "training"}.items()}
-            run = retry_locked(
-                self.client.create_run, self.experiment, start_time=_now(), tags=tags, run_name=member.name
-            )
+            run = self.client.create_run(self.experiment, start_time=_now(), tags=tags, run_name=member.name)
         self.runs[member.run] = run
-        # Also of a run that is continued: it may have been killed before its first batch.
-        self._parameters[member.run] = [
-            Param(name, _format_number(value)) for name, value in member.hyperparameters.items()
-        ]
+        # Also of a run that is continued: it may have been killed before.
+        parameters = [Param(name, _format_number(value)) for name, value in member.hyperparameters.items()]
+        self.client.log_batch(run.info.run_id, params=parameters)
         return self._count_epochs(run)
 
     def _count_epochs(self, run: Run) -> int:
@@ -215,20 +167,17 @@ class MlflowRuns(Tracker):
             f"selected_{name}": value for name, value in metrics.items() if known.get(f"selected_{name}") != value
         }
         last = [*epochs[-1:], (int(metrics.get("epoch", 0)), selected)]
-        self._log_batch(member, _metrics(last), {"tpbench.status": history.status})
+        self._log_batch(member, _metrics(last), [RunTag("tpbench.status", history.status)])
         run = self.runs.pop(member.run).info.run_id
-        retry_locked(self.client.set_terminated, run, "FAILED" if history.status == "diverged" else "FINISHED")
+        self.client.set_terminated(run, "FAILED" if history.status == "diverged" else "FINISHED")
 
     def close(self) -> None:
         """Mark runs that have not ended as interrupted."""
         for run in self.runs.values():
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _log_batch(self, member: Member, metrics: list[Any], tags: Mapping[str, str] | None = None) -> None:
-        run, parameters = self.runs[member.run].info.run_id, self._parameters.get(member.run, [])
-        entities = [RunTag(name, value) for name, value in (tags or {}).items()]
-        retry_locked(self.client.log_batch, run, metrics, parameters, entities, synchronous=True)
-        self._parameters.pop(member.run, None)
+    def _log_batch(self, member: Member, metrics: list[Any], tags: Sequence[RunTag] = ()) -> None:
+        self.client.log_batch(self.runs[member.run].info.run_id, metrics, tags=tags, synchronous=True)
 
 
 def _now() -> int:

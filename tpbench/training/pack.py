@@ -211,7 +211,7 @@ class PackJob:
             if on_epoch:
                 on_epoch(replace(epoch, done=sum(done.values()), total=self.parts * epoch.total))
 
-        running, decided = dict(enumerate(self._slices(self.parts))), 0
+        running, decided = dict(enumerate(self.plan.slices(self.parts))), 0
         for rung in [*(self.stop_rule.rungs if self.stop_rule else ()), None]:
             for number, part in list(running.items()):
                 job = self._part(part, histories, decided)
@@ -224,10 +224,6 @@ class PackJob:
             decided = rung or decided
         return {d.id: histories[k] for k, d in enumerate(self.definitions)}
 
-    def _slices(self, parts: int) -> list[slice]:
-        count = len(self.definitions)
-        return [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
-
     def _part(self, part: slice, histories: list[MemberHistory], decided: int = 0) -> PackJob:
         """Return the job of some members, in the order of the pack.
 
@@ -236,8 +232,9 @@ class PackJob:
             histories: of all members, as far as they are known.
             decided: joint epochs that all parts have done.
         """
-        plan = replace(self.plan, configurations=self.plan.configurations[part], seeds=self.plan.seeds[part])
-        return self.with_plan(plan, PartStopRule(self.stop_rule, part, histories, decided) if self.stop_rule else None)
+        return self.with_plan(
+            self.plan.part(part), PartStopRule(self.stop_rule, part, histories, decided) if self.stop_rule else None
+        )
 
     def _remove_checkpoints_of_larger_parts(self, histories: list[MemberHistory]) -> None:
         """Remove what was begun with more members at once: it cannot be continued."""
@@ -246,8 +243,8 @@ class PackJob:
             return
         parts = 2
         while parts < self.parts:
-            for part in self._slices(parts):
-                if part not in self._slices(self.parts):
+            for part in self.plan.slices(parts):
+                if part not in self.plan.slices(self.parts):
                     self._part(part, histories).checkpoint_path.unlink(missing_ok=True)
             parts *= 2
 

@@ -49,6 +49,15 @@ class PackPlan:
     fingerprint: str = ""
     """The fingerprint of the data that another process began with; empty: any data will do."""
 
+    def part(self, members: slice) -> PackPlan:
+        """Return the plan of some of the members."""
+        return replace(self, seeds=self.seeds[members], configurations=self.configurations[members])
+
+    def slices(self, parts: int) -> list[slice]:
+        """Return the members of each of several parts, which are as equal as can be."""
+        count = len(self.seeds)
+        return [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
+
     def plain(self) -> dict[str, Any]:
         """Return the plan as plain data, which may become JSON."""
         return {**asdict(self), "workload": self.workload.plain()}

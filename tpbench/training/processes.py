@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class PackProgress:
     """Epochs of any kind."""
     total: int
     """Epochs of any kind."""
-    best: float | None
+    best_validation_error: float | None
     """The lowest validation error so far, from 0 to 1; None: not known."""
     warnings: tuple[str, ...] = ()
 
@@ -55,16 +55,10 @@ def _split_over_cores(job: PackJob) -> list[slice]:
     Two processes of one thread train more members per second than one of two threads. All seeds of the plan decide how
     it is split, not those that are missing, so that the same command makes the same parts again.
     """
-    count = len(job.plan.seeds)
-    parts = min(torch.get_num_threads(), count)
+    parts = min(torch.get_num_threads(), len(job.plan.seeds))
     if parts < 2 or job.settings.device != "cpu" or _estimate_seconds(job) < _MIN_SECONDS:
-        return [slice(0, count)]
-    slices = [slice(k * count // parts, (k + 1) * count // parts) for k in range(parts)]
-    return [members for members in slices if _missing(job, members)]
-
-
-def _part(job: PackJob, members: slice) -> PackPlan:
-    return replace(job.plan, seeds=job.plan.seeds[members], configurations=job.plan.configurations[members])
+        return job.plan.slices(1)
+    return [members for members in job.plan.slices(parts) if _missing(job, members)]
 
 
 def _missing(job: PackJob, members: slice) -> int:
@@ -112,7 +106,7 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
         at_once -= 1
     room = int((free / at_once - overhead(at_once)) / member)
     halves = [half for members in parts for half in _halves(job, members, room)]
-    plans = [_part(job, members) for members in halves]
+    plans = [job.plan.part(members) for members in halves]
     if halves == parts and at_once == len(parts):
         return Packing(plans, at_once)
     wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
@@ -280,7 +274,7 @@ def train_for_parent(task: Mapping[str, Any]) -> None:
     def report(epoch: EpochReport) -> None:
         if os.getppid() != task["parent"]:
             raise SystemExit(1)
-        send(done=epoch.done, total=epoch.total, best=epoch.best_validation_error, warnings=epoch.warnings)
+        send(**{field.name: getattr(epoch, field.name) for field in fields(PackProgress)})
 
     try:
         PackJob(PackPlan.from_plain(task["plan"]), PackSettings(**task["settings"])).run(report)

@@ -123,7 +123,7 @@ class _ProgressSum:
     def __init__(self, view: View, epochs: int, parts: int, at_once: int) -> None:
         self.view, self.epochs, self.parts, self.at_once = view, epochs, parts, at_once
         self.started = False
-        self._progress: dict[int, PackProgress] = {}
+        self._progress: dict[int, PackProgress | EpochReport] = {}
         self._best: dict[int, float] = {}
         self._warnings: set[str] = set()
 
@@ -132,11 +132,7 @@ class _ProgressSum:
         self.started = True
         self.view.start("epochs", self.epochs, done)
 
-    def update_epoch(self, number: int, epoch: EpochReport) -> None:
-        """Show an epoch of a part that trains in this process."""
-        self.update(number, PackProgress(epoch.done, epoch.total, epoch.best_validation_error, epoch.warnings))
-
-    def update(self, number: int, progress: PackProgress, *, first: int = 0) -> None:
+    def update(self, number: int, progress: PackProgress | EpochReport, *, first: int = 0) -> None:
         """Show the progress of one part; a warning is shown once, however many parts give it.
 
         Args:
@@ -150,8 +146,8 @@ class _ProgressSum:
                 self._warnings.add(warning)
                 self.view.say(f"{WARNING}{warning}")
         self._progress[number] = progress
-        if progress.best is not None:
-            self._best[number] = progress.best
+        if progress.best_validation_error is not None:
+            self._best[number] = progress.best_validation_error
         done = self.epochs * sum(part.done / part.total for part in self._progress.values()) / self.parts
         # Parts that continue from checkpoints have a common beginning once each has reported.
         if not self.started and len(self._progress) >= self.at_once:
@@ -173,6 +169,6 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
         total.start()
     for first in range(0, len(plans), at_once):
         if at_once == 1:
-            _job_of(job, plans[first], plans).run(partial(total.update_epoch, first))
+            _job_of(job, plans[first], plans).run(partial(total.update, first))
         else:
             train_side_by_side(plans[first : first + at_once], job.settings, partial(total.update, first=first))

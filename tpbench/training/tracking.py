@@ -5,15 +5,13 @@ Imports no tracker: the adapters are :mod:`tpbench.training.tensorboard` and :mo
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -23,6 +21,7 @@ from urllib.parse import unquote
 
 from tpbench import __version__
 from tpbench.engine import MemberHistory, TpbenchError, UsageError, unknown
+from tpbench.engine.errors import shorten
 from tpbench.engine.files import check_name, user_path
 from tpbench.results.location import absolute, file_of_url, is_url, location
 
@@ -400,28 +399,17 @@ class Tracker(ABC):
         """Close the place; runs that have not ended were interrupted."""
 
 
-def import_tracker(target: Target) -> Callable[[str], Tracker]:
-    """Import the library of a tracker and return the class that opens a place."""
+def open_tracker(target: Target) -> Tracker:
+    """Import the library of a target's tracker and open its place."""
     if target.tracker == "tensorboard":
         from tpbench.training.tensorboard import TensorBoardRuns
 
-        return TensorBoardRuns
+        return TensorBoardRuns(target.resolved)
     # MLflow reports its use to its makers unless this variable is set while it is imported.
-    name = "MLFLOW_DISABLE_TELEMETRY"
-    is_ours = name not in os.environ and "mlflow" not in sys.modules
-    if is_ours:
-        os.environ[name] = "true"
-    try:
-        from tpbench.training.mlflow import MlflowRuns
-    finally:
-        if is_ours:
-            os.environ.pop(name, None)
-    return MlflowRuns
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from tpbench.training.mlflow import MlflowRuns
 
-
-def open_tracker(target: Target) -> Tracker:
-    """Import the library of a target's tracker and open its place."""
-    return import_tracker(target)(target.resolved)
+    return MlflowRuns(target.resolved)
 
 
 # SQLAlchemy's first line where a later one holds the reason.
@@ -438,19 +426,18 @@ def format_reason(error: BaseException) -> str:
     # Addresses and ids of objects differ between runs.
     first = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{24,}\b", "...", without_secrets(lines[0] if lines else ""))
     reason = first if isinstance(error, TpbenchError) else ": ".join(filter(None, (type(error).__name__, first)))
-    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 3]}..."
+    return shorten(reason, _LONGEST_REASON)
 
 
 # Writing while others train
 
-# Seconds that the end of a pack waits for a tracker that logs nothing; that an interruption waits in all; and that
-# opening a tracker may take before the first training, where a database may be made.
-_IDLE_LIMIT, _INTERRUPTION_LIMIT, _OPENING_LIMIT = 60.0, 5.0, 20.0
+# Seconds without progress after which a tracker has failed: while it is opened or a pack ends, and at an interruption.
+_LIMIT, _INTERRUPTION_LIMIT = 60.0, 5.0
 # The largest part of the time that a tracker works while others train.
 _SHARE = 0.05
 
 
-class AsyncWriter:
+class AsyncWriter(threading.Thread):
     """One tracker that follows one pack in a thread, so that training neither waits for it nor ends with it.
 
     Opening a database, searching runs and closing files block in the libraries, for minutes where a server hangs.
@@ -458,94 +445,75 @@ class AsyncWriter:
     """
 
     def __init__(self, target: Target, members: Sequence[Member]) -> None:
-        self.target, self.members = target, list(members)
+        # A tracker that hangs must not keep the process alive.
+        super().__init__(name=f"tpbench-{target.tracker}", daemon=True)
+        self.target, self.members = target, members
         self.failure = ""
         """Why the tracker follows no longer; empty while it does."""
         self.notes: list[str] = []
         """Messages to the user about how the tracker was opened."""
-        self._changed = threading.Condition()
-        self._histories: list[MemberHistory] | None = None
-        """The newest histories, until they are written."""
-        self._closing = False
-        self._progress = 0.0
+        self.progress = 0.0
         """When something was logged last."""
-        # A tracker that hangs must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name=f"tpbench-{target.tracker}", daemon=True)
-        self._thread.start()
+        self._histories: Sequence[MemberHistory] = ()
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self.start()
+
+    @property
+    def warning(self) -> str:
+        """The failure in a sentence."""
+        return (
+            f"tracking to {self.target.displayed} failed ({self.failure}); training goes on without it, and "
+            "'tpbench results track' adds finished runs later"
+        )
 
     def update(self, histories: Sequence[MemberHistory]) -> None:
         """Log what is new in the histories, given in the order of the members, as soon as the tracker can."""
         # Training goes on to append to the lists.
-        copies = [MemberHistory({name: [*v] for name, v in h.curves.items()}, h.status) for h in histories]
-        with self._changed:
-            self._histories = copies
-            self._changed.notify()
+        self._histories = [MemberHistory({name: [*v] for name, v in h.curves.items()}, h.status) for h in histories]
+        self._changed.set()
 
     def request_close(self) -> None:
         """Ask the thread to write what it was given, and to end."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._closing.set()
+        self._changed.set()
 
-    def join(self, since: float, idle: float, total: float = math.inf) -> None:
-        """Wait for the end; a tracker that logs nothing for ``idle`` seconds, or needs more than ``total``, has failed.
-
-        Args:
-            since: the time from which both are counted, which is that of all trackers that are closed together.
-        """
-        while self._thread.is_alive() and not self.failure:
-            self._thread.join(0.2)
-            now = time.monotonic()
-            if self._thread.is_alive() and (now - max(self._progress, since) > idle or now - since > total):
-                self.failure = self.failure or f"no answer within {min(idle, total):g} s"
-
-    def _run(self) -> None:
-        with self._catch():
-            tracker = open_tracker(self.target)
+    def run(self) -> None:
+        """Open the tracker, log until it is to be closed, and close it; the first error is kept, whatever it is."""
+        with self._catch(), closing(open_tracker(self.target)) as tracker:
             self.notes = tracker.notes
-            try:
-                with self._catch():
-                    self._write(tracker)
-            finally:
-                tracker.close()
+            with self._catch():
+                self._write(tracker)
 
     @contextmanager
     def _catch(self) -> Iterator[None]:
-        """Keep the first error, whatever a library raises."""
         try:
             yield
         except Exception as error:
             self.failure = self.failure or format_reason(error)
 
     def _write(self, tracker: Tracker) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._histories is not None)
-                histories, self._histories, last = self._histories, None, self._closing
-            begun = time.monotonic()
-            for member, history in zip(self.members, histories or (), strict=bool(histories)):
+        last = False
+        while not last:
+            self._changed.wait()
+            self._changed.clear()
+            # Read before the histories, after which none come.
+            last, begun = self._closing.is_set(), time.monotonic()
+            for member, history in zip(self.members, self._histories, strict=False):
                 tracker.update(member, history)
-                self._progress = time.monotonic()
-            if last:
-                return
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing, (time.monotonic() - begun) * (1 / _SHARE - 1))
+                self.progress = time.monotonic()
+            self._closing.wait((time.monotonic() - begun) * (1 / _SHARE - 1))
 
 
-def _close(writers: Sequence[AsyncWriter], idle: float, total: float = math.inf) -> None:
-    """Close trackers together, so that several that hang are waited for once."""
+def _close(writers: Sequence[AsyncWriter], limit: float) -> None:
+    """Close trackers together; one that logs nothing for ``limit`` seconds has failed."""
     for writer in writers:
         writer.request_close()
-    since = time.monotonic()
+    begun = time.monotonic()
     for writer in writers:
-        writer.join(since, idle, total)
-
-
-def _format_warning(writer: AsyncWriter) -> str:
-    return (
-        f"tracking to {writer.target.displayed} failed ({writer.failure}); training goes on without it, and "
-        "'tpbench results track' adds finished runs later"
-    )
+        while writer.is_alive() and not writer.failure:
+            writer.join(0.2)
+            if writer.is_alive() and time.monotonic() - max(writer.progress, begun) > limit:
+                writer.failure = writer.failure or f"no answer within {limit:g} s"
 
 
 class PackTracking:
@@ -553,30 +521,28 @@ class PackTracking:
 
     def __init__(self, targets: Sequence[str], members: Sequence[Member]) -> None:
         self._writers = [AsyncWriter(Target.from_text(text), members) for text in targets]
-        self._reported: set[AsyncWriter] = set()
 
     def __enter__(self) -> PackTracking:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _close(self._writers, _IDLE_LIMIT, _INTERRUPTION_LIMIT)
+        _close(self._writers, _INTERRUPTION_LIMIT)
 
     def update(self, histories: Sequence[MemberHistory]) -> None:
         """Log what is new in the members' histories."""
         for writer in self._writers:
-            if not writer.failure:
-                writer.update(histories)
+            writer.update(histories)
 
     def finish(self, histories: Sequence[MemberHistory]) -> None:
         """Log the end of a training, and wait for trackers as long as they make progress."""
         self.update(histories)
-        _close(self._writers, _IDLE_LIMIT)
+        _close(self._writers, _LIMIT)
 
     def warnings(self) -> tuple[str, ...]:
         """Return a warning about each tracker that has failed since the last call."""
-        failed = [writer for writer in self._writers if writer.failure and writer not in self._reported]
-        self._reported |= set(failed)
-        return tuple(map(_format_warning, failed))
+        failed = [writer for writer in self._writers if writer.failure]
+        self._writers = [writer for writer in self._writers if writer not in failed]
+        return tuple(writer.warning for writer in failed)
 
 
 def prepare_trackers(targets: Sequence[str], say: Callable[[str], None]) -> tuple[str, ...]:
@@ -591,19 +557,14 @@ def prepare_trackers(targets: Sequence[str], say: Callable[[str], None]) -> tupl
     """
     from tpbench.training.progress import WARNING
 
-    parsed = [Target.from_text(text) for text in targets]
-    for target in parsed:
-        # Importing from a slow disk is no hanging tracker. Errors come again in the thread.
-        with suppress(Exception):
-            import_tracker(target)
-    writers = [AsyncWriter(target, []) for target in parsed]
-    _close(writers, _OPENING_LIMIT)
+    writers = [AsyncWriter(Target.from_text(text), ()) for text in targets]
+    _close(writers, _LIMIT)
     for writer in writers:
         if writer.failure:
-            say(f"{WARNING}{_format_warning(writer)}")
+            say(f"{WARNING}{writer.warning}")
         for note in writer.notes:
             say(note)
-    return tuple(text for text, writer in zip(targets, writers, strict=True) if not writer.failure)
+    return tuple(str(writer.target) for writer in writers if not writer.failure)
 
 
 # Runs of a store
@@ -622,39 +583,20 @@ def track_store(
     Raises:
         TpbenchError: a tracker failed; it keeps what it has.
     """
-    new = known = 0
-    with ExitStack() as stack:
-        trackers = [(target, stack.enter_context(_opened(target))) for target in map(Target.from_text, targets)]
-        for _, tracker in trackers:
-            for note in tracker.notes:
-                say(note)
-        for record in store.records():
-            member, history = Member.from_record(record), record.history
-            missing = 0
-            for target, tracker in trackers:
-                with _translate_errors(target):
-                    if not tracker.has(member, record.status):
-                        missing += 1
-                        tracker.update(member, history)
-            new, known = new + (missing > 0), known + (missing == 0)
-    return new, known
-
-
-@contextmanager
-def _opened(target: Target) -> Iterator[Tracker]:
-    with _translate_errors(target):
-        tracker = open_tracker(target)
-    try:
-        yield tracker
-    finally:
-        with _translate_errors(target):
-            tracker.close()
-
-
-@contextmanager
-def _translate_errors(target: Target) -> Iterator[None]:
-    """Turn whatever a tracker raises into one line."""
-    try:
-        yield
-    except Exception as error:
-        raise TpbenchError(f"tracking to {target.displayed} failed: {format_reason(error)}") from error
+    new: dict[str, bool] = {}
+    for target in map(Target.from_text, targets):
+        try:
+            with closing(open_tracker(target)) as tracker:
+                for note in tracker.notes:
+                    say(note)
+                for record in store.records():
+                    member = Member.from_record(record)
+                    missing = not tracker.has(member, record.status)
+                    if missing:
+                        tracker.update(member, record.history)
+                    new[member.run] = new.get(member.run, False) or missing
+        except TpbenchError:
+            raise
+        except Exception as error:
+            raise TpbenchError(f"tracking to {target.displayed} failed: {format_reason(error)}") from error
+    return sum(new.values()), len(new) - sum(new.values())

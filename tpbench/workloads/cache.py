@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Dataset:
     """A data set in memory, with the label and fingerprint that its results carry."""
 
     name: str
-    arrays: Arrays
+    arrays: Arrays = field(compare=False)
     fingerprint: str
     label: str
     """Empty for the exact data set; otherwise the kind of copy, such as ``JPEG copy``. The labels of copies of unknown

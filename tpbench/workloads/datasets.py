@@ -11,6 +11,7 @@ import tarfile
 import unicodedata
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -288,12 +289,8 @@ def md5(path: Path) -> str:
 
 def _idx_files(folder: Path) -> dict[str, Path]:
     """Return the four files by array, plain or as ``.gz``; empty if one is missing."""
-    files = {}
-    for array, name in _IDX.items():
-        for path in (folder / name, folder / f"{name}.gz"):
-            if is_regular_file(path):
-                files[array] = path
-                break
+    places = ((array, folder / f"{name}{ending}") for array, name in _IDX.items() for ending in (".gz", ""))
+    files = {array: path for array, path in places if is_regular_file(path)}
     return files if len(files) == len(_IDX) else {}
 
 
@@ -344,7 +341,7 @@ def _read_batches(spec: DatasetSpec, place: Path) -> Arrays:
             )
         try:
             batch = _BatchReader(io.BytesIO(content), encoding="latin1").load()
-            rows = np.asarray(batch["data"], np.uint8).reshape(-1, *_channels_first(spec.image_shape))
+            rows = np.asarray(batch["data"], np.uint8).reshape(-1, spec.image_shape[-1], *spec.image_shape[:-1])
             images.append(rows.transpose(0, 2, 3, 1))
             labels.append(np.asarray(batch["labels"], np.uint8))
         except Exception as error:  # an unpickler raises many kinds
@@ -355,10 +352,6 @@ def _read_batches(spec: DatasetSpec, place: Path) -> Arrays:
         "x_test": np.ascontiguousarray(images[-1]),
         "y_test": labels[-1],
     }
-
-
-def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[-1], *shape[:-1]
 
 
 def _batch_contents(spec: DatasetSpec, place: Path) -> list[bytes]:
@@ -372,10 +365,9 @@ def _batch_contents(spec: DatasetSpec, place: Path) -> list[bytes]:
     contents = []
     with tarfile.open(place) as tar:
         for name, _ in spec.batches:
-            try:
+            member = None
+            with suppress(KeyError):
                 member = tar.extractfile(f"{_BATCH_FOLDER}/{name}")
-            except KeyError:
-                member = None
             if member is None:
                 raise TpbenchError(f"{place}: holds no {_BATCH_FOLDER}/{name}")
             contents.append(member.read())

@@ -133,7 +133,7 @@ def read_workload(path: Path) -> Workload:
 
 
 def _declared(file: YamlFile) -> Workload:
-    declaration = file.validate(Declaration, {**_inherited(file), **file.values, **_merged_schedules(file)})
+    declaration = file.validate(Declaration, _completed(file))
     shape = _shape(file, declaration)
     workload = Workload(
         data=shape.data,
@@ -164,20 +164,18 @@ def _base(file: YamlFile) -> Workload | None:
         raise file.error(("like",), str(error)) from error
 
 
-def _inherited(file: YamlFile) -> dict[str, Any]:
-    base = _base(file)
-    keys = base.declaration() if base else {}
+def _completed(file: YamlFile) -> dict[str, Any]:
+    """Return the values of the file, completed from the workload that it is like."""
+    base, schedules = _base(file), file.values.get("feedback_epochs")
+    if not base:
+        return file.values
+    keys = base.declaration()
     if "data" in file.values:
         keys.pop("test", None)
-    return keys
-
-
-def _merged_schedules(file: YamlFile) -> dict[str, Any]:
-    """Return the schedules of the file, completed from the workload that it is like."""
-    base, own = _base(file), file.values.get("feedback_epochs")
-    if not base or not isinstance(own, dict):
-        return {}
-    return {"feedback_epochs": {**base.declaration()["feedback_epochs"], **own}}
+    values = {**keys, **file.values}
+    if isinstance(schedules, dict):
+        values["feedback_epochs"] = {**keys["feedback_epochs"], **schedules}
+    return values
 
 
 def _shape(file: YamlFile, declaration: Declaration) -> Shape:

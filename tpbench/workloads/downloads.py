@@ -68,33 +68,37 @@ def _sources(spec: DatasetSpec) -> list[_Source]:
 def _fetch(source: _Source, path: Path, spec: DatasetSpec, patience: float, advance: Callable[[int], None]) -> None:
     reasons = []
     for address in source.addresses:
-        with path.open("wb") as file:
-            reason = ""
-            received = 0
-            for chunk in _chunks(address, patience):
-                if isinstance(chunk, str):
-                    reason = chunk
-                    break
-                received += len(chunk)
-                if received > 2_000_000 * max(1, spec.megabytes):
-                    reason = "it sends far more than the file"
-                    break
-                file.write(chunk)
-                advance(len(chunk))
-        if not reason and source.md5 and md5(path) != source.md5:
-            reason = "what it sent has another MD5 sum"
-        if not reason:
+        received = 0
+        try:
+            with path.open("wb") as file:
+                for chunk in _chunks(address, patience):
+                    received += len(chunk)
+                    if received > 2_000_000 * max(1, spec.megabytes):
+                        raise _ServerError("it sends far more than the file")
+                    file.write(chunk)
+                    advance(len(chunk))
+            if source.md5 and md5(path) != source.md5:
+                raise _ServerError("what it sent has another MD5 sum")
             return
-        advance(-received)
-        reasons.append(f"{urlsplit(address).netloc}: {shorten(reason, 200)}")
+        except _ServerError as error:
+            advance(-received)
+            reasons.append(f"{urlsplit(address).netloc}: {shorten(str(error), 200)}")
     raise TpbenchError(
         f"{spec.name} could not be downloaded ({source.name}; {'; '.join(reasons)}). Without a network, import what "
         f"another machine has, a Keras-style file or torchvision's folder: 'tpbench data import {spec.name} FILE.npz'"
     )
 
 
-def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
-    """Yield the bytes that a server sends; at last the reason as text, if it stops before the end."""
+class _ServerError(Exception):
+    """A fault of a server, beside those of the disk."""
+
+
+def _chunks(address: str, patience: float) -> Iterator[bytes]:
+    """Yield the bytes that a server sends.
+
+    Raises:
+        _ServerError: it stops before the end.
+    """
     request = urllib.request.Request(address, headers={"User-Agent": "pytorch/vision"})
     try:
         # The time-out holds for every single wait: for a proxy and the connection, an answer, and the next bytes. An
@@ -104,16 +108,15 @@ def _chunks(address: str, patience: float) -> Iterator[bytes | str]:
             while chunk := response.read1(_CHUNK):
                 received += len(chunk)
                 yield chunk
-            if length is not None and received != length:
-                yield f"it sent {received} of {length} bytes"
-    except TimeoutError:
-        yield f"no answer within {patience:g} s"
     except urllib.error.HTTPError as error:
-        yield f"{error.code} {error.reason}"
+        raise _ServerError(f"{error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an invalid proxy address
         reason = getattr(error, "reason", error)
         late = isinstance(reason, TimeoutError)
-        yield f"no answer within {patience:g} s" if late else " ".join(str(reason).split()) or type(error).__name__
+        text = f"no answer within {patience:g} s" if late else " ".join(str(reason).split()) or type(error).__name__
+        raise _ServerError(text) from error
+    if length is not None and received != length:
+        raise _ServerError(f"it sent {received} of {length} bytes")
 
 
 @contextmanager

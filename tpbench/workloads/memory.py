@@ -65,7 +65,8 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         for folder in group_folders(root, kind, mount):
             bound, used = read_number(folder / limit), read_number(folder / usage)
             if bound is not None and used is not None:
-                yield max(0, bound - used + _cached(folder / "memory.stat", cache))
+                # Pages of files can be dropped; they count as used.
+                yield max(0, bound - used + (_counter(folder / "memory.stat", cache) or 0))
 
 
 def group_folders(root: Path, controller: str, mount: str) -> Iterator[Path]:
@@ -92,12 +93,6 @@ def _group(root: Path, controller: str) -> PurePosixPath | None:
             # A group outside the container appears as /../..: no path below the mount.
             return PurePosixPath("/") / ("" if ".." in path.split("/") else path.lstrip("/"))
     return None
-
-
-def _cached(path: Path, name: str) -> int:
-    """Pages of files that can be dropped; they count as used."""
-    values = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
-    return int(values[0]) if values and values[0].isdigit() else 0
 
 
 def read_number(path: Path) -> int | None:
@@ -135,5 +130,6 @@ def oom_kills(root: Path = Path("/")) -> int:
 
 
 def _counter(path: Path, name: str) -> int | None:
+    """Return the number after a name that begins a line; None where there is none."""
     values = [line.split()[1] for line in read_text(path).splitlines() if line.startswith(f"{name} ")]
     return int(values[0]) if values and values[0].isdecimal() else None

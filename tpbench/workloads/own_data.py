@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,28 +220,15 @@ def normalised(stored: NDArray[Any], scale: float, shift: float) -> NDArray[Any]
     return inputs
 
 
+@lru_cache(maxsize=2)
 def inputs_of(normalise: str | tuple[float, float], dataset: Dataset) -> tuple[dict[str, Any], float, float]:
     """Return training and test inputs as rows, with the scale and shift still to apply when a minibatch is gathered.
+
+    A process trains many packs on the same data, and a command reads a file often: the last results are kept.
 
     Raises:
         TpbenchError: the data cannot be normalised so.
     """
-    key = (dataset.fingerprint, normalise)
-    if key not in _cached_inputs:
-        inputs = _make_inputs(normalise, dataset)
-        while len(_cached_inputs) >= _MAX_CACHED:
-            _cached_inputs.pop(next(iter(_cached_inputs)))
-        _cached_inputs[key] = inputs
-    return _cached_inputs[key]
-
-
-_Inputs = tuple[dict[str, Any], float, float]
-_cached_inputs: dict[tuple[str, object], _Inputs] = {}
-"""By fingerprint and normalisation: a process trains many packs on the same data, and a command reads a file often."""
-_MAX_CACHED = 2
-
-
-def _make_inputs(normalise: str | tuple[float, float], dataset: Dataset) -> _Inputs:
     images = {
         split: dataset.arrays[f"x_{split}"].reshape(len(dataset.arrays[f"x_{split}"]), -1)
         for split in ("train", "test")
