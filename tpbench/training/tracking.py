@@ -431,7 +431,7 @@ def format_reason(error: BaseException) -> str:
 
 # Writing while others train
 
-# Seconds that the opening of a tracker and the end of a pack wait for one that logs nothing, and an interruption in all.
+# Seconds that the opening of a tracker and the end of a pack wait while nothing is logged, and an interruption in all.
 _LIMIT, _INTERRUPTION_LIMIT = 60.0, 5.0
 # The largest part of the time that a tracker works while others train.
 _SHARE = 0.05
