@@ -431,7 +431,7 @@ def format_reason(error: BaseException) -> str:
 
 # Writing while others train
 
-# Seconds without progress after which a tracker has failed: while it is opened or a pack ends, and at an interruption.
+# Seconds that the opening of a tracker and the end of a pack wait while nothing is logged, and an interruption in all.
 _LIMIT, _INTERRUPTION_LIMIT = 60.0, 5.0
 # The largest part of the time that a tracker works while others train.
 _SHARE = 0.05
@@ -504,15 +504,22 @@ class AsyncWriter(threading.Thread):
             self._closing.wait((time.monotonic() - begun) * (1 / _SHARE - 1))
 
 
-def _close(writers: Sequence[AsyncWriter], limit: float) -> None:
-    """Close trackers together; one that logs nothing for ``limit`` seconds has failed."""
+def _close(writers: Sequence[AsyncWriter], limit: float, *, extended: bool = True) -> None:
+    """Close trackers together; one that does not end within ``limit`` seconds has failed.
+
+    Args:
+        writers: of the trackers.
+        limit: seconds.
+        extended: count from when a tracker logged something last.
+    """
     for writer in writers:
         writer.request_close()
     begun = time.monotonic()
     for writer in writers:
         while writer.is_alive() and not writer.failure:
             writer.join(0.2)
-            if writer.is_alive() and time.monotonic() - max(writer.progress, begun) > limit:
+            since = max(writer.progress, begun) if extended else begun
+            if writer.is_alive() and time.monotonic() - since > limit:
                 writer.failure = writer.failure or f"no answer within {limit:g} s"
 
 
@@ -526,7 +533,7 @@ class PackTracking:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _close(self._writers, _INTERRUPTION_LIMIT)
+        _close(self._writers, _INTERRUPTION_LIMIT, extended=False)
 
     def update(self, histories: Sequence[MemberHistory]) -> None:
         """Log what is new in the members' histories."""
