@@ -9,13 +9,16 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
-from ray._private.utils import write_ray_address
+from ray._private.utils import get_ray_address_file, write_ray_address
 from ray.cluster_utils import Cluster
 
 # Jobs go to the cluster whose address is noted in this folder. In the common one 'ray stop' of another test deletes the
 # note, and then they go to any Ray on this machine.
 temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+# Ray notes the address in its usual folder too, which is missing where no other Ray has run.
+Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
 cluster = Cluster(
     initialize_head=True,
     head_node_args={
