@@ -247,3 +247,9 @@ def test_the_users_own_ray_is_neither_used_unasked_nor_ended(monkeypatch: pytest
     monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is the user's"))
     with pytest.raises(tpbench.UsageError, match=r"address='auto'.*ray\.shutdown"):
         tpbench.sweep("digits", "bp", **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["configuration", "results", "precision", "keep_networks", "checkpoint_every"])
+def test_none_is_no_value_of_an_option_that_has_another_default(name: str) -> None:
+    with pytest.raises(tpbench.UsageError):
+        tpbench.run("digits", "bp", **{name: None})

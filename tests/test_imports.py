@@ -115,6 +115,7 @@ def test_tables_need_neither_torch_nor_slow_statistics(folder: Path) -> None:
 def test_packages_are_imported_without_torch() -> None:
     packages = "tpbench.engine, tpbench.results, tpbench.workloads, tpbench.results.store"
     assert not {"torch", "pandas"} & loaded_by(f"import {packages}")
+    assert "torch" not in loaded_by("import tpbench.reports.page, tpbench.reports.forest")
 
 
 def test_every_public_name_is_there() -> None:

@@ -584,6 +584,11 @@ def sweep(
 
 
 def _options(model: type[M], arguments: Mapping[str, Any]) -> M:
-    """Return the options of a call; arguments that are None stand for defaults."""
-    given = {name: arguments[name] for name in model.fields() if arguments.get(name) is not None}
+    """Return the options of a call; None stands for the default where that is None, or an empty list."""
+    given = {
+        name: arguments[name]
+        for name, (field, _) in model.fields().items()
+        if name in arguments
+        and not (arguments[name] is None and field.get_default(call_default_factory=True) in (None, ()))
+    }
     return read_options(model, given)

@@ -241,7 +241,7 @@ def read_seeds(value: object) -> tuple[int, ...]:
 
 def _several_seeds(value: object) -> tuple[int, ...]:
     """Refuse a single number, which older versions took for a count."""
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and value.isascii() and value.strip().isdigit():
         value = int(value)
     if type(value) is int:
         raise ValueError(
@@ -312,7 +312,7 @@ class Options(BaseModel):
             if name == "seeds":
                 value = format_seeds(value)
                 # Alone, a number is no list where it was a count once.
-                if value.isdigit() and isinstance(self, SeveralSeedsOptions):
+                if value.isascii() and value.isdigit() and isinstance(self, SeveralSeedsOptions):
                     value = f"{value}-{value}"
             values[name] = list(value) if isinstance(value, tuple) else value
         return values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
-from tpbench.engine import method_names
+from tpbench.engine import TpbenchError, method_names
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
@@ -95,8 +95,17 @@ def run(context: typer.Context) -> None:
 
     for line in left:
         complain(f"left out: {line}")
+    diverged: list[TpbenchError] = []
     for cell, records in run_configurations(cells, options):
-        print_records(records, cell.method, cell.workload.name)
+        try:
+            print_records(records, cell.method, cell.workload.name)
+        except TpbenchError as error:
+            # The other methods are trained all the same.
+            diverged.append(error)
+    for earlier in diverged[:-1]:
+        complain(f"error: {earlier}")
+    if diverged:
+        raise diverged[-1]
 
 
 @app.command(cls=OptionsCommand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import torch
@@ -16,15 +17,25 @@ from tpbench.engine.step import PackState
 from tpbench.engine.trainer import EVALUATION_CHUNK
 
 
-def joint_operations(method: Method, architecture: Architecture, batch: int, trained: tuple[int, ...]) -> int:
+def joint_operations(
+    method: Method,
+    architecture: Architecture,
+    batch: int,
+    trained: tuple[int, ...],
+    configuration: Mapping[str, float] | None = None,
+) -> int:
     """Count the floating-point operations of the matrix products of one joint step of one member, by doing one.
 
     Element-wise work, the optimiser, random numbers and products that a rule makes without
     :meth:`~tpbench.engine.methods.Minibatch.product` count nothing, so the achieved rate is a lower bound of the
     machine's.
+
+    Args:
+        configuration: of the member; None: an example, which a package's rule may refuse.
     """
     matmul, sizes = CountingMatmul(), architecture.sizes
-    pack = PackState(method, architecture, [example_configuration(method)], [0], trained=trained, matmul=matmul)
+    chosen = configuration or example_configuration(method)
+    pack = PackState(method, architecture, [chosen], [0], trained=trained, matmul=matmul)
     generator = stream(0, "operations")
     x, *noise = (torch.randn(1, batch, units, generator=generator) for units in sizes[:-1])
     pack.joint_step(x, torch.zeros(1, batch, dtype=torch.int64), noise if method.trains_feedback else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,9 @@ from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, with_label
 from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS
-from tpbench.workloads.benchmark import BenchmarkRow
+
+if TYPE_CHECKING:
+    from tpbench.workloads.benchmark import BenchmarkRow
 
 Values = NDArray[np.floating]
 

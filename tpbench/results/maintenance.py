@@ -95,7 +95,11 @@ def _check_kind(store: RunStore, kind: ArtifactKind[Any], archives: ArchiveReade
         if kind is RUNS and valid:
             trainings[name] = {copy.value.curves_digest: copy.value.test_error for copy in valid}
         if kind in (PREDICTIONS, NETWORKS) and name in trainings:
-            problems = [(copies.where(copy), _mismatch(copy.value, trainings[name])) for copy in valid]
+            known = trainings[name]
+            if kind is NETWORKS:
+                # It must come from the copy of the run that counts, which is the first.
+                known = dict([next(iter(known.items()))])
+            problems = [(copies.where(copy), _mismatch(copy.value, known)) for copy in valid]
             check.wrong += [f"{where}: {problem}" for where, problem in problems if problem]
             valid = [copy for copy, (_, problem) in zip(valid, problems, strict=True) if not problem]
         check.valid += bool(valid)

@@ -164,7 +164,8 @@ class RunStore:
                 elif not copies:
                     raise
             except Unreadable as error:
-                if not tolerant:
+                # Of a record or of predictions that cannot be read, the others count.
+                if kind is RUNS and not tolerant:
                     raise
                 problems.append(str(error))
             except TpbenchError as error:
@@ -281,9 +282,10 @@ class RunStore:
         with self.archived.opened() as archives:
             for record in records:
                 copies = self._copies(PREDICTIONS, record.definition.id, archives)
-                for problem in copies.problems:
+                found = next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
+                for problem in copies.problems if found is None else ():
                     self._note(problem, "the run counts as one without predictions")
-                yield record, next((copy.value for copy in copies.copies if copy.value.belongs(record)), None)
+                yield record, found
 
     # Writing
 

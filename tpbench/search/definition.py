@@ -338,7 +338,12 @@ class SweepFolder:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
         if not self.exists:
             write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
-        write_atomically(self.folder / "options.json", json.dumps(portable_options(options), indent=1) + "\n")
+        # Bytes of names that are no text become escapes.
+        kept = {
+            name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+            for name, value in portable_options(options).items()
+        }
+        write_atomically(self.folder / "options.json", json.dumps(kept, indent=1) + "\n")
         return definition, Journal.open(self.journal_path)
 
     @classmethod

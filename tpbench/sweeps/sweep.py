@@ -166,7 +166,8 @@ class FinalRuns:
     def records(self) -> list[RunRecord | None]:
         """Return the run of every seed, None where it is missing."""
         definitions = define_runs(self.plan, self.plan.fingerprint, self.settings.precision)
-        return [find_run(self.settings.store, definition) for definition in definitions]
+        store = self.settings.store
+        return [find_run(store, definition) for definition in definitions]
 
 
 @dataclass

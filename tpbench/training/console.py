@@ -101,6 +101,9 @@ class OriginalOutput:
             self._target().write(text)
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
     def flush(self) -> None:
         with suppress(*_NO_STREAM):
             self._target().flush()

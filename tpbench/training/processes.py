@@ -145,8 +145,8 @@ def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
 
 def _estimate_seconds(job: PackJob) -> float:
     """Return roughly how many seconds one core needs for a job."""
-    problem = job.problem
-    step = joint_operations(get_method(job.plan.method), problem.architecture, problem.batch_size, problem.trained)
+    problem, method, configuration = job.problem, get_method(job.plan.method), job.plan.configurations[0]
+    step = joint_operations(method, problem.architecture, problem.batch_size, problem.trained, configuration)
     steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.plan.seeds)
     return step * steps / _OPERATIONS_PER_SECOND
 
