@@ -17,6 +17,7 @@ from tpbench.cli.app import app, format_error
 
 # isort: on
 from tpbench.engine import TpbenchError
+from tpbench.engine.errors import InterruptedWork
 from tpbench.engine.startup import collect_rarely
 from tpbench.results.formats import prepare_streams, print_line
 from tpbench.training.console import interrupt_on_signals
@@ -38,3 +39,9 @@ def main() -> None:
         with suppress(OSError):
             print_line(f"error: {format_error(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # Ctrl-C before the work began, as while libraries are imported: typer ends without a word.
+        if end.code == InterruptedWork.exit_code:
+            with suppress(OSError):
+                print_line("error: interrupted; nothing was begun", Console(stderr=True), "red")
+        raise
