@@ -52,7 +52,7 @@ class Option:
 
     help: str
     flag: str = ""
-    """Of the command line; empty: the field's name with dashes. One without dashes is a positional argument."""
+    """The name on the command line; empty: the field's name with dashes. Without dashes: a positional argument."""
     metavar: str | None = None
     shown: str | None = None
     """Words for a default that no value shows, such as ``all``."""

@@ -12,7 +12,7 @@ from tpbench.cli import libraries
 from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
-from tpbench.cli import train, show, check, store, remote
+from tpbench.cli import train, show, check, manage, remote
 from tpbench.cli.app import app, format_error
 
 # isort: on
@@ -22,7 +22,7 @@ from tpbench.engine.startup import collect_rarely
 from tpbench.results.formats import prepare_streams, print_line
 from tpbench.training.console import interrupt_on_signals
 
-__all__ = ["app", "check", "libraries", "main", "remote", "show", "store", "train"]
+__all__ = ["app", "check", "libraries", "main", "manage", "remote", "show", "train"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which cells a command is about: workloads and methods that go together."""
+"""The cells of a command: workloads and methods that go together."""
 
 from __future__ import annotations
 

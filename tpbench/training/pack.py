@@ -90,7 +90,7 @@ class PackJob:
     ) -> None:
         self.plan, self.settings, self.stop_rule = plan, settings, stop_rule
         self.parts = max(1, min(parts, len(plan.seeds)))
-        """How many parts the members are trained in, one after the other; more where memory does not suffice."""
+        """The number of parts that are trained one after the other; more where memory does not suffice."""
         self.store = settings.store
         self.problem, self.dataset = load_problem(plan.workload, settings.data_folder)
         if plan.fingerprint and plan.fingerprint != self.dataset.fingerprint:

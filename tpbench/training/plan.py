@@ -110,7 +110,7 @@ class PackSettings:
     device: str = "cpu"
     checkpoint_every: int = 5
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the command or call (:meth:`tpbench.options.Options.plain`), which runs record."""
+    """The options of the command or call (:meth:`tpbench.options.Options.plain`), which runs record."""
     sweep: str | None = None
     """Name of the sweep's folder, which a process on another machine must see too; None outside sweeps."""
     offline: bool = False

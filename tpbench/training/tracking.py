@@ -128,7 +128,7 @@ class Target:
 
     @property
     def is_database(self) -> bool:
-        """Whether the place is an SQLite file."""
+        """True for an SQLite file."""
         return self.tracker == "mlflow" and _SQLITE.fullmatch(self.place) is not None
 
     def expand_home(self) -> Target:
@@ -449,7 +449,7 @@ class AsyncWriter(threading.Thread):
         super().__init__(name=f"tpbench-{target.tracker}", daemon=True)
         self.target, self.members = target, members
         self.failure = ""
-        """Why the tracker follows no longer; empty while it does."""
+        """The reason why logging ended; empty while it goes on."""
         self.notes: list[str] = []
         """Messages to the user about how the tracker was opened."""
         self.progress = 0.0
