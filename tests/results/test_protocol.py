@@ -373,7 +373,7 @@ def test_a_search_in_another_precision_is_another_budget(tmp_path: Path) -> None
     store = store_of(tmp_path, runs("ddtp-linear", found=same), runs("dtp", error=0.04, found=other))
     text = render(paper_table(store, "1"), "md")
     assert "> #" in text
-    assert tuning_budget(other).precision == "float64"
+    assert tuning_budget(other).search_precision == "float64"
     assert f"DDTP-linear: {tuning_budget(same)}; DTP: {tuning_budget(other)}." in text
     assert leaderboard(store).set_index("method").budget["dtp"] == str(tuning_budget(other))
     compared = compare_methods(store, "dtp", "ddtp-linear")
