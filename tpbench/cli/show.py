@@ -242,6 +242,17 @@ def compare(
     warn_damaged(store)
 
 
+def _output(default: str) -> Any:
+    """Return the option that names a picture's file.
+
+    Args:
+        default: shown in the help.
+    """
+    return typer.Option(
+        "--output", "-o", metavar="FILE", help="The file to write.", show_default=default, parser=user_path
+    )
+
+
 @app.command("figure")
 def draw_figure(
     name: Annotated[
@@ -252,14 +263,7 @@ def draw_figure(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write.",
-            show_default="figure_NAME.png",
-            parser=user_path,
-        ),
+        _output("figure_NAME.png"),
     ] = None,
     workload: Annotated[
         str | None,
@@ -300,14 +304,7 @@ def plot(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write.",
-            show_default="KIND_WHAT.png",
-            parser=user_path,
-        ),
+        _output("KIND_WHAT.png"),
     ] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
