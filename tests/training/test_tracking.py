@@ -29,6 +29,7 @@ from tpbench.training import pack as packs
 from tpbench.training import tracking
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings
+from tpbench.training.tensorboard import TensorBoardRuns
 from tpbench.training.tracking import (
     EpochMetrics,
     Member,
@@ -305,6 +306,23 @@ def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(tmp
     assert expected.items() <= tags(first).items()
     assert tags(second)["status"] == "stopped"
     assert [r.definition.id for r in RunStore(store).records()] == [first.name]
+
+
+def test_a_run_that_two_processes_train_at_once_has_the_events_of_the_one_that_ends_it(tmp_path: Path) -> None:
+    """The process of a driver that was killed may live on for a moment, beside the driver that follows."""
+    member = Member.from_record(record())
+    first, second = TensorBoardRuns(str(tmp_path)), TensorBoardRuns(str(tmp_path))
+    first.update(member, history_of(2))
+    second.update(member, history_of(1))  # replaces the file of the first
+    first.update(member, history_of(5))
+    first.update(member, history_of(6, "finished"))
+    second.update(member, history_of(2))  # it is killed here, or goes on
+    folder = folder_of(tmp_path, member.run)
+    assert len(list(folder.glob("*tfevents*"))) == 1
+    assert scalars(folder)["train_loss"] == dict.fromkeys(range(1, 7), 0.5)
+    second.update(member, history_of(6, "finished"))
+    second.close()
+    assert scalars(folder)["train_loss"] == dict.fromkeys(range(1, 7), 0.5)
 
 
 def test_hyperparameters_reach_tensorboards_plugin(tmp_path: Path) -> None:

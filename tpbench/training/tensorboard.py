@@ -65,6 +65,10 @@ class EventFile:
         self.writer.flush()
         if isinstance(self.path, Path):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():  # also where another process that trains the run has removed it
+                if (self.folder / _ENDED).exists():
+                    return
+                self._saved_bytes = 0
             with self._written.open("rb") as source, self.path.open("ab") as file:
                 source.seek(self._saved_bytes)
                 self._saved_bytes += file.write(source.read())
@@ -73,12 +77,17 @@ class EventFile:
                 file.write(self._written.read_bytes())
             self._saved_at = time.monotonic()
 
-    def replace_older(self) -> None:
-        """Write the file, and remove those that older processes left."""
-        older = list(self.folder.glob("*tfevents*")) if self.folder.exists() else []
-        self.save()
-        for path in (self.folder / _ENDED, *older):
-            path.unlink(missing_ok=True)
+    def replace_others(self, *, last: bool = False) -> None:
+        """Write the file, and remove those of other processes, which have the same run.
+
+        Args:
+            last: as of :meth:`save`.
+        """
+        (self.folder / _ENDED).unlink(missing_ok=True)
+        self.save(last=last)
+        for path in self.folder.glob("*tfevents*"):
+            if path.name != self.path.name:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write what is missing and close the file.
@@ -97,7 +106,8 @@ class TensorBoardRuns(Tracker):
     """The event files below a folder or URL.
 
     A run that is continued gets a new file with all its epochs, so that no point is there twice, whatever an
-    interrupted process has left.
+    interrupted process has left. A run that two processes train at once, as one whose driver was killed and one that
+    follows may for a moment, has the file of the one that ends it.
     """
 
     def __init__(self, place: str) -> None:
@@ -124,7 +134,7 @@ class TensorBoardRuns(Tracker):
         _, session, _ = hparams(values, {})
         file.add_summary(experiment)
         file.add_summary(session)
-        file.replace_older()
+        file.replace_others()
         return 0
 
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
@@ -142,6 +152,8 @@ class TensorBoardRuns(Tracker):
         rows = [f"| {name} | {value} |" for name, value in {**member.tags, "status": history.status}.items()]
         file.writer.add_text("tags", "\n".join(["| tag | value |", "|---|---|", *rows]))
         file.add_summary(_session_end(history.status))
+        # A process whose driver was killed may have begun the same run again, and never ended it.
+        file.replace_others(last=True)
         file.close()
         with atomic_write(file.folder / _ENDED) as marker:
             marker.write(history.status.encode())
