@@ -5,30 +5,33 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
-from tpbench.engine import installed_source
+from tpbench.engine import installed_source, method_title
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
     FULL_SEEDS,
-    UNKNOWN_BUDGET,
     RunRecord,
     TuningBudget,
     from_search,
     percent,
     tuning_budget,
+    weakest_budget,
 )
-from tpbench.results.statistics import FEWEST, Comparison, compare_paired, compare_unpaired, mean_interval
+from tpbench.results.statistics import MIN_SEEDS, mean_interval
 from tpbench.workloads import DATASETS, WORKLOADS
 
-CellKey = tuple[str, str, str]
-"""Workload, data label and method."""
+CellKey = tuple[str, str, str, str]
+"""Workload, data label, method and tuning label."""
+PROTOCOL_SEEDS = (range(FULL_SEEDS), range(1, FULL_SEEDS + 1))
+"""Seeds of a whole cell: the protocol's, or those without the seed of the search and one more."""
 
 _KNOWN_COPIES = frozenset(label for spec in DATASETS.values() for _, label in spec.known_copies)
 _ENDS_IN_CONTENT = re.compile(r".* [0-9a-f]{8}")
@@ -71,20 +74,55 @@ def protocol_epochs(workload: str) -> int | None:
     return WORKLOADS[workload].epochs if workload in WORKLOADS else None
 
 
+def seed_ranges(seeds: Iterable[int]) -> str:
+    """Format seeds: ``0-2, 5, 7-9``."""
+    parts: list[list[int]] = []
+    for seed in sorted(seeds):
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _seed_words(seeds: Collection[int]) -> str:
+    return f"seed{'s' * (len(seeds) != 1)} {seed_ranges(seeds)}"
+
+
+def chance_error(run: RunRecord) -> float:
+    """Return the error of guessing in per cent, which a diverged seed counts as: 100 where the classes are unknown."""
+    own = run.workload.get("outputs")
+    name = run.definition.workload
+    classes = own if type(own) is int and own > 0 else WORKLOADS[name].outputs if name in WORKLOADS else math.inf
+    return 100 * (1 - 1 / classes)
+
+
 @dataclass(frozen=True)
 class Cell:
-    """The runs that stand for one entry: one configuration, epochs, precision and data; one run per seed."""
+    """The runs that stand for one entry: one configuration, epochs, precision and data; one run per seed.
+
+    Mean, deviation and interval are over the counted seeds, and so are tests. A diverged seed counts as guessing.
+    """
 
     workload: str
     method: str
     data_label: str
     runs: tuple[RunRecord, ...]
+    """One per seed, also of seeds outside the protocol."""
     sources: int = 1
     """Number of versions of the method's source in the store; the cell is of one of them."""
+    configurations: int = 1
+    """Number of configurations of the method in the store with this tuning label; the cell is of one of them."""
+    trials: int = 0
+    """Number of trials of all searches behind those configurations; 0: of none, or of one."""
+    tunings: int = 1
+    """Number of tuning labels of the method on this workload; each has a cell of its own."""
+    shared_seeds: tuple[int, ...] = ()
+    """Seeds that all whole cells of the workload share (:func:`share_seeds`); empty: not known, or not whole."""
 
     @property
     def key(self) -> CellKey:
-        return self.workload, self.data_label, self.method
+        return self.workload, self.data_label, self.method, self.tuning
 
     @property
     def workload_title(self) -> str:
@@ -92,8 +130,56 @@ class Cell:
         return with_label(self.workload, self.data_label)
 
     @property
+    def title(self) -> str:
+        """The method's name, with the tuning label where it has several."""
+        return f"{method_title(self.method)}, {self.tuning}" if self.tunings > 1 else method_title(self.method)
+
+    @cached_property
+    def budget(self) -> TuningBudget:
+        """Tuning budget: the least known of the runs'."""
+        return weakest_budget(tuning_budget(run.search_info) for run in self.runs)
+
+    @property
+    def tuning(self) -> str:
+        """The tuning label: ``published``, ``100 x 100``, ``file``, ..."""
+        return str(self.budget)
+
+    @cached_property
+    def all_seeds(self) -> frozenset[int]:
+        """Seeds of all runs."""
+        return frozenset(run.definition.seed for run in self.runs)
+
+    @cached_property
+    def protocol_seeds(self) -> tuple[int, ...]:
+        """The seeds of the protocol that the cell has: of 0 to 9, or 1 to 10 if those are whole and the others not."""
+        first, second = (tuple(seed for seed in seeds if seed in self.all_seeds) for seeds in PROTOCOL_SEEDS)
+        return second if len(second) == FULL_SEEDS > len(first) else first
+
+    @property
+    def whole(self) -> bool:
+        """True if the cell has the seeds 0 to 9, or 1 to 10."""
+        return len(self.protocol_seeds) == FULL_SEEDS
+
+    @property
+    def counted_seeds(self) -> tuple[int, ...]:
+        """Seeds of mean, interval and test; those outside the protocol only where there are no others."""
+        return self.shared_seeds or self.protocol_seeds or tuple(sorted(self.all_seeds))
+
+    @property
+    def testable(self) -> bool:
+        """True if the cell has at least three of the protocol's seeds."""
+        return len(self.protocol_seeds) >= MIN_SEEDS
+
+    @cached_property
+    def counted_runs(self) -> tuple[RunRecord, ...]:
+        """The runs of the counted seeds, in their order."""
+        by_seed = {run.definition.seed: run for run in self.runs}
+        return tuple(by_seed[seed] for seed in self.counted_seeds)
+
+    @property
     def seeds(self) -> int:
-        return len(self.runs)
+        """Number of counted seeds."""
+        return len(self.counted_seeds)
 
     @property
     def epochs(self) -> int:
@@ -121,88 +207,100 @@ class Cell:
 
     @property
     def diverged(self) -> int:
-        """Runs whose numbers became non-finite."""
-        return sum(run.diverged for run in self.runs)
+        """Counted runs whose numbers became non-finite."""
+        return sum(run.diverged for run in self.counted_runs)
 
-    @property
-    def ranked(self) -> bool:
-        """True if enough seeds finished for tests; other cells are listed last and not tested."""
-        return self.seeds - self.diverged >= FEWEST
+    def errors(self, curve: str = "test_error") -> NDArray[np.floating[Any]]:
+        """Return a curve at each counted run's selected epoch in per cent (seeds,); a diverged seed is at chance."""
+        return np.array([_error(run, curve) for run in self.counted_runs], dtype=float)
 
-    @property
-    def can_be_best(self) -> bool:
-        """True if the cell is ranked and no seed diverged: the mean of survivors is not comparable."""
-        return self.ranked and not self.diverged
-
-    @property
-    def tier(self) -> int:
-        """Sort priority in lists: 0 if no seed diverged, 1 if some did, 2 if too few seeds finished."""
-        return 0 if self.can_be_best else 1 if self.ranked else 2
+    def errors_of(self, seeds: Iterable[int]) -> NDArray[np.floating[Any]]:
+        """Return test errors in per cent of some of the cell's seeds, in their order."""
+        by_seed = {run.definition.seed: run for run in self.runs}
+        return np.array([_error(by_seed[seed], "test_error") for seed in seeds], dtype=float)
 
     @cached_property
-    def budget(self) -> TuningBudget:
-        """Tuning budget of the configuration; unknown where the runs differ in it."""
-        known = {tuning_budget(run.search_info) for run in self.runs if run.search_info}
-        return known.pop() if len(known) == 1 else UNKNOWN_BUDGET
-
-    def errors(self, curve: str = "test_error") -> pd.Series[float]:
-        """Return a curve at each run's selected epoch in per cent, by seed; missing where the run diverged."""
-        return self._errors[curve]
-
-    @cached_property
-    def _errors(self) -> Mapping[str, pd.Series[float]]:
-        return {
-            curve: pd.Series(self._by_seed(curve), dtype=float).sort_index()
-            for curve in ("test_error", "validation_error")
-        }
-
-    def _by_seed(self, curve: str) -> dict[int, float]:
-        return {
-            run.definition.seed: percent(None if run.diverged else run.history.at_selected(curve)) for run in self.runs
-        }
-
-    @property
     def mean(self) -> float:
-        """Mean test error in per cent over the seeds that did not diverge."""
+        """Mean test error in per cent."""
         return float(self.errors().mean())
 
-    @property
+    @cached_property
     def std(self) -> float:
         """Sample standard deviation of the test error in per cent; not a number for a single seed."""
-        return float(self.errors().std(ddof=1))
+        return float(self.errors().std(ddof=1)) if self.seeds > 1 else math.nan
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean in per cent; not numbers where too few seeds finished."""
-        return mean_interval(self.errors()) if self.ranked else (math.nan, math.nan)
+        """95 % interval of the mean in per cent; not numbers with fewer than three seeds."""
+        return mean_interval(self.errors())
 
-    @property
+    @cached_property
     def validation(self) -> float:
         """Mean validation error in per cent at the selected epochs."""
-        # Without pandas: a search leaves thousands of candidates, which are compared by this.
-        known = [error for error in self._by_seed("validation_error").values() if not math.isnan(error)]
-        return fmean(known) if known else math.nan
+        return fmean(_error(run, "validation_error") for run in self.counted_runs)
+
+    @property
+    def by_protocol(self) -> bool:
+        """True if the cell has the protocol's epochs and precision; of seeds :attr:`whole` tells."""
+        return self.epochs == (self.protocol_epochs or self.epochs) and self.precision == DEFAULT_PRECISION
 
     @property
     def marks(self) -> list[str]:
-        """Departures from the protocol: fewer seeds, other epochs, another precision, diverged runs.
-
-        Besides: several sources of the method in the store, several versions of a run.
-        """
-        marks = []
-        if self.seeds < FULL_SEEDS:
-            marks.append(f"{self.seeds} seed{'s' * (self.seeds != 1)}")
+        """Departures from the protocol, as a table prints them in brackets, and the choices behind the cell."""
+        marks = self._seed_marks()
         if self.epochs != (self.protocol_epochs or self.epochs):
             marks.append(f"{self.epochs} epoch{'s' * (self.epochs != 1)}")
         if self.precision != DEFAULT_PRECISION:
             marks.append(self.precision)
         if self.diverged:
-            marks.append(f"{self.diverged} diverged")
+            marks.append(f"{self.diverged} of {self.seeds} diverged")
         if self.sources > 1:
             marks.append(f"1 of {self.sources} sources")
+        if self.configurations > 1:
+            marks.append(f"1 of {self.configurations} configurations")
+            if self.trials:
+                marks.append(f"{self.trials} trials")
         if (versions := max(run.versions for run in self.runs)) > 1:
             marks.append(f"{versions} versions")
         return marks
+
+    def _seed_marks(self) -> list[str]:
+        if not self.protocol_seeds:
+            return [f"{_seed_words(self.all_seeds)}, outside the protocol"]
+        marks = []
+        if not self.whole:
+            marks.append(f"without {_seed_words(set(PROTOCOL_SEEDS[0]) - self.all_seeds)}")
+        elif self.seeds < FULL_SEEDS:
+            marks.append(f"over {_seed_words(self.counted_seeds)}")
+        if others := self.all_seeds - set(PROTOCOL_SEEDS[0]) - set(self.protocol_seeds):
+            marks.append(f"not counted: {_seed_words(others)}")
+        return marks
+
+
+def _error(run: RunRecord, curve: str) -> float:
+    """Return a curve of a run at its selected epoch in per cent; chance where the run diverged."""
+    error = None if run.diverged else run.history.at_selected(curve)
+    return chance_error(run) if error is None else percent(error)
+
+
+def share_seeds(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Cell]:
+    """Let the whole cells of a workload count the seeds that all of them share.
+
+    These are ten, or nine where some cells have the seeds 0 to 9 and others 1 to 10.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells.values():
+        if cell.whole:
+            groups[cell.workload, cell.data_label].append(cell)
+    shared = {}
+    for place, whole in groups.items():
+        common = frozenset.intersection(*(cell.all_seeds for cell in whole))
+        kinds = [seeds for seeds in PROTOCOL_SEEDS if common.issuperset(seeds)]
+        shared[place] = tuple(kinds[0]) if kinds else tuple(sorted(set(PROTOCOL_SEEDS[0]) & set(PROTOCOL_SEEDS[1])))
+    return {
+        key: replace(cell, shared_seeds=shared[cell.workload, cell.data_label] if cell.whole else ())
+        for key, cell in cells.items()
+    }
 
 
 def _source_digest(source: str) -> str:
@@ -238,9 +336,9 @@ def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
 def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
     """Return all cells that could stand for each entry, best choice first.
 
-    They differ in configuration, epochs, precision or data.
+    They have one tuning label, and differ in configuration, epochs, precision or data.
     """
-    groups: dict[CellKey, dict[Hashable, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str, str], dict[Hashable, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     runs = list(records)
     labels = column_labels(runs)
     for record in runs:
@@ -248,10 +346,15 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
         # A workload of the user's says in its label what it and its data are.
         label = record.data_label if d.workload_source else labels[d.fingerprint, record.data_label]
         groups[d.workload, label, d.method][_variant(record)].append(record)
-    cells_by_key = {}
+    cells_by_key: dict[CellKey, list[Cell]] = {}
     for (workload, label, method), variants in groups.items():
         cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
-        cells_by_key[workload, label, method] = sorted(_of_one_source(method, cells), key=_preference)
+        by_tuning: dict[str, list[Cell]] = defaultdict(list)
+        for cell in _of_one_source(method, cells):
+            by_tuning[cell.tuning].append(cell)
+        for tuning, alike in by_tuning.items():
+            ordered = sorted((replace(cell, tunings=len(by_tuning)) for cell in alike), key=_preference)
+            cells_by_key[workload, label, method, tuning] = ordered
     return cells_by_key
 
 
@@ -273,44 +376,64 @@ def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
 
 
 def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
-    """Choose the cell of every (workload, data label, method) in a store: the candidate nearest to the protocol.
+    """Choose the cell of every (workload, data label, method, tuning label) in a store.
 
-    A cell is of one source of its method (:func:`_of_one_source`). Of candidates with at least three finished seeds,
-    epochs decide first (the workload's own, then the nearest below, then those above), then seeds (up to the protocol's
-    10), then fewer diverged seeds, then the precision (float32 first), then the lower mean *validation* error, so that
-    no choice looks at the test set. A candidate of fewer seeds, such as a run of a search, stands for a method only
-    where nothing else does.
+    Of the candidates of one label those with three of the protocol's seeds come first, then the workload's own epochs
+    (then the nearest below, then those above), then most of the protocol's seeds, then float32, then the lower mean
+    *validation* error, so that no choice looks at the test set, then the first id. Runs that a search itself trained
+    stand for a method only where nothing else does. A cell is of one source of its method (:func:`_of_one_source`), and
+    says how many configurations it was chosen from.
     """
-    return {key: cells[0] for key, cells in candidates(records).items()}
+    return share_seeds({key: _counted(alike) for key, alike in candidates(records).items()})
 
 
-def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, int, bool, float, str]:
+def _counted(alike: Sequence[Cell]) -> Cell:
+    """Return the first candidate with the number of those that it was chosen from, and of their trials.
+
+    The trials of one search are not counted as configurations: its label has their number.
+    """
+    chosen = alike[0]
+    rivals = [
+        cell
+        for cell in alike
+        if not _searched(cell) and (cell.epochs, cell.precision) == (chosen.epochs, chosen.precision)
+    ]
+    if len(rivals) < 2 or _searched(chosen):
+        return chosen
+    searches = {
+        str(run.search_info.get("sweep")): tuning_budget(run.search_info).trials
+        for cell in rivals
+        for run in cell.runs
+        if run.search_info.get("by") == "search"
+    }
+    return replace(chosen, configurations=len(rivals), trials=sum(searches.values()))
+
+
+def _searched(cell: Cell) -> bool:
+    """Return whether a search itself trained all runs of a candidate."""
+    return all(from_search(run.search_info, "search") for run in cell.runs)
+
+
+def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, bool, float, str]:
     full = cell.protocol_epochs or cell.epochs
     kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
-    searched = all(from_search(run.search_info, "search") for run in cell.runs)
-    # Not-a-number sorts nowhere: a cell without any finished seed comes last.
-    validation = cell.validation
-    known = validation if validation == validation else float("inf")
     distance = abs(cell.epochs - full)
-    seeds = -min(cell.seeds, FULL_SEEDS)
     other = cell.precision != DEFAULT_PRECISION
-    return not cell.ranked, searched, kind, distance, seeds, cell.diverged, other, known, cell.runs[0].definition.id
+    seeds = -len(cell.protocol_seeds)
+    first = min(run.definition.id for run in cell.runs)
+    return not cell.testable, _searched(cell), kind, distance, seeds, other, cell.validation, first
 
 
-def compare_cells(first: Cell, second: Cell) -> Comparison:
-    """Test two cells: paired by seed where they share data and three seeds, otherwise by Welch's test.
+def preferred_cell(cells: Iterable[Cell]) -> Cell | None:
+    """Return the cell that stands for a method with several tuning labels; None where there are none.
 
-    A seed means the same split and order of samples only on the same data. Cells with few or diverged seeds are not
-    tested.
+    Whole cells come first, then the best known tuning, then the larger search.
     """
-    if not (first.can_be_best and second.can_be_best):
-        differences = (first.errors() - second.errors()).dropna()
-        return Comparison(len(differences), first.mean - second.mean)
-    if first.fingerprint == second.fingerprint:
-        paired = compare_paired(first.errors(), second.errors())
-        if paired.tested:
-            return paired
-    return compare_unpaired(first.errors(), second.errors())
+    return min(
+        cells,
+        key=lambda cell: (not cell.whole, not cell.testable, cell.budget.rank, -cell.budget.trials, cell.tuning),
+        default=None,
+    )
 
 
 _NAMES = ("command", "commit", "device_name", "device", "threads", "precision", "torch")

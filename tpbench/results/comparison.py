@@ -1,45 +1,40 @@
-"""Comparison of two methods of a store on every workload that both were trained on (``tpbench compare``)."""
+"""Comparison of two methods of a store on every workload that both were trained on, and of two runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from tpbench.engine import UsageError
-from tpbench.results.cells import Cell, choose_cells, compare_cells, workload_label
-from tpbench.results.formats import format_mean, format_table
-from tpbench.results.runs import same_budget
-from tpbench.results.statistics import Comparison, corrected
+from tpbench.engine import TpbenchError, UsageError, method_title
+from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, workload_label
+from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
+from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_p, rank_all
+from tpbench.results.runs import RunRecord
+from tpbench.results.statistics import ALPHA, McNemar, mcnemar, permutation_p
 from tpbench.results.store import RunStore
-
-_BUDGETS = {True: "same", False: "differ", None: "unknown"}
-
 
 COLUMNS = (
     "workload",
     "data",
+    "first_tuning",
     "first_mean",
     "first_std",
     "first_seeds",
     "first_diverged",
+    "second_tuning",
     "second_mean",
     "second_std",
     "second_seeds",
     "second_diverged",
-    "shared_seeds",
     "difference",
-    "test",
+    "low",
+    "high",
     "p",
-    "p_holm",
-    "detectable",
-    "seeds_for",
-    "same_epochs",
-    "budgets",
-    "first_budget",
-    "second_budget",
+    "family",
+    "tested",
     "first_marks",
     "second_marks",
     "verdict",
@@ -47,124 +42,190 @@ COLUMNS = (
 """Columns of :func:`compare_methods`."""
 
 
-def verdict(first: Cell, second: Cell, comparison: Comparison) -> str:
-    """Return the verdict in words, from a comparison that is corrected for the number of workloads."""
-    diverged = [f"{c.diverged} of {c.seeds} seeds of {c.method} diverged" for c in (first, second) if c.diverged]
-    if diverged:
-        return f"not decided: {', '.join(diverged)}"
-    if not comparison.tested:
-        return "too few seeds to test"
-    if not comparison.shown:
-        return "not told apart"
-    return f"{first.method if comparison.difference < 0 else second.method} is better"
-
-
 def compare_methods(
-    store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, detect: float | None = None
+    store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, baseline: str = BASELINE
 ) -> pd.DataFrame:
-    """Return one row per workload (and kind of data) with both methods; errors in per cent.
+    """Return one row per workload, kind of data and tuning label with both methods, as the leaderboard tests them.
 
-    ``difference`` is the first method minus the second; ``test`` says which test gave ``p``, ``p_holm`` corrects it for
-    the workloads whose tests can show anything. ``detectable`` is the smallest difference that the test would have
-    shown with power 0.8, ``seeds_for`` the shared seeds with which a difference of ``detect`` points would show (None
-    without ``detect``).
+    Where one of them is the baseline, ``p``, ``low`` and ``high`` are those of its family: all methods of the workload
+    against the baseline. Otherwise ``p`` is that of all ordered pairs without the baseline, one-sided, for the method
+    with the lower mean being better. ``difference`` is the first minus the second, in percentage points. Methods
+    without a tuning label in common are compared with the best known one of each.
 
     Args:
-        workloads: only these, and corrected for their number; None: all.
+        workloads: only these; None: all.
+        baseline: the method that others are compared with.
 
     Raises:
         UsageError: both are the same method.
     """
     if first == second:
         raise UsageError(f"'{first}' stands twice: name two methods to compare")
-    cells = choose_cells(store.summaries())
-    pairs = {
-        (name, label): (cell, cells[name, label, second])
-        for (name, label, method), cell in sorted(cells.items())
-        if method == first and (name, label, second) in cells and (workloads is None or name in workloads)
-    }
-    tests = {" ".join(key): compare_cells(*pair) for key, pair in pairs.items()}
-    adjusted = corrected(tests)
-    rows = [_row(*pair, tests[" ".join(key)], adjusted[" ".join(key)], detect) for key, pair in pairs.items()]
+    rows = [
+        _row(ranking, *pair)
+        for ranking in rank_all(choose_cells(store.summaries()), baseline)
+        if workloads is None or ranking.workload in workloads
+        for pair in _pairs(ranking, first, second)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _row(first: Cell, second: Cell, found: Comparison, adjusted: Comparison, detect: float | None) -> dict[str, Any]:
+def _pairs(ranking: Ranking, first: str, second: str) -> Iterator[tuple[RankedCell, RankedCell]]:
+    """Yield the cells of two methods: those with one tuning label, or the best known of each."""
+    cells = {ranked.cell.key: ranked for ranked in ranking.cells}
+    ones, others = (
+        {ranked.cell.tuning: ranked for ranked in cells.values() if ranked.cell.method == method}
+        for method in (first, second)
+    )
+    if not (ones and others):
+        return
+    if common := [tuning for tuning in ones if tuning in others]:
+        yield from ((ones[tuning], others[tuning]) for tuning in common)
+        return
+    one, other = (preferred_cell(ranked.cell for ranked in side.values()) for side in (ones, others))
+    if one and other:
+        yield cells[one.key], cells[other.key]
+
+
+def _row(ranking: Ranking, one: RankedCell, other: RankedCell) -> dict[str, Any]:
+    first, second = one.cell, other.cell
+    difference, low, high, p, family, tested = _tested(ranking, one, other)
     return {
         "workload": first.workload,
         "data": first.data_label or "exact",
-        "first_mean": first.mean,
-        "first_std": first.std,
-        "first_seeds": first.seeds,
-        "first_diverged": first.diverged,
-        "second_mean": second.mean,
-        "second_std": second.std,
-        "second_seeds": second.seeds,
-        "second_diverged": second.diverged,
-        "shared_seeds": found.seeds,
-        "difference": found.difference,
-        "test": found.test,
-        "p": found.p,
-        "p_holm": adjusted.p,
-        "detectable": adjusted.detectable,
-        "seeds_for": adjusted.seeds_for(detect) if detect else None,
-        "same_epochs": first.epochs == second.epochs,
-        "budgets": _BUDGETS[same_budget(first.budget, second.budget)],
-        "first_budget": str(first.budget),
-        "second_budget": str(second.budget),
+        **_side("first", first),
+        **_side("second", second),
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "p": p,
+        "family": family,
+        "tested": tested,
         "first_marks": ", ".join(first.marks),
         "second_marks": ", ".join(second.marks),
-        "verdict": verdict(first, second, adjusted),
+        "verdict": _verdict(first, second, difference, low, high, p, tested),
     }
 
 
-def comparison_note(first: str, second: str, *, several: bool) -> str:
-    """Return the note below a comparison of one workload or of several."""
-    note = (
-        f"Test error (%). difference: {first} - {second}. would show: the difference that this test shows four "
-        "times in five (power 0.8)."
-    )
-    return note + (" The verdict corrects for the number of workloads (Holm)." if several else "")
+def _side(name: str, cell: Cell) -> dict[str, Any]:
+    return {
+        f"{name}_tuning": cell.tuning,
+        f"{name}_mean": cell.mean,
+        f"{name}_std": cell.std,
+        f"{name}_seeds": seed_ranges(cell.counted_seeds),
+        f"{name}_diverged": cell.diverged,
+    }
 
 
-def render_comparison(frame: pd.DataFrame, first: str, second: str, detect: float | None) -> str:
-    """Format the rows of :func:`compare_methods` for the terminal."""
-    several = len(frame) > 1
-    header = ["workload", first, second, "shared seeds", "difference", "test", "p", *(["p (Holm)"] if several else [])]
-    header += ["would show", *([f"seeds for {detect:g}"] if detect else []), "verdict"]
+def _tested(ranking: Ranking, one: RankedCell, other: RankedCell) -> tuple[float, float, float, float, str, str]:
+    """Return difference, interval, p, family and test of two cells of a workload."""
+    base = method_title(ranking.baseline)
+    if other.is_baseline:
+        return one.difference, one.low, one.high, one.p, f"against {base}", one.tested
+    if one.is_baseline:
+        return -other.difference, -other.high, -other.low, other.p, f"against {base}", other.tested
+    first, second = one.cell, other.cell
+    keys = first.key, second.key
+    if keys in ranking.rival_p:
+        difference = first.mean - second.mean
+        p = ranking.rival_p[keys if difference > 0 else keys[::-1]]
+        return difference, math.nan, math.nan, p, "all pairs", f"max-T, {first.seeds} seeds"
+    if first.epochs != second.epochs:
+        tested = f"not tested: {first.epochs} and {second.epochs} epochs"
+        return math.nan, math.nan, math.nan, math.nan, "none", tested
+    if few := [cell for cell in (first, second) if not cell.testable]:
+        tested = f"not tested: {len(few[0].protocol_seeds)} of the protocol's seeds"
+        return math.nan, math.nan, math.nan, math.nan, "none", tested
+    p = permutation_p(first.errors(), second.errors())
+    tested = f"permutation, {first.seeds} and {second.seeds} seeds"
+    return first.mean - second.mean, math.nan, math.nan, p, "this pair alone", tested
+
+
+def _verdict(first: Cell, second: Cell, difference: float, low: float, high: float, p: float, tested: str) -> str:
+    if math.isnan(difference):
+        return tested
+    shown = p < ALPHA if math.isnan(low) else not low <= 0 <= high
+    if not shown:
+        return "no difference shown"
+    return f"{(first if difference < 0 else second).method} is better"
+
+
+def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
+    """Return the note below a comparison: of the families that occur alone."""
+    families = set(frame["family"])
+    lines = [f"Test error (%), mean and sample standard deviation. Difference: {first} - {second}, in points."]
+    if any(family.startswith("against") for family in families):
+        lines.append(
+            "Brackets and p of 'against': all methods of the workload against it (max-T); the verdict is the "
+            "interval's."
+        )
+    if "all pairs" in families:
+        lines.append("p of 'all pairs': all ordered pairs of methods but the baseline, one-sided (max-T).")
+    if "this pair alone" in families:
+        lines.append("'this pair alone': a cell lacks seeds; unpaired permutation test, not corrected.")
+    return " ".join(lines)
+
+
+def render_comparison(frame: pd.DataFrame, first: str, second: str, form: str = "text") -> str:
+    """Format the rows of :func:`compare_methods`.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if form == "csv":
+        return csv_text(frame, csv_number)
+    header = ["workload", first, second, "difference", "p", "family", "tuning", "verdict"]
     rows = []
     for row in frame.to_dict("records"):
-        line = [
-            workload_label(row),
-            _side(row, "first"),
-            _side(row, "second"),
-            str(row["shared_seeds"]),
-            _number(row["difference"], "+.2f"),
-            row["test"] or "-",
-            _number(row["p"], ".2g"),
-            *([_number(row["p_holm"], ".2g")] if several else []),
-            "none" if math.isinf(row["detectable"]) else _number(row["detectable"], ".2f"),
-        ]
-        if detect:
-            line.append("-" if pd.isna(row["seeds_for"]) else str(int(row["seeds_for"])))
-        rows.append([*line, "; ".join([row["verdict"], *_reservations(row)])])
-    return format_table(
-        f"{first} against {second}", header, rows, "text", comparison_note(first, second, several=several)
-    )
+        tunings = dict.fromkeys((row["first_tuning"], row["second_tuning"]))
+        rows.append(
+            [
+                workload_label(row),
+                _error(row, "first"),
+                _error(row, "second"),
+                _difference(row),
+                "-" if math.isnan(row["p"]) else format_p(row["p"]),
+                row["family"],
+                " / ".join(tunings),
+                row["verdict"],
+            ]
+        )
+    title = f"{method_title(first)} against {method_title(second)}"
+    return format_table(title, header, rows, form, comparison_note(frame, first, second))
 
 
-def _side(row: Mapping[Hashable, Any], which: str) -> str:
+def _error(row: Mapping[Hashable, Any], which: str) -> str:
     marks = f" [{row[f'{which}_marks']}]" if row[f"{which}_marks"] else ""
     return format_mean(row[f"{which}_mean"], row[f"{which}_std"]) + marks
 
 
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else f"{value:{form}}"
+def _difference(row: Mapping[Hashable, Any]) -> str:
+    if math.isnan(row["difference"]):
+        return "-"
+    interval = "" if math.isnan(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return f"{row['difference']:+.2f}{interval}"
 
 
-def _reservations(row: Mapping[Hashable, Any]) -> list[str]:
-    """Return reasons for which a pair is not compared fairly."""
-    reasons = [] if row["same_epochs"] else ["trained for different numbers of epochs"]
-    if row["budgets"] == _BUDGETS[False]:
-        reasons.append(f"search budgets differ ({row['first_budget']}; {row['second_budget']})")
-    return reasons
+# Two runs
+
+
+def compare_runs(store: RunStore, first: RunRecord, second: RunRecord) -> McNemar:
+    """Compare two runs sample by sample with McNemar's test, from their predictions.
+
+    Raises:
+        UsageError: they are the same run, or of other test samples.
+        TpbenchError: one of them has no predictions.
+    """
+    if first.definition.id == second.definition.id:
+        raise UsageError(f"'{first.definition.id}' stands twice: name two runs to compare")
+    if first.definition.fingerprint != second.definition.fingerprint:
+        raise UsageError("these runs were tested on other samples: compare runs of one data set")
+    correct = []
+    for record, predictions in store.all_predictions([first, second]):
+        if predictions is None:
+            raise TpbenchError(
+                f"the run {record.definition.id} has no predictions of each test sample; 'tpbench run --again' adds "
+                "them"
+            )
+        correct.append(predictions.correct)
+    return mcnemar(*correct)

@@ -253,8 +253,8 @@ class Value:
 
     text: str
     below: str = ""
-    best: bool = False
-    """True: the first line is bold, or followed by ``(best)`` where letters are all alike."""
+    bold: bool = False
+    """True: the first line is bold; as text it is followed by a star too, as letters may be all alike."""
 
 
 def format_table(
@@ -284,7 +284,7 @@ def format_table(
     if form == "latex":
         body = []
         for row in values:
-            body.append([rf"\textbf{{{latex(value.text)}}}" if value.best else latex(value.text) for value in row])
+            body.append([rf"\textbf{{{latex(value.text)}}}" if value.bold else latex(value.text) for value in row])
             if any(value.below for value in row):
                 body.append([rf"{{\footnotesize {latex(value.below)}}}" if value.below else "" for value in row])
         return latex_table(header, [" & ".join(row) + r" \\" for row in body], note)
@@ -295,12 +295,12 @@ def format_table(
 
 
 def _markdown_value(value: Value) -> str:
-    text = f"**{markdown(value.text)}**" if value.best else markdown(value.text)
+    text = f"**{markdown(value.text)}**" if value.bold else markdown(value.text)
     return f"{text}<br>{markdown(value.below)}" if value.below else text
 
 
 def _text_value(value: Value) -> Text:
-    text = plain_text(f"{value.text} (best)", "bold") if value.best else plain_text(value.text)
+    text = plain_text(f"{value.text} *", "bold") if value.bold else plain_text(value.text)
     return Text.assemble(text, "\n", plain_text(value.below)) if value.below else text
 
 

@@ -1,236 +1,338 @@
-"""Ranking of the methods of one workload against the best of them, and the leaderboard."""
+"""The methods of a workload against one baseline, the set of methods that could be the best, and the leaderboard."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell, CellKey, choose_cells, compare_cells, workload_label
-from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
-from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
-from tpbench.results.runs import same_budget
-from tpbench.results.statistics import FEWEST, Comparison, compare_with_printed, corrected
+from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
+from tpbench.results.formats import Value, csv_number, csv_text, format_mean, format_table
+from tpbench.results.paper import PAPER_WORKLOADS
+from tpbench.results.statistics import (
+    ALPHA,
+    holm,
+    max_t,
+    permutation_p,
+    sampling_error,
+    simultaneous_intervals,
+)
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.workloads import WORKLOADS
+from tpbench.workloads.workload import known_test_size
 
-YARDSTICK = "bp"
-"""Never the best, as in the paper: it is what the others are measured by. It is tested against the best like them."""
-
-ENOUGH = (9, 6)
-"""Seeds that the best has where any method has so many: paired with nine, sign-flip tests of twelve methods can show
-differences after Holm's correction (12 * 2 / 2^9 < 0.05), with six that of one, with fewer none. One cell of three
-seeds, as the best, would leave its whole workload not told apart."""
-ENOUGH_WORDS = "{0} seeds or more (where none has {0}: {1}; where none has {1}: {2})".format(*ENOUGH, FEWEST)
-
-
-class Verdict(Enum):
-    """Outcome of a test against the best; the value is the mark in tables."""
-
-    BEST = ""
-    NOT_TOLD_APART = "="
-    HIGHER = ">"
-    LOWER = "<"
-    NOT_TESTED = "?"
+BASELINE = "bp"
+"""The method that all others are compared with, unless another is chosen."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One cell against the best of its workload."""
+class RankedCell:
+    """One cell of a workload against the baseline and against its rivals. Differences in percentage points."""
 
-    best: bool
-    comparison: Comparison | None
-    """Comparison with the best, Holm-corrected over the methods of the workload.
-
-    None for the best itself, and where nothing could be tested: fewer than three seeds, diverged seeds, or no best.
-    """
-    unequal: bool = False
-    """True if the best was found with another budget of search, or trained for other epochs."""
-    passed_over: bool = False
-    """True if its validation error is lower than the best's, but of too few seeds (:data:`ENOUGH`)."""
-
-    @property
-    def p(self) -> float:
-        """p of the comparison; not a number where nothing was tested."""
-        return self.comparison.p if self.comparison else math.nan
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.best:
-            return Verdict.BEST
-        if self.comparison is None or not self.comparison.tested:
-            return Verdict.NOT_TESTED
-        if not self.comparison.shown:
-            return Verdict.NOT_TOLD_APART
-        return Verdict.HIGHER if self.comparison.difference > 0 else Verdict.LOWER
+    cell: Cell
+    baseline: Cell | None
+    """The baseline's cell; None where the workload has none."""
+    tested: str
+    """The test against the baseline and its seeds (``max-T, 10 seeds``), ``baseline``, or why there is none."""
+    could_be_best: str
+    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not a whole cell;
+    ``no rival``: fewer than two methods beside the baseline are whole; ``baseline``."""
+    difference: float = math.nan
+    """Mean minus the baseline's over the same seeds; not a number where nothing is tested."""
+    low: float = math.nan
+    """Lower end of the simultaneous 95 % interval of the difference; not a number where there is none."""
+    high: float = math.nan
+    p: float = math.nan
+    """p of the difference from the baseline: max-T, or Holm's of permutation tests over cells of fewer seeds."""
 
     @property
-    def silent(self) -> bool:
-        """True if it is not told apart and, at the corrected level, no difference would have shown."""
+    def is_baseline(self) -> bool:
+        return self.cell is self.baseline
+
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
+
+    @property
+    def differs(self) -> bool:
+        """True if the interval does not hold 0; of a cell without an interval, if p is below 5 %."""
+        if self.is_baseline:
+            return False
+        return not self.low <= 0 <= self.high if self.has_interval else self.p < ALPHA
+
+    @property
+    def difference_text(self) -> str:
+        """The difference with its interval or p, or why there is none."""
+        if self.is_baseline or math.isnan(self.difference):
+            return "" if self.is_baseline else self.tested
+        if self.has_interval:
+            return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.difference:+.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
+
+
+def format_p(p: float) -> str:
+    """Format a p-value: ``0.032``, ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The cells of one workload on one kind of data: the baseline, the others by test error, those of few seeds."""
+
+    workload: str
+    data_label: str
+    baseline: str
+    """The baseline's method."""
+    cells: Sequence[RankedCell]
+    rival_p: Mapping[tuple[CellKey, CellKey], float]
+    """p of the first cell being worse than the second, one-sided, over all ordered pairs without the baseline."""
+    test_samples: int | None = None
+    """Number of test samples; None where it is not known."""
+
+    @property
+    def title(self) -> str:
+        """The workload's title with the label of the data."""
+        title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
+        return with_label(title, self.data_label)
+
+    def of(self, key: CellKey) -> RankedCell | None:
+        """Return the entry of a cell."""
+        return next((ranked for ranked in self.cells if ranked.cell.key == key), None)
+
+    @property
+    def baseline_cell(self) -> Cell | None:
+        return self.cells[0].baseline if self.cells else None
+
+    @property
+    def could_be_best(self) -> list[RankedCell]:
+        """The cells that could be the best apart from the baseline."""
+        return [ranked for ranked in self.cells if ranked.could_be_best == "yes"]
+
+    @property
+    def test_set(self) -> str:
+        """A sentence on the test set's own uncertainty; empty where its size is not known."""
+        if self.test_samples is None:
+            return ""
+        cell = self.baseline_cell or self.cells[0].cell
         return (
-            self.verdict is Verdict.NOT_TOLD_APART
-            and self.comparison is not None
-            and math.isinf(self.comparison.detectable)
+            f"Tests and intervals are of these {self.test_samples:,} test samples: their number alone gives an error "
+            f"of {cell.mean:.2f} % a standard error of {sampling_error(cell.mean, self.test_samples):.2f} points."
         )
 
-    @property
-    def words(self) -> str:
-        """The verdict in words."""
-        if self.verdict is Verdict.BEST:
-            return "best"
-        if self.comparison is None or self.verdict is Verdict.NOT_TESTED:
-            return "could not be tested"
-        if self.verdict is Verdict.NOT_TOLD_APART:
-            seeds = f"{self.comparison.seeds} seeds" if self.comparison.test != "Welch" else "unpaired"
-            return f"not told apart ({seeds}; {detectable_words(self.comparison)})"
-        return f"{self.verdict.name.lower()}, p {self.p:.2g}"
 
+def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
+    """Compare the cells of one workload, on one kind of data, with the baseline and with each other.
 
-def detectable_words(comparison: Comparison) -> str:
-    """Return in words the difference that a test would have shown."""
-    if math.isinf(comparison.detectable):
-        return "no difference would show"
-    return f"{comparison.detectable:.2f} would show"
+    Two families of tests with joint sign flips over the seeds that all whole cells share: each whole cell against the
+    baseline, two-sided, and all ordered pairs without the baseline, one-sided. Cells of fewer seeds, or of data in
+    another order than the baseline's, are tested against the baseline by the unpaired permutation test, with Holm's
+    correction. Cells of other epochs than the baseline's are not tested.
 
-
-def eligible(cell: Cell) -> bool:
-    """Return whether a cell can be the best: not BP, three seeds, none of them diverged."""
-    return cell.can_be_best and cell.method != YARDSTICK
-
-
-def best_of(cells: Iterable[Cell]) -> Cell | None:
-    """Return the method with the lowest mean *validation* error of those with enough seeds (:data:`ENOUGH`), BP aside.
-
-    Chosen by test error, the best would look better than it is to the tests against it. Diverged seeds exclude a cell.
+    Args:
+        cells: of one workload, as :func:`tpbench.results.cells.choose_cells` chooses them.
+        baseline: its method; of several tunings the one that :func:`tpbench.results.cells.preferred_cell` chooses.
     """
-    able = [cell for cell in cells if eligible(cell)]
-    most = max((cell.seeds for cell in able), default=0)
-    whole = [cell for cell in able if cell.seeds >= enough(most)]
-    return min(whole, key=lambda cell: (cell.validation, cell.mean, cell.method), default=None)
-
-
-def enough(seeds: int) -> int:
-    """Return the seeds that the best needs where the method with the most has so many."""
-    return next((least for least in ENOUGH if seeds >= least), FEWEST)
-
-
-def standings(cells: Iterable[Cell]) -> dict[str, Standing]:
-    """Compare each method of one workload, on one kind of data, with the best of them."""
     group = list(cells)
-    best = best_of(group)
-    if best is None:
-        return {cell.method: Standing(False, None) for cell in group}
-    tested = {cell.method: compare_cells(cell, best) for cell in group if cell.can_be_best and cell is not best}
-    found = corrected(tested)
-    return {
-        cell.method: Standing(
-            cell is best,
-            found.get(cell.method),
-            same_budget(cell.budget, best.budget) is False or cell.epochs != best.epochs,
-            eligible(cell) and cell.validation < best.validation,
-        )
-        for cell in group
-    }
+    base = preferred_cell(cell for cell in group if cell.method == baseline)
+    reference = base or _most_common(group)
+    whole = [cell for cell in group if cell.whole and _comparable(cell, reference)]
+    joint = [cell for cell in whole if cell is not base] if base in whole else []
+    rivals = [cell for cell in whole if cell.method != baseline]
+    rival_p = _rival_p(rivals)
+    beaten = {worse for (worse, _), p in rival_p.items() if p < ALPHA}
+    against: dict[CellKey, RankedCell] = {}
+    if base and joint:
+        differences = np.stack([cell.errors() - base.errors() for cell in joint], axis=1)
+        intervals, p_values = simultaneous_intervals(differences), max_t(differences)
+        for cell, (low, high), p, mean in zip(joint, intervals, p_values, differences.mean(axis=0), strict=True):
+            best = _could_be_best(cell, rivals, beaten, baseline)
+            text = f"max-T, {cell.seeds} seeds"
+            against[cell.key] = RankedCell(cell, base, text, best, float(mean), low, high, float(p))
+    others = [cell for cell in group if base and cell is not base and cell.key not in against]
+    deals = {cell.key: _permutation(cell, base) for cell in others if base}
+    adjusted = holm(deals)
+    for cell in group:
+        if cell.key in against:
+            continue
+        best = _could_be_best(cell, rivals, beaten, baseline)
+        reason = _untested(cell, base, baseline)
+        if cell is base:
+            against[cell.key] = RankedCell(cell, base, "baseline", best, 0.0, 0.0, 0.0)
+        elif reason or base is None:
+            against[cell.key] = RankedCell(cell, base, reason, best)
+        else:
+            p = adjusted[cell.key]
+            text = f"permutation, {cell.seeds} and {base.seeds} seeds"
+            against[cell.key] = RankedCell(cell, base, text, best, cell.mean - base.mean, p=p)
+    ordered = sorted(against.values(), key=_place)
+    first = group[0]
+    samples = known_test_size(WORKLOADS[first.workload].data) if first.workload in WORKLOADS else None
+    return Ranking(first.workload, first.data_label, baseline, ordered, rival_p, samples)
 
 
-def all_standings(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Standing]:
-    """Return the standing of every cell of a store among those of its workload and data."""
+def _training(cell: Cell) -> tuple[str, int]:
+    return cell.fingerprint, cell.epochs
+
+
+def _most_common(group: Sequence[Cell]) -> Cell:
+    """Return a cell of the data and the epochs that most whole cells have."""
+    whole = [cell for cell in group if cell.whole] or list(group)
+    trainings = [_training(cell) for cell in whole]
+    return max(whole, key=lambda cell: (trainings.count(_training(cell)), _training(cell)))
+
+
+def _comparable(cell: Cell, reference: Cell) -> bool:
+    """Return whether seeds of two cells mean the same split and order of samples, for the same epochs."""
+    return _training(cell) == _training(reference)
+
+
+def _rival_p(rivals: Sequence[Cell]) -> dict[tuple[CellKey, CellKey], float]:
+    if len(rivals) < 2:
+        return {}
+    errors = {cell.key: cell.errors() for cell in rivals}
+    pairs = list(permutations(errors, 2))
+    differences = np.stack([errors[first] - errors[second] for first, second in pairs], axis=1)
+    return dict(zip(pairs, map(float, max_t(differences, one_sided=True)), strict=True))
+
+
+def _could_be_best(cell: Cell, rivals: Sequence[Cell], beaten: Iterable[CellKey], baseline: str) -> str:
+    if cell.method == baseline:
+        return "baseline"
+    if not any(cell is rival for rival in rivals):
+        return "open"
+    if len(rivals) < 2:
+        return "no rival"
+    return "no" if cell.key in beaten else "yes"
+
+
+def _permutation(cell: Cell, base: Cell) -> float:
+    testable = cell.testable and base.testable and cell.epochs == base.epochs
+    return permutation_p(cell.errors(), base.errors()) if testable else math.nan
+
+
+def _untested(cell: Cell, base: Cell | None, baseline: str) -> str:
+    """Return why a cell is not tested against the baseline; empty where it is."""
+    if base is None:
+        return f"not tested: no {method_title(baseline)}"
+    if cell.epochs != base.epochs:
+        return f"not tested: {cell.epochs} epochs, {method_title(baseline)} {base.epochs}"
+    for one, whose in ((cell, ""), (base, f" of {method_title(baseline)}")):
+        if not one.protocol_seeds:
+            return f"not tested: seeds outside the protocol{whose}"
+        if not one.testable:
+            count = len(one.protocol_seeds)
+            return f"not tested: {count} seed{'s' * (count != 1)}{whose}"
+    return ""
+
+
+def _place(ranked: RankedCell) -> tuple[bool, int, float, str, str]:
+    cell = ranked.cell
+    tier = 0 if cell.whole else 1 if cell.testable else 2
+    return not ranked.is_baseline, tier, cell.mean, cell.method, cell.tuning
+
+
+def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE) -> list[Ranking]:
+    """Return the ranking of every workload and kind of data of a store, the paper's workloads first."""
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for (workload, label, _), cell in cells.items():
-        groups[workload, label].append(cell)
-    return {
-        (workload, label, method): standing
-        for (workload, label), group in groups.items()
-        for method, standing in standings(group).items()
-    }
+    for cell in cells.values():
+        groups[cell.workload, cell.data_label].append(cell)
+    order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
+    places = sorted(groups, key=lambda place: (order.get(place[0], len(order)), place))
+    return [rank(groups[place], baseline) for place in places]
+
+
+def read_test_samples(store: RunStore, rankings: Iterable[Ranking]) -> list[Ranking]:
+    """Return rankings with the number of test samples, where it is not known, from the predictions of a run."""
+    filled = []
+    for ranking in rankings:
+        samples = ranking.test_samples
+        if samples is None and ranking.cells:
+            predictions = store.predictions(ranking.cells[0].cell.runs[0])
+            samples = len(predictions.correct) if predictions else None
+        filled.append(replace(ranking, test_samples=samples))
+    return filled
 
 
 COLUMNS = (
     "workload",
     "data",
     "method",
+    "tuning",
     "seeds",
     "epochs",
     "test_error_mean",
     "test_error_std",
     "ci_low",
     "ci_high",
-    "p_best",
+    "baseline",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "differs",
+    "could_be_best",
+    "tested",
     "validation_error_mean",
     "diverged",
-    "paper_mean",
-    "paper_std",
-    "p_paper",
-    "budget",
+    "precision",
     "marks",
 )
-"""Columns of ``leaderboard.csv``."""
+"""Columns of a leaderboard, and of ``leaderboard.csv``."""
 
 
-def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None) -> pd.DataFrame:
-    """Return every cell of a store, best first within its workload; errors in per cent.
+def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, baseline: str = BASELINE) -> pd.DataFrame:
+    """Return every cell of a store: the baseline of a workload first, then by test error, few seeds last.
 
-    ``ci_low`` and ``ci_high`` are the interval of the mean; ``p_best`` is p of the test against the best method of the
-    workload (:func:`tpbench.results.ranking.best_of`) after Holm's correction, ``p_paper`` that of Welch's test
-    against the paper's cell, ``budget`` how the configuration was found. Beyond :data:`COLUMNS`, ``verdict`` and
-    ``against_best`` say in a mark and in words what the test against the best said, ``test`` and ``detectable`` which
-    it was and what it would have shown, and ``unequal`` whether the best's configuration was found at another cost.
-
-    Cells without diverged seeds come first, then those with, then those of fewer than three finished seeds.
+    Errors are in per cent, differences in percentage points. ``seeds`` are those of mean, interval and test (``0-9``);
+    ``ci_low`` and ``ci_high`` are Student's 95 % interval of the mean. ``difference`` is the mean minus the baseline's,
+    ``low`` and ``high`` its simultaneous 95 % interval, ``p`` that of max-T (or of the permutation test), ``differs``
+    whether the interval excludes 0 (or p is below 5 %), ``tested`` the test or why there is none. ``difference`` and
+    ``p`` are empty only where ``tested`` says that nothing was tested, ``low`` and ``high`` only without an interval.
 
     Args:
         store: that holds the runs.
         cells: those of the store, where they are chosen already.
+        baseline: the method that the others are compared with.
     """
     cells = choose_cells(store.summaries()) if cells is None else cells
-    found = all_standings(cells)
-    frame = pd.DataFrame([_row(cell, found[cell.key]) for cell in cells.values()], columns=[*COLUMNS, *_FURTHER])
-    order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
-    frame["order"] = frame["workload"].map(lambda name: order.get(name, len(order)))
-    keys = ["order", "workload", "data", "tier", "test_error_mean", "method"]
-    return frame.sort_values(keys, na_position="last").drop(columns=["order", "tier"]).reset_index(drop=True)
+    rows = [_row(ranked, ranking.baseline) for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-_FURTHER = ("verdict", "against_best", "test", "detectable", "unequal", "ranked", "tier")
-
-
-def _row(cell: Cell, standing: Standing) -> dict[str, Any]:
+def _row(ranked: RankedCell, baseline: str) -> dict[str, Any]:
+    cell = ranked.cell
     low, high = cell.interval
-    printed = paper_cell(cell.workload, cell.method)
-    paper, comparison = printed or (math.nan, math.nan), standing.comparison
-    testable = printed and cell.can_be_best
     return {
         "workload": cell.workload,
         "data": cell.data_label or "exact",
         "method": cell.method,
-        "seeds": cell.seeds,
+        "tuning": cell.tuning,
+        "seeds": seed_ranges(cell.counted_seeds),
         "epochs": cell.epochs,
         "test_error_mean": cell.mean,
         "test_error_std": cell.std,
         "ci_low": low,
         "ci_high": high,
-        "p_best": standing.p,
+        "baseline": baseline,
+        "difference": ranked.difference,
+        "low": ranked.low,
+        "high": ranked.high,
+        "p": 1.0 if ranked.is_baseline else ranked.p,
+        "differs": ranked.differs,
+        "could_be_best": ranked.could_be_best,
+        "tested": ranked.tested,
         "validation_error_mean": cell.validation,
         "diverged": cell.diverged,
-        "paper_mean": paper[0],
-        "paper_std": paper[1],
-        "p_paper": compare_with_printed(cell.errors(), paper) if testable else math.nan,
-        "verdict": standing.verdict.value,
-        "against_best": standing.words,
-        "test": comparison.test if comparison else "",
-        "detectable": comparison.detectable if comparison else math.nan,
-        "budget": str(cell.budget),
-        "unequal": standing.unequal,
+        "precision": cell.precision,
         "marks": ", ".join(cell.marks),
-        "ranked": cell.ranked,
-        "tier": cell.tier,
     }
 
 
@@ -246,64 +348,67 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
     return path
 
 
-BOARD_NOTE = (
-    "Best first by test error; the best that the others are tested against is the method but BP with the lowest "
-    f"validation error of those with {ENOUGH_WORDS}"
-    ". =: not told apart from it; >, <: higher, lower error than its (p < 0.05); ?: could not be tested (fewer than "
-    "three seeds, or diverged ones). Tests: exact sign-flip permutation over up to 12 shared seeds, paired t-test "
-    "above, Welch's where fewer than three are shared; Holm-corrected; 'would show': the difference that the test "
-    "shows four times in five (power 0.8). #: found with another search budget than the best, or trained for other "
-    "epochs. Diverged seeds do not enter the mean; cells with them come after those without, cells of fewer than "
-    "three seeds last. Interval: 95 %, Student's t (bootstrap from 20 seeds). The rules: docs/protocol.md."
-)
+def format_error(cell: Cell) -> str:
+    """Format the test error of a cell with its marks: ``2.08 ± 0.06 [without seeds 3-9]``."""
+    return format_mean(cell.mean, cell.std) + (f" [{', '.join(cell.marks)}]" if cell.marks else "")
 
 
-def format_error(row: Mapping[Hashable, Any]) -> str:
-    """Format the test error of a leaderboard's row with its marks."""
-    verdict = f" {row['verdict']}" if row["verdict"] else ""
-    unequal = " #" if row["unequal"] else ""
-    marks = f" [{row['marks']}]" if row["marks"] else ""
-    return format_mean(row["test_error_mean"], row["test_error_std"]) + verdict + unequal + marks
+def ranking_header(ranking: Ranking) -> list[str]:
+    """Return the names of the columns of :func:`ranking_values`."""
+    title = method_title(ranking.baseline)
+    return ["method", "test error (%)", f"minus {title} (points)", f"could be best but {title}", "tuning"]
 
 
-def format_interval(row: Mapping[Hashable, Any]) -> str:
-    """Format the interval of a leaderboard's row."""
-    return "-" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+def ranking_values(ranked: RankedCell) -> list[str | Value]:
+    """Return the entries of a row of a workload's table; a difference is bold where its interval excludes 0."""
+    best = "" if ranked.could_be_best == "baseline" else ranked.could_be_best
+    return [
+        method_title(ranked.cell.method),
+        format_error(ranked.cell),
+        Value(ranked.difference_text, bold=ranked.differs),
+        best,
+        ranked.cell.tuning,
+    ]
 
 
-_SHOWN = (
-    "workload",
-    "method",
-    "seeds",
-    "epochs",
-    "test error (%)",
-    "95 % interval",
-    "against the best",
-    "configuration from",
-    "paper",
-)
+def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
+    """Return the legend of a workload's table, of what occurs in it alone, and the test set's own uncertainty.
+
+    Args:
+        mark: what a difference that is shown looks like.
+    """
+    base = method_title(ranking.baseline)
+    intervals = any(ranked.has_interval and not ranked.is_baseline for ranked in ranking.cells)
+    few = any(ranked.tested.startswith("permutation") for ranked in ranking.cells)
+    marked = any(ranked.could_be_best in ("yes", "no") for ranked in ranking.cells)
+    legend = ["Test error: mean and sample standard deviation over seeds."]
+    if intervals:
+        legend.append(
+            f"Brackets: 95 % intervals of the differences from {base}, for all methods at once (max-T, joint sign "
+            f"flips over the seeds); {mark}: without 0."
+        )
+    if few:
+        legend.append(f"p: exact permutation test where seeds are missing, Holm-corrected; {mark}: below 5 %.")
+    if marked:
+        legend.append(f"Could be best: no method but {base} is better at 5 % (max-T over all pairs).")
+    return [" ".join(legend), *([ranking.test_set] if ranking.test_set else [])]
 
 
-def render_leaderboard(frame: pd.DataFrame, form: str = "text") -> str:
-    """Format a leaderboard in one of :data:`tpbench.results.formats.FORMATS`.
+def render_rankings(rankings: Sequence[Ranking], form: str = "text") -> str:
+    """Format a table for each workload as ``text``, ``md`` or ``latex``.
 
     Raises:
         UsageError: there is no such format.
     """
-    if form == "csv":
-        return board_csv(frame)
-    rows = [
-        [
-            workload_label(row),
-            method_title(row["method"]),
-            str(row["seeds"]),
-            str(row["epochs"]),
-            format_error(row),
-            format_interval(row),
-            row["against_best"],
-            row["budget"],
-            format_mean(row["paper_mean"], row["paper_std"]),
-        ]
-        for row in frame.to_dict("records")
+    mark = "*" if form == "text" else "bold"
+    tables = [
+        format_table(
+            f"{ranking.title}: test error against {method_title(ranking.baseline)}",
+            ranking_header(ranking),
+            [ranking_values(ranked) for ranked in ranking.cells],
+            form,
+            "\n".join(ranking_notes(ranking, mark)),
+        )
+        for ranking in rankings
     ]
-    return format_table("Leaderboard: test error (%), best first", _SHOWN, rows, form, BOARD_NOTE)
+    return "\n".join(tables)

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -37,7 +37,7 @@ Status = str
 FORMAT = 1
 DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
-"""Seeds of the paper's protocol."""
+"""Seeds of the paper's protocol: 0 to 9."""
 LARGEST_RUN = 190_000_000
 """Bytes of a run's file: all curves of a million epochs, the most that a run can have, are at most 180 million."""
 PREDICTIONS_FORMAT = 1
@@ -421,12 +421,18 @@ def with_precision(info: Mapping[str, Any], trained: str, wanted: str) -> dict[s
     return {**kept, "search_precision": searched} if searched != wanted else kept
 
 
+USUAL_HALVING = 3
+"""Factor of a search with halving that its label does not name."""
+_ORIGINS = ("published", "search", "file", "python", "unknown")
+"""Origins of configurations, the best known cost of tuning first."""
+
+
 @dataclass(frozen=True)
 class TuningBudget:
-    """Cost of finding a configuration, by which two methods are compared fairly."""
+    """Cost of finding a configuration; its text is the tuning label of a table, such as ``54 x 27 halved``."""
 
     by: str = "unknown"
-    """``published``, ``file``, ``python``, ``search`` or ``unknown``."""
+    """``published``, ``search``, ``file``, ``python`` or ``unknown``."""
     trials: Natural = 0
     epochs: Natural = 0
     objective: str = ""
@@ -439,10 +445,19 @@ class TuningBudget:
     def __str__(self) -> str:
         if self.by != "search":
             return self.by
-        objective = "" if self.objective == DEFAULT_OBJECTIVE else f", {self.objective}"
-        halving = f", halving {self.halving}" if self.halving else ""
-        precision = f" in {self.search_precision}" if self.search_precision else ""
-        return f"search {self.trials} x {self.epochs} epochs{precision}{halving}{objective}"
+        parts = [f"{self.trials} x {self.epochs}"]
+        if self.halving:
+            parts.append("halved" if self.halving == USUAL_HALVING else f"halved by {self.halving}")
+        if self.search_precision:
+            parts.append(f"in {self.search_precision}")
+        if self.objective not in ("", DEFAULT_OBJECTIVE):
+            parts.append(f"by {self.objective}")
+        return " ".join(parts)
+
+    @property
+    def rank(self) -> int:
+        """Place in the order published, search, file, python, unknown: the later, the less is known of its cost."""
+        return _ORIGINS.index(self.by)
 
 
 UNKNOWN_BUDGET = TuningBudget()
@@ -453,19 +468,17 @@ def tuning_budget(info: Mapping[str, Any]) -> TuningBudget:
     by = info.get("by")
     if by == "search":
         return TuningBudget(**{f.name: info[f.name] for f in fields(TuningBudget) if f.name in info})
-    return TuningBudget(str(by)) if by in ("published", "file", "python") else UNKNOWN_BUDGET
+    return TuningBudget(str(by)) if by in _ORIGINS else UNKNOWN_BUDGET
+
+
+def weakest_budget(budgets: Iterable[TuningBudget]) -> TuningBudget:
+    """Return the tuning budget of runs together: the least known; unknown where they name different searches."""
+    found = set(budgets)
+    weakest = max(budget.rank for budget in found)
+    last = [budget for budget in found if budget.rank == weakest]
+    return last[0] if len(last) == 1 else UNKNOWN_BUDGET
 
 
 def from_search(info: Mapping[str, Any], role: str) -> bool:
     """Return whether a sweep trained the run in this role (``search`` or ``final``)."""
     return info.get("by") == "search" and info.get("role") == role
-
-
-def same_budget(first: TuningBudget, second: TuningBudget) -> bool | None:
-    """Return whether two configurations were found at the same cost; None where one cost is unknown.
-
-    The cost of a configuration from a user's file is unknown.
-    """
-    if not {first.by, second.by} <= {"published", "search"}:
-        return None
-    return first == second

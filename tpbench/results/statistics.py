@@ -1,324 +1,279 @@
-"""Statistics of cells and of pairs of methods: intervals, tests, power. The rules stand in docs/protocol.md."""
+"""Statistics of cells and of differences between methods: tests, intervals, equivalence (docs/protocol.md).
+
+Errors are in per cent. A test or interval of differences takes an array with a row per seed and a column per
+difference: all of them share the seeds, so one sign per seed is flipped for all at once.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import combinations
+from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-LEVEL = 0.05
-"""Significance level, after Holm's correction where several differences are tested."""
-POWER = 0.8
-"""Power of the differences that a test would have shown."""
-FEWEST = 3
-"""Smallest number of seeds of a cell that is tested."""
-EXACT = 12
-"""Largest number of pairs of the exact sign-flip test, which tries all 2^n flips of signs."""
-# Student's interval needs normal errors, the bootstrap many of them: it covers 70 % instead of 95 at three seeds.
-_BOOTSTRAP_FROM = 20
+ALPHA = 0.05
+"""Significance level of every test, after the correction for the number of methods."""
+MIN_SEEDS = 3
+"""Smallest number of seeds of a mean that has an interval, and of a cell that is tested."""
+MARGIN = 5.0
+"""Per cent of the paper's error within which a cell agrees with it."""
+_MAX_EXACT = 2**18
+"""Largest number of flips, or of deals into two groups, that are all tried."""
+_RANDOM_DRAWS = 100_000
 # Per cent. A run's error is a count over its samples, so smaller differences are rounding.
 _SAME = 1e-9
 
+Floats = NDArray[np.floating[Any]]
+Key = TypeVar("Key", bound=Hashable)
 
-def mean_interval(errors: pd.Series[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of the mean: Student's t below 20 seeds, else bootstrap (BCa, 10,000 resamples).
+
+def mean_interval(errors: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's confidence interval of a mean, at any number of seeds.
 
     Returns:
         Lower and upper end in per cent; not a number where there are fewer than three values.
     """
-    values = errors.dropna().to_numpy(dtype=float)
-    if len(values) < FEWEST:
+    values = np.asarray(errors, dtype=float)
+    if len(values) < MIN_SEEDS:
         return math.nan, math.nan
-    # The spread of errors that differ by rounding alone underflows in BCa's acceleration.
-    if np.ptp(values) < _SAME:
-        return float(values[0]), float(values[0])
-    if len(values) < _BOOTSTRAP_FROM:
-        half = float(special.stdtrit(len(values) - 1, (1 + level) / 2)) * values.std(ddof=1) / math.sqrt(len(values))
-        return float(values.mean() - half), float(values.mean() + half)
-    generator = np.random.default_rng(0)
-    # Slow to import, and few cells have so many seeds.
-    from scipy import stats
-
-    found = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=10_000, rng=generator)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Comparison of two methods. Errors in per cent; ``difference`` is the first minus the second."""
-
-    seeds: int
-    """Number of seeds that both have."""
-    difference: float
-    """Difference of the means over shared seeds, or of the two means where those are too few."""
-    deviation: float = math.nan
-    """Sample standard deviation of the paired differences."""
-    p: float = math.nan
-    """Two-sided p; not a number where nothing could be tested."""
-    test: str = ""
-    """``sign-flip``, ``paired t``, ``Welch`` or ``permutation``; empty where nothing could be tested."""
-    error: float = math.nan
-    """Standard error of the difference."""
-    freedom: float = math.nan
-    """Degrees of freedom of a t-test."""
-    family: int = 1
-    """Number of tests of Holm's correction."""
-
-    @property
-    def tested(self) -> bool:
-        return not math.isnan(self.p)
-
-    @property
-    def shown(self) -> bool:
-        """True if a difference was found."""
-        return self.p < LEVEL
-
-    @property
-    def hopeless(self) -> bool:
-        """True if not even an uncorrected test can show anything, as a sign-flip test of fewer than six pairs."""
-        return self.test == "sign-flip" and _smallest_p(self.seeds) >= LEVEL
-
-    @property
-    def detectable(self) -> float:
-        """The smallest difference that this test would have shown with power 0.8; infinite if none.
-
-        At 5 % divided by the number of tests that it is corrected for: the level that a single difference must reach.
-        """
-        if not self.tested or self.test == "permutation":
-            return math.inf if self.tested else math.nan
-        level = LEVEL / self.family
-        if self.test == "sign-flip":
-            return _sign_flip_effect(self.seeds, level) * self.deviation if self.deviation else self._one_image(level)
-        return _noncentrality(self.freedom, level) * self.error
-
-    def _one_image(self, level: float) -> float:
-        """Return the detectable difference where all differences are equal: 0 if they are enough, or infinity."""
-        return 0.0 if _smallest_p(self.seeds) < level else math.inf
-
-    def seeds_for(self, difference: float) -> int | None:
-        """Return the shared seeds with which the paired test finds a difference of this size four times in five.
-
-        From the observed deviation of the differences; None where that is unknown, or beyond a million.
-        """
-        if math.isnan(self.deviation):
-            return None
-        # Without any deviation every difference is a very large one.
-        return _seeds_for(abs(difference) / self.deviation if self.deviation else 1e9, LEVEL / self.family)
+    half = _t_quantile(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 # scipy.special has what scipy.stats would say, and takes a quarter of its time to import.
-def _two_sided(t: float, freedom: float) -> float:
-    """Return p of Student's t."""
-    return 2 * float(special.stdtr(freedom, -abs(t)))
+def _t_quantile(freedom: float, level: float) -> float:
+    return float(special.stdtrit(freedom, level))
 
 
-@lru_cache(maxsize=1000)
-def _noncentrality(freedom: float, level: float = LEVEL) -> float:
-    """Return the difference in standard errors that a two-sided t-test finds with power 0.8."""
-    critical = special.stdtrit(freedom, 1 - level / 2)
-    # The other tail adds nothing where the power is 0.8.
-    return float(special.nctdtrinc(freedom, 1 - POWER, critical))
+# Joint sign flips
 
 
-@lru_cache(maxsize=1000)
-def _sign_flip_effect(pairs: int, level: float = LEVEL) -> float:
-    """Return the mean, in deviations, of normal differences that the sign-flip test finds with power 0.8.
+@lru_cache(maxsize=4)
+def sign_flips(pairs: int) -> Floats:
+    """Return flips of signs (flips, pairs): all 2^n of them up to 18 pairs, the first of which flips none.
 
-    By simulation, always of the same 1,000 samples; infinite where even equal signs are not rare enough.
+    Beyond, that one and 100,000 random ones, which are the same at every call.
     """
-    if pairs > EXACT:
-        return _noncentrality(pairs - 1, level) / math.sqrt(pairs)
-    if _smallest_p(pairs) >= level:
-        return math.inf
-    noise, signs = np.random.default_rng(0).normal(size=(1000, pairs)), _signs(pairs)
-
-    def missing(effect: float) -> float:
-        sums = np.abs((noise + effect) @ signs.T)
-        return float(np.mean(np.mean(sums >= sums[:, :1] - _SAME, axis=1) < level)) - POWER
-
-    low, high = 0.0, 1.0
-    while missing(high) < 0:
-        low, high = high, 2 * high
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        low, high = (middle, high) if missing(middle) < 0 else (low, middle)
-    return high
+    if 2**pairs <= _MAX_EXACT:
+        return 1.0 - 2.0 * ((np.arange(2**pairs)[:, None] >> np.arange(pairs)) & 1)
+    drawn = np.random.default_rng(0).integers(0, 2, size=(_RANDOM_DRAWS, pairs))
+    return np.vstack([np.ones(pairs), 1.0 - 2.0 * drawn])
 
 
-def _seeds_for(effect: float, level: float) -> int | None:
-    """Return the smallest number of pairs with which a mean of so many deviations shows with power 0.8."""
+def _flipped(differences: Floats) -> Floats:
+    """Return (flips, k) cosines between the flipped differences and a constant.
 
-    def enough(pairs: int) -> bool:
-        return effect >= _sign_flip_effect(pairs, level)
-
-    for pairs in range(FEWEST, EXACT + 1):
-        if enough(pairs):
-            return pairs
-    low, high = EXACT, EXACT + 1
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > 2_000_000:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-@lru_cache(maxsize=16)
-def _signs(pairs: int) -> NDArray[np.floating[Any]]:
-    """Return all flips of signs that keep the first: a sum and its negative count alike. The first row flips none."""
-    return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=pairs - 1)])
-
-
-def _smallest_p(pairs: int) -> float:
-    """Return the smallest p of the sign-flip test: 2 of all 2^n flips reach the mean of differences of one sign."""
-    return 2.0 ** (1 - pairs)
-
-
-def _sign_flip(differences: NDArray[np.floating[Any]]) -> float:
-    """Return two-sided p of the exact permutation test: the share of 2^n flips of signs with so large a mean.
-
-    It assumes only that without a difference either sign is as likely, so ties and counts do not disturb it.
+    Student's t of n differences grows with this cosine c alone: t = c * sqrt((n - 1) / (1 - c^2)). It is finite also
+    where all differences are equal, which t is not. Differences that are all zero have the cosine 0.
     """
-    sums = np.abs(_signs(len(differences)) @ differences)
-    return float(np.mean(sums >= sums[0] - _SAME))
+    lengths = np.sqrt(len(differences) * np.sum(differences**2, axis=0))
+    scaled = np.divide(differences, lengths, out=np.zeros_like(differences), where=lengths > _SAME)
+    return sign_flips(len(differences)) @ scaled
 
 
-def compare_paired(first: pd.Series[float], second: pd.Series[float]) -> Comparison:
-    """Compare by seed: runs of one seed share split and data order, so their differences vary less than they do.
+def max_t(differences: ArrayLike, *, one_sided: bool = False) -> Floats:
+    """Return p of each mean difference by the step-down max-T test with joint sign flips.
 
-    Up to 12 pairs the exact sign-flip permutation test, and also beyond where all differences are equal; the paired
-    t-test otherwise.
+    One sign per seed is flipped for all differences at once. The largest |t| is compared with the largest of all
+    differences over the flips, the next with the largest of those that are left, and so on; p never falls on the way.
+    The error over the family is at most 5 % where without a difference the noise of the seeds is symmetric.
 
     Args:
-        first, second: errors in per cent, indexed by seed; missing where a run diverged.
+        differences: (seeds, k).
+        one_sided: True: only positive means count, and t instead of |t|.
+
+    Source:
+        Westfall and Young 1993, Resampling-Based Multiple Testing, algorithm 4.1.
     """
-    paired = (first - second).dropna().to_numpy(dtype=float)
-    count = len(paired)
-    if count < FEWEST:
-        return Comparison(count, float(paired.mean()) if count else math.nan)
-    mean, deviation = float(paired.mean()), float(paired.std(ddof=1))
-    if deviation < _SAME:
-        deviation = 0.0
-    error = deviation / math.sqrt(count)
-    if count <= EXACT:
-        return Comparison(count, mean, deviation, _sign_flip(paired), "sign-flip", error, count - 1)
-    if not deviation:  # the t-test knows no p for them; only the two flips of all signs reach such a mean
-        p = 1.0 if abs(mean) < _SAME else _smallest_p(count)
-        return Comparison(count, mean, deviation, p, "sign-flip", error, count - 1)
-    return Comparison(count, mean, deviation, _two_sided(mean / error, count - 1), "paired t", error, count - 1)
+    values = np.asarray(differences, dtype=float)
+    if not values.size:
+        return np.ones(values.shape[1])
+    statistics = _flipped(values) if one_sided else np.abs(_flipped(values))
+    order = np.argsort(-statistics[0], kind="stable")
+    # The largest of each difference and all that have a smaller one.
+    largest = np.maximum.accumulate(statistics[:, order[::-1]], axis=1)[:, ::-1]
+    p = np.mean(largest >= statistics[0, order] - _SAME, axis=0)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(p)
+    return adjusted
 
 
-def compare_unpaired(first: pd.Series[float], second: pd.Series[float]) -> Comparison:
-    """Compare by Welch's test two methods that share too few seeds, or were trained on differently ordered data.
+def simultaneous_intervals(differences: ArrayLike, level: float = 0.95) -> list[tuple[float, float]]:
+    """Return intervals of mean differences that all hold at once with this probability: mean ± q s / sqrt(n).
 
-    Where neither varies, Welch's test has no p: the exact permutation test of two groups of constants then.
+    q is the quantile of the largest |t| over all joint sign flips of the centred differences.
+
+    Args:
+        differences: (seeds, k).
+        level: of all intervals together.
     """
-    one, other = first.dropna(), second.dropna()
-    shared = len(one.index.intersection(other.index))
-    difference = float(one.mean() - other.mean())
-    if min(len(one), len(other)) < FEWEST:
-        return Comparison(shared, difference)
-    p, error, freedom = _welch(one, float(other.mean()), float(other.std(ddof=1)), len(other))
-    if not math.isnan(p):
-        return Comparison(shared, difference, p=p, test="Welch", error=error, freedom=freedom)
-    # Of all ways to deal the values into two groups so large, only this one, and its mirror image, differ so much.
-    ways = math.comb(len(one) + len(other), len(one)) / (1 + (len(one) == len(other)))
-    p = 1.0 if abs(difference) < _SAME else 1 / ways
-    return Comparison(shared, difference, p=p, test="permutation")
+    values = np.asarray(differences, dtype=float)
+    if not values.size:
+        return []
+    means, count = values.mean(axis=0), len(values)
+    largest = np.max(np.abs(_flipped(values - means)), axis=1)
+    cosine = min(float(np.quantile(largest, level)), 1.0)
+    quantile = cosine * math.sqrt((count - 1) / (1 - cosine**2)) if cosine < 1 else math.inf
+    errors = values.std(axis=0, ddof=1) / math.sqrt(count)
+    halves = np.where(errors < _SAME, 0.0, quantile * np.maximum(errors, _SAME))
+    return [(float(mean - half), float(mean + half)) for mean, half in zip(means, halves, strict=True)]
 
 
-def _welch(values: pd.Series[float], mean: float, deviation: float, count: int) -> tuple[float, float, float]:
-    """Compare by Welch's test with a sample of which mean, deviation and size are known.
+# Cells of few seeds
 
-    Returns:
-        p, standard error and degrees of freedom; not numbers where neither sample varies.
+
+def permutation_p(first: ArrayLike, second: ArrayLike) -> float:
+    """Return two-sided p of the exact unpaired permutation test of two means; of 100,000 deals where there are more.
+
+    Not a number where one of the groups has fewer than three values.
     """
-    spread, size = float(values.std(ddof=1)), len(values)
-    parts = spread**2 / size, deviation**2 / count
-    error = math.sqrt(sum(parts))
-    if error < _SAME:
-        return math.nan, math.nan, math.nan
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (size - 1) + parts[1] ** 2 / (count - 1))
-    return _two_sided((float(values.mean()) - mean) / error, freedom), error, freedom
+    one, other = (np.asarray(values, dtype=float) for values in (first, second))
+    if min(len(one), len(other)) < MIN_SEEDS:
+        return math.nan
+    pooled = np.concatenate([one, other])
+    if math.comb(len(pooled), len(one)) <= _MAX_EXACT:
+        sums = np.array([pooled[list(deal)].sum() for deal in combinations(range(len(pooled)), len(one))])
+    else:
+        generator = np.random.default_rng(0)
+        deals = generator.permuted(np.broadcast_to(pooled, (_RANDOM_DRAWS, len(pooled))), axis=1)
+        sums = np.append(deals[:, : len(one)].sum(axis=1), one.sum())
+    expected = len(one) * pooled.mean()
+    return float(np.mean(np.abs(sums - expected) >= abs(one.sum() - expected) - _SAME))
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
+def holm(p: Mapping[Key, float]) -> dict[Key, float]:
     """Return p with Holm's correction over the tests that could be made; the others stay not a number."""
-    known = sorted((value, name) for name, value in p.items() if not math.isnan(value))
+    known = sorted((value, number, name) for number, (name, value) in enumerate(p.items()) if not math.isnan(value))
     adjusted, largest = dict(p), 0.0
-    for rank, (value, name) in enumerate(known):
+    for rank, (value, _, name) in enumerate(known):
         largest = max(largest, min(1.0, (len(known) - rank) * value))
         adjusted[name] = largest
     return adjusted
 
 
-def corrected(found: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """Return the comparisons with Holm's correction over all but sign-flip tests that could never show anything.
-
-    A test whose smallest possible p is too large adds no false findings, so the others need not pay for it (Tarone
-    1990, Biometrics 46, 515-522). It keeps its own p; with more seeds all of them would be of the family.
-    """
-    counted = {name: comparison for name, comparison in found.items() if not comparison.hopeless}
-    adjusted = holm({name: comparison.p for name, comparison in counted.items()})
-    family = sum(comparison.tested for comparison in counted.values())
-    return {
-        name: replace(comparison, p=adjusted[name], family=max(1, family))
-        if name in counted
-        else replace(comparison, family=len(found) - len(counted) + family)
-        for name, comparison in found.items()
-    }
-
-
-def compare_with_printed(errors: pd.Series[float], printed: tuple[float, float], seeds: int = 10) -> float:
-    """Return two-sided p of Welch's test against a mean and deviation that the paper prints.
-
-    Returns:
-        Not a number with fewer than three values.
-    """
-    values = errors.dropna()
-    if len(values) < FEWEST:
-        return math.nan
-    return _welch(values, printed[0], printed[1], seeds)[0]
+# Against the paper
 
 
 @dataclass(frozen=True)
-class Overall:
-    """Comparison of many cells with the paper's at once: over many, some differ by chance."""
+class Agreement:
+    """A cell against a mean that the paper prints. All numbers are per cent of the paper's mean."""
 
-    tested: int
-    differing: int
-    """Number of cells with p < 0.05, not corrected."""
-    p: float
-    """Stouffer's combined p, two-sided, of signed differences; not a number if none was tested."""
-    above: int
-    """Number of cells whose mean error lies above the paper's."""
-
-    @property
-    def expected(self) -> float:
-        """Number of cells that would differ by chance alone."""
-        return LEVEL * self.tested
+    difference: float
+    low: float
+    """Lower end of the 95 % interval (Welch's); not a number with fewer than three seeds."""
+    high: float
+    within: str
+    """``yes``: within ±5 % by two one-sided tests at 5 %; ``no``: the whole interval is outside; ``open``: neither."""
 
 
-def overall(tests: Iterable[tuple[float, float]]) -> Overall:
-    """Combine tests against the paper.
+def agreement(errors: ArrayLike, printed: tuple[float, float], seeds: int = 10, margin: float = MARGIN) -> Agreement:
+    """Compare errors with a mean and sample deviation that the paper prints.
 
     Args:
-        tests: difference and two-sided p of each; those without a p are left out.
+        errors: one per seed.
+        printed: mean and sample standard deviation.
+        seeds: number of seeds behind the printed values.
+        margin: in per cent of the printed mean.
     """
-    known = [(difference, p) for difference, p in tests if not math.isnan(p)]
-    if not known:
-        return Overall(0, 0, math.nan, 0)
-    # Signed, so that cells above the paper and cells below it speak against each other.
-    scores = [math.copysign(min(-float(special.ndtri(p / 2)), 40.0), difference) for difference, p in known]
-    combined = 2 * float(special.ndtr(-abs(sum(scores)) / math.sqrt(len(scores))))
-    return Overall(len(known), sum(p < LEVEL for _, p in known), min(1.0, combined), sum(d > 0 for d, _ in known))
+    values, (mean, deviation) = np.asarray(errors, dtype=float), printed
+    difference = 100 * (float(values.mean()) - mean) / mean
+    if len(values) < MIN_SEEDS:
+        return Agreement(difference, math.nan, math.nan, "open")
+    parts = values.var(ddof=1) / len(values), deviation**2 / seeds
+    error = 100 * math.sqrt(sum(parts)) / mean
+    if error < _SAME:
+        return Agreement(difference, difference, difference, "yes" if abs(difference) < margin else "no")
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (seeds - 1))
+    half = _t_quantile(freedom, 1 - ALPHA / 2) * error
+    # Two one-sided tests at 5 % reject together where the 90 % interval lies within the margin.
+    inside = abs(difference) + _t_quantile(freedom, 1 - ALPHA) * error < margin
+    within = "yes" if inside else "no" if abs(difference) - half > margin else "open"
+    return Agreement(difference, difference - half, difference + half, within)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Mean relative difference of several cells from the paper's, in per cent, with its 95 % interval."""
+
+    cells: int
+    difference: float
+    low: float
+    high: float
+
+
+def overall_shift(cells: Sequence[tuple[ArrayLike, tuple[float, float]]], seeds: int = 10) -> Shift | None:
+    """Return the mean relative difference from the paper over cells, with an interval from 10,000 resamples.
+
+    Seeds are drawn with replacement for all cells at once, as runs of one seed share split and order of samples. The
+    paper's means are drawn from a normal distribution each, independently of each other.
+
+    Args:
+        cells: for each, the errors of the same seeds in the same order, and the printed mean and deviation.
+        seeds: number of seeds behind the printed values.
+    """
+    if not cells:
+        return None
+    errors = np.array([np.asarray(values, dtype=float) for values, _ in cells])
+    printed = np.array([pair for _, pair in cells])
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, errors.shape[1], size=(10_000, errors.shape[1]))
+    ours = errors[:, drawn].mean(axis=2)
+    theirs = printed[:, :1] + printed[:, 1:] / math.sqrt(seeds) * generator.standard_normal((len(cells), len(drawn)))
+    low, high = np.quantile(100 * np.mean(ours / theirs - 1, axis=0), [ALPHA / 2, 1 - ALPHA / 2])
+    return Shift(len(cells), 100 * float(np.mean(errors.mean(axis=1) / printed[:, 0] - 1)), float(low), float(high))
+
+
+# Right and wrong of each test sample
+
+
+def minibatch_mean(correct: NDArray[np.bool_], batch: int = 128) -> float:
+    """Return the test error in per cent as the mean over minibatches: samples of a short last one weigh more.
+
+    Args:
+        correct: (test samples,), in the order of the data set.
+        batch: samples per minibatch; the authors' is 128.
+    """
+    starts = np.arange(0, len(correct), batch)
+    wrong = np.add.reduceat(~correct, starts, dtype=float)
+    return 100 * float(np.mean(wrong / np.diff(np.append(starts, len(correct)))))
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same test samples."""
+
+    first_only: int
+    """Samples that the first alone classifies correctly."""
+    second_only: int
+    p: float
+    """Two-sided p of the exact test that both are as many but for chance."""
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """Compare two runs on the same test samples by McNemar's exact test.
+
+    Args:
+        first, second: (test samples,), True where the sample is classified correctly.
+    """
+    first_only, second_only = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    tail = float(special.bdtr(min(first_only, second_only), first_only + second_only, 0.5))
+    return McNemar(first_only, second_only, min(1.0, 2 * tail) if first_only + second_only else 1.0)
+
+
+def sampling_error(error: float, samples: int) -> float:
+    """Return the standard error in percentage points that a test error has from the number of test samples alone."""
+    return 100 * math.sqrt(error / 100 * (1 - error / 100) / samples)
+
+
+# Epochs
+
+
+def first_epoch(curve: Sequence[float], reached: Callable[[float], bool]) -> int | None:
+    """Return the first epoch, from 1, at which a curve has reached a target; None if it never does."""
+    return next((epoch for epoch, value in enumerate(curve, start=1) if reached(value)), None)

@@ -215,6 +215,10 @@ DIGITS_TRAINING = 1437
 """Training samples among scikit-learn's 1,797 digits."""
 
 
+DIGITS_TEST = 360
+"""Test samples among them."""
+
+
 def get_dataset(name: str) -> DatasetSpec:
     """Return the data set of that name.
 
@@ -248,3 +252,10 @@ def known_shape(data: str) -> Shape | None:
         return None
     spec = DATASETS[data]
     return Shape(data, prod(spec.image_shape), spec.classes, sum(spec.train_counts))
+
+
+def known_test_size(data: str) -> int | None:
+    """Return the number of test samples of a known data set; None for any other name."""
+    if data == "digits":
+        return DIGITS_TEST
+    return sum(DATASETS[data].test_counts) if data in DATASETS else None
