@@ -74,8 +74,8 @@ class RankedCell:
         if self.is_baseline or math.isnan(self.difference):
             return "" if self.is_baseline else self.tested
         if self.has_interval:
-            return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.difference:+.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
+            return f"{self.difference:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]"
+        return f"{self.difference:+z.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
 
 
 def format_p(p: float) -> str:
