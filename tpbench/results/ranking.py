@@ -43,7 +43,7 @@ class RankedCell:
     tested: str
     """The test against the baseline and its seeds (``max-T, 10 seeds``), ``baseline``, or why there is none."""
     could_be_best: str
-    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not a whole cell, or of other epochs;
+    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not whole, or of other epochs;
     ``no rival``: fewer than two methods beside the baseline are whole; ``baseline``."""
     difference: float = math.nan
     """Mean minus the baseline's over the same seeds; not a number where nothing is tested."""
