@@ -89,9 +89,9 @@ class PageEntry:
 
     text: str
     key: float | None = None
-    """The number to sort by, where that is not the text; not a number: a missing one, which comes last."""
+    """The number to sort by, where that is not the text; one that is not finite is missing, and comes last."""
     below: str = ""
-    """A second line."""
+    """More lines."""
     long: bool = False
     """Many lines."""
     loose: bool = False
@@ -103,7 +103,7 @@ class PageEntry:
         """The sort key; None: the text itself. A dash comes last."""
         if self.key is None:
             return self.text if self.below else None
-        return "-" if math.isnan(self.key) else self.key
+        return self.key if math.isfinite(self.key) else "-"
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def _visible(value: object) -> object:
 
 
 def _unbroken(text: str) -> Markup:
-    return Markup(_UNBROKEN.sub(r"<span>\g<0></span>", escape(_visible(text))))
+    return Markup(_UNBROKEN.sub(r"<span>\g<0></span>", str(escape(_visible(text)))))
 
 
 def _hash(text: str) -> str:
