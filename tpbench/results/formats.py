@@ -9,6 +9,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -152,9 +153,15 @@ def format_mean(mean: float, std: float) -> str:
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} {PLUS_MINUS} {std:.2f}"
 
 
+# A sign of a number; that of a range, such as 0-9, is none.
+_SIGN = re.compile(r"(?<![\w.)])([+-])(?=\d)")
+
+
 def latex(text: str) -> str:
-    """Return text with the special characters of LaTeX escaped."""
-    return "".join(_LATEX.get(character, character) for character in visible(text))
+    """Return text with the special characters of LaTeX escaped; signs of numbers are mathematics."""
+    signs = _SIGN.sub(lambda found: "\0" if found[1] == "-" else "\1", visible(text))
+    escaped = "".join(_LATEX.get(character, character) for character in signs)
+    return escaped.replace("\0", "$-$").replace("\1", "$+$")
 
 
 # The beginning of a tag, a comment or an address in Markdown; a lone < is a mark of tables.
@@ -249,10 +256,11 @@ def draw(renderable: RichTable) -> str:
 
 @dataclass(frozen=True)
 class Value:
-    """An entry of a table: a line, and one below it."""
+    """An entry of a table: a line, and lines below it."""
 
     text: str
     below: str = ""
+    """Lines with newlines between them."""
     bold: bool = False
     """True: the first line is bold; as text it is followed by a star too, as letters may be all alike."""
 
@@ -260,7 +268,7 @@ class Value:
 def format_table(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str | Value]], form: str, note: str = ""
 ) -> str:
-    """Format a table as ``text``, ``md`` or ``latex`` (which needs the package booktabs).
+    """Format a table as ``text``, ``md`` or ``latex`` (:func:`latex_table`).
 
     Args:
         title: above the table.
@@ -284,10 +292,11 @@ def format_table(
     if form == "latex":
         body = []
         for row in values:
-            body.append([rf"\textbf{{{latex(value.text)}}}" if value.bold else latex(value.text) for value in row])
-            if any(value.below for value in row):
-                body.append([rf"{{\footnotesize {latex(value.below)}}}" if value.below else "" for value in row])
-        return latex_table(header, [" & ".join(row) + r" \\" for row in body], note)
+            bold = r"\textbf{{\boldmath {}}}"
+            body.append([bold.format(latex(value.text)) if value.bold else latex(value.text) for value in row])
+            for lines in zip_longest(*(value.below.split("\n") if value.below else () for value in row), fillvalue=""):
+                body.append([rf"{{\footnotesize {latex(line)}}}" if line else "" for line in lines])
+        return latex_table(title, header, [" & ".join(row) + r" \\" for row in body], note)
     drawn = plain_table(title, header, note, lines=any(value.below for row in values for value in row))
     for row in values:
         drawn.add_row(*map(_text_value, row))
@@ -296,12 +305,12 @@ def format_table(
 
 def _markdown_value(value: Value) -> str:
     text = f"**{markdown(value.text)}**" if value.bold else markdown(value.text)
-    return f"{text}<br>{markdown(value.below)}" if value.below else text
+    return "<br>".join([text, *map(markdown, value.below.split("\n"))]) if value.below else text
 
 
 def _text_value(value: Value) -> Text:
     text = plain_text(f"{value.text} *", "bold") if value.bold else plain_text(value.text)
-    return Text.assemble(text, "\n", plain_text(value.below)) if value.below else text
+    return Text("\n").join([text, *map(plain_text, value.below.split("\n"))]) if value.below else text
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -310,11 +319,28 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def latex_table(header: Sequence[str], body: Sequence[str], note: str = "") -> str:
-    """Return a tabular around lines that are LaTeX already; the note becomes comments."""
-    lines = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(latex, header)) + r" \\"]
-    lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, *(f"% {visible(line)}" for line in note.split("\n") if note)]) + "\n"
+def latex_table(title: str, header: Sequence[str], body: Sequence[str], note: str = "") -> str:
+    """Return a float around lines that are LaTeX already; title and note are its caption.
+
+    It is as wide as the text at most. The document needs the packages booktabs and graphicx.
+    """
+    sentences = [f"{title}.", *note.split("\n")] if note else [f"{title}."]
+    lines = [
+        "% \\usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{' '.join(map(latex, sentences))}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * len(header)}}}",
+        r"\toprule",
+        " & ".join(map(latex, header)) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

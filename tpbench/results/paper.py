@@ -19,7 +19,11 @@ LOSS_TABLE = "loss"
 """Table of final training losses; the authors' code has it, the paper does not."""
 ANGLE_TABLE = "angles"
 """Table of the angles of Figures 4 and S3 to S5."""
-TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE, ANGLE_TABLE)
+OVERVIEW_TABLE = "overview"
+"""Matrix of methods x workloads against the baseline."""
+EPOCHS_TABLE = "epochs"
+"""Table of the epochs until the validation error is near the baseline's."""
+TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE, ANGLE_TABLE, OVERVIEW_TABLE, EPOCHS_TABLE)
 """Names of all tables."""
 
 

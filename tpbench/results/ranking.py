@@ -155,7 +155,7 @@ def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
         for cell, (low, high), p, mean in zip(joint, intervals, p_values, differences.mean(axis=0), strict=True):
             best = _could_be_best(cell, rivals, beaten, baseline)
             text = f"max-T, {cell.seeds} seeds"
-            against[cell.key] = RankedCell(cell, base, text, best, float(mean), low, high, float(p))
+            against[cell.key] = RankedCell(cell, base, text, best, round(float(mean), 10), low, high, float(p))
     others = [cell for cell in group if base and cell is not base and cell.key not in against]
     deals = {cell.key: _permutation(cell, base) for cell in others if base}
     adjusted = holm(deals)

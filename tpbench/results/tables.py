@@ -1,17 +1,28 @@
-"""The paper's tables and that of training losses, computed from a store, and their formats."""
+"""The paper's tables, the overview, epochs to target and training losses, computed from a store, and their formats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
-from tpbench.results.cells import Cell, CellKey, choose_cells, protocol_epochs, provenance_groups, with_label
+from tpbench.results.cells import (
+    Cell,
+    CellKey,
+    choose_cells,
+    protocol_epochs,
+    provenance_groups,
+    seed_ranges,
+    share_seeds,
+    with_label,
+)
 from tpbench.results.formats import (
     Value,
     check_format,
@@ -25,42 +36,23 @@ from tpbench.results.formats import (
     mean_and_deviation,
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
-from tpbench.results.ranking import ENOUGH_WORDS, Standing, Verdict, all_standings
-from tpbench.results.runs import same_budget
-from tpbench.results.statistics import LEVEL, Overall, compare_with_printed, overall
+from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all
+from tpbench.results.statistics import (
+    MARGIN,
+    Agreement,
+    Shift,
+    agreement,
+    first_epoch,
+    minibatch_mean,
+    overall_shift,
+    sampling_error,
+)
 from tpbench.results.store import RunStore
 from tpbench.workloads import WORKLOADS
+from tpbench.workloads.workload import known_test_size
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a table."""
-
-    cell: Cell | None
-    paper: tuple[float, float] | None
-    standing: Standing | None = None
-    """Comparison with the best of the column; None where there is no cell."""
-
-    @property
-    def best(self) -> bool:
-        return self.standing is not None and self.standing.best
-
-    @property
-    def p_paper(self) -> float:
-        """p of Welch's test against the paper's cell; not a number where seeds are few or diverged."""
-        if self.cell is None or self.paper is None or not self.cell.can_be_best:
-            return math.nan
-        return compare_with_printed(self.cell.errors(), self.paper)
-
-    @property
-    def difference(self) -> float | None:
-        """Measured mean minus the paper's, in percentage points."""
-        return None if self.cell is None or self.paper is None else self.cell.mean - self.paper[0]
-
-    @property
-    def deviations(self) -> float | None:
-        """The difference in standard deviations of the paper's cell."""
-        return None if self.difference is None or not self.paper else self.difference / self.paper[1]
+PUBLISHED = "published"
+"""Tuning label of the cells of the paper's tables."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +69,47 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One entry of a table of the paper."""
+
+    cell: Cell | None
+    paper: tuple[float, float] | None
+    minibatch_mean: float = math.nan
+    """Mean over minibatches of the cell's runs, in per cent; not a number unless all have predictions."""
+
+    @property
+    def compared(self) -> str:
+        """``compared``, or why the cell is not compared with the paper's."""
+        if self.cell is None:
+            return "missing"
+        if self.paper is None:
+            return "not in the paper"
+        if self.cell.data_label:
+            return "a copy of the data"
+        if self.cell.epochs != protocol_epochs(self.cell.workload):
+            return f"{self.cell.epochs} epochs"
+        if not self.cell.testable:
+            return "fewer than three of the protocol's seeds"
+        return "compared"
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """The difference from the paper; None where nothing is compared."""
+        if self.compared != "compared" or self.cell is None or self.paper is None:
+            return None
+        return agreement(self.cell.errors(), self.paper)
+
+
+@dataclass(frozen=True)
 class ErrorTable:
-    """Methods x workloads, each entry beside the paper's."""
+    """Methods x workloads with the published configurations, each entry beside the paper's."""
 
     title: str
     rows: list[str]
     columns: list[Column]
     entries: Mapping[tuple[str, Column], Entry]
-    others: tuple[str, ...] = ()
-    """Methods of the store that are not in the paper's table."""
+    others: Sequence[Cell] = field(default=(), repr=False)
+    """Cells of the store that are not in the table: of other methods, workloads or tunings."""
 
     def column(self, column: Column) -> dict[str, Entry]:
         """Return the entries of a column that have a cell, by method."""
@@ -93,25 +117,24 @@ class ErrorTable:
         return {method: entry for method, entry in found.items() if entry.cell}
 
     @property
-    def against_paper(self) -> list[tuple[Column, Entry]]:
-        """The cells of the exact data sets and the protocol's epochs that the paper has too."""
-        return [
-            (column, entry)
-            for (_, column), entry in self.entries.items()
-            if entry.cell
-            and entry.paper
-            and not column.data_label
-            and entry.cell.epochs == protocol_epochs(column.workload)
-        ]
+    def agreements(self) -> list[Agreement]:
+        """The differences of all cells that are compared with the paper."""
+        return [found for entry in self.entries.values() if (found := entry.agreement)]
 
     @property
-    def overall(self) -> Overall:
-        """All of these cells against the paper's at once."""
-        return overall((e.difference, e.p_paper) for _, e in self.against_paper if e.difference is not None)
+    def shift(self) -> Shift | None:
+        """The mean relative difference of the cells with all ten seeds; None where there are none."""
+        pairs = [
+            (entry.cell, entry.paper)
+            for entry in self.entries.values()
+            if entry.agreement and entry.cell and entry.paper and entry.cell.whole
+        ]
+        shared = set.intersection(*(set(cell.counted_seeds) for cell, _ in pairs)) if pairs else set()
+        return overall_shift([(cell.errors_of(sorted(shared)), paper) for cell, paper in pairs])
 
 
 def paper_table(store: RunStore, table: str, chosen: Mapping[CellKey, Cell] | None = None) -> ErrorTable:
-    """Return one of :data:`tpbench.results.paper.ERROR_TABLES` from the runs of a store.
+    """Return one of :data:`tpbench.results.paper.ERROR_TABLES` from the runs of published configurations in a store.
 
     Args:
         store: that holds the runs.
@@ -123,17 +146,36 @@ def paper_table(store: RunStore, table: str, chosen: Mapping[CellKey, Cell] | No
     """
     chosen = choose_cells(store.summaries()) if chosen is None else chosen
     rows = table_methods(table)
-    cells = {key: cell for key, cell in chosen.items() if cell.method in rows}
-    found = all_standings(cells)
-    columns = table_columns({(workload, label) for workload, label, _ in cells})
+    cells = share_seeds({key: cell for key, cell in chosen.items() if _in_table(cell, rows)})
+    columns = table_columns({(cell.workload, cell.data_label) for cell in cells.values()})
+    means = minibatch_means(store, cells)
     entries: dict[tuple[str, Column], Entry] = {}
     for column in columns:
         for method in rows:
-            key = (column.workload, column.data_label, method)
-            # A copy of the data is compared with the paper too, but its column says that it is a copy.
-            entries[method, column] = Entry(cells.get(key), paper_cell(column.workload, method), found.get(key))
-    others = tuple(sorted({method for _, _, method in chosen} - set(rows)))
+            key = (column.workload, column.data_label, method, PUBLISHED)
+            printed = paper_cell(column.workload, method)
+            entries[method, column] = Entry(cells.get(key), printed, means.get(key, math.nan))
+    others = [cell for key, cell in chosen.items() if key not in cells]
     return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries, others)
+
+
+def _in_table(cell: Cell, methods: Sequence[str]) -> bool:
+    return cell.tuning == PUBLISHED and cell.method in methods and cell.workload in PAPER_WORKLOADS
+
+
+def minibatch_means(store: RunStore, cells: Mapping[CellKey, Cell]) -> dict[CellKey, float]:
+    """Return the mean test error in per cent over minibatches, as the authors average, of cells with all predictions.
+
+    The batch is the workload's own. Cells with a diverged seed, or a run without predictions, are left out.
+    """
+    runs = {run.definition.id: key for key, cell in cells.items() if not cell.diverged for run in cell.counted_runs}
+    records = [run for cell in cells.values() for run in cell.counted_runs if run.definition.id in runs]
+    errors: dict[CellKey, list[float]] = {}
+    for record, predictions in store.all_predictions(records):
+        if predictions:
+            batch = WORKLOADS[record.definition.workload].batch_size
+            errors.setdefault(runs[record.definition.id], []).append(minibatch_mean(predictions.correct, batch))
+    return {key: float(np.mean(means)) for key, means in errors.items() if len(means) == cells[key].seeds}
 
 
 def table_columns(pairs: Iterable[tuple[str, str]]) -> list[Column]:
@@ -152,36 +194,36 @@ def table_columns(pairs: Iterable[tuple[str, str]]) -> list[Column]:
 
 
 def table_rows(table: ErrorTable) -> pd.DataFrame:
-    """Return one row per entry with plain numbers, as ``--format csv`` writes them, and its departures (``marks``)."""
+    """Return one row per entry with plain numbers, as ``--format csv`` writes them.
+
+    ``difference``, ``low`` and ``high`` are in per cent of the paper's mean; they are empty only where ``compared``
+    says why. ``within`` is ``yes``, ``no`` or ``open``: within ±5 % of it.
+    """
     rows = []
     for method in table.rows:
         for column in table.columns:
             entry = table.entries[method, column]
-            cell, paper, standing = entry.cell, entry.paper, entry.standing
-            comparison = standing.comparison if standing else None
+            cell, paper, found = entry.cell, entry.paper, entry.agreement
             rows.append(
                 {
                     "workload": column.workload,
                     "data": column.data_label or "exact",
                     "method": method,
-                    "seeds": cell.seeds if cell else 0,
+                    "tuning": PUBLISHED,
+                    "seeds": seed_ranges(cell.counted_seeds) if cell else "none",
                     "epochs": cell.epochs if cell else None,
                     "test_error_mean": cell.mean if cell else None,
                     "test_error_std": cell.std if cell else None,
+                    "minibatch_mean": entry.minibatch_mean,
                     "diverged": cell.diverged if cell else None,
                     "paper_mean": paper[0] if paper else None,
                     "paper_std": paper[1] if paper else None,
-                    "difference": entry.difference,
-                    "difference_in_deviations": entry.deviations,
-                    "p_paper": entry.p_paper,
-                    "best": entry.best,
-                    "p_best": standing.p if standing else None,
-                    "against_best": standing.verdict.name.lower() if standing else None,
-                    "test": comparison.test if comparison else None,
-                    "detectable": comparison.detectable if comparison else None,
-                    "unequal": standing.unequal if standing else None,
-                    "precision": cell.precision if cell else None,
-                    "configuration_from": str(cell.budget) if cell else None,
+                    "difference": found.difference if found else None,
+                    "low": found.low if found else None,
+                    "high": found.high if found else None,
+                    "within": found.within if found else "not compared",
+                    "compared": entry.compared,
+                    "precision": cell.precision if cell else "",
                     "marks": ", ".join(cell.marks) if cell else "",
                 }
             )
@@ -189,83 +231,79 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
 
 
 def entry_lines(entry: Entry) -> tuple[str, str]:
-    """Format an entry in two lines: the measured value, and the paper's with the difference."""
-    measured = _measured(entry)
+    """Format an entry: the measured value; and below it, in lines of their own, the paper's and the difference."""
+    measured = format_error(entry.cell) if entry.cell else "missing"
     if entry.paper is None:
         return measured, "paper: /"
-    return measured, f"paper: {format_mean(*entry.paper)}{_difference(entry)}"
-
-
-def _measured(entry: Entry) -> str:
-    if entry.cell is None or entry.standing is None:
-        return "missing"
-    text = format_mean(entry.cell.mean, entry.cell.std)
-    if entry.standing.verdict.value:
-        text += f" {entry.standing.verdict.value}"
-    comparison = entry.standing.comparison
-    if comparison and entry.standing.verdict is Verdict.NOT_TOLD_APART:
-        text += " (-)" if entry.standing.silent else f" ({comparison.detectable:.2f})"
-    if entry.standing.unequal:
-        text += " #"
-    return text + (f" [{', '.join(entry.cell.marks)}]" if entry.cell.marks else "")
-
-
-def _difference(entry: Entry) -> str:
-    if entry.difference is None or entry.deviations is None or math.isnan(entry.difference):
-        return ""
-    mark = "?" if math.isnan(entry.p_paper) else "*" if entry.p_paper < LEVEL else "~"
-    return f" ({entry.difference:+.2f}, {entry.deviations:+.1f} sd) {mark}"
+    found = entry.agreement
+    against = f"\n{found.difference:+.1f} % [{found.low:+.1f}, {found.high:+.1f}] {found.within}" if found else ""
+    return measured, f"paper: {format_mean(*entry.paper)}{against}"
 
 
 FOOTNOTE = (
     "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error; diverged seeds do not enter it. Bold, or (best): the lowest mean validation error of the methods with "
-    f"{ENOUGH_WORDS}"
-    ", BP aside. Against the best: = (d) not told apart, where d is the difference that the test would show four "
-    "times in five (-: none, with so few seeds); >, < higher, lower error (p < 0.05); ? could not be tested (fewer "
-    "than three seeds, diverged seeds). Tests: exact sign-flip permutation over shared seeds (paired t-test beyond "
-    "12), Welch's where fewer than three are shared, Holm-corrected. #: found with another search budget than the "
-    "best, or trained for other epochs. Below: the paper's value, the difference, also in standard deviations (sd) of "
-    "the paper's cell; * differs from it (Welch's test from its printed mean, deviation and n = 10, p < 0.05, not "
-    "corrected for the number of cells), ~ does not, ? could not be tested. [n seeds], [n epochs], [n diverged]: "
-    "departs from the protocol's 10 seeds and its number of epochs. The rules: docs/protocol.md."
+    "error, with the published configurations. Below: the paper's value, and the difference in per cent of it with a "
+    f"95 % interval (Welch's, from the printed mean, deviation and 10 seeds). Yes: within ±{MARGIN:g} % by two "
+    "one-sided tests; no: the interval is outside; open: neither."
 )
 
 
-def against_paper(table: ErrorTable) -> str:
-    """Return the cells against the paper's together, in a sentence; empty where none could be tested."""
-    found = table.overall
-    if not found.tested:
-        return ""
-    return (
-        f"Against the paper: {found.differing} of {found.tested} cells of full length differ (p < 0.05; "
-        f"{found.expected:.1f} expected by chance alone); {found.above} lie above it; all together p = "
-        f"{found.p:.2g} (Stouffer). tpbench's errors are over all test samples, the paper's are means over "
-        "minibatches: on MNIST and Fashion-MNIST lower by some 1 % of the error, an estimate (docs/protocol.md)."
-    )
-
-
 def notes(table: ErrorTable) -> list[str]:
-    """Return notes on the whole table: its cells against the paper's together, and unequal search budgets."""
-    lines = [summary] if (summary := against_paper(table)) else []
-    lines += [line for column in table.columns if (line := _budgets(table, column))]
-    if table.others:
-        lines.append(
-            f"In this store but not in the paper's table (see 'tpbench leaderboard'): {', '.join(table.others)}."
-        )
-    return lines
+    """Return notes on the whole table: all cells together, means over minibatches, the test sets."""
+    together = against_paper(table)
+    return [*([together] if together else []), *_minibatch_note(table), *_test_set_note(table)]
 
 
-def _budgets(table: ErrorTable, column: Column) -> str:
-    """Return the tuning budgets of a column where they differ."""
-    cells = {method: entry.cell for method, entry in table.column(column).items() if entry.cell}
-    if all(same_budget(one.budget, other.budget) is not False for one in cells.values() for other in cells.values()):
+def others_note(table: ErrorTable) -> str:
+    """Return a sentence on what the store has besides the table; empty where that is nothing."""
+    names = dict.fromkeys(f"{method_title(cell.method)} ({cell.tuning})" for cell in table.others)
+    there = f"In this store but not in this table (see 'tpbench leaderboard'): {', '.join(names)}."
+    return there if names else ""
+
+
+def against_paper(table: ErrorTable) -> str:
+    """Return the cells against the paper's together, in a sentence or two; empty where none is compared."""
+    within = Counter(found.within for found in table.agreements)
+    if not within:
         return ""
-    found = "; ".join(f"{method_title(method)}: {cell.budget}" for method, cell in cells.items())
-    return f"Search budgets differ on {column.title}, so its differences are not those of the rules alone: {found}."
+    count = ", ".join(f"{within[answer]} {answer}" for answer in ("yes", "no", "open"))
+    lines = [f"Within ±{MARGIN:g} % of the paper: {count}."]
+    if shift := table.shift:
+        lines.append(
+            f"Mean difference of the {shift.cells} cells with ten seeds: {shift.difference:+.1f} % "
+            f"[{shift.low:+.1f}, {shift.high:+.1f}], seeds resampled for all cells at once, the paper's cells taken as "
+            "independent."
+        )
+    return " ".join(lines)
 
 
-_PROVENANCE = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "configuration from", "command")
+def _minibatch_note(table: ErrorTable) -> list[str]:
+    known = [
+        f"{column.title} {method_title(method)} {entry.minibatch_mean:.2f} instead of {entry.cell.mean:.2f}"
+        for (method, column), entry in table.entries.items()
+        if entry.cell and not math.isnan(entry.minibatch_mean)
+    ]
+    if not known:
+        return []
+    return [
+        "The authors average over minibatches, tpbench over samples. From right and wrong of every test sample, over "
+        f"minibatches: {'; '.join(known)}."
+    ]
+
+
+def _test_set_note(table: ErrorTable) -> list[str]:
+    sizes = []
+    for column in table.columns:
+        means = [entry.cell.mean for entry in table.column(column).values() if entry.cell]
+        samples = known_test_size(WORKLOADS[column.workload].data)
+        if means and samples:
+            sizes.append(f"{column.title} {sampling_error(float(np.median(means)), samples):.2f}")
+    if not sizes:
+        return []
+    return [f"Standard error of an error from the number of test samples alone, in points: {', '.join(sizes)}."]
+
+
+_PROVENANCE = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "command")
 
 
 def _provenance_lines(table: ErrorTable) -> list[str]:
@@ -281,7 +319,6 @@ def _provenance_lines(table: ErrorTable) -> list[str]:
             origin.hardware,
             origin.entry("torch"),
             origin.entry("commit")[:12],
-            origin.cell.budget,
         )
         rows.append([*(markdown(str(value)) for value in values), markdown_code(origin.entry("command"))])
     return markdown_rows(_PROVENANCE, rows) if rows else []
@@ -298,11 +335,177 @@ def render(table: ErrorTable, form: str) -> str:
     rows: list[list[str | Value]] = []
     for method in table.rows:
         entries = [table.entries[method, column] for column in table.columns]
-        rows.append([method_title(method), *(Value(*entry_lines(entry), entry.best) for entry in entries)])
+        rows.append([method_title(method), *(Value(*entry_lines(entry)) for entry in entries)])
     header = ["method", *(column.title for column in table.columns)]
+    lines = [FOOTNOTE, *notes(table)]
+    if form != "latex" and (others := others_note(table)):
+        lines.append(others)
     # A line each: names from files begin no other one.
-    text = format_table(table.title, header, rows, form, "\n".join(map(visible, [FOOTNOTE, *notes(table)])))
+    text = format_table(table.title, header, rows, form, "\n".join(map(visible, lines)))
     return text + "\n".join(["", *_provenance_lines(table), ""]) if form == "md" else text
+
+
+# ``tpbench table overview``: methods x workloads against the baseline.
+
+
+OVERVIEW_COLUMNS = ("workload", "data", "method", "tuning", "test_error_mean", "difference", "differs", "could_be_best")
+
+
+def overview_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
+    """Return one row per cell with its difference from the baseline, as the leaderboard has them."""
+    return leaderboard(store, baseline=baseline)[list(OVERVIEW_COLUMNS)]
+
+
+def overview_matrix(rankings: Sequence[Ranking]) -> tuple[list[str], list[list[str | Value]]]:
+    """Return header and rows of the overview: a row per method and tuning, a column per workload."""
+    found: dict[tuple[str, str], dict[int, RankedCell]] = {}
+    for number, ranking in enumerate(rankings):
+        for ranked in ranking.cells:
+            found.setdefault((ranked.cell.method, ranked.cell.tuning), {})[number] = ranked
+    several = Counter(method for method, _ in found)
+    order = table_methods("s6")
+
+    def place(key: tuple[str, str]) -> tuple[int, str, int, str]:
+        method, tuning = key
+        budget = next(iter(found[key].values())).cell.budget
+        return order.index(method) if method in order else len(order), method, budget.rank, tuning
+
+    keys = sorted(found, key=place)
+    rows: list[list[str | Value]] = []
+    for method, tuning in keys:
+        title = method_title(method) + (f", {tuning}" if several[method] > 1 else "")
+        values = (_overview_value(found[method, tuning].get(number)) for number in range(len(rankings)))
+        rows.append([title, *values])
+    return ["method", *(ranking.title for ranking in rankings)], rows
+
+
+def _overview_value(ranked: RankedCell | None) -> Value:
+    if ranked is None:
+        return Value("-")
+    against = "" if ranked.is_baseline or math.isnan(ranked.difference) else f" ({ranked.difference:+.2f})"
+    below = {"yes": "could be best", "open": "open"}.get(ranked.could_be_best, "")
+    return Value(f"{ranked.cell.mean:.2f}{against}", below, bold=ranked.differs)
+
+
+def overview_note(baseline: str, mark: str = "bold") -> str:
+    """Return the note below the overview."""
+    base = method_title(baseline)
+    return (
+        f"Test error (%), and the difference from {base} in points; {mark}: shown at 5 %, as in 'tpbench leaderboard'. "
+        f"Could be best: no other method but {base} is better at 5 %; open: seeds or epochs are missing."
+    )
+
+
+def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str:
+    """Format the overview in one of :data:`tpbench.results.formats.FORMATS`.
+
+    Raises:
+        UsageError: there is no such format.
+        TpbenchError: the store is empty.
+    """
+    rankings = _rankings(store, baseline)
+    if check_format(form) == "csv":
+        return csv_text(overview_rows(store, baseline), csv_number)
+    header, rows = overview_matrix(rankings)
+    note = overview_note(baseline, "*" if form == "text" else "bold")
+    return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
+
+
+def _rankings(store: RunStore, baseline: str) -> list[Ranking]:
+    found = rank_all(choose_cells(store.summaries()), baseline)
+    if not found:
+        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
+    return found
+
+
+# ``tpbench table epochs``: epochs until the validation error is near the baseline's.
+
+
+TARGET = 1.25
+"""The target of the validation error, as a multiple of the baseline's at its selected epochs."""
+EPOCH_COLUMNS = ("workload", "data", "method", "tuning", "target", "reached", "seeds", "median", "first", "last")
+
+
+def epochs_rows(store: RunStore, baseline: str = BASELINE, rankings: Sequence[Ranking] | None = None) -> pd.DataFrame:
+    """Return one row per cell: epochs until the validation error is at most 1.25 times the baseline's.
+
+    ``target`` is in per cent, ``reached`` the number of ``seeds`` that reach it, ``median``, ``first`` and ``last`` are
+    epochs over seeds; a seed that never reaches it counts as infinite. Workloads without the baseline have no rows.
+    """
+    rankings = _rankings(store, baseline) if rankings is None else rankings
+    cells = [(ranking.baseline_cell, ranked.cell) for ranking in rankings for ranked in ranking.cells]
+    pairs = [(base, cell) for base, cell in cells if base]
+    curves = {
+        run.definition.id: run for run in store.with_curves(run for _, cell in pairs for run in cell.counted_runs)
+    }
+    rows = []
+    for base, cell in pairs:
+        target = TARGET * base.validation
+        runs = [curves.get(run.definition.id) for run in cell.counted_runs]
+        epochs = [_epochs_to(target, run.curves["validation_error"]) for run in runs if run and not run.diverged]
+        epochs += [math.inf] * (len(runs) - len(epochs))
+        rows.append(
+            {
+                "workload": cell.workload,
+                "data": cell.data_label or "exact",
+                "method": cell.method,
+                "tuning": cell.tuning,
+                "target": target,
+                "reached": sum(map(math.isfinite, epochs)),
+                "seeds": len(epochs),
+                "median": float(np.median(epochs)),
+                "first": min(epochs),
+                "last": max(epochs),
+            }
+        )
+    return pd.DataFrame(rows, columns=EPOCH_COLUMNS)
+
+
+def _epochs_to(target: float, curve: Sequence[float]) -> float:
+    # Per cent; a run's error is a count over its samples, so smaller differences are rounding.
+    found = first_epoch(curve, lambda error: 100 * error <= target + 1e-9)
+    return math.inf if found is None else found
+
+
+def epochs_note(baseline: str) -> str:
+    """Return the note below the table of epochs."""
+    return (
+        f"Epochs until the validation error is at most {TARGET:g} times that of {method_title(baseline)} (mean at its "
+        "selected epochs): median over seeds, and from the first seed to the last. Never: not by a seed's last epoch."
+    )
+
+
+def format_epochs(row: Mapping[Hashable, Any]) -> str:
+    """Format a row of :func:`epochs_rows`: ``12 (7 to 40)``."""
+    median, first, last = (f"{row[name]:g}" if math.isfinite(row[name]) else "never" for name in EPOCH_COLUMNS[-3:])
+    return f"{median} ({first} to {last})" if row["reached"] else "never"
+
+
+def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
+    """Format the table of epochs to target in one of :data:`tpbench.results.formats.FORMATS`.
+
+    Raises:
+        UsageError: there is no such format.
+        TpbenchError: the store is empty, or has no run of the baseline.
+    """
+    frame = epochs_rows(store, baseline)
+    if frame.empty:
+        raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet")
+    if check_format(form) == "csv":
+        return csv_text(frame, csv_number)
+    header = ["workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it"]
+    rows = [
+        [
+            with_label(row["workload"], "" if row["data"] == "exact" else row["data"]),
+            method_title(row["method"]),
+            row["tuning"],
+            f"{row['target']:.2f}",
+            format_epochs(row),
+            f"{row['reached']} of {row['seeds']}",
+        ]
+        for row in frame.to_dict("records")
+    ]
+    return format_table("Epochs to target", header, rows, form, epochs_note(baseline))
 
 
 # ``tpbench table loss``: the training loss at the end of training, methods x workloads.
@@ -314,8 +517,7 @@ TITLE = "Training loss of the last epoch"
 
 NOTE = (
     "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
-    "as they were trained); diverged seeds do not enter it. [n seeds], [n epochs], [n diverged]: departs from the "
-    "protocol."
+    "as they were trained); diverged seeds have none. In brackets: departures from the protocol."
 )
 
 
@@ -323,6 +525,7 @@ _LOSS_COLUMNS = (
     "workload",
     "data",
     "method",
+    "tuning",
     "seeds",
     "epochs",
     "diverged",
@@ -336,13 +539,13 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
     """Return one row per cell of a store, in the order of Table S6."""
     order = table_methods("s6")
 
-    def place(cell: Cell) -> tuple[int, str, str, str]:
+    def place(cell: Cell) -> tuple[int, str, int, str, str, str]:
         number = order.index(cell.method) if cell.method in order else len(order)
-        return number, cell.method, cell.workload, cell.data_label or "exact"
+        return number, cell.method, cell.budget.rank, cell.tuning, cell.workload, cell.data_label or "exact"
 
     rows = []
     for cell in sorted(choose_cells(store.summaries()).values(), key=place):
-        curves = [run.curves.get("train_loss") for run in store.with_curves(cell.runs) if not run.diverged]
+        curves = [run.curves.get("train_loss") for run in store.with_curves(cell.counted_runs) if not run.diverged]
         losses = [curve[-1] for curve in curves if curve]
         mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
         rows.append(
@@ -350,6 +553,7 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "workload": cell.workload,
                 "data": cell.data_label or "exact",
                 "method": cell.method,
+                "tuning": cell.tuning,
                 "seeds": cell.seeds,
                 "epochs": cell.epochs,
                 "diverged": cell.diverged,
@@ -373,11 +577,16 @@ def loss_table(store: RunStore, form: str) -> str:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     if check_format(form) == "csv":
         return csv_text(frame, "%.6g")
-    found = {(str(r["method"]), str(r["workload"]), _label(r)): r for r in frame.to_dict("records")}
-    columns = table_columns({(workload, label) for _, workload, label in found})
+    found = {(r["method"], r["tuning"], r["workload"], _label(r)): r for r in frame.to_dict("records")}
+    columns = table_columns({(workload, label) for _, _, workload, label in found})
+    keys = dict.fromkeys((method, tuning) for method, tuning, _, _ in found)
+    several = Counter(method for method, _ in keys)
     rows = [
-        [method_title(method), *(_entry(found.get((method, c.workload, c.data_label))) for c in columns)]
-        for method in dict.fromkeys(method for method, _, _ in found)
+        [
+            method_title(method) + (f", {tuning}" if several[method] > 1 else ""),
+            *(_entry(found.get((method, tuning, c.workload, c.data_label))) for c in columns),
+        ]
+        for method, tuning in keys
     ]
     return format_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
 
