@@ -8,7 +8,7 @@ from tpbench.engine.startup import lazily
 
 if TYPE_CHECKING:
     from tpbench.results.cells import Cell, choose_cells
-    from tpbench.results.ranking import leaderboard, render_leaderboard, write_leaderboard
+    from tpbench.results.ranking import leaderboard, render_rankings, write_leaderboard
     from tpbench.results.runs import RunDefinition, RunRecord, provenance
     from tpbench.results.store import RunStore, write_atomically
     from tpbench.results.tables import paper_table, render
@@ -26,7 +26,7 @@ __getattr__ = lazily(
         "paper_table": "tpbench.results.tables",
         "provenance": "tpbench.results.runs",
         "render": "tpbench.results.tables",
-        "render_leaderboard": "tpbench.results.ranking",
+        "render_rankings": "tpbench.results.ranking",
         "write_atomically": "tpbench.results.store",
         "write_leaderboard": "tpbench.results.ranking",
     },
@@ -42,7 +42,7 @@ __all__ = [
     "paper_table",
     "provenance",
     "render",
-    "render_leaderboard",
+    "render_rankings",
     "write_atomically",
     "write_leaderboard",
 ]
