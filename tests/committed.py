@@ -11,7 +11,9 @@ from pathlib import Path
 from tests.documents import ROOT
 from tpbench.options import MODELS, options_table
 from tpbench.reports.alignment_tables import angle_table, damping_table
-from tpbench.results import RunStore, leaderboard, paper_table, render, render_leaderboard
+from tpbench.results import RunStore, leaderboard, paper_table, render, render_rankings
+from tpbench.results.cells import choose_cells
+from tpbench.results.ranking import board_csv, rank_all
 
 RESULTS = ROOT / "results"
 _OPTIONS = """# Options of commands that train
@@ -45,7 +47,8 @@ def documents() -> dict[Path, str]:
         RESULTS / "table_s6.md": render(paper_table(store, "s6"), "md"),
         RESULTS / "table_s7.md": damping_table(store, "md"),
         RESULTS / "angles.md": angle_table(store, "md"),
-        RESULTS / "leaderboard.csv": render_leaderboard(leaderboard(store), "csv"),
+        RESULTS / "leaderboard.md": render_rankings(rank_all(choose_cells(store.summaries())), "md"),
+        RESULTS / "leaderboard.csv": board_csv(leaderboard(store)),
         ROOT / "docs" / "options.md": _options(),
         ROOT / "README.md": _README_TABLE.sub(found.group().replace("\\", "\\\\"), readme, count=1),
     }

@@ -204,8 +204,8 @@ def _error(row: Mapping[Hashable, Any], which: str) -> str:
 def _difference(row: Mapping[Hashable, Any]) -> str:
     if math.isnan(row["difference"]):
         return "-"
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
-    return f"{row['difference']:+.2f}{interval}"
+    interval = "" if math.isnan(row["low"]) else f" [{row['low']:+z.2f}, {row['high']:+z.2f}]"
+    return f"{row['difference']:+z.2f}{interval}"
 
 
 # Two runs

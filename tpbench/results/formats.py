@@ -294,8 +294,9 @@ def format_table(
         for row in values:
             bold = r"\textbf{{\boldmath {}}}"
             body.append([bold.format(latex(value.text)) if value.bold else latex(value.text) for value in row])
-            for lines in zip_longest(*(value.below.split("\n") if value.below else () for value in row), fillvalue=""):
-                body.append([rf"{{\footnotesize {latex(line)}}}" if line else "" for line in lines])
+            below = [value.below.split("\n") if value.below else [] for value in row]
+            for entries in zip_longest(*below, fillvalue=""):
+                body.append([rf"{{\footnotesize {latex(line)}}}" if line else "" for line in entries])
         return latex_table(title, header, [" & ".join(row) + r" \\" for row in body], note)
     drawn = plain_table(title, header, note, lines=any(value.below for row in values for value in row))
     for row in values:

@@ -43,7 +43,7 @@ class RankedCell:
     tested: str
     """The test against the baseline and its seeds (``max-T, 10 seeds``), ``baseline``, or why there is none."""
     could_be_best: str
-    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not a whole cell;
+    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not whole, or of other epochs;
     ``no rival``: fewer than two methods beside the baseline are whole; ``baseline``."""
     difference: float = math.nan
     """Mean minus the baseline's over the same seeds; not a number where nothing is tested."""
@@ -74,8 +74,8 @@ class RankedCell:
         if self.is_baseline or math.isnan(self.difference):
             return "" if self.is_baseline else self.tested
         if self.has_interval:
-            return f"{self.difference:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.difference:+.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
+            return f"{self.difference:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]"
+        return f"{self.difference:+z.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
 
 
 def format_p(p: float) -> str:

@@ -73,8 +73,9 @@ def _flipped(differences: Floats) -> Floats:
     where all differences are equal, which t is not. Differences that are all zero have the cosine 0.
     """
     lengths = np.sqrt(len(differences) * np.sum(differences**2, axis=0))
-    scaled = np.divide(differences, lengths, out=np.zeros_like(differences), where=lengths > _SAME)
-    return sign_flips(len(differences)) @ scaled
+    scaled: Floats = np.divide(differences, lengths, out=np.zeros_like(differences), where=lengths > _SAME)
+    flipped: Floats = sign_flips(len(differences)) @ scaled
+    return flipped
 
 
 def max_t(differences: ArrayLike, *, one_sided: bool = False) -> Floats:

@@ -156,7 +156,7 @@ def paper_table(store: RunStore, table: str, chosen: Mapping[CellKey, Cell] | No
             printed = paper_cell(column.workload, method)
             entries[method, column] = Entry(cells.get(key), printed, means.get(key, math.nan))
     others = [cell for key, cell in chosen.items() if key not in cells]
-    return ErrorTable(f"Table {table.upper()}: test error (%)", rows, columns, entries, others)
+    return ErrorTable(f"Test error (%), as in the paper's Table {table.upper()}", rows, columns, entries, others)
 
 
 def _in_table(cell: Cell, methods: Sequence[str]) -> bool:
@@ -236,7 +236,7 @@ def entry_lines(entry: Entry) -> tuple[str, str]:
     if entry.paper is None:
         return measured, "paper: /"
     found = entry.agreement
-    against = f"\n{found.difference:+.1f} % [{found.low:+.1f}, {found.high:+.1f}] {found.within}" if found else ""
+    against = f"\n{found.difference:+z.1f} % [{found.low:+z.1f}, {found.high:+z.1f}] {found.within}" if found else ""
     return measured, f"paper: {format_mean(*entry.paper)}{against}"
 
 
@@ -270,9 +270,9 @@ def against_paper(table: ErrorTable) -> str:
     lines = [f"Within ±{MARGIN:g} % of the paper: {count}."]
     if shift := table.shift:
         lines.append(
-            f"Mean difference of the {shift.cells} cells with ten seeds: {shift.difference:+.1f} % "
-            f"[{shift.low:+.1f}, {shift.high:+.1f}], seeds resampled for all cells at once, the paper's cells taken as "
-            "independent."
+            f"Mean difference of the {shift.cells} cells with ten seeds: {shift.difference:+z.1f} % "
+            f"[{shift.low:+z.1f}, {shift.high:+z.1f}], seeds resampled for all cells at once, the paper's cells taken "
+            "as independent."
         )
     return " ".join(lines)
 
@@ -392,7 +392,7 @@ def overview_matrix(rankings: Sequence[Ranking]) -> tuple[list[str], list[list[s
 def _overview_value(ranked: RankedCell | None) -> Value:
     if ranked is None:
         return Value("-")
-    against = "" if ranked.is_baseline or math.isnan(ranked.difference) else f" ({ranked.difference:+.2f})"
+    against = "" if ranked.is_baseline or math.isnan(ranked.difference) else f" ({ranked.difference:+z.2f})"
     below = {"yes": "could be best", "open": "open"}.get(ranked.could_be_best, "")
     return Value(f"{ranked.cell.mean:.2f}{against}", below, bold=ranked.differs)
 
