@@ -88,7 +88,9 @@ def test_the_sentences_hold_the_numbers_of_the_tests(every_group: Ranking) -> No
 
 
 def test_every_method_but_the_baseline_has_one_result(every_group: Ranking) -> None:
-    results = [entry for title, entries in statements(every_group) if not title.startswith("Could") for entry in entries]
+    results = [
+        entry for title, entries in statements(every_group) if not title.startswith("Could") for entry in entries
+    ]
     assert len(results) == len(every_group.cells) - 1
 
 
