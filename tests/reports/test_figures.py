@@ -322,6 +322,11 @@ def test_the_papers_mean_is_that_of_published_cells_on_its_data(tmp_path: Path) 
     hollow = [line for line in lines if line.get_markerfacecolor() == "none"]
     assert [float(line.get_xdata()[0]) for line in hollow] == [1.98]
     # Each kind of data has a baseline of its own.
+    assert [text.get_text().split("\n")[-1] for text in forest_figure(rows).axes[0].get_yticklabels()][2:] == [
+        f"({rows[2].cell.data_label})"
+    ]
+    copies = forest_figure(rows[2:], "mnist").axes[0]
+    assert copies.get_title() == f"mnist ({rows[2].cell.data_label})"
     upright = [tuple(line.get_xdata()) for line in lines if np.ptp(line.get_ydata()) > 0]
     assert upright == [(rows[0].cell.mean,) * 2, (rows[2].cell.mean,) * 2]
 

@@ -12,6 +12,7 @@ from tpbench.engine.errors import visible
 from tpbench.reports.curves import cell_label, cells_of
 from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, colour, drawing, mark, plain_labels
 from tpbench.results import RunStore
+from tpbench.results.cells import with_label
 from tpbench.results.paper import paper_cell
 from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all
 from tpbench.results.tables import PUBLISHED
@@ -50,7 +51,7 @@ def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
     figure = Figure(figsize=(4.9, height), layout="constrained")
     axes = figure.subplots()
     several = len({row.cell.data_label for row in rows}) > 1
-    # Where all are of one kind of data, that is in the title.
+    # Where all are of one kind of data, the title names it.
     names = [cell_label(row.cell if several else replace(row.cell, data_label="")) for row in rows]
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         _draw(axes, place, name, row)
@@ -65,7 +66,8 @@ def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if title:
-        axes.set_title(visible(title), fontsize="medium")
+        label = "" if several else rows[0].cell.data_label
+        axes.set_title(visible(with_label(title, label)), fontsize="medium")
         figure.supxlabel(legend, fontsize="x-small")
     return figure
 

@@ -399,7 +399,7 @@ def _epochs_table(store: RunStore, rankings: Sequence[Ranking], baseline: str) -
             PageEntry(row["tuning"], loose=True),
             PageEntry(f"{row['target']:.2f}"),
             PageEntry(format_epochs(row), row["median"]),
-            PageEntry(f"{row['reached']} of {row['seeds']}"),
+            PageEntry(f"{row['reached']} of {row['seeds']}", row["reached"]),
         ]
         for row in frame.to_dict("records")
     ]
