@@ -172,8 +172,8 @@ def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
         lines.append("p of 'all pairs': all ordered pairs of methods but the baseline, one-sided (max-T).")
     if "this pair alone" in families:
         lines.append(
-            "'this pair alone': a cell lacks seeds, or has other data or epochs than the baseline; unpaired permutation "
-            "test, not corrected."
+            "'this pair alone': a cell lacks seeds, or has other data or epochs than the baseline; unpaired "
+            "permutation test, not corrected."
         )
     return " ".join(lines)
 
