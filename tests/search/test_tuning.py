@@ -153,7 +153,7 @@ def test_a_stopped_trial_costs_its_epochs_and_is_never_the_best(tmp_path: Path) 
     name = searched(tmp_path)
     frame = tpbench.load_tuning(tmp_path, "mnist")
     assert set(frame.sweep) == {name}
-    assert set(frame.search) == {"8 x 27 halved"}
+    assert set(frame.search) == {"8 x 27 halved by 2"}
     observed = frame[frame.kind == OBSERVED]
     assert list(observed.trials) == list(range(1, 9))
     assert list(observed.member_epochs) == [7, 34, 48, 53, 80, 107, 109, 116]
