@@ -46,9 +46,8 @@ def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
         rows: of one workload, in their order.
         title: above the figure, which then has a legend below.
     """
-    legend = forest_legend(rows).replace(". ", ".\n") if title else ""
-    height = 0.95 + 0.3 * len(rows) + 0.14 * legend.count("\n")
-    figure = Figure(figsize=(4.9, height), layout="constrained")
+    legend = forest_legend(rows) if title else []
+    figure = Figure(figsize=(4.9, 0.85 + 0.3 * len(rows) + 0.14 * len(legend)), layout="constrained")
     axes = figure.subplots()
     several = len({row.cell.data_label for row in rows}) > 1
     # Where all are of one kind of data, the title names it.
@@ -68,12 +67,12 @@ def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
     if title:
         label = "" if several else rows[0].cell.data_label
         axes.set_title(visible(with_label(title, label)), fontsize="medium")
-        figure.supxlabel(legend, fontsize="x-small")
+        figure.supxlabel("\n".join(legend), fontsize="x-small")
     return figure
 
 
-def forest_legend(rows: Iterable[RankedCell]) -> str:
-    """Return the legend of what occurs in forests of these cells."""
+def forest_legend(rows: Iterable[RankedCell]) -> list[str]:
+    """Return the legend of what occurs in forests of these cells, in sentences."""
     rows = list(rows)
     base = next((method_title(row.baseline.method) for row in rows if row.baseline), "")
     intervals = any(not math.isnan(row.cell.interval[0]) for row in rows)
@@ -82,12 +81,12 @@ def forest_legend(rows: Iterable[RankedCell]) -> str:
         parts.append("hollow diamond: the paper's mean")
     if base:
         parts.append(f"vertical line: {base}'s mean")
-    sentences = ["; ".join(parts)]
+    sentences = ["; ".join(parts) + "."]
     if any(row.differs for row in rows):
-        sentences.append(f"Bold: shown to differ from {base} at 5 %")
+        sentences.append(f"Bold: shown to differ from {base} at 5 %.")
     if any(map(_shaded, rows)):
-        sentences.append(f"Shaded and {_TICK}: could be the best{f', {base} apart' * bool(base)}")
-    return ". ".join(sentences) + "."
+        sentences.append(f"Shaded and {_TICK}: could be the best{f', {base} apart' * bool(base)}.")
+    return sentences
 
 
 def _shaded(row: RankedCell) -> bool:

@@ -512,7 +512,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         "warnings": list(dict.fromkeys(store.damaged)),
         "cards": [summary_card(ranking, rankings, glyphs, results) for ranking in rankings],
         "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if share and name not in known],
-        "forest_note": forest_legend(row for ranking in rankings for row in ranking.cells),
+        "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
         "squares": bool(share),
         "sections": [section for section in sections if section.filled],
     }
