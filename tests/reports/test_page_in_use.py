@@ -12,6 +12,7 @@ from tests.reports.browser import Browser, browsing, chromium
 from tests.results.records import record
 from tpbench.reports.page import Report, make_report
 from tpbench.results import RunStore
+from tpbench.results.runs import search_info
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +22,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Of a small store in which everything that can be said is said."""
     folder = tmp_path_factory.mktemp("report")
     store = RunStore(folder / "results")
-    for seed in range(4):
+    published, search = {"by": "published"}, search_info("s", 40, 2, "0" * 64, "final", range(10))
+    for seed in range(10):
         for method, level in (("bp", 0.01), ("ddtp-linear", 0.011), ("dtp", 0.2)):
-            store.publish(record(method, seed, [0.5, level + seed / 1000], epochs=2))
-        store.publish(record("dfa", seed, [0.4, 0.1 + seed / 1000], epochs=2, label="copy 0123abcd"))
-    store.publish(record("dtpdrl", 0, [0.5], status="diverged"))
+            error = level + (seed + len(method)) % 10 / 1000
+            store.publish(record(method, seed, [0.5, error], epochs=2, found=published))
+    for seed in range(4):
+        store.publish(record("dtp", seed, [0.5, 0.1 + seed / 1000], epochs=2, lr=2e-3, found=search))
+        store.publish(record("dfa", seed, [0.4, 0.1 + seed / 1000], epochs=2, label="copy 0123abcd", found=published))
+    store.publish(record("dtpdrl", 0, [0.5], status="diverged", epochs=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPBENCH_CACHE", str(folder / "cache"))
         return make_report(store, "tpbench report")
@@ -131,12 +136,19 @@ def test_arrows_go_from_curve_to_curve_and_each_says_its_name(page: Path, browse
     show(browser, page, 1300)
     browser.ask("document.querySelector('.plots .series[tabindex=\"0\"]').focus()")
     seen = [focused(browser)]
-    for _ in range(4):
+    for _ in range(5):
         assert browser.ask("document.querySelector('.bubble').textContent") == seen[-1]
         browser.press("ArrowRight")
         seen.append(focused(browser))
-    assert [name.split(": ")[0] for name in seen] == ["BP", "DFA (copy 0123abcd)", "DTP", "DDTP-linear", "BP"]
-    assert seen[0].startswith("BP: validation error (%) 1.15 ")
+    assert [name.split(": ")[0] for name in seen] == [
+        "BP",
+        "DFA (copy 0123abcd)",
+        "DTP, published",
+        "DTP, 40 x 2",
+        "DDTP-linear",
+        "BP",
+    ]
+    assert seen[0].startswith("BP: validation error (%) 1.45 ")
     browser.press("ArrowLeft")
     chosen = "[...document.querySelectorAll('.plots .series')].filter(one => getComputedStyle(one).opacity === '1')"
     # Opacity changes little by little.
@@ -147,8 +159,9 @@ def test_arrows_go_from_curve_to_curve_and_each_says_its_name(page: Path, browse
 
 def test_tables_and_folds_work_by_keyboard(page: Path, browser: Browser) -> None:
     show(browser, page, 390)
-    table = "document.querySelector('table.sortable')"
-    column = browser.ask(f"[...{table}.tHead.rows[0].cells].findIndex(one => one.textContent.startsWith('test error'))")
+    # The first is the matrix of methods and workloads.
+    table = "document.querySelectorAll('table.sortable')[1]"
+    column = browser.ask(f"[...{table}.tHead.rows[0].cells].findIndex(one => one.textContent.startsWith('minus'))")
     browser.ask(f"{table}.tHead.rows[0].cells[{column}].querySelector('button').focus()")
     for key, direction in (("Enter", "ascending"), ("Space", "descending")):
         browser.press(key)
@@ -156,7 +169,7 @@ def test_tables_and_folds_work_by_keyboard(page: Path, browser: Browser) -> None
         keys = browser.ask(f"[...{table}.tBodies[0].rows].map(row => row.cells[{column}].dataset.key)")
         numbers = [float(key) for key in keys if key != "-"]
         assert numbers == sorted(numbers, reverse=direction == "descending")
-        assert (len(numbers), keys[-1]) == (4, "-")  # what is missing comes last
+        assert (len(numbers), keys[-1]) == (4, "-")  # what is not tested comes last
     browser.ask("document.querySelector('summary').focus()")
     browser.press("Enter")
     assert browser.ask("document.querySelector('details').open")
@@ -167,9 +180,9 @@ def test_tables_and_folds_work_by_keyboard(page: Path, browser: Browser) -> None
 
 def test_pointing_to_a_curve_names_it(page: Path, browser: Browser) -> None:
     show(browser, page, 1300)
-    browser.point(".card .series[data-name=DTP][tabindex]")
+    browser.point(".card .series[data-name='DTP, published'][tabindex]")
     browser.wait("!document.querySelector('.bubble').hidden")
-    assert browser.ask("document.querySelector('.bubble').textContent").startswith("DTP: 21.15 %")
+    assert browser.ask("document.querySelector('.bubble').textContent").startswith("DTP, published: 21.45 %")
     browser.point("h1")
     browser.wait("document.querySelector('.bubble').hidden")
 

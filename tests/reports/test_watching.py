@@ -67,6 +67,16 @@ def test_who_watches_may_come_before_the_sweep(
     assert said[1:] == [f"written: {watch.output} (1 run)"]
 
 
+def test_a_watched_page_has_its_baseline(store: RunStore, said: list[str], tmp_path: Path) -> None:
+    for seed in range(3):
+        store.publish(record("bp", seed, [0.5, 0.02]))
+        store.publish(record("dfa", seed, [0.5, 0.02]))
+    watch = Watch(store, tmp_path / "report.html", "tpbench report --watch", 1, said.append, "dfa")
+    watch.look()
+    page = watch.output.read_text()
+    assert ("minus DFA" in page, "minus BP" in page) == (True, False)
+
+
 def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunStore) -> None:
     seen = [store_stamp(store)]
     store.publish(record("bp", 0, [0.5, 0.02]))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpbench.engine import TpbenchError, method_names, method_title
+from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.errors import visible
 from tpbench.reports.style import (
     Axes,
@@ -27,7 +26,7 @@ from tpbench.reports.style import (
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, with_label
 from tpbench.results.formats import format_mean
-from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.runs import FULL_SEEDS, RunRecord
 
 if TYPE_CHECKING:
     from tpbench.workloads.benchmark import BenchmarkRow
@@ -40,11 +39,12 @@ BANDS = (
     f"Line: median over seeds; band: between their 10 % and 90 % quantiles, or from the lowest to the highest "
     f"of fewer than {FULL_SEEDS} seeds. Diverged seeds are left out."
 )
-_LINES = ("-", "--", ":", "-.")
+DASHES = ((), (3.7, 1.6), (1, 1.65), (6.4, 1.6, 1, 1.6), (6.4, 1.6, 1, 1.6, 1, 1.6), (9, 3))
+"""Patterns of lines in units of their width: dashes and gaps; the first line is solid."""
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
-    """Return the cells of a workload, in the order of the table of methods.
+    """Return all cells of a workload, in the order of the table of methods.
 
     Raises:
         TpbenchError: there are none.
@@ -56,24 +56,26 @@ def cells_of(store: RunStore, workload: str) -> list[Cell]:
 
 
 def sort_by_method(cells: Iterable[Cell]) -> list[Cell]:
-    """Sort cells of one workload by the order of the table of methods."""
+    """Sort cells of one workload by the order of the table of methods, of one method as :func:`_variant` says."""
     order = method_names()
-    return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.data_label))
+    return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), _variant(c)))
+
+
+def _variant(cell: Cell) -> tuple[str, int, str]:
+    """Return the key that cells of one method differ in: the exact data and the published configuration first."""
+    return cell.data_label, cell.budget.rank, cell.tuning
 
 
 def cell_label(cell: Cell) -> str:
-    """Format method, kind of data and number of diverged seeds, which are not in the picture."""
+    """Format method, tuning, kind of data and number of diverged seeds, which are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
-    return visible(with_label(method_title(cell.method), cell.data_label)) + gone
+    return visible(with_label(cell.title, cell.data_label)) + gone
 
 
-def read_curves(store: RunStore, cells: Sequence[Cell]) -> list[Cell]:
-    """Return the same cells with the curves of the runs that the store still has; all are read together."""
-    runs = {run.definition.id: run for run in store.with_curves(run for cell in cells for run in cell.runs)}
-    return [
-        replace(cell, runs=tuple(runs[run.definition.id] for run in cell.runs if run.definition.id in runs))
-        for cell in cells
-    ]
+def read_curves(store: RunStore, cells: Iterable[Cell]) -> dict[str, RunRecord]:
+    """Return the counted runs that the store still has, with their curves, by id; all are read together."""
+    runs = store.with_curves(run for cell in cells for run in cell.counted_runs)
+    return {run.definition.id: run for run in runs}
 
 
 def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
@@ -90,30 +92,35 @@ def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
     return middle, below, above
 
 
-def line_style(cell: Cell, cells: Sequence[Cell]) -> str:
-    """Return the line style of a cell; methods of one colour, and kinds of data of one method, differ in it."""
-    data = sorted({other.data_label for other in cells})
-    return _LINES[(data.index(cell.data_label) + 2 * second_cycle(cell.method)) % len(_LINES)]
+def dashes(cell: Cell, cells: Sequence[Cell]) -> tuple[float, ...]:
+    """Return the pattern of a cell's line, of :data:`DASHES`.
+
+    Tunings and kinds of data have one each, whatever the method; methods of the second cycle of colours count from the
+    end.
+    """
+    place = sorted({_variant(other) for other in cells}).index(_variant(cell))
+    return DASHES[(-1 - place if second_cycle(cell.method) else place) % len(DASHES)]
 
 
-def draw_curves(axes: Axes, cells: Sequence[Cell], curve: str) -> None:
+def draw_curves(axes: Axes, cells: Sequence[Cell], runs_by_id: Mapping[str, RunRecord], curve: str) -> None:
     """Draw one of :data:`CURVES` over epochs, a line with its band for each cell.
 
     Args:
-        cells: as :func:`read_curves` gives them.
+        runs_by_id: the cells' runs, as :func:`read_curves` returns them.
     """
     scale, label = CURVES[curve]
     for cell in cells:
-        runs = [r.curves[curve] for r in cell.runs if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
+        known = [runs_by_id[run.definition.id] for run in cell.counted_runs if run.definition.id in runs_by_id]
+        runs = [r.curves[curve] for r in known if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
         shade, name = colour(cell.method), cell_label(cell)
         if not runs:
             axes.plot([], [], color=shade, label=name)
             continue
         middle, below, above = middle_and_band(scale * np.array(runs))
         epochs = np.arange(1, len(middle) + 1)
-        (line,) = axes.plot(
-            epochs, middle, color=shade, label=name, linewidth=1.2, linestyle=line_style(cell, cells), zorder=3
-        )
+        (line,) = axes.plot(epochs, middle, color=shade, label=name, linewidth=1.2, zorder=3)
+        if pattern := dashes(cell, cells):
+            line.set_linestyle((0, pattern))
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         mark(
             line,
@@ -140,9 +147,9 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    cells = read_curves(store, cells)
+    runs = read_curves(store, cells)
     for axes, curve in zip(panels, CURVES, strict=True):
-        draw_curves(axes, cells, curve)
+        draw_curves(axes, cells, runs, curve)
     handles, names = panels[1].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
@@ -157,14 +164,10 @@ def panel() -> tuple[Figure, Axes]:
 
 
 @drawing()
-def curve_panel(cells: Sequence[Cell], curve: str) -> Figure:
-    """Draw one of :data:`CURVES` for a page, which has the legend.
-
-    Args:
-        cells: as :func:`read_curves` gives them.
-    """
+def curve_panel(cells: Sequence[Cell], runs: Mapping[str, RunRecord], curve: str) -> Figure:
+    """Draw :func:`draw_curves` for a page, which has the legend."""
     figure, axes = panel()
-    draw_curves(axes, cells, curve)
+    draw_curves(axes, cells, runs, curve)
     return figure
 
 
@@ -185,7 +188,7 @@ def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float,
     """
     origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
     points = [_cost_point(axes, origin, place) for place, origin in enumerate(origins)]
-    hollow = "; hollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
+    hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
     plain_labels(axes.xaxis)
     axes.grid(alpha=0.3)

@@ -1,133 +1,186 @@
-"""The methods of one workload as a forest plot: mean and interval of each, the paper's value beside."""
+"""The methods of one workload as a forest plot: mean and interval of each, and its difference from the baseline."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
+from tpbench.engine import method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import cell_label, cells_of
-from tpbench.reports.style import Axes, Figure, colour, drawing, mark, plain_labels
-from tpbench.results import Cell, RunStore
+from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, colour, drawing, mark, plain_labels
+from tpbench.results import RunStore
+from tpbench.results.cells import with_label
 from tpbench.results.paper import paper_cell
-from tpbench.results.ranking import YARDSTICK, Standing, all_standings
+from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all
+from tpbench.results.tables import PUBLISHED
 
-ForestRow = tuple[Cell, Standing]
 # Errors that differ by more than this factor share no linear axis.
 _WIDE = 5.0
-LEGEND = "Dot and bar: mean and 95 % interval; hollow diamond: the paper's mean. (-): no difference could show."
+_TICK = "\N{CHECK MARK}"
+_SHADE = "#e0ecf9"
+# Points from the picture to the end of the means, and to the beginning of the differences.
+_MEANS, _DIFFERENCES = 33, 41
 
 
-def forest_rows(store: RunStore, workload: str) -> list[ForestRow]:
-    """Return the cells of a workload with their standings, best first as in the leaderboard.
+def forest_rows(store: RunStore, workload: str, baseline: str = BASELINE) -> list[RankedCell]:
+    """Return the cells of a workload in the order of the leaderboard, one kind of data after the other.
 
     Raises:
         TpbenchError: there are none.
     """
     cells = {cell.key: cell for cell in cells_of(store, workload)}
-    return rank_rows([(cells[key], standing) for key, standing in all_standings(cells).items()])
-
-
-def rank_rows(rows: Sequence[ForestRow]) -> list[ForestRow]:
-    """Sort as the leaderboard: by test error; cells with diverged seeds after complete ones, few seeds last."""
-
-    def place(row: ForestRow) -> tuple[str, int, bool, float, str]:
-        cell, _ = row
-        return cell.data_label, cell.tier, math.isnan(cell.mean), cell.mean, cell.method
-
-    return sorted(rows, key=place)
+    return [ranked for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
 
 
 @drawing()
-def forest_figure(rows: Sequence[ForestRow], title: str = "") -> Figure:
-    """Draw mean test error with its 95 % interval, one line per cell, and the paper's value as a hollow diamond.
+def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
+    """Draw mean test error with its 95 % interval, a line per cell, beside the difference from the baseline as text.
 
-    Cells of fewer than three finished seeds have no interval. The axis is logarithmic where errors lie far apart.
+    A vertical line is at the baseline's mean, a hollow diamond at the paper's. The methods that could be the best apart
+    from the baseline have a shaded background. The axis is logarithmic where errors lie far apart.
 
     Args:
         rows: of one workload, in their order.
-        title: above the figure.
+        title: above the figure, which then has a legend below.
     """
-    figure = Figure(figsize=(5, 0.75 + 0.3 * len(rows)), layout="constrained")
+    legend = forest_legend(rows) if title else []
+    figure = Figure(figsize=(4.9, 0.85 + 0.3 * len(rows) + 0.14 * len(legend)), layout="constrained")
     axes = figure.subplots()
-    several = len({cell.data_label for cell, _ in rows}) > 1
-    # Where all are of one kind of data, that is in the title.
-    names = [cell_label(cell if several else replace(cell, data_label="")) for cell, _ in rows]
-    best = "best but BP" if any(cell.method == YARDSTICK for cell, _ in rows) else "best"
+    several = len({row.cell.data_label for row in rows}) > 1
+    # Where all are of one kind of data, the title names it.
+    names = [cell_label(row.cell if several else replace(row.cell, data_label="")) for row in rows]
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
-        _draw(axes, place, name, row, best)
+        _draw(axes, place, name, row)
+    _draw_baselines(axes, rows)
     # In two lines, so that long names leave room for the picture.
-    names = [name.replace(" (", "\n(").replace(", ", "\n") for name in names]
-    axes.set_yticks(range(len(rows)), names, fontsize="small", linespacing=1)
-    for tick, (_, standing) in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("bold" if standing.best else "normal")
+    labels = [name.replace(" (", "\n(").replace(", ", "\n", 1) for name in names]
+    ticked = [f"{_TICK} {label}" if _shaded(row) else label for label, row in zip(labels, rows, strict=True)]
+    axes.set_yticks(range(len(rows)), ticked, fontsize="small", linespacing=1)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="test error (%)")
     _scale(axes, rows)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if title:
-        axes.set_title(visible(title), fontsize="medium")
-        figure.supxlabel(LEGEND, fontsize="x-small")
+        label = "" if several else rows[0].cell.data_label
+        axes.set_title(visible(with_label(title, label)), fontsize="medium")
+        figure.supxlabel("\n".join(legend), fontsize="x-small")
     return figure
 
 
-def _draw(axes: Axes, place: int, name: str, row: ForestRow, best: str) -> None:
-    cell, standing = row
-    shade = colour(cell.method)
+def forest_legend(rows: Iterable[RankedCell]) -> list[str]:
+    """Return the legend of what occurs in forests of these cells, in sentences."""
+    rows = list(rows)
+    base = next((method_title(row.baseline.method) for row in rows if row.baseline), "")
+    intervals = any(not math.isnan(row.cell.interval[0]) for row in rows)
+    parts = [f"Dot{' and bar' * intervals}: mean{' and 95 % interval' * intervals}"]
+    if any(map(_printed, rows)):
+        parts.append("hollow diamond: the paper's mean")
+    if base:
+        parts.append(f"vertical line: {base}'s mean")
+    sentences = ["; ".join(parts) + "."]
+    if any(row.differs for row in rows):
+        sentences.append(f"Bold: shown to differ from {base} at 5 %.")
+    if any(map(_shaded, rows)):
+        sentences.append(f"Shaded and {_TICK}: could be the best{f', {base} apart' * bool(base)}.")
+    return sentences
+
+
+def _shaded(row: RankedCell) -> bool:
+    return row.could_be_best == "yes"
+
+
+def _printed(row: RankedCell) -> tuple[float, float] | None:
+    """Return the paper's mean and deviation; None of other data or configurations than the paper's."""
+    cell = row.cell
+    return None if cell.data_label or cell.tuning != PUBLISHED else paper_cell(cell.workload, cell.method)
+
+
+def _draw(axes: Axes, place: int, name: str, row: RankedCell) -> None:
+    cell, shade = row.cell, colour(row.cell.method)
+    if _shaded(row):
+        axes.axhspan(place - 0.5, place + 0.5, color=_SHADE, linewidth=0, zorder=0)
     low, high = cell.interval
     if not math.isnan(low):
         (bar,) = axes.plot([low, high], [place, place], color=shade, linewidth=2, solid_capstyle="butt")
         mark(bar, "interval", name)
     (dot,) = axes.plot([cell.mean], [place], "o", color=shade, markersize=6)
-    mark(dot, "mean", name, f"{name}: {describe_cell(cell, standing)}")
-    if printed := paper_cell(cell.workload, cell.method):
+    mark(dot, "mean", name, f"{name}: {describe_row(row)}")
+    if printed := _printed(row):
         (paper,) = axes.plot([printed[0]], [place + 0.3], "D", color=shade, markerfacecolor="none", markersize=4)
         mark(paper, "paper", name)
-    text = axes.text(
-        1.02,
-        place,
-        format_values(cell, standing, best),
-        transform=axes.get_yaxis_transform(),
+    mean = _beside(axes, place, f"{cell.mean:.2f}", _MEANS, "right")
+    mark(mean, "mean-text", name)
+    if text := difference_text(row):
+        difference = _beside(axes, place, text, _DIFFERENCES, "left")
+        difference.set_fontweight("bold" if row.differs else "normal")
+        mark(difference, "difference-text", name)
+
+
+def _beside(axes: Axes, place: float, text: str, points: float, side: str) -> Annotation:
+    """Write text right of the picture, this many points from it."""
+    return axes.annotate(
+        text,
+        (1, place),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(points, 0),
+        textcoords="offset points",
+        ha=side,
         va="center",
         fontsize="small",
-        fontweight="bold" if standing.best else "normal",
+        annotation_clip=False,
     )
-    mark(text, "values", name)
 
 
-def format_values(cell: Cell, standing: Standing, best: str = "best") -> str:
-    """``2.22 [2.06, 2.38] =``: what the picture shows, and the mark of the table, or what the best is called.
+def _draw_baselines(axes: Axes, rows: Sequence[RankedCell]) -> None:
+    """Draw a line at the baseline's mean over the rows of its data, and headings above the texts."""
+    _beside(axes, -0.9, "mean", _MEANS, "right")
+    bases = [row.baseline for row in rows]
+    for base, places in groupby(range(len(rows)), key=lambda place: bases[place]):
+        if base:
+            span = list(places)
+            ends = span[0] - 0.5, span[-1] + 0.5
+            axes.plot([base.mean, base.mean], ends, color=colour(base.method), linewidth=0.8, zorder=1)
+    if title := next((method_title(base.method) for base in bases if base), ""):
+        _beside(axes, -0.9, f"minus {title}", _DIFFERENCES, "left")
 
-    As in the table, ``= (-)`` where no difference could show.
-    """
-    low, high = cell.interval
-    mean = "-" if math.isnan(cell.mean) else f"{cell.mean:.2f}"
-    interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    said = best if standing.best else standing.verdict.value + " (-)" * standing.silent
-    return f"{mean}{interval} {said}"
+
+def difference_text(row: RankedCell) -> str:
+    """Format the difference from the baseline as the figure has it; empty of the baseline itself."""
+    if row.is_baseline or row.has_interval:
+        return row.difference_text
+    return "not tested" if math.isnan(row.p) else f"{row.difference:+.2f} (p {format_p(row.p)})"
 
 
-def describe_cell(cell: Cell, standing: Standing) -> str:
+def describe_row(row: RankedCell) -> str:
     """Format a row of the plot as text."""
-    low, high = cell.interval
-    mean = "no test error" if math.isnan(cell.mean) else f"{cell.mean:.2f} %"
-    interval = "" if math.isnan(low) else f", interval {low:.2f} to {high:.2f}"
-    printed = paper_cell(cell.workload, cell.method)
-    paper = f"; paper {printed[0]:.2f}" if printed else ""
-    return f"{mean}{interval}, {standing.words}{paper}"
+    low, high = row.cell.interval
+    parts = [f"{row.cell.mean:.2f} %" + ("" if math.isnan(low) else f", interval {low:.2f} to {high:.2f}")]
+    if row.is_baseline:
+        parts.append("the baseline")
+    elif row.baseline and not math.isnan(row.difference):
+        parts.append(f"minus {method_title(row.baseline.method)} {row.difference_text}")
+    else:
+        parts.append(row.tested)
+    if _shaded(row):
+        parts.append("could be the best")
+    if printed := _printed(row):
+        parts.append(f"paper {printed[0]:.2f}")
+    return "; ".join(parts)
 
 
-def _scale(axes: Axes, rows: Sequence[ForestRow]) -> None:
-    printed = [paper_cell(cell.workload, cell.method) for cell, _ in rows]
-    known = (*(cell.mean for cell, _ in rows), *(pair[0] for pair in printed if pair))
-    means = [mean for mean in known if not math.isnan(mean)]
+def _scale(axes: Axes, rows: Sequence[RankedCell]) -> None:
+    means = [row.cell.mean for row in rows] + [printed[0] for row in rows if (printed := _printed(row))]
+    # Few, so that labels of four digits do not touch in a narrow picture.
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     # An error of 0 has no place on a logarithmic axis.
-    if not means or max(means) <= _WIDE * min(means) or min(means) == 0:
+    if max(means) <= _WIDE * min(means) or min(means) == 0:
         return
     axes.set_xscale("log")
     plain_labels(axes.xaxis)
     # An interval that reaches below zero ends at the edge.
-    ends = [cell.interval[0] for cell, _ in rows if cell.interval[0] > min(means) / _WIDE]
+    ends = [low for row in rows if (low := row.cell.interval[0]) > min(means) / _WIDE]
     axes.set_xlim(left=min([*means, *ends]) / 1.1)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
@@ -29,20 +29,19 @@ from tpbench.reports.curves import (
     cell_label,
     cost_panel,
     curve_panel,
-    line_style,
+    dashes,
     read_curves,
     sort_by_method,
 )
-from tpbench.reports.forest import LEGEND, forest_figure
+from tpbench.reports.forest import forest_figure, forest_legend
 from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
 from tpbench.reports.summary import (
     State,
-    WorkloadSummary,
     completeness,
     headline,
+    paper_states,
     protocol_words,
     statements,
-    summarise,
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
@@ -57,26 +56,40 @@ from tpbench.reports.tuning_plots import (
 )
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey, provenance_groups, workload_label
-from tpbench.results.formats import format_mean
+from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.paper import ERROR_TABLES
+from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS
 from tpbench.results.ranking import (
-    BOARD_NOTE,
-    ENOUGH_WORDS,
-    all_standings,
-    format_error,
-    format_interval,
-    leaderboard,
+    BASELINE,
+    Ranking,
+    rank_all,
+    ranking_header,
+    ranking_notes,
+    ranking_values,
+    read_test_samples,
 )
-from tpbench.results.tables import FOOTNOTE, ErrorTable, against_paper, entry_lines, notes, paper_table
+from tpbench.results.tables import (
+    FOOTNOTE,
+    ErrorTable,
+    against_paper,
+    entry_lines,
+    epochs_note,
+    epochs_rows,
+    format_epochs,
+    notes,
+    overview_matrix,
+    overview_note,
+    paper_table,
+)
 from tpbench.search.listing import list_sweeps
+from tpbench.workloads import WORKLOADS
 
 Cells = Mapping[CellKey, Cell]
 
 TITLE = "tpbench: is this learning rule really better than that one?"
-_DASHES = {"-": "none", "--": "5 2", ":": "1 2", "-.": "6 2 1 2"}
+# An interval, a p-value and a range of seeds stay on one line.
+_UNBROKEN = re.compile(r"\[[+-][\d.]+, [+-][\d.]+\]|\(p [^()]*\)|\d+-\d+")
 _NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
-_READ = "How to read this table"
 
 
 @dataclass(frozen=True)
@@ -85,23 +98,21 @@ class PageEntry:
 
     text: str
     key: float | None = None
-    """The number to sort by, where that is not the text; not a number: a missing one."""
+    """The number to sort by, where that is not the text; one that is not finite is missing, and comes last."""
     below: str = ""
-    """A second line."""
+    """More lines."""
     long: bool = False
     """Many lines."""
     loose: bool = False
     """May be broken into lines."""
-    best: bool = False
+    bold: bool = False
 
     @property
     def sort(self) -> str | float | None:
         """The sort key; None: the text itself. A dash comes last."""
-        if self.key is not None and not math.isnan(self.key):
-            return self.key
-        if self.text.startswith(("missing", "- ")):
-            return "-"
-        return self.text if self.below else None
+        if self.key is None:
+            return self.text if self.below else None
+        return self.key if math.isfinite(self.key) else "-"
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,8 @@ class PageTable:
     caption: str
     columns: list[str]
     rows: list[list[PageEntry]]
+    notes: Sequence[str] = ()
+    """Its legend, below it."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,7 @@ class Card:
     cells_label: str
     progress: str
     warnings: Sequence[str]
+    note: str
     figure: PageFigure
 
 
@@ -178,44 +192,42 @@ def number(value: float, below: str = "") -> PageEntry:
     return PageEntry(f"{value:.0f}", float(value), below)
 
 
-def leaderboard_section(board: pd.DataFrame) -> Section:
-    """Return the leaderboard: all cells, best first."""
+def leaderboard_section(rankings: Sequence[Ranking], baseline: str) -> Section:
+    """Return the matrix of methods and workloads, and a table per workload with the tests against the baseline."""
+    header, matrix = overview_matrix(rankings)
+    title = f"All workloads, against {method_title(baseline)}"
+    overview = PageTable(title, header, [list(map(_matrix_entry, row)) for row in matrix], [overview_note(baseline)])
+    return Section("leaderboard", "Leaderboard", tables=[overview, *map(_ranking_table, rankings)])
+
+
+def _matrix_entry(value: str | Value) -> PageEntry:
+    if isinstance(value, str):
+        return PageEntry(value)
+    error = value.text.split()[0]
+    return PageEntry(value.text, math.nan if error == "-" else float(error), value.below, bold=value.bold)
+
+
+def _ranking_table(ranking: Ranking) -> PageTable:
     rows = []
-    for row in board.to_dict("records"):
-        verdict, _, more = str(row["against_best"]).partition(" (")
-        p_paper = "" if math.isnan(row["p_paper"]) else f"p {row['p_paper']:.2g}"
-        interval = "" if math.isnan(row["ci_low"]) else format_interval(row)
+    for row in ranking.cells:
+        keys = (None, row.cell.mean, row.difference, None, None)
+        values = [Value(value) if isinstance(value, str) else value for value in ranking_values(row)]
         rows.append(
-            [
-                PageEntry(workload_label(row)),
-                PageEntry(method_title(row["method"]), loose=True),
-                PageEntry(format_error(row), row["test_error_mean"], interval),
-                PageEntry(verdict, row["p_best"], more.removesuffix(")")),
-                number(row["seeds"], f"{row['epochs']} epochs"),
-                PageEntry(row["budget"], loose=True),
-                PageEntry(format_mean(row["paper_mean"], row["paper_std"]), row["paper_mean"], p_paper),
-            ]
+            [PageEntry(v.text, key, loose=True, bold=v.bold) for v, key in zip(values, keys, strict=True)],
         )
-    columns = ["workload", "method", "test error (%)", "against the best", "seeds", "configuration from", "paper"]
-    note = "Below the test error its 95 % interval, below the paper's value p of Welch's test against it (n = 10)."
-    return Section(
-        "leaderboard",
-        "Leaderboard",
-        tables=[PageTable("Test error, best first", columns, rows)],
-        folds=[Fold(_READ, [f"{BOARD_NOTE} {note}"])],
-    )
+    return PageTable(ranking.title, ranking_header(ranking), rows, ranking_notes(ranking))
 
 
-def _paper_table(table: ErrorTable) -> PageTable:
+def _paper_table(table: ErrorTable, notes: Sequence[str] = ()) -> PageTable:
     rows = []
     for method in table.rows:
         entries = [PageEntry(method_title(method))]
         for column in table.columns:
             entry = table.entries[method, column]
             measured, paper = entry_lines(entry)
-            entries.append(PageEntry(measured, entry.cell.mean if entry.cell else None, paper, best=entry.best))
+            entries.append(PageEntry(measured, entry.cell.mean if entry.cell else math.nan, paper, loose=True))
         rows.append(entries)
-    return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows)
+    return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows, notes)
 
 
 def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
@@ -224,15 +236,14 @@ def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
     Args:
         folded: whether the whole one is in a fold too, as where the store has nothing of it.
     """
-    fewer = "Fewer methods are tested here, so the correction for their number is smaller."
-    shorter = Fold(
-        "Table 1, the part of it that the paper's text shows", [fewer, *notes(tables["1"])], [_paper_table(tables["1"])]
-    )
-    read = Fold(f"{_READ}, and what must be said of all of it", [FOOTNOTE, *notes(tables["s6"])])
-    whole = _paper_table(tables["s6"])
+    whole = _paper_table(tables["s6"], [FOOTNOTE, *notes(tables["s6"])])
+    shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
+    section = Section("tables", "The paper's table", folds=[shorter])
     if folded:
-        return Section("tables", "The paper's table", folds=[Fold(whole.caption, [], [whole]), read, shorter])
-    return Section("tables", "The paper's table", tables=[whole], folds=[read, shorter])
+        section.folds.insert(0, Fold(whole.caption, tables=[whole]))
+    else:
+        section.tables.append(whole)
+    return section
 
 
 def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
@@ -245,6 +256,7 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
                 [
                     PageEntry(cell.workload_title),
                     PageEntry(method_title(cell.method)),
+                    PageEntry(cell.tuning),
                     PageEntry(origin.seeds),
                     number(origin.seconds),
                     PageEntry(origin.entry("command"), long=True),
@@ -258,6 +270,7 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
     columns = [
         "workload",
         "method",
+        "tuning",
         "seeds",
         "seconds",
         "command",
@@ -296,10 +309,9 @@ class Report:
         template, style, script = (
             folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
         )
-        page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible).from_string(
-            template
-        )
-        return page.render(
+        environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
+        environment.filters["unbroken"] = _unbroken
+        return environment.from_string(template).render(
             **self.content,
             title=TITLE,
             version=__version__,
@@ -316,6 +328,10 @@ def _visible(value: object) -> object:
     return visible(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _unbroken(text: str) -> Markup:
+    return Markup(_UNBROKEN.sub(r"<span>\g<0></span>", str(escape(_visible(text)))))
+
+
 def _hash(text: str) -> str:
     """Return a source hash for the page's content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -325,48 +341,79 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
     return PageFigure(inline_svg(to_svg(figure), alt, glyphs), caption, command)
 
 
-def summary_card(summary: WorkloadSummary, glyphs: Glyphs, results: str) -> Card:
+def summary_card(ranking: Ranking, rankings: Sequence[Ranking], glyphs: Glyphs, results: str) -> Card:
     """Return the card of one workload: sentences and one figure."""
-    groups = {state: [method_title(m) for m, current in summary.states.items() if current is state] for state in State}
+    paper = not ranking.data_label and ranking.workload in PAPER_WORKLOADS
+    states = paper_states(rankings, ranking.workload) if paper else {}
+    groups = {state: [method_title(m) for m, current in states.items() if current is state] for state in State}
     label = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
     figure = _drawing(
         glyphs,
-        forest_figure(summary.rows),
-        f"{summary.title}: test errors of its methods with intervals",
-        _with_store(f"tpbench plot forest {summary.column.workload}", results),
+        forest_figure(ranking.cells),
+        f"{ranking.title}: test errors of its methods with intervals",
+        _with_store(f"tpbench plot forest {ranking.workload}", results),
     )
-    states = [state.name.lower() for state in summary.states.values()]
+    squares = [state.name.lower() for state in states.values()]
+    progress = protocol_words(ranking, states)
     return Card(
-        summary.title, statements(summary), states, label, protocol_words(summary), warnings_of(summary), figure
+        ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), ranking.test_set, figure
     )
 
 
-def curve_section(store: RunStore, cells: Cells, workloads: Iterable[str], glyphs: Glyphs, results: str) -> Section:
-    """Return the section of learning curves and cost; only curves that are drawn are read from the store."""
+def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:
+    """Return the section of learning curves, cost and epochs to target; only curves that are drawn are read."""
     section = Section(
         "curves",
         "Learning curves and cost",
         [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
     )
-    for workload in workloads:
-        shown = sort_by_method(cell for cell in cells.values() if cell.workload == workload)
-        section.groups.append(_plots(workload, read_curves(store, shown), shown, glyphs, results))
+    for workload in dict.fromkeys(ranking.workload for ranking in rankings):
+        cells = [row.cell for ranking in rankings if ranking.workload == workload for row in ranking.cells]
+        section.groups.append(_plots(store, workload, sort_by_method(cells), glyphs, results))
+    if epochs := _epochs_table(store, rankings, baseline):
+        section.folds.append(Fold(epochs.caption, tables=[epochs]))
     return section
 
 
-def _plots(workload: str, read: Sequence[Cell], cells: Sequence[Cell], glyphs: Glyphs, results: str) -> PlotGroup:
+def _plots(store: RunStore, workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str) -> PlotGroup:
     command = _with_store(f"tpbench plot curves {workload}", results)
+    runs = read_curves(store, cells)
     figures = [
         _drawing(
-            glyphs, curve_panel(read, curve), f"{workload}: {label} over epochs", command, f"{label.capitalize()}."
+            glyphs,
+            curve_panel(cells, runs, curve),
+            f"{workload}: {label} over epochs",
+            command,
+            f"{label.capitalize()}.",
         )
         for curve, (_, label) in CURVES.items()
     ]
     alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
     figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
-    legend = [(cell_label(cell), colour(cell.method), _DASHES[line_style(cell, cells)]) for cell in cells]
+    legend = [
+        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
+    ]
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
+
+
+def _epochs_table(store: RunStore, rankings: Sequence[Ranking], baseline: str) -> PageTable | None:
+    frame = epochs_rows(store, baseline, rankings)
+    if frame.empty:
+        return None
+    rows = [
+        [
+            PageEntry(workload_label(row)),
+            PageEntry(method_title(row["method"]), loose=True),
+            PageEntry(row["tuning"], loose=True),
+            PageEntry(f"{row['target']:.2f}"),
+            PageEntry(format_epochs(row), row["median"]),
+            PageEntry(f"{row['reached']} of {row['seeds']}", row["reached"]),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    columns = ["workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it"]
+    return PageTable("Epochs to target", columns, rows, [epochs_note(baseline)])
 
 
 def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
@@ -432,12 +479,13 @@ def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
 
 
 @drawing()
-def make_report(store: RunStore, command: str) -> Report:
+def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Report:
     """Collect the content of a store's page.
 
     Args:
         store: was not read before, so that its messages are those of this reading.
         command: as it was typed.
+        baseline: the method that all others are compared with.
 
     Raises:
         NoRunError: the store is empty.
@@ -447,24 +495,25 @@ def make_report(store: RunStore, command: str) -> Report:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
     tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
-    summaries = summarise(cells, all_standings(cells))
-    workloads = dict.fromkeys(summary.column.workload for summary in summaries if summary.rows)
+    rankings = read_test_samples(store, rank_all(cells, baseline))
+    share = completeness(rankings)
     sections = [
-        leaderboard_section(leaderboard(store, cells)),
-        paper_section(tables, folded=not completeness(summaries)),
-        curve_section(store, cells, workloads, glyphs, results),
+        leaderboard_section(rankings, baseline),
+        paper_section(tables, folded=not share),
+        curve_section(store, rankings, baseline, glyphs, results),
         alignment_section(store, results, glyphs),
         search_section(store, results, glyphs),
         provenance_section(cells),
     ]
-    lead = [headline(summaries), completeness(summaries), against_paper(tables["s6"])]
+    lead = [headline(rankings), share, against_paper(tables["s6"])]
+    known = {ranking.workload for ranking in rankings}
     content = _heading(results, command, len(runs)) | {
         "lead": [text for text in lead if text],
         "warnings": list(dict.fromkeys(store.damaged)),
-        "cards": [summary_card(summary, glyphs, results) for summary in summaries if summary.rows],
-        "nothing": [s.title for s in summaries if not s.rows] if completeness(summaries) else [],
-        "forest_note": LEGEND,
-        "enough": ENOUGH_WORDS,
+        "cards": [summary_card(ranking, rankings, glyphs, results) for ranking in rankings],
+        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if share and name not in known],
+        "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
+        "squares": bool(share),
         "sections": [section for section in sections if section.filled],
     }
     return Report(content | {"glyphs": glyphs.svg})
