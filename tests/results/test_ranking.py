@@ -243,10 +243,14 @@ def test_constant_differences_of_one_sample_are_shown() -> None:
     assert answers_of(found) == {"bp": "baseline", "dtp": "yes", "dfa": "no"}
 
 
-def test_a_large_difference_in_the_same_direction_takes_no_p_away() -> None:
+def test_the_mark_is_that_of_the_interval_beside_it_and_not_of_p() -> None:
+    """Nine equal differences and a large one in the same direction: p is 0.002, and the interval holds 0."""
     base = errors_of("bp", 2.0)
     later = [error + (5.0 if seed == 9 else 0.1) for seed, error in enumerate(base)]
-    assert by_method(ranked(runs_with("bp", base), runs_with("dfa", later)))["dfa"].p == pytest.approx(2 / 1024)
+    found = by_method(ranked(runs_with("bp", base), runs_with("dfa", later)))["dfa"]
+    assert found.p == pytest.approx(2 / 1024)
+    assert found.low < 0 < found.high
+    assert not found.differs
 
 
 # Seeds
