@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tpbench.engine import UsageError
+from tpbench.engine import UsageError, method_title
 from tpbench.engine.errors import InterruptedWork, TpbenchError, visible, warn_caller
 from tpbench.options import (
     MODELS,
@@ -345,7 +345,7 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
         for note in ranking_notes(ranking)
     ]
     _warn(store.damaged)
-    return _annotated(board, f"Leaderboard: test error (%) against {method}", notes)
+    return _annotated(board, f"Test error (%) against {method_title(method)}", notes)
 
 
 @public
@@ -504,7 +504,6 @@ def compare_runs(results: Place, first: str, second: str) -> pd.DataFrame:
 
 def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.DataFrame, str, list[str]]:
     """Return one of the tables with a baseline, its title and its notes; no rows where there are no runs."""
-    from tpbench.engine import method_title
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.paper import OVERVIEW_TABLE
     from tpbench.results.ranking import rank_all

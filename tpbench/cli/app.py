@@ -276,16 +276,24 @@ OfWorkload = Annotated[
     typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads),
 ]
 
-Baseline = Annotated[
-    str | None,
-    typer.Option(
+
+def baseline_option(only: str = "") -> Any:
+    """Return the option that names the method which all others are compared with.
+
+    Args:
+        only: words of the help that say for what it is; empty: for all that the command prints.
+    """
+    text = "the method that all others are compared with."
+    return typer.Option(
         "--baseline",
         metavar="METHOD",
-        help="The method that all others are compared with.",
+        help=f"{only}: {text}" if only else text.capitalize(),
         show_default="bp",
         autocompletion=complete_methods,
-    ),
-]
+    )
+
+
+Baseline = Annotated[str | None, baseline_option()]
 
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 

@@ -20,6 +20,7 @@ from tpbench.cli.app import (
     Results,
     WorkloadName,
     app,
+    baseline_option,
     complain,
     complete_from,
     complete_methods,
@@ -194,15 +195,15 @@ def table(
         str,
         typer.Argument(
             metavar="|".join(TABLES),
-            help="One of the paper's tables, or that of losses, angles, all workloads at a glance, or epochs.",
+            help="One of the paper's, or losses, angles, all workloads (overview), or epochs to a target.",
             autocompletion=complete_from(TABLES),
         ),
     ],
-    baseline: Baseline = None,
+    baseline: Annotated[str | None, baseline_option(f"Of {' and '.join(BASELINE_TABLES)}")] = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """A table computed from the store: one of the paper's beside its numbers, or one of all methods of the store."""
+    """A table computed from the store: one of the paper's beside its numbers, or one of all that the store holds."""
     name = check_table(name)
     check_format(form)
     if baseline is not None and name not in BASELINE_TABLES:
@@ -290,8 +291,17 @@ def _is_run(name: str) -> bool:
 
 @app.command(cls=CompareCommand)
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A|RUN_A", autocompletion=complete_methods)],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B|RUN_B", autocompletion=complete_methods)],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD_A|RUN_A",
+            help="A method, or the id of a run (its first 8 digits will do).",
+            autocompletion=complete_methods,
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="METHOD_B|RUN_B", help="Another one.", autocompletion=complete_methods)
+    ],
     workload: OfWorkload = None,
     baseline: Baseline = None,
     form: Format = "text",
@@ -399,7 +409,7 @@ def plot(
         Path | None,
         _output("KIND_WHAT.png"),
     ] = None,
-    baseline: Baseline = None,
+    baseline: Annotated[str | None, baseline_option("Of a forest")] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Learning curves, cost or a forest of a workload's methods, tuning curves, or what a sweep's search saw."""
