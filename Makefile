@@ -16,7 +16,7 @@ READY = $(VENV)/.tpbench-ready
 .PHONY: demo test lint lowest docs setup clean
 
 demo: $(READY)
-	$(VENV)/bin/tpbench sweep digits bp,dfa,ddtp-linear --trials 8 --pack 4 --epochs 10 --n-seeds 5 --results $(DEMO)
+	$(VENV)/bin/tpbench sweep digits bp,dfa,ddtp-linear --trials 8 --pack 4 --epochs 10 --n-seeds 10 --results $(DEMO)
 	$(VENV)/bin/tpbench leaderboard digits --results $(DEMO)
 
 test: $(READY)

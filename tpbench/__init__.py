@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tpbench.api import (
         compare,
+        compare_runs,
         leaderboard,
         load_curves,
         load_network,
@@ -37,6 +38,7 @@ _MODULES = {
     "TpbenchError": _ERRORS,
     "UsageError": _ERRORS,
     "compare": _API,
+    "compare_runs": _API,
     "leaderboard": _API,
     "load_curves": _API,
     "load_network": _API,
@@ -53,6 +55,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "compare",
+    "compare_runs",
     "leaderboard",
     "load_curves",
     "load_network",

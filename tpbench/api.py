@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from tpbench.engine import UsageError, get_method
+from tpbench.engine import UsageError
 from tpbench.engine.errors import InterruptedWork, TpbenchError, visible, warn_caller
 from tpbench.options import (
     MODELS,
+    REMOVED,
     M,
     RunOptions,
     SweepOptions,
@@ -20,7 +20,14 @@ from tpbench.options import (
     format_place,
     join_names,
 )
-from tpbench.results.opening import open_store, read_store, stored_method, stored_workload
+from tpbench.results.opening import (
+    find_record,
+    open_store,
+    read_store,
+    stored_baseline,
+    stored_method,
+    stored_workload,
+)
 from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
 from tpbench.training.choice import choose_all, choose_cells, read_options, split_names
 
@@ -74,9 +81,12 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     takes for a run that failed.
     """
     renamed = MODELS[function.__name__].renamed if function.__name__ in MODELS else {}
+    removed = REMOVED.get(function.__name__, {})
 
     @wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> T:
+        for name in removed.keys() & options.keys():
+            raise UsageError(f"{name} is gone: {removed[name]}")
         for before in renamed.keys() & options.keys():
             raise UsageError(f"{before} is called {renamed[before]} now")
         try:
@@ -235,66 +245,83 @@ def load_predictions(results: Place, workload: Names | None = None, method: Name
 
 
 @public
-def leaderboard(results: Place, workload: Names | None = None) -> pd.DataFrame:
-    """Every method of a store on every workload, best first within the workload, and how it stands to the best.
+def leaderboard(results: Place, workload: Names | None = None, baseline: str = "bp") -> pd.DataFrame:
+    """Every method of a store against one baseline, and which of the others could be the best.
 
     Args:
         results: the store: a folder or a URL.
         workload: only these, as :func:`load_runs` takes them.
+        baseline: the method that all others are compared with.
 
     Returns:
-        One row per workload, kind of data and method; errors in per cent. ``workload``, ``data``, ``method``,
-        ``seeds``, ``epochs``, ``test_error_mean``, ``test_error_std``, ``ci_low`` and ``ci_high`` (95 %, of the
-        mean), ``p_best`` (Holm-adjusted, against the best but BP), ``validation_error_mean``, ``diverged``,
-        ``paper_mean``, ``paper_std``, ``p_paper``; ``verdict`` and ``against_best`` (that test in a mark and in
-        words), ``test``, ``detectable`` (the difference it would have shown), ``budget`` (how the configuration was
-        found), ``unequal`` (the best's was at another cost), ``marks`` (how the row departs from the protocol) and
-        ``ranked``. ``frame.attrs["notes"]`` are the notes below the printed leaderboard.
+        One row per workload, kind of data, method and tuning: the baseline first, then by test error, those of few
+        seeds last. Errors are in per cent, differences in percentage points, over the same seeds as their tests.
+
+        - ``workload``, ``data``, ``method``, ``tuning`` (how the configuration was found: ``published``, ``100 x 100``
+          for a search of 100 trials of 100 epochs, ``file``, ``unknown``), ``seeds`` (such as ``0-9``), ``epochs``;
+        - ``test_error_mean``, ``test_error_std``, ``ci_low`` and ``ci_high`` (Student's 95 % interval of the mean);
+        - ``baseline``, ``difference`` (mean minus the baseline's), ``low`` and ``high`` (its 95 % interval, for all
+          methods at once), ``p``, ``differs`` (the interval excludes 0; without an interval, p is below 5 %);
+        - ``could_be_best`` (``yes``, ``no``, ``open``, ``no rival`` or ``baseline``), ``tested`` (the test and its
+          seeds, or why there is none);
+        - ``validation_error_mean``, ``diverged`` (seeds, which count with the error of guessing), ``precision``,
+          ``marks`` (how the row departs from the protocol).
+
+        ``difference`` and ``p`` are missing only where ``tested`` says that nothing was tested, ``low`` and ``high``
+        there and after a permutation test, the deviation and the interval of a mean where seeds are too few.
+        ``frame.attrs["notes"]`` are the notes below the printed tables.
 
     Raises:
-        UsageError: there is no such folder or workload.
+        UsageError: there is no such folder, workload or method, or no run of another baseline than BP.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
+
+    Example:
+        >>> board = tpbench.leaderboard("results", "mnist")
+        >>> list(board[board["could_be_best"] == "yes"]["method"])
     """
-    from tpbench.results.ranking import BOARD_NOTE
+    from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.ranking import leaderboard as ranked
+    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples
 
     store = _store(results)
     chosen = _workloads(results, workload)
-    board = ranked(store)
-    if chosen is not None:
-        board = board[board["workload"].isin(chosen)].reset_index(drop=True)
+    method = _baseline(baseline, store, chosen)
+    cells = {
+        key: cell for key, cell in cells_of(store.summaries()).items() if chosen is None or cell.workload in chosen
+    }
+    board = ranked(store, cells, method)
+    rankings = read_test_samples(store, rank_all(cells, method))
+    notes = [
+        f"{ranking.title}: {note}" if len(rankings) > 1 else note
+        for ranking in rankings
+        for note in ranking_notes(ranking)
+    ]
     _warn(store.damaged)
-    return _annotated(board, "Leaderboard: test error (%), best first", [BOARD_NOTE])
+    return _annotated(board, f"Leaderboard: test error (%) against {method}", notes)
 
 
 @public
-def table(results: Place, name: str) -> pd.DataFrame:
-    """One of the paper's tables computed from a store, in tidy form: one row per entry.
+def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFrame:
+    """One of the tables that are computed from a store, in tidy form: one row per entry.
 
     Args:
         results: the store: a folder or a URL.
-        name: ``"1"`` or ``"s6"`` (test errors), ``"s7"`` (the best damping of every layer, from the records of
-            ``tpbench align``), ``"loss"`` (training losses at the end), or ``"angles"`` (those behind Figures 4 and
-            S3 to S5, in numbers).
+        name: ``"1"`` or ``"s6"`` (test errors beside the paper's), ``"s7"`` (the best damping of every layer, from the
+            records of ``tpbench align``), ``"loss"`` (training losses at the end), ``"angles"`` (those behind Figures 4
+            and S3 to S5, in numbers), ``"overview"`` (all methods on all workloads against the baseline), or
+            ``"epochs"`` (epochs until the validation error is near the baseline's).
+        baseline: the method that the others are compared with, of ``"overview"`` and ``"epochs"`` alone. None: BP.
 
     Returns:
-        Of ``"1"`` and ``"s6"`` a row for each of the table's methods on each workload, also where the store has no
-        run: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``test_error_mean`` and ``test_error_std``
-        (per cent), ``diverged``, ``paper_mean``, ``paper_std``, ``difference`` (to the paper, percentage points),
-        ``difference_in_deviations``, ``p_paper``, ``best``, ``p_best``, ``against_best``, ``test``, ``detectable``,
-        ``unequal``, ``precision``, ``configuration_from``, ``marks`` (how the entry departs from the protocol).
-        ``frame.pivot(index="method", columns=["workload", "data"], values="test_error_mean")`` is the printed shape.
-        Of ``"loss"`` a row for each method on each workload of the store: ``workload``, ``data``, ``method``,
-        ``seeds``, ``epochs``, ``diverged``, ``train_loss_mean``, ``train_loss_std``, ``marks``. Of ``"s7"`` a row for
-        each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``, and the
-        angles with them in degrees, ``angle`` and ``paper_angle``. Of ``"angles"`` the same
-        on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``, ``damping``, and in
-        degrees ``loss_angle``, ``target_angle`` (without damping), ``damped_target_angle``. ``frame.attrs["title"]``
-        and ``frame.attrs["notes"]`` are what stands above and below the printed table.
+        TABLES_DOC
 
     Raises:
-        UsageError: there is no such folder or table.
+        UsageError: there is no such folder, table or method, or the table has no baseline.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
+
+    Example:
+        >>> frame = tpbench.table("results", "s6")
+        >>> frame[frame["within_5_percent"] == "no"][["method", "workload", "paper_low", "paper_high"]]
     """
     chosen = check_table(str(name))
     store = _store(results)
@@ -322,39 +349,87 @@ def table(results: Place, name: str) -> pd.DataFrame:
 
 @public
 def compare(
-    results: Place, first: str, second: str, workload: Names | None = None, detect: float | None = None
+    results: Place, first: str, second: str, workload: Names | None = None, baseline: str = "bp"
 ) -> pd.DataFrame:
-    """Two methods of a store on every workload that both were trained on.
+    """Two methods of a store on every workload that both were trained on, tested as in its leaderboard.
 
     Args:
         results: the store: a folder or a URL.
         first, second: the methods.
-        workload: only these, as :func:`load_runs` takes them; p-values are corrected for their number.
-        detect: also: how many shared seeds would show a difference of so many percentage points (0.001 to 100).
+        workload: only these, as :func:`load_runs` takes them.
+        baseline: the method that all others are compared with. Where it is one of the two, the test is one of all
+            methods against it; otherwise one of all pairs of the other methods.
 
     Returns:
-        One row per workload and kind of data with both; errors in per cent. ``workload``, ``data``, ``first_mean``,
-        ``first_std``, ``first_seeds``, ``first_diverged`` and the same of ``second_``, ``shared_seeds``,
-        ``difference`` (first minus second), ``test``, ``p``, ``p_holm``, ``detectable`` (the smallest difference that
-        the test would have shown with power 0.8), ``seeds_for`` (of ``detect``), ``same_epochs``, ``budgets``
-        (``same``, ``differ`` or ``unknown``), ``first_budget``, ``second_budget``,
-        ``first_marks``, ``second_marks``, ``verdict``. No rows where no
-        workload has both. ``frame.attrs["notes"]`` says what the numbers are.
+        One row per workload, kind of data and tuning with both; errors in per cent, differences in percentage points.
+        ``workload``, ``data``; ``first_tuning``, ``first_mean``, ``first_std``, ``first_seeds``, ``first_diverged``
+        and the same of ``second_``; ``difference`` (first minus second), ``low`` and ``high`` (its 95 % interval, only
+        against the baseline), ``p``, ``family`` (``against BP``, ``all pairs``, ``this pair alone`` or ``none``),
+        ``tested`` (the test and its seeds, or why there is none), ``first_marks``, ``second_marks`` (how the cells
+        depart from the protocol), ``verdict``. ``difference`` and ``p`` are missing only where ``family`` is ``none``.
+        No rows where no workload has both. ``frame.attrs["notes"]`` says what the numbers are.
 
     Raises:
-        UsageError: there is no such folder, workload or method, or both methods are the same.
+        UsageError: there is no such folder, workload or method, both methods are the same, or there is no run of
+            another baseline than BP.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
+
+    Example:
+        >>> tpbench.compare("results", "ddtp-linear", "dtp", "mnist")[["difference", "p", "family", "verdict"]]
     """
     from tpbench.results.comparison import compare_methods, comparison_note
 
     for method in (first, second):
-        get_method(_checked(check_name, method, "method"))
-    if detect is not None and not (isinstance(detect, Real) and 0.001 <= detect <= 100):
-        raise UsageError("give percentage points from 0.001 to 100", parameter="detect", value=detect)
+        stored_method(_checked(check_name, method, "method"), open_store(_checked(format_place, results, "results")))
     store = _store(results)
-    frame = compare_methods(store, first, second, _workloads(results, workload), detect)
+    chosen = _workloads(results, workload)
+    frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen))
     _warn(store.damaged)
-    return _annotated(frame, f"{first} against {second}", [comparison_note(first, second, several=len(frame) > 1)])
+    return _annotated(frame, f"{first} against {second}", [comparison_note(frame, first, second)])
+
+
+@public
+def compare_runs(results: Place, first: str, second: str) -> pd.DataFrame:
+    """Two runs on the same test samples, sample by sample: McNemar's exact test.
+
+    Args:
+        results: the store: a folder or a URL.
+        first, second: the ids of the runs, or at least their first 8 digits. Both must have predictions
+            (:func:`load_predictions`).
+
+    Returns:
+        One row: ``first``, ``first_workload``, ``first_method``, ``first_seed``, ``first_epochs`` and the same of
+        ``second``; ``data``, ``first_status``, ``second_status``; ``first_error``, ``second_error`` (per cent),
+        ``difference`` (first minus second, percentage points); ``first_only`` and ``second_only`` (test samples that
+        only this run classifies correctly), ``samples`` (of the test set), ``p`` (two-sided).
+        ``frame.attrs["notes"]`` says what the test is of.
+
+    Raises:
+        UsageError: there is no such folder or run, several runs begin so, both are the same, or they were tested on
+            other samples.
+        TpbenchError: the store cannot be read, or a run has no predictions.
+
+    Example:
+        >>> ids = tpbench.load_runs("results", "mnist", "bp")["id"]
+        >>> tpbench.compare_runs("results", ids[0], ids[1])[["first_only", "second_only", "p"]]
+    """
+    from tpbench.results.comparison import RUN_NOTE, runs_comparison
+
+    store = _store(results)
+    one, other = (
+        find_record(store, _checked(check_name, run_id, name)) for name, run_id in (("first", first), ("second", second))
+    )
+    frame = runs_comparison(store, one, other)
+    _warn(store.damaged)
+    return _annotated(frame, "Two runs, sample by sample", [RUN_NOTE])
+
+
+def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None) -> str:
+    """Return the baseline of a call, of which there must be runs; BP need not have any."""
+    from tpbench.results.ranking import BASELINE
+
+    chosen = _checked(check_name, name, "baseline")
+    return chosen if chosen == BASELINE else stored_baseline(chosen, store, workloads)
 
 
 def _annotated(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> pd.DataFrame:
@@ -422,7 +497,6 @@ def load_network(
     """
     from tpbench.results.modules import sequential
     from tpbench.results.networks import network_of
-    from tpbench.results.opening import find_record
     from tpbench.training.devices import choose_device
 
     where = choose_device(str(device))

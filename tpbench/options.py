@@ -544,6 +544,9 @@ MODELS: dict[str, type[Options]] = {
     model.command: model for model in (SweepOptions, RunOptions, ReproduceOptions, AlignOptions)
 }
 
+REMOVED = {"compare": {"detect": "the 95 % interval of a difference says which differences the seeds leave open"}}
+"""Options of older versions that are gone, by the command, and the reasons."""
+
 
 def flag_of(name: str, shown: Option) -> str:
     """Return the command line's spelling of a field."""

@@ -271,6 +271,17 @@ OfWorkload = Annotated[
     typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads),
 ]
 
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="METHOD",
+        help="The method that all others are compared with.",
+        show_default="bp",
+        autocompletion=complete_methods,
+    ),
+]
+
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
 
 

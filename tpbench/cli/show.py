@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from tpbench.cli.app import (
+    Baseline,
     Format,
     MethodName,
     OfWorkload,
@@ -25,14 +27,44 @@ from tpbench.cli.app import (
     show_app,
     warn_damaged,
 )
-from tpbench.engine import TpbenchError, UsageError, all_methods, method_source, unknown
+from tpbench.engine import TpbenchError, UsageError, all_methods, method_names, method_source, unknown
 from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing, say
-from tpbench.results.opening import DEFAULT_STORE, open_store, read_store, stored_workload
-from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, TABLES, check_table
+from tpbench.results.opening import (
+    DEFAULT_STORE,
+    find_record,
+    open_store,
+    read_store,
+    stored_baseline,
+    stored_method,
+    stored_workload,
+)
+from tpbench.results.paper import (
+    ANGLE_TABLE,
+    BASELINE_TABLES,
+    DAMPING_TABLE,
+    LOSS_TABLE,
+    OVERVIEW_TABLE,
+    TABLES,
+    check_table,
+)
+from tpbench.results.store import RunStore
 from tpbench.workloads import Workload, all_workloads, get_workload
+
+
+class CompareCommand(TyperCommand):
+    """A command that refuses options of older versions with the reason why they are gone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line."""
+        from tpbench.options import REMOVED
+
+        for name, reason in REMOVED[str(self.name)].items():
+            if any(word.partition("=")[0] == f"--{name}" for word in args):
+                raise UsageError(f"--{name} is gone: {reason}")
+        return super().parse_args(ctx, args)
 
 
 class OptionalFile(TyperCommand):
@@ -141,22 +173,32 @@ def show_space(
     print(format_space(method, space), end="")
 
 
+def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:
+    """Return the baseline of a command: the one that is given, of which there must be runs, or BP."""
+    from tpbench.results.ranking import BASELINE
+
+    return BASELINE if given is None else stored_baseline(given, store, [workload] if workload else None)
+
+
 @app.command()
 def table(
     name: Annotated[
         str,
         typer.Argument(
             metavar="|".join(TABLES),
-            help="Which of the paper's tables, or that of losses or angles.",
+            help="One of the paper's tables, or that of losses, angles, all workloads at a glance, or epochs.",
             autocompletion=complete_from(TABLES),
         ),
     ],
+    baseline: Baseline = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """A table computed from the store: one of the paper's beside its numbers, training losses, or angles."""
+    """A table computed from the store: one of the paper's beside its numbers, or one of all methods of the store."""
     name = check_table(name)
     check_format(form)
+    if baseline is not None and name not in BASELINE_TABLES:
+        raise UsageError(f"--baseline goes with 'table {' and '.join(BASELINE_TABLES)}', not with 'table {name}'")
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
         from tpbench.reports.alignment_tables import angle_table, damping_table
@@ -166,6 +208,11 @@ def table(
         from tpbench.results.tables import loss_table
 
         text = loss_table(store, form)
+    elif name in BASELINE_TABLES:
+        from tpbench.results.tables import render_epochs, render_overview
+
+        draw = render_overview if name == OVERVIEW_TABLE else render_epochs
+        text = draw(store, form, _chosen_baseline(baseline, store))
     else:
         from tpbench.results import paper_table, render
 
@@ -179,6 +226,7 @@ def show_leaderboard(
     workload: Annotated[
         str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads)
     ] = None,
+    baseline: Baseline = None,
     form: Format = "text",
     write: Annotated[
         str | None,
@@ -191,7 +239,7 @@ def show_leaderboard(
     ] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """All methods of the store, best first, and how each stands to the best."""
+    """All methods of the store against one of them, and which of the others could be the best."""
     check_format(form)
     if workload:
         workload = stored_workload(workload, open_store(results))
@@ -199,46 +247,80 @@ def show_leaderboard(
     target = user_path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
         check_target(target, [".csv"])
-    from tpbench.results import leaderboard, render_leaderboard, write_leaderboard
+    from tpbench.results import choose_cells, leaderboard, write_leaderboard
+    from tpbench.results.ranking import board_csv, rank_all, read_test_samples, render_rankings
 
-    board = leaderboard(store)
-    shown = board[board["workload"] == workload] if workload else board
-    if shown.empty:
+    method = _chosen_baseline(baseline, store, workload)
+    cells = choose_cells(store.summaries())
+    rankings = [r for r in rank_all(cells, method) if workload in (None, r.workload)]
+    if not rankings:
         where = f"of {workload} " if workload else ""
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
-    print(render_leaderboard(shown, form), end="")
+    board = leaderboard(store, cells, method)
+    shown = board[board["workload"] == workload] if workload else board
+    if form == "csv":
+        print(board_csv(shown), end="")
+    else:
+        print(render_rankings(read_test_samples(store, rankings), form), end="")
+    if not any(ranking.baseline_cell for ranking in rankings):
+        others = ", ".join(sorted({ranked.cell.method for ranking in rankings for ranked in ranking.cells}))
+        complain(f"nothing is compared with {method}, of which there is no run; --baseline names another: {others}")
     if write is not None:
         write_leaderboard(shown if write else board, store, target)
         complain(f"written: {target}")
     warn_damaged(store)
 
 
-@app.command()
+# Some hex digits: find_record tells what is wrong with fewer than 8, or more than 24.
+_RUN_ID = re.compile(r"[0-9a-f]{6,}", re.IGNORECASE)
+
+
+def _is_run(name: str) -> bool:
+    return name not in method_names() and _RUN_ID.fullmatch(name) is not None
+
+
+@app.command(cls=CompareCommand)
 def compare(
-    first: Annotated[str, typer.Argument(metavar="METHOD_A", autocompletion=complete_methods)],
-    second: Annotated[str, typer.Argument(metavar="METHOD_B", autocompletion=complete_methods)],
+    first: Annotated[str, typer.Argument(metavar="METHOD_A|RUN_A", autocompletion=complete_methods)],
+    second: Annotated[str, typer.Argument(metavar="METHOD_B|RUN_B", autocompletion=complete_methods)],
     workload: OfWorkload = None,
-    detect: Annotated[
-        float | None,
-        typer.Option(metavar="POINTS", min=0.001, max=100, help="Also: the seeds that would show this difference."),
-    ] = None,
+    baseline: Baseline = None,
+    form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Two methods of the store: difference, test, and what that test would have shown (power 0.8)."""
-    from tpbench.engine import get_method
-
+    """Two methods of the store, tested as in its leaderboard; or two runs, sample by sample (McNemar's test)."""
+    check_format(form)
+    runs = [_is_run(name) for name in (first, second)]
+    if any(runs):
+        if not all(runs):
+            raise UsageError(f"'{first}' and '{second}': name two methods, or two runs by their ids")
+        if (workload, baseline) != (None, None):
+            raise UsageError("--workload and --baseline go with two methods, not with two runs")
+        _compare_runs(first, second, form, results)
+        return
     for method in (first, second):
-        get_method(method)
+        stored_method(method, open_store(results))
     if workload:
         workload = stored_workload(workload, open_store(results))
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
-    frame = compare_methods(store, first, second, [workload] if workload else None, detect)
+    base = _chosen_baseline(baseline, store, workload)
+    frame = compare_methods(store, first, second, [workload] if workload else None, base)
     if frame.empty:
         where = f" on {workload}" if workload else ""
         raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}")
-    print(render_comparison(frame, first, second, detect), end="")
+    print(render_comparison(frame, first, second, form), end="")
+    warn_damaged(store)
+
+
+def _compare_runs(first: str, second: str, form: str, results: str) -> None:
+    """Print McNemar's test of two runs."""
+    from tpbench.results.comparison import render_runs, runs_comparison
+
+    store = read_store(results)
+    frame = runs_comparison(store, find_record(store, first), find_record(store, second))
+    print(render_runs(frame, form), end="")
     warn_damaged(store)
 
 
@@ -306,11 +388,14 @@ def plot(
         Path | None,
         _output("KIND_WHAT.png"),
     ] = None,
+    baseline: Baseline = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Learning curves, cost or a forest of a workload's methods, or what a sweep's search saw."""
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
+    if baseline is not None and kind != "forest":
+        raise UsageError(f"--baseline goes with 'plot forest', not with 'plot {kind}'")
     if kind != "search":
         what = stored_workload(what, open_store(results))
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
@@ -322,7 +407,7 @@ def plot(
     if kind == "search":
         figure = search_figure(store, what)
     elif kind == "forest":
-        figure = forest_figure(forest_rows(store, what), what)
+        figure = forest_figure(forest_rows(store, what, baseline=_chosen_baseline(baseline, store, what)), what)
     else:
         cells = cells_of(store, what)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
@@ -349,6 +434,7 @@ def report(
             show_default=f"{LOOK_EVERY:g}",
         ),
     ] = None,
+    baseline: Baseline = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Everything the store holds as one self-contained HTML page."""
@@ -364,8 +450,10 @@ def report(
     if watch:
         from tpbench.reports.watching import watch_store
 
-        watch_store(store, output, command, every or LOOK_EVERY)
+        # Its runs may come later.
+        method = stored_method(baseline, store) if baseline else BASELINE
+        watch_store(store, output, command, every or LOOK_EVERY, baseline=method)
         return
-    text = make_report(store, command).html()
+    text = make_report(store, command, baseline=_chosen_baseline(baseline, store)).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")

@@ -6,13 +6,15 @@ import math
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, UsageError, method_title
-from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, workload_label
+from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, with_label, workload_label
 from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
 from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_p, rank_all
-from tpbench.results.runs import RunRecord
+from tpbench.results.runs import RunRecord, percent
 from tpbench.results.statistics import ALPHA, McNemar, mcnemar, permutation_p
 from tpbench.results.store import RunStore
 
@@ -216,6 +218,11 @@ def compare_runs(store: RunStore, first: RunRecord, second: RunRecord) -> McNema
         UsageError: they are the same run, or of other test samples.
         TpbenchError: one of them has no predictions.
     """
+    return mcnemar(*_correct(store, first, second))
+
+
+def _correct(store: RunStore, first: RunRecord, second: RunRecord) -> list[NDArray[np.bool_]]:
+    """Return which test samples each of two runs classifies correctly (test samples,)."""
     if first.definition.id == second.definition.id:
         raise UsageError(f"'{first.definition.id}' stands twice: name two runs to compare")
     if first.definition.fingerprint != second.definition.fingerprint:
@@ -223,9 +230,78 @@ def compare_runs(store: RunStore, first: RunRecord, second: RunRecord) -> McNema
     correct = []
     for record, predictions in store.all_predictions([first, second]):
         if predictions is None:
-            raise TpbenchError(
-                f"the run {record.definition.id} has no predictions of each test sample; 'tpbench run --again' adds "
-                "them"
-            )
+            diverged = record.history.selected_epoch is None
+            reason = "it diverged in its first epoch" if diverged else "'tpbench run ... --again' trains it for them"
+            raise TpbenchError(f"the run {record.definition.id} has no predictions of each test sample: {reason}")
         correct.append(predictions.correct)
-    return mcnemar(*correct)
+    return correct
+
+
+RUN_COLUMNS = (
+    *(f"{which}{name}" for which in ("first", "second") for name in ("", "_workload", "_method", "_seed", "_epochs")),
+    "data",
+    "first_status",
+    "second_status",
+    "first_error",
+    "second_error",
+    "difference",
+    "first_only",
+    "second_only",
+    "samples",
+    "p",
+)
+"""Columns of :func:`runs_comparison`."""
+
+RUN_NOTE = (
+    "Only this one right: test samples that the other run classifies wrongly. McNemar's exact test is of these two "
+    "trainings on these samples: methods are compared over seeds."
+)
+"""Note below a comparison of two runs."""
+
+
+def runs_comparison(store: RunStore, first: RunRecord, second: RunRecord) -> pd.DataFrame:
+    """Return :func:`compare_runs` as a row: both runs, their test errors in per cent, and the samples they differ in.
+
+    ``difference`` is the first error minus the second, in percentage points.
+
+    Raises:
+        UsageError, TpbenchError: as :func:`compare_runs`.
+    """
+    correct = _correct(store, first, second)
+    test = mcnemar(*correct)
+    row: dict[str, Any] = {"data": first.data_label or "exact", "first_only": test.first_only}
+    row |= {"second_only": test.second_only, "samples": len(correct[0]), "p": test.p}
+    for which, record in (("first", first), ("second", second)):
+        definition = record.definition
+        row |= {
+            which: definition.id,
+            f"{which}_workload": definition.workload,
+            f"{which}_method": definition.method,
+            f"{which}_seed": definition.seed,
+            f"{which}_epochs": definition.epochs,
+            f"{which}_status": record.status,
+            f"{which}_error": percent(record.test_error),
+        }
+    row["difference"] = row["first_error"] - row["second_error"]
+    return pd.DataFrame([row], columns=RUN_COLUMNS)
+
+
+def render_runs(frame: pd.DataFrame, form: str = "text") -> str:
+    """Format the row of :func:`runs_comparison`.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    if form == "csv":
+        return csv_text(frame, csv_number)
+    row = frame.iloc[0]
+    rows = []
+    for which in ("first", "second"):
+        mark = "" if row[f"{which}_status"] == "finished" else f" [{row[f'{which}_status']}]"
+        workload = with_label(row[f"{which}_workload"], "" if row["data"] == "exact" else row["data"])
+        numbers = [f"{row[f'{which}_error']:.2f}{mark}", str(row[f"{which}_only"])]
+        title, seed = method_title(row[f"{which}_method"]), str(row[f"{which}_seed"])
+        rows.append([row[which], workload, title, seed, *numbers])
+    header = ["run", "workload", "method", "seed", "test error (%)", "only this one right"]
+    result = f"Difference: {row['difference']:+.2f} points over {row['samples']:,} test samples, p {format_p(row['p'])}."
+    return format_table("Two runs, sample by sample", header, rows, form, f"{result} {RUN_NOTE}")

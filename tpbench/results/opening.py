@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from tpbench.engine import UsageError, method_names, unknown
@@ -92,6 +93,30 @@ def stored_method(name: str, store: RunStore) -> str:
         found = {record.definition.method for record in store.summaries()}
         if name not in found:
             raise unknown("method", name, {*known, *found})
+    return name
+
+
+def stored_baseline(name: str, store: RunStore, workloads: Collection[str] | None = None) -> str:
+    """Return a method that others can be compared with: one of which the store has runs.
+
+    A store without any run says nothing of it.
+
+    Args:
+        workloads: that runs are to be of; None: any.
+
+    Raises:
+        UsageError: there is no such method, or no run of it; the message names the methods that have some.
+    """
+    stored_method(name, store)
+    definitions = [record.definition for record in store.summaries()]
+    found = {d.method for d in definitions if workloads is None or d.workload in workloads}
+    if found and name not in found:
+        where = f" on {', '.join(workloads)}" if workloads else ""
+        raise UsageError(
+            f"{store.folder} holds no run of it{where} to compare with; there are runs of {', '.join(sorted(found))}",
+            parameter="baseline",
+            value=name,
+        )
     return name
 
 
