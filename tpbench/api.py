@@ -28,7 +28,15 @@ from tpbench.results.opening import (
     stored_method,
     stored_workload,
 )
-from tpbench.results.paper import ANGLE_TABLE, DAMPING_TABLE, LOSS_TABLE, PAPER_WORKLOADS, check_table, table_methods
+from tpbench.results.paper import (
+    ANGLE_TABLE,
+    BASELINE_TABLES,
+    DAMPING_TABLE,
+    LOSS_TABLE,
+    PAPER_WORKLOADS,
+    check_table,
+    table_methods,
+)
 from tpbench.training.choice import choose_all, choose_cells, read_options, split_names
 
 if TYPE_CHECKING:
@@ -313,7 +321,30 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         baseline: the method that the others are compared with, of ``"overview"`` and ``"epochs"`` alone. None: BP.
 
     Returns:
-        TABLES_DOC
+        Errors are in per cent. ``marks`` says how an entry departs from the protocol, ``tuning`` how its configuration
+        was found, ``seeds`` over which the numbers are.
+
+        - ``"1"``, ``"s6"``: each of the table's methods on each workload with the published configurations, also where
+          the store has no run (``seeds`` is ``none`` then): ``workload``, ``data``, ``method``, ``tuning``, ``seeds``,
+          ``epochs``, ``test_error_mean``, ``test_error_std``, ``minibatch_mean`` (as the authors average; where all
+          runs have predictions), ``diverged``, ``paper_mean``, ``paper_std``, ``difference`` with ``low`` and ``high``
+          (95 %; in per cent of the paper's mean), ``within`` (±5 % of it: ``yes``, ``no``, ``open`` or
+          ``not compared``), ``compared`` (or why not), ``precision``, ``marks``.
+          ``frame.pivot(index="method", columns=["workload", "data"], values="test_error_mean")`` is the printed shape.
+        - ``"overview"``: each method on each workload of the store: ``workload``, ``data``, ``method``, ``tuning``,
+          ``test_error_mean``, ``difference``, ``differs``, ``could_be_best``, ``tested``, as :func:`leaderboard` has
+          them.
+        - ``"epochs"``: the same on workloads with the baseline: ``workload``, ``data``, ``method``, ``tuning``,
+          ``target`` (1.25 times the baseline's validation error), ``seeds``, ``reached`` (how many of them reach it),
+          and the ``median``, ``first`` and ``last`` epoch over seeds, infinite for those that do not.
+        - ``"loss"``: the same: ``workload``, ``data``, ``method``, ``tuning``, ``seeds``, ``epochs``, ``diverged``,
+          ``train_loss_mean``, ``train_loss_std``, ``marks``.
+        - ``"s7"``: each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``, and the angles
+          with them in degrees, ``angle`` and ``paper_angle``.
+        - ``"angles"``: the same on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``,
+          ``damping``, and in degrees ``loss_angle``, ``target_angle`` (without damping), ``damped_target_angle``.
+
+        ``frame.attrs["title"]`` and ``frame.attrs["notes"]`` are what stands above and below the printed table.
 
     Raises:
         UsageError: there is no such folder, table or method, or the table has no baseline.
@@ -321,9 +352,12 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
     Example:
         >>> frame = tpbench.table("results", "s6")
-        >>> frame[frame["within_5_percent"] == "no"][["method", "workload", "paper_low", "paper_high"]]
+        >>> frame[frame["within"] == "no"][["workload", "method", "difference", "low", "high"]]
     """
     chosen = check_table(str(name))
+    if baseline is not None and chosen not in BASELINE_TABLES:
+        tables = " and ".join(f"'{table}'" for table in BASELINE_TABLES)
+        raise UsageError(f"only the tables {tables} have one", parameter="baseline", value=baseline)
     store = _store(results)
     if chosen == DAMPING_TABLE:
         from tpbench.reports.alignment_tables import DAMPING_TITLE
@@ -338,11 +372,14 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         from tpbench.results.tables import NOTE, TITLE, loss_rows
 
         frame, title, said = loss_rows(store), TITLE, [NOTE]
+    elif chosen in BASELINE_TABLES:
+        frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline)
     else:
-        from tpbench.results.tables import FOOTNOTE, notes, paper_table, table_rows
+        from tpbench.results.tables import FOOTNOTE, notes, others_note, paper_table, table_rows
 
         found = paper_table(store, chosen)
-        frame, title, said = table_rows(found), found.title, [FOOTNOTE, *notes(found)]
+        others = others_note(found)
+        frame, title, said = table_rows(found), found.title, [FOOTNOTE, *notes(found), *([others] if others else [])]
     _warn(store.damaged)
     return _annotated(frame, title, said)
 
@@ -417,11 +454,27 @@ def compare_runs(results: Place, first: str, second: str) -> pd.DataFrame:
 
     store = _store(results)
     one, other = (
-        find_record(store, _checked(check_name, run_id, name)) for name, run_id in (("first", first), ("second", second))
+        find_record(store, _checked(check_name, run_id, name))
+        for name, run_id in (("first", first), ("second", second))
     )
     frame = runs_comparison(store, one, other)
     _warn(store.damaged)
     return _annotated(frame, "Two runs, sample by sample", [RUN_NOTE])
+
+
+def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.DataFrame, str, list[str]]:
+    """Return one of the tables with a baseline, its title and its notes; no rows where there are no runs."""
+    from tpbench.engine import method_title
+    from tpbench.results.cells import choose_cells as cells_of
+    from tpbench.results.paper import OVERVIEW_TABLE
+    from tpbench.results.ranking import rank_all
+    from tpbench.results.tables import epochs_note, epochs_rows, overview_note, overview_rows
+
+    method = _baseline(baseline, store)
+    if name == OVERVIEW_TABLE:
+        return overview_rows(store, method), f"Methods against {method_title(method)}", [overview_note(method)]
+    rankings = rank_all(cells_of(store.summaries()), method)
+    return epochs_rows(store, method, rankings), "Epochs to target", [epochs_note(method)]
 
 
 def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None) -> str:

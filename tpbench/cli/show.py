@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,6 +181,13 @@ def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = 
     return BASELINE if given is None else stored_baseline(given, store, [workload] if workload else None)
 
 
+def _hint_baseline(baseline: str, found: Collection[str]) -> None:
+    """Print a line on the choice of a baseline where none of the methods of a table is it."""
+    if baseline not in found:
+        others = ", ".join(sorted(found))
+        complain(f"nothing is compared with {baseline}, of which there is no run; --baseline names another: {others}")
+
+
 @app.command()
 def table(
     name: Annotated[
@@ -198,7 +206,8 @@ def table(
     name = check_table(name)
     check_format(form)
     if baseline is not None and name not in BASELINE_TABLES:
-        raise UsageError(f"--baseline goes with 'table {' and '.join(BASELINE_TABLES)}', not with 'table {name}'")
+        tables = " and ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
+        raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
         from tpbench.reports.alignment_tables import angle_table, damping_table
@@ -212,7 +221,9 @@ def table(
         from tpbench.results.tables import render_epochs, render_overview
 
         draw = render_overview if name == OVERVIEW_TABLE else render_epochs
-        text = draw(store, form, _chosen_baseline(baseline, store))
+        method = _chosen_baseline(baseline, store)
+        text = draw(store, form, method)
+        _hint_baseline(method, {record.definition.method for record in store.summaries()})
     else:
         from tpbench.results import paper_table, render
 
@@ -262,9 +273,7 @@ def show_leaderboard(
         print(board_csv(shown), end="")
     else:
         print(render_rankings(read_test_samples(store, rankings), form), end="")
-    if not any(ranking.baseline_cell for ranking in rankings):
-        others = ", ".join(sorted({ranked.cell.method for ranking in rankings for ranked in ranking.cells}))
-        complain(f"nothing is compared with {method}, of which there is no run; --baseline names another: {others}")
+    _hint_baseline(method, {ranked.cell.method for ranking in rankings for ranked in ranking.cells})
     if write is not None:
         write_leaderboard(shown if write else board, store, target)
         complain(f"written: {target}")
@@ -449,11 +458,12 @@ def report(
     command = shlex.join(["tpbench", *sys.argv[1:]])
     if watch:
         from tpbench.reports.watching import watch_store
+        from tpbench.results.ranking import BASELINE
 
         # Its runs may come later.
         method = stored_method(baseline, store) if baseline else BASELINE
         watch_store(store, output, command, every or LOOK_EVERY, baseline=method)
         return
-    text = make_report(store, command, baseline=_chosen_baseline(baseline, store)).html()
+    text = make_report(store, command, baseline=_chosen_baseline(baseline, open_store(results))).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")

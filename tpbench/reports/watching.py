@@ -12,7 +12,6 @@ from tpbench.engine import TpbenchError
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
 from tpbench.results.formats import say
 from tpbench.results.location import file_stamps
-from tpbench.results.ranking import BASELINE
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
 from tpbench.training.console import interrupt_on_signals
@@ -46,20 +45,10 @@ class Watch:
         command: as it was typed.
         every: seconds between two looks at the store.
         say: takes a line for the person at the terminal.
-        baseline: the method that the others are compared with.
     """
 
-    def __init__(
-        self,
-        store: RunStore,
-        output: Path,
-        command: str,
-        every: float,
-        say: Callable[[str], None],
-        baseline: str = BASELINE,
-    ) -> None:
+    def __init__(self, store: RunStore, output: Path, command: str, every: float, say: Callable[[str], None]) -> None:
         self.store, self.output, self.command, self.every, self.say = store, output, command, every, say
-        self.baseline = baseline
         self.report: Report | None = None
         """The page's content; None before the page has been written once."""
         self.stamp = ""
@@ -76,7 +65,7 @@ class Watch:
         # Read anew each time, with the messages of this reading alone.
         store = RunStore(self.store.folder)
         try:
-            report = make_report(store, self.command, self.baseline)
+            report = make_report(store, self.command)
             runs = report.content["runs"]
             message = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
         except NoRunError:
@@ -98,16 +87,13 @@ class Watch:
         self.say(f"ended; {self.output} stays as it is, and reloads itself no more")
 
 
-def watch_store(store: RunStore, output: Path, command: str, every: float, baseline: str = BASELINE) -> None:
+def watch_store(store: RunStore, output: Path, command: str, every: float) -> None:
     """Follow a store until Ctrl-C, SIGTERM or SIGHUP; the page that is left reloads itself no more.
-
-    Args:
-        baseline: the method that the others are compared with.
 
     Raises:
         TpbenchError: the store cannot be read, or the page not written.
     """
-    watch = Watch(store, output, command, every, say, baseline)
+    watch = Watch(store, output, command, every, say)
     with interrupt_on_signals():
         try:
             with suppress(KeyboardInterrupt):

@@ -303,5 +303,6 @@ def render_runs(frame: pd.DataFrame, form: str = "text") -> str:
         title, seed = method_title(row[f"{which}_method"]), str(row[f"{which}_seed"])
         rows.append([row[which], workload, title, seed, *numbers])
     header = ["run", "workload", "method", "seed", "test error (%)", "only this one right"]
-    result = f"Difference: {row['difference']:+.2f} points over {row['samples']:,} test samples, p {format_p(row['p'])}."
+    samples, p = f"{row['samples']:,}", format_p(row["p"])
+    result = f"Difference: {row['difference']:+.2f} points over {samples} test samples; p {p}."
     return format_table("Two runs, sample by sample", header, rows, form, f"{result} {RUN_NOTE}")

@@ -348,7 +348,17 @@ def render(table: ErrorTable, form: str) -> str:
 # ``tpbench table overview``: methods x workloads against the baseline.
 
 
-OVERVIEW_COLUMNS = ("workload", "data", "method", "tuning", "test_error_mean", "difference", "differs", "could_be_best")
+OVERVIEW_COLUMNS = (
+    "workload",
+    "data",
+    "method",
+    "tuning",
+    "test_error_mean",
+    "difference",
+    "differs",
+    "could_be_best",
+    "tested",
+)
 
 
 def overview_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
@@ -490,7 +500,7 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
     """
     frame = epochs_rows(store, baseline)
     if frame.empty:
-        raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet")
+        raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
     if check_format(form) == "csv":
         return csv_text(frame, csv_number)
     header = ["workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it"]

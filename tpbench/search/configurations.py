@@ -14,7 +14,7 @@ from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
 from tpbench.results.runs import FROM_FILE, FROM_PYTHON, PUBLISHED, tuning_budget, with_precision
-from tpbench.results.statistics import FEWEST
+from tpbench.results.statistics import MIN_SEEDS
 from tpbench.search.spaces import load_configuration, published_configuration
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
@@ -150,7 +150,7 @@ def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def _preference(runs: Sequence[RunRecord]) -> tuple[bool, bool, float, int, str]:
-    few = len(runs) < FEWEST
+    few = len(runs) < MIN_SEEDS
     return any(run.diverged for run in runs), few, _validation_error(runs), -len(runs), runs[0].definition.id
 
 
