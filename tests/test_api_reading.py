@@ -15,8 +15,8 @@ from tpbench.reports.alignment_tables import DAMPING_COLUMNS
 from tpbench.results import RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.frames import CURVE_COLUMNS, EXPORT_COLUMNS
-from tpbench.results.ranking import BOARD_NOTE
 from tpbench.results.ranking import COLUMNS as RANKED
+from tpbench.results.runs import PUBLISHED
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def results(tmp_path: Path) -> Path:
     store = RunStore(tmp_path / "results")
     for method, error in (("bp", 0.02), ("dtp", 0.03), ("somebodys-rule", 0.04)):
         for seed in range(4):
-            store.publish(record(method, seed, [0.5, error + seed / 1000, 0.4]))
+            store.publish(record(method, seed, [0.5, error + seed / 1000, 0.4], found=PUBLISHED))
     store.publish(record("bp", 0, [0.1], workload="digits", epochs=1))
     return tmp_path / "results"
 
@@ -91,7 +91,7 @@ def test_an_empty_store_gives_empty_frames_and_none_is_a_slip(tmp_path: Path) ->
     assert list(tpbench.table(empty, "s7").columns) == list(DAMPING_COLUMNS)
     for frame in (tpbench.load_runs(empty), tpbench.load_curves(empty), tpbench.leaderboard(empty)):
         assert frame.empty
-    assert tpbench.table(empty, "1").seeds.sum() == 0
+    assert set(tpbench.table(empty, "1").seeds) == {"none"}
     with pytest.raises(tpbench.UsageError, match=r"^results '.*resultz': .*results'\?$"):
         tpbench.load_runs(tmp_path / "resultz")
 
@@ -113,23 +113,32 @@ def test_leaderboard_tables_and_comparisons_are_those_of_the_commands(results: P
         board = tpbench.leaderboard(results)
         table = tpbench.table(results, "S6")
         losses = tpbench.table(results, "loss")
-        pair = tpbench.compare(results, "bp", "dtp", detect=0.5)
+        pair = tpbench.compare(results, "bp", "dtp")
     assert list(board[board.workload == "mnist"].method) == ["bp", "dtp", "somebodys-rule"]
-    assert board.attrs["notes"] == [BOARD_NOTE]
+    assert board.set_index(["workload", "method"]).tested["mnist", "dtp"] == "permutation, 4 and 4 seeds"
+    assert len(board.attrs["notes"]) == 4  # a legend and the test set of each workload
     assert list(tpbench.leaderboard(results, "digits").workload) == ["digits"]
     one = table[(table.method == "dtp") & (table.workload == "mnist")].iloc[0]
-    assert (one.seeds, one.marks) == (4, "4 seeds")
+    assert (one.seeds, one.tuning, one.compared) == ("0-3", "published", "compared")
     assert one.test_error_mean == pytest.approx(4.15)
-    assert table.attrs["title"] == "Table S6: test error (%)"
+    assert one.difference == pytest.approx(100 * (4.15 / one.paper_mean - 1))
+    assert one.low < one.difference < one.high
+    # Every empty difference has its reason.
+    assert (table.difference.isna() == (table.compared != "compared")).all()
+    assert "Table S6" in table.attrs["title"]
     assert "somebodys-rule" in " ".join(table.attrs["notes"])
     assert set(losses.method) == {"bp", "dtp", "somebodys-rule"}
     assert len(pair) == 1
     assert pair.difference[0] == pytest.approx(-1.0)
-    assert pair.seeds_for.notna().all()
+    assert pair.family[0] == "against BP"
     assert "bp - dtp" in pair.attrs["notes"][0]
     assert tpbench.compare(results, "bp", "dtp", ["digits"]).empty
     shape = table.pivot(index="method", columns=["workload", "data"], values="test_error_mean")
     assert isinstance(shape.columns, pd.MultiIndex)
+
+
+RUN_NEEDED = "run 'bp': write the 24 hex digits that name the run's file, or at least the first 8"
+BASELINE_REFUSED = "baseline 'bp': only the tables 'overview' and 'epochs' have one"
 
 
 def test_slips_are_told_as_on_the_command_line(results: Path) -> None:
@@ -142,7 +151,8 @@ def test_slips_are_told_as_on_the_command_line(results: Path) -> None:
         (lambda: tpbench.table(results, "s66"), "unknown table 's66': did you mean 's6'?"),
         (lambda: tpbench.compare(results, "bp", "bp"), "'bp' stands twice: name two methods to compare"),
         (lambda: tpbench.compare(results, "bp", "dpt"), "unknown method 'dpt': did you mean 'dtp'?"),
-        (lambda: tpbench.compare(results, "bp", "dtp", detect=0), "detect 0: give percentage points from 0.001 to 100"),
+        (lambda: tpbench.compare_runs(results, "bp", "dtp"), RUN_NEEDED),
+        (lambda: tpbench.table(results, "1", baseline="bp"), BASELINE_REFUSED),
     ):
         with pytest.raises(tpbench.UsageError) as told:
             wrong()

@@ -215,7 +215,7 @@ def test_a_sweep_gives_its_final_runs_and_a_command_that_continues_it(here: None
     again = tpbench.sweep("digits", "bp, dfa", **OPTIONS)
     assert list(again.id) == list(frames[0].id)
     board = tpbench.leaderboard("results")
-    assert [counts(budget) for budget in board.budget.unique()] == [[2, 1]]  # trials and epochs
+    assert [counts(tuning) for tuning in board.tuning.unique()] == [[2, 1]]  # trials and epochs
 
 
 def test_pairs_that_make_no_sense_are_left_out_with_a_warning(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -101,14 +102,14 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tpbench_inside: In
     assert "DDTP-linear" in board.stdout
     frame = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
     row = frame.iloc[0]
-    assert (row.workload, row.method, row.seeds, row.epochs) == ("digits", "ddtp-linear", 4, 2)
+    assert (row.workload, row.method, row.seeds, row.epochs) == ("digits", "ddtp-linear", "0-3", 2)
     bodies = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
     errors = [100 * body["test_error"] for body in bodies]
     assert row.test_error_mean == pytest.approx(np.mean(errors), abs=1e-3)
     assert row.test_error_std == pytest.approx(np.std(errors, ddof=1), abs=1e-3)
-    table = tpbench_inside("table", "s6", "--format", "md").stdout
-    assert "4 seeds, 2 epochs" in table
-    assert "Digits" in table
+    overview = pd.read_csv(io.StringIO(tpbench_inside("table", "overview", "--format", "csv").stdout)).iloc[0]
+    assert (overview.workload, overview.could_be_best) == ("digits", "open")
+    assert overview.test_error_mean == pytest.approx(row.test_error_mean)
 
 
 @pytest.mark.slow
@@ -121,7 +122,8 @@ def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_dat
     (body, _) = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
     assert body["data_label"] == ""
     assert body["test_error"] < 0.08
-    assert "2 seeds, 1 epoch" in tpbench("table", "1").stdout
+    table = pd.read_csv(io.StringIO(tpbench("table", "1", "--format", "csv").stdout)).set_index(["workload", "method"])
+    assert tuple(table.loc[("mnist", "bp"), ["seeds", "epochs", "compared"]]) == ("0-1", 1, "1 epochs")
 
 
 @pytest.mark.data

@@ -102,7 +102,16 @@ def test_help_slips_and_lists_import_nothing_heavy(folder: Path) -> None:
     assert {command: loaded for command, (_, loaded) in zip(LIGHT, answers, strict=True) if loaded} == {}
 
 
-OF_TABLES = ("leaderboard", "table 1", "table s6 --format csv", "table s7", "table angles", "compare bp dtp")
+OF_TABLES = (
+    "leaderboard",
+    "table 1",
+    "table s6 --format csv",
+    "table s7",
+    "table angles",
+    "table overview",
+    "table epochs",
+    "compare bp dtp",
+)
 
 
 def test_tables_need_neither_torch_nor_slow_statistics(folder: Path) -> None:
@@ -179,6 +188,8 @@ COMPLETED = {
     "sweep mnist ddtp-rhl-r": ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"],
     "compare bp gn": ["gnt"],
     "leaderboard cif": ["cifar10"],
+    "leaderboard --baseline gn": ["gnt"],
+    "table o": ["overview"],
     "plot search ": ["mnist-bp-12345678"],
     "plot curves cif": ["cifar10"],
     "plot --results nowhere search ": [],

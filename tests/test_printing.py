@@ -21,6 +21,7 @@ from tpbench.cli import app
 from tpbench.engine import METHODS
 from tpbench.results import RunStore
 from tpbench.results.formats import REPLACE, listing, plain_table, showable
+from tpbench.results.runs import PUBLISHED
 from tpbench.search.definition import SweepDefinition
 from tpbench.sweeps import jobs
 from tpbench.training.console import redirect_output
@@ -106,8 +107,9 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore(tmp_path / "results")
     for method in ("bp", "dtp"):
         for seed in range(3):
-            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed]))
-            store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed], label=HOSTILE, fingerprint="a" * 64))
+            copy: dict[str, Any] = {"label": HOSTILE, "fingerprint": "a" * 64}
+            for data in ({}, copy):
+                store.publish(record(method, seed, [0.5, 0.02 + 0.001 * seed], found=PUBLISHED, **data))
     begin_sweep(tmp_path / "results", "digits-bp-é")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}))
     job = jobs.Job(HOSTILE, HOSTILE, HOSTILE, f"tpbench sweep digits bp --results '/{HOSTILE}'")

@@ -138,6 +138,8 @@ def test_every_reading_command_takes_every_end(
         "leaderboard --write",
         "table 1",
         "table s6 --format latex",
+        "table overview",
+        "table epochs --baseline ddtp-linear",
         "table 1 --format csv",
         "plot curves digits",
         "plot cost digits",
@@ -154,7 +156,7 @@ def test_every_reading_command_takes_every_end(
         ended = tpbench_inside(*command.split())
         assert ended.returncode == 0, (command, ended)
         assert "nan" not in ended.stdout, command
-    for command in ("compare ddtp-linear bp", "compare ddtp-linear dfa --detect 1"):
+    for command in ("compare ddtp-linear bp", "compare ddtp-linear dfa --baseline ddtp-linear"):
         ended = tpbench_inside(*command.split())
         assert ended.returncode in (0, 1), (command, ended)
         assert ended.stderr.count("\n") <= 1, (command, ended)

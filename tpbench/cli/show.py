@@ -318,7 +318,9 @@ def compare(
     frame = compare_methods(store, first, second, [workload] if workload else None, base)
     if frame.empty:
         where = f" on {workload}" if workload else ""
-        raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}")
+        found = {record.definition.method for record in store.summaries()}
+        there = f"it has runs of {', '.join(sorted(found))}" if found else "it holds no run yet"
+        raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}; {there}")
     print(render_comparison(frame, first, second, form), end="")
     warn_damaged(store)
 

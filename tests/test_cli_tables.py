@@ -1,0 +1,408 @@
+"""The command line and the calls that compare methods: leaderboard, compare, the tables with a baseline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import tpbench as package
+from tests.conftest import Ended, Inside
+from tests.results.records import record
+from tpbench.results import RunRecord, RunStore
+from tpbench.results.comparison import COLUMNS as COMPARED
+from tpbench.results.comparison import RUN_COLUMNS
+from tpbench.results.ranking import COLUMNS
+from tpbench.results.runs import PUBLISHED, Predictions
+from tpbench.results.tables import EPOCH_COLUMNS, OVERVIEW_COLUMNS
+
+MEANS = {"bp": 2.0, "dfa": 2.1, "dtp": 3.0, "ddtp-linear": 2.05}
+"""Test errors in per cent on mnist; on digits, which has no BP, those of dfa and dtp are 5 points higher."""
+SEEDS = range(10)
+
+
+def errors_of(workload: str, method: str, seeds: Sequence[int] = SEEDS) -> np.ndarray[Any, Any]:
+    """Test errors in per cent, one per seed."""
+    generator = np.random.default_rng([len(workload), len(method), ord(method[1])])
+    noise = 0.1 * generator.standard_normal(len(SEEDS))
+    return np.round(MEANS[method] + 5 * (workload == "digits") + noise, 2)[list(seeds)]
+
+
+def runs(workload: str, method: str, seeds: Sequence[int] = SEEDS) -> list[RunRecord]:
+    """Runs with these errors; the validation error falls to a tenth of a point below them in the second epoch."""
+    made = []
+    for seed, error in zip(seeds, errors_of(workload, method, seeds), strict=True):
+        run = record(method, seed, [0.5, error / 100 - 0.01, error / 100], workload=workload, found=PUBLISHED)
+        made.append(run)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    store = RunStore(tmp_path / "results")
+    for method in MEANS:
+        for run in runs("mnist", method):
+            store.publish(run)
+    for method in ("dfa", "dtp"):
+        for run in runs("digits", method):
+            store.publish(run)
+    return store
+
+
+def csv_of(ended: Ended) -> pd.DataFrame:
+    assert ended.returncode == 0, ended.stderr
+    return pd.read_csv(io.StringIO(ended.stdout))
+
+
+def refused(ended: Ended, code: int = 2) -> str:
+    """The one line of an error."""
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (code, "", 1), ended
+    return ended.stderr
+
+
+# Leaderboard
+
+
+def test_the_leaderboard_compares_with_bp(store: RunStore, tpbench_inside: Inside) -> None:
+    board = csv_of(tpbench_inside("leaderboard", "mnist", "--format", "csv"))
+    assert tuple(board.columns) == COLUMNS
+    assert board["method"].iloc[0] == "bp"
+    assert set(board["seeds"]) == {"0-9"}
+    rows = board.set_index("method")
+    bp = errors_of("mnist", "bp")
+    for method in MEANS:
+        difference = errors_of("mnist", method) - bp
+        assert rows["difference"][method] == pytest.approx(difference.mean(), abs=1e-4)
+        assert rows["test_error_mean"][method] == pytest.approx(errors_of("mnist", method).mean(), abs=1e-4)
+    assert dict(rows["differs"]) == {"bp": False, "dfa": rows["low"]["dfa"] > 0, "dtp": True, "ddtp-linear": False}
+    assert dict(rows["could_be_best"])["dtp"] == "no"
+    assert rows["p"]["dtp"] == pytest.approx(2 / 2**10, abs=1e-4)
+
+
+def test_another_baseline_is_the_first_row_of_every_workload(store: RunStore, tpbench_inside: Inside) -> None:
+    board = csv_of(tpbench_inside("leaderboard", "--baseline", "dfa", "--format", "csv"))
+    assert set(board["baseline"]) == {"dfa"}
+    assert list(board.groupby("workload", sort=False)["method"].first()) == ["dfa", "dfa"]
+    row = board[(board["workload"] == "digits") & (board["method"] == "dtp")].iloc[0]
+    difference = errors_of("digits", "dtp") - errors_of("digits", "dfa")
+    assert row["difference"] == pytest.approx(difference.mean(), abs=1e-4)
+    assert row["low"] < row["difference"] < row["high"]
+    assert board.set_index(["workload", "method"])["could_be_best"]["mnist", "bp"] == "yes"
+
+
+@pytest.mark.parametrize(("form", "mark"), [("text", "┏"), ("md", "| --- "), ("latex", r"\begin{table}")])
+def test_each_workload_has_a_table(store: RunStore, tpbench_inside: Inside, form: str, mark: str) -> None:
+    tables = {
+        name: sum(mark in line for line in tpbench_inside("leaderboard", *name, "--format", form).stdout.splitlines())
+        for name in ((), ("mnist",))
+    }
+    assert tables == {(): 2, ("mnist",): 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--baseline", "ddtp_linear"), ["ddtp-linear"]),  # misspelled
+        (("--baseline", "tp"), list(MEANS)),  # no run of it
+        (("digits", "--baseline", "ddtp-linear"), ["dfa", "dtp"]),  # none on this workload
+        (("mnits",), ["mnist"]),
+        (("--format", "pdf"), ["md"]),
+    ],
+)
+def test_a_wrong_choice_names_the_right_ones(
+    store: RunStore, tpbench_inside: Inside, arguments: tuple[str, ...], names: list[str]
+) -> None:
+    said = refused(tpbench_inside("leaderboard", *arguments))
+    assert all(name in said for name in names)
+
+
+def test_a_store_without_bp_lists_its_methods_and_how_to_choose_another(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = RunStore(tmp_path / "results")
+    for method in ("dfa", "dtp"):
+        for run in runs("mnist", method):
+            store.publish(run)
+    ended = tpbench_inside("leaderboard", "--format", "csv")
+    board = csv_of(ended)
+    assert board[["difference", "low", "high", "p"]].isna().all(axis=None)
+    assert all(tested.startswith("not tested") for tested in board["tested"])
+    assert dict(zip(board["method"], board["could_be_best"], strict=True)) == {"dfa": "yes", "dtp": "no"}
+    assert ended.stderr.count("\n") == 1
+    assert "--baseline" in ended.stderr
+    assert tpbench_inside("leaderboard", "--baseline", "dfa").stderr == ""
+    assert tpbench_inside("compare", "dfa", "dtp").returncode == 0
+    refused(tpbench_inside("leaderboard", "--baseline", "bp"))
+    refused(tpbench_inside("table", "epochs"), 1)
+
+
+def test_a_store_with_one_run_tests_nothing(tmp_path: Path, tpbench_inside: Inside) -> None:
+    RunStore(tmp_path / "results").publish(record("dfa", 0, [0.02]))
+    row = csv_of(tpbench_inside("leaderboard", "--format", "csv")).iloc[0]
+    assert (str(row["seeds"]), row["could_be_best"], bool(row["differs"])) == ("0", "open", False)
+    assert np.isnan(row["test_error_std"])
+    for form in ("text", "md", "latex"):
+        ended = tpbench_inside("leaderboard", "--baseline", "dfa", "--format", form)
+        assert (ended.returncode, "nan" in ended.stdout) == (0, False)
+
+
+def test_what_is_written_is_what_is_printed(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
+    printed = tpbench_inside("leaderboard", "--format", "csv", "--baseline", "dtp").stdout
+    assert tpbench_inside("leaderboard", "--write", "--baseline", "dtp").returncode == 0
+    assert (store.folder / "leaderboard.csv").read_text() == printed
+    assert tpbench_inside("leaderboard", "digits", "--write", "mine.csv").returncode == 0
+    assert set(pd.read_csv(tmp_path / "mine.csv")["workload"]) == {"digits"}
+    refused(tpbench_inside("leaderboard", "--write", "board.md"))
+
+
+def test_the_call_is_the_command(store: RunStore, tpbench_inside: Inside) -> None:
+    board = package.leaderboard(store.folder, baseline="dfa")
+    printed = csv_of(tpbench_inside("leaderboard", "--baseline", "dfa", "--format", "csv"))
+    assert list(board["method"]) == list(printed["method"])
+    assert list(board["difference"]) == pytest.approx(list(printed["difference"]), abs=1e-4)
+    assert len(package.leaderboard(store.folder, "mnist")) == len(MEANS)
+    # A workload alone has the same tests as among others.
+    alone = package.leaderboard(store.folder, ["digits"], baseline="dfa")
+    assert alone["p"].tolist() == board[board["workload"] == "digits"]["p"].tolist()
+    titles = {note.split(":")[0] for note in board.attrs["notes"]}
+    assert titles == {"MNIST", "Digits"}
+    with pytest.raises(package.UsageError, match=r"^baseline 'tp': "):
+        package.leaderboard(store.folder, baseline="tp")
+    with pytest.raises(package.UsageError, match="'dtp'"):
+        package.leaderboard(store.folder, baseline="dpt")
+    # BP is the default, so it is none of the caller's slips.
+    assert package.leaderboard(store.folder, "digits")["difference"].isna().all()
+
+
+# Two methods
+
+
+def compared(tpbench_inside: Inside, *arguments: str) -> pd.DataFrame:
+    frame = csv_of(tpbench_inside("compare", *arguments, "--format", "csv"))
+    assert tuple(frame.columns) == COMPARED
+    return frame.set_index("workload")
+
+
+def test_methods_are_compared_in_the_family_of_the_leaderboard(store: RunStore, tpbench_inside: Inside) -> None:
+    board = package.leaderboard(store.folder).set_index(["workload", "method"])
+    against = compared(tpbench_inside, "dtp", "bp").loc["mnist"]
+    assert against["family"] == "against BP"
+    for column in ("difference", "low", "high", "p"):
+        assert against[column] == pytest.approx(board[column]["mnist", "dtp"], abs=1e-4)
+    pairs = compared(tpbench_inside, "dfa", "dtp")
+    assert list(pairs.index) == ["mnist", "digits"]
+    assert set(pairs["family"]) == {"all pairs"}
+    assert pairs["low"].isna().all()
+    assert pairs["p"]["mnist"] < 0.05
+    assert pairs["verdict"]["mnist"] == "dfa is better"
+    expected = (errors_of("mnist", "dfa") - errors_of("mnist", "dtp")).mean()
+    assert pairs["difference"]["mnist"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_baseline_decides_the_family(store: RunStore, tpbench_inside: Inside) -> None:
+    frame = compared(tpbench_inside, "dfa", "dtp", "--workload", "mnist", "--baseline", "dfa")
+    assert list(frame.index) == ["mnist"]
+    assert frame["family"]["mnist"] == "against DFA"
+    assert frame["low"]["mnist"] < frame["difference"]["mnist"] < frame["high"]["mnist"] < 0
+    same = package.compare(store.folder, "dfa", "dtp", "mnist", baseline="dfa")
+    assert same["p"][0] == pytest.approx(frame["p"]["mnist"], abs=1e-4)
+    assert len(same.attrs["notes"]) == 1
+
+
+@pytest.mark.parametrize("form", ["text", "md", "latex"])
+def test_a_comparison_has_every_format(store: RunStore, tpbench_inside: Inside, form: str) -> None:
+    ended = tpbench_inside("compare", "dfa", "dtp", "--format", form)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "dfa is better" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("dfa", "dfa"), 2),
+        (("dfa", "dpt"), 2),
+        (("dfa", "dtp", "--baseline", "gnt"), 2),
+        (("dfa", "dtp", "--format", "pdf"), 2),
+        (("dfa", "gnt"), 1),
+        (("bp", "dtp", "--workload", "digits"), 1),
+        (("dfa", "deadbeef"), 2),
+        (("deadbeef", "deadbee0"), 2),
+        (("dead12", "dead1234"), 2),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_one_line(
+    store: RunStore, tpbench_inside: Inside, arguments: tuple[str, ...], code: int
+) -> None:
+    refused(tpbench_inside("compare", *arguments), code)
+
+
+@pytest.mark.parametrize("words", [("--detect", "0.2"), ("--detect=0.2",)])
+def test_detect_is_gone_and_says_why(store: RunStore, tpbench_inside: Inside, words: tuple[str, ...]) -> None:
+    said = refused(tpbench_inside("compare", "bp", "dtp", *words))
+    assert "interval" in said
+    with pytest.raises(package.UsageError, match="interval"):
+        package.compare(store.folder, "bp", "dtp", detect=0.2)  # type: ignore[call-arg]
+
+
+def test_methods_of_packages_that_are_not_installed_are_compared(store: RunStore, tpbench_inside: Inside) -> None:
+    for seed in SEEDS:
+        store.publish(record("somebodys-rule", seed, [0.2 + seed / 1000], found=PUBLISHED))
+    frame = compared(tpbench_inside, "somebodys-rule", "bp")
+    assert frame["difference"]["mnist"] > 10
+    assert package.compare(store.folder, "somebodys-rule", "dfa")["family"].tolist() == ["all pairs"]
+
+
+# Two runs
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> tuple[RunStore, list[RunRecord]]:
+    """Three runs on 200 test samples, of which the third has no predictions, and one on other data."""
+    store = RunStore(tmp_path / "results")
+    made = [record("bp", 0, [0.05]), record("dfa", 0, [0.09]), record("dtp", 0, [0.05])]
+    made.append(record("bp", 0, [0.05], fingerprint="a" * 64, workload="digits"))
+    # 12 samples are wrong in the first, of which the second has 4 right, and 12 more wrong.
+    wrong: Mapping[int, Sequence[int]] = {0: range(12), 1: range(4, 24), 3: range(12)}
+    for number, run in enumerate(made):
+        correct = np.ones(200, dtype=bool)
+        correct[list(wrong.get(number, ()))] = False
+        store.publish(run, Predictions.of(run, correct) if number in wrong else None)
+    return store, made
+
+
+def test_two_runs_are_compared_sample_by_sample(
+    predicted: tuple[RunStore, list[RunRecord]], tpbench_inside: Inside
+) -> None:
+    store, made = predicted
+    first, second = (run.definition.id for run in made[:2])
+    ended = tpbench_inside("compare", first[:8], second.upper(), "--format", "csv")
+    frame = csv_of(ended)
+    assert tuple(frame.columns) == RUN_COLUMNS
+    row = frame.iloc[0]
+    assert (row["first"], row["second"], row["samples"]) == (first, second, 200)
+    assert (row["first_error"], row["second_error"]) == (pytest.approx(6), pytest.approx(10))
+    assert (row["first_only"], row["second_only"]) == (12, 4)
+    assert row["p"] == pytest.approx(stats.binomtest(4, 16).pvalue, abs=1e-4)
+    called = package.compare_runs(store.folder, second, first[:10])
+    assert (called["first_only"][0], called["second_only"][0]) == (4, 12)
+    assert called["difference"][0] == pytest.approx(4)
+    assert called["p"][0] == pytest.approx(stats.binomtest(4, 16).pvalue, rel=1e-9)
+    for form in ("text", "md", "latex"):
+        shown = tpbench_inside("compare", first, second, "--format", form).stdout
+        assert {"12", "4", "10.00"} <= set(shown.replace("|", " ").replace("│", " ").replace("&", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("pair", "options", "code"),
+    [
+        ((0, 0), (), 2),  # the same run
+        ((0, 3), (), 2),  # of other data
+        ((0, 2), (), 1),  # without predictions
+        ((0, 1), ("--workload", "mnist"), 2),
+        ((0, 1), ("--baseline", "bp"), 2),
+        ((0, 1), ("--format", "pdf"), 2),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_one_line(
+    predicted: tuple[RunStore, list[RunRecord]],
+    tpbench_inside: Inside,
+    pair: tuple[int, int],
+    options: tuple[str, ...],
+    code: int,
+) -> None:
+    ids = [predicted[1][number].definition.id for number in pair]
+    refused(tpbench_inside("compare", *ids, *options), code)
+
+
+def test_a_run_that_is_not_there_is_a_slip(predicted: tuple[RunStore, list[RunRecord]]) -> None:
+    store, made = predicted
+    with pytest.raises(package.UsageError):
+        package.compare_runs(store.folder, made[0].definition.id, "0" * 24)
+    with pytest.raises(package.UsageError, match="second"):
+        package.compare_runs(store.folder, made[0].definition.id, 7)  # type: ignore[arg-type]
+
+
+# Tables and pictures
+
+
+@pytest.mark.parametrize("name", ["1", "s6", "s7", "loss", "angles"])
+def test_the_papers_tables_take_no_baseline(store: RunStore, tpbench_inside: Inside, name: str) -> None:
+    refused(tpbench_inside("table", name, "--baseline", "dfa"))
+    with pytest.raises(package.UsageError, match=r"^baseline 'dfa': "):
+        package.table(store.folder, name, "dfa")
+
+
+@pytest.mark.parametrize("name", ["curves", "cost", "search"])
+def test_plots_that_compare_nothing_take_no_baseline(store: RunStore, tpbench_inside: Inside, name: str) -> None:
+    assert "forest" in refused(tpbench_inside("plot", name, "mnist", "--baseline", "dfa"))
+
+
+def test_the_overview_is_the_leaderboard_in_a_matrix(store: RunStore, tpbench_inside: Inside) -> None:
+    frame = csv_of(tpbench_inside("table", "overview", "--format", "csv", "--baseline", "dtp"))
+    assert tuple(frame.columns) == OVERVIEW_COLUMNS
+    board = package.leaderboard(store.folder, baseline="dtp")
+    assert frame["difference"].tolist() == pytest.approx(board["difference"].tolist(), abs=1e-4)
+    called = package.table(store.folder, "Overview", baseline="dtp")
+    assert called["could_be_best"].tolist() == frame["could_be_best"].tolist()
+    assert "DTP" in called.attrs["title"]
+    assert (tpbench_inside("table", "overview", "--baseline", "dpt").returncode) == 2
+    assert set(package.table(store.folder, "overview")["workload"]) == {"mnist", "digits"}
+
+
+def test_epochs_to_target_follow_the_baseline(store: RunStore, tpbench_inside: Inside) -> None:
+    frame = csv_of(tpbench_inside("table", "epochs", "--format", "csv"))
+    assert tuple(frame.columns) == EPOCH_COLUMNS
+    assert set(frame["workload"]) == {"mnist"}  # digits has no BP
+    rows = frame.set_index("method")
+    target = 1.25 * (errors_of("mnist", "bp") - 1).mean()
+    assert rows["target"]["dtp"] == pytest.approx(target, abs=1e-4)
+    assert (rows["median"]["bp"], rows["reached"]["dtp"]) == (2, 0)
+    called = package.table(store.folder, "epochs", baseline="dtp")
+    assert set(called["workload"]) == {"mnist", "digits"}
+    assert (called["reached"] > 0).all()
+
+
+def test_an_empty_store_has_no_rows_and_says_so(tmp_path: Path, tpbench_inside: Inside) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for command in ("leaderboard", "compare bp dfa", "table overview", "table epochs"):
+        for options in ((), ("--baseline", "dfa")):
+            refused(tpbench_inside(*command.split(), *options), 1)
+    for frame, columns in (
+        (package.leaderboard(folder, baseline="dfa"), COLUMNS),
+        (package.compare(folder, "bp", "dfa"), COMPARED),
+        (package.table(folder, "overview"), OVERVIEW_COLUMNS),
+        (package.table(folder, "epochs", baseline="dfa"), EPOCH_COLUMNS),
+    ):
+        assert (frame.empty, tuple(frame.columns)) == (True, columns)
+
+
+def test_forest_and_report_take_a_baseline(
+    store: RunStore, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tpbench.reports import forest, page
+
+    baselines: list[str] = []
+
+    def spy(module: Any, name: str) -> None:
+        before = getattr(module, name)
+
+        def called(*arguments: Any, baseline: str) -> Any:
+            baselines.append(baseline)
+            return before(*arguments, baseline=baseline)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(forest, "forest_rows")
+    spy(page, "make_report")
+    for options in ((), ("--baseline", "dfa")):
+        assert tpbench_inside("plot", "forest", "mnist", *options).returncode == 0
+        assert tpbench_inside("report", *options).returncode == 0
+    assert baselines == ["bp", "bp", "dfa", "dfa"]
+    refused(tpbench_inside("report", "--baseline", "tp"))
+    refused(tpbench_inside("report", "--baseline", "dpt", "--watch"))
+    refused(tpbench_inside("plot", "forest", "digits", "--baseline", "ddtp-linear"))
