@@ -192,6 +192,7 @@ COMPLETED = {
     "table o": ["overview"],
     "plot search ": ["mnist-bp-12345678"],
     "plot curves cif": ["cifar10"],
+    "plot tuning cif": ["cifar10"],
     "plot --results nowhere search ": [],
     "figure s": ["s2", "s3", "s4", "s5", "s6"],
     "table s": ["s6", "s7"],

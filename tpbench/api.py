@@ -159,7 +159,7 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
     store = _store(results)
     frame = runs_frame(_records(store, results, workload, method))
     searches = partial_searches(frame)
-    note = "not every trial of a search is a run, and load_trials has all of them where the sweep's folder is"
+    note = "not every trial of a search is a run, and load_trials has all of them where the sweep's journal is"
     notes = [f"{note}: {searches}"] if searches else []
     frame.attrs["notes"] = notes
     _warn([*store.damaged, *notes])
@@ -172,10 +172,11 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
 
     Args:
         results: the store: a folder or a URL.
-        sweep: the sweep's name, as ``tpbench sweeps`` lists it; None: all sweeps of the store.
+        sweep: the sweep's name, as ``tpbench sweeps`` lists it; None: all sweeps of the store and its archives.
 
     Returns:
-        ``sweep``, ``trial`` and ``pack`` (both from 0, in the order in which the search suggested them), ``state``
+        ``sweep``, ``trial`` and ``pack`` (both from 0, in the order in which the search suggested them), ``random``
+        (true if TPE drew it at random, as it does first), ``state``
         (``finished``; ``stopped`` by halving; ``pruned``, as it had learnt nothing; ``diverged``; ``failed``, of a pack
         that could not be trained), ``epochs`` (joint epochs trained), ``validation_error`` (the lowest, in per cent),
         ``objective`` (what the search minimised: the same, with 100 for trials that diverged, or the lowest value of
@@ -192,6 +193,45 @@ def load_trials(results: Place, sweep: str | None = None) -> pd.DataFrame:
     store = _store(results)
     frame, problems = trials_frame(store, None if sweep is None else _checked(check_name, sweep, "sweep"))
     _warn(problems)
+    return frame
+
+
+@public
+def load_tuning(results: Place, workload: Names | None = None) -> pd.DataFrame:
+    """The tuning curves of a store's searches: the best validation error against the trials and epochs it cost.
+
+    Args:
+        results: the store: a folder or a URL.
+        workload: only searches on it, as :func:`load_runs` takes names.
+
+    Returns:
+        ``sweep``, ``workload``, ``method``, ``search`` (``54 x 27 halved``: trials, epochs), ``kind``, ``trials`` (from
+        1), ``member_epochs`` (joint epochs that so many trials took) and ``validation_error`` (per cent). ``kind`` is
+        ``observed`` (the lowest so far, missing before the first), ``random, with replacement`` or
+        ``random, without replacement``: the expected best of as many of the trials that TPE drew at random (Dodge et
+        al. 2019). A trial that was not trained to its end costs its epochs and is never the best: a draw of it counts
+        with its error at the stop (100 if it diverged or failed), or with the worst that came to the end if that is
+        higher. ``frame.attrs["quantiles"]`` has a mapping per sweep: the number of ``random`` trials, that of
+        ``unfinished`` ones among them, and the quantiles ``q10`` to ``q90``, not a number where one falls among these.
+        Searches that minimise a loss are left out, and ``frame.attrs["notes"]`` names them.
+
+    Raises:
+        UsageError: there is no such folder or workload.
+        TpbenchError: the store cannot be read. Of damaged sweeps a warning tells.
+
+    Example:
+        >>> frame = tpbench.load_tuning("results", "mnist")
+        >>> frame[frame.kind == "observed"].pivot(index="trials", columns="sweep", values="validation_error")
+    """
+    from tpbench.search.tuning import tuning_frames
+
+    store, chosen = _store(results), _workloads(results, workload)
+    frame, quantiles, notes = tuning_frames(store)
+    if chosen is not None:
+        frame = frame[frame["workload"].isin(chosen)].reset_index(drop=True)
+        quantiles = quantiles[quantiles["workload"].isin(chosen)]
+    frame.attrs.update(quantiles=quantiles.to_dict("records"), notes=notes)
+    _warn(notes)
     return frame
 
 
@@ -285,7 +325,7 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
 
     Example:
         >>> board = tpbench.leaderboard("results", "mnist")
-        >>> list(board[board["could_be_best"] == "yes"]["method"])
+        >>> list(board.query("could_be_best == 'yes'").method)
     """
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.ranking import leaderboard as ranked
@@ -352,7 +392,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
     Example:
         >>> frame = tpbench.table("results", "s6")
-        >>> frame[frame["within"] == "no"][["workload", "method", "difference", "low", "high"]]
+        >>> frame.query("within == 'no'").filter(["workload", "method", "difference", "low", "high"])
     """
     chosen = check_table(str(name))
     if baseline is not None and chosen not in BASELINE_TABLES:

@@ -6,11 +6,11 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpbench.results import RunDefinition, RunRecord
+from tpbench.results import RunDefinition, RunRecord, RunStore
 from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.artifacts import digest
 from tpbench.results.runs import FORMAT
@@ -30,12 +30,72 @@ def record(
     fingerprint: str = "f" * 64,
     precision: str = "float32",
     found: Mapping[str, Any] | None = None,
+    test: Sequence[float] | None = None,
+    source: str = "",
+    content: Mapping[str, Any] | None = None,
 ) -> RunRecord:
-    """A run whose validation and test errors are ``errors``, test 0.01 higher."""
+    """A run whose validation and test errors are ``errors``, test 0.01 higher or the given ones.
+
+    Args:
+        source: that of the method.
+        content: of the workload, which is the user's own then.
+    """
     errors = [0.5, 0.02] if errors is None else errors
-    curves = {"validation_error": errors, "test_error": [e + 0.01 for e in errors]}
-    definition = RunDefinition(workload, fingerprint, method, {"lr": lr}, seed, epochs, precision=precision)
-    return RunRecord(definition, label, status, curves, 1.5, 10, {"torch": "x"}, found or {})
+    curves = {"validation_error": errors, "test_error": [e + 0.01 for e in errors] if test is None else list(test)}
+    own = "0" * 16 if content else ""
+    definition = RunDefinition(
+        workload,
+        fingerprint,
+        method,
+        {"lr": lr},
+        seed,
+        epochs,
+        precision=precision,
+        method_source=source,
+        workload_source=own,
+    )
+    return RunRecord(definition, label, status, curves, 1.5, 10, {"torch": "x"}, found or {}, content or {})
+
+
+def runs_with(
+    method: str,
+    errors: Sequence[float],
+    seeds: Iterable[int] | None = None,
+    *,
+    validation: float = 0.05,
+    diverged: Collection[int] = (),
+    **more: Any,
+) -> list[RunRecord]:
+    """Runs of one epoch with these test errors in per cent, one per seed.
+
+    Args:
+        method: that they were trained with.
+        errors: one per seed.
+        seeds: 0, 1, ... by default.
+        validation: error of all of them, a fraction.
+        diverged: seeds whose runs diverged.
+        more: further arguments of :func:`record`.
+    """
+    return [
+        record(
+            method,
+            seed,
+            [validation],
+            test=[error / 100],
+            status="diverged" if seed in diverged else "finished",
+            **more,
+        )
+        for seed, error in zip(range(len(errors)) if seeds is None else seeds, errors, strict=True)
+    ]
+
+
+def store_of(folder: Path, *groups: Iterable[RunRecord]) -> RunStore:
+    """A store of these runs."""
+    store = RunStore(folder)
+    for group in groups:
+        for run in group:
+            store.publish(run)
+    return store
 
 
 def counts(text: str) -> list[int]:

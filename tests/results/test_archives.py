@@ -180,7 +180,7 @@ def test_pack_does_not_replace_what_it_has_otherwise_or_cannot_read(
     run = f"runs/{record(seed=0).definition.id}.json"
     retrained = replace(record(seed=0), wall_time_s=9.0)
     for content, message in (
-        (archive_of(retrained), "would lose 1 of its runs, predictions and alignment records, which are others in"),
+        (archive_of(retrained), "would lose 1 of its"),
         (archive_of(others={run: "{}"}), "replacing the archive would lose it; write to another file"),
         (archive_of(others={"alignment/x.json": "{}"}), "replacing the archive would lose it; write to another file"),
         (archive_of(others={run: of_newer_format(record(seed=0))}), "write to another file"),

@@ -105,10 +105,15 @@ def complete_plotted(context: typer.Context, incomplete: str) -> list[str]:
 def _sweep_names(context: typer.Context) -> list[str]:
     """Return the sweeps in the ``--results`` that stand on the line so far; those of a URL would take too long."""
     results = str(context.params.get("results") or DEFAULT_STORE)
+    if is_url(results):
+        return []
+    from tpbench.results.sweep_files import archived_sweeps, sweep_names
+
     try:
-        folder = location(results) / "sweeps"
-        return [] if is_url(results) else sorted(path.parent.name for path in folder.glob("*/sweep.json"))
-    except (TpbenchError, OSError):
+        store = RunStore(location(results))
+        with store.archived.opened() as archives:
+            return sorted({*sweep_names(store.folder), *archived_sweeps(store, archives)})
+    except TpbenchError:
         return []
 
 

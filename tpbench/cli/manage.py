@@ -52,7 +52,7 @@ def results_check(results: Results = DEFAULT_STORE) -> None:
     sweeps = check_sweeps(store)
     if sweeps.valid or sweeps.wrong:
         say(f"{count_of(sweeps.valid, 'sweep')} whole, {len(sweeps.wrong)} damaged")
-    wrong += sweeps.wrong
+    wrong += sweeps.problems
     for message in wrong:
         complain(message)
     if wrong:
@@ -64,9 +64,9 @@ def results_merge(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, that is copied.")],
     target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
 ) -> None:
-    """Copy the runs of one store into another, their predictions and networks, and its alignment records."""
+    """Copy the runs of one store into another, their predictions and networks, its alignment records and sweeps."""
     from tpbench.results.maintenance import merge_stores
-    from tpbench.search.listing import sweep_folders
+    from tpbench.search.listing import merge_sweeps
 
     store, into = open_source(source), open_store(target)
     merged = merge_stores(store, into)
@@ -78,15 +78,18 @@ def results_merge(
     say(f"{count_of(merged.new, 'run')} copied, {merged.known} there already{also}")
     if merged.alignments or merged.known_alignments:
         say(f"{count_of(merged.alignments, 'alignment record')} copied, {merged.known_alignments} there already")
-    for problem in merged.problems:
+    sweeps = merge_sweeps(store, into)
+    if sweeps.new or sweeps.longer or sweeps.known:
+        longer = f"; {count_of(sweeps.longer, 'sweep')} got further events" if sweeps.longer else ""
+        say(f"{count_of(sweeps.new, 'sweep')} copied, {sweeps.known} there already{longer}")
+    for problem in [*merged.problems, *sweeps.problems]:
         complain(f"warning: {problem}")
-    if left := len(sweep_folders(store)):
-        say(f"{count_of(left, 'sweep')} left out: copy the folder 'sweeps' to list, continue or plot them there")
     warn_damaged(store)
     warn_damaged(into)
-    for conflict in merged.conflicts:
+    conflicts = [*merged.conflicts, *sweeps.conflicts]
+    for conflict in conflicts:
         complain(conflict)
-    if merged.conflicts:
+    if conflicts:
         raise typer.Exit(1)
 
 
@@ -98,7 +101,7 @@ def results_pack(
     ],
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Write the runs of a store, their predictions and its alignment records into one archive, without networks."""
+    """Write the runs of a store, their predictions, its alignment records and sweeps into one archive."""
     from tpbench.results.maintenance import pack_store
     from tpbench.results.networks import NETWORKS
 
@@ -106,6 +109,7 @@ def results_pack(
     store = read_store(results)
     packed = pack_store(store, file)
     also = f" and {count_of(packed.alignments, 'alignment record')}" if packed.alignments else ""
+    also += f" and {count_of(packed.sweeps, 'sweep')}" if packed.sweeps else ""
     predictions = f"; {packed.predictions} with predictions" if packed.predictions else ""
     say(f"{count_of(packed.runs, 'run')}{also} written to {file}{predictions}")
     if left := len(NETWORKS.names_in(store.folder)):

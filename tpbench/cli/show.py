@@ -402,7 +402,7 @@ def plot(
     baseline: Baseline = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Learning curves, cost or a forest of a workload's methods, or what a sweep's search saw."""
+    """Learning curves, cost or a forest of a workload's methods, tuning curves, or what a sweep's search saw."""
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if baseline is not None and kind != "forest":
@@ -412,11 +412,13 @@ def plot(
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
     from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.style import check_picture, save
-    from tpbench.reports.tuning_plots import search_figure
+    from tpbench.reports.tuning_plots import search_figure, tuning_figure
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
         figure = search_figure(store, what)
+    elif kind == "tuning":
+        figure = tuning_figure(store, what)
     elif kind == "forest":
         figure = forest_figure(forest_rows(store, what, baseline=_chosen_baseline(baseline, store, what)), what)
     else:

@@ -75,7 +75,10 @@ def sweeps(
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return
-    rows = [(s.id, s.state, f"{s.searched}/{s.trials}", format_error_rate(s.best)) for s in found]
+    rows = [
+        (s.id, s.state + ", archived" * bool(s.archive), f"{s.searched}/{s.trials}", format_error_rate(s.best))
+        for s in found
+    ]
     print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
     # Not in the table: a cell would break the commands.
     for status in found:

@@ -10,7 +10,7 @@ TOY = ("2", "s2", "s6")
 
 FIGURES = tuple(sorted((*TOY, *ALIGNMENT_WORKLOADS)))
 
-PLOTS = ("curves", "cost", "forest", "search")
+PLOTS = ("curves", "cost", "forest", "search", "tuning")
 
 LOOK_EVERY = 5.0
 """Seconds between two looks of ``tpbench report --watch`` at the store."""

@@ -45,7 +45,16 @@ from tpbench.reports.summary import (
     summarise,
     warnings_of,
 )
-from tpbench.reports.tuning_plots import search_figure
+from tpbench.reports.tuning_plots import (
+    SPREAD_NOTE,
+    SPREAD_TITLE,
+    TUNING_AXES,
+    TUNING_NOTE,
+    TuningPlot,
+    search_figure,
+    tuning_panel,
+    tuning_plots,
+)
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import CellKey, provenance_groups, workload_label
 from tpbench.results.formats import format_mean
@@ -381,8 +390,17 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 
 
 def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
-    """Return the section of searches: the plot of each sweep in a fold of its own."""
+    """Return the section of searches: tuning curves of each workload, and the plot of each sweep in a fold."""
     section = Section("searches", "Searches")
+    plots, notes = tuning_plots(store)
+    if plots:
+        section.paragraphs += [f"{TUNING_NOTE} {SPREAD_NOTE}", *notes]
+    for plot in plots:
+        header, rows = plot.table()
+        section.tables.append(
+            PageTable(f"{plot.workload}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows])
+        )
+        section.groups.append(_tuning_group(plot, glyphs, results))
     for status in list_sweeps(store):
         with suppress(TpbenchError):  # its search has no results yet
             figure = _drawing(
@@ -395,6 +413,22 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
             section.folds.append(Fold(title, figures=[figure], printed=False, name=status.id))
     return section
+
+
+def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
+    command = _with_store(f"tpbench plot tuning {plot.workload}", results)
+    figures = [
+        _drawing(
+            glyphs,
+            tuning_panel(plot, column),
+            f"{plot.workload}: tuning curves over {label}",
+            command,
+            f"Best validation error over {label}.",
+        )
+        for column, label in TUNING_AXES.items()
+    ]
+    legend = [(search.label, search.style["color"], "none") for search in plot.searches]
+    return PlotGroup(f"tuning-{plot.workload}", f"{plot.workload}: tuning curves", legend, figures)
 
 
 @drawing()

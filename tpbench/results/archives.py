@@ -22,6 +22,7 @@ from tpbench.results.alignments import ALIGNMENTS
 from tpbench.results.artifacts import Artifact, ArtifactKind
 from tpbench.results.location import io_errors, open_file
 from tpbench.results.runs import PREDICTIONS, RUNS
+from tpbench.results.sweep_files import sweeps_of_entries
 
 A = TypeVar("A", bound=Artifact)
 
@@ -90,8 +91,31 @@ class ArchiveReader:
         Raises:
             TpbenchError: the archive cannot be read.
         """
+        return kind.names_of_entries(self.entries(path))
+
+    def entries(self, path: Path) -> list[str]:
+        """Return the names of all entries of an archive.
+
+        Raises:
+            TpbenchError: the archive cannot be read.
+        """
         with _readable(path):
-            return kind.names_of_entries(self._open(path).namelist())
+            return self._open(path).namelist()
+
+    def content(self, path: Path, entry: str, largest: int) -> bytes | None:
+        """Return the contents of an entry; None where the archive has none of that name.
+
+        Args:
+            path: the archive's.
+            entry: its name.
+            largest: bytes that such an entry can hold.
+
+        Raises:
+            TpbenchError: it is damaged; the message names archive and entry.
+        """
+        with _readable(path):
+            archive = self._open(path)
+            return entry_bytes(archive, path, entry, largest) if entry in archive.NameToInfo else None
 
     def read(self, kind: ArtifactKind[A], path: Path, name: str) -> A | None:
         """Read an entry; None where the archive has none of that name.
@@ -101,12 +125,8 @@ class ArchiveReader:
             TpbenchError: it is damaged; the message names archive and entry.
         """
         entry = kind.entry(name)
-        with _readable(path):
-            archive = self._open(path)
-            if entry not in archive.NameToInfo:
-                return None
-            content = entry_bytes(archive, path, entry, kind.largest)
-        return kind.parse(content, f"{path}: {entry}", name)
+        content = self.content(path, entry, kind.largest)
+        return None if content is None else kind.parse(content, f"{path}: {entry}", name)
 
     def _open(self, path: Path) -> zipfile.ZipFile:
         with self._opening:
@@ -116,7 +136,7 @@ class ArchiveReader:
 
 
 def runs_of_archive(path: Path, kinds: Collection[ArtifactKind[Any]]) -> ArchivedRuns:
-    """Return the runs of an archive that holds artifacts of these kinds alone.
+    """Return the runs of an archive that holds artifacts of these kinds and sweeps alone.
 
     Raises:
         UsageError: it cannot be read, or holds other files.
@@ -126,8 +146,9 @@ def runs_of_archive(path: Path, kinds: Collection[ArtifactKind[Any]]) -> Archive
     except TpbenchError as error:
         raise UsageError(str(error)) from error
     for entry in entries:
-        if not _OTHERS.fullmatch(entry) and not any(kind.names_of_entries([entry]) for kind in kinds):
-            raise UsageError(f"{path}: holds '{entry}', which is neither a run nor an alignment record")
+        known = _OTHERS.fullmatch(entry) or sweeps_of_entries([entry])
+        if not known and not any(kind.names_of_entries([entry]) for kind in kinds):
+            raise UsageError(f"{path}: holds '{entry}', which is neither a run, an alignment record nor a sweep")
     return ArchivedRuns.of([path])
 
 

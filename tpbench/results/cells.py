@@ -272,7 +272,9 @@ class Cell:
             marks.append(f"without {_seed_words(set(PROTOCOL_SEEDS[0]) - self.all_seeds)}")
         elif self.seeds < FULL_SEEDS:
             marks.append(f"over {_seed_words(self.counted_seeds)}")
-        if others := self.all_seeds - set(PROTOCOL_SEEDS[0]) - set(self.protocol_seeds):
+        # A whole cell of nine counted seeds lacks 0 or 10, and says so already.
+        nine = self.whole and self.seeds < FULL_SEEDS
+        if others := self.all_seeds.difference(self.counted_seeds, *(PROTOCOL_SEEDS if nine else ())):
             marks.append(f"not counted: {_seed_words(others)}")
         return marks
 

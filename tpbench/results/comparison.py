@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,13 @@ COLUMNS = (
 def compare_methods(
     store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, baseline: str = BASELINE
 ) -> pd.DataFrame:
-    """Return one row per workload, kind of data and tuning label with both methods, as the leaderboard tests them.
+    """Return one row per workload, kind of data and tuning label of two methods, as the leaderboard tests them.
 
     Where one of them is the baseline, ``p``, ``low`` and ``high`` are those of its family: all methods of the workload
     against the baseline. Otherwise ``p`` is that of all ordered pairs without the baseline, one-sided, for the method
     with the lower mean being better. ``difference`` is the first minus the second, in percentage points. Methods
-    without a tuning label in common are compared with the best known one of each.
+    without a tuning label in common are compared with the best known one of each; against the baseline every cell of
+    the other method is compared with the one that the leaderboard tests against.
 
     Args:
         workloads: only these; None: all.
@@ -73,20 +75,27 @@ def compare_methods(
 
 
 def _pairs(ranking: Ranking, first: str, second: str) -> Iterator[tuple[RankedCell, RankedCell]]:
-    """Yield the cells of two methods: those with one tuning label, or the best known of each."""
-    cells = {ranked.cell.key: ranked for ranked in ranking.cells}
-    ones, others = (
-        {ranked.cell.tuning: ranked for ranked in cells.values() if ranked.cell.method == method}
-        for method in (first, second)
-    )
+    """Yield the cells of two methods: those with one tuning label, or the best known of each.
+
+    Where one of them is the baseline, all cells of the other with the baseline's one that the ranking tests against.
+    """
+    ones, others = ([ranked for ranked in ranking.cells if ranked.cell.method == name] for name in (first, second))
     if not (ones and others):
         return
-    if common := [tuning for tuning in ones if tuning in others]:
-        yield from ((ones[tuning], others[tuning]) for tuning in common)
+    if ranking.baseline in (first, second):
+        ones, others = (
+            [ranked for ranked in side if name != ranking.baseline or ranked.is_baseline]
+            for name, side in ((first, ones), (second, others))
+        )
+        yield from product(ones, others)
         return
-    one, other = (preferred_cell(ranked.cell for ranked in side.values()) for side in (ones, others))
-    if one and other:
-        yield cells[one.key], cells[other.key]
+    alike = [(one, other) for one, other in product(ones, others) if one.cell.tuning == other.cell.tuning]
+    yield from alike or [(_preferred(ones), _preferred(others))]
+
+
+def _preferred(side: Sequence[RankedCell]) -> RankedCell:
+    best = preferred_cell(ranked.cell for ranked in side)
+    return next(ranked for ranked in side if ranked.cell is best)
 
 
 def _row(ranking: Ranking, one: RankedCell, other: RankedCell) -> dict[str, Any]:
@@ -164,7 +173,10 @@ def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
     if "all pairs" in families:
         lines.append("p of 'all pairs': all ordered pairs of methods but the baseline, one-sided (max-T).")
     if "this pair alone" in families:
-        lines.append("'this pair alone': a cell lacks seeds; unpaired permutation test, not corrected.")
+        lines.append(
+            "'this pair alone': a cell lacks seeds, or has other data or epochs than the baseline; unpaired "
+            "permutation test, not corrected."
+        )
     return " ".join(lines)
 
 

@@ -20,6 +20,15 @@ from tpbench.results.location import file_stamps
 from tpbench.results.networks import NETWORKS, TrainedNetwork, has_network, read_network, save_network
 from tpbench.results.runs import PREDICTIONS, RUNS, Predictions, RunRecord
 from tpbench.results.store import RunStore
+from tpbench.results.sweep_files import (
+    FOLDER,
+    SweepFiles,
+    all_sweeps,
+    archived_sweeps,
+    read_archived_sweep,
+    sweep_names,
+    sweeps_of_entries,
+)
 
 KINDS: tuple[ArtifactKind[Any], ...] = (RUNS, PREDICTIONS, NETWORKS, ALIGNMENTS)
 """All kinds of artifacts; those that belong to runs stand after runs."""
@@ -148,10 +157,10 @@ def merge_stores(source: RunStore, target: RunStore) -> Merged:
         NewerFormat: a newer version wrote something of it.
         TpbenchError: the target cannot be written.
     """
-    if not source.exists and next(source.read_all(ALIGNMENTS), None) is None:
+    if not source.exists and next(source.read_all(ALIGNMENTS), None) is None and not _has_sweeps(source):
         broken = "".join(f"; {message}" for message in source.archived.broken)
         raise UsageError(
-            f"{source.folder} is no store: it holds neither runs nor alignment records, nor an archive of them{broken}"
+            f"{source.folder} is no store: it holds no run, alignment record or sweep, nor an archive of some{broken}"
         )
     merged = Merged()
     for record, predictions in source.all_predictions(source.records()):
@@ -195,6 +204,11 @@ def merge_stores(source: RunStore, target: RunStore) -> Merged:
     return merged
 
 
+def _has_sweeps(store: RunStore) -> bool:
+    with store.archived.opened() as archives:
+        return bool(sweep_names(store.folder) or archived_sweeps(store, archives))
+
+
 def _merge_networks(source: RunStore, target: RunStore, merged: Merged) -> None:
     """Copy the networks of a store whose runs were merged into another."""
     for run_id in NETWORKS.names_in(source.folder):
@@ -222,30 +236,38 @@ class Packed:
     runs: int
     predictions: int
     alignments: int
+    sweeps: int = 0
 
 
 def pack_store(store: RunStore, path: Path) -> Packed:
-    """Write the runs of a store, their predictions and the alignment records into one compressed archive.
+    """Write the runs of a store, their predictions, the alignment records and the sweeps into one compressed archive.
 
     The same ones make the same bytes.
 
     Raises:
         UsageError: there is such a file, and something of it would be lost, or it is no such archive.
-        TpbenchError: the file cannot be written, or the store holds two versions of a run.
+        TpbenchError: the file cannot be written, or the store holds two versions of a run or of a sweep.
     """
     held, written = _entries_of_file(path), dict[str, _Entry]()
-    counts = Counter[ArtifactKind[Any]]()
+    counts, sweeps = Counter[ArtifactKind[Any]](), all_sweeps(store)
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+
+        def write(entry: str, content: bytes) -> None:
+            # A fixed date: the contents of the archive, and nothing else, decide its bytes.
+            archive.writestr(zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_LZMA)
+
         for kind, name, value, run in _contents(store):
             content = kind.encode(value)
-            # A fixed date: the contents of the archive, and nothing else, decide its bytes.
-            entry = zipfile.ZipInfo(kind.entry(name), (1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, content, zipfile.ZIP_LZMA)
+            write(kind.entry(name), content)
             written[kind.entry(name)] = _Entry.of(content, run)
             counts[kind] += 1
+        for name, files in sweeps.items():
+            for entry, content in files.entries(name).items():
+                write(entry, content)
+            written[f"{FOLDER}/{name}"] = _Entry(sweep=files)
         # Last, as it is about what was written; nothing is replaced before this block ends.
         _require_preserved(path, held, written, store)
-    return Packed(counts[RUNS], counts[PREDICTIONS], counts[ALIGNMENTS])
+    return Packed(counts[RUNS], counts[PREDICTIONS], counts[ALIGNMENTS], len(sweeps))
 
 
 def _contents(store: RunStore) -> Iterator[tuple[ArtifactKind[Any], str, Artifact, RunRecord | None]]:
@@ -270,14 +292,15 @@ def _contents(store: RunStore) -> Iterator[tuple[ArtifactKind[Any], str, Artifac
 
 @dataclass(frozen=True)
 class _Entry:
-    """An entry of an archive, as it is compared with another of the same name."""
+    """An entry of an archive, or a sweep in it, as it is compared with another of the same name."""
 
-    content: str
+    content: str = ""
     """Digest of its text."""
     curves: str = ""
     """Digest of the curves of the run that it belongs to."""
     replaces: tuple[str, ...] = ()
     """Digests of the curves of the run's earlier trainings."""
+    sweep: SweepFiles | None = None
 
     @classmethod
     def of(cls, content: bytes, run: RunRecord | None) -> _Entry:
@@ -285,7 +308,9 @@ class _Entry:
         return cls(digest(content.decode()), *((run.curves_digest, run.replaces) if run else ()))
 
     def supersedes(self, old: _Entry) -> bool:
-        """Return whether this is of a later training than another entry (:meth:`RunRecord.supersedes`)."""
+        """Return whether this is of a later training than another entry, or the same sweep with all its events."""
+        if self.sweep and old.sweep:
+            return self.sweep.extends(old.sweep)
         return old.curves in self.replaces and len(self.replaces) > len(old.replaces)
 
 
@@ -307,6 +332,8 @@ def _entries_of_file(path: Path) -> dict[str, _Entry]:
                     run = archives.read(RUNS, path, name) if kind is PREDICTIONS else value if kind is RUNS else None
                     if value and (run or kind is ALIGNMENTS):
                         entries[kind.entry(name)] = _Entry.of(kind.encode(value), run)
+            for name in sweeps_of_entries(archives.entries(path)):
+                entries[f"{FOLDER}/{name}"] = _Entry(sweep=read_archived_sweep(archives, path, name))
     except TpbenchError as error:
         raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
     return entries
@@ -321,7 +348,7 @@ def _require_preserved(path: Path, held: Mapping[str, _Entry], written: Mapping[
 
     def preserved(name: str, entry: _Entry) -> bool:
         """Return whether an entry is the same, or of an earlier training, with which its predictions go too."""
-        if name in written and written[name].content == entry.content:
+        if name in written and not entry.sweep and written[name].content == entry.content:
             return True
         others = (name, name.removesuffix(PREDICTIONS.suffix) + RUNS.suffix)
         return any(other in written and written[other].supersedes(entry) for other in others)
@@ -329,11 +356,11 @@ def _require_preserved(path: Path, held: Mapping[str, _Entry], written: Mapping[
     if lost := sum(name not in written and not preserved(name, entry) for name, entry in held.items()):
         merge = f"tpbench results merge {quote(str(path))} {quote(str(store.folder))}"
         raise UsageError(
-            f"{path}: replacing it would lose {lost} of its runs, predictions and alignment records, which "
+            f"{path}: replacing it would lose {lost} of its runs, predictions, alignment records and sweeps, which "
             f"{store.folder} has not: merge it into that store first ({merge}), or write to another file"
         )
     if other := sum(name in written and not preserved(name, entry) for name, entry in held.items()):
         raise UsageError(
-            f"{path}: replacing it would lose {other} of its runs, predictions and alignment records, which are others "
-            f"in {store.folder}, under the same names; write to another file"
+            f"{path}: replacing it would lose {other} of its runs, predictions, alignment records and sweeps, which "
+            f"are others in {store.folder}, under the same names; write to another file"
         )

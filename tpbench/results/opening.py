@@ -38,7 +38,7 @@ def open_source(text: str) -> RunStore:
     """Return a store to read: of a folder, a URL, or an archive.
 
     Raises:
-        UsageError: the archive cannot be read, or holds files that are neither runs nor alignment records.
+        UsageError: the archive cannot be read, or holds files that are no part of a store.
     """
     folder = location(text)
     check_name(folder, "the store")

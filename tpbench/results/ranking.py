@@ -208,7 +208,7 @@ def _could_be_best(cell: Cell, rivals: Sequence[Cell], beaten: Iterable[CellKey]
         return "baseline"
     if not any(cell is rival for rival in rivals):
         return "open"
-    if len(rivals) < 2:
+    if len({rival.method for rival in rivals}) < 2:
         return "no rival"
     return "no" if cell.key in beaten else "yes"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -13,13 +14,24 @@ from pydantic import Field
 
 from tpbench.engine import TpbenchError, method_source
 from tpbench.engine.files import user_cache
+from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
 from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, OBJECTIVES, search_info
 from tpbench.results.schemas import Count, Epochs, Name, Natural, Record, Scalar, check_fields, model_of
 from tpbench.results.store import RunStore, write_atomically
+from tpbench.results.sweep_files import (
+    DEFINITION,
+    JOURNAL,
+    LARGEST,
+    SweepFiles,
+    archived_file,
+    entry_of_sweep,
+    read_archived_sweep,
+    read_sweep,
+)
 from tpbench.search.brackets import Bracket, pack_floor
-from tpbench.search.journal import Journal
+from tpbench.search.journal import REMEDY, Journal
 from tpbench.search.locking import is_locked, locked
 from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
@@ -33,8 +45,6 @@ Factor = int
 Objective = str
 Seeds = tuple[int, ...]
 
-# Bytes of the files that define a sweep; real ones are a thousandth of it.
-_LARGEST = 4_000_000
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
 runs may have it too (by default they do), or not: then none of them took part in the choice."""
@@ -238,6 +248,8 @@ class SweepFolder:
     """``sweeps/<id>`` of a results folder: ``sweep.json``, ``options.json``, ``journal.jsonl``, ``workload.yaml``."""
 
     folder: Path
+    archive: Path | None = None
+    """The archive that holds definition and journal in place of the folder. Such a sweep can only be read."""
 
     @property
     def results(self) -> Path:
@@ -264,7 +276,7 @@ class SweepFolder:
     @property
     def exists(self) -> bool:
         """True if a sweep was begun here."""
-        return (self.folder / "sweep.json").exists()
+        return (self.folder / DEFINITION).exists()
 
     @property
     def workload_copy(self) -> Path:
@@ -278,7 +290,7 @@ class SweepFolder:
 
     @property
     def journal_path(self) -> Path:
-        return self.folder / "journal.jsonl"
+        return self.folder / JOURNAL
 
     @property
     def options(self) -> dict[str, Any]:
@@ -286,13 +298,15 @@ class SweepFolder:
         from tpbench.options import SweepOptions, parse_older_command
 
         try:
-            kept = parse_json(read_bytes(self.folder / "options.json", _LARGEST).decode())
+            kept = parse_json(read_bytes(self.folder / "options.json", LARGEST[DEFINITION]).decode())
             return SweepOptions.read({name: value for name, value in kept.items() if name != "command"}).plain()
         except (OSError, ValueError, TpbenchError, AttributeError):
             pass
         try:
             # Version 0.2.0 kept a command line.
-            return portable_options(parse_older_command(read_bytes(self.folder / "command", _LARGEST).decode()))
+            return portable_options(
+                parse_older_command(read_bytes(self.folder / "command", LARGEST[DEFINITION]).decode())
+            )
         except (OSError, UnicodeDecodeError, TpbenchError):
             return {}
 
@@ -316,7 +330,7 @@ class SweepFolder:
     @property
     def locked(self) -> bool:
         """True while a process is at work on the sweep."""
-        return is_locked(self.local)
+        return self.archive is None and is_locked(self.local)
 
     def lock(self) -> AbstractContextManager[str]:
         """Keep other processes off the sweep; of a sweep at a URL, only other processes of this machine.
@@ -332,7 +346,7 @@ class SweepFolder:
         Args:
             options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.
         """
-        path = self.folder / "sweep.json"
+        path = self.folder / DEFINITION
         definition = self.read() if self.exists else wanted
         if definition.id != wanted.id:
             raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
@@ -363,17 +377,56 @@ class SweepFolder:
         Raises:
             TpbenchError: it is damaged.
         """
-        path = self.folder / "sweep.json"
         try:
-            fields = parse_json(read_bytes(path, _LARGEST).decode())
+            fields = parse_json(self._content(DEFINITION).decode())
             check_fields(SweepFields, fields)
             return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
-        except TpbenchError as error:
-            raise TpbenchError(f"{error}; start another sweep with --fresh") from error
         except ValueError as error:
-            raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error
+            raise TpbenchError(f"{self._where(DEFINITION)}: damaged ({error}); {self._remedy}") from error
+
+    def read_journal(self) -> Journal:
+        """Read the journal without changing it.
+
+        Raises:
+            TpbenchError: it is damaged.
+        """
+        if self.archive is None:
+            return Journal.read(self.journal_path)
+        return Journal.parse(self._content(JOURNAL), self.journal_path, self._where(JOURNAL), self._remedy)
+
+    def files(self) -> SweepFiles:
+        """Read definition and journal as archives hold them.
+
+        Raises:
+            TpbenchError: one of them is damaged.
+        """
+        if self.archive is None:
+            return read_sweep(self.results, self.folder.name)
+        with ArchivedRuns().opened() as archives:
+            return read_archived_sweep(archives, self.archive, self.folder.name)
+
+    def _where(self, file: str) -> str:
+        return f"{self.archive}: {entry_of_sweep(self.folder.name, file)}" if self.archive else str(self.folder / file)
+
+    @property
+    def _remedy(self) -> str:
+        return "replace the archive" if self.archive else REMEDY
+
+    def _content(self, file: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            TpbenchError: it cannot be read.
+        """
+        if self.archive:
+            with ArchivedRuns().opened() as archives:
+                return archived_file(archives, self.archive, self.folder.name, file)
+        try:
+            return read_bytes(self.folder / file, LARGEST[file])
+        except TpbenchError as error:
+            raise TpbenchError(f"{error}; {REMEDY}") from error
         except Exception as error:  # a URL's file system has exceptions of its own; the file may be whole
-            raise TpbenchError(f"{path}: could not be read ({error})") from error
+            raise TpbenchError(f"{self.folder / file}: could not be read ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -402,6 +455,8 @@ class SweepStatus:
     """The command that continues it; empty where none does."""
     reason: str = ""
     """The reason why it cannot be continued, where it is not done."""
+    archive: str = ""
+    """Name of the archive that holds it; empty: it is a folder of the store."""
 
 
 def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None = None) -> SweepStatus:
@@ -412,13 +467,13 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         results: name of the results folder in the command; empty: its path.
         store: of the results folder, where the states of several sweeps are read.
     """
-    name = folder.folder.name
+    name, archive = folder.folder.name, folder.archive.name if folder.archive else ""
     try:
-        definition, journal = folder.read(), Journal.read(folder.journal_path)
+        definition, journal = folder.read(), folder.read_journal()
         done = journal.final_runs(store or RunStore(folder.results)) is not None
         running = not done and folder.locked
     except TpbenchError as error:
-        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error))
+        return SweepStatus(name, "damaged", 0, 0, None, reason=str(error), archive=archive)
     best, searched = journal.best(), journal.ended_count
     known = (
         searched,
@@ -431,7 +486,11 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         definition.search_precision,
     )
     if done or running:
-        return SweepStatus(name, "done" if done else "running", *known)
+        return SweepStatus(name, "done" if done else "running", *known, archive=archive)
+    if folder.archive:
+        merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])
+        reason = f"it is in an archive, where no sweep is continued: '{merge}' copies it into the store"
+        return SweepStatus(name, "interrupted", *known, reason=reason, archive=archive)
     if journal.failure:
         return SweepStatus(name, "failed", *known, reason=journal.failure)
     latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)

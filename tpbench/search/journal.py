@@ -21,6 +21,7 @@ from tpbench.results.artifacts import parse_json
 from tpbench.results.location import read_bytes
 from tpbench.results.schemas import Count, Finite, Fraction, Natural, Record, check_fields
 from tpbench.results.store import append_line
+from tpbench.results.sweep_files import JOURNAL, LARGEST
 from tpbench.training.plan import Outcome
 
 # The fields of the journal: types and ranges, checked when it is read.
@@ -87,9 +88,8 @@ EVENT: TypeAdapter[Suggested | Ended | Split | Final | Failed] = TypeAdapter(
 )
 """Any line of a journal."""
 
-
-# Bytes; a journal of a million configurations has a third of it.
-_LARGEST = 1_000_000_000
+REMEDY = "start another sweep with --fresh"
+"""Ends the messages of damaged files of a sweep."""
 
 
 @dataclass
@@ -134,17 +134,34 @@ class Journal:
         Raises:
             TpbenchError: a line before the last is damaged.
         """
-        journal = cls(path)
         try:
-            text = read_bytes(path, _LARGEST).decode()
+            content = read_bytes(path, LARGEST[JOURNAL])
         except FileNotFoundError:
-            return journal
+            return cls(path)
         except TpbenchError as error:
-            raise TpbenchError(f"{error}; start another sweep with --fresh") from error
-        except UnicodeDecodeError as error:
-            raise TpbenchError(f"{path}: damaged ({error}); start another sweep with --fresh") from error
+            raise TpbenchError(f"{error}; {REMEDY}") from error
         except Exception as error:  # a URL's file system has exceptions of its own; the file may be whole
             raise TpbenchError(f"{path}: could not be read ({error})") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path, where: str = "", remedy: str = REMEDY) -> Journal:
+        """Return the journal of a file's contents; a last line that a crash cut short is ignored.
+
+        Args:
+            content: of the file.
+            path: the file's.
+            where: its place in messages; empty: the path.
+            remedy: ends the message of a damaged journal.
+
+        Raises:
+            TpbenchError: a line before the last is damaged.
+        """
+        journal = cls(path)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise TpbenchError(f"{where or path}: damaged ({error}); {remedy}") from error
         complete = text.rpartition("\n")[0]
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
@@ -152,7 +169,7 @@ class Journal:
                 check_fields(EVENT, event)
                 journal._apply(event)
             except ValueError as error:
-                raise TpbenchError(f"{path}:{number}: damaged ({error}); start another sweep with --fresh") from error
+                raise TpbenchError(f"{where or path}:{number}: damaged ({error}); {remedy}") from error
         return journal
 
     def _apply(self, event: Mapping[str, Any]) -> None:

@@ -2,59 +2,165 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
 from tpbench.results.maintenance import Check
+from tpbench.results.store import write_atomically
+from tpbench.results.sweep_files import (
+    DEFINITION,
+    FOLDER,
+    SweepFiles,
+    archived_sweeps,
+    read_archived_sweep,
+    sweep_names,
+)
 from tpbench.search.definition import SweepDefinition, SweepFolder, SweepStatus, sweep_status
-from tpbench.search.journal import Journal, PackEntry
+from tpbench.search.journal import PackEntry
+from tpbench.search.packed_tpe import random_trials
 from tpbench.training.plan import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tpbench.results.archives import ArchiveReader
+
 
 def sweep_folders(store: RunStore) -> list[SweepFolder]:
-    """Return the folders of all sweeps of a store, by name."""
-    try:
-        folders = [SweepFolder(path) for path in sorted((store.folder / "sweeps").glob("*"))]
-        return [folder for folder in folders if _begun(folder)]
-    except Exception as error:  # a URL's file system has exceptions of its own
-        raise TpbenchError(f"{store.folder}: could not be read ({error})") from error
+    """Return the folders of all sweeps of a store, by name; those of archives are none."""
+    return [SweepFolder(store.folder / FOLDER / name) for name in sweep_names(store.folder)]
 
 
-def _begun(folder: SweepFolder) -> bool:
-    try:
-        return folder.exists
-    except PermissionError:  # another user's: whoever reads it says so
-        return True
+def stored_sweeps(store: RunStore) -> list[SweepFolder]:
+    """Return all sweeps of a store, by name: its folders, and below them what its archives hold.
+
+    Of several archives counts the one whose copy has all events of the others; where none has, the first.
+    """
+    sweeps = {folder.folder.name: folder for folder in sweep_folders(store)}
+    with store.archived.opened() as archives:
+        for name, paths in archived_sweeps(store, archives).items():
+            if name not in sweeps:
+                sweeps[name] = SweepFolder(store.folder / FOLDER / name, _longest(archives, paths, name))
+    return [sweep for _, sweep in sorted(sweeps.items())]
+
+
+def _longest(archives: ArchiveReader, paths: Sequence[Path], name: str) -> Path:
+    """Return the archive whose copy of a sweep has all events of those before it."""
+    longest, files = paths[0], None
+    for path in paths if len(paths) > 1 else ():
+        with suppress(TpbenchError):  # whoever reads that copy says so
+            other = read_archived_sweep(archives, path, name)
+            if files is None or other.extends(files):
+                longest, files = path, other
+    return longest
 
 
 def check_sweeps(store: RunStore) -> Check:
-    """Read the definition and the journal of every sweep. Nothing is changed."""
+    """Read the definition and the journal of every sweep, in folders and archives. Nothing is changed."""
     check = Check()
-    for folder in sweep_folders(store):
-        try:
-            folder.read()
-            Journal.read(folder.journal_path)
-            check.valid += 1
-        except TpbenchError as error:
-            check.wrong.append(str(error))
+    with store.archived.opened() as archives:
+        archived = archived_sweeps(store, archives)
+    folders = sweep_names(store.folder)
+    for name in sorted({*folders, *archived}):
+        place = store.folder / FOLDER / name
+        copies = [SweepFolder(place)] * (name in folders) + [
+            SweepFolder(place, path) for path in archived.get(name, ())
+        ]
+        valid: list[tuple[SweepFolder, SweepFiles]] = []
+        for copy in copies:
+            try:
+                copy.read()
+                copy.read_journal()
+                valid.append((copy, copy.files()))
+            except TpbenchError as error:
+                check.wrong.append(str(error))
+        check.valid += bool(valid)
+        for copy, files in valid[1:]:
+            first, others = valid[0]
+            if not (files.extends(others) or others.extends(files)):
+                check.conflicts.append(
+                    f"conflict: the sweep {name} has another definition or journal in {first.archive or place} than in "
+                    f"{copy.archive}; the former counts: delete what is wrong"
+                )
     return check
 
 
+@dataclass
+class MergedSweeps:
+    """Numbers of sweeps of a store that were merged into another, and messages about the others."""
+
+    new: int = 0
+    longer: int = 0
+    """Sweeps of the target that got further events."""
+    known: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    """Messages about sweeps that disagree with those of the target, which stay."""
+    problems: list[str] = field(default_factory=list)
+    """Messages about damaged sweeps, which were not copied."""
+
+
+def merge_sweeps(source: RunStore, target: RunStore) -> MergedSweeps:
+    """Copy definition and journal of every sweep of one store into another.
+
+    A sweep that is there gets the events that it lacks. The options that began it hold on its own machine alone.
+
+    Raises:
+        TpbenchError: the target cannot be written, or is at work on a sweep that would get further events.
+    """
+    merged = MergedSweeps()
+    there = {sweep.folder.name: sweep for sweep in stored_sweeps(target)}
+    for sweep in stored_sweeps(source):
+        name = sweep.folder.name
+        try:
+            sweep.read()
+            sweep.read_journal()
+            files = sweep.files()
+        except TpbenchError as error:
+            merged.problems.append(f"{error}; it was not copied")
+            continue
+        known = there.get(name)
+        try:
+            present = known.files() if known else None
+        except TpbenchError as error:
+            merged.conflicts.append(f"{error}; the copy of {source.folder} was not taken")
+            continue
+        if present is None or (files.extends(present) and not present.extends(files)):
+            _write(SweepFolder(target.folder / FOLDER / name), files)
+            merged.new += present is None
+            merged.longer += present is not None
+        elif present.extends(files):
+            merged.known += 1
+        else:
+            merged.conflicts.append(
+                f"conflict: the sweep {name} has another definition or journal in {target.folder} than in "
+                f"{source.folder}; the former stays: delete what is wrong"
+            )
+    return merged
+
+
+def _write(sweep: SweepFolder, files: SweepFiles) -> None:
+    with sweep.lock():
+        # First the journal: without a definition it is no sweep.
+        write_atomically(sweep.journal_path, files.journal.decode())
+        write_atomically(sweep.folder / DEFINITION, files.definition.decode())
+
+
 def list_sweeps(store: RunStore) -> list[SweepStatus]:
-    """Return the states of all sweeps of a store, by name."""
+    """Return the states of all sweeps of a store and its archives, by name."""
     results = str(store.folder)
-    return [sweep_status(folder, results, store) for folder in sweep_folders(store)]
+    return [sweep_status(sweep, results, store) for sweep in stored_sweeps(store)]
 
 
 _TYPES = {
     "sweep": "object",
     "trial": "int64",
     "pack": "int64",
+    "random": "bool",
     "state": "object",
     "epochs": "Int64",
     "validation_error": "float64",
@@ -67,15 +173,15 @@ _HYPERPARAMETER = "hp_"
 
 
 def get_sweep(store: RunStore, name: str) -> SweepFolder:
-    """Return the folder of a sweep.
+    """Return a sweep of a store or its archives.
 
     Raises:
         UsageError: there is no such sweep; the message names similar ones.
     """
-    folders = {folder.folder.name: folder for folder in sweep_folders(store)}
-    if name not in folders:
-        raise unknown("sweep", name, folders) if folders else UsageError(f"{store.folder} holds no sweeps")
-    return folders[name]
+    sweeps = {sweep.folder.name: sweep for sweep in stored_sweeps(store)}
+    if name not in sweeps:
+        raise unknown("sweep", name, sweeps) if sweeps else UsageError(f"{store.folder} holds no sweeps")
+    return sweeps[name]
 
 
 def trials_frame(store: RunStore, sweep: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -93,9 +199,9 @@ def trials_frame(store: RunStore, sweep: str | None = None) -> tuple[pd.DataFram
 
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    for folder in sweep_folders(store) if sweep is None else [get_sweep(store, sweep)]:
+    for one in stored_sweeps(store) if sweep is None else [get_sweep(store, sweep)]:
         try:
-            rows += _trials(folder)
+            rows += sweep_trials(one)
         except TpbenchError as error:
             if sweep is not None:
                 raise
@@ -104,18 +210,34 @@ def trials_frame(store: RunStore, sweep: str | None = None) -> tuple[pd.DataFram
     return frame.astype(_TYPES), problems
 
 
-def _trials(folder: SweepFolder) -> list[dict[str, Any]]:
-    definition = folder.read()
+def sweep_trials(sweep: SweepFolder) -> list[dict[str, Any]]:
+    """Return the trials of a sweep that have ended, as rows of :func:`trials_frame`.
+
+    Raises:
+        TpbenchError: the sweep is damaged.
+    """
+    definition, packs = sweep.read(), sweep.read_journal().packs
+    random = random_trials(packs, definition.lag)
     rows: list[dict[str, Any]] = []
     number = 0
-    for pack in Journal.read(folder.journal_path).packs:
-        rows += _rows(folder.folder.name, definition, pack, number)
+    for pack in packs:
+        rows += _rows(sweep.folder.name, definition, pack, number, random[number:])
         number += len(pack.suggestions)
     return rows
 
 
-def _rows(sweep: str, definition: SweepDefinition, pack: PackEntry, first: int) -> list[dict[str, Any]]:
-    """Return the trials of a pack that has ended; ``first`` is the number of its first trial in the search."""
+def _rows(
+    sweep: str, definition: SweepDefinition, pack: PackEntry, first: int, random: Sequence[bool]
+) -> list[dict[str, Any]]:
+    """Return the trials of a pack that has ended.
+
+    Args:
+        sweep: its name.
+        definition: of the sweep.
+        pack: the pack.
+        first: number of its first trial in the search.
+        random: for each of its trials, whether TPE drew it at random.
+    """
     if pack.outcomes is None:
         return []
     outcomes: list[Outcome | None] = [*pack.outcomes] or [None] * len(pack.suggestions)
@@ -124,6 +246,7 @@ def _rows(sweep: str, definition: SweepDefinition, pack: PackEntry, first: int) 
             "sweep": sweep,
             "trial": first + place,
             "pack": pack.number,
+            "random": random[place],
             **_end_of(outcome, definition),
             **{f"{_HYPERPARAMETER}{name}": float(value) for name, value in suggestion.items()},
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 METRIC = "score"
+RANDOM_FIRST = 20
+"""TPE draws at random until so many suggestions count: all but those that it knows to have failed."""
 # Relative; the spaces are sampled in float64.
 _ROUNDING = 1e-9
 
@@ -111,10 +113,8 @@ class PackedSearch:
         """Report to the inner searcher the results that it has before pack ``number``."""
         while self._reported <= number - self.max_pending:
             entry = self.journal.packs[self._reported]
-            for k in range(len(entry.suggestions)):
-                value = entry.outcomes[k].score if entry.outcomes else math.inf
-                # TPE cannot place an infinite loss; it takes the trial for one that failed.
-                result = {METRIC: value} if math.isfinite(value) else None
+            for k, score in enumerate(_scores(entry)):
+                result = None if score is None else {METRIC: score}
                 inner.on_trial_complete(f"{entry.number}-{k}", result=result, error=result is None)
             self._reported += 1
 
@@ -126,6 +126,30 @@ class PackedSearch:
                 raise RuntimeError(f"the searcher gave no suggestion for member {k} of pack {number}")
             suggestions.append({name: float(value) for name, value in suggestion.items()})
         return suggestions
+
+
+def _scores(entry: PackEntry) -> list[float | None]:
+    """Return what TPE is told about the members of a pack that has ended: scores, and None of those that failed."""
+    values = [outcome.score for outcome in entry.outcomes or []] or [math.inf] * len(entry.suggestions)
+    # TPE cannot place an infinite loss; it takes the trial for one that failed.
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def random_trials(packs: Sequence[PackEntry], max_pending: int) -> list[bool]:
+    """Return for each suggestion of a search, in order, whether TPE drew it at random from the space.
+
+    Args:
+        packs: of the journal.
+        max_pending: as of :class:`PackedSearch`: TPE knows the results of the packs up to ``n - max_pending``.
+    """
+    random: list[bool] = []
+    failed = 0
+    for number, entry in enumerate(packs):
+        if number >= max_pending:
+            failed += _scores(packs[number - max_pending]).count(None)
+        for _ in entry.suggestions:
+            random.append(len(random) - failed < RANDOM_FIRST)
+    return random
 
 
 def _same(some: list[dict[str, float]], others: list[dict[str, float]]) -> bool:

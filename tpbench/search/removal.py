@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunStore
 from tpbench.results.artifacts import ID_PATTERN, NewerFormat
 from tpbench.results.location import file_stamps, io_errors
@@ -15,8 +15,7 @@ from tpbench.results.networks import NETWORKS
 from tpbench.results.opening import find_record
 from tpbench.results.runs import PREDICTIONS, RunRecord
 from tpbench.search.definition import SweepFolder
-from tpbench.search.journal import Journal
-from tpbench.search.listing import get_sweep, sweep_folders
+from tpbench.search.listing import get_sweep, stored_sweeps, sweep_folders
 
 _GONE = (FileNotFoundError,)
 
@@ -122,7 +121,7 @@ def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord |
 def _users(store: RunStore) -> dict[str, SweepFolder]:
     """Return the sweeps that use runs, by run; a damaged journal names none."""
     users: dict[str, SweepFolder] = {}
-    for sweep in sweep_folders(store):
+    for sweep in stored_sweeps(store):
         with suppress(TpbenchError):
             users |= dict.fromkeys(_runs_of(sweep), sweep)
     return users
@@ -134,10 +133,12 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
     Runs stay that another sweep's journal names, or that were in the store before the sweep.
 
     Raises:
-        UsageError: there is no such sweep.
+        UsageError: there is no such sweep, or an archive holds it.
         TpbenchError: the folder cannot be read, or the sweep is at work.
     """
     sweep = get_sweep(store, name)
+    if sweep.archive:
+        raise UsageError(f"the sweep {name} is in {sweep.archive}, and archives are never changed")
     if sweep.locked:
         raise TpbenchError(f"the sweep {name} is at work: stop it first")
     # Of a sweep at a URL, lock and log lie on this machine.
@@ -149,7 +150,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         removal.staying.append(f"the runs of the sweep {name}, as its journal cannot be read ({error})")
         return removal
     shared: dict[str, str] = {}
-    for other in sweep_folders(store):
+    for other in stored_sweeps(store):
         if other == sweep:
             continue
         try:
@@ -176,7 +177,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
 
 def _runs_of(sweep: SweepFolder) -> set[str]:
     """Return the ids of the runs that a sweep's journal names."""
-    journal = Journal.read(sweep.journal_path)
+    journal = sweep.read_journal()
     outcomes = [outcome for pack in journal.packs for outcome in pack.outcomes or []]
     return {outcome.run for outcome in [*outcomes, *(journal.final or [])]}
 

@@ -14,7 +14,7 @@ from tpbench.results import RunRecord
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.journal import Journal
-from tpbench.search.packed_tpe import METRIC, PackedSearch
+from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
 from tpbench.workloads import Workload
@@ -426,8 +426,13 @@ class SearchedSweep(QueuedSweep):
     def _inner(self) -> Any:
         from ray.tune.search.hyperopt import HyperOptSearch
 
-        seed = self.definition.search_seed
-        return HyperOptSearch(self.space.to_hyperopt(), metric=METRIC, mode="min", random_state_seed=seed)
+        return HyperOptSearch(
+            self.space.to_hyperopt(),
+            metric=METRIC,
+            mode="min",
+            n_initial_points=RANDOM_FIRST,
+            random_state_seed=self.definition.search_seed,
+        )
 
     def begin(self, workers: Workers) -> None:
         """Continue where the journal ends; a complete search goes on to its final runs at once."""
