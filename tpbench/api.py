@@ -325,7 +325,7 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
 
     Example:
         >>> board = tpbench.leaderboard("results", "mnist")
-        >>> list(board[board["could_be_best"] == "yes"]["method"])
+        >>> list(board.query("could_be_best == 'yes'").method)
     """
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.ranking import leaderboard as ranked
@@ -392,7 +392,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
     Example:
         >>> frame = tpbench.table("results", "s6")
-        >>> frame[frame["within"] == "no"][["workload", "method", "difference", "low", "high"]]
+        >>> frame.query("within == 'no'").filter(["workload", "method", "difference", "low", "high"])
     """
     chosen = check_table(str(name))
     if baseline is not None and chosen not in BASELINE_TABLES:
