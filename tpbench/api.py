@@ -505,6 +505,7 @@ def compare_runs(results: Place, first: str, second: str) -> pd.DataFrame:
 def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.DataFrame, str, list[str]]:
     """Return one of the tables with a baseline, its title and its notes; no rows where there are no runs."""
     from tpbench.results.cells import choose_cells as cells_of
+    from tpbench.results.cells import read_curves
     from tpbench.results.paper import OVERVIEW_TABLE
     from tpbench.results.ranking import rank_all
     from tpbench.results.tables import epochs_note, epochs_rows, overview_note, overview_rows
@@ -512,8 +513,9 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
     method = _baseline(baseline, store)
     if name == OVERVIEW_TABLE:
         return overview_rows(store, method), f"Methods against {method_title(method)}", [overview_note(method)]
-    rankings = rank_all(cells_of(store.summaries()), method)
-    return epochs_rows(store, method, rankings), "Epochs to target", [epochs_note(method)]
+    cells = cells_of(store.summaries())
+    rows = epochs_rows(rank_all(cells, method), read_curves(store, cells.values()))
+    return rows, "Epochs to target", [epochs_note(method)]
 
 
 def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None) -> str:

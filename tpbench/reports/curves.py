@@ -24,7 +24,7 @@ from tpbench.reports.style import (
     second_cycle,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import ProvenanceGroup, provenance_groups, with_label
+from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
 from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
 
@@ -70,12 +70,6 @@ def cell_label(cell: Cell) -> str:
     """Format method, tuning, kind of data and number of diverged seeds, which are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
     return visible(with_label(cell.title, cell.data_label)) + gone
-
-
-def read_curves(store: RunStore, cells: Iterable[Cell]) -> dict[str, RunRecord]:
-    """Return the counted runs that the store still has, with their curves, by id; all are read together."""
-    runs = store.with_curves(run for cell in cells for run in cell.counted_runs)
-    return {run.definition.id: run for run in runs}
 
 
 def middle_and_band(values: Values) -> tuple[Values, Values, Values]:

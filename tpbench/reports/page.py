@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
@@ -30,7 +30,6 @@ from tpbench.reports.curves import (
     cost_panel,
     curve_panel,
     dashes,
-    read_curves,
     sort_by_method,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
@@ -55,7 +54,7 @@ from tpbench.reports.tuning_plots import (
     tuning_plots,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, provenance_groups, workload_label
+from tpbench.results.cells import CellKey, provenance_groups, read_curves
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS
@@ -69,13 +68,14 @@ from tpbench.results.ranking import (
     read_test_samples,
 )
 from tpbench.results.tables import (
+    EPOCHS_HEADER,
     FOOTNOTE,
     ErrorTable,
     against_paper,
     entry_lines,
     epochs_note,
     epochs_rows,
-    format_epochs,
+    epochs_values,
     notes,
     overview_matrix,
     overview_note,
@@ -83,6 +83,11 @@ from tpbench.results.tables import (
 )
 from tpbench.search.listing import list_sweeps
 from tpbench.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tpbench.results.runs import RunRecord
 
 Cells = Mapping[CellKey, Cell]
 
@@ -367,17 +372,22 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
         "Learning curves and cost",
         [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
     )
+    frames = []
     for workload in dict.fromkeys(ranking.workload for ranking in rankings):
-        cells = [row.cell for ranking in rankings if ranking.workload == workload for row in ranking.cells]
-        section.groups.append(_plots(store, workload, sort_by_method(cells), glyphs, results))
-    if epochs := _epochs_table(store, rankings, baseline):
+        alike = [ranking for ranking in rankings if ranking.workload == workload]
+        cells = sort_by_method(row.cell for ranking in alike for row in ranking.cells)
+        runs = read_curves(store, cells)
+        section.groups.append(_plots(runs, workload, cells, glyphs, results))
+        frames.append(epochs_rows(alike, runs))
+    if epochs := _epochs_table(frames, baseline):
         section.folds.append(Fold(epochs.caption, tables=[epochs]))
     return section
 
 
-def _plots(store: RunStore, workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str) -> PlotGroup:
+def _plots(
+    runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
+) -> PlotGroup:
     command = _with_store(f"tpbench plot curves {workload}", results)
-    runs = read_curves(store, cells)
     figures = [
         _drawing(
             glyphs,
@@ -397,23 +407,13 @@ def _plots(store: RunStore, workload: str, cells: Sequence[Cell], glyphs: Glyphs
     return PlotGroup(f"curves-{workload}", workload, legend, figures)
 
 
-def _epochs_table(store: RunStore, rankings: Sequence[Ranking], baseline: str) -> PageTable | None:
-    frame = epochs_rows(store, baseline, rankings)
-    if frame.empty:
-        return None
-    rows = [
-        [
-            PageEntry(workload_label(row)),
-            PageEntry(method_title(row["method"]), loose=True),
-            PageEntry(row["tuning"], loose=True),
-            PageEntry(f"{row['target']:.2f}"),
-            PageEntry(format_epochs(row), row["median"]),
-            PageEntry(f"{row['reached']} of {row['seeds']}", row["reached"]),
-        ]
-        for row in frame.to_dict("records")
-    ]
-    columns = ["workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it"]
-    return PageTable("Epochs to target", columns, rows, [epochs_note(baseline)])
+def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | None:
+    rows = []
+    for row in (row for frame in frames for row in frame.to_dict("records")):
+        *names, epochs, reached = epochs_values(row)
+        entries = [PageEntry(name, loose=True) for name in names]
+        rows.append([*entries, PageEntry(epochs, row["median"]), PageEntry(reached, row["reached"])])
+    return PageTable("Epochs to target", list(EPOCHS_HEADER), rows, [epochs_note(baseline)]) if rows else None
 
 
 def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:

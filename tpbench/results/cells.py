@@ -26,6 +26,7 @@ from tpbench.results.runs import (
     weakest_budget,
 )
 from tpbench.results.statistics import MIN_SEEDS, mean_interval
+from tpbench.results.store import RunStore
 from tpbench.workloads import DATASETS, WORKLOADS
 
 CellKey = tuple[str, str, str, str]
@@ -436,6 +437,12 @@ def preferred_cell(cells: Iterable[Cell]) -> Cell | None:
         key=lambda cell: (not cell.whole, not cell.testable, cell.budget.rank, -cell.budget.trials, cell.tuning),
         default=None,
     )
+
+
+def read_curves(store: RunStore, cells: Iterable[Cell]) -> dict[str, RunRecord]:
+    """Return the counted runs of cells that the store still has, with their curves, by id; all are read together."""
+    runs = store.with_curves(run for cell in cells for run in cell.counted_runs)
+    return {run.definition.id: run for run in runs}
 
 
 _NAMES = ("command", "commit", "device_name", "device", "threads", "precision", "torch")

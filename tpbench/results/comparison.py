@@ -112,8 +112,8 @@ def _row(ranking: Ranking, one: RankedCell, other: RankedCell) -> dict[str, Any]
         "p": p,
         "family": family,
         "tested": tested,
-        "first_marks": ", ".join(first.marks),
-        "second_marks": ", ".join(second.marks),
+        "first_marks": "; ".join(first.marks),
+        "second_marks": "; ".join(second.marks),
         "verdict": _verdict(first, second, difference, low, high, p, tested),
     }
 

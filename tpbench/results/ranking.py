@@ -233,10 +233,10 @@ def _untested(cell: Cell, base: Cell | None, baseline: str) -> str:
     return ""
 
 
-def _place(ranked: RankedCell) -> tuple[bool, int, float, str, str]:
+def _place(ranked: RankedCell) -> tuple[bool, int, bool, float, str, str]:
     cell = ranked.cell
-    tier = 0 if cell.whole else 1 if cell.testable else 2
-    return not ranked.is_baseline, tier, cell.mean, cell.method, cell.tuning
+    tier = 0 if ranked.has_interval else 2 if math.isnan(ranked.difference) else 1
+    return not ranked.is_baseline, tier, not cell.whole, cell.mean, cell.method, cell.tuning
 
 
 def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE) -> list[Ranking]:
@@ -332,7 +332,7 @@ def _row(ranked: RankedCell, baseline: str) -> dict[str, Any]:
         "validation_error_mean": cell.validation,
         "diverged": cell.diverged,
         "precision": cell.precision,
-        "marks": ", ".join(cell.marks),
+        "marks": "; ".join(cell.marks),
     }
 
 
@@ -350,7 +350,7 @@ def write_leaderboard(board: pd.DataFrame, store: RunStore, path: Path | None = 
 
 def format_error(cell: Cell) -> str:
     """Format the test error of a cell with its marks: ``2.08 ± 0.06 [without seeds 3-9]``."""
-    return format_mean(cell.mean, cell.std) + (f" [{', '.join(cell.marks)}]" if cell.marks else "")
+    return format_mean(cell.mean, cell.std) + (f" [{'; '.join(cell.marks)}]" if cell.marks else "")
 
 
 def ranking_header(ranking: Ranking) -> list[str]:

@@ -19,9 +19,11 @@ from tpbench.results.cells import (
     choose_cells,
     protocol_epochs,
     provenance_groups,
+    read_curves,
     seed_ranges,
     share_seeds,
     with_label,
+    workload_label,
 )
 from tpbench.results.formats import (
     Value,
@@ -37,6 +39,7 @@ from tpbench.results.formats import (
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all
+from tpbench.results.runs import RunRecord
 from tpbench.results.statistics import (
     MARGIN,
     Agreement,
@@ -224,7 +227,7 @@ def table_rows(table: ErrorTable) -> pd.DataFrame:
                     "within": found.within if found else "not compared",
                     "compared": entry.compared,
                     "precision": cell.precision if cell else "",
-                    "marks": ", ".join(cell.marks) if cell else "",
+                    "marks": "; ".join(cell.marks) if cell else "",
                 }
             )
     return pd.DataFrame(rows).astype({"epochs": "Int64", "diverged": "Int64"})
@@ -436,24 +439,24 @@ TARGET = 1.25
 EPOCH_COLUMNS = ("workload", "data", "method", "tuning", "target", "reached", "seeds", "median", "first", "last")
 
 
-def epochs_rows(store: RunStore, baseline: str = BASELINE, rankings: Sequence[Ranking] | None = None) -> pd.DataFrame:
+def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> pd.DataFrame:
     """Return one row per cell: epochs until the validation error is at most 1.25 times the baseline's.
 
     ``target`` is in per cent, ``reached`` the number of ``seeds`` that reach it, ``median``, ``first`` and ``last`` are
     epochs over seeds; a seed that never reaches it counts as infinite. Workloads without the baseline have no rows.
+
+    Args:
+        rankings: of the workloads.
+        runs: those of their cells with curves, by id (:func:`tpbench.results.cells.read_curves`).
     """
-    rankings = _rankings(store, baseline) if rankings is None else rankings
     cells = [(ranking.baseline_cell, ranked.cell) for ranking in rankings for ranked in ranking.cells]
     pairs = [(base, cell) for base, cell in cells if base]
-    curves = {
-        run.definition.id: run for run in store.with_curves(run for _, cell in pairs for run in cell.counted_runs)
-    }
     rows = []
     for base, cell in pairs:
         target = TARGET * base.validation
-        runs = [curves.get(run.definition.id) for run in cell.counted_runs]
-        epochs = [_epochs_to(target, run.curves["validation_error"]) for run in runs if run and not run.diverged]
-        epochs += [math.inf] * (len(runs) - len(epochs))
+        there = [runs.get(run.definition.id) for run in cell.counted_runs]
+        epochs = [_epochs_to(target, run.curves["validation_error"]) for run in there if run and not run.diverged]
+        epochs += [math.inf] * (len(there) - len(epochs))
         rows.append(
             {
                 "workload": cell.workload,
@@ -485,10 +488,20 @@ def epochs_note(baseline: str) -> str:
     )
 
 
-def format_epochs(row: Mapping[Hashable, Any]) -> str:
-    """Format a row of :func:`epochs_rows`: ``12 (7 to 40)``."""
+EPOCHS_HEADER = ("workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it")
+
+
+def epochs_values(row: Mapping[Hashable, Any]) -> list[str]:
+    """Format a row of :func:`epochs_rows` for :data:`EPOCHS_HEADER`; its epochs as ``12 (7 to 40)``."""
     median, first, last = (f"{row[name]:g}" if math.isfinite(row[name]) else "never" for name in EPOCH_COLUMNS[-3:])
-    return f"{median} ({first} to {last})" if row["reached"] else "never"
+    return [
+        workload_label(row),
+        method_title(row["method"]),
+        row["tuning"],
+        f"{row['target']:.2f}",
+        f"{median} ({first} to {last})" if row["reached"] else "never",
+        f"{row['reached']} of {row['seeds']}",
+    ]
 
 
 def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
@@ -498,24 +511,14 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
         UsageError: there is no such format.
         TpbenchError: the store is empty, or has no run of the baseline.
     """
-    frame = epochs_rows(store, baseline)
+    rankings = _rankings(store, baseline)
+    frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
     if check_format(form) == "csv":
         return csv_text(frame, csv_number)
-    header = ["workload", "method", "tuning", "target (%)", "epochs", "seeds that reach it"]
-    rows = [
-        [
-            with_label(row["workload"], "" if row["data"] == "exact" else row["data"]),
-            method_title(row["method"]),
-            row["tuning"],
-            f"{row['target']:.2f}",
-            format_epochs(row),
-            f"{row['reached']} of {row['seeds']}",
-        ]
-        for row in frame.to_dict("records")
-    ]
-    return format_table("Epochs to target", header, rows, form, epochs_note(baseline))
+    rows = [epochs_values(row) for row in frame.to_dict("records")]
+    return format_table("Epochs to target", EPOCHS_HEADER, rows, form, epochs_note(baseline))
 
 
 # ``tpbench table loss``: the training loss at the end of training, methods x workloads.
@@ -569,7 +572,7 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "diverged": cell.diverged,
                 "train_loss_mean": mean,
                 "train_loss_std": deviation,
-                "marks": ", ".join(cell.marks),
+                "marks": "; ".join(cell.marks),
             }
         )
     return pd.DataFrame(rows, columns=_LOSS_COLUMNS)
