@@ -21,7 +21,7 @@ from tpbench.results import RunRecord, RunStore, choose_cells
 from tpbench.results.artifacts import digest
 from tpbench.results.maintenance import check_store, merge_stores, pack_store
 from tpbench.results.opening import open_source
-from tpbench.results.runs import PREDICTIONS, RUNS, Predictions
+from tpbench.results.runs import PREDICTIONS, PUBLISHED, RUNS, Predictions
 
 SAMPLES = 200
 
@@ -226,7 +226,7 @@ def test_copies_that_disagree_are_named_and_mark_their_cell(
     for read in (RunStore.summaries, RunStore.summaries, lambda s: list(s.records())):
         fresh = RunStore(store.folder)
         cells = choose_cells(read(fresh))
-        assert cells["mnist", "", "bp"].marks == ["2 versions"]
+        assert cells["mnist", "", "bp", "unknown"].marks == ["2 versions"]
         assert len(fresh.damaged) == 1
     checked = tpbench_inside("results", "check")
     assert checked.returncode == 1
@@ -268,14 +268,14 @@ def test_a_cell_is_of_one_source(
     runs: Callable[[], list[RunRecord]], installed: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tpbench.results.cells.installed_source", lambda name: installed)
-    cell = choose_cells(runs())["mnist", "", "mine"]
+    cell = choose_cells(runs())["mnist", "", "mine", "unknown"]
     assert {run.definition.method_source for run in cell.runs} == {chosen}
     assert cell.sources == 2
     assert [1, 2] in [counts(mark) for mark in cell.marks]  # one of two sources
 
 
 def test_one_source_is_not_marked() -> None:
-    cell = choose_cells(sourced("p 1 aa", range(10), 0.02))["mnist", "", "mine"]
+    cell = choose_cells(sourced("p 1 aa", range(10), 0.02))["mnist", "", "mine", "unknown"]
     assert (cell.sources, cell.marks) == (1, [])
 
 
@@ -362,14 +362,14 @@ def test_a_long_run_is_read_again(tmp_path: Path) -> None:
 
 def test_a_new_version_of_one_source_is_no_other_source() -> None:
     runs = sourced("p 1 aa", range(9), 0.02) + sourced("p 2 aa", range(9, 10), 0.02)
-    cell = choose_cells(runs)["mnist", "", "mine"]
+    cell = choose_cells(runs)["mnist", "", "mine", "unknown"]
     assert (cell.seeds, cell.sources, cell.marks) == (10, 1, [])
 
 
 def test_marks_stand_in_csv_and_beside_comparisons(tmp_path: Path, tpbench_inside: Inside) -> None:
-    store = published(RunStore(tmp_path / "results"), *[record(seed=seed) for seed in range(10)])
-    published(store, *[record("dfa", seed) for seed in range(10)])
-    (store.folder / "a.zip").write_bytes(archive_of(NEW))
+    store = published(RunStore(tmp_path / "results"), *[record(seed=seed, found=PUBLISHED) for seed in range(10)])
+    published(store, *[record("dfa", seed, found=PUBLISHED) for seed in range(10)])
+    (store.folder / "a.zip").write_bytes(archive_of(replace(NEW, search_info=PUBLISHED)))
     for command in (("leaderboard", "--format", "csv"), ("table", "s6", "--format", "csv"), ("compare", "bp", "dfa")):
         assert "2 versions" in tpbench_inside(*command).stdout
     assert tpbench.compare(store.folder, "bp", "dfa")["first_marks"].tolist() == ["2 versions"]

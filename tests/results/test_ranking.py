@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def answers(ranking: Ranking) -> dict[str, str]:
     return answers_of(by_method(ranking))
 
 
-def leaderboard_of(*groups: Iterable[RunRecord], baseline: str = "bp") -> dict[str, dict[str, object]]:
+def leaderboard_of(*groups: Iterable[RunRecord], baseline: str = "bp") -> dict[str, dict[Hashable, object]]:
     """The rows of a leaderboard by method."""
     cells = choose_cells(run for group in groups for run in group)
     board = leaderboard(RunStore(Path("nowhere")), cells, baseline)
