@@ -137,8 +137,9 @@ class Cell:
 
     @cached_property
     def budget(self) -> TuningBudget:
-        """Tuning budget: the least known of the runs'."""
-        return weakest_budget(tuning_budget(run.search_info) for run in self.runs)
+        """Tuning budget: the least known of the runs of the protocol's seeds, or of all where it has none."""
+        seeds = self.protocol_seeds or self.all_seeds
+        return weakest_budget(tuning_budget(run.search_info) for run in self.runs if run.definition.seed in seeds)
 
     @property
     def tuning(self) -> str:
@@ -287,23 +288,22 @@ def _error(run: RunRecord, curve: str) -> float:
 
 
 def share_seeds(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Cell]:
-    """Let the whole cells of a workload count the seeds that all of them share.
+    """Let the whole cells of a workload and a number of epochs count the seeds that all of them share.
 
     These are ten, or nine where some cells have the seeds 0 to 9 and others 1 to 10.
     """
-    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[str, str, int], list[Cell]] = defaultdict(list)
     for cell in cells.values():
         if cell.whole:
-            groups[cell.workload, cell.data_label].append(cell)
-    shared = {}
-    for place, whole in groups.items():
+            groups[cell.workload, cell.data_label, cell.epochs].append(cell)
+    shared: dict[CellKey, tuple[int, ...]] = {}
+    for whole in groups.values():
         common = frozenset.intersection(*(cell.all_seeds for cell in whole))
-        kinds = [seeds for seeds in PROTOCOL_SEEDS if common.issuperset(seeds)]
-        shared[place] = tuple(kinds[0]) if kinds else tuple(sorted(set(PROTOCOL_SEEDS[0]) & set(PROTOCOL_SEEDS[1])))
-    return {
-        key: replace(cell, shared_seeds=shared[cell.workload, cell.data_label] if cell.whole else ())
-        for key, cell in cells.items()
-    }
+        # Nine seeds are of both kinds.
+        kinds = [*PROTOCOL_SEEDS, sorted(set(PROTOCOL_SEEDS[0]) & set(PROTOCOL_SEEDS[1]))]
+        seeds = next(tuple(kind) for kind in kinds if common.issuperset(kind))
+        shared |= {cell.key: seeds for cell in whole}
+    return {key: replace(cell, shared_seeds=shared.get(cell.key, ())) for key, cell in cells.items()}
 
 
 def _source_digest(source: str) -> str:

@@ -79,8 +79,10 @@ class RankedCell:
 
 
 def format_p(p: float) -> str:
-    """Format a p-value: ``0.032``, ``< 0.001``."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """Format a p-value: ``0.032``, ``< 0.001``; one below 5 % is never rounded to it."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2g}" if p >= ALPHA or float(f"{p:.2g}") < ALPHA else f"{p:.3g}"
 
 
 @dataclass(frozen=True)
