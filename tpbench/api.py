@@ -415,11 +415,15 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
     elif chosen in BASELINE_TABLES:
         frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline)
     else:
-        from tpbench.results.tables import FOOTNOTE, notes, others_note, paper_table, table_rows
+        from tpbench.results.tables import footnote, notes, others_note, paper_table, table_rows
 
         found = paper_table(store, chosen)
         others = others_note(found)
-        frame, title, said = table_rows(found), found.title, [FOOTNOTE, *notes(found), *([others] if others else [])]
+        frame, title, said = (
+            table_rows(found),
+            found.title,
+            [footnote(found), *notes(found), *([others] if others else [])],
+        )
     _warn(store.damaged)
     return _annotated(frame, title, said)
 
@@ -441,7 +445,7 @@ def compare(
         One row per workload, kind of data and tuning with both; errors in per cent, differences in percentage points.
         ``workload``, ``data``; ``first_tuning``, ``first_mean``, ``first_std``, ``first_seeds``, ``first_diverged``
         and the same of ``second_``; ``difference`` (first minus second), ``low`` and ``high`` (its 95 % interval, only
-        against the baseline), ``p``, ``family`` (``against BP``, ``all pairs``, ``this pair alone`` or ``none``),
+        against the baseline), ``p``, ``family`` (``against BP``, ``all pairs`` or ``none``),
         ``tested`` (the test and its seeds, or why there is none), ``first_marks``, ``second_marks`` (how the cells
         depart from the protocol), ``verdict``. ``difference`` and ``p`` are missing only where ``family`` is ``none``.
         No rows where no workload has both. ``frame.attrs["notes"]`` says what the numbers are.
@@ -456,13 +460,16 @@ def compare(
     """
     from tpbench.results.comparison import compare_methods, comparison_note
 
+    if all(isinstance(name, str) and re.fullmatch("[0-9a-f]{8,24}", name) for name in (first, second)):
+        raise UsageError(f"'{first}' and '{second}' are ids of runs: tpbench.compare_runs compares two runs")
     for method in (first, second):
         stored_method(_checked(check_name, method, "method"), open_store(_checked(format_place, results, "results")))
     store = _store(results)
     chosen = _workloads(results, workload)
     frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen))
     _warn(store.damaged)
-    return _annotated(frame, f"{first} against {second}", [comparison_note(frame, first, second)])
+    title = f"{method_title(first)} against {method_title(second)}"
+    return _annotated(frame, title, [comparison_note(frame, first, second)])
 
 
 @public
@@ -508,11 +515,13 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
     from tpbench.results.cells import read_curves
     from tpbench.results.paper import OVERVIEW_TABLE
     from tpbench.results.ranking import rank_all
-    from tpbench.results.tables import epochs_note, epochs_rows, overview_note, overview_rows
+    from tpbench.results.tables import epochs_note, epochs_rows, overview_notes, overview_rows
 
     method = _baseline(baseline, store)
     if name == OVERVIEW_TABLE:
-        return overview_rows(store, method), f"Methods against {method_title(method)}", [overview_note(method)]
+        rankings = rank_all(cells_of(store.summaries()), method)
+        said = overview_notes(rankings, "differs") if rankings else []
+        return overview_rows(store, method), f"Methods against {method_title(method)}", said
     cells = cells_of(store.summaries())
     rows = epochs_rows(rank_all(cells, method), read_curves(store, cells.values()))
     return rows, "Epochs to target", [epochs_note(method)]

@@ -259,6 +259,8 @@ def show_leaderboard(
     target = user_path(write) if write else store.folder / "leaderboard.csv"
     if write is not None:
         check_target(target, [".csv"])
+        if not write and baseline not in (None, "bp"):
+            raise UsageError(f"--write with --baseline {baseline}: name a file, as leaderboard.csv is against bp")
     from tpbench.results import choose_cells, leaderboard, write_leaderboard
     from tpbench.results.ranking import board_csv, rank_all, read_test_samples, render_rankings
 

@@ -69,16 +69,16 @@ from tpbench.results.ranking import (
 )
 from tpbench.results.tables import (
     EPOCHS_HEADER,
-    FOOTNOTE,
     ErrorTable,
     against_paper,
     entry_lines,
     epochs_note,
     epochs_rows,
     epochs_values,
+    footnote,
     notes,
     overview_matrix,
-    overview_note,
+    overview_notes,
     paper_table,
 )
 from tpbench.search.listing import list_sweeps
@@ -173,7 +173,6 @@ class Card:
     cells_label: str
     progress: str
     warnings: Sequence[str]
-    note: str
     figure: PageFigure
 
 
@@ -201,7 +200,7 @@ def leaderboard_section(rankings: Sequence[Ranking], baseline: str) -> Section:
     """Return the matrix of methods and workloads, and a table per workload with the tests against the baseline."""
     header, matrix = overview_matrix(rankings)
     title = f"All workloads, against {method_title(baseline)}"
-    overview = PageTable(title, header, [list(map(_matrix_entry, row)) for row in matrix], [overview_note(baseline)])
+    overview = PageTable(title, header, [list(map(_matrix_entry, row)) for row in matrix], overview_notes(rankings))
     return Section("leaderboard", "Leaderboard", tables=[overview, *map(_ranking_table, rankings)])
 
 
@@ -241,7 +240,7 @@ def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
     Args:
         folded: whether the whole one is in a fold too, as where the store has nothing of it.
     """
-    whole = _paper_table(tables["s6"], [FOOTNOTE, *notes(tables["s6"])])
+    whole = _paper_table(tables["s6"], [footnote(tables["s6"]), *notes(tables["s6"])])
     shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
     section = Section("tables", "The paper's table", folds=[shorter])
     if folded:
@@ -360,9 +359,7 @@ def summary_card(ranking: Ranking, rankings: Sequence[Ranking], glyphs: Glyphs, 
     )
     squares = [state.name.lower() for state in states.values()]
     progress = protocol_words(ranking, states)
-    return Card(
-        ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), ranking.test_set, figure
-    )
+    return Card(ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), figure)
 
 
 def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:

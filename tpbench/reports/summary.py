@@ -97,7 +97,7 @@ def statements(ranking: Ranking) -> list[tuple[str, list[str]]]:
         (f"Better than {base}", [_with_difference(row) for row in paired if row.differs and row.difference < 0]),
         (f"Worse than {base}", [_with_difference(row) for row in paired if row.differs and row.difference > 0]),
         (f"Not shown to differ from {base}", [row.cell.title for row in paired if not row.differs]),
-        ("Seeds missing, permutation test", [_with_difference(row) for row in permuted]),
+        ("Permutation test", [_with_difference(row) for row in permuted]),
         ("Not tested", [f"{'; '.join(names)} ({reason})" for reason, names in untested.items()]),
     ]
     return [(title, entries) for title, entries in groups if entries]

@@ -138,7 +138,7 @@ class Cell:
     @cached_property
     def budget(self) -> TuningBudget:
         """Tuning budget: the least known of the runs of the protocol's seeds, or of all where it has none."""
-        seeds = self.protocol_seeds or self.all_seeds
+        seeds = self.all_seeds & {*PROTOCOL_SEEDS[0], *PROTOCOL_SEEDS[1]} or self.all_seeds
         return weakest_budget(tuning_budget(run.search_info) for run in self.runs if run.definition.seed in seeds)
 
     @property
@@ -288,14 +288,14 @@ def _error(run: RunRecord, curve: str) -> float:
 
 
 def share_seeds(cells: Mapping[CellKey, Cell]) -> dict[CellKey, Cell]:
-    """Let the whole cells of a workload and a number of epochs count the seeds that all of them share.
+    """Let the whole cells of a workload, of one order of its data and number of epochs, count the seeds they share.
 
     These are ten, or nine where some cells have the seeds 0 to 9 and others 1 to 10.
     """
-    groups: dict[tuple[str, str, int], list[Cell]] = defaultdict(list)
+    groups: dict[Hashable, list[Cell]] = defaultdict(list)
     for cell in cells.values():
         if cell.whole:
-            groups[cell.workload, cell.data_label, cell.epochs].append(cell)
+            groups[cell.workload, cell.data_label, cell.fingerprint, cell.epochs].append(cell)
     shared: dict[CellKey, tuple[int, ...]] = {}
     for whole in groups.values():
         common = frozenset.intersection(*(cell.all_seeds for cell in whole))
@@ -393,23 +393,26 @@ def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
 def _counted(alike: Sequence[Cell]) -> Cell:
     """Return the first candidate with the number of those that it was chosen from, and of their trials.
 
-    The trials of one search are not counted as configurations: its label has their number.
+    The trials of one search are not counted as configurations: its label has their number. A search without final runs
+    counts as one.
     """
     chosen = alike[0]
+    if _searched(chosen):
+        return chosen
     rivals = [
         cell
         for cell in alike
         if not _searched(cell) and (cell.epochs, cell.precision) == (chosen.epochs, chosen.precision)
     ]
-    if len(rivals) < 2 or _searched(chosen):
-        return chosen
-    searches = {
-        str(run.search_info.get("sweep")): tuning_budget(run.search_info).trials
-        for cell in rivals
-        for run in cell.runs
-        if run.search_info.get("by") == "search"
-    }
-    return replace(chosen, configurations=len(rivals), trials=sum(searches.values()))
+    searches, lost = _searches(rivals), _searches(cell for cell in alike if _searched(cell))
+    count = len(rivals) + len(lost.keys() - searches.keys())
+    return replace(chosen, configurations=count, trials=sum({**searches, **lost}.values())) if count > 1 else chosen
+
+
+def _searches(cells: Iterable[Cell]) -> dict[str, int]:
+    """Return the number of trials of the searches behind some cells, by sweep."""
+    infos = [run.search_info for cell in cells for run in cell.runs if run.search_info.get("by") == "search"]
+    return {str(info.get("sweep")): tuning_budget(info).trials for info in infos}
 
 
 def _searched(cell: Cell) -> bool:
@@ -418,25 +421,29 @@ def _searched(cell: Cell) -> bool:
 
 
 def _preference(cell: Cell) -> tuple[bool, bool, int, int, int, bool, float, str]:
-    full = cell.protocol_epochs or cell.epochs
-    kind = 0 if cell.epochs == full else 1 if cell.epochs < full else 2
-    distance = abs(cell.epochs - full)
-    other = cell.precision != DEFAULT_PRECISION
-    seeds = -len(cell.protocol_seeds)
+    seeds, other = -len(cell.protocol_seeds), cell.precision != DEFAULT_PRECISION
     first = min(run.definition.id for run in cell.runs)
-    return not cell.testable, _searched(cell), kind, distance, seeds, other, cell.validation, first
+    return not cell.testable, _searched(cell), *_epochs_off(cell), seeds, other, cell.validation, first
+
+
+def _epochs_off(cell: Cell) -> tuple[int, int]:
+    """Return sort keys of a cell's epochs: the workload's own, then the nearest below, then those above."""
+    full = cell.protocol_epochs or cell.epochs
+    return 0 if cell.epochs == full else 1 if cell.epochs < full else 2, abs(cell.epochs - full)
 
 
 def preferred_cell(cells: Iterable[Cell]) -> Cell | None:
     """Return the cell that stands for a method with several tuning labels; None where there are none.
 
-    Whole cells come first, then the best known tuning, then the larger search.
+    Cells of three seeds come first, then the workload's epochs, float32, whole cells, the best known tuning, and the
+    larger search.
     """
-    return min(
-        cells,
-        key=lambda cell: (not cell.whole, not cell.testable, cell.budget.rank, -cell.budget.trials, cell.tuning),
-        default=None,
-    )
+
+    def key(cell: Cell) -> tuple[Any, ...]:
+        other, tuning = cell.precision != DEFAULT_PRECISION, (cell.budget.rank, -cell.budget.trials, cell.tuning)
+        return not cell.testable, *_epochs_off(cell), other, not cell.whole, *tuning
+
+    return min(cells, key=key, default=None)
 
 
 def read_curves(store: RunStore, cells: Iterable[Cell]) -> dict[str, RunRecord]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, UsageError, method_title
 from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, with_label, workload_label
 from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
-from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_p, rank_all
+from tpbench.results.ranking import BASELINE, OTHER_ORDER, RankedCell, Ranking, format_p, rank_all
 from tpbench.results.runs import RunRecord, percent
-from tpbench.results.statistics import ALPHA, McNemar, mcnemar, permutation_p
+from tpbench.results.statistics import ALPHA, McNemar, mcnemar
 from tpbench.results.store import RunStore
 
 COLUMNS = (
@@ -114,7 +114,7 @@ def _row(ranking: Ranking, one: RankedCell, other: RankedCell) -> dict[str, Any]
         "tested": tested,
         "first_marks": "; ".join(first.marks),
         "second_marks": "; ".join(second.marks),
-        "verdict": _verdict(first, second, difference, low, high, p, tested),
+        "verdict": _verdict(first, second, difference, p, tested),
     }
 
 
@@ -130,53 +130,55 @@ def _side(name: str, cell: Cell) -> dict[str, Any]:
 
 def _tested(ranking: Ranking, one: RankedCell, other: RankedCell) -> tuple[float, float, float, float, str, str]:
     """Return difference, interval, p, family and test of two cells of a workload."""
-    base = method_title(ranking.baseline)
-    if other.is_baseline:
-        return one.difference, one.low, one.high, one.p, f"against {base}", one.tested
-    if one.is_baseline:
-        return -other.difference, -other.high, -other.low, other.p, f"against {base}", other.tested
+    if one.is_baseline or other.is_baseline:
+        ranked = one if other.is_baseline else other
+        difference, low, high = ranked.difference, ranked.low, ranked.high
+        if one.is_baseline:
+            difference, low, high = -difference, -high, -low
+        family = _NONE if math.isnan(ranked.p) else f"{_AGAINST} {method_title(ranking.baseline)}"
+        return difference, low, high, ranked.p, family, ranked.tested
     first, second = one.cell, other.cell
     keys = first.key, second.key
-    if keys in ranking.rival_p:
-        difference = first.mean - second.mean
-        p = ranking.rival_p[keys if difference > 0 else keys[::-1]]
-        return difference, math.nan, math.nan, p, "all pairs", f"max-T, {first.seeds} seeds"
+    if keys not in ranking.rival_p:
+        return math.nan, math.nan, math.nan, math.nan, _NONE, f"not tested: {_obstacle(first, second)}"
+    difference = first.mean - second.mean
+    p = ranking.rival_p[keys if difference > 0 else keys[::-1]]
+    return difference, math.nan, math.nan, p, _PAIRS, f"max-T, {first.seeds} seeds"
+
+
+_AGAINST, _PAIRS, _NONE = "against", "all pairs", "none"
+
+
+def _obstacle(first: Cell, second: Cell) -> str:
+    """Return why two cells are no pair of the family of all pairs."""
+    for cell in (first, second):
+        if not cell.whole:
+            return f"{cell.title} lacks seeds"
+        if cell.diverged:
+            return f"{cell.diverged} of {cell.seeds} seeds of {cell.title} diverged"
     if first.epochs != second.epochs:
-        tested = f"not tested: {first.epochs} and {second.epochs} epochs"
-        return math.nan, math.nan, math.nan, math.nan, "none", tested
-    if few := [cell for cell in (first, second) if not cell.testable]:
-        tested = f"not tested: {len(few[0].protocol_seeds)} of the protocol's seeds"
-        return math.nan, math.nan, math.nan, math.nan, "none", tested
-    p = permutation_p(first.errors(), second.errors())
-    tested = f"permutation, {first.seeds} and {second.seeds} seeds"
-    return first.mean - second.mean, math.nan, math.nan, p, "this pair alone", tested
+        return f"{first.epochs} and {second.epochs} epochs"
+    return f"{OTHER_ORDER}, or other epochs than most methods"
 
 
-def _verdict(first: Cell, second: Cell, difference: float, low: float, high: float, p: float, tested: str) -> str:
+def _verdict(first: Cell, second: Cell, difference: float, p: float, tested: str) -> str:
     if math.isnan(difference):
         return tested
-    shown = p < ALPHA if math.isnan(low) else not low <= 0 <= high
-    if not shown:
+    if not p < ALPHA:
         return "no difference shown"
     return f"{(first if difference < 0 else second).method} is better"
 
 
 def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
-    """Return the note below a comparison: of the families that occur alone."""
-    families = set(frame["family"])
+    """Return the note below a comparison: of the tests that occur alone."""
     lines = [f"Test error (%), mean and sample standard deviation. Difference: {first} - {second}, in points."]
-    if any(family.startswith("against") for family in families):
-        lines.append(
-            "Brackets and p of 'against': all methods of the workload against it (max-T); the verdict is the "
-            "interval's."
-        )
-    if "all pairs" in families:
-        lines.append("p of 'all pairs': all ordered pairs of methods but the baseline, one-sided (max-T).")
-    if "this pair alone" in families:
-        lines.append(
-            "'this pair alone': a cell lacks seeds, or has other data or epochs than the baseline; unpaired "
-            "permutation test, not corrected."
-        )
+    against = frame[frame["family"].str.startswith(_AGAINST)]
+    if against["tested"].str.startswith("max-T").any():
+        lines.append("Against the baseline: p and 95 % interval of all methods of the workload at once (max-T).")
+    if against["tested"].str.startswith("permutation").any():
+        lines.append("p without an interval: exact permutation test of cells that lack seeds, Holm-corrected.")
+    if (frame["family"] == _PAIRS).any():
+        lines.append("All pairs: p of all ordered pairs of methods but the baseline, one-sided (max-T).")
     return " ".join(lines)
 
 

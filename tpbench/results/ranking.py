@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -43,10 +43,10 @@ class RankedCell:
     tested: str
     """The test against the baseline and its seeds (``max-T, 10 seeds``), ``baseline``, or why there is none."""
     could_be_best: str
-    """``yes``: no other method but the baseline is better at 5 %; ``no``; ``open``: not whole, or of other epochs;
-    ``no rival``: fewer than two methods beside the baseline are whole; ``baseline``."""
+    """``yes``: no other method but the baseline is better at 5 %; ``no``: one is, or seeds diverged; ``open``: not
+    whole, or of other epochs; ``no rival``: fewer than two methods beside the baseline are whole; ``baseline``."""
     difference: float = math.nan
-    """Mean minus the baseline's over the same seeds; not a number where nothing is tested."""
+    """Mean minus the baseline's over the same seeds; not a number of the baseline, and where nothing is tested."""
     low: float = math.nan
     """Lower end of the simultaneous 95 % interval of the difference; not a number where there is none."""
     high: float = math.nan
@@ -63,10 +63,15 @@ class RankedCell:
 
     @property
     def differs(self) -> bool:
-        """True if the interval does not hold 0; of a cell without an interval, if p is below 5 %."""
+        """True if the difference is shown: p is below 5 %."""
+        return self.p < ALPHA
+
+    @property
+    def shown(self) -> str:
+        """``yes`` or ``no``: whether a difference is shown; ``not tested`` or ``baseline``."""
         if self.is_baseline:
-            return False
-        return not self.low <= 0 <= self.high if self.has_interval else self.p < ALPHA
+            return "baseline"
+        return "not tested" if math.isnan(self.p) else "yes" if self.differs else "no"
 
     @property
     def difference_text(self) -> str:
@@ -75,7 +80,12 @@ class RankedCell:
             return "" if self.is_baseline else self.tested
         if self.has_interval:
             return f"{self.difference:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]"
-        return f"{self.difference:+z.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds)"
+        order = f", {OTHER_ORDER}" if OTHER_ORDER in self.tested else ""
+        return f"{self.difference:+z.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds{order})"
+
+
+OTHER_ORDER = "data in another order"
+"""Words of a cell whose data are in another order than the baseline's: its seeds are other samples."""
 
 
 def format_p(p: float) -> str:
@@ -134,9 +144,11 @@ def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
     """Compare the cells of one workload, on one kind of data, with the baseline and with each other.
 
     Two families of tests with joint sign flips over the seeds that all whole cells share: each whole cell against the
-    baseline, two-sided, and all ordered pairs without the baseline, one-sided. Cells of fewer seeds, or of data in
-    another order than the baseline's, are tested against the baseline by the unpaired permutation test, with Holm's
-    correction. Cells of other epochs than the baseline's are not tested.
+    baseline, two-sided, and all ordered pairs without the baseline, one-sided. Flips of a few diverged seeds, which are
+    far out, are no rare event: cells with such seeds are tested in a family of all, the others in one of their own, so
+    that the former never hide a difference of the latter. Cells of fewer seeds, or of data in another order than the
+    baseline's, are tested against the baseline by the unpaired permutation test, with Holm's correction. Cells of other
+    epochs than the baseline's are not tested against it.
 
     Args:
         cells: of one workload, as :func:`tpbench.results.cells.choose_cells` chooses them.
@@ -144,56 +156,36 @@ def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
     """
     group = list(cells)
     base = preferred_cell(cell for cell in group if cell.method == baseline)
-    reference = base or _most_common(group)
-    whole = [cell for cell in group if cell.whole and _comparable(cell, reference)]
-    joint = [cell for cell in whole if cell is not base] if base in whole else []
-    rivals = [cell for cell in whole if cell.method != baseline]
-    rival_p = _rival_p(rivals)
-    beaten = {worse for (worse, _), p in rival_p.items() if p < ALPHA}
-    against: dict[CellKey, RankedCell] = {}
-    if base and joint:
-        differences = np.stack([cell.errors() - base.errors() for cell in joint], axis=1)
-        intervals, p_values = simultaneous_intervals(differences), max_t(differences)
-        for cell, (low, high), p, mean in zip(joint, intervals, p_values, differences.mean(axis=0), strict=True):
-            best = _could_be_best(cell, rivals, beaten, baseline)
-            text = f"max-T, {cell.seeds} seeds"
-            against[cell.key] = RankedCell(cell, base, text, best, round(float(mean), 10), low, high, float(p))
-    others = [cell for cell in group if base and cell is not base and cell.key not in against]
-    deals = {cell.key: _permutation(cell, base) for cell in others if base}
-    adjusted = holm(deals)
-    for cell in group:
-        if cell.key in against:
-            continue
-        best = _could_be_best(cell, rivals, beaten, baseline)
-        reason = _untested(cell, base, baseline)
-        if cell is base:
-            against[cell.key] = RankedCell(cell, base, "baseline", best, 0.0, 0.0, 0.0)
-        elif reason or base is None:
-            against[cell.key] = RankedCell(cell, base, reason, best)
-        else:
-            p = adjusted[cell.key]
-            text = f"permutation, {cell.seeds} and {base.seeds} seeds"
-            against[cell.key] = RankedCell(cell, base, text, best, cell.mean - base.mean, p=p)
-    ordered = sorted(against.values(), key=_place)
+    rivals = _rivals(group, baseline)
+    rival_p = _rival_p([cell for cell in rivals if not cell.diverged])
+    best = _could_be_best(group, rivals, {worse for (worse, _), p in rival_p.items() if p < ALPHA}, baseline)
+    if base:
+        against = {**_test_few(group, base, best), **_test_jointly(group, base, best)}
+        against[base.key] = RankedCell(base, base, "baseline", best[base.key])
+    else:
+        missing = f"not tested: no {method_title(baseline)}"
+        against = {cell.key: RankedCell(cell, None, missing, best[cell.key]) for cell in group}
     first = group[0]
     samples = known_test_size(WORKLOADS[first.workload].data) if first.workload in WORKLOADS else None
+    ordered = sorted(against.values(), key=_place)
     return Ranking(first.workload, first.data_label, baseline, ordered, rival_p, samples)
 
 
 def _training(cell: Cell) -> tuple[str, int]:
+    """Return what seeds must share to mean the same: data and their order, and epochs."""
     return cell.fingerprint, cell.epochs
 
 
-def _most_common(group: Sequence[Cell]) -> Cell:
-    """Return a cell of the data and the epochs that most whole cells have."""
-    whole = [cell for cell in group if cell.whole] or list(group)
+def _rivals(group: Sequence[Cell], baseline: str) -> list[Cell]:
+    """Return the whole cells of other methods than the baseline, of the training that most of them have.
+
+    The protocol's epochs come first.
+    """
+    whole = [cell for cell in group if cell.whole and cell.method != baseline]
     trainings = [_training(cell) for cell in whole]
-    return max(whole, key=lambda cell: (trainings.count(_training(cell)), _training(cell)))
-
-
-def _comparable(cell: Cell, reference: Cell) -> bool:
-    """Return whether seeds of two cells mean the same split and order of samples, for the same epochs."""
-    return _training(cell) == _training(reference)
+    places = {_training(cell): (cell.by_protocol, trainings.count(_training(cell))) for cell in whole}
+    reference = max(places, key=lambda training: (places[training], training), default=None)
+    return [cell for cell in whole if _training(cell) == reference]
 
 
 def _rival_p(rivals: Sequence[Cell]) -> dict[tuple[CellKey, CellKey], float]:
@@ -205,28 +197,66 @@ def _rival_p(rivals: Sequence[Cell]) -> dict[tuple[CellKey, CellKey], float]:
     return dict(zip(pairs, map(float, max_t(differences, one_sided=True)), strict=True))
 
 
-def _could_be_best(cell: Cell, rivals: Sequence[Cell], beaten: Iterable[CellKey], baseline: str) -> str:
-    if cell.method == baseline:
-        return "baseline"
-    if not any(cell is rival for rival in rivals):
-        return "open"
-    if len({rival.method for rival in rivals}) < 2:
-        return "no rival"
-    return "no" if cell.key in beaten else "yes"
+def _could_be_best(
+    group: Sequence[Cell], rivals: Sequence[Cell], beaten: Collection[CellKey], baseline: str
+) -> dict[CellKey, str]:
+    alone = len({rival.method for rival in rivals}) < 2
+    able = {rival.key for rival in rivals}
+    words = {}
+    for cell in group:
+        if cell.method == baseline:
+            words[cell.key] = "baseline"
+        elif cell.key not in able:
+            words[cell.key] = "open"
+        elif alone:
+            words[cell.key] = "no rival"
+        else:
+            words[cell.key] = "no" if cell.diverged or cell.key in beaten else "yes"
+    return words
 
 
-def _permutation(cell: Cell, base: Cell) -> float:
-    testable = cell.testable and base.testable and cell.epochs == base.epochs
-    return permutation_p(cell.errors(), base.errors()) if testable else math.nan
+def _test_jointly(group: Sequence[Cell], base: Cell, best: Mapping[CellKey, str]) -> dict[CellKey, RankedCell]:
+    """Test the whole cells that share data and epochs with a whole baseline."""
+    cells = [cell for cell in group if cell.whole and cell is not base and _training(cell) == _training(base)]
+    if not base.whole:
+        return {}
+    ranked = {}
+    for family in (cells, [cell for cell in cells if not cell.diverged]):
+        if not family:
+            continue
+        differences = np.stack([cell.errors() - base.errors() for cell in family], axis=1)
+        numbers = zip(simultaneous_intervals(differences), max_t(differences), differences.mean(axis=0), strict=True)
+        for cell, ((low, high), p, mean) in zip(family, numbers, strict=True):
+            tested = f"max-T, {cell.seeds} seeds"
+            difference = round(float(mean), 10)
+            ranked[cell.key] = RankedCell(cell, base, tested, best[cell.key], difference, low, high, float(p))
+    return ranked
 
 
-def _untested(cell: Cell, base: Cell | None, baseline: str) -> str:
+def _test_few(group: Sequence[Cell], base: Cell, best: Mapping[CellKey, str]) -> dict[CellKey, RankedCell]:
+    """Test the other cells by the unpaired permutation test, as far as they can be."""
+    cells = [cell for cell in group if not (base.whole and cell.whole and _training(cell) == _training(base))]
+    reasons = {cell.key: _untested(cell, base) for cell in cells}
+    tested = {cell.key: permutation_p(cell.errors(), base.errors()) for cell in cells if not reasons[cell.key]}
+    adjusted = holm(tested)
+    ranked = {}
+    for cell in cells:
+        if reason := reasons[cell.key]:
+            ranked[cell.key] = RankedCell(cell, base, reason, best[cell.key])
+            continue
+        order = f", {OTHER_ORDER}" if cell.fingerprint != base.fingerprint else ""
+        text = f"permutation, {cell.seeds} and {base.seeds} seeds{order}"
+        difference = round(cell.mean - base.mean, 10)
+        ranked[cell.key] = RankedCell(cell, base, text, best[cell.key], difference, p=adjusted[cell.key])
+    return ranked
+
+
+def _untested(cell: Cell, base: Cell) -> str:
     """Return why a cell is not tested against the baseline; empty where it is."""
-    if base is None:
-        return f"not tested: no {method_title(baseline)}"
+    title = method_title(base.method)
     if cell.epochs != base.epochs:
-        return f"not tested: {cell.epochs} epochs, {method_title(baseline)} {base.epochs}"
-    for one, whose in ((cell, ""), (base, f" of {method_title(baseline)}")):
+        return f"not tested: {cell.epochs} epoch{'s' * (cell.epochs != 1)}, {title} {base.epochs}"
+    for one, whose in ((cell, ""), (base, f" of {title}")):
         if not one.protocol_seeds:
             return f"not tested: seeds outside the protocol{whose}"
         if not one.testable:
@@ -296,8 +326,8 @@ def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, ba
     Errors are in per cent, differences in percentage points. ``seeds`` are those of mean, interval and test (``0-9``);
     ``ci_low`` and ``ci_high`` are Student's 95 % interval of the mean. ``difference`` is the mean minus the baseline's,
     ``low`` and ``high`` its simultaneous 95 % interval, ``p`` that of max-T (or of the permutation test), ``differs``
-    whether the interval excludes 0 (or p is below 5 %), ``tested`` the test or why there is none. ``difference`` and
-    ``p`` are empty only where ``tested`` says that nothing was tested, ``low`` and ``high`` only without an interval.
+    whether p is below 5 % (``yes``, ``no``, ``not tested`` or ``baseline``), ``tested`` the test or why there is none.
+    Numbers are empty where ``tested`` names no test that gives them: a permutation test has no interval.
 
     Args:
         store: that holds the runs.
@@ -327,8 +357,8 @@ def _row(ranked: RankedCell, baseline: str) -> dict[str, Any]:
         "difference": ranked.difference,
         "low": ranked.low,
         "high": ranked.high,
-        "p": 1.0 if ranked.is_baseline else ranked.p,
-        "differs": ranked.differs,
+        "p": ranked.p,
+        "differs": ranked.shown,
         "could_be_best": ranked.could_be_best,
         "tested": ranked.tested,
         "validation_error_mean": cell.validation,
@@ -355,14 +385,23 @@ def format_error(cell: Cell) -> str:
     return format_mean(cell.mean, cell.std) + (f" [{'; '.join(cell.marks)}]" if cell.marks else "")
 
 
+def ranking_title(ranking: Ranking) -> str:
+    """Return the title of a workload's table."""
+    base = method_title(ranking.baseline)
+    if ranking.baseline_cell is None:
+        return f"{ranking.title}: test error; there is no run of {base}"
+    return f"{ranking.title}: test error against {ranking.baseline_cell.title}"
+
+
 def ranking_header(ranking: Ranking) -> list[str]:
     """Return the names of the columns of :func:`ranking_values`."""
-    title = method_title(ranking.baseline)
-    return ["method", "test error (%)", f"minus {title} (points)", f"could be best but {title}", "tuning"]
+    base = method_title(ranking.baseline)
+    apart = f", {base} apart" if ranking.baseline_cell else ""
+    return ["method", "test error (%)", f"minus {base} (points)", f"could be best{apart}", "tuning"]
 
 
 def ranking_values(ranked: RankedCell) -> list[str | Value]:
-    """Return the entries of a row of a workload's table; a difference is bold where its interval excludes 0."""
+    """Return the entries of a row of a workload's table; a difference is bold where it is shown."""
     best = "" if ranked.could_be_best == "baseline" else ranked.could_be_best
     return [
         method_title(ranked.cell.method),
@@ -379,21 +418,43 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     Args:
         mark: what a difference that is shown looks like.
     """
-    base = method_title(ranking.baseline)
-    intervals = any(ranked.has_interval and not ranked.is_baseline for ranked in ranking.cells)
-    few = any(ranked.tested.startswith("permutation") for ranked in ranking.cells)
-    marked = any(ranked.could_be_best in ("yes", "no") for ranked in ranking.cells)
+    base, cells = method_title(ranking.baseline), ranking.cells
+    tests = {ranked.tested.partition(",")[0] for ranked in cells}
+    words = {ranked.could_be_best for ranked in cells}
+    shown = f"; {mark}: p below 5 %" if any(ranked.differs for ranked in cells) else ""
     legend = ["Test error: mean and sample standard deviation over seeds."]
-    if intervals:
+    if "max-T" in tests:
         legend.append(
-            f"Brackets: 95 % intervals of the differences from {base}, for all methods at once (max-T, joint sign "
-            f"flips over the seeds); {mark}: without 0."
+            f"Intervals: 95 %, of the differences from {base}, for all methods at once (max-T, joint sign flips over "
+            f"the seeds){shown}."
         )
-    if few:
-        legend.append(f"p: exact permutation test where seeds are missing, Holm-corrected; {mark}: below 5 %.")
-    if marked:
+    if "permutation" in tests:
+        other = any(OTHER_ORDER in ranked.tested for ranked in cells)
+        where = "where seeds are missing or the data are in another order" if other else "where seeds are missing"
+        legend.append(f"p: exact permutation test {where}, Holm-corrected{'' if 'max-T' in tests else shown}.")
+        legend += _powerless(ranking)
+    if {"yes", "no"} & words:
         legend.append(f"Could be best: no method but {base} is better at 5 % (max-T over all pairs).")
+    if "open" in words:
+        legend.append("Open: seeds or epochs are missing; such rows stand last.")
+    if "no rival" in words:
+        legend.append(f"No rival: fewer than two methods beside {base} have all seeds.")
     return [" ".join(legend), *([ranking.test_set] if ranking.test_set else [])]
+
+
+def _powerless(ranking: Ranking) -> list[str]:
+    """Return a sentence on permutation tests of so few seeds that no difference can be shown."""
+    base = ranking.baseline_cell
+    few = [ranked.cell.seeds for ranked in ranking.cells if ranked.tested.startswith("permutation")]
+    if base is None or not few:
+        return []
+    # Equal groups have a mirror image with as large a difference.
+    least = {seeds: (1 + (seeds == base.seeds)) / math.comb(seeds + base.seeds, seeds) for seeds in few}
+    return [
+        f"With {seeds} and {base.seeds} seeds no p is below {p:.2g}."
+        for seeds, p in sorted(least.items())
+        if p >= ALPHA
+    ]
 
 
 def render_rankings(rankings: Sequence[Ranking], form: str = "text") -> str:
@@ -405,7 +466,7 @@ def render_rankings(rankings: Sequence[Ranking], form: str = "text") -> str:
     mark = "*" if form == "text" else "bold"
     tables = [
         format_table(
-            f"{ranking.title}: test error against {method_title(ranking.baseline)}",
+            ranking_title(ranking),
             ranking_header(ranking),
             [ranking_values(ranked) for ranked in ranking.cells],
             form,

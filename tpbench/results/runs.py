@@ -466,9 +466,10 @@ UNKNOWN_BUDGET = TuningBudget()
 def tuning_budget(info: Mapping[str, Any]) -> TuningBudget:
     """Return the tuning budget of a run from its search info."""
     by = info.get("by")
-    if by == "search":
-        return TuningBudget(**{f.name: info[f.name] for f in fields(TuningBudget) if f.name in info})
-    return TuningBudget(str(by)) if by in _ORIGINS else UNKNOWN_BUDGET
+    if by != "search":
+        return TuningBudget(str(by)) if by in _ORIGINS else UNKNOWN_BUDGET
+    budget = TuningBudget(**{f.name: info[f.name] for f in fields(TuningBudget) if f.name in info})
+    return budget if budget.trials and budget.epochs else UNKNOWN_BUDGET
 
 
 def weakest_budget(budgets: Iterable[TuningBudget]) -> TuningBudget:

@@ -39,7 +39,7 @@ from tpbench.results.formats import (
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all
-from tpbench.results.runs import RunRecord
+from tpbench.results.runs import DEFAULT_PRECISION, RunRecord, percent
 from tpbench.results.statistics import (
     MARGIN,
     Agreement,
@@ -90,7 +90,9 @@ class Entry:
         if self.cell.data_label:
             return "a copy of the data"
         if self.cell.epochs != protocol_epochs(self.cell.workload):
-            return f"{self.cell.epochs} epochs"
+            return f"{self.cell.epochs} epoch{'s' * (self.cell.epochs != 1)}"
+        if self.cell.precision not in (DEFAULT_PRECISION, "float64"):
+            return self.cell.precision
         if not self.cell.testable:
             return "fewer than three of the protocol's seeds"
         return "compared"
@@ -237,18 +239,31 @@ def entry_lines(entry: Entry) -> tuple[str, str]:
     """Format an entry: the measured value; and below it, in lines of their own, the paper's and the difference."""
     measured = format_error(entry.cell) if entry.cell else "missing"
     if entry.paper is None:
-        return measured, "paper: /"
+        return measured, "not in the paper"
     found = entry.agreement
     against = f"\n{found.difference:+z.1f} % [{found.low:+z.1f}, {found.high:+z.1f}] {found.within}" if found else ""
     return measured, f"paper: {format_mean(*entry.paper)}{against}"
 
 
-FOOTNOTE = (
-    "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-    "error, with the published configurations. Below: the paper's value, and the difference in per cent of it with a "
-    f"95 % interval (Welch's, from the printed mean, deviation and 10 seeds). Yes: within ±{MARGIN:g} % by two "
-    "one-sided tests; no: the interval is outside; open: neither."
-)
+def footnote(table: ErrorTable) -> str:
+    """Return the legend of a table of the paper, of the answers that occur in it."""
+    text = (
+        "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
+        "error, with the published configurations."
+    )
+    answers = {
+        "yes": f"within ±{MARGIN:g} % by two one-sided tests",
+        "no": f"the interval is outside ±{MARGIN:g} %",
+        "open": "neither is shown",
+    }
+    within = {found.within for found in table.agreements}
+    if not within:
+        return text
+    meanings = "; ".join(f"{answer}: {meaning}" for answer, meaning in answers.items() if answer in within)
+    return (
+        f"{text} Below: the paper's value, and the difference in per cent of it with a 95 % interval (Welch's, from "
+        f"the printed mean, deviation and 10 seeds); {meanings}."
+    )
 
 
 def notes(table: ErrorTable) -> list[str]:
@@ -273,7 +288,7 @@ def against_paper(table: ErrorTable) -> str:
     lines = [f"Within ±{MARGIN:g} % of the paper: {count}."]
     if shift := table.shift:
         lines.append(
-            f"Mean difference of the {shift.cells} cells with ten seeds: {shift.difference:+z.1f} % "
+            f"Mean difference of the {shift.cells} cells with all seeds: {shift.difference:+z.1f} % "
             f"[{shift.low:+z.1f}, {shift.high:+z.1f}], seeds resampled for all cells at once, the paper's cells taken "
             "as independent."
         )
@@ -297,13 +312,12 @@ def _minibatch_note(table: ErrorTable) -> list[str]:
 def _test_set_note(table: ErrorTable) -> list[str]:
     sizes = []
     for column in table.columns:
-        means = [entry.cell.mean for entry in table.column(column).values() if entry.cell]
+        cells = {method: entry.cell for method, entry in table.column(column).items() if entry.cell}
         samples = known_test_size(WORKLOADS[column.workload].data)
-        if means and samples:
-            sizes.append(f"{column.title} {sampling_error(float(np.median(means)), samples):.2f}")
-    if not sizes:
-        return []
-    return [f"Standard error of an error from the number of test samples alone, in points: {', '.join(sizes)}."]
+        if cells and samples:
+            cell = cells.get(BASELINE) or next(iter(cells.values()))
+            sizes.append(f"{column.title} {sampling_error(cell.mean, samples):.2f}")
+    return [f"{_TEST_SETS}: {', '.join(sizes)}."] if sizes else []
 
 
 _PROVENANCE = ("cell", "n", "epochs", "time", "hardware", "torch", "commit", "command")
@@ -340,7 +354,7 @@ def render(table: ErrorTable, form: str) -> str:
         entries = [table.entries[method, column] for column in table.columns]
         rows.append([method_title(method), *(Value(*entry_lines(entry)) for entry in entries)])
     header = ["method", *(column.title for column in table.columns)]
-    lines = [FOOTNOTE, *notes(table)]
+    lines = [footnote(table), *notes(table)]
     if form != "latex" and (others := others_note(table)):
         lines.append(others)
     # A line each: names from files begin no other one.
@@ -396,17 +410,34 @@ def _overview_value(ranked: RankedCell | None) -> Value:
     if ranked is None:
         return Value("-")
     against = "" if ranked.is_baseline or math.isnan(ranked.difference) else f" ({ranked.difference:+z.2f})"
-    below = {"yes": "could be best", "open": "open"}.get(ranked.could_be_best, "")
-    return Value(f"{ranked.cell.mean:.2f}{against}", below, bold=ranked.differs)
+    below = [_OVERVIEW_WORDS[ranked.could_be_best]] if ranked.could_be_best in _OVERVIEW_WORDS else []
+    below += [f"[{mark}]" for mark in ranked.cell.marks]
+    return Value(f"{ranked.cell.mean:.2f}{against}", "\n".join(below), bold=ranked.differs)
 
 
-def overview_note(baseline: str, mark: str = "bold") -> str:
-    """Return the note below the overview."""
-    base = method_title(baseline)
-    return (
-        f"Test error (%), and the difference from {base} in points; {mark}: shown at 5 %, as in 'tpbench leaderboard'. "
-        f"Could be best: no other method but {base} is better at 5 %; open: seeds or epochs are missing."
-    )
+_OVERVIEW_WORDS = {"yes": "could be best", "open": "open"}
+
+
+def overview_notes(rankings: Sequence[Ranking], mark: str = "bold") -> list[str]:
+    """Return the legend of the overview, of what occurs in it, and the test sets' own uncertainty."""
+    cells = [ranked for ranking in rankings for ranked in ranking.cells]
+    base = method_title(rankings[0].baseline)
+    lines = [f"Test error (%), and the difference from {base} in points, as in 'tpbench leaderboard'."]
+    if any(ranked.differs for ranked in cells):
+        lines.append(f"{mark.capitalize()}: shown at 5 %.")
+    if any(ranked.could_be_best == "yes" for ranked in cells):
+        lines.append(f"Could be best: no other method but {base} is better at 5 %.")
+    if any(ranked.could_be_best == "open" for ranked in cells):
+        lines.append("Open: seeds or epochs are missing.")
+    sizes = [
+        f"{ranking.title} {sampling_error(cell.mean, ranking.test_samples):.2f}"
+        for ranking in rankings
+        if ranking.test_samples and (cell := ranking.baseline_cell or ranking.cells[0].cell)
+    ]
+    return [" ".join(lines), *([f"{_TEST_SETS}: {', '.join(sizes)}."] if sizes else [])]
+
+
+_TEST_SETS = "Standard error from the number of test samples alone, in points, of the baseline's error"
 
 
 def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str:
@@ -420,7 +451,7 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
     if check_format(form) == "csv":
         return csv_text(overview_rows(store, baseline), csv_number)
     header, rows = overview_matrix(rankings)
-    note = overview_note(baseline, "*" if form == "text" else "bold")
+    note = "\n".join(overview_notes(rankings, "*" if form == "text" else "bold"))
     return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
 
 
@@ -436,14 +467,27 @@ def _rankings(store: RunStore, baseline: str) -> list[Ranking]:
 
 TARGET = 1.25
 """The target of the validation error, as a multiple of the baseline's at its selected epochs."""
-EPOCH_COLUMNS = ("workload", "data", "method", "tuning", "target", "reached", "seeds", "median", "first", "last")
+EPOCH_COLUMNS = (
+    "workload",
+    "data",
+    "method",
+    "tuning",
+    "target",
+    "reached",
+    "seeds",
+    "median",
+    "first",
+    "last",
+    "marks",
+)
 
 
 def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> pd.DataFrame:
     """Return one row per cell: epochs until the validation error is at most 1.25 times the baseline's.
 
     ``target`` is in per cent, ``reached`` the number of ``seeds`` that reach it, ``median``, ``first`` and ``last`` are
-    epochs over seeds; a seed that never reaches it counts as infinite. Workloads without the baseline have no rows.
+    epochs over seeds; a seed that never reaches it counts as infinite, and so does a diverged one. The target is of
+    the baseline's seeds that did not diverge; workloads without any have no rows. Unreadable runs are left out.
 
     Args:
         rankings: of the workloads.
@@ -453,10 +497,11 @@ def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> p
     pairs = [(base, cell) for base, cell in cells if base]
     rows = []
     for base, cell in pairs:
-        target = TARGET * base.validation
-        there = [runs.get(run.definition.id) for run in cell.counted_runs]
-        epochs = [_epochs_to(target, run.curves["validation_error"]) for run in there if run and not run.diverged]
-        epochs += [math.inf] * (len(there) - len(epochs))
+        there = [run for one in cell.counted_runs if (run := runs.get(one.definition.id))]
+        if base.diverged == base.seeds or not there:
+            continue
+        target = TARGET * float(np.mean([percent(r.validation_error) for r in base.counted_runs if not r.diverged]))
+        epochs = [math.inf if run.diverged else _epochs_to(target, run.curves["validation_error"]) for run in there]
         rows.append(
             {
                 "workload": cell.workload,
@@ -469,6 +514,7 @@ def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> p
                 "median": float(np.median(epochs)),
                 "first": min(epochs),
                 "last": max(epochs),
+                "marks": "; ".join(cell.marks),
             }
         )
     return pd.DataFrame(rows, columns=EPOCH_COLUMNS)
@@ -493,10 +539,12 @@ EPOCHS_HEADER = ("workload", "method", "tuning", "target (%)", "epochs", "seeds 
 
 def epochs_values(row: Mapping[Hashable, Any]) -> list[str]:
     """Format a row of :func:`epochs_rows` for :data:`EPOCHS_HEADER`; its epochs as ``12 (7 to 40)``."""
-    median, first, last = (f"{row[name]:g}" if math.isfinite(row[name]) else "never" for name in EPOCH_COLUMNS[-3:])
+    median, first, last = (
+        f"{row[name]:g}" if math.isfinite(row[name]) else "never" for name in ("median", "first", "last")
+    )
     return [
         workload_label(row),
-        method_title(row["method"]),
+        method_title(row["method"]) + (f" [{row['marks']}]" if row["marks"] else ""),
         row["tuning"],
         f"{row['target']:.2f}",
         f"{median} ({first} to {last})" if row["reached"] else "never",

@@ -299,13 +299,18 @@ class QueuedSweep:
         running = self.progress.running
         if key in running:
             running[key] = running[key][0], share
-        # With a search, the best of the search: the final runs are all of one configuration.
+        self._note_best(best)
+
+    def _note_best(self, best: float | None) -> None:
+        """Keep the lowest validation error: with a search, that of the search, as final runs have one configuration."""
         of_search = self.final is None or not self.search_progress.total
         if best is not None and of_search and (self.best_error is None or best < self.best_error):
             self.best_error = best
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         """Note that a pack was trained; its runs are in the store."""
+        # A short pack reports its first epochs alone before it ends.
+        self._note_best(min((outcome.validation_error for outcome in outcomes), default=None))
         self._ended = time.monotonic()
         self.progress.done += self.in_flight.pop(key).members
         self.progress.running.pop(key, None)
