@@ -64,7 +64,7 @@ def test_the_search_trains_one_seed_and_the_final_runs_those_that_were_asked_for
     assert {r.search_info["role"] for r in records if r.definition.seed == 0} == {"search"}
     assert {r.search_info["role"] for r in records if r.definition.seed} == {"final"}
     assert result.records == [r for r in result.records if r.search_info["seeds"] == [1, 2]]
-    assert "digits,exact,bp,2,1," in (tmp_path / "leaderboard.csv").read_text()
+    assert "digits,exact,bp,3 x 1,1-2,1," in (tmp_path / "leaderboard.csv").read_text()
 
 
 def test_a_campaign_is_its_sweeps(run: Run, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_search_may_have_a_precision_of_its_own(run: Run, tmp_path: Path) ->
     assert roles == [("final", "float32")] * 2 + [("search", "float64")] * 3
     assert sweep_status(folder).search_precision == "float64"
     row = (tmp_path / "leaderboard.csv").read_text().splitlines()[1]
-    assert row.startswith("digits,exact,bp,2,1,")
+    assert row.startswith("digits,exact,bp,3 x 1 in float64,0-1,1,")
     assert f",{tuning_budget(result.records[0].search_info)}," in row
     assert f"{100 * fmean(r.test_error or 1 for r in result.records):.4f}" in row
     before = {path.name for path in store.runs.iterdir()}
