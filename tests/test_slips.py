@@ -113,7 +113,7 @@ def test_where_a_file_cannot_be_written_shows_before_the_work(
         "tpbench.results.leaderboard",
         "tpbench.reports.curves.learning_curves",
         "tpbench.reports.page.make_report",
-        "tpbench.results.maintenance.pack_store",
+        "tpbench.search.listing.pack_store",
         "tpbench.results.frames.export_runs",
     ):
         monkeypatch.setattr(place, work)

@@ -15,7 +15,8 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.alignments import ALIGNMENTS, AlignmentRecord, read_alignments
 from tpbench.results.artifacts import with_checksum
-from tpbench.results.maintenance import check_store, pack_store
+from tpbench.results.maintenance import check_store
+from tpbench.search.listing import pack_store
 
 
 def alignment(method: str = "dtp", epochs: int = 3) -> AlignmentRecord:

@@ -19,9 +19,10 @@ from tests.results.records import archive_of, counts, record
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
 from tpbench.results.artifacts import digest
-from tpbench.results.maintenance import check_store, merge_stores, pack_store
+from tpbench.results.maintenance import check_store, merge_stores
 from tpbench.results.opening import open_source
 from tpbench.results.runs import PREDICTIONS, PUBLISHED, RUNS, Predictions
+from tpbench.search.listing import pack_store
 
 SAMPLES = 200
 

@@ -102,8 +102,8 @@ def results_pack(
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Write the runs of a store, their predictions, its alignment records and sweeps into one archive."""
-    from tpbench.results.maintenance import pack_store
     from tpbench.results.networks import NETWORKS
+    from tpbench.search.listing import pack_store
 
     check_target(file, [".zip"])
     store = read_store(results)

@@ -22,6 +22,7 @@ from tpbench.results.runs import PREDICTIONS, RUNS, Predictions, RunRecord
 from tpbench.results.store import RunStore
 from tpbench.results.sweep_files import (
     FOLDER,
+    ParseSweep,
     SweepFiles,
     all_sweeps,
     archived_sweeps,
@@ -239,17 +240,22 @@ class Packed:
     sweeps: int = 0
 
 
-def pack_store(store: RunStore, path: Path) -> Packed:
+def write_archive(store: RunStore, path: Path, parse: ParseSweep) -> Packed:
     """Write the runs of a store, their predictions, the alignment records and the sweeps into one compressed archive.
 
-    The same ones make the same bytes.
+    The same ones make the same bytes. :func:`tpbench.search.listing.pack_store` knows the files of sweeps.
+
+    Args:
+        store: to pack.
+        path: the archive's.
+        parse: checks the files of sweeps.
 
     Raises:
         UsageError: there is such a file, and something of it would be lost, or it is no such archive.
-        TpbenchError: the file cannot be written, or the store holds two versions of a run or of a sweep.
+        TpbenchError: the file cannot be written, or the store holds two versions of a run.
     """
-    held, written = _entries_of_file(path), dict[str, _Entry]()
-    counts, sweeps = Counter[ArtifactKind[Any]](), all_sweeps(store)
+    held, written = _entries_of_file(path, parse), dict[str, _Entry]()
+    counts, sweeps = Counter[ArtifactKind[Any]](), all_sweeps(store, parse)
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
 
         def write(entry: str, content: bytes) -> None:
@@ -314,7 +320,7 @@ class _Entry:
         return old.curves in self.replaces and len(self.replaces) > len(old.replaces)
 
 
-def _entries_of_file(path: Path) -> dict[str, _Entry]:
+def _entries_of_file(path: Path, parse: ParseSweep) -> dict[str, _Entry]:
     """Return the entries of an archive that is about to be replaced; none where there is no file.
 
     Raises:
@@ -333,7 +339,7 @@ def _entries_of_file(path: Path) -> dict[str, _Entry]:
                     if value and (run or kind is ALIGNMENTS):
                         entries[kind.entry(name)] = _Entry.of(kind.encode(value), run)
             for name in sweeps_of_entries(archives.entries(path)):
-                entries[f"{FOLDER}/{name}"] = _Entry(sweep=read_archived_sweep(archives, path, name))
+                entries[f"{FOLDER}/{name}"] = _Entry(sweep=read_archived_sweep(archives, path, name, parse))
     except TpbenchError as error:
         raise UsageError(f"{error}: replacing the archive would lose it; write to another file") from error
     return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from tpbench.results.sweep_files import (
     DEFINITION,
     JOURNAL,
     LARGEST,
+    WORKLOAD,
     SweepFiles,
     archived_file,
     entry_of_sweep,
@@ -31,11 +33,12 @@ from tpbench.results.sweep_files import (
     read_sweep,
 )
 from tpbench.search.brackets import Bracket, pack_floor
-from tpbench.search.journal import REMEDY, Journal
+from tpbench.search.journal import FAILED_ELSEWHERE, REMEDY, Journal, portable_journal
 from tpbench.search.locking import is_locked, locked
 from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
 from tpbench.workloads import Workload, get_workload, is_file
+from tpbench.workloads.workload import known_shape
 
 if TYPE_CHECKING:
     from tpbench.options import SweepOptions
@@ -178,6 +181,45 @@ class SweepDefinition:
         what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
 
+    @property
+    def paper_space(self) -> bool:
+        """True if the search space is the one that a command without ``--space`` takes."""
+        from tpbench.search.spaces import space_for
+
+        try:
+            return space_for(self.method).describe() == dict(self.space)
+        except TpbenchError:
+            return False
+
+    def space_file(self) -> str:
+        """Return a file that declares the search space: JSON, which is YAML."""
+        ranges = {
+            name: {kind: values[0] if kind == "constant" else values} for name, (kind, *values) in self.space.items()
+        }
+        return json.dumps({"methods": [self.method], "hyperparameters": ranges}, indent=1) + "\n"
+
+    def options(self, workload: str, space: str = "") -> dict[str, Any]:
+        """Return the options of a sweep of this definition, as plain data; empty where none have such values.
+
+        Args:
+            workload: its name or file.
+            space: the file of its search space; empty: the paper's.
+        """
+        from tpbench.options import DEFAULT_SEEDS, InvalidOptionError, SweepOptions
+
+        values = {
+            "workloads": workload,
+            "methods": self.method,
+            "space": space or None,
+            "seeds": None if self.seeds == DEFAULT_SEEDS else self.seeds,
+            "search_precision": self.search_precision or None,
+        }
+        same = ("trials", "epochs", "search_seed", "precision", "objective", "halving")
+        try:
+            return SweepOptions.read(values | {name: getattr(self, name) for name in same}).plain()
+        except InvalidOptionError:
+            return {}
+
     def found(self, role: str) -> dict[str, Any]:
         """Return the search info of the sweep's runs; the role is ``search`` or ``final``."""
         return search_info(
@@ -231,6 +273,63 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def parse_definition(content: bytes, where: str, remedy: str = REMEDY) -> SweepDefinition:
+    """Return the definition of a file's contents.
+
+    Raises:
+        TpbenchError: it is damaged.
+    """
+    try:
+        fields = parse_json(content.decode())
+        check_fields(SweepFields, fields)
+        return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
+    except ValueError as error:
+        raise TpbenchError(f"{where}: damaged ({error}); {remedy}") from error
+
+
+def _portable_workload(content: bytes) -> bytes:
+    """Return the copy of a user's workload with the mere name of its data file, which then must lie beside the copy.
+
+    Raises:
+        ValueError: it is no such copy.
+    """
+    from tpbench.workloads.declarations import Declaration
+
+    values = parse_json(content.decode())
+    check_fields(Declaration, values)
+    if values.get("like") is not None:
+        raise ValueError("it is like another workload")
+    data = values["data"]
+    if data.endswith(".npz"):
+        data = re.split(r"[/\\]", data)[-1]
+    elif known_shape(data) is None:
+        raise ValueError("its data are no .npz file and no known data set")
+    return (json.dumps({**values, "data": data}, indent=1) + "\n").encode()
+
+
+def portable_files(contents: Mapping[str, bytes], where: str, archived: bool) -> SweepFiles:
+    """Return the files of a sweep as archives hold them; see :data:`tpbench.results.sweep_files.ParseSweep`.
+
+    Args:
+        contents: of the files, by their names; one that is missing is empty.
+        where: their place, for messages.
+        archived: whether that is in an archive.
+
+    Raises:
+        TpbenchError: definition or journal is damaged.
+    """
+    remedy = "replace the archive" if archived else REMEDY
+    definition = parse_definition(contents[DEFINITION], f"{where}/{DEFINITION}", remedy)
+    journal = portable_journal(contents[JOURNAL], f"{where}/{JOURNAL}", remedy)
+    workload, problem = b"", ""
+    if contents[WORKLOAD]:
+        try:
+            workload = _portable_workload(contents[WORKLOAD])
+        except ValueError as error:
+            problem = f"{where}/{WORKLOAD}: damaged ({error}); it is left out"
+    return SweepFiles((json.dumps(definition.plain(), indent=1) + "\n").encode(), journal, workload, problem)
+
+
 def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
     """Return a workload's file, or the copy where the file is gone or says something else by now."""
     if not is_file(name):
@@ -245,11 +344,15 @@ def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``options.json``, ``journal.jsonl``, ``workload.yaml``."""
+    """``sweeps/<id>`` of a results folder: ``sweep.json``, ``options.json``, ``journal.jsonl``, ``workload.yaml``.
+
+    A sweep that was merged from elsewhere has a ``space.yaml`` in place of ``options.json``, unless its search space is
+    the paper's.
+    """
 
     folder: Path
     archive: Path | None = None
-    """The archive that holds definition and journal in place of the folder. Such a sweep can only be read."""
+    """The archive whose copy of the sweep counts in place of the folder. It can only be read."""
 
     @property
     def results(self) -> Path:
@@ -281,7 +384,12 @@ class SweepFolder:
     @property
     def workload_copy(self) -> Path:
         """The copy of a workload of a user's file, from the time when the sweep began."""
-        return self.folder / "workload.yaml"
+        return self.folder / WORKLOAD
+
+    @property
+    def space_copy(self) -> Path:
+        """The search space of a sweep that was merged from elsewhere."""
+        return self.folder / "space.yaml"
 
     def keep_workload(self, workload: Workload) -> None:
         """Keep a copy of a workload of a user's file, so that the sweep can be continued though the file changes."""
@@ -318,7 +426,7 @@ class SweepFolder:
         """
         from tpbench.options import format_command
 
-        if not (options := self.options):
+        if not (options := self.options or self._derived_options()):
             return ""
         named = {**options, "results": str(results)} if str(results) != "results" else options
         if self.workload_copy.exists():
@@ -327,10 +435,22 @@ class SweepFolder:
             named["workloads"] = ",".join(_current_file(part.strip(), definition, self.workload_copy) for part in parts)
         return format_command(named)
 
+    def _derived_options(self) -> dict[str, Any]:
+        """Return options that continue a sweep whose own are not known here; empty where a file of it is missing."""
+        if not self.exists:
+            return {}
+        definition = self.read()
+        own_space, own_workload = self.space_copy.exists(), self.workload_copy.exists()
+        if not (own_space or definition.paper_space) or (definition.workload_source and not own_workload):
+            return {}
+        return definition.options(
+            str(self.workload_copy) if own_workload else definition.workload, str(self.space_copy) if own_space else ""
+        )
+
     @property
     def locked(self) -> bool:
-        """True while a process is at work on the sweep."""
-        return self.archive is None and is_locked(self.local)
+        """True while a process is at work on the sweep's folder."""
+        return is_locked(self.local)
 
     def lock(self) -> AbstractContextManager[str]:
         """Keep other processes off the sweep; of a sweep at a URL, only other processes of this machine.
@@ -377,12 +497,7 @@ class SweepFolder:
         Raises:
             TpbenchError: it is damaged.
         """
-        try:
-            fields = parse_json(self._content(DEFINITION).decode())
-            check_fields(SweepFields, fields)
-            return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
-        except ValueError as error:
-            raise TpbenchError(f"{self._where(DEFINITION)}: damaged ({error}); {self._remedy}") from error
+        return parse_definition(self._content(DEFINITION), self._where(DEFINITION), self._remedy)
 
     def read_journal(self) -> Journal:
         """Read the journal without changing it.
@@ -395,15 +510,15 @@ class SweepFolder:
         return Journal.parse(self._content(JOURNAL), self.journal_path, self._where(JOURNAL), self._remedy)
 
     def files(self) -> SweepFiles:
-        """Read definition and journal as archives hold them.
+        """Read the sweep's files as archives hold them.
 
         Raises:
-            TpbenchError: one of them is damaged.
+            TpbenchError: definition or journal is damaged.
         """
         if self.archive is None:
-            return read_sweep(self.results, self.folder.name)
+            return read_sweep(self.results, self.folder.name, portable_files)
         with ArchivedRuns().opened() as archives:
-            return read_archived_sweep(archives, self.archive, self.folder.name)
+            return read_archived_sweep(archives, self.archive, self.folder.name, portable_files)
 
     def _where(self, file: str) -> str:
         return f"{self.archive}: {entry_of_sweep(self.folder.name, file)}" if self.archive else str(self.folder / file)
@@ -490,11 +605,36 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
     if folder.archive:
         merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])
         reason = f"it is in an archive, where no sweep is continued: '{merge}' copies it into the store"
+        if folder.exists and (damage := _damage_of(folder)):
+            reason = (
+                f"its folder is damaged ({damage}), and a copy in an archive counts: delete the folder, then '{merge}'"
+            )
         return SweepStatus(name, "interrupted", *known, reason=reason, archive=archive)
-    if journal.failure:
+    if journal.failure and journal.failure != FAILED_ELSEWHERE:
         return SweepStatus(name, "failed", *known, reason=journal.failure)
+    state, reason, command = "failed" if journal.failure else "interrupted", "", ""
     latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
+    # A command names no folder: it continues the newest sweep of its kind, or begins one.
     if latest.exists and latest != folder:
-        # Its command names no folder: it continues the newest sweep of its kind.
-        return SweepStatus(name, "interrupted", *known, reason=f"replaced by {latest.folder.name} (--fresh)")
-    return SweepStatus(name, "interrupted", *known, command=folder.command(results or folder.results))
+        reason = f"replaced by {latest.folder.name} (--fresh)"
+    elif latest != folder:
+        reason = f"no command finds a sweep in a folder of this name: rename it to {latest.folder.name}"
+    elif not (command := folder.command(results or folder.results)):
+        reason = (
+            "neither the options that began it nor its own search space or workload are in its folder: repeat the "
+            "command that began it"
+        )
+    if journal.failure:
+        # The command is no reason, but a failure of another machine need not be one of this.
+        reason = f"{journal.failure}; {reason or f'to go on here: {command}'}"
+        command = ""
+    return SweepStatus(name, state, *known, command=command, reason=reason)
+
+
+def _damage_of(folder: SweepFolder) -> str:
+    """Return why the folder of a sweep cannot be read; empty if it can."""
+    try:
+        SweepFolder(folder.folder).files()
+    except TpbenchError as error:
+        return str(error)
+    return ""

@@ -91,6 +91,9 @@ EVENT: TypeAdapter[Suggested | Ended | Split | Final | Failed] = TypeAdapter(
 REMEDY = "start another sweep with --fresh"
 """Ends the messages of damaged files of a sweep."""
 
+FAILED_ELSEWHERE = "it failed on another machine, whose journal has the reason"
+"""The reason of a failure in archives, and in stores that a sweep was merged into."""
+
 
 @dataclass
 class PackEntry:
@@ -271,3 +274,28 @@ class Journal:
             if outcome.status == "finished"
         ]
         return min(candidates, key=lambda pair: pair[1].score, default=None)
+
+
+def portable_journal(content: bytes, where: str, remedy: str) -> bytes:
+    """Return a journal as archives hold it: complete lines of known fields.
+
+    The reasons of failures name places of a machine, so they become :data:`FAILED_ELSEWHERE`.
+
+    Args:
+        content: of the file.
+        where: its place in messages.
+        remedy: ends the message of a damaged journal.
+
+    Raises:
+        TpbenchError: it is damaged.
+    """
+    Journal.parse(content, Path(), where, remedy)
+    lines = []
+    for line in content.decode().rpartition("\n")[0].splitlines():
+        event = parse_json(line)
+        # The values as they are: the models would make floats of whole numbers.
+        known = {name: event[name] for name in type(EVENT.validate_python(event)).model_fields if name in event}
+        if known["event"] == "failed":
+            known["reason"] = FAILED_ELSEWHERE
+        lines.append(f"{json.dumps(known)}\n")
+    return "".join(lines).encode()

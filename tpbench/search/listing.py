@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.results import RunStore
-from tpbench.results.maintenance import Check
+from tpbench.results.maintenance import Check, Packed, write_archive
 from tpbench.results.store import write_atomically
 from tpbench.results.sweep_files import (
     DEFINITION,
     FOLDER,
     SweepFiles,
-    archived_sweeps,
-    read_archived_sweep,
+    read_copies,
     sweep_names,
+    sweep_places,
 )
-from tpbench.search.definition import SweepDefinition, SweepFolder, SweepStatus, sweep_status
+from tpbench.search.definition import (
+    SweepDefinition,
+    SweepFolder,
+    SweepStatus,
+    parse_definition,
+    portable_files,
+    sweep_status,
+)
 from tpbench.search.journal import PackEntry
 from tpbench.search.packed_tpe import random_trials
 from tpbench.training.plan import Outcome
@@ -37,57 +44,53 @@ def sweep_folders(store: RunStore) -> list[SweepFolder]:
 
 
 def stored_sweeps(store: RunStore) -> list[SweepFolder]:
-    """Return all sweeps of a store, by name: its folders, and below them what its archives hold.
+    """Return all sweeps of a store, by name: of several copies the one that counts.
 
-    Of several archives counts the one whose copy has all events of the others; where none has, the first.
+    That is the copy with all events of the others (:attr:`tpbench.results.sweep_files.SweepCopies.best`).
     """
-    sweeps = {folder.folder.name: folder for folder in sweep_folders(store)}
     with store.archived.opened() as archives:
-        for name, paths in archived_sweeps(store, archives).items():
-            if name not in sweeps:
-                sweeps[name] = SweepFolder(store.folder / FOLDER / name, _longest(archives, paths, name))
-    return [sweep for _, sweep in sorted(sweeps.items())]
+        return [_counting(store, archives, name, places) for name, places in sweep_places(store, archives).items()]
 
 
-def _longest(archives: ArchiveReader, paths: Sequence[Path], name: str) -> Path:
-    """Return the archive whose copy of a sweep has all events of those before it."""
-    longest, files = paths[0], None
-    for path in paths if len(paths) > 1 else ():
-        with suppress(TpbenchError):  # whoever reads that copy says so
-            other = read_archived_sweep(archives, path, name)
-            if files is None or other.extends(files):
-                longest, files = path, other
-    return longest
+def _counting(store: RunStore, archives: ArchiveReader, name: str, places: Sequence[Path]) -> SweepFolder:
+    """Return the copy of a sweep that counts; a single one is not read."""
+    folder, place = store.folder / FOLDER / name, places[0]
+    if len(places) > 1 and (best := read_copies(store, archives, name, places, portable_files).best):
+        place = best[0]
+    return SweepFolder(folder, None if place == folder else place)
 
 
 def check_sweeps(store: RunStore) -> Check:
-    """Read the definition and the journal of every sweep, in folders and archives. Nothing is changed."""
+    """Read the files of every sweep, in folders and archives. Nothing is changed."""
     check = Check()
     with store.archived.opened() as archives:
-        archived = archived_sweeps(store, archives)
-    folders = sweep_names(store.folder)
-    for name in sorted({*folders, *archived}):
-        place = store.folder / FOLDER / name
-        copies = [SweepFolder(place)] * (name in folders) + [
-            SweepFolder(place, path) for path in archived.get(name, ())
-        ]
-        valid: list[tuple[SweepFolder, SweepFiles]] = []
-        for copy in copies:
-            try:
-                copy.read()
-                copy.read_journal()
-                valid.append((copy, copy.files()))
-            except TpbenchError as error:
-                check.wrong.append(str(error))
-        check.valid += bool(valid)
-        for copy, files in valid[1:]:
-            first, others = valid[0]
-            if not (files.extends(others) or others.extends(files)):
+        for name, places in sweep_places(store, archives).items():
+            copies = read_copies(store, archives, name, places, portable_files)
+            check.wrong += copies.damaged
+            check.wrong += [files.problem for _, files in copies.valid if files.problem]
+            check.conflicts += copies.conflicts
+            if not (best := copies.best):
+                continue
+            check.valid += 1
+            folder = store.folder / FOLDER / name
+            if best[0] != folder and copies.valid[0][0] == folder:
+                merge = shlex.join(["tpbench", "results", "merge", str(best[0]), str(store.folder)])
                 check.conflicts.append(
-                    f"conflict: the sweep {name} has another definition or journal in {first.archive or place} than in "
-                    f"{copy.archive}; the former counts: delete what is wrong"
+                    f"{folder} lacks events of the sweep that {best[0]} has, which counts: '{merge}' brings them"
                 )
     return check
+
+
+def pack_store(store: RunStore, path: Path) -> Packed:
+    """Write the runs of a store, their predictions, the alignment records and the sweeps into one compressed archive.
+
+    A sweep that is damaged, or whose copies disagree, is left out and named in ``store.damaged``.
+
+    Raises:
+        UsageError: as :func:`tpbench.results.maintenance.write_archive`, and so is the next.
+        TpbenchError: the file cannot be written, or the store holds two versions of a run.
+    """
+    return write_archive(store, path, portable_files)
 
 
 @dataclass
@@ -105,49 +108,76 @@ class MergedSweeps:
 
 
 def merge_sweeps(source: RunStore, target: RunStore) -> MergedSweeps:
-    """Copy definition and journal of every sweep of one store into another.
+    """Copy the files of every sweep of one store into another.
 
-    A sweep that is there gets the events that it lacks. The options that began it hold on its own machine alone.
+    A sweep that is there gets the events that it lacks. One that only an archive of the target holds is copied into the
+    target's folder if it is not done, as no sweep is continued in an archive. The options that began a sweep hold on
+    its own machine alone.
 
     Raises:
         TpbenchError: the target cannot be written, or is at work on a sweep that would get further events.
     """
     merged = MergedSweeps()
     there = {sweep.folder.name: sweep for sweep in stored_sweeps(target)}
+    folders = sweep_names(target.folder)
     for sweep in stored_sweeps(source):
         name = sweep.folder.name
         try:
-            sweep.read()
-            sweep.read_journal()
             files = sweep.files()
         except TpbenchError as error:
             merged.problems.append(f"{error}; it was not copied")
             continue
-        known = there.get(name)
+        merged.problems += [files.problem] * bool(files.problem)
+        known, folder = there.get(name), SweepFolder(target.folder / FOLDER / name)
         try:
             present = known.files() if known else None
+            if known and known.archive and name in folders:
+                folder.files()
         except TpbenchError as error:
-            merged.conflicts.append(f"{error}; the copy of {source.folder} was not taken")
+            merged.conflicts.append(
+                f"{error}; the copy of {source.folder} was not taken: delete or rename {folder.folder} first"
+            )
             continue
-        if present is None or (files.extends(present) and not present.extends(files)):
-            _write(SweepFolder(target.folder / FOLDER / name), files)
-            merged.new += present is None
-            merged.longer += present is not None
+        waiting = known and known.archive and known.read_journal().final_runs(target) is None
+        if present is None or files.adds_to(present) or (waiting and files.extends(present)):
+            present = _write(folder, files)
+        if present is None:
+            merged.new += 1
+        elif files.adds_to(present):
+            merged.longer += 1
         elif present.extends(files):
             merged.known += 1
         else:
             merged.conflicts.append(
                 f"conflict: the sweep {name} has another definition or journal in {target.folder} than in "
-                f"{source.folder}; the former stays: delete what is wrong"
+                f"{source.folder}; the former stays: rename or delete what is wrong"
             )
     return merged
 
 
-def _write(sweep: SweepFolder, files: SweepFiles) -> None:
+def _write(sweep: SweepFolder, files: SweepFiles) -> SweepFiles | None:
+    """Write the files of a sweep into its folder unless that has all of their events, or others.
+
+    Returns:
+        The files that the folder held; None: it was none of a sweep.
+
+    Raises:
+        TpbenchError: a process is at work on the sweep, or the folder is damaged or cannot be written.
+    """
     with sweep.lock():
-        # First the journal: without a definition it is no sweep.
+        # Read within the lock: a worker may have added events since the copies were compared.
+        present = sweep.files() if sweep.exists else None
+        if present and not files.adds_to(present):
+            return present
+        # The definition last: without it this is no sweep.
         write_atomically(sweep.journal_path, files.journal.decode())
+        if files.workload and not sweep.workload_copy.exists():
+            write_atomically(sweep.workload_copy, files.workload.decode())
+        definition = parse_definition(files.definition, sweep.folder.name)
+        if present is None and not definition.paper_space:
+            write_atomically(sweep.space_copy, definition.space_file())
         write_atomically(sweep.folder / DEFINITION, files.definition.decode())
+    return present
 
 
 def list_sweeps(store: RunStore) -> list[SweepStatus]:

@@ -137,6 +137,9 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         TpbenchError: the folder cannot be read, or the sweep is at work.
     """
     sweep = get_sweep(store, name)
+    if sweep.archive and sweep.exists:
+        # A longer copy counts, and stays; the folder can go.
+        sweep = SweepFolder(sweep.folder)
     if sweep.archive:
         raise UsageError(f"the sweep {name} is in {sweep.archive}, and archives are never changed")
     if sweep.locked:
@@ -151,7 +154,7 @@ def plan_sweep(store: RunStore, name: str) -> Removal:
         return removal
     shared: dict[str, str] = {}
     for other in stored_sweeps(store):
-        if other == sweep:
+        if other.folder == sweep.folder:
             continue
         try:
             shared |= dict.fromkeys(_runs_of(other), other.folder.name)
