@@ -18,10 +18,12 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 import tpbench
 from tests.conftest import Inside
+from tests.results.records import record
 from tests.search.test_trials import DEFINITION, suggestions
 from tpbench.engine import TpbenchError
 from tpbench.reports.tuning_plots import TUNING_AXES, TuningPlot, search_figure, tuning_figure, tuning_panel
 from tpbench.results import RunStore
+from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch, random_trials
@@ -260,3 +262,14 @@ def test_the_committed_search_is_plotted_from_its_archive() -> None:
     assert list(rows.validation_error.iloc[[0, -1]]) == pytest.approx([8.662, 1.88])
     observed = curves[(curves.sweep == name) & (curves.kind == OBSERVED)].iloc[-1]
     assert (observed.trials, observed.member_epochs, observed.validation_error) == (54, 378, pytest.approx(1.88))
+
+
+def test_searches_without_a_journal_are_named(tmp_path: Path) -> None:
+    found = search_info("gone", 40, 100, "d", "final", range(10))
+    store = RunStore(tmp_path)
+    store.publish(record("bp", found=found))
+    curves, _, notes = tuning_frames(store, "mnist")
+    assert curves.empty
+    (note,) = notes
+    assert "mnist bp (40 x 100)" in note
+    assert tuning_frames(store, "digits")[2] == []

@@ -5,7 +5,7 @@ Dodge et al. (2019), "Show Your Work", with replacement; without replacement the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,8 +115,10 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
     curves: list[pd.DataFrame] = []
     spread: list[dict[str, Any]] = []
     problems: list[str] = []
+    names: set[str] = set()
     for sweep in stored_sweeps(store):
         name = sweep.folder.name
+        names.add(name)
         try:
             definition, trials = sweep.read(), pd.DataFrame(sweep_trials(sweep))
         except TpbenchError as error:
@@ -136,10 +138,23 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
         made = _curves(trials)
         curves.append(made.assign(**head))
         spread.append(head | _spread(trials))
+    problems += _without_journal(store, workload, names)
     frame = pd.concat(curves) if curves else pd.DataFrame(columns=list(_TYPES))
     quantiles = pd.DataFrame(spread, columns=list(_SPREAD_TYPES))
     frame = frame[list(_TYPES)].reset_index(drop=True)
     return frame.astype(_TYPES), quantiles.astype(_SPREAD_TYPES), problems
+
+
+def _without_journal(store: RunStore, workload: str | None, known: Collection[str]) -> list[str]:
+    """Return a line about the searches of which the store has runs alone; none where there are no such."""
+    found = dict.fromkeys(
+        f"{run.definition.workload} {run.definition.method} ({tuning_budget(run.search_info)})"
+        for run in store.summaries()
+        if run.search_info.get("by") == "search"
+        and run.search_info.get("sweep") not in known
+        and workload in (None, run.definition.workload)
+    )
+    return [f"without a tuning curve, as the journal is not here: {', '.join(found)}"] if found else []
 
 
 def _errors(trials: pd.DataFrame) -> NDArray[np.float64]:
