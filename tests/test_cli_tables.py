@@ -77,10 +77,18 @@ def test_the_leaderboard_compares_with_bp(store: RunStore, tpbench_inside: Insid
     rows = board.set_index("method")
     bp = errors_of("mnist", "bp")
     for method in MEANS:
-        difference = errors_of("mnist", method) - bp
-        assert rows["difference"][method] == pytest.approx(difference.mean(), abs=1e-4)
+        difference = (errors_of("mnist", method) - bp).mean() if method != "bp" else np.nan
+        assert rows["difference"][method] == pytest.approx(difference, abs=1e-4, nan_ok=True)
         assert rows["test_error_mean"][method] == pytest.approx(errors_of("mnist", method).mean(), abs=1e-4)
-    assert dict(rows["differs"]) == {"bp": False, "dfa": rows["low"]["dfa"] > 0, "dtp": True, "ddtp-linear": False}
+    assert dict(rows["differs"]) == {
+        "bp": "baseline",
+        "dfa": "yes" if rows["p"]["dfa"] < 0.05 else "no",
+        "dtp": "yes",
+        "ddtp-linear": "no",
+    }
+    # The baseline has no numbers of its own.
+    assert rows.loc["bp", ["difference", "low", "high", "p"]].isna().all()
+    assert rows.loc["bp", ["could_be_best", "tested"]].tolist() == ["baseline", "baseline"]
     assert dict(rows["could_be_best"])["dtp"] == "no"
     assert rows["p"]["dtp"] == pytest.approx(2 / 2**10, abs=1e-4)
 
@@ -143,7 +151,7 @@ def test_a_store_without_bp_lists_its_methods_and_how_to_choose_another(tmp_path
 def test_a_store_with_one_run_tests_nothing(tmp_path: Path, tpbench_inside: Inside) -> None:
     RunStore(tmp_path / "results").publish(record("dfa", 0, [0.02]))
     row = csv_of(tpbench_inside("leaderboard", "--format", "csv")).iloc[0]
-    assert (str(row["seeds"]), row["could_be_best"], bool(row["differs"])) == ("0", "open", False)
+    assert (str(row["seeds"]), row["could_be_best"], row["differs"]) == ("0", "open", "not tested")
     assert np.isnan(row["test_error_std"])
     for form in ("text", "md", "latex"):
         ended = tpbench_inside("leaderboard", "--baseline", "dfa", "--format", form)
@@ -151,23 +159,47 @@ def test_a_store_with_one_run_tests_nothing(tmp_path: Path, tpbench_inside: Insi
 
 
 def test_what_is_written_is_what_is_printed(store: RunStore, tpbench_inside: Inside, tmp_path: Path) -> None:
-    printed = tpbench_inside("leaderboard", "--format", "csv", "--baseline", "dtp").stdout
-    assert tpbench_inside("leaderboard", "--write", "--baseline", "dtp").returncode == 0
-    assert (store.folder / "leaderboard.csv").read_text() == printed
+    printed = tpbench_inside("leaderboard", "--format", "csv").stdout
+    for options in ((), ("--baseline", "bp")):
+        assert tpbench_inside("leaderboard", "--write", *options).returncode == 0
+        assert (store.folder / "leaderboard.csv").read_text() == printed
+        (store.folder / "leaderboard.csv").unlink()
     assert tpbench_inside("leaderboard", "digits", "--write", "mine.csv").returncode == 0
     assert set(pd.read_csv(tmp_path / "mine.csv")["workload"]) == {"digits"}
     refused(tpbench_inside("leaderboard", "--write", "board.md"))
+
+
+def test_a_leaderboard_against_another_baseline_is_written_into_a_file_of_its_own(
+    store: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    said = refused(tpbench_inside("leaderboard", "--write", "--baseline", "dtp"))
+    assert "--baseline dtp" in said
+    assert not (store.folder / "leaderboard.csv").exists()
+    printed = tpbench_inside("leaderboard", "--format", "csv", "--baseline", "dtp").stdout
+    assert tpbench_inside("leaderboard", "--write", "mine.csv", "--baseline", "dtp").returncode == 0
+    assert (tmp_path / "mine.csv").read_text() == printed
+
+
+def test_a_workload_without_the_baseline_says_so_above_its_table(store: RunStore, tpbench_inside: Inside) -> None:
+    for form in ("text", "md", "latex"):
+        shown = " ".join(tpbench_inside("leaderboard", "--format", form).stdout.split())
+        assert "MNIST: test error against BP" in shown
+        assert "Digits: test error against" not in shown
+        assert "Digits: test error; there is no run of BP" in shown
 
 
 def test_the_call_is_the_command(store: RunStore, tpbench_inside: Inside) -> None:
     board = package.leaderboard(store.folder, baseline="dfa")
     printed = csv_of(tpbench_inside("leaderboard", "--baseline", "dfa", "--format", "csv"))
     assert list(board["method"]) == list(printed["method"])
-    assert list(board["difference"]) == pytest.approx(list(printed["difference"]), abs=1e-4)
+    assert list(board["difference"]) == pytest.approx(list(printed["difference"]), abs=1e-4, nan_ok=True)
+    assert list(board["differs"]) == list(printed["differs"])
     assert len(package.leaderboard(store.folder, "mnist")) == len(MEANS)
     # A workload alone has the same tests as among others.
     alone = package.leaderboard(store.folder, ["digits"], baseline="dfa")
-    assert alone["p"].tolist() == board[board["workload"] == "digits"]["p"].tolist()
+    pd.testing.assert_series_equal(
+        alone["p"], board[board["workload"] == "digits"]["p"].reset_index(drop=True), check_exact=True
+    )
     titles = {note.split(":")[0] for note in board.attrs["notes"]}
     assert titles == {"MNIST", "Digits"}
     with pytest.raises(package.UsageError, match=r"^baseline 'tp': "):
@@ -318,6 +350,17 @@ def test_runs_that_cannot_be_compared_are_one_line(
     refused(tpbench_inside("compare", *ids, *options), code)
 
 
+def test_ids_of_runs_are_not_names_of_methods(predicted: tuple[RunStore, list[RunRecord]]) -> None:
+    store, made = predicted
+    ids = [run.definition.id for run in made[:2]]
+    for pair in (ids, [one[:8] for one in ids]):
+        with pytest.raises(package.UsageError, match="compare_runs"):
+            package.compare(store.folder, *pair)
+    with pytest.raises(package.UsageError) as told:
+        package.compare(store.folder, ids[0], "bp")
+    assert ids[0] in str(told.value)
+
+
 def test_a_run_that_is_not_there_is_a_slip(predicted: tuple[RunStore, list[RunRecord]]) -> None:
     store, made = predicted
     with pytest.raises(package.UsageError):
@@ -345,7 +388,8 @@ def test_the_overview_is_the_leaderboard_in_a_matrix(store: RunStore, tpbench_in
     frame = csv_of(tpbench_inside("table", "overview", "--format", "csv", "--baseline", "dtp"))
     assert tuple(frame.columns) == OVERVIEW_COLUMNS
     board = package.leaderboard(store.folder, baseline="dtp")
-    assert frame["difference"].tolist() == pytest.approx(board["difference"].tolist(), abs=1e-4)
+    assert frame["difference"].tolist() == pytest.approx(board["difference"].tolist(), abs=1e-4, nan_ok=True)
+    assert frame["differs"].tolist() == board["differs"].tolist()
     called = package.table(store.folder, "Overview", baseline="dtp")
     assert called["could_be_best"].tolist() == frame["could_be_best"].tolist()
     assert "DTP" in called.attrs["title"]

@@ -309,14 +309,15 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
           for a search of 100 trials of 100 epochs, ``file``, ``unknown``), ``seeds`` (such as ``0-9``), ``epochs``;
         - ``test_error_mean``, ``test_error_std``, ``ci_low`` and ``ci_high`` (Student's 95 % interval of the mean);
         - ``baseline``, ``difference`` (mean minus the baseline's), ``low`` and ``high`` (its 95 % interval, for all
-          methods at once), ``p``, ``differs`` (the interval excludes 0; without an interval, p is below 5 %);
+          methods at once), ``p``, ``differs`` (``yes``: p is below 5 %; ``no``, ``not tested`` or ``baseline``);
         - ``could_be_best`` (``yes``, ``no``, ``open``, ``no rival`` or ``baseline``), ``tested`` (the test and its
           seeds, or why there is none);
         - ``validation_error_mean``, ``diverged`` (seeds, which count with the error of guessing), ``precision``,
           ``marks`` (how the row departs from the protocol).
 
-        ``difference`` and ``p`` are missing only where ``tested`` says that nothing was tested, ``low`` and ``high``
-        there and after a permutation test, the deviation and the interval of a mean where seeds are too few.
+        ``difference`` and ``p`` are missing only of the baseline and where ``tested`` says that nothing was tested,
+        ``low`` and ``high`` there and after a permutation test, the deviation and the interval of a mean where seeds
+        are too few.
         ``frame.attrs["notes"]`` are the notes below the printed tables.
 
     Raises:

@@ -193,10 +193,10 @@ def test_the_overview_is_a_matrix_of_methods_and_workloads(store: RunStore) -> N
     (header, *rows), *_ = tables_of(store).values()
     assert header == ["method", "MNIST", "MNIST (<b>odd</b> copy ffffffff)"]
     by_method = {row[0]: row[1:] for row in rows}
-    assert by_method["BP"] == ["2.45", "-"]
-    assert by_method["DTP"] == ["*3.45 (+1.00)", "-"]
-    assert by_method["DDTP-linear"] == ["2.55 (+0.10)|could be best", "-"]
-    assert by_method["DFA"] == ["-", "11.15|open"]
+    assert by_method["BP"] == ["2.45|[2 epochs]", "-"]
+    assert by_method["DTP"] == ["*3.45 (+1.00)|[2 epochs]", "-"]
+    assert by_method["DDTP-linear"] == ["2.55 (+0.10)|could be best|[2 epochs]", "-"]
+    assert by_method["DFA"] == ["-", "11.15|open|[without seeds 4-9]"]
 
 
 def test_the_papers_table_compares_published_cells_on_its_data_alone(tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ def test_epochs_to_target_and_provenance_are_rows_of_their_tunings(tmp_path: Pat
     (header, *rows) = tables["Epochs to target"]
     place = header.index("epochs")
     assert [(row[1], row[2], row[place]) for row in rows] == [
-        ("BP", "published", "3 (3 to 3)"),
-        ("DTP", "published", "4 (4 to 4)"),
-        ("DTP", "file", "never"),
+        ("BP [without seeds 3-9; 4 epochs]", "published", "3 (3 to 3)"),
+        ("DTP [without seeds 3-9; 4 epochs]", "published", "4 (4 to 4)"),
+        ("DTP [without seeds 3-9; 4 epochs]", "file", "never"),
     ]
     (header, *rows) = tables["Origin of the runs"]
     assert sorted(row[header.index("tuning")] for row in rows) == ["file", "published", "published"]

@@ -69,7 +69,7 @@ def test_the_sentences(every_group: Ranking) -> None:
         ("Better than BP", [f"{name} {rows[name].difference_text}" for name in ("DFA", "DDTP-linear")]),
         ("Worse than BP", [f"{name} {rows[name].difference_text}" for name in ("DTP, 40 x 100", "DTP, published")]),
         ("Not shown to differ from BP", ["DTPDRL"]),
-        ("Seeds missing, permutation test", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
+        ("Permutation test", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
         ("Not tested", ["GNT (90 epochs, BP 100)", "DTP (pre-trained) (2 seeds)"]),
     ]
     assert warnings_of(every_group) == [

@@ -14,7 +14,7 @@ from tpbench.results import RunStore, paper_table, render
 from tpbench.results import store as module
 from tpbench.results.artifacts import NewerFormat
 from tpbench.results.maintenance import check_store
-from tpbench.results.runs import RUNS
+from tpbench.results.runs import PUBLISHED, RUNS
 
 
 def seeds(store: RunStore) -> list[int]:
@@ -45,7 +45,9 @@ def test_a_store_reads_the_archives_in_its_folder(clone: RunStore) -> None:
 
 def test_the_clone_of_a_repository_has_its_tables(clone: RunStore) -> None:
     assert "2.33" not in render(paper_table(RunStore(clone.folder / "nothing"), "s6"), "md")
-    (clone.folder / "c.zip").write_bytes(archive_of(*(record(seed=s, errors=[0.0133]) for s in range(3, 10))))
+    (clone.folder / "c.zip").write_bytes(
+        archive_of(*(record(seed=s, errors=[0.0133], found=PUBLISHED) for s in range(3, 10)))
+    )
     for archive in ("a", "b"):
         (clone.folder / f"{archive}.zip").unlink()
     assert "2.33" in render(paper_table(RunStore(clone.folder), "s6"), "md")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.results.records import record, runs_with, store_of
+from tests.results.records import counts, record, runs_with, store_of
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
-from tpbench.results.comparison import COLUMNS, compare_methods, compare_runs, render_comparison
+from tpbench.results.comparison import COLUMNS, compare_methods, compare_runs, comparison_note, render_comparison
 from tpbench.results.ranking import rank_all
 from tpbench.results.runs import FROM_FILE, PUBLISHED, Predictions, search_info
 from tpbench.results.statistics import max_t, permutation_p
@@ -100,11 +101,29 @@ def test_a_cell_of_few_seeds_is_tested_by_permutations(store: RunStore) -> None:
     assert found.tested == "permutation, 4 and 10 seeds"
 
 
-def test_two_rivals_of_few_seeds_are_a_pair_alone(tmp_path: Path) -> None:
-    store = store_of(tmp_path, trained("bp", 2.0), trained("dfa", 2.3, range(5)), trained("dtp", 2.9))
-    found = compare_methods(store, "dfa", "dtp").iloc[0]
-    assert found.p == pytest.approx(permutation_p(2.3 + NOISE["dfa"][:5], 2.9 + NOISE["dtp"]))
-    assert found.family == "this pair alone"
+@pytest.mark.parametrize(
+    ("other", "numbers"),
+    [
+        ({"seeds": range(5)}, []),
+        ({"diverged": range(8)}, [8, 10]),
+        ({"epochs": 30}, [30, 100]),
+        ({"fingerprint": "e" * 64}, []),
+    ],
+    ids=["few seeds", "diverged", "other epochs", "other order"],
+)
+def test_two_rivals_that_are_not_in_the_family_are_not_tested(
+    tmp_path: Path, other: dict[str, Any], numbers: list[int]
+) -> None:
+    """A p of such a pair alone would be one that nothing corrects."""
+    rivals = trained("dtp", 2.9), trained("tp", 3.0)
+    store = store_of(tmp_path, trained("bp", 2.0), trained("dfa", 2.3, **other), *rivals)
+    for names in (("dfa", "dtp"), ("dtp", "dfa")):
+        found = compare_methods(store, *names).iloc[0]
+        assert found.tested.startswith("not tested: ")
+        assert found.verdict == found.tested
+        assert (found.family, sorted(counts(found.tested))) == ("none", numbers)
+        assert all(math.isnan(found[name]) for name in ("difference", "low", "high", "p"))
+    assert compare_methods(store, "dtp", "tp").iloc[0].family == "all pairs"
 
 
 @pytest.mark.parametrize("other", [{"seeds": range(2)}, {"seeds": range(20, 30)}, {"seeds": range(10), "epochs": 30}])
@@ -166,10 +185,26 @@ def test_all_tunings_are_compared_with_the_one_baseline_of_the_leaderboard(tmp_p
 
 def test_diverged_seeds_are_at_chance_in_mean_and_test(tmp_path: Path) -> None:
     store = store_of(tmp_path, trained("bp", 2.0), trained("dfa", 2.0, diverged=range(8)), trained("dtp", 2.1))
-    found = compare_methods(store, "dfa", "dtp").iloc[0]
-    assert (found.first_diverged, found.second_diverged) == (8, 0)
-    assert found.first_mean == pytest.approx(0.8 * 90 + (4 + NOISE["dfa"][8:].sum()) / 10)
-    assert found.verdict.split()[0] == "dtp"
+    mean = 0.8 * 90 + (4 + NOISE["dfa"][8:].sum()) / 10
+    for second in ("bp", "dtp"):
+        found = compare_methods(store, "dfa", second).iloc[0]
+        assert (found.first_diverged, found.second_diverged) == (8, 0)
+        assert found.first_mean == pytest.approx(mean)
+        assert "8 of 10 diverged" in found.first_marks
+    against = compare_methods(store, "dfa", "bp").iloc[0]
+    assert (against.family, against.tested) == ("against BP", "max-T, 10 seeds")
+    assert against.difference == pytest.approx(mean - 2.0)
+    assert against.verdict.split()[0] == "bp"
+
+
+def test_the_verdict_is_that_of_p_and_not_of_the_interval(tmp_path: Path) -> None:
+    """Nine equal differences and a large one: p is 2/1024, and the interval holds 0."""
+    later = [2.0 + NOISE["bp"][seed] + (5.0 if seed == 9 else 0.1) for seed in range(10)]
+    store = store_of(tmp_path, trained("bp", 2.0), runs_with("dfa", later))
+    found = compare_methods(store, "dfa", "bp").iloc[0]
+    assert found.p == pytest.approx(2 / 1024)
+    assert found.low < 0 < found.high
+    assert found.verdict.split()[0] == "bp"
 
 
 def test_a_comparison_needs_two_methods_and_may_be_empty(store: RunStore, tmp_path: Path) -> None:
@@ -186,10 +221,25 @@ def test_a_comparison_is_printed_in_every_format(store: RunStore, form: str) -> 
     frame = compare_methods(store, "dfa", "bp")
     text = render_comparison(frame, "dfa", "bp", form)
     assert "digits" in text
-    assert ("'against'" in text) == (form != "csv")
-    assert "all pairs" not in text
+    assert "against BP" in text
+    assert "all pairs" not in text.lower()
     with pytest.raises(UsageError):
         render_comparison(frame, "dfa", "bp", "pdf")
+
+
+def test_the_note_is_of_the_tests_that_occur(store: RunStore, tmp_path: Path) -> None:
+    few = store_of(tmp_path / "few", trained("bp", 2.0), trained("dfa", 2.3, range(4)), trained("dtp", 2.3, range(4)))
+    words = "max-T", "permutation", "All pairs"
+    for frame, there in (
+        (compare_methods(store, "dfa", "bp", ["mnist"]), (True, False, False)),
+        (compare_methods(store, "dfa", "bp", ["digits"]), (False, True, False)),
+        (compare_methods(store, "dfa", "bp"), (True, True, False)),
+        (compare_methods(store, "dfa", "tp"), (True, False, True)),
+        (compare_methods(few, "dfa", "dtp"), (False, False, False)),
+    ):
+        note = comparison_note(frame, "dfa", "bp")
+        assert tuple(word in note for word in words) == there
+    assert "Against the baseline" not in comparison_note(compare_methods(store, "dfa", "tp"), "dfa", "tp")
 
 
 def predicted(store: RunStore, run: RunRecord, correct: np.ndarray) -> RunRecord:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +214,13 @@ def test_seeds_are_shared_within_a_workload_alone() -> None:
     }
 
 
+@pytest.mark.parametrize("other", [{"fingerprint": "e" * 64}, {"epochs": 90}, {"label": "JPEG copy"}])
+def test_seeds_are_shared_within_one_data_order_and_number_of_epochs_alone(other: dict[str, Any]) -> None:
+    cells = choose_cells([*runs("bp"), *runs("dfa"), *runs("dtp", range(1, 11), **other)])
+    by_method = {method: cell.counted_seeds for (_, _, method, _), cell in cells.items()}
+    assert by_method == {"bp": tuple(range(10)), "dfa": tuple(range(10)), "dtp": tuple(range(1, 11))}
+
+
 def test_seeds_beyond_the_protocols_count_for_nothing_in_the_choice() -> None:
     assert chosen(runs(seeds=range(20), lr=1e-2, error=0.03), runs(error=0.02)).marks == ["1 of 2 configurations"]
     assert chosen(runs(seeds=range(4), lr=1e-2), runs(seeds=range(3), error=0.001)).seeds == 4
@@ -277,6 +285,9 @@ def test_a_diverged_run_cannot_be_replaced_by_deleting_its_file() -> None:
         (FROM_PYTHON, "python"),
         ({}, "unknown"),
         ({"by": "magic"}, "unknown"),
+        ({"by": "search"}, "unknown"),
+        ({"by": "search", "trials": 40}, "unknown"),
+        ({"by": "search", "epochs": 100}, "unknown"),
     ],
 )
 def test_a_cell_has_a_tuning_label(info: SearchInfo, label: str) -> None:
@@ -294,6 +305,7 @@ def test_a_cell_has_a_tuning_label(info: SearchInfo, label: str) -> None:
         (PUBLISHED, searched(), "40 x 100"),
         (PUBLISHED, FROM_FILE, "file"),
         (FROM_FILE, {}, "unknown"),
+        (PUBLISHED, {"by": "search"}, "unknown"),
     ],
 )
 @pytest.mark.parametrize("place", [0, 4, 9])
@@ -302,6 +314,13 @@ def test_the_weakest_label_of_a_cells_runs_is_the_cells(
 ) -> None:
     others = [seed for seed in range(10) if seed != place]
     assert list(cells_of(runs(seeds=others, found=most), runs(seeds=[place], found=one))) == [label]
+
+
+def test_the_label_is_of_the_protocols_seeds() -> None:
+    """Seed 10 is one of them, as it may be counted; seed 99 is not."""
+    assert list(cells_of(runs(found=PUBLISHED), runs(seeds=[99], found=FROM_FILE))) == ["published"]
+    assert list(cells_of(runs(found=PUBLISHED), runs(seeds=[10], found=FROM_FILE))) == ["file"]
+    assert list(cells_of(runs(seeds=[98], found=PUBLISHED), runs(seeds=[99], found=FROM_FILE))) == ["file"]
 
 
 def test_twenty_searches_of_one_label_are_counted() -> None:
@@ -319,6 +338,28 @@ def test_trials_of_one_search_are_its_label_and_no_configurations() -> None:
     trials = [record("bp", 0, [0.02], lr=1e-4 * (n + 1), found=searched(role="search")) for n in range(40)]
     cell = chosen(trials, runs(lr=1.0, found=searched()))
     assert (cell.tuning, cell.marks) == ("40 x 100", [])
+
+
+def test_searches_without_final_runs_are_counted() -> None:
+    """Whoever starts four searches and trains final runs for one has chosen among four."""
+    lost = [
+        runs(seeds=[0], lr=1e-3 * (n + 2) + 1e-6 * trial, error=0.06, found=searched(f"lost{n}", role="search"))
+        for n in range(3)
+        for trial in range(5)
+    ]
+    own = runs(seeds=[0], lr=0.5, found=searched("kept", role="search"))
+    cell = chosen(runs(found=searched("kept")), own, *lost)
+    assert cell.marks == ["1 of 4 configurations", "160 trials"]
+    assert chosen(runs(found=searched("kept")), own).marks == []
+    # Of one label: a search of another size is a row of its own.
+    other = cells_of(runs(found=searched("kept")), runs(seeds=[0], lr=0.7, found=searched("x", 41, role="search")))
+    assert other["40 x 100"].marks == []
+
+
+def test_a_search_beside_final_runs_of_two_searches_is_counted_once() -> None:
+    groups = [runs(lr=lr, error=lr, found=searched(f"s{lr}")) for lr in (0.02, 0.03)]
+    trials = [runs(seeds=[0], lr=lr * 10, found=searched(f"s{lr}", role="search")) for lr in (0.02, 0.03, 0.04)]
+    assert chosen(*groups, *trials).marks == ["1 of 3 configurations", "120 trials"]
 
 
 def test_configurations_from_files_are_counted() -> None:
@@ -372,7 +413,7 @@ def test_every_label_of_a_method_is_a_cell_and_its_title_names_it_where_there_ar
     assert chosen(runs(found=PUBLISHED)).title == "BP"
 
 
-def test_the_preferred_cell_is_whole_then_best_known() -> None:
+def test_of_equal_cells_the_best_known_tuning_and_the_larger_search_are_preferred() -> None:
     labels = {"published": PUBLISHED, "40 x 100": searched(), "100 x 100": searched(trials=100), "file": FROM_FILE}
     cells = cells_of(*(runs(lr=n + 1.0, found=info) for n, info in enumerate(labels.values())))
     order = []
@@ -382,10 +423,36 @@ def test_the_preferred_cell_is_whole_then_best_known() -> None:
         order.append(best.tuning)
         del cells[best.tuning]
     assert order == ["published", "100 x 100", "40 x 100", "file"]
-    few = cells_of(runs(seeds=range(9), found=PUBLISHED), runs(lr=1.0, found=FROM_FILE))
-    found = preferred_cell(few.values())
+
+
+@pytest.mark.parametrize(
+    "weaker",
+    [
+        {"seeds": range(9)},
+        {"seeds": range(2)},
+        {"epochs": 1},
+        {"epochs": 90},
+        {"epochs": 300},
+        {"precision": "float64"},
+    ],
+)
+def test_epochs_precision_and_seeds_come_before_the_label(weaker: dict[str, Any]) -> None:
+    cells = cells_of(runs(found=PUBLISHED, **weaker), runs(lr=1.0, found=FROM_FILE))
+    found = preferred_cell(cells.values())
     assert found
     assert found.tuning == "file"
+
+
+def test_epochs_come_before_missing_seeds_but_not_before_too_few() -> None:
+    def preferred(*groups: list[RunRecord]) -> int:
+        found = preferred_cell(cells_of(*groups).values())
+        assert found
+        return found.epochs
+
+    searches = runs(lr=1.0, found=searched())
+    short = [replace(run, definition=replace(run.definition, epochs=10)) for run in searches]
+    assert preferred(runs(seeds=range(3), found=PUBLISHED), short) == 100
+    assert preferred(runs(seeds=range(2), found=PUBLISHED), short) == 10
 
 
 def test_the_cost_of_unknown_origins_is_unknown() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +25,20 @@ from tpbench.results.formats import Value
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell
 from tpbench.results.ranking import (
     COLUMNS,
+    OTHER_ORDER,
     RankedCell,
     Ranking,
     board_csv,
+    format_p,
     rank_all,
+    ranking_header,
     ranking_notes,
+    ranking_title,
     ranking_values,
     read_test_samples,
 )
 from tpbench.results.runs import FROM_FILE, PUBLISHED, Predictions, search_info
-from tpbench.results.statistics import agreement, max_t, overall_shift, permutation_p, simultaneous_intervals
+from tpbench.results.statistics import agreement, holm, max_t, overall_shift, permutation_p, simultaneous_intervals
 
 ROOT = Path(__file__).parents[2]
 Floats = NDArray[np.float64]
@@ -207,7 +214,7 @@ def test_junk_methods_leave_the_mark_of_a_rival_as_it_is_everywhere(tmp_path: Pa
         assert (shown[2].bold, shown[3]) == (True, "no")
         assert dfa.p == pytest.approx(2 / 1024)
         row = leaderboard(store).set_index("method").loc["dfa"]
-        assert (row.differs, row.could_be_best) == (True, "no")
+        assert (row.differs, row.could_be_best) == ("yes", "no")
         assert row.p == dfa.p
         assert compare_methods(store, "dfa", "bp").iloc[0].p == dfa.p
         assert compare_methods(store, "dfa", "bp").iloc[0].verdict.startswith("bp ")
@@ -216,12 +223,68 @@ def test_junk_methods_leave_the_mark_of_a_rival_as_it_is_everywhere(tmp_path: Pa
         assert rivals.p < 0.05
 
 
-def test_a_difference_is_marked_where_its_interval_holds_no_zero() -> None:
+DIVERGING = [seeds for seeds in combinations(range(10), 5) if 0 in seeds][:40]
+"""Forty halves of the seeds."""
+
+
+def test_methods_that_diverge_on_other_seeds_each_hide_nothing() -> None:
+    """In one family with these 40 the interval of DFA would hold 0, and GNT's p would be 0.098 instead of 0.041."""
+    means = {"bp": 2.0, "dfa": 2.3, "ddtp-linear": 2.4, "dtp": 2.01, "gnt": 2.08}
+    groups = [trained(method, mean) for method, mean in means.items()]
+    junk = [trained(f"junk-{n}", 2.05, diverged=seeds) for n, seeds in enumerate(DIVERGING)]
+    alone, beside = ranked(*groups), ranked(*groups, *junk)
+    expected, found = by_method(alone), by_method(beside)
+    others = [method for method in found if method != "bp"]
+    together = np.stack([found[m].cell.errors() - found["bp"].cell.errors() for m in others], axis=1)
+    low, high = simultaneous_intervals(together)[others.index("dfa")]
+    assert low < 0 < high
+    assert max_t(together)[others.index("gnt")] > 0.05
+    for method, each in expected.items():
+        assert numbers(found[method]) == pytest.approx(numbers(each), nan_ok=True)
+        assert (found[method].differs, found[method].could_be_best) == (each.differs, each.could_be_best)
+    assert {method: each.differs for method, each in expected.items() if method != "bp"} == {
+        "dfa": True,
+        "ddtp-linear": True,
+        "gnt": True,
+        "dtp": False,
+    }
+    assert expected["dfa"].low > 0
+    assert beside.rival_p == alone.rival_p
+    assert answers(alone)["ddtp-linear"] == answers(beside)["ddtp-linear"] == "no"
+    assert {found[f"junk-{n}"].could_be_best for n in range(40)} == {"no"}
+
+
+@pytest.mark.parametrize("failed", range(1, 11))
+def test_a_method_with_diverged_seeds_could_never_be_the_best_and_saves_no_other(failed: int) -> None:
+    """DTP is the best where it does not diverge; DDTP-linear is shown to be worse than DFA."""
+    groups = trained("bp", 2.0), trained("dfa", 2.2), trained("ddtp-linear", 2.3)
+    found = by_method(ranked(*groups, trained("dtp", 1.0, diverged=range(failed))))
+    assert answers_of(found) == {"bp": "baseline", "dfa": "yes", "ddtp-linear": "no", "dtp": "no"}
+    assert found["dtp"].tested == "max-T, 10 seeds"
+    assert 0 < found["dtp"].p <= 1
+    assert found["dtp"].low < found["dtp"].difference < found["dtp"].high
+
+
+def test_cells_with_diverged_seeds_are_tested_among_all() -> None:
+    whole = [trained(method, mean) for method, mean in {"bp": 2.0, "dfa": 2.05, "tp": 2.06}.items()]
+    failing = [trained("dtp", 2.1, diverged=[1]), trained("ddtp-linear", 2.1, diverged=[0, 5, 6, 7])]
+    found = by_method(ranked(*whole, *failing))
+    others = [method for method in found if method != "bp"]
+    differences = np.stack([found[m].cell.errors() - found["bp"].cell.errors() for m in others], axis=1)
+    p, intervals = max_t(differences), simultaneous_intervals(differences)
+    for n, method in enumerate(others):
+        if found[method].cell.diverged:
+            assert found[method].p == pytest.approx(p[n])
+            assert (found[method].low, found[method].high) == pytest.approx(intervals[n])
+
+
+def test_a_difference_is_marked_where_p_is_below_five_per_cent() -> None:
     found = by_method(ranked(trained("bp", 2.0), trained("dfa", 2.02), trained("dtp", 2.5), trained("tp", 1.6)))
     for method, differs in {"bp": False, "dfa": False, "dtp": True, "tp": True}.items():
         each = found[method]
         assert each.differs == differs
-        assert each.differs == (each.low > 0 or each.high < 0)
+        assert each.differs == (each.p < 0.05)
+        assert each.shown == ("baseline" if method == "bp" else "yes" if differs else "no")
 
 
 def test_equal_methods_do_not_differ() -> None:
@@ -243,14 +306,33 @@ def test_constant_differences_of_one_sample_are_shown() -> None:
     assert answers_of(found) == {"bp": "baseline", "dtp": "yes", "dfa": "no"}
 
 
-def test_the_mark_is_that_of_the_interval_beside_it_and_not_of_p() -> None:
+def test_the_mark_is_that_of_p_and_not_of_the_interval_beside_it() -> None:
     """Nine equal differences and a large one in the same direction: p is 0.002, and the interval holds 0."""
     base = errors_of("bp", 2.0)
     later = [error + (5.0 if seed == 9 else 0.1) for seed, error in enumerate(base)]
-    found = by_method(ranked(runs_with("bp", base), runs_with("dfa", later)))["dfa"]
+    groups = runs_with("bp", base), runs_with("dfa", later)
+    ranking = ranked(*groups)
+    found = by_method(ranking)["dfa"]
     assert found.p == pytest.approx(2 / 1024)
     assert found.low < 0 < found.high
-    assert not found.differs
+    assert found.differs
+    assert leaderboard_of(*groups)["dfa"]["differs"] == "yes"
+    shown = ranking_values(found)[2]
+    assert isinstance(shown, Value)
+    assert shown.bold
+    assert f"{found.difference_text} *" in render_rankings([ranking])
+    assert f"**{found.difference_text}**" in render_rankings([ranking], "md")
+
+
+def test_a_p_that_is_shown_is_not_printed_as_five_per_cent() -> None:
+    assert [format_p(p) for p in (0.0004, 0.032, 0.0496, 0.05, 0.0504, 0.5)] == [
+        "< 0.001",
+        "0.032",
+        "0.0496",
+        "0.05",
+        "0.05",
+        "0.5",
+    ]
 
 
 # Seeds
@@ -284,6 +366,25 @@ def test_three_seeds_get_the_permutation_test_whatever_they_are_called(seeds: Se
     assert math.isnan(found.high)
     assert found.differs
     assert found.could_be_best == "open"
+
+
+def test_three_against_three_seeds_can_show_nothing_and_the_note_says_so() -> None:
+    """Of 20 deals into two groups two are as far apart: p is at least 0.1."""
+    groups = runs_with("bp", [2.0, 2.1, 2.2]), runs_with("dfa", [90.0, 91.0, 92.0])
+    ranking = ranked(*groups)
+    found = by_method(ranking)["dfa"]
+    assert found.p == pytest.approx(0.1)
+    assert not found.differs
+    assert re.findall(r"With (\d+) and (\d+) seeds no p is below (\S+)\.", ranking_notes(ranking)[0]) == [
+        ("3", "3", "0.1")
+    ]
+    for seeds in (range(3), range(4)):
+        able = ranked(trained("bp", 2.0), trained("dfa", 3.0, seeds))
+        assert "no p is below" not in ranking_notes(able)[0]
+    (four, three), large = ((4, 3), 1 / math.comb(7, 3))
+    other = ranked(trained("bp", 2.0, range(three)), trained("dfa", 90.0, range(four)))
+    assert by_method(other)["dfa"].p == pytest.approx(large)
+    assert "no p is below" not in ranking_notes(other)[0]
 
 
 def test_seeds_outside_the_protocol_are_listed_and_never_tested() -> None:
@@ -320,12 +421,21 @@ def test_cells_of_few_seeds_are_corrected_among_themselves() -> None:
     assert numbers(found["ddtp-linear"]) == numbers(alone)
 
 
+def test_a_baseline_of_few_seeds_is_no_test_of_its_own() -> None:
+    """Of 70 deals of four and four seeds two are as far apart; as one of two tests that would be 0.057."""
+    found = by_method(ranked(trained("bp", 2.0, range(4)), trained("dfa", 9.0, range(4))))["dfa"]
+    assert found.p == pytest.approx(2 / 70)
+    assert found.differs
+
+
 def test_whole_cells_beside_a_baseline_of_few_seeds() -> None:
     base, errors = errors_of("bp", 2.0)[:5], errors_of("dfa", 2.3)
     found = by_method(ranked(runs_with("bp", base), runs_with("dfa", errors), trained("dtp", 2.31), trained("tp", 4.0)))
     assert found["dfa"].tested == "permutation, 10 and 5 seeds"
     assert not found["dfa"].has_interval
-    assert found["dfa"].p >= permutation_p(errors, base)
+    rivals = {"dfa": errors, "dtp": errors_of("dtp", 2.31), "tp": errors_of("tp", 4.0)}
+    raw = {method: permutation_p(each, base) for method, each in rivals.items()}
+    assert {method: found[method].p for method in raw} == pytest.approx(holm(raw))
     assert found["dfa"].difference == pytest.approx(np.mean(errors) - np.mean(base))
     # Rivals are still tested against each other.
     assert answers_of(found) == {"bp": "baseline", "dfa": "yes", "dtp": "yes", "tp": "no"}
@@ -336,10 +446,31 @@ def test_whole_cells_beside_a_baseline_of_few_seeds() -> None:
 def test_the_same_seeds_on_differently_ordered_data_are_no_pairs() -> None:
     errors = errors_of("dfa", 2.05)
     other = runs_with("dfa", errors, fingerprint="e" * 64)
-    found = by_method(ranked(trained("bp", 2.0), other, trained("dtp", 2.2), trained("tp", 2.2)))["dfa"]
-    assert found.tested == "permutation, 10 and 10 seeds"
+    ranking = ranked(trained("bp", 2.0), other, trained("dtp", 2.2), trained("tp", 2.2))
+    found = by_method(ranking)["dfa"]
+    assert found.tested == f"permutation, 10 and 10 seeds, {OTHER_ORDER}"
     assert found.p == pytest.approx(permutation_p(errors, errors_of("bp", 2.0)))
     assert found.could_be_best == "open"
+    # Where the numbers are printed it is said too, and in the legend.
+    assert OTHER_ORDER in found.difference_text
+    assert "in another order" in ranking_notes(ranking)[0]
+    few = ranked(trained("bp", 2.0), trained("dtp", 2.2, range(4)))
+    assert OTHER_ORDER not in by_method(few)["dtp"].difference_text
+    assert "in another order" not in ranking_notes(few)[0]
+
+
+def test_seeds_are_shared_by_cells_of_one_data_order_and_number_of_epochs() -> None:
+    """A cell of another order, or of one epoch, with seeds 1 to 10 takes seed 0 from no other cell."""
+    groups = trained("bp", 2.0), trained("dfa", 2.2), trained("dtp", 2.4)
+    alone = by_method(ranked(*groups))
+    for other in ({"fingerprint": "e" * 64}, {"epochs": 1}):
+        found = by_method(ranked(*groups, trained("ddtp-rhl", 80.0, range(1, 11), **other)))
+        for method, each in alone.items():
+            assert numbers(found[method]) == pytest.approx(numbers(each), nan_ok=True)
+            assert found[method].cell.counted_seeds == tuple(range(10))
+        assert found["ddtp-rhl"].cell.counted_seeds == tuple(range(1, 11))
+    same = by_method(ranked(*groups, trained("ddtp-rhl", 80.0, range(1, 11))))
+    assert {each.cell.counted_seeds for each in same.values()} == {tuple(range(1, 10))}
 
 
 def test_other_epochs_than_the_baselines_are_listed_and_not_tested() -> None:
@@ -408,10 +539,10 @@ def test_a_baseline_that_diverged_is_worse_than_all() -> None:
 
 def test_a_missing_seed_is_no_exclusion() -> None:
     """Without the file of the one diverged seed the cell is one of fewer seeds."""
-    groups = [trained("bp", 2.0), trained("dtp", 2.3)]
+    groups = [trained("bp", 2.0), trained("dtp", 2.3), trained("tp", 2.4)]
     whole = by_method(ranked(*groups, trained("dfa", 2.1, diverged=[9])))["dfa"]
     without = by_method(ranked(*groups, trained("dfa", 2.1)[:9]))["dfa"]
-    assert whole.could_be_best == "yes"
+    assert (whole.could_be_best, whole.tested) == ("no", "max-T, 10 seeds")
     assert (without.could_be_best, without.tested) == ("open", "permutation, 9 and 10 seeds")
 
 
@@ -441,6 +572,35 @@ def test_every_tuning_of_a_method_is_a_row() -> None:
     assert not any("bp" in (worse[2], better[2]) for worse, better in found.rival_p)
 
 
+def test_a_published_baseline_of_one_epoch_displaces_no_tuned_one_of_all() -> None:
+    tuned = [trained("bp", 2.0, lr=1.0, found=SEARCHED), trained("dfa", 2.2), trained("dtp", 2.4)]
+    alone = ranked(*tuned)
+    found = ranked(trained("bp", 8.0, epochs=1, found=PUBLISHED), *tuned)
+    assert found.baseline_cell
+    assert (found.baseline_cell.tuning, found.baseline_cell.epochs) == ("40 x 100", 100)
+    rows = {(each.cell.method, each.cell.tuning): each for each in found.cells}
+    for each in alone.cells:
+        assert numbers(rows[each.cell.method, each.cell.tuning]) == pytest.approx(numbers(each), nan_ok=True)
+    assert rows["dfa", "unknown"].tested == "max-T, 10 seeds"
+    assert rows["bp", "published"].tested.startswith("not tested: 1 epoch,")
+    full = ranked(trained("bp", 2.5, found=PUBLISHED), *tuned)
+    assert full.baseline_cell
+    assert full.baseline_cell.tuning == "published"
+
+
+@pytest.mark.parametrize("base", [{"epochs": 1}, {"fingerprint": "e" * 64}, {"seeds": range(2)}])
+def test_rivals_are_ranked_among_themselves_whatever_the_baseline_is(base: dict[str, Any]) -> None:
+    """Two of the protocol's epochs and two of one epoch: the former are compared, also with a baseline of one epoch."""
+    groups = trained("dfa", 2.2), trained("dtp", 2.4), trained("tp", 8.0, epochs=1), trained("gnt", 8.0, epochs=1)
+    found = by_method(ranked(trained("bp", 2.0, **base), *groups, trained("ddtp-rhl", 9.0, epochs=1)))
+    assert answers_of(found) == {
+        "bp": "baseline",
+        "dfa": "yes",
+        "dtp": "no",
+        **dict.fromkeys(("tp", "gnt", "ddtp-rhl"), "open"),
+    }
+
+
 # Leaderboard
 
 
@@ -464,11 +624,16 @@ def test_the_leaderboard_has_no_empty_cell_with_two_meanings(tmp_path: Path) -> 
     board = leaderboard(store_of(tmp_path, *mixed()))
     assert tuple(board.columns) == COLUMNS
     assert {"difference", "low", "high", "could_be_best", "tuning", "tested"} <= set(COLUMNS)
-    untested = board.tested.str.startswith("not tested")
+    untested = board.tested.str.startswith("not tested") | (board.tested == "baseline")
     assert list(board.difference.isna()) == list(board.p.isna()) == list(untested)
-    with_interval = board.tested.str.startswith("max-T") | (board.tested == "baseline")
+    with_interval = board.tested.str.startswith("max-T")
     assert list(board.low.notna()) == list(board.high.notna()) == list(with_interval)
     assert set(board.could_be_best) == {"baseline", "yes", "no", "open", "no rival"}
+    expected = ["yes" if p < 0.05 else "no" for p in board.p]
+    expected = ["not tested" if no else word for word, no in zip(expected, untested, strict=True)]
+    bases = board.tested == "baseline"
+    assert board.differs.tolist() == ["baseline" if base else word for word, base in zip(expected, bases, strict=True)]
+    assert set(board.differs) == {"yes", "no", "not tested", "baseline"}
     always = board.drop(columns=["difference", "p", "low", "high", "test_error_std", "ci_low", "ci_high", "marks"])
     assert always.notna().all(axis=None)
     assert (always.map(str) != "").all(axis=None)
@@ -477,7 +642,7 @@ def test_the_leaderboard_has_no_empty_cell_with_two_meanings(tmp_path: Path) -> 
 def test_the_leaderboard_begins_with_the_baseline_and_ends_with_few_seeds(tmp_path: Path) -> None:
     board = leaderboard(store_of(tmp_path, *mixed()))
     mnist = board[board.workload == "mnist"].method.tolist()
-    assert mnist == ["bp", "dtp", "ddtp-linear", "dfa", "tp", "ddtp-rhl", "dtpdrl"]
+    assert mnist == ["bp", "dtp", "dfa", "tp", "ddtp-linear", "ddtp-rhl", "dtpdrl"]
     assert list(dict.fromkeys(board.workload)) == ["mnist", "cifar10", "digits"]
 
 
@@ -504,6 +669,27 @@ def test_legends_name_the_marks_that_occur_alone() -> None:
     ]
     # The test set's own uncertainty is said once.
     assert all(len(notes) == 2 for notes in (plain, one, few, every))
+
+
+def test_a_table_without_the_baseline_says_so_in_its_title() -> None:
+    with_it, without = ranked(*mixed()[:4]), ranked(*mixed()[1:4])
+    assert ranking_title(with_it) == "MNIST: test error against BP"
+    assert ranking_title(without).startswith("MNIST: test error; ")
+    assert "against" not in ranking_title(without)
+    assert "apart" in ranking_header(with_it)[3]
+    assert "apart" not in ranking_header(without)[3]
+    for form in ("text", "md", "latex"):
+        assert ranking_title(without) in render_rankings([without], form)
+
+
+def test_marks_are_explained_where_they_occur() -> None:
+    shown, equal = (ranked(trained("bp", 2.0), trained("dfa", mean)) for mean in (3.0, 2.0))
+    assert "bold: p below 5 %" in ranking_notes(shown)[0]
+    assert "*: p below 5 %" in ranking_notes(shown, "*")[0]
+    assert "below 5 %" not in ranking_notes(equal)[0]
+    two = ranked(trained("bp", 2.0), trained("dfa", 2.0), trained("dtp", 2.0, range(3)))
+    assert ["Open:" in notes[0] for notes in map(ranking_notes, (two, shown))] == [True, False]
+    assert ["No rival:" in notes[0] for notes in map(ranking_notes, (ranked(*mixed()[:3]), shown))] == [False, True]
 
 
 def test_the_number_of_test_samples_is_that_of_the_predictions_where_it_is_not_known(tmp_path: Path) -> None:

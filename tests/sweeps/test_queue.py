@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,45 @@ def test_a_campaign_continues_a_single_sweep_and_the_other_way_round(tmp_path: P
     Workers([sweep(together, "dfa")]).run(pretend)
     Workers([sweep(together, "bp")]).run(pretend)
     assert stored(alone) == stored(together)
+
+
+def test_the_best_error_of_a_sweep_comes_from_outcomes_too(tmp_path: Path) -> None:
+    """A short pack ends before it reports its last epochs; final runs, of one configuration, are no part of it."""
+    one = sweep(tmp_path, trials=6, seeds=3)
+    found: list[float] = []
+
+    def train(pack: QueuedPack) -> list[Outcome]:
+        outcomes = pretend(pack)
+        if one.final is None:
+            found.extend(outcome.validation_error for outcome in outcomes)
+        else:
+            outcomes = [replace(outcome, validation_error=0.0) for outcome in outcomes]
+        return outcomes
+
+    workers = Workers([one])
+    workers.run(train, steps=1)
+    assert one.best_error == min(found)
+    # A report between two packs lowers it as well, and a worse outcome does not raise it.
+    one.report("none", 0.5, min(found) / 2)
+    workers.run(train)
+    assert one.done
+    assert len(found) == 6
+    assert one.best_error == min(min(found), min(found[:2]) / 2)
+
+
+def test_the_best_error_without_a_search_is_that_of_the_final_runs(tmp_path: Path) -> None:
+    plan = plan_seeds(get_workload("digits"), "bp", {}, tuple(range(4)), 1, {"by": "published"})
+    one = final_sweep("bp", "bp", plan, PackSettings(str(tmp_path)), 2)
+    found: list[float] = []
+
+    def train(pack: QueuedPack) -> list[Outcome]:
+        outcomes = pretend(pack)
+        found.extend(outcome.validation_error for outcome in outcomes)
+        return outcomes
+
+    Workers([one]).run(train)
+    assert len(found) == 4
+    assert one.best_error == min(found)
 
 
 def test_sweeps_take_turns_and_final_packs_go_first(tmp_path: Path) -> None:

@@ -235,7 +235,11 @@ def _test_jointly(group: Sequence[Cell], base: Cell, best: Mapping[CellKey, str]
 
 def _test_few(group: Sequence[Cell], base: Cell, best: Mapping[CellKey, str]) -> dict[CellKey, RankedCell]:
     """Test the other cells by the unpaired permutation test, as far as they can be."""
-    cells = [cell for cell in group if not (base.whole and cell.whole and _training(cell) == _training(base))]
+    cells = [
+        cell
+        for cell in group
+        if cell is not base and not (base.whole and cell.whole and _training(cell) == _training(base))
+    ]
     reasons = {cell.key: _untested(cell, base) for cell in cells}
     tested = {cell.key: permutation_p(cell.errors(), base.errors()) for cell in cells if not reasons[cell.key]}
     adjusted = holm(tested)

@@ -562,7 +562,9 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
     rankings = _rankings(store, baseline)
     frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
-        raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
+        raise TpbenchError(
+            f"{store.folder} holds no run of the baseline {baseline} that did not diverge; --baseline names another"
+        )
     if check_format(form) == "csv":
         return csv_text(frame, csv_number)
     rows = [epochs_values(row) for row in frame.to_dict("records")]
