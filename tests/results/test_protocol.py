@@ -273,6 +273,8 @@ def test_a_diverged_run_cannot_be_replaced_by_deleting_its_file() -> None:
         (searched(trials=54, epochs=27, halving=2), "54 x 27 halved by 2"),
         (searched(objective="train_loss"), "40 x 100 by train_loss"),
         (searched(search_precision="float64"), "40 x 100 in float64"),
+        (searched(trials=54, epochs=27, halving=3, start="published"), "54 x 27 halved from published"),
+        (searched(start="file", objective="train_loss"), "40 x 100 by train_loss from file"),
         (FROM_FILE, "file"),
         (FROM_PYTHON, "python"),
         ({}, "unknown"),
@@ -293,6 +295,11 @@ def test_a_cell_has_a_tuning_label(info: SearchInfo, label: str) -> None:
         ({}, PUBLISHED, "unknown"),
         (PUBLISHED, searched(), "40 x 100"),
         (PUBLISHED, FROM_FILE, "file"),
+        (PUBLISHED, searched(start="published"), "40 x 100 from published"),
+        (searched(), searched(start="published"), "unknown"),
+        # A search from a file's configurations is known no better than the file.
+        (searched(), searched(start="file"), "40 x 100 from file"),
+        (FROM_PYTHON, searched(start="file"), "python"),
         (FROM_FILE, {}, "unknown"),
     ],
 )
