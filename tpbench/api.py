@@ -684,7 +684,9 @@ def sweep(
     seeds: Seeds | None = None,
     n_seeds: int | None = None,
     epochs: int | None = None,
+    search_epochs: int | None = None,
     space: Place | None = None,
+    start: Place | None = None,
     objective: str = "validation_error",
     halving: int = 0,
     results: Place = "results",
@@ -717,7 +719,10 @@ def sweep(
             ``n_seeds``, or 0 to 9.
         n_seeds: the number of final runs, with seeds from 0 on, instead of ``seeds``.
         epochs: joint epochs. None: the workload's.
+        search_epochs: joint epochs of the search's runs, at most those of the final runs. None: the same.
         space: a file with search spaces. None: the paper's.
+        start: configurations that each search tries first: ``"published"`` (the authors'), or a YAML file of one or
+            several; None has none.
         objective: what is minimised: ``validation_error``, ``validation_loss`` or ``train_loss``.
         halving: the factor by which packs are halved at two rungs; 0: no halving.
         results: the store: a folder or a URL.

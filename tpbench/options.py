@@ -434,7 +434,20 @@ class SearchOptions(EpochOptions):
     """A search."""
 
     trials: Annotated[Count, Option("Configurations that the search tries.")] = 100
+    search_epochs: Annotated[
+        Count | None, Option("Epochs of the search's runs; the final runs keep --epochs.", shown="as --epochs")
+    ] = None
     space: Annotated[Place | None, Option("A search space.", metavar="FILE", shown="the paper's", kind="file")] = None
+    start: Annotated[
+        Place | None,
+        Option(
+            "Known configurations, the first trials.",
+            metavar="published|FILE",
+            shown="none",
+            completion="starts",
+            kind="file",
+        ),
+    ] = None
     objective: Annotated[Objective, Option("What is minimised: {choices}.", completion="choices")] = "validation_error"
     halving: Annotated[
         int,

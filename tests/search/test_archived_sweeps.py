@@ -15,6 +15,7 @@ import pytest
 
 import tpbench
 from tests.conftest import Inside
+from tests.documents import ROOT
 from tests.results.records import archive_of, counts, record
 from tests.search.test_trials import DEFINITION, ENDED, OUTCOMES, SUGGESTED, searched
 from tpbench.engine import TpbenchError, UsageError
@@ -553,3 +554,12 @@ def test_the_shell_completes_archived_sweeps(archived: RunStore) -> None:
 
     context = SimpleNamespace(params={"kind": "search", "results": str(archived.folder)})
     assert complete_plotted(context, "mnist-b") == [NAME]  # type: ignore[arg-type]
+
+
+COMMITTED = "mnist-ddtp-linear-ce3e265d"
+
+
+def test_the_committed_sweep_of_an_older_version_has_its_id_still() -> None:
+    definition = get_sweep(RunStore(ROOT / "results"), COMMITTED).read()
+    assert definition.id == COMMITTED
+    assert definition.trial_epochs == definition.epochs == 27

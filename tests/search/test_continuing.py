@@ -24,6 +24,8 @@ def test_kept_options_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
         "space": f"{tmp_path}/my.yaml",
         "workloads": f"digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml",
     }
+    assert portable_options({**OPTIONS, "start": "my.yaml"}) == {**OPTIONS, "start": f"{tmp_path}/my.yaml"}
+    assert portable_options({**OPTIONS, "start": "published"}) == {**OPTIONS, "start": "published"}
     assert portable_options({}) == {}
 
 

@@ -339,3 +339,75 @@ def test_what_a_clusters_nodes_can_compute_is_not_told_by_this_machine(monkeypat
     assert on_device(replace(settings, precision="bf16"), there, "bf16").device == "cpu"
     with pytest.raises(UsageError, match="precision tf32"):
         on_device(replace(settings, precision="tf32"), there, "bf16")
+
+
+def test_a_search_has_epochs_of_its_own_and_begins_with_what_is_known(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start.yaml"
+    start.write_text("{lr: 0.002, beta1: 0.9, beta2: 0.99, epsilon: 1.0e-6}")
+    options: dict[str, Any] = {
+        "trials": 9,
+        "pack": 9,
+        "epochs": 11,
+        "search_epochs": 9,
+        "halving": 3,
+        "seeds": (0, 1),
+        "start": start,
+    }
+    (result,) = run(**options)
+    said = capfd.readouterr().out
+    assert all(word in said for word in ("9 configurations, of which 1 known", "9 epochs", "2 seeds for 11 epochs"))
+    (folder,) = folders(tmp_path)
+    journal = Journal.read(folder.journal_path)
+    (pack,) = journal.packs
+    assert pack.suggestions[0] == {"lr": 0.002, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    # Halved over the epochs of the search.
+    ends = [(outcome.status, outcome.epochs) for outcome in pack.outcomes or ()]
+    assert sorted(ends) == [("finished", 9)] + [("stopped", 1)] * 6 + [("stopped", 3)] * 2
+    status = sweep_status(folder)
+    assert (status.member_epochs, status.member_epochs_full) == (9 + 6 + 6, 81)
+    assert (status.search_epochs, status.known, status.start) == (9, 1, "file")
+    # The final runs are trained anew, seed 0 too.
+    best, store = journal.best(), RunStore(tmp_path)
+    assert best is not None
+    selected = store.read(best[1].run)
+    assert selected is not None
+    assert (selected.definition.seed, selected.definition.epochs, selected.search_info["role"]) == (0, 9, "search")
+    assert [(r.definition.seed, r.definition.epochs) for r in result.records] == [(0, 11), (1, 11)]
+    assert {len(r.curves["test_error"]) for r in result.records} == {11}
+    assert {(r.search_info["role"], r.search_info["epochs"]) for r in result.records} == {("final", 9)}
+    assert result.records[0].definition == replace(selected.definition, epochs=11)
+    (row,) = (tmp_path / "leaderboard.csv").read_text().splitlines()[1:]
+    assert row.startswith("digits,exact,bp,9 x 9 halved from file,0-1,11,")
+    assert f"{100 * fmean(r.test_error or 1 for r in result.records):.4f}" in row
+    # The same options, the file under another name: the same sweep, which trains nothing.
+    before = {path.name for path in store.runs.iterdir()}
+    assert run(**{**options, "start": start.rename(tmp_path / "other.yaml")})[0].records == result.records
+    assert {path.name for path in store.runs.iterdir()} == before
+    assert len(folders(tmp_path)) == 1
+
+
+def test_epochs_of_the_search_that_are_those_of_the_final_runs_make_no_other_sweep(run: Run, tmp_path: Path) -> None:
+    run()
+    run(search_epochs=1)
+    assert [folder.read().search_epochs for folder in folders(tmp_path)] == [0]
+
+
+def test_known_configurations_and_epochs_are_checked_before_anything_begins(run: Run, tmp_path: Path) -> None:
+    for wrong in ({"start": "published"}, {"start": "nowhere.yaml"}, {"search_epochs": 2}):
+        with pytest.raises(UsageError):
+            run(**wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_learnt_nothing_advises_the_epochs_that_it_had(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(sweeps: list[campaign.SearchedSweep], *_: object, **__: object) -> None:
+        (sweep,) = sweeps
+        sweep.next_pack()
+        sweep.ended("0", [Outcome("0" * 24, "pruned", 0.9, 0.9)] * 2, campaign.Workers(2))
+
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", nothing)
+    failure = run(trials=2, epochs=7, search_epochs=3)[0].failure
+    assert failure
+    assert "more than 3 --search-epochs" in failure

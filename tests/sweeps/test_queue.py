@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ray import cloudpickle
 from tests.results.records import counts
 from tests.sweeps.playing import FINGERPRINT, Train, Workers, final_sweep, pretend
 from tpbench.engine import RuleError, TpbenchError
+from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
@@ -29,12 +30,19 @@ from tpbench.workloads import get_workload
 
 
 def sweep(
-    folder: Path, method: str = "bp", trials: int = 6, lag: int = 2, seeds: int = 3, **more: Any
+    folder: Path,
+    method: str = "bp",
+    trials: int = 6,
+    lag: int = 2,
+    seeds: int = 3,
+    changes: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> SearchedSweep:
     space = space_for(method)
     wanted = SweepDefinition(
         "digits", method, FINGERPRINT, space.describe(), trials, 1, tuple(range(seeds)), 0, pack=2, lag=lag
     )
+    wanted = replace(wanted, **changes or {})
     home = SweepFolder(folder / "sweeps" / wanted.id)
     definition, journal = home.begin(wanted, {})
     made = SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder)), **more)
@@ -80,6 +88,24 @@ def test_a_campaign_that_is_killed_continues_as_if_it_had_not_been(
         Workers([sweep(killed, m) for m in ("bp", "dfa", "dtp")], seed=seed + place).run(pretend, steps=steps)
     assert stored(killed) == stored(undisturbed)
     assert journals(killed) == journals(undisturbed)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_killed_search_with_known_configurations_goes_on_after_them(tmp_path: Path, steps: int) -> None:
+    point = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    known = tuple({**point, "lr": 1e-4 * k} for k in (1, 2, 3))
+    changes = {"epochs": 3, "search_epochs": 2, "start": known, "start_from": "file"}
+    undisturbed, killed = tmp_path / "u", tmp_path / "k"
+    Workers([sweep(undisturbed, changes=changes)]).run(pretend)
+    Workers([sweep(killed, changes=changes)]).run(pretend, steps=steps)
+    continued = sweep(killed, changes=changes)
+    Workers([continued]).run(pretend)
+    assert stored(killed) == stored(undisturbed)
+    assert journals(killed) == journals(undisturbed)
+    assert [s for pack in continued.journal.packs for s in pack.suggestions][:3] == list(known)
+    records = list(RunStore(killed).records())
+    ends = sorted((r.search_info["role"], r.definition.epochs, r.definition.seed) for r in records)
+    assert ends == [*[("final", 3, seed) for seed in range(3)], *[("search", 2, 0)] * 6]
 
 
 def test_a_campaign_continues_a_single_sweep_and_the_other_way_round(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_workloads_of_files_travel_with_a_job(tmp_path: Path) -> None:
     words = f"{own},digits,{like}"
     command = job_command([words, "bp", "--results", "/shared"], "/shared").split()
     assert command[command.index("sweep") + 1] == "workload-0.yaml,digits,workload-1.yaml"
-    with jobs._code(None, jobs.workloads_of_files(words)) as folder:
+    with jobs._code({}, jobs.workloads_of_files(words)) as folder:
         carried = [get_workload(str(folder / f"workload-{number}.yaml")) for number in range(2)]
     assert carried == [get_workload(str(own)), get_workload(str(like))]
 
@@ -177,3 +177,18 @@ def test_a_cluster_of_other_versions_is_said_with_all_four(monkeypatch: pytest.M
     versions = ("2.58.1", "3.11.99", ray.__version__, platform.python_version())
     assert all(word in text for word in ("head:6379", *versions))
     assert "\n" not in text
+
+
+def test_files_of_space_and_start_travel_with_a_job(tmp_path: Path) -> None:
+    space, start = tmp_path / "s.yaml", tmp_path / "k.yaml"
+    space.write_text("a space")
+    start.write_text("configurations")
+    arguments = ["digits", "bp", "--space", str(space), f"--start={start}", "--results", "/shared"]
+    command = job_command(arguments, "/shared")
+    assert "--space space.yaml --start=start.yaml --results /shared" in command
+    with jobs._code(jobs.carried_files(str(space), str(start)), []) as folder:
+        assert [(folder / name).read_text() for name in ("space.yaml", "start.yaml")] == ["a space", "configurations"]
+    assert "--start start.yaml --address" in job_command(["digits", "bp", "--start", "a=b.yaml"], "/shared")
+    for words in (["--start", "published"], ["--start=published"]):
+        assert " ".join(words) in job_command(["digits", "bp", *words], "/shared")
+    assert jobs.carried_files(None, "published") == {}

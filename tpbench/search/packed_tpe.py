@@ -135,12 +135,14 @@ def _scores(entry: PackEntry) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def random_trials(packs: Sequence[PackEntry], max_pending: int) -> list[bool]:
+def random_trials(packs: Sequence[PackEntry], max_pending: int, known: int = 0) -> list[bool]:
     """Return for each suggestion of a search, in order, whether TPE drew it at random from the space.
 
     Args:
         packs: of the journal.
         max_pending: as of :class:`PackedSearch`: TPE knows the results of the packs up to ``n - max_pending``.
+        known: number of configurations that were given to the search. They come first, are not random, and count among
+            the suggestions that TPE waits for.
     """
     random: list[bool] = []
     failed = 0
@@ -148,7 +150,7 @@ def random_trials(packs: Sequence[PackEntry], max_pending: int) -> list[bool]:
         if number >= max_pending:
             failed += _scores(packs[number - max_pending]).count(None)
         for _ in entry.suggestions:
-            random.append(len(random) - failed < RANDOM_FIRST)
+            random.append(known <= len(random) < RANDOM_FIRST + failed)
     return random
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tpbench.engine import RuleError, TpbenchError
-from tpbench.engine.files import user_path
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
+from tpbench.search.configurations import SearchInput, search_inputs
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.spaces import SearchSpace, spaces_for
+from tpbench.search.spaces import SearchSpace
 from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, wait_for_task
 from tpbench.sweeps.nodes import SweepNeeds, capable_nodes, exclude_nodes
 from tpbench.sweeps.session import Session, for_workers, on_device, training_session
@@ -97,10 +97,11 @@ def run_sweeps(
         The results, in the order of the cells.
 
     Raises:
-        UsageError: a search space is wrong, the device cannot do a precision, or the nodes of the cluster do not share
-            the results folder.
+        UsageError: a search space or known configuration is wrong, the device cannot do a precision, or the nodes of
+            the cluster do not share the results folder.
         TpbenchError: a data set is missing, or a sweep is running already.
     """
+    inputs = search_inputs(cells, options)
     settings, resources = for_workers(settings), choose_resources(options.cpus, options.gpus, options.address)
     # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
     with process_lock():
@@ -108,8 +109,7 @@ def run_sweeps(
         if not resources.address:
             # Refused before anything is downloaded.
             settings = on_device(settings, resources, options.searched_in)
-        spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
-        planned = [_plan(cell, spaces[cell.method], options, settings) for cell in cells]
+        planned = [_plan(cell, one, options, settings) for cell, one in zip(cells, inputs, strict=True)]
         folders = [one.folder for one in planned]
         with training_session(
             folders, settings, resources, searched_in=options.searched_in, progress=progress
@@ -133,11 +133,14 @@ def run_sweeps(
             return results
 
 
-def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
-    """Check the space and the data of a sweep before anything trains."""
+def _plan(cell: CellChoice, searched: SearchInput, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
+    """Check the data of a sweep before anything trains."""
+    space = searched.space
     settings.obtain(cell.workload)
     _, dataset = load_problem(cell.workload, settings.data_folder)
-    definition = SweepDefinition.of(options, cell.workload, cell.method, dataset.fingerprint, space.describe())
+    definition = SweepDefinition.of(
+        options, cell.workload, cell.method, dataset.fingerprint, space.describe(), searched.known
+    )
     space.to_hyperopt()
     folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
     return _PlannedSweep(cell, space, definition, folder)

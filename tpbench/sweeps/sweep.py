@@ -435,6 +435,8 @@ class SearchedSweep(QueuedSweep):
             self.space.to_hyperopt(),
             metric=METRIC,
             mode="min",
+            # HyperOpt takes them as they are, in their order, before it draws anything.
+            points_to_evaluate=[dict(known) for known in self.definition.start] or None,
             n_initial_points=RANDOM_FIRST,
             random_state_seed=self.definition.search_seed,
         )
@@ -541,9 +543,10 @@ class SearchedSweep(QueuedSweep):
                 "the final runs without them, --fresh searches anew"
             )
         if self.journal.best() is None:
+            epochs = "--search-epochs" if d.search_epochs else "--epochs"
             return (
                 f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
-                f"with more --trials, more than {d.epochs} --epochs or another --space{self._prune_advice()}"
+                f"with more --trials, more than {d.trial_epochs} {epochs} or another --space{self._prune_advice()}"
             )
         return None
 
