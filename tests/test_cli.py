@@ -123,7 +123,7 @@ def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_dat
     assert body["data_label"] == ""
     assert body["test_error"] < 0.08
     table = pd.read_csv(io.StringIO(tpbench("table", "1", "--format", "csv").stdout)).set_index(["workload", "method"])
-    assert tuple(table.loc[("mnist", "bp"), ["seeds", "epochs", "compared"]]) == ("0-1", 1, "1 epochs")
+    assert tuple(table.loc[("mnist", "bp"), ["seeds", "epochs", "compared"]]) == ("0-1", 1, "1 epoch")
 
 
 @pytest.mark.data

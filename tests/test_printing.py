@@ -205,7 +205,7 @@ def test_no_text_passes_through_richs_markup(tpbench_inside: Inside, filled: Non
 
 def test_commands_stand_below_tables_in_one_piece(tpbench_inside: Inside, filled: None, tmp_path: Path) -> None:
     command = "tpbench sweep digits bp --space " + "/long" * 80
-    begin_sweep(tmp_path / "results", "long", command)
+    begin_sweep(tmp_path / "results", "digits-bp-5521969e", command)
     assert command in tpbench_inside("sweeps").stdout.splitlines()
     command = f"tpbench sweep digits bp --results '/{HOSTILE}'"
     assert command in tpbench_inside("status", "--address", "http://head:1").stdout.splitlines()

@@ -86,7 +86,7 @@ def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path, temporary: 
     assert sorted(p.stem for p in (tmp_path / "results" / "networks").iterdir()) == sorted(final)
     assert len(final) == 3
     row = pd.read_csv(tmp_path / "results" / "leaderboard.csv").iloc[0]
-    assert (row.method, row.seeds, row.epochs) == ("ddtp-rhl", 3, 4)
+    assert (row.method, row.tuning, row.seeds, row.epochs) == ("ddtp-rhl", "5 x 4", "0-2", 4)
 
 
 def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:

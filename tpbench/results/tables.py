@@ -487,7 +487,7 @@ def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> p
 
     ``target`` is in per cent, ``reached`` the number of ``seeds`` that reach it, ``median``, ``first`` and ``last`` are
     epochs over seeds; a seed that never reaches it counts as infinite, and so does a diverged one. The target is of
-    the baseline's seeds that did not diverge; workloads without any have no rows. Unreadable runs are left out.
+    the baseline's seeds that did not diverge, and not a number without any. Unreadable runs are left out.
 
     Args:
         rankings: of the workloads.
@@ -498,9 +498,10 @@ def epochs_rows(rankings: Sequence[Ranking], runs: Mapping[str, RunRecord]) -> p
     rows = []
     for base, cell in pairs:
         there = [run for one in cell.counted_runs if (run := runs.get(one.definition.id))]
-        if base.diverged == base.seeds or not there:
+        finished = [percent(run.validation_error) for run in base.counted_runs if not run.diverged]
+        if not there:
             continue
-        target = TARGET * float(np.mean([percent(r.validation_error) for r in base.counted_runs if not r.diverged]))
+        target = TARGET * float(np.mean(finished)) if finished else math.nan
         epochs = [math.inf if run.diverged else _epochs_to(target, run.curves["validation_error"]) for run in there]
         rows.append(
             {
@@ -546,8 +547,8 @@ def epochs_values(row: Mapping[Hashable, Any]) -> list[str]:
         workload_label(row),
         method_title(row["method"]) + (f" [{row['marks']}]" if row["marks"] else ""),
         row["tuning"],
-        f"{row['target']:.2f}",
-        f"{median} ({first} to {last})" if row["reached"] else "never",
+        "-" if math.isnan(row["target"]) else f"{row['target']:.2f}",
+        f"{median} ({first} to {last})" if row["reached"] else "-" if math.isnan(row["target"]) else "never",
         f"{row['reached']} of {row['seeds']}",
     ]
 
@@ -562,9 +563,7 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
     rankings = _rankings(store, baseline)
     frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
-        raise TpbenchError(
-            f"{store.folder} holds no run of the baseline {baseline} that did not diverge; --baseline names another"
-        )
+        raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
     if check_format(form) == "csv":
         return csv_text(frame, csv_number)
     rows = [epochs_values(row) for row in frame.to_dict("records")]
