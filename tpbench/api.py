@@ -622,7 +622,7 @@ def run(
     data: Place | None = None,
     precision: str = "float32",
     device: str = "auto",
-    checkpoint_every: int = 5,
+    checkpoint_every: int | str = "60s",
     offline: bool | None = None,
     keep_networks: bool = False,
     track: Track | None = None,
@@ -646,7 +646,8 @@ def run(
         data: folder of the data sets. None: ``$TPBENCH_DATA`` or the cache.
         precision: ``float32``, ``float64``, ``tf32`` or ``bf16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: the time between checkpoints, such as ``"5m"``, with none in a pack's first minute, or a
+            number of epochs.
         offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
         keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
@@ -700,7 +701,7 @@ def sweep(
     accept_failures: bool = False,
     precision: str = "float32",
     search_precision: str | None = None,
-    checkpoint_every: int = 5,
+    checkpoint_every: int | str = "60s",
     offline: bool | None = None,
     keep_networks: bool = False,
     track: Track | None = None,
@@ -736,7 +737,8 @@ def sweep(
         accept_failures: go on though more than a tenth of the configurations could not be trained.
         precision: as :func:`run` takes it.
         search_precision: of the search alone.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: the time between checkpoints, such as ``"5m"``, with none in a pack's first minute, or a
+            number of epochs.
         offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
         keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
