@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -490,3 +491,115 @@ def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
         number += 1
         scheduler.open(str(number))
     assert number == 2
+
+
+def on_a_cluster(sweeps: list[QueuedSweep], workers: int, now: Callable[[], float] = float) -> Scheduler:
+    """Return a scheduler whose idle workers give their places back, as on a cluster."""
+    scheduler = Scheduler(sweeps, workers, workers, clock=now, timeouts=Timeouts(idle=60))
+    scheduler.update_nodes({"n": "n"})
+    return scheduler
+
+
+def ask(scheduler: Scheduler) -> list[str]:
+    """Ask for the workers that the scheduler wants; returns their names."""
+    names = []
+    while scheduler.wants_slot():
+        names.append(f"w{len(scheduler.slots)}")
+        scheduler.open(names[-1])
+    return names
+
+
+def test_no_more_workers_wait_for_places_than_packs_can_still_come(tmp_path: Path) -> None:
+    """Of four workers two get a place, and train what the others were asked for."""
+    one = plain(tmp_path, seeds=4, parts=4)
+    scheduler = on_a_cluster([one], 8)
+    placed = ask(scheduler)[:2]
+    assert len(scheduler.slots) == 4
+    for name in placed:
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    assert scheduler.withdrawn() == []
+    for ended, waiting in (("w0", ["w3"]), ("w1", ["w2"])):
+        scheduler.ended(ended, pretend(one.in_flight["final-0" if ended == "w0" else "final-1"]))
+        assert scheduler.next_pack(ended)
+        assert scheduler.withdrawn() == waiting
+        assert scheduler.withdrawn() == []
+        for name in waiting:
+            scheduler.closed(name)
+    assert ask(scheduler) == []
+
+
+def test_a_worker_that_was_withdrawn_and_had_a_place_ends_as_others_do(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=1, parts=1)
+    scheduler = on_a_cluster([one], 8)
+    scheduler.open("late")
+    scheduler.open("first")
+    scheduler.started("first", Place("n"))
+    assert scheduler.next_pack("first")
+    assert scheduler.withdrawn() == ["late"]
+    scheduler.keep("late")
+    scheduler.started("late", Place("n"))
+    assert scheduler.surplus() == ["late"]
+
+
+def test_nothing_is_withdrawn_where_places_are_of_no_other_use(tmp_path: Path) -> None:
+    scheduler = Scheduler([plain(tmp_path, seeds=1, parts=1)], 8, 8)
+    for name in "123":
+        scheduler.open(name)
+    assert scheduler.withdrawn() == []
+
+
+def test_above_the_limit_workers_end_with_their_packs(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=12, parts=12)
+    scheduler = on_a_cluster([one], 4)
+    for name in ask(scheduler):
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    scheduler.limit = 2
+    assert scheduler.surplus() == []  # all of them train
+    assert (scheduler.held, scheduler.wanted) == (4, 4)
+    for name in ("w0", "w1"):
+        scheduler.ended(name, pretend(scheduler.slots[name].work[1]))  # type: ignore[index]
+        assert scheduler.next_pack(name) is None
+        assert scheduler.surplus() == [name]
+        scheduler.closed(name)
+    scheduler.ended("w2", pretend(scheduler.slots["w2"].work[1]))  # type: ignore[index]
+    assert scheduler.next_pack("w2")
+    assert not scheduler.wants_slot()
+    scheduler.limit = None
+    assert scheduler.wants_slot()
+
+
+def test_requests_above_the_limit_are_withdrawn_and_not_made(tmp_path: Path) -> None:
+    scheduler = on_a_cluster([plain(tmp_path, seeds=12, parts=12)], 4)
+    names = ask(scheduler)
+    scheduler.started(names[0], Place("n"))
+    assert scheduler.next_pack(names[0])
+    scheduler.limit = 2
+    assert scheduler.withdrawn() == names[:1:-1]
+    for name in names[:1:-1]:
+        scheduler.closed(name)
+    assert ask(scheduler) == []
+
+
+@settings(max_examples=15)
+@given(limits=st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=30), seed=st.integers(0, 999))
+def test_limits_that_rise_and_fall_change_no_result(
+    tmp_path_factory: pytest.TempPathFactory, limits: list[int | None], seed: int
+) -> None:
+    plainly, limited = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")
+    Workers([sweep(plainly, m, trials=12) for m in ("bp", "dfa")]).run(pretend)
+    sweeps = [sweep(limited, m, trials=12, on_cluster=True) for m in ("bp", "dfa")]
+    workers = Workers(list(sweeps), 5, seed, timeouts=Timeouts(idle=60))
+    busy = 0
+    for limit in [*limits, None]:
+        workers.scheduler.limit = limit
+        workers.fill()
+        assert limit is None or len(workers.running) <= max(limit, busy)
+        workers.run(pretend, steps=1)
+        busy = len(workers.running)
+    workers.run(pretend)
+    assert all(one.done for one in sweeps)
+    assert len(set(workers.handed)) == len(workers.handed)  # nothing is handed out twice
+    assert stored(plainly) == stored(limited)
+    assert journals(plainly) == journals(limited)
