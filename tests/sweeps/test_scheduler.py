@@ -445,54 +445,6 @@ def test_the_drivers_own_pause_is_nobodys_silence(tmp_path: Path) -> None:
     assert scheduler.stalled() == []
 
 
-def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
-    """On a cluster, where others could use its place."""
-    now = 0.0
-    one = sweep(tmp_path, trials=2, lag=2, seeds=3)
-    scheduler = Scheduler([one], 64, 64, clock=lambda: now, timeouts=Timeouts(idle=60))
-    scheduler.update_nodes({"n": "n"})
-    assert scheduler.wants_slot()
-    scheduler.open("1")
-    assert not scheduler.wants_slot()  # one pack, one worker
-    scheduler.started("1", Place("n"))
-    assert scheduler.next_pack("1")
-    assert not scheduler.wants_slot()
-    scheduler.ended("1", pretend(one.in_flight["0"]))
-    assert scheduler.wants_slot()  # two final packs: the third seed is that of the search
-    scheduler.open("2")
-    scheduler.started("2", Place("n"))
-    assert scheduler.next_pack("2")
-    assert scheduler.next_pack("1")
-    scheduler.ended("2", pretend(next(iter(one.in_flight.values()))))
-    assert scheduler.surplus() == ["2"]
-    assert scheduler.surplus() == []
-
-
-def test_an_idle_worker_gives_its_place_back_after_a_while(tmp_path: Path) -> None:
-    now = 0.0
-    one = sweep(tmp_path, trials=4, lag=1)
-    scheduler = Scheduler([one], 4, 4, clock=lambda: now, timeouts=Timeouts(idle=60))
-    for name in ("1", "2"):
-        scheduler.open(name)
-        scheduler.started(name, Place("n"))
-    assert scheduler.next_pack("1")
-    assert scheduler.next_pack("2") is None
-    assert scheduler.surplus() == []
-    now = 61.0
-    assert scheduler.surplus() == ["2"]
-
-
-def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
-    """Workers are there before their packs, as many as packs may come."""
-    one = sweep(tmp_path, trials=2, lag=2, seeds=2)
-    scheduler = Scheduler([one], 8, 8)
-    number = 0
-    while scheduler.wants_slot():
-        number += 1
-        scheduler.open(str(number))
-    assert number == 2
-
-
 def on_a_cluster(sweeps: list[QueuedSweep], workers: int, now: Callable[[], float] = float) -> Scheduler:
     """Return a scheduler whose idle workers give their places back, as on a cluster."""
     scheduler = Scheduler(sweeps, workers, workers, clock=now, timeouts=Timeouts(idle=60))
@@ -549,57 +501,49 @@ def test_nothing_is_withdrawn_where_places_are_of_no_other_use(tmp_path: Path) -
     assert scheduler.withdrawn() == []
 
 
-def test_above_the_limit_workers_end_with_their_packs(tmp_path: Path) -> None:
-    one = plain(tmp_path, seeds=12, parts=12)
-    scheduler = on_a_cluster([one], 4)
-    for name in ask(scheduler):
-        scheduler.started(name, Place("n"))
-        assert scheduler.next_pack(name)
-    scheduler.limit = 2
-    assert scheduler.surplus() == []  # all of them train
-    assert (scheduler.held, scheduler.wanted) == (4, 4)
-    for name in ("w0", "w1"):
-        scheduler.ended(name, pretend(scheduler.slots[name].work[1]))  # type: ignore[index]
-        assert scheduler.next_pack(name) is None
-        assert scheduler.surplus() == [name]
-        scheduler.closed(name)
-    scheduler.ended("w2", pretend(scheduler.slots["w2"].work[1]))  # type: ignore[index]
-    assert scheduler.next_pack("w2")
-    assert not scheduler.wants_slot()
-    scheduler.limit = None
+def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
+    """On a cluster, where others could use its place."""
+    now = 0.0
+    one = sweep(tmp_path, trials=2, lag=2, seeds=3)
+    scheduler = Scheduler([one], 64, 64, clock=lambda: now, timeouts=Timeouts(idle=60))
+    scheduler.update_nodes({"n": "n"})
     assert scheduler.wants_slot()
+    scheduler.open("1")
+    assert not scheduler.wants_slot()  # one pack, one worker
+    scheduler.started("1", Place("n"))
+    assert scheduler.next_pack("1")
+    assert not scheduler.wants_slot()
+    scheduler.ended("1", pretend(one.in_flight["0"]))
+    assert scheduler.wants_slot()  # two final packs: the third seed is that of the search
+    scheduler.open("2")
+    scheduler.started("2", Place("n"))
+    assert scheduler.next_pack("2")
+    assert scheduler.next_pack("1")
+    scheduler.ended("2", pretend(next(iter(one.in_flight.values()))))
+    assert scheduler.surplus() == ["2"]
+    assert scheduler.surplus() == []
 
 
-def test_requests_above_the_limit_are_withdrawn_and_not_made(tmp_path: Path) -> None:
-    scheduler = on_a_cluster([plain(tmp_path, seeds=12, parts=12)], 4)
-    names = ask(scheduler)
-    scheduler.started(names[0], Place("n"))
-    assert scheduler.next_pack(names[0])
-    scheduler.limit = 2
-    assert scheduler.withdrawn() == names[:1:-1]
-    for name in names[:1:-1]:
-        scheduler.closed(name)
-    assert ask(scheduler) == []
+def test_an_idle_worker_gives_its_place_back_after_a_while(tmp_path: Path) -> None:
+    now = 0.0
+    one = sweep(tmp_path, trials=4, lag=1)
+    scheduler = Scheduler([one], 4, 4, clock=lambda: now, timeouts=Timeouts(idle=60))
+    for name in ("1", "2"):
+        scheduler.open(name)
+        scheduler.started(name, Place("n"))
+    assert scheduler.next_pack("1")
+    assert scheduler.next_pack("2") is None
+    assert scheduler.surplus() == []
+    now = 61.0
+    assert scheduler.surplus() == ["2"]
 
 
-@settings(max_examples=15)
-@given(limits=st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=30), seed=st.integers(0, 999))
-def test_limits_that_rise_and_fall_change_no_result(
-    tmp_path_factory: pytest.TempPathFactory, limits: list[int | None], seed: int
-) -> None:
-    plainly, limited = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")
-    Workers([sweep(plainly, m, trials=12) for m in ("bp", "dfa")]).run(pretend)
-    sweeps = [sweep(limited, m, trials=12, on_cluster=True) for m in ("bp", "dfa")]
-    workers = Workers(list(sweeps), 5, seed, timeouts=Timeouts(idle=60))
-    busy = 0
-    for limit in [*limits, None]:
-        workers.scheduler.limit = limit
-        workers.fill()
-        assert limit is None or len(workers.running) <= max(limit, busy)
-        workers.run(pretend, steps=1)
-        busy = len(workers.running)
-    workers.run(pretend)
-    assert all(one.done for one in sweeps)
-    assert len(set(workers.handed)) == len(workers.handed)  # nothing is handed out twice
-    assert stored(plainly) == stored(limited)
-    assert journals(plainly) == journals(limited)
+def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
+    """Workers are there before their packs, as many as packs may come."""
+    one = sweep(tmp_path, trials=2, lag=2, seeds=2)
+    scheduler = Scheduler([one], 8, 8)
+    number = 0
+    while scheduler.wants_slot():
+        number += 1
+        scheduler.open(str(number))
+    assert number == 2

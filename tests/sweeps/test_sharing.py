@@ -1,18 +1,24 @@
-"""How campaigns share a cluster: the division of places, the registry, and a campaign that cannot reach it. No Ray."""
+"""How campaigns share a cluster: the division of places, the registry, limits of a scheduler. No Ray."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sweeps.playing import Workers, pretend
+from tests.sweeps.test_queue import journals, stored, sweep
+from tests.sweeps.test_scheduler import ask, on_a_cluster, plain
 from tpbench.sweeps import sharing
+from tpbench.sweeps.scheduler import Timeouts
 from tpbench.sweeps.sharing import Membership, Registry, divide
+from tpbench.sweeps.sweep import Place
 
 GPU = {"cpu": 1.0, "gpu": 1.0}
 
@@ -167,3 +173,59 @@ def test_a_limit_ends_some_time_after_the_registry_was_lost(unreachable: None, m
         assert membership.share.limit == 3
         monkeypatch.setattr(sharing, "_FORGOTTEN", 0.0)
         wait_for(lambda: membership.share.limit is None)
+
+
+def test_above_the_limit_workers_end_with_their_packs(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=12, parts=12)
+    scheduler = on_a_cluster([one], 4)
+    for name in ask(scheduler):
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    scheduler.limit = 2
+    assert scheduler.surplus() == []  # all of them train
+    assert (scheduler.held, scheduler.wanted) == (4, 4)
+    for name in ("w0", "w1"):
+        scheduler.ended(name, pretend(scheduler.slots[name].work[1]))  # type: ignore[index]
+        assert scheduler.next_pack(name) is None
+        assert scheduler.surplus() == [name]
+        scheduler.closed(name)
+    scheduler.ended("w2", pretend(scheduler.slots["w2"].work[1]))  # type: ignore[index]
+    assert scheduler.next_pack("w2")
+    assert not scheduler.wants_slot()
+    scheduler.limit = None
+    assert scheduler.wants_slot()
+
+
+def test_requests_above_the_limit_are_withdrawn_and_not_made(tmp_path: Path) -> None:
+    scheduler = on_a_cluster([plain(tmp_path, seeds=12, parts=12)], 4)
+    names = ask(scheduler)
+    scheduler.started(names[0], Place("n"))
+    assert scheduler.next_pack(names[0])
+    scheduler.limit = 2
+    assert scheduler.withdrawn() == names[:1:-1]
+    for name in names[:1:-1]:
+        scheduler.closed(name)
+    assert ask(scheduler) == []
+
+
+@settings(max_examples=15)
+@given(limits=st.lists(st.none() | st.integers(1, 6), min_size=1, max_size=30), seed=st.integers(0, 999))
+def test_limits_that_rise_and_fall_change_no_result(
+    tmp_path_factory: pytest.TempPathFactory, limits: list[int | None], seed: int
+) -> None:
+    plainly, limited = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")
+    Workers([sweep(plainly, m, trials=12) for m in ("bp", "dfa")]).run(pretend)
+    sweeps = [sweep(limited, m, trials=12, on_cluster=True) for m in ("bp", "dfa")]
+    workers = Workers(list(sweeps), 5, seed, timeouts=Timeouts(idle=60))
+    busy = 0
+    for limit in [*limits, None]:
+        workers.scheduler.limit = limit
+        workers.fill()
+        assert limit is None or len(workers.running) <= max(limit, busy)
+        workers.run(pretend, steps=1)
+        busy = len(workers.running)
+    workers.run(pretend)
+    assert all(one.done for one in sweeps)
+    assert len(set(workers.handed)) == len(workers.handed)  # nothing is handed out twice
+    assert stored(plainly) == stored(limited)
+    assert journals(plainly) == journals(limited)
