@@ -348,3 +348,53 @@ def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monke
     assert needed
     assert format_bytes(2**30) in message
     assert format_bytes(needed) in message
+
+
+def test_the_part_of_a_shared_cluster_is_followed_and_said_once_in_a_while(watched: Watched) -> None:
+    from tpbench.sweeps.sharing import ClusterShare
+
+    reported: list[tuple[int, int]] = []
+    membership: Any = SimpleNamespace(share=ClusterShare(), problem="")
+    membership.update = lambda share, held, wanted, without: reported.append((held, wanted))
+    watched.callback.membership = membership
+    watched.look(11.0)
+    assert (watched.said, reported) == ([], [(0, 2)])
+    for now, limit, others, lines in (
+        (12.0, 3, 1, ["1:3"]),
+        (13.0, 2, 1, ["1:3"]),
+        (80.0, 2, 1, ["1:3", "1:2"]),
+        (81.0, 1, 2, ["1:3", "1:2", "2:1"]),
+    ):
+        membership.share = ClusterShare(limit, others, f"{others}:{limit}")
+        watched.look(now)
+        assert watched.scheduler.limit == limit
+        assert [line for line in watched.said if ":" in line] == lines
+    membership.share = ClusterShare()
+    watched.look(90.0)
+    assert watched.scheduler.limit is None
+    assert len(watched.said) == 5  # with that of a busy cluster
+    membership.problem = "no tpbench on the head"
+    watched.look(91.0)
+    watched.look(102.0)
+    assert sum(membership.problem in line for line in watched.said) == 1
+
+
+def test_workers_are_withdrawn_from_tune_while_they_wait_for_a_place(watched: Watched) -> None:
+    from tpbench.sweeps.queue import WorkerRequests
+
+    trials = [SimpleNamespace(trial_id=name, status="PENDING", PENDING="PENDING", PAUSED="PAUSED") for name in "12"]
+    stopped: list[str] = []
+    controller = SimpleNamespace(
+        get_trial=lambda name: next((trial for trial in trials if trial.trial_id == name), None),
+        get_trials=lambda: trials,
+        stop_trial=lambda trial: stopped.append(trial.trial_id),
+    )
+    for name in "123":
+        watched.scheduler.open(name)
+        watched.scheduler.slots[name].leaving = True
+    trials[1].status = "RUNNING"
+    watched.queue.withdrawn = ["1", "2", "3"]
+    assert WorkerRequests(watched.queue).choose_trial_to_run(controller) is trials[0]
+    assert stopped == ["1"]
+    assert [watched.scheduler.slots[name].leaving for name in "12"] == [True, False]
+    assert watched.queue.withdrawn == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -442,6 +443,62 @@ def test_the_drivers_own_pause_is_nobodys_silence(tmp_path: Path) -> None:
     now = 10_000.0
     scheduler.paused(9_900)
     assert scheduler.stalled() == []
+
+
+def on_a_cluster(sweeps: list[QueuedSweep], workers: int, now: Callable[[], float] = float) -> Scheduler:
+    """Return a scheduler whose idle workers give their places back, as on a cluster."""
+    scheduler = Scheduler(sweeps, workers, workers, clock=now, timeouts=Timeouts(idle=60))
+    scheduler.update_nodes({"n": "n"})
+    return scheduler
+
+
+def ask(scheduler: Scheduler) -> list[str]:
+    """Ask for the workers that the scheduler wants; returns their names."""
+    names = []
+    while scheduler.wants_slot():
+        names.append(f"w{len(scheduler.slots)}")
+        scheduler.open(names[-1])
+    return names
+
+
+def test_no_more_workers_wait_for_places_than_packs_can_still_come(tmp_path: Path) -> None:
+    """Of four workers two get a place, and train what the others were asked for."""
+    one = plain(tmp_path, seeds=4, parts=4)
+    scheduler = on_a_cluster([one], 8)
+    placed = ask(scheduler)[:2]
+    assert len(scheduler.slots) == 4
+    for name in placed:
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    assert scheduler.withdrawn() == []
+    for ended, waiting in (("w0", ["w3"]), ("w1", ["w2"])):
+        scheduler.ended(ended, pretend(one.in_flight["final-0" if ended == "w0" else "final-1"]))
+        assert scheduler.next_pack(ended)
+        assert scheduler.withdrawn() == waiting
+        assert scheduler.withdrawn() == []
+        for name in waiting:
+            scheduler.closed(name)
+    assert ask(scheduler) == []
+
+
+def test_a_worker_that_was_withdrawn_and_had_a_place_ends_as_others_do(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=1, parts=1)
+    scheduler = on_a_cluster([one], 8)
+    scheduler.open("late")
+    scheduler.open("first")
+    scheduler.started("first", Place("n"))
+    assert scheduler.next_pack("first")
+    assert scheduler.withdrawn() == ["late"]
+    scheduler.keep("late")
+    scheduler.started("late", Place("n"))
+    assert scheduler.surplus() == ["late"]
+
+
+def test_nothing_is_withdrawn_where_places_are_of_no_other_use(tmp_path: Path) -> None:
+    scheduler = Scheduler([plain(tmp_path, seeds=1, parts=1)], 8, 8)
+    for name in "123":
+        scheduler.open(name)
+    assert scheduler.withdrawn() == []
 
 
 def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:

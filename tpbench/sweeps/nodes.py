@@ -132,6 +132,20 @@ def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
     }
 
 
+def count_places(share: Mapping[str, float], without: Collection[str] = ()) -> int:
+    """Return how many workers the nodes of the connected cluster hold, were they free.
+
+    Args:
+        share: Ray resources of one worker.
+        without: ids of nodes that do not count.
+    """
+    return sum(
+        min(int(node["Resources"].get(kind.upper(), 0) / amount + 1e-9) for kind, amount in share.items())
+        for node in nodes()
+        if node["NodeID"] not in without
+    )
+
+
 def exclude_nodes(avoid: Collection[str]) -> dict[str, str]:
     """Return Ray's label selector that keeps a task off some nodes."""
     return {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}

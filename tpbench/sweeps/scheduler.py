@@ -104,6 +104,8 @@ class Scheduler:
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
         self.admission, self.most = admission or Admission(), most or workers
         self.timeouts, self.say, self.clock = timeouts or Timeouts(), say, clock
+        self.limit: int | None = None
+        """Workers that it may have beside other campaigns of the cluster; None: there are none."""
         self.slots: dict[str, Slot] = {}
         self.lacking: dict[str, dict[str, str]] = defaultdict(dict)
         """By node its missing needs, by the name of the sweep that cannot be trained there (or ``ALL_SWEEPS``)."""
@@ -138,6 +140,16 @@ class Scheduler:
         """Workers that wait for a pack, those that may train anything first."""
         return [slot for slot in self.slots.values() if slot.idle]
 
+    @property
+    def held(self) -> int:
+        """Number of workers that have a place."""
+        return sum(slot.place is not None for slot in self.slots.values())
+
+    @property
+    def wanted(self) -> int:
+        """Number of workers that could have a pack now, whatever the limit."""
+        return min(self.count, self._busy() + self._open_packs(self._ready()))
+
     def workers(self, sweep: QueuedSweep) -> Workers:
         """Return the workers as a sweep knows them when it splits its final runs."""
         return self._workers_of([sweep])[0]
@@ -163,9 +175,7 @@ class Scheduler:
         Raises:
             RuntimeError: nothing is in flight and nothing can be handed out, so that waiting would last for ever.
         """
-        ready = self._ready()
-        packs = sum(len(sweep.waiting) + sweep.new_packs for sweep in ready)
-        busy = sum(slot.work is not None for slot in self.slots.values())
+        packs, busy = self._open_packs(self._ready()), self._busy()
         if not packs and not busy and not self.over:
             raise RuntimeError(f"the queue stands still; unfinished: {[s.name for s in self.unfinished]}")
         starting = len(self._starting())
@@ -173,7 +183,20 @@ class Scheduler:
         useful = 0 if packs else len(self.idle)
         # Where places are of no other use, workers may be there before their packs.
         early = self._max_in_flight() if self.timeouts.idle is None else 0
-        return busy + starting + useful < min(self.most, max(busy + packs, early))
+        return busy + starting + useful < min(self._most_workers(), max(busy + packs, early))
+
+    @staticmethod
+    def _open_packs(ready: Sequence[QueuedSweep]) -> int:
+        """Return the number of packs that could be handed out now."""
+        return sum(len(sweep.waiting) + sweep.new_packs for sweep in ready)
+
+    def _busy(self) -> int:
+        """Return the number of workers that have a pack."""
+        return sum(slot.work is not None for slot in self.slots.values())
+
+    def _most_workers(self) -> int:
+        """Return the number of workers that may train or be asked for."""
+        return self.most if self.limit is None else min(self.most, self.limit)
 
     def _starting(self) -> list[Slot]:
         """Return workers that have not started and may do so anywhere where one would be of use.
@@ -240,9 +263,39 @@ class Scheduler:
         rest = [s for s in self.idle if s not in useless and s not in blocking]
         waited = [s for s in rest if limit is not None and now - s.changed > limit]
         rest = [s for s in rest if s not in waited]
-        busy = sum(slot.work is not None and not slot.leaving for slot in self.slots.values())
+        busy = self._busy()
         too_many = busy + len(self._starting()) + len(rest) - self._max_in_flight()
+        if self.limit is not None:
+            # One that is asked for may never have a place, while these have one.
+            too_many = max(too_many, busy + len(rest) - self.limit)
         return [*useless, *waited, *rest[: max(0, too_many)]]
+
+    def withdrawn(self) -> list[str]:
+        """Return the workers that were asked for, have no place and are not needed any more; each is named once.
+
+        While they wait for a place, a cluster grows for them, and other campaigns have to share with them.
+        """
+        if self.timeouts.idle is None:
+            return []
+        starting = self._starting()
+        waiting = [s for s in self.slots.values() if s.place is None and not s.leaving]
+        # As in wants_slot: what has just been asked for is not withdrawn.
+        useful = 0 if self._open_packs(self._ready()) else len(self.idle)
+        needed = min(self._most_workers(), self._max_in_flight())
+        too_many = self._busy() + len(waiting) + useful - needed
+        # Those first that wait for places which may never be free, then the last that were asked for.
+        pending = [slot for slot in waiting[::-1] if not slot.running]
+        pending = [s for s in pending if s not in starting] + [s for s in pending if s in starting]
+        slots = pending[: max(0, too_many)]
+        for slot in slots:
+            slot.leaving = True
+        return [slot.name for slot in slots]
+
+    def keep(self, name: str) -> None:
+        """Note that a worker that was withdrawn has a place already."""
+        slot = self.slots.get(name)
+        if slot is not None:
+            slot.leaving = False
 
     def _is_blocked(self, place: Place) -> bool:
         """Return whether a place gets no packs for now, while others train."""
@@ -262,6 +315,8 @@ class Scheduler:
         """Hand the next pack to an idle worker; None while there is none that it may have."""
         slot = self.slots[name]
         if not slot.idle or slot.place is None or self._is_full(slot.place.node):
+            return None
+        if self.limit is not None and self._busy() >= self.limit:
             return None
         for sweep in self._ready():
             pack = self._next_of(sweep, slot.place)
