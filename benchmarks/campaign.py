@@ -54,6 +54,7 @@ from tpbench.search.spaces import Range, SearchSpace, spaces_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.scheduler import Timeouts, make_scheduler
+from tpbench.sweeps.sharing import Registry
 from tpbench.sweeps.session import Session
 from tpbench.sweeps.sweep import Failure, Place, QueuedPack, QueuedSweep, SearchedSweep, Workers
 from tpbench.training import sizing
@@ -659,6 +660,8 @@ class Simulation:
         self.now = 0.0
         self.gpus: dict[str, list[Gpu]] = {}
         """The GPUs of each node that is there."""
+        self.registry = Registry(lambda: self.now)
+        """Divides the GPUs among the campaigns."""
         self.pending: list[Worker] = []
         """Workers without a place, in the order in which they were asked for."""
         self.spans: list[Span] = []
@@ -728,9 +731,18 @@ class Simulation:
         self.stalled += len(scheduler.stalled())
         if command.resources.address:
             scheduler.update_nodes({node: node for node in self.gpus})
+            self._report(command)
         self._at(self.now + self.look, partial(self._look, command))
         self._settle(command)
         self._place()
+
+    def _report(self, command: Command) -> None:
+        """Report to the registry, as the driver's thread does, and follow its limit."""
+        scheduler, share = command.scheduler, command.resources.share
+        report = {"kind": "GPU", "unit": share["gpu"], "cores": share["cpu"], "planned": 0.0}
+        report |= {"held": scheduler.held, "wanted": scheduler.wanted}
+        report["size"] = sum(len(gpus) for gpus in self.gpus.values())
+        scheduler.limit = self.registry.report(str(command.number), report)["limit"]
 
     def _settle_all(self) -> None:
         for command in self.commands:
@@ -748,10 +760,13 @@ class Simulation:
         for slot in scheduler.idle:
             if (pack := scheduler.next_pack(slot.name)) and slot.work:
                 self._begin_pack(command.workers[slot.name], slot.work[0], pack)
+        for name in scheduler.withdrawn():
+            self._end_worker(command.workers[name])
         for name in scheduler.surplus():
             self._end_worker(command.workers[name])
         if scheduler.over:
             command.end = self.now
+            self.registry.leave(str(command.number))
             for worker in list(command.workers.values()):
                 self._end_worker(worker)
             return
