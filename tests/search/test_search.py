@@ -159,3 +159,21 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_an_error(tmp_path: Pat
     path.write_text(whole.replace('"ended"', '"bended"', 1))
     with pytest.raises(TpbenchError, match=r"j\.jsonl:\d+"):
         Journal.open(path)
+
+
+def test_a_journal_counts_without_a_look_at_its_packs(tmp_path: Path) -> None:
+    """The scheduler asks for the counts with every report, of each sweep."""
+    path = tmp_path / "j.jsonl"
+    search = new_search(path, trials=14)
+    play(search, 2, 0, stop_after=3)
+    journals = search.journal, Journal.read(path)
+    for journal in journals:
+        packs = journal.packs
+        suggested = sum(len(pack.suggestions) for pack in packs)
+        ended = sum(len(pack.suggestions) for pack in packs if pack.outcomes is not None)
+        assert suggested > ended == 9
+        assert (journal.suggested_count, journal.ended_count) == (suggested, ended)
+        # A pack that ended twice counts once; nothing reads the packs.
+        journal._apply({"event": "ended", "pack": 0, "outcomes": []})
+        journal.packs = []
+        assert (journal.suggested_count, journal.ended_count) == (suggested, ended)

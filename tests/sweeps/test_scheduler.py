@@ -490,3 +490,38 @@ def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
         number += 1
         scheduler.open(str(number))
     assert number == 2
+
+
+def test_a_turn_asks_each_sweep_a_few_times(tmp_path: Path) -> None:
+    """The driver asks for workers with every report: what it asks of a sweep must not grow with the other sweeps."""
+    asked = Counter[str]()
+
+    class Counted(QueuedSweep):
+        @property
+        def potential(self) -> int:
+            asked[self.name] += 1
+            return super().potential
+
+    plan = plan_seeds(get_workload("digits"), "bp", CONFIGURATION, (0,), 1, {"by": "published"})
+
+    def times_asked(count: int) -> int:
+        sweeps: list[QueuedSweep] = []
+        for number in range(count):
+            sweeps.append(Counted(f"s{number}", "", PackSettings(str(tmp_path))))
+            sweeps[-1].train_final(plan, 1)
+        scheduler = Scheduler(sweeps, 4, 4)
+        asked.clear()
+        scheduler.wants_slot()
+        scheduler.surplus()
+        return asked["s0"]
+
+    assert 1 <= times_asked(20) == times_asked(2)
+
+
+def test_sweeps_know_what_the_others_could_train(tmp_path: Path) -> None:
+    one, other = plain(tmp_path, name="one"), plain(tmp_path, seeds=3, parts=3, name="other")
+    scheduler = Scheduler([one, other], 2, 2)
+    assert (scheduler.workers(one).others, scheduler.workers(other).others) == (3, 4)
+    assert scheduler.workers(one).unfinished == 2
+    other.interrupt("for now")
+    assert (scheduler.workers(one).others, scheduler.workers(one).unfinished) == (0, 1)

@@ -134,8 +134,15 @@ class Scheduler:
 
     def workers(self, sweep: QueuedSweep) -> Workers:
         """Return the workers as a sweep knows them when it splits its final runs."""
-        others = sum(other.potential for other in self.sweeps if other is not sweep)
-        return Workers(self.final_workers, max(1, len(self.unfinished)), others)
+        return self._workers_of([sweep])[0]
+
+    def _workers_of(self, sweeps: Sequence[QueuedSweep]) -> list[Workers]:
+        """Return the workers as each of these sweeps knows them."""
+        unfinished = self.unfinished
+        # Once for all of them: this is asked with every report of a worker.
+        potential = sum(sweep.potential for sweep in unfinished)
+        count = max(1, len(unfinished))
+        return [Workers(self.final_workers, count, potential - sweep.potential) for sweep in sweeps]
 
     def _ready(self) -> list[QueuedSweep]:
         """Return sweeps that have a pack, in the order in which they get workers."""
@@ -179,7 +186,9 @@ class Scheduler:
 
     def _max_in_flight(self) -> int:
         """Return the number of packs that may be in flight at once from now on."""
-        return sum(sweep.max_in_flight(self.workers(sweep)) for sweep in self.unfinished)
+        sweeps = self.unfinished
+        known = self._workers_of(sweeps)
+        return sum(sweep.max_in_flight(workers) for sweep, workers in zip(sweeps, known, strict=True))
 
     def open(self, name: str) -> frozenset[str]:
         """Note that a worker was asked for; returns the nodes on which it would have no pack."""
