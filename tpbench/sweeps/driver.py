@@ -31,7 +31,7 @@ from tpbench.sweeps.nodes import (
     missing,
 )
 from tpbench.sweeps.queue import METRIC, SweepQueue
-from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.scheduler import Timeouts, make_scheduler
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
@@ -43,8 +43,6 @@ from tpbench.workloads.memory import oom_kills
 
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while.
 _PATIENCE = 30.0
-# Seconds after which an idle worker of a cluster gives its place back.
-_IDLE = 60.0
 # Seconds between two looks at the cluster's nodes, and at workers that make no progress.
 _LOOK = 10.0
 # Such intervals without a look after which the driver itself was late.
@@ -325,16 +323,7 @@ def run_queue(
     """
     mailbox, workers = open_mailbox(), resources.concurrent
     share = resources.share
-    scheduler = Scheduler(
-        sweeps,
-        workers,
-        resources.gpus or resources.cpus,
-        admission=admission,
-        # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
-        most=workers + max(1, workers // 8) if resources.address else None,
-        timeouts=timeouts or Timeouts(idle=_IDLE if resources.address else None),
-        say=reporter.say,
-    )
+    scheduler = make_scheduler(sweeps, resources, admission=admission, timeouts=timeouts, say=reporter.say)
     if resources.address:
         scheduler.update_nodes(capable_nodes(share))
     for node, lacks in (nodes.lacks if nodes else {}).items():

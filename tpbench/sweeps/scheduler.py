@@ -7,11 +7,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, Place, QueuedPack, QueuedSweep, Workers
 from tpbench.training.plan import Outcome
 
+if TYPE_CHECKING:
+    from tpbench.sweeps.cluster import Resources
+
+# Seconds after which an idle worker of a cluster gives its place back.
+_IDLE = 60.0
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3
 # Failures that may be the place's fault; lost nodes and too little memory are kinds of their own.
@@ -524,3 +530,33 @@ class Scheduler:
             return next(iter(reasons))
         listed = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items())
         return f"no node of the cluster can train it ({listed})"
+
+
+def make_scheduler(
+    sweeps: Sequence[QueuedSweep],
+    resources: Resources,
+    *,
+    admission: Admission | None = None,
+    timeouts: Timeouts | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Scheduler:
+    """Return the scheduler of a command: its workers follow from the machine or cluster.
+
+    Args:
+        sweeps, admission, say, clock: as of :class:`Scheduler`.
+        resources: for all sweeps together.
+        timeouts: None: those that suit the resources.
+    """
+    workers = resources.concurrent
+    return Scheduler(
+        sweeps,
+        workers,
+        resources.gpus or resources.cpus,
+        admission=admission,
+        # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
+        most=workers + max(1, workers // 8) if resources.address else None,
+        timeouts=timeouts or Timeouts(idle=_IDLE if resources.address else None),
+        say=say,
+        clock=clock,
+    )
