@@ -18,7 +18,7 @@ from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
 from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, OBJECTIVES, search_info
-from tpbench.results.schemas import Count, Epochs, Name, Natural, Record, Scalar, check_fields, model_of
+from tpbench.results.schemas import Count, Epochs, Name, Natural, NonNegative, Record, Scalar, check_fields, model_of
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.sweep_files import (
     DEFINITION,
@@ -30,9 +30,10 @@ from tpbench.results.sweep_files import (
     read_archived_sweep,
     read_sweep,
 )
-from tpbench.search.brackets import Bracket, pack_floor
+from tpbench.search.brackets import Bracket
 from tpbench.search.journal import REMEDY, Journal
 from tpbench.search.locking import is_locked, locked
+from tpbench.search.packed_tpe import random_first
 from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
 from tpbench.workloads import Workload, get_workload, is_file
@@ -48,6 +49,9 @@ Seeds = tuple[int, ...]
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
 runs may have it too (by default they do), or not: then none of them took part in the choice."""
+
+CHOSEN = ("pack", "lag", "packs_per_gpu", "cost")
+"""Fields that are chosen where a sweep begins, and are no part of its id."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,16 @@ class SweepDefinition:
     """Factor of a search in which packs are brackets (:mod:`tpbench.search.brackets`); 0: none."""
     search_precision: str = ""
     """Precision of the search's packs alone; empty: that of the whole sweep."""
+    packs_per_gpu: Natural = 0
+    """Packs that share a GPU; 0: none was measured."""
+    cost: NonNegative = 0.0
+    """Seconds of a member's epoch (:func:`tpbench.training.sizing.epoch_seconds`); 0: not measured."""
 
     @classmethod
     def of(
         cls, options: SweepOptions, workload: Workload, method: str, fingerprint: str, space: Mapping[str, list[Any]]
     ) -> SweepDefinition:
-        """Return the definition of a sweep with these options, whose pack size and lag may still be chosen."""
+        """Return the definition of a sweep with these options, whose sizes may still be chosen (:attr:`CHOSEN`)."""
         return cls(
             workload.name,
             method,
@@ -134,9 +142,20 @@ class SweepDefinition:
             fingerprint=self.fingerprint,
         )
 
-    def smallest_pack(self, workers: int) -> int:
-        """Return the fewest members of a pack of the search, where so many workers train packs."""
-        return pack_floor(self.halving, self.trials, workers) if self.halving else 1
+    @property
+    def pack_count(self) -> int:
+        """Number of packs of the search."""
+        return -(-self.trials // self.pack)
+
+    def search_seconds(self, cost: float, trials: int | None = None) -> float:
+        """Return about how long one worker trains the search, if no member diverges or is pruned.
+
+        Args:
+            cost: seconds of a member's epoch.
+            trials: configurations that are left; None: all.
+        """
+        share = self.bracket.share(min(self.pack, self.trials)) if self.bracket else 1.0
+        return (self.trials if trials is None else trials) * self.epochs * share * cost
 
     def announcement(self, space: str = "") -> str:
         """Return a line about the sweep; ``space`` is the file of the search space, if it is not the paper's."""
@@ -146,6 +165,7 @@ class SweepDefinition:
             f" of {space}" if space else "",
             searched,
             f", halved by {self.halving}" if self.halving else "",
+            f", the first {random_first(self.trials, self.pack, self.lag)} at random",
             "" if self.minimises_error else f", by {self.objective}",
             f", then {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}",
             # The other precision goes without saying only where the search has the same.
@@ -174,8 +194,8 @@ class SweepDefinition:
 
     @property
     def id(self) -> str:
-        """The sweep's name. Pack and lag are left out: where it runs, they are chosen once and then kept."""
-        what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
+        """The sweep's name. Sizes are left out: where it runs, they are chosen once and then kept."""
+        what = {k: v for k, v in self.plain().items() if k not in CHOSEN}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
 
     def found(self, role: str) -> dict[str, Any]:
@@ -209,6 +229,8 @@ _LATER_FIELDS = {
     "objective": DEFAULT_OBJECTIVE,
     "halving": 0,
     "search_precision": "",
+    "packs_per_gpu": 0,
+    "cost": 0.0,
 }
 
 
@@ -341,7 +363,7 @@ class SweepFolder:
         return locked(self.local, f"the sweep {self.folder.name}")
 
     def begin(self, wanted: SweepDefinition, options: Mapping[str, Any]) -> tuple[SweepDefinition, Journal]:
-        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept.
+        """Continue the sweep of this folder, or begin it; the sizes of a sweep that is there are kept.
 
         Args:
             options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.
