@@ -54,8 +54,8 @@ from tpbench.search.spaces import Range, SearchSpace, spaces_for
 from tpbench.sweeps import campaign
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.scheduler import Timeouts, make_scheduler
-from tpbench.sweeps.sharing import Registry
 from tpbench.sweeps.session import Session
+from tpbench.sweeps.sharing import Registry
 from tpbench.sweeps.sweep import Failure, Place, QueuedPack, QueuedSweep, SearchedSweep, Workers
 from tpbench.training import sizing
 from tpbench.training.choice import CellChoice, choose_all
@@ -381,7 +381,12 @@ class ModelledSizes:
         # Values, gradients and two moments.
         peak = 4 * size * parameter_bytes(workload, method)[1]
         rate = size / (step * steps)
-        return BenchmarkRow(workload.name, method, size, device, precision, step, rate, 0, 0, 0.0, 1.0, 0.0, {}, peak)
+        phases = {}
+        if get_method(method).trains_feedback:
+            phases["feedback"] = self.costs.steps.seconds(workload.name, method, "feedback", size) / step
+        return BenchmarkRow(
+            workload.name, method, size, device, precision, step, rate, 0, 0, 0.0, 1.0, 0.0, phases, peak
+        )
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -11,7 +11,8 @@ import pytest
 from tpbench.options import SweepOptions
 from tpbench.results.runs import tuning_budget
 from tpbench.search.configurations import KnownConfigurations
-from tpbench.search.definition import SweepDefinition, SweepFolder
+from tpbench.search.definition import CHOSEN, SweepDefinition, SweepFolder
+from tpbench.search.packed_tpe import random_first
 from tpbench.workloads import WORKLOADS
 
 DEFINITION = SweepDefinition("digits", "bp", "f", {"lr": ["constant", 1.0]}, 2, 7, (0, 1), 0, 2, 3)
@@ -19,7 +20,7 @@ DEFINITION = SweepDefinition("digits", "bp", "f", {"lr": ["constant", 1.0]}, 2, 
 
 def test_the_id_of_a_sweep_stays_what_older_versions_made_it() -> None:
     assert DEFINITION.id == "digits-bp-d1a6f0fc"
-    assert replace(DEFINITION, pack=9, lag=9).id == DEFINITION.id
+    assert replace(DEFINITION, pack=9, lag=9, packs_per_gpu=2, cost=0.5).id == DEFINITION.id
 
 
 @pytest.mark.parametrize("name", ["precision", "method_source", "workload_source", "search_precision"])
@@ -101,3 +102,30 @@ def test_the_label_and_the_announcement_name_known_configurations() -> None:
     assert all(word in definition.announcement() for word in ("1 known", "9 epochs", "27 epochs"))
     assert not any(word in of(epochs=27).announcement() for word in ("known", "epochs"))
     assert "start" not in of().found("final")
+
+
+def test_sizes_are_kept_and_older_versions_had_fewer(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "new")
+    sized = replace(DEFINITION, packs_per_gpu=2, cost=0.5)
+    folder.begin(sized, {})
+    assert folder.read() == sized
+    assert folder.begin(replace(DEFINITION, pack=9, packs_per_gpu=4, cost=0.1), {})[0] == sized
+    # That of an older version has neither.
+    path = folder.folder / "sweep.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in CHOSEN[2:]}))
+    assert folder.read() == DEFINITION
+
+
+def test_a_search_takes_what_its_brackets_train() -> None:
+    assert DEFINITION.search_seconds(0.5) == 2 * 7 * 0.5
+    assert DEFINITION.search_seconds(0.5, 1) == 7 * 0.5
+    halved = replace(DEFINITION, trials=18, pack=9, epochs=9, halving=3)
+    # Of nine members six train one epoch, two three and one nine.
+    assert halved.search_seconds(1.0) == 2 * (6 + 6 + 9)
+    assert halved.pack_count == 2
+
+
+def test_the_first_suggestions_are_at_random() -> None:
+    assert random_first(100, 9, 6) == 54
+    assert random_first(100, 9, 1) == 20
+    assert random_first(12, 3, 2) == 12

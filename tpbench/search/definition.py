@@ -19,7 +19,7 @@ from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
 from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, FROM_FILE, OBJECTIVES, search_info
-from tpbench.results.schemas import Count, Epochs, Name, Natural, Record, Scalar, check_fields, model_of
+from tpbench.results.schemas import Count, Epochs, Name, Natural, NonNegative, Record, Scalar, check_fields, model_of
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.sweep_files import (
     DEFINITION,
@@ -32,9 +32,10 @@ from tpbench.results.sweep_files import (
     read_archived_sweep,
     read_sweep,
 )
-from tpbench.search.brackets import Bracket, pack_floor
+from tpbench.search.brackets import Bracket
 from tpbench.search.journal import FAILED_ELSEWHERE, REMEDY, Journal, Suggestion, portable_journal
 from tpbench.search.locking import is_locked, locked
+from tpbench.search.packed_tpe import random_first
 from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
 from tpbench.workloads import Workload, get_workload, is_file
@@ -55,6 +56,9 @@ StartFrom = str
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
 runs may have it too (by default they do), or not: then none of them took part in the choice."""
+
+CHOSEN = ("pack", "lag", "packs_per_gpu", "cost")
+"""Fields that are chosen where a sweep begins, and are no part of its id."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,10 @@ class SweepDefinition:
     """Known configurations, which are the first trials: their values of what is searched."""
     start_from: StartFrom = ""
     """Origin of the known configurations: ``published`` or ``file``; empty where there are none."""
+    packs_per_gpu: Natural = 0
+    """Packs that share a GPU; 0: none was measured."""
+    cost: NonNegative = 0.0
+    """Seconds of a member's epoch (:func:`tpbench.training.sizing.epoch_seconds`); 0: not measured."""
 
     @classmethod
     def of(
@@ -103,7 +111,7 @@ class SweepDefinition:
         space: Mapping[str, list[Any]],
         known: KnownConfigurations | None = None,
     ) -> SweepDefinition:
-        """Return the definition of a sweep with these options, whose pack size and lag may still be chosen."""
+        """Return the definition of a sweep with these options, whose sizes may still be chosen (:attr:`CHOSEN`)."""
         epochs = options.epochs or workload.epochs
         return cls(
             workload.name,
@@ -162,9 +170,25 @@ class SweepDefinition:
             fingerprint=self.fingerprint,
         )
 
-    def smallest_pack(self, workers: int) -> int:
-        """Return the fewest members of a pack of the search, where so many workers train packs."""
-        return pack_floor(self.halving, self.trials, workers) if self.halving else 1
+    @property
+    def pack_count(self) -> int:
+        """Number of packs of the search."""
+        return -(-self.trials // self.pack)
+
+    def search_seconds(self, cost: float, trials: int | None = None) -> float:
+        """Return about how long one worker trains the search, if no member diverges or is pruned.
+
+        Args:
+            cost: seconds of a member's epoch.
+            trials: configurations that are left; None: all.
+        """
+        share = self.bracket.share(min(self.pack, self.trials)) if self.bracket else 1.0
+        return (self.trials if trials is None else trials) * self.trial_epochs * share * cost
+
+    @property
+    def random_count(self) -> int:
+        """Number of the search's suggestions that are drawn at random, if all packs succeed."""
+        return max(0, random_first(self.trials, self.pack, self.lag) - len(self.start))
 
     def announcement(self, space: str = "") -> str:
         """Return a line about the sweep; ``space`` is the file of the search space, if it is not the paper's."""
@@ -176,6 +200,7 @@ class SweepDefinition:
             f", for {_epochs(self.search_epochs)}" if self.search_epochs else "",
             searched,
             f", halved by {self.halving}" if self.halving else "",
+            f", the {'next' if self.start else 'first'} {self.random_count} at random",
             "" if self.minimises_error else f", by {self.objective}",
             f", then {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}",
             # Epochs and precision go without saying only where the search has the same.
@@ -210,8 +235,8 @@ class SweepDefinition:
 
     @property
     def id(self) -> str:
-        """The sweep's name. Pack and lag are left out: where it runs, they are chosen once and then kept."""
-        what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
+        """The sweep's name. Sizes are left out: where it runs, they are chosen once and then kept."""
+        what = {k: v for k, v in self.plain().items() if k not in CHOSEN}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
 
     @property
@@ -299,6 +324,8 @@ _LATER_FIELDS = {
     "search_epochs": 0,
     "start": (),
     "start_from": "",
+    "packs_per_gpu": 0,
+    "cost": 0.0,
 }
 
 
@@ -509,7 +536,7 @@ class SweepFolder:
         return locked(self.local, f"the sweep {self.folder.name}")
 
     def begin(self, wanted: SweepDefinition, options: Mapping[str, Any]) -> tuple[SweepDefinition, Journal]:
-        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept.
+        """Continue the sweep of this folder, or begin it; the sizes of a sweep that is there are kept.
 
         Args:
             options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.

@@ -135,6 +135,17 @@ def _scores(entry: PackEntry) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
+def random_first(trials: int, pack: int, max_pending: int) -> int:
+    """Return how many suggestions TPE makes without any result, or draws at random, if all packs succeed.
+
+    Args:
+        trials: suggestions in all.
+        pack: members per pack.
+        max_pending: as of :class:`PackedSearch`.
+    """
+    return min(trials, max(RANDOM_FIRST, pack * max_pending))
+
+
 def random_trials(packs: Sequence[PackEntry], max_pending: int, known: int = 0) -> list[bool]:
     """Return for each suggestion of a search, in order, whether TPE drew it at random from the space.
 

@@ -70,9 +70,9 @@ class Slot:
 class Scheduler:
     """Hands the packs of several sweeps to workers, and decides what follows when one fails.
 
-    Final packs come first, then sweeps of a lower ``priority``, then those with the fewest packs in flight. There is no
-    barrier anywhere: while one sweep waits for results, others train. What a sweep suggests depends on its own results
-    in their order alone, so neither turns nor places change a result.
+    Final packs come first, then sweeps of a lower ``priority``, then those with the most work left, then those with the
+    fewest packs in flight. There is no barrier anywhere: while one sweep waits for results, others train. What a sweep
+    suggests depends on its own results in their order alone, so neither turns nor places change a result.
 
     A pack that failed on a node goes to another node while there is one. A node or GPU that breaks three packs in a row
     gets no more, unless these packs fail elsewhere too or there is no other place. A need that a node lacks is no
@@ -82,6 +82,7 @@ class Scheduler:
         sweeps: all of the command, in its order.
         workers: packs that train at once.
         final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
+        on_gpus: whether these are GPUs.
         admission: which sweeps may begin.
         most: workers that may be asked for at once; None: as many as ``workers``.
         timeouts: for packs, workers and nodes.
@@ -95,6 +96,7 @@ class Scheduler:
         workers: int,
         final_workers: int,
         *,
+        on_gpus: bool = False,
         admission: Admission | None = None,
         most: int | None = None,
         timeouts: Timeouts | None = None,
@@ -102,6 +104,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
+        self.on_gpus = on_gpus
         self.admission, self.most = admission or Admission(), most or workers
         self.timeouts, self.say, self.clock = timeouts or Timeouts(), say, clock
         self.limit: int | None = None
@@ -160,12 +163,12 @@ class Scheduler:
         # Once for all of them: this is asked with every report of a worker.
         potential = sum(sweep.potential for sweep in unfinished)
         count = max(1, len(unfinished))
-        return [Workers(self.final_workers, count, potential - sweep.potential) for sweep in sweeps]
+        return [Workers(self.final_workers, count, potential - s.potential, self.on_gpus) for s in sweeps]
 
     def _ready(self) -> list[QueuedSweep]:
         """Return sweeps that have a pack, in the order in which they get workers."""
         ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.in_flight)))
+        return sorted(ready, key=lambda s: (not s.has_final, s.priority, -s.remaining, len(s.in_flight)))
 
     # Workers come and go
 
@@ -608,6 +611,7 @@ def make_scheduler(
         sweeps,
         workers,
         resources.gpus or resources.cpus,
+        on_gpus=bool(resources.gpus),
         admission=admission,
         # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
         most=workers + max(1, workers // 8) if resources.address else None,
