@@ -710,13 +710,15 @@ class Simulation:
         self._place()
 
     def _lose_node(self) -> None:
+        self._at(self.now + 60 * (self.faults.spot or 0), self._lose_node)
+        if not self.gpus:  # all wait to be replaced
+            return
         name = self.random.choice(sorted(self.gpus))
         self.nodes_lost += 1
         for gpu in self.gpus.pop(name):
             for worker in list(gpu.workers):
                 self._end_worker(worker, Failure("gone", "its node was lost"))
         self._at(self.now + 60 * self.faults.replaced, self._join)
-        self._at(self.now + 60 * (self.faults.spot or 0), self._lose_node)
         self._settle_all()
 
     # Workers

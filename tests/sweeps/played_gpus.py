@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,10 @@ import torch
 
 from tests.sweeps.playing import pretend
 from tpbench.engine import EpochReport
-from tpbench.sweeps import campaign
+from tpbench.sweeps import sizes
+from tpbench.sweeps.sizes import SizeRequest
 from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training import sizing
-from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import Outcome
 
@@ -34,7 +34,7 @@ MEMORY = 80 * 2**30
 
 _contexts: dict[str, TextIO] = {}
 """By GPU, what this process has open until it ends: the context that CUDA makes, and keeps."""
-_measure = campaign._measure
+_measure = sizes._measure
 
 
 def folder() -> Path:
@@ -67,7 +67,7 @@ def stand_ins() -> Iterator[tuple[Any, str, Any]]:
 def measure(workload: object, method: str, size: int, *_: Any, **__: Any) -> Any:
     """Play a measurement: a member takes a GiB, and costs less the larger the pack."""
     open_context()
-    return type("Row", (), {"peak_memory": size * 2**30, "member_epochs_per_second": float(size)})()
+    return type("Row", (), {"peak_memory": size * 2**30, "member_epochs_per_second": float(size), "phases": {}})()
 
 
 def open_context() -> None:
@@ -142,10 +142,10 @@ def _installed(processes: int) -> Training:
     return Training(processes)
 
 
-def measure_with_played_gpus(mailbox: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> Any:
-    """Measure sizes as :func:`tpbench.sweeps.campaign._measure`, in a process of Ray's that sees the GPUs."""
+def measure_with_played_gpus(mailbox: Any, one: SizeRequest) -> Any:
+    """Measure sizes as :func:`tpbench.sweeps.sizes._measure`, in a process of Ray's that sees the GPUs."""
     install()
-    return _measure(mailbox, cell, arguments)
+    return _measure(mailbox, one)
 
 
 def train_on_the_cpu(pack: QueuedPack) -> list[Outcome]:

@@ -19,9 +19,11 @@ from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
 from tpbench.options import SweepOptions
 from tpbench.search.definition import SweepFolder
-from tpbench.sweeps import campaign
+from tpbench.sweeps import campaign, sizes
 from tpbench.sweeps.cluster import Resources, ray_running
+from tpbench.sweeps.nodes import Needs, NodeFindings
 from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sizes import SizeRequest, measure_on_nodes
 from tpbench.sweeps.sweep import SearchedSweep
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.plan import PackSettings
@@ -81,7 +83,8 @@ Command = Callable[..., tuple[str, SweepFolder]]
 def test_a_sweep_on_a_gpu_is_that_on_a_cpu(command: Command, tmp_path: Path) -> None:
     on_cpu, on_gpu = command("cpu", pack=2, gpus=0), command("gpu", pack=2, gpus=1)
     assert on_cpu[0] == on_gpu[0]
-    assert on_cpu[1].read() == on_gpu[1].read()
+    # What was measured on the GPU alone.
+    assert on_cpu[1].read() == replace(on_gpu[1].read(), packs_per_gpu=0, cost=0.0)
     assert journals(tmp_path / "cpu") == journals(tmp_path / "gpu")
     assert stored(tmp_path / "cpu").keys() == stored(tmp_path / "gpu").keys()
     assert len(stored(tmp_path / "gpu")) == 7  # six of the search, one of which is the final run of seed 0
@@ -89,14 +92,14 @@ def test_a_sweep_on_a_gpu_is_that_on_a_cpu(command: Command, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("gpus", "mps", "pack", "lag"),
-    [(1, False, 8, 2), (2, False, 4, 3), (1, True, 2, 5), (2, True, 1, 9)],
+    [(1, False, 32, 1), (2, False, 16, 3), (1, True, 8, 5), (2, True, 8, 5)],
     ids=["one", "two", "one with MPS", "two with MPS"],
 )
 def test_packs_and_lag_follow_from_the_gpus(
     command: Command, state: Path, gpus: int, mps: bool, pack: int, lag: int
 ) -> None:
     (state / "mps/control").touch() if mps else None
-    _, folder = command("results", trials=32, gpus=gpus)
+    _, folder = command("results", trials=96, gpus=gpus)
     assert (folder.read().pack, folder.read().lag) == (pack, lag)
 
 
@@ -155,14 +158,16 @@ def train(ray_with_gpus: None, state: Path, tmp_path: Path) -> Train:
     return call
 
 
-def measure_on_ray(gpus: int, monkeypatch: pytest.MonkeyPatch) -> Sizing | str:
+def measure_on_ray(gpus: int, monkeypatch: pytest.MonkeyPatch) -> Sizing:
     """Measure the sizes of a search of 400 configurations, where a GPU is free."""
-    monkeypatch.setattr(campaign, "_measure", played_gpus.measure_with_played_gpus)
-    arguments = {"trials": 400, "pack": None, "cpus": 2, "gpus": gpus, "threads": 1}
-    arguments |= {"device": "cuda", "precision": "float32", "floor": 1}
-    cell, share = CellChoice.of("digits", "bp"), Resources(2, gpus).share
-    _, sizes = campaign._measure_on_cluster(cell, arguments, share, pytest.fail, ())
-    return sizes
+    monkeypatch.setattr(sizes, "_measure", played_gpus.measure_with_played_gpus)
+    arguments = {"trials": 400, "cells": 1, "pack": None, "cpus": 2, "gpus": gpus, "threads": 1}
+    request = SizeRequest(
+        "digits", CellChoice.of("digits", "bp"), {**arguments, "device": "cuda", "precision": "float32"}
+    )
+    findings = NodeFindings(Needs((), None, "cuda", ""), {})
+    found = measure_on_nodes([request], Resources(2, gpus).share, findings, lambda line: None)
+    return found["digits"]
 
 
 @pytest.mark.slow
@@ -171,7 +176,7 @@ def test_the_sizing_process_gives_the_gpu_back_and_the_sweep_is_that_on_a_cpu(
 ) -> None:
     """Its GPU takes one process at a time: one that lives on would be in the way of the first pack."""
     (state / "exclusive").touch()
-    assert measure_on_ray(1, monkeypatch) == Sizing(32)
+    assert measure_on_ray(1, monkeypatch).pack == 32
     until = time.monotonic() + 60
     while not (is_free("0") and is_free("1")):
         assert time.monotonic() < until
