@@ -26,6 +26,7 @@ import heapq
 import json
 import math
 import random
+import sys
 import tempfile
 from bisect import bisect_left
 from collections import Counter
@@ -41,7 +42,7 @@ from unittest.mock import patch
 import numpy as np
 from scipy.optimize import nnls
 
-from tpbench.engine import MemberHistory, get_method
+from tpbench.engine import MemberHistory, TpbenchError, get_method
 from tpbench.engine.network import network_layers
 from tpbench.engine.protocol import Schedule
 from tpbench.engine.trainer import EVALUATION_CHUNK
@@ -1169,25 +1170,38 @@ def simulate(arguments: argparse.Namespace, costs: PackCosts | None = None) -> t
     return simulation, report(simulation, sizes, a.measure_seconds)
 
 
+def positive(text: str) -> int:
+    """Return a whole number from 1.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}': give a whole number from 1")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--nodes", type=int, default=8, help="1: this machine, without a cluster")
-    p.add_argument("--gpus-per-node", type=int, default=8)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("--nodes", type=positive, default=8, help="1: this machine, without a cluster")
+    p.add_argument("--gpus-per-node", type=positive, default=8)
     p.add_argument("--cells", default="all", help="all, or mnist:bp,cifar10:all")
-    p.add_argument("--trials", type=int, default=100)
-    p.add_argument("--epochs", type=int, help="joint epochs; those of the workloads")
-    p.add_argument("--seeds", type=int, default=10)
+    p.add_argument("--trials", type=positive, default=100)
+    p.add_argument("--epochs", type=positive, help="joint epochs; those of the workloads")
+    p.add_argument("--seeds", type=positive, default=10)
     p.add_argument("--halving", type=int, default=0)
     p.add_argument("--seed", type=int, default=0, help="of searches and faults")
-    p.add_argument("--campaigns", type=int, default=1, help="equal ones, which share the cluster")
+    p.add_argument("--campaigns", type=positive, default=1, help="equal ones, which share the cluster")
     p.add_argument("--apart", type=float, default=0.0, help="minutes between the begins of two campaigns")
     p.add_argument("--mps", action="store_true", help="NVIDIA's Multi-Process Service runs")
     rules = p.add_argument_group("rules")
     rules.add_argument("--rules", choices=("code", "add40e1"), default="code")
-    rules.add_argument("--pack", type=int, help="members of a search pack")
-    rules.add_argument("--lag", type=int, help="packs of a search in flight or waiting")
-    rules.add_argument("--parts", type=int, help="packs of the final seeds")
+    rules.add_argument("--pack", type=positive, help="members of a search pack")
+    rules.add_argument("--lag", type=positive, help="packs of a search in flight or waiting")
+    rules.add_argument("--parts", type=positive, help="packs of the final seeds")
     rules.add_argument("--order", choices=("code", "longest"), default="code", help="longest: most work left first")
     faults = p.add_argument_group("faults")
     faults.add_argument("--faults", default="", help="gpu, node, spot, late, with commas")
@@ -1210,7 +1224,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     costs = PackCosts()
-    simulation, numbers = simulate(arguments, costs)
+    try:
+        simulation, numbers = simulate(arguments, costs)
+    except (TpbenchError, ValueError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")
     if arguments.json:
         print(json.dumps(asdict(numbers)))
         return

@@ -136,7 +136,7 @@ def test_no_order_of_events_changes_a_journal(simulate: Any) -> None:
     assert [len(packs) for packs in plainly] == [4, 4, 4]
     for others in (
         ("--jitter", 0.9),
-        ("--faults", "gpu,spot", "--spot-minutes", 1, "--jitter", 0.5),
+        ("--faults", "gpu,spot", "--spot-minutes", 1, "--jitter", 0.5, "--checkpoint-every", 1),
         ("--nodes", 1, "--gpus-per-node", 1),
         ("--order", "longest", "--parts", 4),
     ):

@@ -277,6 +277,8 @@ def _find_known(cell: CellChoice, space: SearchSpace, options: SweepOptions) -> 
         UsageError: there is none, one cannot be suggested by a search of the space, two are the same, or there are more
             than trials.
     """
+    if options.start is not None and not options.start.strip():
+        raise UsageError("--start '': give a file, or 'published'")
     if not options.start:
         return KnownConfigurations()
     if options.start == "published":

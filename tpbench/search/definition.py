@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -187,20 +187,21 @@ class SweepDefinition:
 
     @property
     def random_count(self) -> int:
-        """Number of the search's suggestions that are drawn at random, if all packs succeed."""
+        """Number of suggestions that are random, or made without any result, if all packs succeed; known ones apart."""
         return max(0, random_first(self.trials, self.pack, self.lag) - len(self.start))
 
     def announcement(self, space: str = "") -> str:
         """Return a line about the sweep; ``space`` is the file of the search space, if it is not the paper's."""
         searched = f", searched in {self.search_precision}" if self.search_precision else ""
         known = f", of which {len(self.start)} known ({self.start_from})," if self.start else ""
+        first = "the next" if self.start else "the first"
         parts = [
             f"sweep {self.id}: {self.trials} configurations{known} in packs of {self.pack}",
             f" of {space}" if space else "",
             f", for {_epochs(self.search_epochs)}" if self.search_epochs else "",
             searched,
             f", halved by {self.halving}" if self.halving else "",
-            f", the {'next' if self.start else 'first'} {self.random_count} at random",
+            f", {first} {self.random_count} without results" if self.random_count else "",
             "" if self.minimises_error else f", by {self.objective}",
             f", then {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}",
             # Epochs and precision go without saying only where the search has the same.
@@ -402,7 +403,9 @@ def portable_files(contents: Mapping[str, bytes], where: str, archived: bool) ->
             workload = _portable_workload(contents[WORKLOAD])
         except ValueError as error:
             problem = f"{where}/{WORKLOAD}: damaged ({error}); it is left out"
-    return SweepFiles((json.dumps(definition.plain(), indent=1) + "\n").encode(), journal, workload, problem)
+    # What was measured differs from machine to machine, and copies of one sweep would.
+    portable = replace(definition, cost=0.0, packs_per_gpu=0)
+    return SweepFiles((json.dumps(portable.plain(), indent=1) + "\n").encode(), journal, workload, problem)
 
 
 def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
@@ -542,11 +545,17 @@ class SweepFolder:
             options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.
         """
         path = self.folder / DEFINITION
-        definition = self.read() if self.exists else wanted
-        if definition.id != wanted.id:
-            raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
-        if not self.exists:
-            write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
+        known = definition = self.read() if self.exists else None
+        if known is None:
+            definition = wanted
+        elif known.id != wanted.id:
+            raise TpbenchError(f"{path}: belongs to the sweep {known.id}; start another with --fresh")
+        else:
+            # Older versions, and a sweep that was merged, have not kept what is measured.
+            per_gpu = known.packs_per_gpu or wanted.packs_per_gpu
+            definition = replace(known, cost=known.cost or wanted.cost, packs_per_gpu=per_gpu)
+        if definition != known:
+            write_atomically(path, json.dumps(definition.plain(), indent=1) + "\n")
         # Bytes of names that are no text become escapes.
         kept = {
             name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

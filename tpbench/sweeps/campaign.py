@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median
 
 from tpbench.engine import TpbenchError
 from tpbench.options import SweepOptions
@@ -13,7 +14,7 @@ from tpbench.search.brackets import bracket_sizes
 from tpbench.search.configurations import SearchInput, search_inputs
 from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import SearchSpace
-from tpbench.sweeps.cluster import choose_resources, require_no_other_ray
+from tpbench.sweeps.cluster import Resources, choose_resources, require_no_other_ray
 from tpbench.sweeps.nodes import SweepNeeds
 from tpbench.sweeps.session import Session, for_workers, on_device, training_session
 from tpbench.sweeps.sizes import SizeRequest, measure_here, measure_on_nodes, share_workers
@@ -168,9 +169,12 @@ def _choose_sizes(planned: list[_PlannedSweep], options: SweepOptions, session: 
     # A command that names the pack size gives the same searches each time: no lag depends on a measurement then.
     measured = options.pack_size is None
     ordered = [sizes[one.name] for one in planned]
+    guesses = [guessed_cost(one.cell.workload) for one in planned]
+    # Guesses hold among themselves; beside measurements they are made as large.
+    ratios = [size.cost / guess for size, guess in zip(ordered, guesses, strict=True) if measured and size.cost]
+    scale = median(ratios) if ratios else 1.0
     costs = [
-        (measured and size.costs) or {size.pack: guessed_cost(one.cell.workload)}
-        for one, size in zip(planned, ordered, strict=True)
+        (measured and size.costs) or {size.pack: scale * guess} for size, guess in zip(ordered, guesses, strict=True)
     ]
     shares = share_workers([one.definition for one in planned], costs, resources.concurrent)
     chosen = []
@@ -180,17 +184,18 @@ def _choose_sizes(planned: list[_PlannedSweep], options: SweepOptions, session: 
         cost = definition.cost or size.costs.get(definition.pack, 0.0)
         per_gpu = size.packs_per_gpu if resources.gpus else 0
         chosen.append(replace(one, definition=replace(definition, cost=cost, packs_per_gpu=per_gpu)))
-    if len(known) < len(planned) and (message := format_idle([one.definition for one in chosen], resources.gpus)):
+    if len(known) < len(planned) and (message := format_idle([one.definition for one in chosen], resources)):
         session.view.say(message)
     return chosen
 
 
-def format_idle(definitions: Sequence[SweepDefinition], gpus: int) -> str:
+def format_idle(definitions: Sequence[SweepDefinition], resources: Resources) -> str:
     """Return a line if searches cannot use so many GPUs; empty if they can, or there is none."""
     packs, at_once = sum(d.pack_count for d in definitions), sum(min(d.lag, d.pack_count) for d in definitions)
-    if at_once >= gpus:
+    gpus, used = resources.gpus, -(-at_once // resources.packs_per_gpu)
+    if used >= gpus:
         return ""
-    return f"{packs} packs of the search for {gpus} GPUs, {at_once} at the same time: {gpus - at_once} GPUs stay idle"
+    return f"{packs} packs of the search for {gpus} GPUs, {at_once} at the same time: {gpus - used} GPUs stay idle"
 
 
 def _measure_sizes(
@@ -231,8 +236,11 @@ def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> Searc
     """Begin a sweep or continue it, and print a line about it."""
     settings = session.settings
     definition, journal = one.folder.begin(one.definition, settings.options)
-    # That of an older version has no cost; what was measured now is good for the order of sweeps.
-    definition = replace(definition, cost=definition.cost or one.definition.cost)
+    if options.pack_size not in (None, definition.pack):
+        session.view.say(
+            f"{one.name} was begun with packs of {definition.pack}: --pack {options.pack} is not used; --fresh starts "
+            "another sweep"
+        )
     one.folder.keep_workload(one.cell.workload)
     # One file need not have a space for all of them.
     session.view.say(definition.announcement(one.space.path.name if options.space else ""))

@@ -218,7 +218,7 @@ class Scheduler:
 
     def _max_in_flight(self) -> int:
         """Return the number of packs that may be in flight at once from now on."""
-        sweeps = self.unfinished
+        sweeps = [sweep for sweep in self.unfinished if sweep.in_flight or self.admission.allows(sweep)]
         known = self._workers_of(sweeps)
         return sum(sweep.max_in_flight(workers) for sweep, workers in zip(sweeps, known, strict=True))
 
@@ -559,7 +559,13 @@ class Scheduler:
             for s in self.slots.values()
             if s.place and not s.leaving and self._may_train(sweep, s.place)
         }
-        return (place.node, place.gpu) not in tried or free <= tried
+        if (place.node, place.gpu) not in tried:
+            return True
+        # GPUs without a worker are not known; one that is asked for starts on such a GPU.
+        unknown = bool(place.gpu) and len(free) < self.final_workers
+        if unknown and self.clock() - troubles[-1][1] <= self.timeouts.other_node:
+            return False
+        return free <= tried
 
     def _could_train(self, place: Place) -> bool:
         """Return whether a worker there could have a pack: one of those that wait, or later ones where none does."""

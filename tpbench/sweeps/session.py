@@ -305,7 +305,8 @@ def training_session(
             view.say(f"cluster {resources.address}: {len(nodes())} nodes")
             if warning := environment_warning(settings.track):
                 view.say(f"{WARNING}{warning}")
-            planned, resources = max(0, resources.gpus) or resources.cpus, cluster_resources(resources)
+            asked, resources = resources, cluster_resources(resources)
+            planned = max(0, asked.gpus) if resources.gpus else asked.cpus
         settings, membership = on_device(settings, resources, searched_in), None
         if resources.address:
             # Until its packs train, it needs places to measure their sizes: one for each sweep.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from tpbench.engine import RuleError, TpbenchError
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.packed_tpe import RANDOM_FIRST
 from tpbench.sweeps.cluster import warn_without_place
-from tpbench.sweeps.nodes import NodeFindings, capable_nodes, exclude_nodes, gpu_kinds
+from tpbench.sweeps.nodes import NodeFindings, capable_nodes, exclude_nodes, gpu_kinds, last_line
 from tpbench.sweeps.sweep import ALL_SWEEPS
 from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
@@ -19,6 +20,8 @@ from tpbench.training.sizing import Sizing, choose_sizes
 
 # Seconds to wait for a place on one kind of GPU, when sizes are known for others.
 _PATIENCE = 120.0
+# Times that a sweep is measured on a kind of GPU where a GPU breaks or a process is lost.
+_ATTEMPTS = 3
 # Largest share of a search that is suggested without any result.
 _MOST_AT_RANDOM = 0.6
 
@@ -140,7 +143,7 @@ def measure_on_nodes(
     measured: dict[str, list[Sizing]] = {one.name: [] for one in waiting}
     # Where there is no node yet, the cluster brings one of any kind.
     jobs = [(one, kind) for one in waiting for kind in kinds or ("",)]
-    tasks = Measurements(share, say)
+    tasks, failed = Measurements(share, say), Counter[tuple[str, str]]()
     try:
         while jobs:
             for one, kind in jobs:
@@ -157,6 +160,14 @@ def measure_on_nodes(
             for one, kind, node, result in tasks.results(lambda: all(measured.values())):
                 if isinstance(result, Sizing):
                     measured[one.name].append(result)
+                    continue
+                if not node:
+                    # A GPU that is broken, or a process that was lost: others may measure it.
+                    failed[one.name, kind] += 1
+                    if failed[one.name, kind] < _ATTEMPTS:
+                        jobs.append((one, kind))
+                    elif not measured[one.name]:
+                        raise TpbenchError(f"{one.name}: its pack size could not be measured: {result}")
                     continue
                 lacks.setdefault(node, {})[one.name] = result
                 say(f"node {hosts.get(node, node[:8])} gets no packs of {one.name}: {result}")
@@ -211,6 +222,8 @@ class Measurements:
     def results(self, enough: Callable[[], bool]) -> Iterator[tuple[SizeRequest, str, str, Sizing | str]]:
         """Wait for all; yields each sweep and kind, with the node's id and the sizes or what the node lacks.
 
+        Where a measurement failed or its process was lost, the id is empty, with the reason.
+
         Args:
             enough: tells whether each sweep has been measured. Then those that get no place for a while are left out:
                 others may hold all GPUs of a kind for hours.
@@ -230,10 +243,10 @@ class Measurements:
             (call,) = done
             try:
                 node, result = ray.get(call)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, TpbenchError):
-                    raise error.cause from error
-                raise
+            except ray.exceptions.RayError as error:
+                if isinstance(cause := getattr(error, "cause", None), TpbenchError):
+                    raise cause from error
+                node, result = "", last_line(str(error))
             yield *self.running.pop(call), node, result
 
     def _has_begun(self) -> bool:

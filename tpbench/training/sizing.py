@@ -47,7 +47,9 @@ def pack_sizes(trials: int, *, cells: int, concurrent: int, device: str, bracket
     each = _PACKS_EACH[kind]
 
     def enough(size: int) -> bool:
-        return -(-trials // size) * cells >= each * concurrent and trials >= each * size
+        # A bracket of 18 is worth it wherever the search keeps some of them; which is taken, the workers decide later.
+        busy = -(-trials // size) * cells >= each * concurrent or (kind != "cpu" and size in brackets[1:2])
+        return busy and trials >= each * size
 
     if kind == "cpu":
         sizes: Sequence[int] = _CPU_SIZES
