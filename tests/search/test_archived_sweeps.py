@@ -318,6 +318,14 @@ def test_check_names_copies_of_a_sweep_that_disagree(store: RunStore, archived: 
     assert [("b.zip" in message, "a.zip" in message) for message in check.conflicts] == [(True, False)]
 
 
+def test_copies_agree_that_were_measured_on_other_machines(store: RunStore, archived: RunStore) -> None:
+    path = store.folder / SWEEP
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cost": 0.25, "packs_per_gpu": 2}))
+    pack_store(store, archived.folder / "b.zip")
+    assert check_sweeps(RunStore(archived.folder)).problems == []
+    assert not {"cost", "packs_per_gpu"} & json.loads(entries(archived.folder / "b.zip")[SWEEP]).keys()
+
+
 def test_a_sweep_whose_copies_disagree_keeps_no_run_from_being_packed(
     store: RunStore, archived: RunStore, tmp_path: Path
 ) -> None:

@@ -135,6 +135,12 @@ def known(workloads: str = "digits", methods: str = "bp", **options: object) -> 
     return [one.known for one in search_inputs(cells, chosen)]
 
 
+def test_an_empty_name_is_no_start() -> None:
+    """Such as that of a variable that is not set."""
+    with pytest.raises(UsageError):
+        known(start="")
+
+
 def test_a_file_has_one_known_configuration_or_a_list_of_them(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(INSIDE))

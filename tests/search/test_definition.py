@@ -114,6 +114,8 @@ def test_sizes_are_kept_and_older_versions_had_fewer(tmp_path: Path) -> None:
     path = folder.folder / "sweep.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in CHOSEN[2:]}))
     assert folder.read() == DEFINITION
+    # It keeps what is measured now: the next command measures nothing.
+    assert folder.begin(sized, {})[0] == folder.read() == sized
 
 
 def test_a_search_takes_what_its_brackets_train() -> None:

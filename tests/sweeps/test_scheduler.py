@@ -105,6 +105,25 @@ def test_a_broken_gpu_is_held_back_and_the_others_of_its_node_go_on(tmp_path: Pa
     assert [line for line in workers.said if "GPU 2" in line]
 
 
+def test_a_pack_that_failed_on_the_only_gpu_with_a_worker_waits_for_another(tmp_path: Path) -> None:
+    """The others have no worker yet; one that is asked for starts on one of them."""
+    now = 0.0
+    one = plain(tmp_path, seeds=1, parts=1, on_cluster=False)
+    scheduler = Scheduler([one], 4, 4, clock=lambda: now)
+    scheduler.open("first")
+    scheduler.started("first", Place("n", "0"))
+    assert scheduler.next_pack("first")
+    scheduler.failed("first", Failure("raised", "boom"))
+    assert scheduler.next_pack("first") is None
+    assert scheduler.wants_slot()
+    scheduler.open("second")
+    scheduler.started("second", Place("n", "1"))
+    assert scheduler.next_pack("second")
+    scheduler.failed("second", Failure("raised", "boom"))
+    now = 1000.0  # no third one came
+    assert scheduler.next_pack("first")
+
+
 def test_packs_that_fail_everywhere_are_no_fault_of_the_nodes(tmp_path: Path) -> None:
     bad, good = sweep(tmp_path, "bp", on_cluster=True), sweep(tmp_path, "dfa", on_cluster=True)
 
