@@ -86,6 +86,8 @@ class PlayedMeasurements:
         """Sweep, kind and node of all that ran at the same time."""
         self.running: list[tuple[SizeRequest, str, str]] = []
         self.cancelled = 0
+        self.broken = 0
+        """Number of measurements that end without an answer, the first ones."""
         hosts = {node: f"host-{node}" for nodes in kinds.values() for node in nodes}
         monkeypatch.setattr(sizes, "capable_nodes", lambda share: hosts)
         monkeypatch.setattr(sizes, "gpu_kinds", lambda share: kinds)
@@ -100,6 +102,10 @@ class PlayedMeasurements:
         self.started.append([(one.name, kind, node) for one, kind, node in self.running])
         while self.running:
             one, kind, node = self.running.pop()
+            if self.broken:
+                self.broken -= 1
+                yield one, kind, "", "CUDA error"
+                continue
             lack = self.lacks.get(f"{one.name} {node}")
             size = 8 if kind == "A100" else 16
             yield one, kind, node, lack or Sizing(size, costs={8: 2.0, size: 1.0})
@@ -150,6 +156,21 @@ def test_a_kind_that_cannot_train_a_sweep_has_no_say_in_its_size(monkeypatch: py
     found = measure_on_nodes(requests("one", "other"), SHARE, findings(), lambda line: None)
     assert (found["one"].pack, found["other"].pack) == (16, 8)
     assert len(played.started[0]) == 4
+
+
+@pytest.mark.parametrize(("kinds", "broken", "ends"), [(1, 2, False), (2, 3, False), (1, 3, True)])
+def test_a_gpu_that_breaks_a_measurement_ends_no_command(
+    monkeypatch: pytest.MonkeyPatch, kinds: int, broken: int, ends: bool
+) -> None:
+    played = PlayedMeasurements(monkeypatch, dict([("A100", ["a"]), ("H100", ["b"])][:kinds]), {})
+    played.broken, known = broken, findings()
+    if ends:
+        with pytest.raises(TpbenchError, match="CUDA error"):
+            measure_on_nodes(requests("one"), SHARE, known, lambda line: None)
+        return
+    assert measure_on_nodes(requests("one"), SHARE, known, lambda line: None)["one"].pack >= 8
+    # Its node has other GPUs.
+    assert known.lacks == {}
 
 
 def test_where_no_node_can_measure_sizes_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
