@@ -136,7 +136,18 @@ def test_no_order_of_events_changes_a_journal(simulate: Any) -> None:
     assert [len(packs) for packs in plainly] == [4, 4, 4]
     for others in (
         ("--jitter", 0.9),
-        ("--faults", "gpu,spot", "--spot-minutes", 1, "--jitter", 0.5, "--checkpoint-every", 1),
+        (
+            "--faults",
+            "gpu,spot",
+            "--spot-minutes",
+            1,
+            "--replace-minutes",
+            0.2,
+            "--jitter",
+            0.5,
+            "--checkpoint-every",
+            1,
+        ),
         ("--nodes", 1, "--gpus-per-node", 1),
         ("--order", "longest", "--parts", 4),
     ):
@@ -146,7 +157,8 @@ def test_no_order_of_events_changes_a_journal(simulate: Any) -> None:
 
 
 def test_a_simulation_is_the_same_each_time(simulate: Any) -> None:
-    arguments = (*ON_TWO_NODES, "--faults", "spot", "--spot-minutes", 1, "--jitter", 0.5, "--seed", 3)
+    faults = ("--faults", "spot", "--spot-minutes", 1, "--replace-minutes", 0.2)
+    arguments = (*ON_TWO_NODES, *faults, "--jitter", 0.5, "--seed", 3)
     assert simulate(*arguments)[1] == simulate(*arguments)[1]
 
 

@@ -226,10 +226,11 @@ def test_a_worker_whose_gpu_torch_cannot_use_names_it(train: Train, state: Path)
 
 
 @pytest.mark.slow
-def test_a_gpu_that_another_program_has_costs_attempts_and_no_sweep(train: Train, state: Path) -> None:
+def test_a_gpu_that_another_program_has_costs_few_attempts_and_no_sweep(train: Train, state: Path) -> None:
     (state / "exclusive").touch()
     with taken("0"):
         one, packs, said = train("results", Resources(2, 2))
     assert one.done
     assert {tuple(note["visible"]) for note in packs} == {("1",)}
-    assert 1 <= sum(BUSY in line for line in said) <= 3
+    # None at all where the other GPU's worker was fast enough.
+    assert sum(BUSY in line for line in said) <= 3
