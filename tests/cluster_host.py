@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, driven by lines on standard input. Not a test.
 
-``start``: a node of one core more, ``kill``: SIGKILL the newest, ``count``: nothing; the answer says how many nodes are
-alive then. End of input: all go.
+``start N``: a node of N cores more, ``kill``: SIGKILL the newest, ``count``: nothing; the answer says how many nodes
+are alive then. End of input: all go.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ write_ray_address(cluster.address, temporary)
 print(cluster.address, cluster.head_node.webui_url, flush=True)
 added = []
 for line in sys.stdin:
-    if line.strip() == "start":
-        added.append(cluster.add_node(num_cpus=1))
+    if line.startswith("start"):
+        added.append(cluster.add_node(num_cpus=int(line.split()[1])))
     elif line.strip() == "kill":
         cluster.remove_node(added.pop(), allow_graceful=False)
     alive = sum(node["Alive"] for node in cluster.global_state.node_table())

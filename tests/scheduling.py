@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 # that is compared with an undisturbed one, would each start the cluster and each train the other sweep.
 RAY = (
     "tests/sweeps/test_driver.py",
+    "tests/sweeps/test_gpus.py",
     "tests/test_tour.py::test_it_runs_and_shows_what_is_committed",
     "tests/test_cluster.py",
     "tests/test_resume.py",

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from tests.conftest import CommandLine, Ended, Inside
+from tests.sweeps.waiting import SECONDS
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.workloads import get_workload
@@ -31,6 +32,10 @@ pytestmark = pytest.mark.slow
 ARGUMENTS = ("digits", "ddtp-linear", "--trials", "4", "--pack", "1", "--n-seeds", "2", "--epochs", "25")
 # Jobs and 'ray start' run the python of the environment that the cluster was started in.
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+# A killed node is lost after three seconds instead of fifteen; one that is slow to answer has as long as ever.
+SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
 def free_port() -> int:
@@ -78,7 +83,7 @@ def host(token: str) -> Iterator[Host]:
         text=True,
         start_new_session=True,
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "PATH": PATH},
+        env={**os.environ, "PATH": PATH, **SOON_LOST},
     )
     assert process.stdout
     line = ""
@@ -133,34 +138,6 @@ def journal(folder: Path) -> str:
     return "".join(path.read_text() for path in (folder / "sweeps").glob("*/journal.jsonl"))
 
 
-def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench: CommandLine, token: str) -> None:
-    host.do("start")
-    command = [sys.executable, "-m", "tpbench.cli", "sweep", *ARGUMENTS, "--checkpoint-every", "2"]
-    with (tmp_path / "output").open("wb") as output:
-        process = subprocess.Popen([*command, "--address", host.address], cwd=tmp_path, stdout=output, stderr=output)
-    checkpoints = tmp_path / "results" / "checkpoints"
-    wait_for(lambda: len(list(checkpoints.glob("*.pt"))) > 1 or process.poll() is not None)
-    host.do("kill")
-    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
-    text = (tmp_path / "output").read_text()
-    assert "2 nodes" in text
-    assert "2 seeds" in text
-    # What was interrupted and continued elsewhere is what an undisturbed training gives.
-    runs = store(tmp_path / "results")
-    finished = journal(tmp_path / "results").split('"final"')[0].count('"status": "finished"')
-    assert len(runs) == finished + 1 >= 3  # and another seed of the best; the pruned are not in the store
-    assert all(run["status"] == "finished" for run in runs)
-    definitions = [run["definition"] for run in runs]
-    configurations = tuple(d["configuration"] for d in definitions)
-    plan = PackPlan(get_workload("digits"), "ddtp-linear", configurations, tuple(d["seed"] for d in definitions), 25)
-    PackJob(plan, PackSettings(str(tmp_path / "alone"))).run()
-    alone = {run["id"]: run["curves"] for run in store(tmp_path / "alone")}
-    for run in runs:
-        # A node with one core adds up in another order than this process does.
-        assert run["curves"]["train_loss"] == pytest.approx(alone[run["id"]]["train_loss"], rel=0.01)
-    assert all(token.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
 @contextmanager
 def workers_of(parent: int) -> Iterator[set[int]]:
     """The processes below another one that were workers of Tune's at any time meanwhile."""
@@ -190,8 +167,6 @@ def test_a_node_that_does_not_share_the_folder_is_named_and_gets_no_packs(
     results.mkdir()
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
-    # A node that another test has killed counts for a while.
-    wait_for(lambda: host.do("count") == 1)
     script = 'mount -t tmpfs none "$1" && exec ray start --address="$2" --num-cpus=1 --block'
     node = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script, "sh", str(results), host.address],
@@ -257,6 +232,100 @@ def test_jobs_are_submitted_listed_read_and_stopped(host: Host, tmp_path: Path, 
     unknown = commands("logs", job + "x", *at)
     assert unknown.returncode == 2
     assert f"'{job}'" in unknown.stderr
+
+
+def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench: CommandLine, token: str) -> None:
+    # A node that another test has killed counts for a while.
+    wait_for(lambda: host.do("count") == 1)
+    host.do("start 1")
+    command = [sys.executable, "-m", "tpbench.cli", "sweep", *ARGUMENTS, "--checkpoint-every", "2"]
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen([*command, "--address", host.address], cwd=tmp_path, stdout=output, stderr=output)
+    checkpoints = tmp_path / "results" / "checkpoints"
+    wait_for(lambda: len(list(checkpoints.glob("*.pt"))) > 1 or process.poll() is not None)
+    host.do("kill")
+    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    text = (tmp_path / "output").read_text()
+    assert "2 nodes" in text
+    assert "2 seeds" in text
+    # What was interrupted and continued elsewhere is what an undisturbed training gives.
+    runs = store(tmp_path / "results")
+    finished = journal(tmp_path / "results").split('"final"')[0].count('"status": "finished"')
+    assert len(runs) == finished + 1 >= 3  # and another seed of the best; the pruned are not in the store
+    assert all(run["status"] == "finished" for run in runs)
+    definitions = [run["definition"] for run in runs]
+    configurations = tuple(d["configuration"] for d in definitions)
+    plan = PackPlan(get_workload("digits"), "ddtp-linear", configurations, tuple(d["seed"] for d in definitions), 25)
+    PackJob(plan, PackSettings(str(tmp_path / "alone"))).run()
+    alone = {run["id"]: run["curves"] for run in store(tmp_path / "alone")}
+    for run in runs:
+        # A node with one core adds up in another order than this process does.
+        assert run["curves"]["train_loss"] == pytest.approx(alone[run["id"]]["train_loss"], rel=0.01)
+    assert all(token.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def packs(folder: Path) -> list[tuple[float, float]]:
+    """Return when the packs of a campaign that have ended began and ended."""
+    lines = (folder / "packs").read_text().splitlines() if (folder / "packs").exists() else []
+    return [(float(begun), float(ended)) for _, begun, ended in map(str.split, lines)]
+
+
+def busy(intervals: list[tuple[float, float]], begin: float, end: float) -> float:
+    """Return how many packs trained at once between two times, on average."""
+    return sum(max(0.0, min(b, end) - max(a, begin)) for a, b in intervals) / (end - begin)
+
+
+def test_two_campaigns_divide_a_cluster(host: Host, tmp_path: Path) -> None:
+    """Four places, which the first campaign has alone; the second one has half of them from two packs later on."""
+    wait_for(lambda: host.do("count") == 1)
+    host.do("start 3")
+    options = ("--pack", "1", "--n-seeds", "1", "--epochs", "1", "--address", host.address)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def begin(method: str, trials: int) -> None:
+        command = [sys.executable, "-m", "tests.sweeps.waiting", "sweep", "digits", method, "--trials", str(trials)]
+        with (tmp_path / method).open("wb") as output:
+            running[method] = subprocess.Popen(
+                [*command, *options, "--results", str(tmp_path / f"results-{method}")],
+                cwd=Path(__file__).parents[1],
+                stdout=output,
+                stderr=output,
+            )
+
+    def said(method: str, words: str) -> Callable[[], bool]:
+        def look() -> bool:
+            text = (tmp_path / method).read_text()
+            assert running[method].poll() is None or words in text, text
+            return words in text
+
+        return look
+
+    def most(method: str) -> int:
+        intervals = packs(tmp_path / f"results-{method}")
+        return max((sum(a <= begun < b for a, b in intervals) for begun, _ in intervals), default=0)
+
+    try:
+        begin("bp", 400)
+        wait_for(lambda: most("bp") == 4)
+        begin("dfa", 12)
+        wait_for(said("bp", "up to 2 of 4 cores"))
+        told = time.time()
+        wait_for(said("dfa", "up to 2 of 4 cores"))
+        wait_for(lambda: running["dfa"].poll() is not None)
+        wait_for(said("bp", "to itself"))
+        first, second = packs(tmp_path / "results-bp"), packs(tmp_path / "results-dfa")
+        assert running["bp"].poll() is None
+    finally:
+        for process in running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+    assert running["dfa"].returncode == 0, (tmp_path / "dfa").read_text()
+    # What trained has ended, and nothing has begun in its place.
+    assert busy(first, told + 2 * SECONDS, told + 2 * SECONDS + 0.5) <= 2.1
+    both = sorted(begun for begun, _ in second)[1], sorted(ended for _, ended in second)[-2]
+    shares = [busy(one, *both) / 4 for one in (first, second)]
+    assert all(0.4 <= share <= 0.6 for share in shares), shares
 
 
 def test_no_token_no_access(host: Host, monkeypatch: pytest.MonkeyPatch, tpbench: CommandLine) -> None:

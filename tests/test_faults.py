@@ -57,6 +57,16 @@ def test_a_full_disk_loses_no_published_run(small_disk: Path, tpbench_inside: In
     assert {name: now[name] for name in kept} == kept
 
 
+def test_a_disk_without_room_for_a_checkpoint_ends_the_run_with_one_line(
+    small_disk: Path, tpbench_inside: Inside
+) -> None:
+    result = tpbench_inside(*RUN[:-4], "--epochs", "1000", "--checkpoint-every", "1")
+    assert result.returncode == 1
+    assert os.strerror(errno.ENOSPC) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list((small_disk / "checkpoints").iterdir()) == []
+
+
 @pytest.mark.parametrize("command", [RUN, ("sweep", "digits", "bp", "--trials", "2")])
 def test_a_read_only_store_is_found_before_the_work(
     small_disk: Path, tpbench_inside: Inside, command: tuple[str, ...]

@@ -196,6 +196,7 @@ COMPLETED = {
     "plot --results nowhere search ": [],
     "figure s": ["s2", "s3", "s4", "s5", "s6"],
     "table s": ["s6", "s7"],
+    "sweep digits bp --start pu": ["published"],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -31,7 +32,8 @@ from tpbench.options import (
     format_command,
     format_seeds,
     options_table,
-    parse_budget,
+    parse_duration,
+    parse_older_command,
     parse_seeds,
     read_seeds,
     recorded,
@@ -124,11 +126,46 @@ def test_the_seeds_of_each_command() -> None:
     ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1.5h", 5400), ("300s", 300), ("1d", 86400)]
 )
 def test_a_budget_is_read(text: str, seconds: float) -> None:
-    assert parse_budget(text) == ReproduceOptions.read({"budget": text}).budget_seconds == seconds
+    assert parse_duration(text) == ReproduceOptions.read({"budget": text}).budget_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("60s", "60s"), (" 5m ", "5m"), ("1.5h", "1.5h"), ("5", 5), (5, 5), (np.int64(2), 2), ("1000000", 1_000_000)],
+)
+def test_the_interval_of_checkpoints_is_a_time_or_a_number_of_epochs(value: object, read: int | str) -> None:
+    options = RunOptions.read({**RUN, "checkpoint_every": value})
+    assert options.checkpoint_every == read
+    assert type(options.checkpoint_every) is type(read)
+    # A number, which older versions recorded, is read from a command line, from JSON and from a sweep's folder alike.
+    plain = json.loads(json.dumps(options.plain()))
+    assert plain.get("checkpoint_every", "60s") == read
+    older = parse_older_command(f"tpbench sweep digits bp --checkpoint-every '{value}'")
+    assert older.get("checkpoint_every", "60s") == read
 
 
 WRONG: list[tuple[str, object]] = [
     *[("budget", text) for text in ("2", "h", "-1h", "0h", "2 hours", "1e9h", "nan", "", "٣h", 2)],
+    *[
+        ("checkpoint_every", every)
+        for every in (
+            "",
+            "0",
+            "0s",
+            "-1",
+            "-5s",
+            "5 s",
+            "1.5",
+            "60sec",
+            "1000001",
+            "9" * 5000,
+            "\u0663",
+            0,
+            1.5,
+            True,
+            None,
+        )
+    ],
     *[("pack", pack) for pack in ("", "0", "-1", "1.5", "99999", "Auto", 0, True)],
     *[("halving", factor) for factor in (1, -3, 11, "3", 2.0, True)],
     *[("trials", count) for count in (0, 1.5, True, "3", None)],

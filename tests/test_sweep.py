@@ -108,6 +108,8 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
         "20000",
         "--cpus",
         "1",
+        "--checkpoint-every",
+        "5",
     ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -622,7 +622,7 @@ def run(
     data: Place | None = None,
     precision: str = "float32",
     device: str = "auto",
-    checkpoint_every: int = 5,
+    checkpoint_every: int | str = "60s",
     offline: bool | None = None,
     keep_networks: bool = False,
     track: Track | None = None,
@@ -646,7 +646,8 @@ def run(
         data: folder of the data sets. None: ``$TPBENCH_DATA`` or the cache.
         precision: ``float32``, ``float64``, ``tf32`` or ``bf16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: the time between checkpoints, such as ``"5m"``, with none in a pack's first minute, or a
+            number of epochs.
         offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
         keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
@@ -684,7 +685,9 @@ def sweep(
     seeds: Seeds | None = None,
     n_seeds: int | None = None,
     epochs: int | None = None,
+    search_epochs: int | None = None,
     space: Place | None = None,
+    start: Place | None = None,
     objective: str = "validation_error",
     halving: int = 0,
     results: Place = "results",
@@ -698,7 +701,7 @@ def sweep(
     accept_failures: bool = False,
     precision: str = "float32",
     search_precision: str | None = None,
-    checkpoint_every: int = 5,
+    checkpoint_every: int | str = "60s",
     offline: bool | None = None,
     keep_networks: bool = False,
     track: Track | None = None,
@@ -717,7 +720,10 @@ def sweep(
             ``n_seeds``, or 0 to 9.
         n_seeds: the number of final runs, with seeds from 0 on, instead of ``seeds``.
         epochs: joint epochs. None: the workload's.
+        search_epochs: joint epochs of the search's runs, at most those of the final runs. None: the same.
         space: a file with search spaces. None: the paper's.
+        start: configurations that each search tries first: ``"published"`` (the authors'), or a YAML file of one or
+            several; None has none.
         objective: what is minimised: ``validation_error``, ``validation_loss`` or ``train_loss``.
         halving: the factor by which packs are halved at two rungs; 0: no halving.
         results: the store: a folder or a URL.
@@ -731,7 +737,8 @@ def sweep(
         accept_failures: go on though more than a tenth of the configurations could not be trained.
         precision: as :func:`run` takes it.
         search_precision: of the search alone.
-        checkpoint_every: epochs between checkpoints.
+        checkpoint_every: the time between checkpoints, such as ``"5m"``, with none in a pack's first minute, or a
+            number of epochs.
         offline: True: a missing data set is an error. None: as ``$TPBENCH_OFFLINE`` says.
         keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:

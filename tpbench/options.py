@@ -173,7 +173,7 @@ def _halving(value: int) -> int:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_budget(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Return ``2h``, ``90m``, ``1.5h`` or ``300s`` in seconds.
 
     Raises:
@@ -186,8 +186,22 @@ def parse_budget(text: str) -> float:
 
 
 def _budget(value: object) -> str:
-    parse_budget(check_name(value))
+    parse_duration(check_name(value))
     return check_name(value)
+
+
+def _interval(value: object) -> int | str:
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        if text and not (text.isascii() and text.isdigit()):
+            parse_duration(text)
+            return text
+        # More digits than a count has are no number that Python need read.
+        return Range(1, LARGEST_COUNT).check(int(text[:10]) if text else value)
+    except ValueError:
+        raise ValueError(
+            f"give a time such as 60s or 5m, or a whole number of epochs from 1 to {LARGEST_COUNT}"
+        ) from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -353,7 +367,13 @@ class TrainingOptions(StoreOptions):
 class KeptOptions(TrainingOptions):
     """Options of every command that fills a store with runs."""
 
-    checkpoint_every: Annotated[Count, Option("Epochs between checkpoints.")] = 5
+    checkpoint_every: Annotated[
+        int | str,
+        BeforeValidator(_interval),
+        Option(
+            "Time between checkpoints, none in a pack's first minute; or a number of epochs.", metavar="TIME|EPOCHS"
+        ),
+    ] = "60s"
     keep_networks: Annotated[Flag, Option("Keep the final runs' weights of the selected epoch, not the search's.")] = (
         False
     )
@@ -434,7 +454,20 @@ class SearchOptions(EpochOptions):
     """A search."""
 
     trials: Annotated[Count, Option("Configurations that the search tries.")] = 100
+    search_epochs: Annotated[
+        Count | None, Option("Epochs of the search's runs; the final runs keep --epochs.", shown="as --epochs")
+    ] = None
     space: Annotated[Place | None, Option("A search space.", metavar="FILE", shown="the paper's", kind="file")] = None
+    start: Annotated[
+        Place | None,
+        Option(
+            "Known configurations, the first trials.",
+            metavar="published|FILE",
+            shown="none",
+            completion="starts",
+            kind="file",
+        ),
+    ] = None
     objective: Annotated[Objective, Option("What is minimised: {choices}.", completion="choices")] = "validation_error"
     halving: Annotated[
         int,
@@ -537,7 +570,7 @@ class ReproduceOptions(SeveralSeedsOptions, ClusterOptions, KeptOptions):
     @property
     def budget_seconds(self) -> float | None:
         """The time in which cells may begin."""
-        return parse_budget(self.budget) if self.budget else None
+        return parse_duration(self.budget) if self.budget else None
 
 
 MODELS: dict[str, type[Options]] = {

@@ -130,6 +130,25 @@ def test_training_continues_from_a_checkpoint_to_the_same_numbers(
     assert torch.equal(second.pack.forward.flat, whole.pack.forward.flat)
 
 
+def test_further_training_leaves_a_snapshot_as_it_is(small_problem: Problem) -> None:
+    t = trainer(small_problem, "ddtp-rhl", [0, 1], keep=True)
+    undisturbed = trainer(small_problem, "ddtp-rhl", [0, 1], keep=True)
+    for one in (t, undisturbed):
+        for _ in range(4):
+            one.advance()
+    snapshot = t.snapshot()
+    finish(t)
+    kept, then = snapshot.pop("kept"), undisturbed.checkpoint()["kept"]
+    assert kept.keys() == then.keys()
+    assert all(torch.equal(kept[p][name], then[p][name]) for p in then for name in then[p])
+    resumed = trainer(small_problem, "ddtp-rhl", [0, 1])
+    resumed.restore(snapshot)
+    assert resumed.histories == undisturbed.histories
+    finish(resumed)
+    assert resumed.histories == t.histories
+    assert torch.equal(resumed.pack.forward.flat, t.pack.forward.flat)
+
+
 def test_a_damaged_checkpoint_is_refused(small_problem: Problem, tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     save_checkpoint(trainer(small_problem, "bp", [0]), path)

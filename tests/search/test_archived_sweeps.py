@@ -15,6 +15,7 @@ import pytest
 
 import tpbench
 from tests.conftest import Inside
+from tests.documents import ROOT
 from tests.results.records import archive_of, counts, record
 from tests.search.test_trials import DEFINITION, ENDED, OUTCOMES, SUGGESTED, searched
 from tpbench.engine import TpbenchError, UsageError
@@ -317,6 +318,14 @@ def test_check_names_copies_of_a_sweep_that_disagree(store: RunStore, archived: 
     assert [("b.zip" in message, "a.zip" in message) for message in check.conflicts] == [(True, False)]
 
 
+def test_copies_agree_that_were_measured_on_other_machines(store: RunStore, archived: RunStore) -> None:
+    path = store.folder / SWEEP
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cost": 0.25, "packs_per_gpu": 2}))
+    pack_store(store, archived.folder / "b.zip")
+    assert check_sweeps(RunStore(archived.folder)).problems == []
+    assert not {"cost", "packs_per_gpu"} & json.loads(entries(archived.folder / "b.zip")[SWEEP]).keys()
+
+
 def test_a_sweep_whose_copies_disagree_keeps_no_run_from_being_packed(
     store: RunStore, archived: RunStore, tmp_path: Path
 ) -> None:
@@ -553,3 +562,12 @@ def test_the_shell_completes_archived_sweeps(archived: RunStore) -> None:
 
     context = SimpleNamespace(params={"kind": "search", "results": str(archived.folder)})
     assert complete_plotted(context, "mnist-b") == [NAME]  # type: ignore[arg-type]
+
+
+COMMITTED = "mnist-ddtp-linear-ce3e265d"
+
+
+def test_the_committed_sweep_of_an_older_version_has_its_id_still() -> None:
+    definition = get_sweep(RunStore(ROOT / "results"), COMMITTED).read()
+    assert definition.id == COMMITTED
+    assert definition.trial_epochs == definition.epochs == 27

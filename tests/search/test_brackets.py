@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tpbench.engine import MemberHistory
-from tpbench.search.brackets import Bracket, pack_floor, rung_epochs
+from tpbench.search.brackets import Bracket, bracket_sizes, rung_epochs
 
 
 def history(*errors: float, status: str = "finished") -> MemberHistory:
@@ -71,6 +72,15 @@ def test_what_a_member_did_after_it_was_stopped_changes_nothing(
         seen = now
 
 
-def test_floors() -> None:
-    assert pack_floor(3, trials=54, workers=2) == 9
-    assert pack_floor(3, trials=216, workers=2) == 27
+def test_packs_that_can_be_halved_twice() -> None:
+    assert bracket_sizes(3, on_gpus=False) == (9, 27)
+    assert bracket_sizes(3, on_gpus=True) == (9, 18, 36, 72)
+    assert bracket_sizes(2, on_gpus=True)[:2] == (4, 8)
+
+
+@given(st.integers(1, 60), st.integers(1, 100), st.integers(2, 5))
+def test_the_share_of_epochs_is_what_a_bracket_trains(members: int, epochs: int, factor: int) -> None:
+    bracket = Bracket(epochs, factor, "validation_error")
+    stopped = bracket.stopped([history(*[k / 100] * epochs) for k in range(members)], epochs)
+    trained = sum(stopped.get(k, epochs) for k in range(members))
+    assert bracket.share(members) == pytest.approx(trained / (members * epochs))

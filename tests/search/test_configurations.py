@@ -12,10 +12,12 @@ import yaml
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
+from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import PUBLISHED, search_info
-from tpbench.search.configurations import best_runs, find_configuration
-from tpbench.training.choice import CellChoice
+from tpbench.search.configurations import KnownConfigurations, best_runs, find_configuration, search_inputs
+from tpbench.search.spaces import format_configuration, format_space, published_configuration
+from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.plan import PackSettings
 from tpbench.workloads import WORKLOADS, load_problem
 
@@ -120,3 +122,127 @@ def test_run_prints_the_best_and_its_runs_keep_how_it_was_found(tpbench_inside: 
     found = [run.search_info for run in RunStore(tmp_path / "results").records()]
     assert found[0] == found[1]
     assert found[0]["by"] == "file"
+
+
+# --- known configurations of a search ---
+
+INSIDE = {**BP, "lr": 1e-3}
+
+
+def known(workloads: str = "digits", methods: str = "bp", **options: object) -> list[KnownConfigurations]:
+    cells, _ = choose_all(workloads, methods)
+    chosen = SweepOptions.read({"workloads": workloads, "methods": methods, **options})
+    return [one.known for one in search_inputs(cells, chosen)]
+
+
+def test_an_empty_name_is_no_start() -> None:
+    """Such as that of a variable that is not set."""
+    with pytest.raises(UsageError):
+        known(start="")
+
+
+def test_a_file_has_one_known_configuration_or_a_list_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(INSIDE))
+    assert known(start=path, methods="bp,dfa") == [KnownConfigurations((INSIDE,), "file")] * 2
+    others = [INSIDE, {**INSIDE, "lr": 1e-2}, {**INSIDE, "beta2": 0.9}]
+    path.write_text(yaml.safe_dump(others))
+    assert known(start=path) == [KnownConfigurations(tuple(others), "file")]
+    assert known() == [KnownConfigurations()]
+
+
+def test_what_is_constant_or_of_the_workload_is_no_part_of_a_known_configuration() -> None:
+    (one,) = known("mnist", "dtp", start="published")
+    assert one.origin == "published"
+    published = published_configuration(WORKLOADS["mnist"], "dtp")
+    left = {"wd_fb", "fb_pretrain_epochs", "fb_epochs_between"}
+    assert one.values == ({name: value for name, value in published.items() if name not in left},)
+
+
+def test_the_authors_configuration_in_a_file_is_the_published_one(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(format_configuration(WORKLOADS["mnist"], "bp"))
+    assert known("mnist", start=path) == known("mnist", start="published")
+    more = [published_configuration(WORKLOADS["mnist"], "bp"), INSIDE]
+    path.write_text(yaml.safe_dump(more))
+    assert [one.origin for one in known("mnist", start=path)] == ["file"]
+
+
+FIRST = "- {lr: 1e-3, beta1: 0.9, beta2: 0.99, epsilon: 1e-8}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("lr: 0.5\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", 1),
+        (FIRST + "- lr: 1e-3\n  beta1: 0.95\n", 2),
+        (FIRST + "- lr: 1e-3\n  beta1: 0.95\n  beta2: 0.9\n  epsilon: 1e-8", 3),
+        (FIRST + "- lr: x\n", 2),
+        (FIRST + "- 5\n", 2),
+        (FIRST + "-\n  {lr: 0.001, beta1: 0.9, beta2: 0.99, epsilon: 1e-8}\n", 3),
+        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\nsigma: 0.1\n", 5),
+        ("- {lr: 1e-3, beta1: 0.9, beta2: 0.99}\n", 1),
+        ("[]\n", 1),
+        ("5\n", 1),
+    ],
+    ids=["outside", "missing", "no choice", "no number", "no mapping", "twice", "unknown", "one missing", "none", "5"],
+)
+def test_a_known_configuration_that_a_search_cannot_suggest_is_named(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=rf"c\.yaml:{line}: "):
+        known(start=path)
+
+
+def test_a_known_configuration_with_another_constant_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(format_configuration(WORKLOADS["mnist"], "dtp").replace("wd_fb: 0.0", "wd_fb: 0.1"))
+    with pytest.raises(UsageError, match=r"c\.yaml:\d+: .*wd_fb 0.1"):
+        known("mnist", "dtp", start=path)
+
+
+def test_a_known_configuration_with_another_schedule_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(format_configuration(WORKLOADS["cifar10"], "ddtp-linear"))
+    known("cifar10", "ddtp-linear", start=path)
+    text = path.read_text().replace("fb_epochs_between: 2", "fb_epochs_between: 3")
+    path.write_text(text)
+    number = text.splitlines().index("fb_epochs_between: 3") + 1
+    with pytest.raises(UsageError, match=rf"c\.yaml:{number}: .*fb_epochs_between"):
+        known("cifar10", "ddtp-linear", start=path)
+
+
+def test_published_configurations_outside_the_space_are_all_named_before_anything_begins(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"published\.yaml:\d+: mnist ddtp-linear .*epsilon_fb.*mnist ddtp-rhl$"):
+        known("mnist", "bp,ddtp-linear,dtp,ddtp-rhl", start="published")
+    with pytest.raises(UsageError, match=r"mnist-frozen dtp .*lr_eta"):
+        known("mnist-frozen", "dtp", start="published")
+    with pytest.raises(UsageError, match="bp on digits") as raised:
+        known("digits", "bp", start="published")
+    assert raised.value.parameter == "start"
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(
+        format_space("ddtp-linear").replace(
+            "epsilon_fb: {log_uniform: [1.0e-08, 0.0001]}", "epsilon_fb: {log_uniform: [1.0e-08, 0.001]}"
+        )
+    )
+    assert len(known("mnist", "ddtp-linear", start="published", space=wider)[0].values) == 1
+
+
+def test_more_known_configurations_than_trials_and_no_file_are_invalid(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump([INSIDE, {**INSIDE, "lr": 1e-2}]))
+    known(start=path, trials=2)
+    for wrong in ({"start": path, "trials": 1}, {"start": tmp_path / "nowhere.yaml"}, {"start": tmp_path}):
+        with pytest.raises(UsageError) as raised:
+            known(**wrong)
+        assert raised.value.parameter == "start"
+
+
+def test_a_search_does_not_train_longer_than_the_final_runs() -> None:
+    known(search_epochs=5, epochs=5)
+    known("digits,mnist", search_epochs=WORKLOADS["digits"].epochs)
+    for wrong in ({"search_epochs": 6, "epochs": 5}, {"search_epochs": WORKLOADS["digits"].epochs + 1}):
+        with pytest.raises(UsageError) as raised:
+            known(**wrong)
+        assert (raised.value.parameter, raised.value.value) == ("search_epochs", wrong["search_epochs"])

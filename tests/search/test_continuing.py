@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def test_kept_options_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
         "space": f"{tmp_path}/my.yaml",
         "workloads": f"digits,{tmp_path}/a.yaml,{tmp_path.parent}/b.yml",
     }
+    assert portable_options({**OPTIONS, "start": "my.yaml"}) == {**OPTIONS, "start": f"{tmp_path}/my.yaml"}
+    assert portable_options({**OPTIONS, "start": "published"}) == {**OPTIONS, "start": "published"}
     assert portable_options({}) == {}
 
 
@@ -41,6 +44,7 @@ def test_kept_options_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
             "tpbench sweep digits bp --search-precision float64 --precision=float32 --keep-networks",
             "tpbench sweep digits bp --search-precision float64 --keep-networks",
         ),
+        ("tpbench sweep digits bp --checkpoint-every 2", "tpbench sweep digits bp --checkpoint-every 2"),
         ("tpbench 'sweep", ""),
         ("tpbench sweep digits bp --no-such 3", ""),
         ("", ""),
@@ -54,6 +58,13 @@ def test_a_folder_of_an_older_version_is_continued_in_the_words_of_today(tmp_pat
         assert folder.command("../a b") == f"{shown} --results '../a b'"
         # As the folder keeps it once the sweep goes on.
         assert SweepFolder(tmp_path).options == portable_options(folder.options)
+
+
+def test_options_with_a_number_of_epochs_between_checkpoints_are_read(tmp_path: Path) -> None:
+    """As version 0.3.0 keeps them."""
+    (tmp_path / "options.json").write_text(json.dumps({**OPTIONS, "checkpoint_every": 2}))
+    assert SweepFolder(tmp_path).options == {**OPTIONS, "checkpoint_every": 2}
+    assert SweepFolder(tmp_path).command("results") == "tpbench sweep digits bp --trials 2 --checkpoint-every 2"
 
 
 def begin(results: Path, *, fresh: bool = False) -> tuple[SweepFolder, SweepDefinition, Journal]:

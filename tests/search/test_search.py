@@ -19,9 +19,14 @@ from tpbench.search.spaces import space_for
 from tpbench.training.plan import Outcome
 
 
-def hyperopt() -> HyperOptSearch:
+def hyperopt(known: list[dict[str, float]] | None = None) -> HyperOptSearch:
     return HyperOptSearch(
-        space_for("bp").to_hyperopt(), metric=METRIC, mode="min", random_state_seed=7, n_initial_points=4
+        space_for("bp").to_hyperopt(),
+        metric=METRIC,
+        mode="min",
+        points_to_evaluate=known,
+        random_state_seed=7,
+        n_initial_points=4,
     )
 
 
@@ -44,8 +49,10 @@ def play(search: PackedSearch, workers: int, seed: int, stop_after: int = 10**9)
             return
 
 
-def new_search(path: Path, trials: int = 12, pack: int = 3, lag: int = 2) -> PackedSearch:
-    return PackedSearch(hyperopt, Journal.open(path), trials=trials, pack=pack, max_pending=lag)
+def new_search(
+    path: Path, trials: int = 12, pack: int = 3, lag: int = 2, known: list[dict[str, float]] | None = None
+) -> PackedSearch:
+    return PackedSearch(lambda: hyperopt(known), Journal.open(path), trials=trials, pack=pack, max_pending=lag)
 
 
 def suggestions(journal: Journal) -> list[dict[str, float]]:
@@ -159,3 +166,59 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_an_error(tmp_path: Pat
     path.write_text(whole.replace('"ended"', '"bended"', 1))
     with pytest.raises(TpbenchError, match=r"j\.jsonl:\d+"):
         Journal.open(path)
+
+
+def test_a_journal_counts_without_a_look_at_its_packs(tmp_path: Path) -> None:
+    """The scheduler asks for the counts with every report, of each sweep."""
+    path = tmp_path / "j.jsonl"
+    search = new_search(path, trials=14)
+    play(search, 2, 0, stop_after=3)
+    journals = search.journal, Journal.read(path)
+    for journal in journals:
+        packs = journal.packs
+        suggested = sum(len(pack.suggestions) for pack in packs)
+        ended = sum(len(pack.suggestions) for pack in packs if pack.outcomes is not None)
+        assert suggested > ended == 9
+        assert (journal.suggested_count, journal.ended_count) == (suggested, ended)
+        # A pack that ended twice counts once; nothing reads the packs.
+        journal._apply({"event": "ended", "pack": 0, "outcomes": []})
+        journal.packs = []
+        assert (journal.suggested_count, journal.ended_count) == (suggested, ended)
+
+
+# On the bounds of the space, and within a rounding of neither.
+KNOWN = [
+    {"lr": 1e-5, "beta1": 0.999, "beta2": 0.9, "epsilon": 1e-3},
+    {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    {"lr": 0.0002970474733093798, "beta1": 0.99, "beta2": 0.99, "epsilon": 6.9e-08},
+    {"lr": 2e-4, "beta1": 0.99, "beta2": 0.99, "epsilon": 6.9e-08},
+]
+
+
+@pytest.mark.parametrize("pack", [3, 1, 7])
+def test_known_configurations_come_first_in_their_order_and_are_replayed(tmp_path: Path, pack: int) -> None:
+    undisturbed = new_search(tmp_path / "u.jsonl", 14, pack, known=KNOWN)
+    play(undisturbed, 2, 0)
+    assert suggestions(undisturbed.journal)[:4] == KNOWN
+    for pause in (1, 1):
+        play(new_search(tmp_path / "i.jsonl", 14, pack, known=KNOWN), 2, pause, stop_after=pause)
+    last = new_search(tmp_path / "i.jsonl", 14, pack, known=KNOWN)
+    play(last, 2, 0)
+    assert suggestions(last.journal) == suggestions(undisturbed.journal)
+
+
+def test_known_configurations_that_fail_do_not_hide_the_others(tmp_path: Path) -> None:
+    search = new_search(tmp_path / "j.jsonl", pack=1, lag=1, known=KNOWN)
+    for number in range(6):
+        entry = search.next_pack()
+        assert entry is not None
+        failed = number in (0, 2)
+        search.journal.end_pack(entry.number, [] if failed else [outcome(s) for s in entry.suggestions])
+    assert suggestions(search.journal)[:4] == KNOWN
+    assert len({tuple(s.items()) for s in suggestions(search.journal)}) == 6
+
+
+def test_a_journal_of_other_known_configurations_is_not_replayed(tmp_path: Path) -> None:
+    play(new_search(tmp_path / "j.jsonl", known=KNOWN), 2, 0, stop_after=2)
+    with pytest.raises(TpbenchError, match="pack 0"):
+        play(new_search(tmp_path / "j.jsonl", known=KNOWN[1:]), 2, 0)

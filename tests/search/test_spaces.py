@@ -173,7 +173,7 @@ def test_published_configurations_are_the_shared_ones(shared_data: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\n", r"configuration\.yaml: .*epsilon"),
+        ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\n", r"configuration\.yaml:1: .*epsilon"),
         ("lr: 1e-3\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\nsigma: 1\n", r"configuration\.yaml:5: .*'sigma'"),
         ("lr: -1\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: .*> 0 and < 1e"),
         ("lr: .nan\nbeta1: 0.9\nbeta2: 0.99\nepsilon: 1e-8\n", r"configuration\.yaml:1: lr .*nan"),

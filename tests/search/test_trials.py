@@ -198,6 +198,9 @@ DEFINED: list[Mapping[str, Any]] = [
     {"more": 1},
     {"fingerprint": 5},
     {"search_precision": 64},
+    *[{"search_epochs": value} for value in (None, "27", -1, 0, 2.5)],
+    *[{"start": value} for value in (None, [], {"lr": 1.0}, [{}], [{"lr": "x"}], [[1.0]])],
+    *[{"start_from": value} for value in (None, "", "elsewhere", 5)],
     {"search_seed": "x"},
 ]
 

@@ -74,9 +74,9 @@ def test_draws_that_cannot_be_are_an_error(values: list[float], n: list[int] | N
         expected_best(values, n, replacement=replacement)
 
 
-@pytest.mark.parametrize(("pack", "lag"), [(3, 2), (7, 1), (1, 4)])
+@pytest.mark.parametrize(("pack", "lag", "given"), [(3, 2, 0), (7, 1, 0), (1, 4, 0), (3, 2, 5), (7, 1, 2), (1, 4, 25)])
 def test_the_trials_that_tpe_draws_at_random_are_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: int, lag: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: int, lag: int, given: int
 ) -> None:
     """Packs that fail, and losses that are infinite, count for nothing, so more trials are random."""
     from hyperopt import rand
@@ -90,11 +90,14 @@ def test_the_trials_that_tpe_draws_at_random_are_known(
 
     monkeypatch.setattr(rand, "suggest", counted)
 
+    point = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+
     def inner() -> HyperOptSearch:
         return HyperOptSearch(
             space_for("bp").to_hyperopt(),
             metric=METRIC,
             mode="min",
+            points_to_evaluate=[{**point, "lr": 1e-4 + k / 1e4} for k in range(given)] or None,
             random_state_seed=7,
             n_initial_points=RANDOM_FIRST,
         )
@@ -110,10 +113,10 @@ def test_the_trials_that_tpe_draws_at_random_are_known(
             for k in range(len(entry.suggestions))
         ]
         search.journal.end_pack(entry.number, [] if entry.number == 1 else outcomes)
-    random = random_trials(search.journal.packs, lag)
+    random = random_trials(search.journal.packs, lag, given)
     assert len(random) == 42
     assert [number for number, is_random in enumerate(random) if is_random] == drawn
-    assert sum(random) > RANDOM_FIRST or pack == 1
+    assert given + sum(random) > RANDOM_FIRST or pack == 1
 
 
 def test_the_search_draws_as_many_at_random_as_the_curve_believes() -> None:
@@ -122,6 +125,9 @@ def test_the_search_draws_as_many_at_random_as_the_curve_believes() -> None:
     sweep: Any = SimpleNamespace(space=space_for("bp"), definition=DEFINITION)
     search = SearchedSweep._inner(sweep)
     assert search.algo.keywords["n_startup_jobs"] == RANDOM_FIRST
+    known = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    sweep.definition = replace(DEFINITION, start=(known,))
+    assert SearchedSweep._inner(sweep).suggest("0") == known
 
 
 # --- frames and figures ---
@@ -187,6 +193,29 @@ def test_trials_say_whether_they_were_drawn_at_random(tmp_path: Path) -> None:
     frame = tpbench.load_trials(tmp_path)
     assert list(frame.random) == [True] * RANDOM_FIRST + [False] * 4
     assert frame.random.dtype == bool
+
+
+def test_known_configurations_are_no_random_trials(tmp_path: Path) -> None:
+    searched(
+        tmp_path, replace(HALVED, epochs=100, search_epochs=27, start=tuple(suggestions(0)[:2]), start_from="file")
+    )
+    frame = tpbench.load_tuning(tmp_path)
+    assert set(frame.search) == {"8 x 27 halved by 2 from file"}
+    assert list(tpbench.load_trials(tmp_path).random) == [False] * 2 + [True] * 6
+    [row] = frame.attrs["quantiles"]
+    assert (row["random"], row["unfinished"]) == (6, 4)
+    # What is given counts among the trials that were made, and costs its epochs.
+    observed = frame[frame.kind == OBSERVED]
+    assert list(observed.member_epochs) == [7, 34, 48, 53, 80, 107, 109, 116]
+    without = frame[frame.kind == WITHOUT]
+    assert list(without.trials) == list(range(1, 7))
+    assert without.validation_error.iloc[-1] == pytest.approx(2)
+
+
+def test_a_finished_trial_without_epochs_has_those_of_the_search(tmp_path: Path) -> None:
+    searched(tmp_path, replace(HALVED, epochs=100, search_epochs=27), [replace(end, epochs=None) for end in ENDS])
+    frame = tpbench.load_trials(tmp_path)
+    assert list(frame.epochs[frame.state == "finished"]) == [27, 27, 27]
 
 
 def test_epochs_that_were_not_recorded_leave_the_cost_open(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ def train(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outco
         print(pack.parts, file=file)
     if folder.name == "lacks":
         raise TpbenchError(LACKS)
+    if folder.name == "waits":
+        # Of two workers one has a place. While the last pack trains, the other one is not needed.
+        expected = 1 if len(attempts(folder)) == 1 else 0
+        (folder / f"pending-{expected}").write_text(str(_wait_for_pending(expected)))
     if attempts(folder) == ["1"]:
         if folder.name == "raises":
             raise ValueError("boom: the second line\nsays more")
@@ -48,6 +52,18 @@ def train(pack: QueuedPack, report: Callable[[EpochReport], None]) -> list[Outco
 def attempts(folder: Path) -> list[str]:
     """Return the parts of every attempt at the packs of a results folder."""
     return (folder / "begun").read_text().split()
+
+
+def _wait_for_pending(expected: int, seconds: float = 60.0) -> int:
+    """Wait until so many workers wait for a place; returns how many do."""
+    from ray.util import placement_group_table
+
+    until = time.monotonic() + seconds
+    while True:
+        states = [group["state"] for group in placement_group_table().values()]
+        if states.count("PENDING") == expected or time.monotonic() > until:
+            return states.count("PENDING")
+        time.sleep(0.1)
 
 
 def _stop_after_an_epoch(folder: Path, report: Callable[[EpochReport], None]) -> None:

@@ -50,6 +50,7 @@ class Workers:
         seed: of the order in which packs end.
         places: where workers are, by turns; a place holds one worker per entry.
         lacks: by node, what it lacks.
+        on_gpus: whether workers have GPUs.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Workers:
         places: Sequence[Place] = (),
         lacks: Mapping[str, Mapping[str, str]] | None = None,
         timeouts: Timeouts | None = None,
+        on_gpus: bool = False,
     ) -> None:
         self.now = 0.0
         self.said: list[str] = []
@@ -68,6 +70,7 @@ class Workers:
             sweeps,
             workers,
             workers,
+            on_gpus=on_gpus,
             admission=admission,
             say=self.said.append,
             clock=lambda: self.now,

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.conftest import Inside
-from tests.sweeps.playing import no_ray, run_here
+from tests.results.records import counts
+from tests.sweeps.playing import FINGERPRINT, no_ray, run_here
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine import precision as products
 from tpbench.options import SweepOptions
@@ -22,10 +22,9 @@ from tpbench.results.runs import tuning_budget
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.journal import Journal
 from tpbench.search.spaces import space_for
-from tpbench.sweeps import campaign
+from tpbench.sweeps import campaign, sizes
 from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.nodes import Needs, NodeFindings
 from tpbench.sweeps.session import Session, on_device
 from tpbench.training.choice import CellChoice, choose_all
 from tpbench.training.plan import Outcome, PackSettings
@@ -237,69 +236,92 @@ def test_sizes_are_measured_in_the_precision_of_the_search(
 ) -> None:
     measured = []
 
-    def sizes(*_: object, precision: str, **__: object) -> Sizing:
+    def sizes_of(*_: object, precision: str, **__: object) -> Sizing:
         measured.append(precision)
         return Sizing(2)
 
-    monkeypatch.setattr(campaign, "choose_sizes", sizes)
+    monkeypatch.setattr(sizes, "choose_sizes", sizes_of)
     run(search_precision="float64")
     assert measured == ["float64"]
     assert re.search(r"packs .*2, .*float64, .*2 seeds .*float32\n", capfd.readouterr().out)
 
 
-def test_on_a_gpu_a_sweep_that_was_begun_is_measured_with_its_own_pack(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def choose(
+    results: Path, monkeypatch: pytest.MonkeyPatch, sizing: Callable[..., Sizing], resources: Resources, **options: Any
+) -> tuple[list[SweepDefinition], Resources, list[str]]:
+    """Choose the sizes of digits bp and dfa, as ``sizing`` measures them; returns what was said, too."""
+    monkeypatch.setattr(sizes, "choose_sizes", sizing)
+    read = SweepOptions.read({**OPTIONS, "methods": "bp,dfa", "pack": "auto", **options})
+    planned = []
+    for cell in choose_all("digits", "bp,dfa")[0]:
+        space = space_for(cell.method)
+        definition = SweepDefinition.of(read, cell.workload, cell.method, FINGERPRINT, space.describe())
+        folder = SweepFolder(results / "sweeps" / definition.id)
+        planned.append(campaign._PlannedSweep(cell, space, definition, folder))
+    view = Lines()
+    session = Session(view, PackSettings(str(results), device="cuda"), resources, planned[0].folder)
+    chosen = [one.definition for one in campaign._choose_sizes(planned, read, session)]
+    for one, definition in zip(planned, chosen, strict=True):
+        one.folder.begin(definition, {})
+    return chosen, session.resources, view.said
+
+
+class Lines(SilentView):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_command_that_goes_on_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def sizing(workload: object, method: str, **_: object) -> Sizing:
+        measured.append(method)
+        return Sizing(16, 2 if method == "bp" else 3, {8: 0.2, 16: 0.1})
+
+    gpu, many = Resources(8, 1), {"trials": 100, "seeds": [0]}
+    first = choose(tmp_path, monkeypatch, sizing, gpu, **many)
+    assert measured == ["bp", "dfa"]
+    assert [(d.pack, d.packs_per_gpu, d.cost) for d in first[0]] == [(16, 2, 0.1), (16, 3, 0.1)]
+    # All share the GPU alike.
+    assert first[1].packs_per_gpu == 2
+    again = choose(tmp_path, monkeypatch, sizing, gpu, **many)
+    assert measured == ["bp", "dfa"]
+    assert again[:2] == first[:2]
+    # On CPUs there is nothing to measure; from CPUs to a GPU there is how many share it, and the pack stays.
+    on_cpus = choose(tmp_path / "cpus", monkeypatch, sizing, Resources(8), pack=3, **many)[0]
+    assert [(d.pack, d.packs_per_gpu) for d in on_cpus] == [(16, 0)] * 2
+    assert measured == ["bp", "dfa"] * 2
+    moved, resources, _ = choose(tmp_path / "cpus", monkeypatch, sizing, gpu, pack=3, **many)
+    assert [(d.pack, d.lag) for d in moved] == [(d.pack, d.lag) for d in on_cpus]
+    assert resources.packs_per_gpu == 2
+    assert measured == ["bp", "dfa"] * 3
+
+
+@pytest.mark.parametrize("factor", [1.0, 7.0])
+def test_with_a_pack_that_was_asked_for_no_measurement_changes_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    """Only how many packs share the GPU is found anew; its size stays."""
-    run(pack=3)
-    (folder,) = folders(tmp_path)
-    asked = []
+    def sizing(workload: object, method: str, *, pack: int, **_: object) -> Sizing:
+        return Sizing(pack, 1, {pack: factor if method == "bp" else 1.0})
 
-    def sizes(sweep: object, pack: int | None, *_: object) -> Sizing:
-        asked.append(pack)
-        return Sizing(pack or 64, 2)
-
-    monkeypatch.setattr(campaign, "_measure_sizes", sizes)
-    begun = campaign._PlannedSweep(choose_all("digits", "bp")[0][0], space_for("bp"), folder.read(), folder)
-    options = SweepOptions.read({**OPTIONS, "pack": "auto"})
-    session = Session(SilentView(), PackSettings(str(tmp_path)), Resources(8, 1), folder)
-    campaign._choose_sizes([begun], options, session)
-    assert (asked, session.resources.packs_per_gpu) == ([3], 2)
+    chosen = choose(tmp_path, monkeypatch, sizing, Resources(8, 8), pack=4, trials=100)[0]
+    assert [(d.pack, d.lag) for d in chosen] == [(4, 5), (4, 5)]
+    assert [d.cost for d in chosen] == [factor, 1.0]
 
 
-def measured_on(
-    monkeypatch: pytest.MonkeyPatch, lacks: dict[str, dict[str, str]], without: set[str]
-) -> tuple[Sizing, list[list[str]]]:
-    """Sizes of the sweep "one" on a cluster of nodes a, b and c; what was avoided each time."""
-    avoided = []
+def test_idle_gpus_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizing(*_: object, **__: object) -> Sizing:
+        return Sizing(8, 1, {8: 0.1})
 
-    def on_a_node(cell: object, arguments: object, share: object, say: object, avoid: dict[str, str]) -> object:
-        avoided.append(sorted(avoid))
-        node = min({"a", "b", "c"} - avoid.keys())
-        return node, f"no data: {node}" if node in without else Sizing(5)
-
-    monkeypatch.setattr(campaign, "_measure_on_cluster", on_a_node)
-    monkeypatch.setattr(campaign, "capable_nodes", lambda share: {node: f"host-{node}" for node in "abc"})
-    definition = SweepDefinition("digits", "bp", "f" * 64, {}, 5, 1, (0,), 0, 1, 1)
-    sweep = SimpleNamespace(cell=choose_all("digits", "bp")[0][0], name="one", definition=definition)
-    findings = NodeFindings(Needs((), None, "cpu", ""), lacks)
-    resources, folder = Resources(3, address="auto"), SweepFolder(Path("/nowhere"))
-    session = Session(SilentView(), PackSettings("/nowhere"), resources, folder, findings)
-    return campaign._measure_sizes(sweep, None, SweepOptions.read(OPTIONS), session), avoided
-
-
-def test_sizes_are_measured_on_a_node_that_can_train_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacks = {"a": {"one": "no plug-in"}, "c": {"other": "no plug-in"}}
-    sizes, avoided = measured_on(monkeypatch, lacks, without={"b"})
-    assert sizes.pack == 5
-    assert avoided == [["a"], ["a", "b"]]
-    assert lacks["b"] == {"one": "no data: b"}
-
-
-def test_where_no_node_can_measure_sizes_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TpbenchError) as raised:
-        measured_on(monkeypatch, {"a": {"": "another tpbench"}}, without={"b", "c"})
-    assert all(f"host-{node}" in str(raised.value) for node in "abc")
+    *_, said = choose(tmp_path, monkeypatch, sizing, Resources(64, 64), trials=100)
+    (line,) = [message for message in said if "GPUs" in message]
+    assert counts(line) == [26, 64, 14, 50]
+    assert not [m for m in choose(tmp_path, monkeypatch, sizing, Resources(64, 64), trials=100)[2] if "GPUs" in m]
+    *_, said = choose(tmp_path / "8", monkeypatch, sizing, Resources(8, 8), trials=100)
+    assert not [message for message in said if "GPUs" in message]
 
 
 @pytest.mark.parametrize("wrong", [{"search_precision": "tf32"}, {"precision": "tf32"}], ids=str)
@@ -339,3 +361,75 @@ def test_what_a_clusters_nodes_can_compute_is_not_told_by_this_machine(monkeypat
     assert on_device(replace(settings, precision="bf16"), there, "bf16").device == "cpu"
     with pytest.raises(UsageError, match="precision tf32"):
         on_device(replace(settings, precision="tf32"), there, "bf16")
+
+
+def test_a_search_has_epochs_of_its_own_and_begins_with_what_is_known(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start.yaml"
+    start.write_text("{lr: 0.002, beta1: 0.9, beta2: 0.99, epsilon: 1.0e-6}")
+    options: dict[str, Any] = {
+        "trials": 9,
+        "pack": 9,
+        "epochs": 11,
+        "search_epochs": 9,
+        "halving": 3,
+        "seeds": (0, 1),
+        "start": start,
+    }
+    (result,) = run(**options)
+    said = capfd.readouterr().out
+    assert all(word in said for word in ("9 configurations, of which 1 known", "9 epochs", "2 seeds for 11 epochs"))
+    (folder,) = folders(tmp_path)
+    journal = Journal.read(folder.journal_path)
+    (pack,) = journal.packs
+    assert pack.suggestions[0] == {"lr": 0.002, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    # Halved over the epochs of the search.
+    ends = [(outcome.status, outcome.epochs) for outcome in pack.outcomes or ()]
+    assert sorted(ends) == [("finished", 9)] + [("stopped", 1)] * 6 + [("stopped", 3)] * 2
+    status = sweep_status(folder)
+    assert (status.member_epochs, status.member_epochs_full) == (9 + 6 + 6, 81)
+    assert (status.search_epochs, status.known, status.start) == (9, 1, "file")
+    # The final runs are trained anew, seed 0 too.
+    best, store = journal.best(), RunStore(tmp_path)
+    assert best is not None
+    selected = store.read(best[1].run)
+    assert selected is not None
+    assert (selected.definition.seed, selected.definition.epochs, selected.search_info["role"]) == (0, 9, "search")
+    assert [(r.definition.seed, r.definition.epochs) for r in result.records] == [(0, 11), (1, 11)]
+    assert {len(r.curves["test_error"]) for r in result.records} == {11}
+    assert {(r.search_info["role"], r.search_info["epochs"]) for r in result.records} == {("final", 9)}
+    assert result.records[0].definition == replace(selected.definition, epochs=11)
+    (row,) = (tmp_path / "leaderboard.csv").read_text().splitlines()[1:]
+    assert row.startswith("digits,exact,bp,9 x 9 halved from file,0-1,11,")
+    assert f"{100 * fmean(r.test_error or 1 for r in result.records):.4f}" in row
+    # The same options, the file under another name: the same sweep, which trains nothing.
+    before = {path.name for path in store.runs.iterdir()}
+    assert run(**{**options, "start": start.rename(tmp_path / "other.yaml")})[0].records == result.records
+    assert {path.name for path in store.runs.iterdir()} == before
+    assert len(folders(tmp_path)) == 1
+
+
+def test_epochs_of_the_search_that_are_those_of_the_final_runs_make_no_other_sweep(run: Run, tmp_path: Path) -> None:
+    run()
+    run(search_epochs=1)
+    assert [folder.read().search_epochs for folder in folders(tmp_path)] == [0]
+
+
+def test_known_configurations_and_epochs_are_checked_before_anything_begins(run: Run, tmp_path: Path) -> None:
+    for wrong in ({"start": "published"}, {"start": "nowhere.yaml"}, {"search_epochs": 2}):
+        with pytest.raises(UsageError):
+            run(**wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_learnt_nothing_advises_the_epochs_that_it_had(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(sweeps: list[campaign.SearchedSweep], *_: object, **__: object) -> None:
+        (sweep,) = sweeps
+        sweep.next_pack()
+        sweep.ended("0", [Outcome("0" * 24, "pruned", 0.9, 0.9)] * 2, campaign.Workers(2))
+
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", nothing)
+    failure = run(trials=2, epochs=7, search_epochs=3)[0].failure
+    assert failure
+    assert "more than 3 --search-epochs" in failure

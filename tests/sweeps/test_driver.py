@@ -12,6 +12,7 @@ from tests.sweeps.dying import KILLED_FOR_MEMORY, LACKS, STOPPED, StoppingNeeds,
 from tests.sweeps.test_scheduler import plain
 from tpbench.sweeps.cluster import Resources, ray_running
 from tpbench.sweeps.nodes import Needs
+from tpbench.sweeps.scheduler import Timeouts
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sweep import QueuedSweep
 
@@ -95,6 +96,17 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
             timeouts=PatienceWithTheLiving(folder),  # type: ignore[arg-type]
             nodes=NodeFindings(needs, {}),
         )
+        # Two workers, of which one has a place: as on a cluster, where others could use it.
+        (folder / "waits" / "runs").mkdir(parents=True)
+        sweeps["waits"] = plain(folder / "waits", 2, 2, "waits", on_cluster=False)
+        run_queue(
+            [sweeps["waits"]],
+            Resources(2),
+            folder / "ray",
+            ProgressReporter(view, [sweeps["waits"]]),
+            train=train,
+            timeouts=Timeouts(idle=60),
+        )
     return Queue(folder, sweeps, view.said)
 
 
@@ -130,6 +142,11 @@ def test_a_process_that_makes_no_progress_is_named_and_ended(queue: Queue) -> No
 def test_a_process_that_hangs_before_it_says_anything_is_ended(queue: Queue) -> None:
     assert (queue.folder / "hung").exists()
     assert sum("no progress" in line and "its pack" not in line for line in queue.said) == 1
+
+
+def test_no_worker_waits_for_a_place_while_the_last_pack_trains(queue: Queue) -> None:
+    assert queue.sweeps["waits"].done
+    assert [int((queue.folder / "waits" / f"pending-{n}").read_text()) for n in (1, 0)] == [1, 0]
 
 
 OF_RAY = """Failure # 1 (occurred at 2026-11-29_14-38-56)

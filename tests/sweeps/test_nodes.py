@@ -184,22 +184,54 @@ def test_who_is_ended_from_within_ray_has_watch_driver(how: str, head: str, code
 def test_a_busy_cluster_is_said_while_sizes_wait_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from tpbench.sweeps.cluster import wait_for_task
+    from tpbench.sweeps.cluster import warn_without_place
 
     monkeypatch.setattr(ray, "wait", lambda calls, timeout: ([], calls))
-    monkeypatch.setattr(ray, "get", lambda call: "sizes")
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 4.0})
     for free, lines in ({"CPU": 8.0}, 1), ({"CPU": 8.0, "GPU": 1.0}, 0):
         monkeypatch.setattr(ray, "available_resources", lambda free=free: free)
         said: list[str] = []
-        assert wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False) == "sizes"
+        warn_without_place(["one", "other"], {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
         assert len(said) == lines
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
+    warn_without_place(["task"], {"cpu": 1, "gpu": 1.0}, said.append, lambda: True)  # it is at work, on the GPU
     assert not said
-    wait_for_task("task", {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
+    warn_without_place(["task"], {"cpu": 1, "gpu": 1.0}, said.append, lambda: False)
     assert "1 GPUs" in said[0]
     assert "4 are" in said[0]
+
+
+def test_a_disk_without_space_is_found_and_named(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 201 * 2**20
+    monkeypatch.setattr(nodes.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    monkeypatch.setattr(nodes, "_temporary_folders", lambda: ["/tmp", "/tmp/ray/session"])
+    assert missing(needs) == {}
+    free = 199 * 2**20
+    lacking = missing(needs)
+    assert set(lacking) == {ALL_SWEEPS}
+    assert format_bytes(free) in lacking[ALL_SWEEPS]
+    assert lacking[ALL_SWEEPS].startswith("/tmp ")
+
+
+def test_a_disk_that_cannot_be_asked_is_no_lack(needs: Needs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nodes, "_temporary_folders", lambda: [str(tmp_path / "gone")])
+    assert missing(needs) == {}
+
+
+def test_nodes_are_known_by_their_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(name: str, **resources: float) -> dict[str, Any]:
+        return {"NodeID": name, "NodeManagerAddress": name, "Alive": True, "Resources": {"CPU": 4.0, **resources}}
+
+    found = [
+        node("a", GPU=8.0, **{"accelerator_type:H100": 1.0}),
+        node("b", GPU=4.0, **{"accelerator_type:A100": 1.0}),
+        node("c", GPU=8.0, **{"accelerator_type:H100": 1.0}),
+        node("d", GPU=1.0),
+        node("head"),
+    ]
+    monkeypatch.setattr(nodes, "nodes", lambda: found)
+    assert nodes.gpu_kinds({"cpu": 1, "gpu": 1.0}) == {"H100": ["a", "c"], "A100": ["b"], "": ["d"]}
+    assert nodes.gpu_kinds({"cpu": 1}) == {"": ["a", "b", "c", "d", "head"]}
 
 
 class Watched:
@@ -348,3 +380,53 @@ def test_what_a_pack_needs_is_named_beside_what_was_free(watched: Watched, monke
     assert needed
     assert format_bytes(2**30) in message
     assert format_bytes(needed) in message
+
+
+def test_the_part_of_a_shared_cluster_is_followed_and_said_once_in_a_while(watched: Watched) -> None:
+    from tpbench.sweeps.sharing import ClusterShare
+
+    reported: list[tuple[int, int]] = []
+    membership: Any = SimpleNamespace(share=ClusterShare(), problem="")
+    membership.update = lambda share, held, wanted, without: reported.append((held, wanted))
+    watched.callback.membership = membership
+    watched.look(11.0)
+    assert (watched.said, reported) == ([], [(0, 2)])
+    for now, limit, others, lines in (
+        (12.0, 3, 1, ["1:3"]),
+        (13.0, 2, 1, ["1:3"]),
+        (80.0, 2, 1, ["1:3", "1:2"]),
+        (81.0, 1, 2, ["1:3", "1:2", "2:1"]),
+    ):
+        membership.share = ClusterShare(limit, others, f"{others}:{limit}")
+        watched.look(now)
+        assert watched.scheduler.limit == limit
+        assert [line for line in watched.said if ":" in line] == lines
+    membership.share = ClusterShare()
+    watched.look(90.0)
+    assert watched.scheduler.limit is None
+    assert len(watched.said) == 5  # with that of a busy cluster
+    membership.problem = "no tpbench on the head"
+    watched.look(91.0)
+    watched.look(102.0)
+    assert sum(membership.problem in line for line in watched.said) == 1
+
+
+def test_workers_are_withdrawn_from_tune_while_they_wait_for_a_place(watched: Watched) -> None:
+    from tpbench.sweeps.queue import WorkerRequests
+
+    trials = [SimpleNamespace(trial_id=name, status="PENDING", PENDING="PENDING", PAUSED="PAUSED") for name in "12"]
+    stopped: list[str] = []
+    controller = SimpleNamespace(
+        get_trial=lambda name: next((trial for trial in trials if trial.trial_id == name), None),
+        get_trials=lambda: trials,
+        stop_trial=lambda trial: stopped.append(trial.trial_id),
+    )
+    for name in "123":
+        watched.scheduler.open(name)
+        watched.scheduler.slots[name].leaving = True
+    trials[1].status = "RUNNING"
+    watched.queue.withdrawn = ["1", "2", "3"]
+    assert WorkerRequests(watched.queue).choose_trial_to_run(controller) is trials[0]
+    assert stopped == ["1"]
+    assert [watched.scheduler.slots[name].leaving for name in "12"] == [True, False]
+    assert watched.queue.withdrawn == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ray import cloudpickle
 from tests.results.records import counts
 from tests.sweeps.playing import FINGERPRINT, Train, Workers, final_sweep, pretend
 from tpbench.engine import RuleError, TpbenchError
+from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
 from tpbench.sweeps.queue import SweepQueue
@@ -25,16 +26,25 @@ from tpbench.sweeps.sweep import Failure, Place, QueuedPack, QueuedSweep, Search
 from tpbench.sweeps.sweep import Workers as Known
 from tpbench.sweeps.trainable import END
 from tpbench.training.plan import Outcome, PackSettings, plan_seeds
+from tpbench.training.sizing import guessed_cost
 from tpbench.workloads import get_workload
 
 
 def sweep(
-    folder: Path, method: str = "bp", trials: int = 6, lag: int = 2, seeds: int = 3, **more: Any
+    folder: Path,
+    method: str = "bp",
+    trials: int = 6,
+    lag: int = 2,
+    seeds: int = 3,
+    cost: float = 0.0,
+    changes: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> SearchedSweep:
     space = space_for(method)
     wanted = SweepDefinition(
-        "digits", method, FINGERPRINT, space.describe(), trials, 1, tuple(range(seeds)), 0, pack=2, lag=lag
+        "digits", method, FINGERPRINT, space.describe(), trials, 1, tuple(range(seeds)), 0, 2, lag, cost=cost
     )
+    wanted = replace(wanted, **changes or {})
     home = SweepFolder(folder / "sweeps" / wanted.id)
     definition, journal = home.begin(wanted, {})
     made = SearchedSweep(definition, get_workload("digits"), space, home, journal, PackSettings(str(folder)), **more)
@@ -69,6 +79,21 @@ def test_timing_and_workers_change_no_result(tmp_path_factory: pytest.TempPathFa
     assert journals(folders[0]) == journals(folders[1])
 
 
+@settings(max_examples=10)
+@given(costs=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0, 50.0])] * 3), workers=st.integers(1, 5), gpus=st.booleans())
+def test_the_order_of_sweeps_changes_no_result(
+    tmp_path_factory: pytest.TempPathFactory, costs: tuple[float, ...], workers: int, gpus: bool
+) -> None:
+    plainly, ordered = (tmp_path_factory.mktemp("order") for _ in range(2))
+    methods = ("bp", "dfa", "dtp")
+    Workers([sweep(plainly, m) for m in methods]).run(pretend)
+    sweeps = [sweep(ordered, m, cost=cost) for m, cost in zip(methods, costs, strict=True)]
+    Workers(list(sweeps), workers, on_gpus=gpus).run(pretend)
+    assert all(one.done for one in sweeps)
+    assert stored(plainly) == stored(ordered)
+    assert journals(plainly) == journals(ordered)
+
+
 @settings(max_examples=15)
 @given(stops=st.lists(st.integers(1, 6), min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_a_campaign_that_is_killed_continues_as_if_it_had_not_been(
@@ -80,6 +105,24 @@ def test_a_campaign_that_is_killed_continues_as_if_it_had_not_been(
         Workers([sweep(killed, m) for m in ("bp", "dfa", "dtp")], seed=seed + place).run(pretend, steps=steps)
     assert stored(killed) == stored(undisturbed)
     assert journals(killed) == journals(undisturbed)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_killed_search_with_known_configurations_goes_on_after_them(tmp_path: Path, steps: int) -> None:
+    point = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    known = tuple({**point, "lr": 1e-4 * k} for k in (1, 2, 3))
+    changes = {"epochs": 3, "search_epochs": 2, "start": known, "start_from": "file"}
+    undisturbed, killed = tmp_path / "u", tmp_path / "k"
+    Workers([sweep(undisturbed, changes=changes)]).run(pretend)
+    Workers([sweep(killed, changes=changes)]).run(pretend, steps=steps)
+    continued = sweep(killed, changes=changes)
+    Workers([continued]).run(pretend)
+    assert stored(killed) == stored(undisturbed)
+    assert journals(killed) == journals(undisturbed)
+    assert [s for pack in continued.journal.packs for s in pack.suggestions][:3] == list(known)
+    records = list(RunStore(killed).records())
+    ends = sorted((r.search_info["role"], r.definition.epochs, r.definition.seed) for r in records)
+    assert ends == [*[("final", 3, seed) for seed in range(3)], *[("search", 2, 0)] * 6]
 
 
 def test_a_campaign_continues_a_single_sweep_and_the_other_way_round(tmp_path: Path) -> None:
@@ -152,6 +195,50 @@ def test_final_seeds_are_split_over_the_workers_that_are_free() -> None:
     assert Known(4, unfinished=12, others=30).parts(10) == 2
     assert Known(16, unfinished=12, others=30).parts(10) == 6
     assert Known(16, unfinished=12, others=30).parts(1) == 1
+
+
+def test_final_seeds_on_gpus_stay_whole_while_other_packs_wait() -> None:
+    assert Known(8, unfinished=12, others=30, on_gpus=True).parts(10) == 1
+    assert Known(8, unfinished=12, others=8, on_gpus=True).parts(10) == 1
+    # At the end, over the GPUs that are free: few parts, as a pack of few seeds takes nearly as long as one of all.
+    assert Known(8, unfinished=2, others=6, on_gpus=True).parts(10) == 2
+    assert Known(64, on_gpus=True).parts(10) == 2
+    assert Known(64, on_gpus=True).parts(1) == 1
+    assert Known(1, on_gpus=True).parts(10) == 1
+
+
+def test_a_journal_keeps_the_parts_of_its_final_seeds(tmp_path: Path) -> None:
+    one = sweep(tmp_path, seeds=4)
+    Workers([one], on_gpus=True).run(pretend, steps=4)
+    assert one.journal.parts == 2
+    again = sweep(tmp_path, seeds=4)
+    again.begin(Known(8, others=30, on_gpus=True))
+    assert again.final
+    assert [pack.members for pack in again.final.packs.values()] == [2]
+
+
+def test_what_has_the_most_work_left_gets_workers_first(tmp_path: Path) -> None:
+    """Whatever its place in the command; equal ones take turns."""
+    sweeps = [sweep(tmp_path, m, trials=8, lag=4, cost=c) for m, c in (("bp", 1.0), ("dfa", 3.0), ("dtp", 1.0))]
+    assert [one.remaining for one in sweeps] == [8 + 3, 3 * (8 + 3), 8 + 3]
+    handed = Workers(list(sweeps), workers=8).run(pretend, steps=1)
+    names = [one.name for one in sweeps]
+    assert [name for name, _ in handed] == [names[1]] * 4 + [names[0], names[2]] * 2
+    ended = next(one for one in sweeps if one.journal.ended_count)
+    assert ended.remaining == (1.0 if ended is not sweeps[1] else 3.0) * (6 + 3)
+
+
+def test_final_runs_that_are_left_are_work(tmp_path: Path) -> None:
+    one = sweep(tmp_path, trials=2, seeds=4, cost=0.5)
+    Workers([one], workers=1).run(pretend, steps=1)
+    assert one.remaining == 4 * 0.5
+    Workers([one], workers=1).run(pretend)
+    assert one.remaining == 0
+
+
+def test_a_sweep_that_was_not_measured_is_ordered_by_its_steps(tmp_path: Path) -> None:
+    one = sweep(tmp_path, trials=2, seeds=4)
+    assert one.remaining == pytest.approx((2 + 4) * guessed_cost(one.workload))
 
 
 def lost(times: dict[str, int]) -> Train:

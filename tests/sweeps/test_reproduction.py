@@ -9,10 +9,16 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import Inside
-from tests.sweeps.playing import no_ray, run_here
+from tests.sweeps.playing import Workers, no_ray, run_here
+from tpbench.search.definition import SweepFolder
+from tpbench.search.spaces import published_configuration
 from tpbench.sweeps import reproduction
+from tpbench.sweeps.cluster import Resources
+from tpbench.sweeps.session import Session
+from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
+from tpbench.training.progress import SilentView
 from tpbench.workloads import WORKLOADS
 
 
@@ -91,3 +97,38 @@ def test_what_only_a_clusters_nodes_can_compute_is_estimated_in_float32(
     seconds = reproduction.estimate(CellChoice.of("digits", "bp"), {}, 2, PackSettings("results", precision=precision))
     assert seconds > 0
     assert asked == [measured]
+
+
+@pytest.mark.parametrize(("budget", "first"), [(None, "dfa"), (1000.0, "bp")])
+def test_without_a_budget_the_longest_cells_come_first(
+    tiny_mnist: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float | None, first: str
+) -> None:
+    monkeypatch.setattr(reproduction, "estimate", lambda cell, *_: 10.0 if cell.method == "bp" else 90.0)
+    settings = PackSettings(str(tmp_path))
+    cells, _ = reproduction.plan("1", ["mnist"], ["bp", "dfa"], (0,), settings)
+    assert [one.cell.method for one in cells] == ["bp", "dfa"]
+    handed: list[str] = []
+
+    def run(sweeps: list[QueuedSweep], *_: object, admission: Admission | None, **__: object) -> None:
+        workers = Workers(sweeps, 1, admission=admission)
+        workers.run(lambda pack: [])
+        handed.extend(name for name, _ in workers.handed)
+
+    monkeypatch.setattr("tpbench.sweeps.driver.run_queue", run)
+    monkeypatch.setattr(QueuedSweep, "result", lambda sweep: [])
+    reproduction.reproduce(cells, budget, settings, Resources(1))
+    assert handed[0] == f"mnist-{first}"
+    assert len(handed) == 2
+
+
+@pytest.mark.parametrize(("resources", "parts"), [(Resources(8), 4), (Resources(8, 1), 1), (Resources(8, 64), 2)])
+def test_cells_are_split_by_the_workers_alone(
+    tiny_mnist: None, tmp_path: Path, resources: Resources, parts: int
+) -> None:
+    cell = CellChoice.of("mnist", "bp")
+    planned = reproduction.PlannedCell(cell, published_configuration(cell.workload, "bp"), (3,), tuple(range(10)), 1.0)
+    folder = SweepFolder(tmp_path / "sweeps" / "reproduce")
+    session = Session(SilentView(), PackSettings(str(tmp_path)), resources, folder)
+    sweep = reproduction._sweep(planned, session)
+    assert sweep.final
+    assert len(sweep.final.packs) == parts

@@ -50,13 +50,13 @@ def test_sizes_are_measured_with_the_pack_that_was_asked_for(monkeypatch: pytest
 
     def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
         asked.append(pack)
-        return type("Row", (), {"peak_memory": 2**30, "member_epochs_per_second": 1.0})()
+        return type("Row", (), {"peak_memory": 2**30, "member_epochs_per_second": 1.0, "phases": {}})()
 
     monkeypatch.setattr(sizing, "measure", measure)
     monkeypatch.setattr(sizing, "free_memory", lambda device: 80 * 2**30)
     monkeypatch.setattr(sizing, "require_gpu", lambda device: None)
     monkeypatch.setattr(sizing, "has_mps", lambda: True)
-    options = {"trials": 400, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
+    options = {"trials": 400, "cells": 1, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
     found = choose_sizes(WORKLOADS["mnist"], "bp", pack=7, gpus=2, **options)  # type: ignore[arg-type]
     assert (found.pack, found.packs_per_gpu) == (7, 4)
     assert asked == [7]
@@ -69,7 +69,8 @@ def play_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """A GPU with so many GiB free, of which a member takes one; the larger a pack, the cheaper a member."""
 
     def measure(workload: object, method: str, pack: int, *a: object, **k: object) -> object:
-        return type("Row", (), {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack)})()
+        fields = {"peak_memory": pack * 2**30, "member_epochs_per_second": float(pack), "phases": {}}
+        return type("Row", (), fields)()
 
     for name in ("require_gpu", "release_memory"):
         monkeypatch.setattr(sizing, name, lambda device: None)
@@ -79,7 +80,7 @@ def play_gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     play_gpu(monkeypatch, free=80)
-    options = {"pack": None, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
+    options = {"pack": None, "cells": 1, "cpus": 8, "threads": 1, "device": "cuda", "precision": "float32"}
 
     def sizes(trials: int, gpus: int, mps: bool) -> tuple[int, int]:
         monkeypatch.setattr(sizing, "has_mps", lambda: mps)
@@ -89,19 +90,6 @@ def test_packs_that_share_gpus_leave_each_other_work_and_memory(monkeypatch: pyt
     assert sizes(200, 1, mps=True) == (8, 4)  # 16 packs of 12 at least
     assert sizes(10_000, 1, mps=True) == (8, 4)  # a quarter of 48 GiB each
     assert sizes(10_000, 8, mps=False) == (32, 1)  # every GPU has its own
-
-
-def test_packs_on_a_gpu_may_be_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member gets cheaper up to packs of 100 there (docs/performance.md)."""
-
-    play_gpu(monkeypatch, free=1024)
-    options = {"concurrent": 1, "threads": 1, "precision": "float32"}
-    chosen = {
-        device: sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=1000, device=device, **options)  # type: ignore[arg-type]
-        for device in ("cpu", "cuda")
-    }
-    assert chosen == {"cpu": 16, "cuda": 128}
-    assert sizing.choose_pack(WORKLOADS["mnist"], "bp", trials=100, device="cuda", **options) == 16  # type: ignore[arg-type]
 
 
 def test_mps_is_where_its_clients_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +145,7 @@ def test_workloads_of_files_travel_with_a_job(tmp_path: Path) -> None:
     words = f"{own},digits,{like}"
     command = job_command([words, "bp", "--results", "/shared"], "/shared").split()
     assert command[command.index("sweep") + 1] == "workload-0.yaml,digits,workload-1.yaml"
-    with jobs._code(None, jobs.workloads_of_files(words)) as folder:
+    with jobs._code({}, jobs.workloads_of_files(words)) as folder:
         carried = [get_workload(str(folder / f"workload-{number}.yaml")) for number in range(2)]
     assert carried == [get_workload(str(own)), get_workload(str(like))]
 
@@ -177,3 +165,18 @@ def test_a_cluster_of_other_versions_is_said_with_all_four(monkeypatch: pytest.M
     versions = ("2.58.1", "3.11.99", ray.__version__, platform.python_version())
     assert all(word in text for word in ("head:6379", *versions))
     assert "\n" not in text
+
+
+def test_files_of_space_and_start_travel_with_a_job(tmp_path: Path) -> None:
+    space, start = tmp_path / "s.yaml", tmp_path / "k.yaml"
+    space.write_text("a space")
+    start.write_text("configurations")
+    arguments = ["digits", "bp", "--space", str(space), f"--start={start}", "--results", "/shared"]
+    command = job_command(arguments, "/shared")
+    assert "--space space.yaml --start=start.yaml --results /shared" in command
+    with jobs._code(jobs.carried_files(str(space), str(start)), []) as folder:
+        assert [(folder / name).read_text() for name in ("space.yaml", "start.yaml")] == ["a space", "configurations"]
+    assert "--start start.yaml --address" in job_command(["digits", "bp", "--start", "a=b.yaml"], "/shared")
+    for words in (["--start", "published"], ["--start=published"]):
+        assert " ".join(words) in job_command(["digits", "bp", *words], "/shared")
+    assert jobs.carried_files(None, "published") == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,25 @@ def test_a_broken_gpu_is_held_back_and_the_others_of_its_node_go_on(tmp_path: Pa
     assert counts["2"] == 3
     assert min(counts[gpu] for gpu in "013") > 0
     assert [line for line in workers.said if "GPU 2" in line]
+
+
+def test_a_pack_that_failed_on_the_only_gpu_with_a_worker_waits_for_another(tmp_path: Path) -> None:
+    """The others have no worker yet; one that is asked for starts on one of them."""
+    now = 0.0
+    one = plain(tmp_path, seeds=1, parts=1, on_cluster=False)
+    scheduler = Scheduler([one], 4, 4, clock=lambda: now)
+    scheduler.open("first")
+    scheduler.started("first", Place("n", "0"))
+    assert scheduler.next_pack("first")
+    scheduler.failed("first", Failure("raised", "boom"))
+    assert scheduler.next_pack("first") is None
+    assert scheduler.wants_slot()
+    scheduler.open("second")
+    scheduler.started("second", Place("n", "1"))
+    assert scheduler.next_pack("second")
+    scheduler.failed("second", Failure("raised", "boom"))
+    now = 1000.0  # no third one came
+    assert scheduler.next_pack("first")
 
 
 def test_packs_that_fail_everywhere_are_no_fault_of_the_nodes(tmp_path: Path) -> None:
@@ -444,6 +464,62 @@ def test_the_drivers_own_pause_is_nobodys_silence(tmp_path: Path) -> None:
     assert scheduler.stalled() == []
 
 
+def on_a_cluster(sweeps: list[QueuedSweep], workers: int, now: Callable[[], float] = float) -> Scheduler:
+    """Return a scheduler whose idle workers give their places back, as on a cluster."""
+    scheduler = Scheduler(sweeps, workers, workers, clock=now, timeouts=Timeouts(idle=60))
+    scheduler.update_nodes({"n": "n"})
+    return scheduler
+
+
+def ask(scheduler: Scheduler) -> list[str]:
+    """Ask for the workers that the scheduler wants; returns their names."""
+    names = []
+    while scheduler.wants_slot():
+        names.append(f"w{len(scheduler.slots)}")
+        scheduler.open(names[-1])
+    return names
+
+
+def test_no_more_workers_wait_for_places_than_packs_can_still_come(tmp_path: Path) -> None:
+    """Of four workers two get a place, and train what the others were asked for."""
+    one = plain(tmp_path, seeds=4, parts=4)
+    scheduler = on_a_cluster([one], 8)
+    placed = ask(scheduler)[:2]
+    assert len(scheduler.slots) == 4
+    for name in placed:
+        scheduler.started(name, Place("n"))
+        assert scheduler.next_pack(name)
+    assert scheduler.withdrawn() == []
+    for ended, waiting in (("w0", ["w3"]), ("w1", ["w2"])):
+        scheduler.ended(ended, pretend(one.in_flight["final-0" if ended == "w0" else "final-1"]))
+        assert scheduler.next_pack(ended)
+        assert scheduler.withdrawn() == waiting
+        assert scheduler.withdrawn() == []
+        for name in waiting:
+            scheduler.closed(name)
+    assert ask(scheduler) == []
+
+
+def test_a_worker_that_was_withdrawn_and_had_a_place_ends_as_others_do(tmp_path: Path) -> None:
+    one = plain(tmp_path, seeds=1, parts=1)
+    scheduler = on_a_cluster([one], 8)
+    scheduler.open("late")
+    scheduler.open("first")
+    scheduler.started("first", Place("n"))
+    assert scheduler.next_pack("first")
+    assert scheduler.withdrawn() == ["late"]
+    scheduler.keep("late")
+    scheduler.started("late", Place("n"))
+    assert scheduler.surplus() == ["late"]
+
+
+def test_nothing_is_withdrawn_where_places_are_of_no_other_use(tmp_path: Path) -> None:
+    scheduler = Scheduler([plain(tmp_path, seeds=1, parts=1)], 8, 8)
+    for name in "123":
+        scheduler.open(name)
+    assert scheduler.withdrawn() == []
+
+
 def test_no_worker_waits_for_packs_that_cannot_come(tmp_path: Path) -> None:
     """On a cluster, where others could use its place."""
     now = 0.0
@@ -490,3 +566,38 @@ def test_nobody_else_wants_this_machine(tmp_path: Path) -> None:
         number += 1
         scheduler.open(str(number))
     assert number == 2
+
+
+def test_a_turn_asks_each_sweep_a_few_times(tmp_path: Path) -> None:
+    """The driver asks for workers with every report: what it asks of a sweep must not grow with the other sweeps."""
+    asked = Counter[str]()
+
+    class Counted(QueuedSweep):
+        @property
+        def potential(self) -> int:
+            asked[self.name] += 1
+            return super().potential
+
+    plan = plan_seeds(get_workload("digits"), "bp", CONFIGURATION, (0,), 1, {"by": "published"})
+
+    def times_asked(count: int) -> int:
+        sweeps: list[QueuedSweep] = []
+        for number in range(count):
+            sweeps.append(Counted(f"s{number}", "", PackSettings(str(tmp_path))))
+            sweeps[-1].train_final(plan, 1)
+        scheduler = Scheduler(sweeps, 4, 4)
+        asked.clear()
+        scheduler.wants_slot()
+        scheduler.surplus()
+        return asked["s0"]
+
+    assert 1 <= times_asked(20) == times_asked(2)
+
+
+def test_sweeps_know_what_the_others_could_train(tmp_path: Path) -> None:
+    one, other = plain(tmp_path, name="one"), plain(tmp_path, seeds=3, parts=3, name="other")
+    scheduler = Scheduler([one, other], 2, 2)
+    assert (scheduler.workers(one).others, scheduler.workers(other).others) == (3, 4)
+    assert scheduler.workers(one).unfinished == 2
+    other.interrupt("for now")
+    assert (scheduler.workers(one).others, scheduler.workers(one).unfinished) == (0, 1)

@@ -32,7 +32,8 @@ def test_a_driver_that_is_too_old_is_named_with_its_node(old_driver: None, monke
 
 
 def test_it_is_found_when_sizes_are_measured(old_driver: None) -> None:
+    digits = WORKLOADS["digits"]
     with pytest.raises(TpbenchError, match="driver"):
         choose_sizes(
-            WORKLOADS["digits"], "bp", trials=4, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
+            digits, "bp", trials=4, cells=1, pack=2, cpus=2, gpus=1, threads=1, device="cuda", precision="float32"
         )

@@ -45,7 +45,7 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
 def needed(job: PackJob) -> int:
     """Bytes that the error names of a single run."""
     problem = job.problem
-    return member_bytes(get_method(job.plan.method), problem, torch.float32)
+    return member_bytes(get_method(job.plan.method), problem, torch.float32, checkpoint=True)
 
 
 def test_what_the_memory_does_not_hold_at_once_is_halved(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_parts_that_train_one_after_the_other_end_as_one_pack(tmp_path: Path, mo
     job = PackJob(digits_plan("bp", (0, 1, 2)), PackSettings(str(tmp_path)))
     job.run()
     apart = PackJob(job.plan, PackSettings(str(tmp_path / "apart")))
-    one = member_bytes(get_method("bp"), apart.problem, torch.float32)
+    one = member_bytes(get_method("bp"), apart.problem, torch.float32, checkpoint=True)
     monkeypatch.setattr(running, "free_memory", lambda device: one)
     lines = shown(apart)
     assert lines[0].startswith("3 runs")

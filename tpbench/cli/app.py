@@ -83,11 +83,20 @@ def complete_from(names: Iterable[str]) -> Completion:
 
 def complete_workloads(context: typer.Context, incomplete: str) -> list[str]:
     """Offer the workloads, also those that packages add, and the files of a folder that may hold one."""
+    return complete_from([*workload_names(), *_yaml_files()])(context, incomplete)
+
+
+def complete_starts(context: typer.Context, incomplete: str) -> list[str]:
+    """Offer ``published``, and the files of a folder that may hold configurations."""
+    return complete_from(["published", *_yaml_files()])(context, incomplete)
+
+
+def _yaml_files() -> list[str]:
+    """Return the names of the YAML files of the current folder."""
     try:
-        beside = [path.name for path in Path().iterdir() if is_file(path.name)]
+        return sorted(path.name for path in Path().iterdir() if is_file(path.name))
     except OSError:
-        beside = []
-    return complete_from([*workload_names(), *sorted(beside)])(context, incomplete)
+        return []
 
 
 def complete_methods(context: typer.Context, incomplete: str) -> list[str]:
@@ -121,6 +130,7 @@ _COMPLETIONS: dict[str, Completion] = {
     "workloads": complete_workloads,
     "methods": complete_methods,
     "trackers": complete_from(TRACKERS),
+    "starts": complete_starts,
 }
 
 

@@ -29,7 +29,7 @@ Methods = Annotated[
 def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
     """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
     from tpbench.engine.files import user_path
-    from tpbench.search.spaces import spaces_for
+    from tpbench.search.configurations import search_inputs
     from tpbench.sweeps import jobs
     from tpbench.training.choice import choose_all
 
@@ -41,10 +41,9 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     options = command.read(command.make_context("sweep", list(arguments)))
     data = user_path(options.data) if options.data else None
     line = jobs.job_command(arguments, options.results, data, options.track)
-    space = user_path(options.space) if options.space else None
-    if space:
-        spaces_for((cell.method for cell in cells), space)
-    name = jobs.submit(address, line, space, jobs.workloads_of_files(workload))
+    search_inputs(cells, options)
+    files = jobs.carried_files(options.space, options.start)
+    name = jobs.submit(address, line, files, jobs.workloads_of_files(workload))
     say(f"submitted: {name}")
     say(f"tpbench status --address {address}")
     say(f"tpbench logs {name} --address {address}")

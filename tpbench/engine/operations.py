@@ -65,7 +65,13 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
 
 
 def member_bytes(
-    method: Method, problem: Problem, dtype: torch.dtype, device: str = "cpu", *, keep: bool = False
+    method: Method,
+    problem: Problem,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    keep: bool = False,
+    checkpoint: bool = False,
 ) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
@@ -78,6 +84,7 @@ def member_bytes(
         dtype: of all numbers.
         device: where it trains.
         keep: the network of the selected epoch is kept beside the one that trains.
+        checkpoint: a checkpoint is copied on this device before it is written.
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
@@ -89,6 +96,9 @@ def member_bytes(
     numbers = 4 * forward + (4 if method.trains_feedback else 1) * feedback + fixed
     if keep:
         numbers += forward + feedback + fixed
+    if checkpoint:
+        # Parameters and moments; the gradients are in none.
+        numbers += 3 * forward + (3 if method.trains_feedback else 1) * feedback + fixed
     units = sum(sizes[i] for i in hidden)
     # Inputs as they are gathered and as they are scaled; activities, slopes and targets.
     rows = max(batch, min(EVALUATION_CHUNK, max(problem.validation_size, len(problem.x_test))))

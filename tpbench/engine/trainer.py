@@ -6,10 +6,10 @@ import io
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -454,11 +454,21 @@ class Trainer:
             "position": self.position,
             "elapsed": self.elapsed,
             "alive": list(self.alive),
-            "histories": [{"curves": h.curves, "status": h.status} for h in self.histories],
+            "histories": [
+                {"curves": {name: list(values) for name, values in h.curves.items()}, "status": h.status}
+                for h in self.histories
+            ],
             "pack": self.pack.state(),
             "correct": {p: torch.from_numpy(bits) for p, bits in self.correct.items()},
         }
-        return {**state, "kept": self.kept} if self.keep else state
+        return {**state, "kept": dict(self.kept)} if self.keep else state
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a checkpoint that further training leaves as it is: the pack's arrays are copied to the host's memory.
+
+        What is kept of selected epochs is replaced as a whole when it changes, and needs no copy.
+        """
+        return {**self.checkpoint(), "pack": _copy_to_host(self.pack.state())}
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of a trainer that was made with the same arguments.
@@ -485,9 +495,84 @@ class Trainer:
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint so that a crash leaves either the old one or the new one, never half of one."""
-    with atomic_write(path) as file:
-        torch.save(trainer.checkpoint(), file)
+    """Write a checkpoint so that a crash leaves either the old one or the new one, never half of one.
+
+    Raises:
+        TpbenchError: it cannot be written (no permission, disk full, ...); an earlier one stays.
+    """
+    write_checkpoint(trainer.checkpoint(), path)
+
+
+def _never() -> bool:
+    return False
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path, cancelled: Callable[[], bool] = _never) -> None:
+    """Write a checkpoint of :meth:`Trainer.checkpoint` or :meth:`Trainer.snapshot`, as :func:`save_checkpoint` does.
+
+    Args:
+        checkpoint: what is written.
+        path: the file.
+        cancelled: asked while the bytes are written; once it returns True, nothing is written and an earlier checkpoint
+            stays.
+
+    Raises:
+        TpbenchError: it cannot be written.
+    """
+    with suppress(_CancelledError), atomic_write(path) as file:
+        pieces = _Pieces(file, cancelled)
+        try:
+            torch.save(dict(checkpoint), cast(BinaryIO, pieces))
+        except RuntimeError:
+            if pieces.error is None:
+                raise
+            raise pieces.error from None
+        # What follows, up to the last byte on the disk, cannot be stopped.
+        pieces.require_wanted()
+
+
+class _CancelledError(Exception):
+    """A write that is not wanted any more."""
+
+
+class _Pieces:
+    """A binary file that takes large arrays piece by piece, and can be told to stop in between.
+
+    torch hides an error of the file behind one of its own that says nothing about it, so the first is kept.
+    """
+
+    _SIZE = 2**23
+
+    def __init__(self, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        self.file, self.cancelled = file, cancelled
+        self.error: BaseException | None = None
+
+    def require_wanted(self) -> None:
+        if self.cancelled():
+            raise _CancelledError
+
+    def write(self, data: memoryview) -> int:
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), self._SIZE):
+                self.require_wanted()
+                self.file.write(view[start : start + self._SIZE])
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        return len(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _copy_to_host(state: Any) -> Any:
+    """Return a state of :meth:`PackState.state` with a copy of every array."""
+    if isinstance(state, Tensor):
+        return state.to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: _copy_to_host(values) for name, values in state.items()}
+    return state
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:

@@ -441,6 +441,8 @@ class TuningBudget:
     """Factor of a search in which packs are brackets; 0: none."""
     search_precision: str = ""
     """Precision of the search, where the runs have another."""
+    start: str = ""
+    """Origin of the configurations that the search was given: ``published`` or ``file``; empty: none."""
 
     def __str__(self) -> str:
         if self.by != "search":
@@ -452,12 +454,18 @@ class TuningBudget:
             parts.append(f"in {self.search_precision}")
         if self.objective not in ("", DEFAULT_OBJECTIVE):
             parts.append(f"by {self.objective}")
+        if self.start:
+            parts.append(f"from {self.start}")
         return " ".join(parts)
 
     @property
     def rank(self) -> int:
-        """Place in the order published, search, file, python, unknown: the later, the less is known of its cost."""
-        return _ORIGINS.index(self.by)
+        """Place in the order published, search, file, python, unknown: the later, the less is known of its cost.
+
+        A search from a file's configurations has the place of a file: their cost is not known.
+        """
+        start = self.start if self.start in _ORIGINS else self.by
+        return max(_ORIGINS.index(self.by), _ORIGINS.index(start))
 
 
 UNKNOWN_BUDGET = TuningBudget()

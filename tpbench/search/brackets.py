@@ -39,6 +39,14 @@ class Bracket:
         """Joint epochs after which members stop."""
         return rung_epochs(self.epochs, self.factor)
 
+    def share(self, members: int) -> float:
+        """Return the share of all epochs that so many members train, if none of them diverges or is pruned."""
+        going, done, trained = members, 0, 0
+        for number, rung in enumerate(self.rungs, start=1):
+            trained += going * (rung - done)
+            going, done = max(1, round(members / self.factor**number)), rung
+        return (trained + going * (self.epochs - done)) / (members * self.epochs)
+
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
         """Return the members that are stopped by a joint epoch, each with its rung: all but the best of each rung.
 
@@ -60,7 +68,10 @@ class Bracket:
         return out
 
 
-def pack_floor(factor: int, trials: int, workers: int) -> int:
-    """Return the smallest pack that can be halved twice; ``factor`` times it where all workers get four packs."""
+def bracket_sizes(factor: int, *, on_gpus: bool) -> tuple[int, ...]:
+    """Return sizes of packs that can be halved twice, in ascending order.
+
+    On CPU cores members hardly get cheaper in larger packs, on a GPU they do.
+    """
     smallest = int(factor**RUNGS)
-    return factor * smallest if trials >= 4 * workers * factor * smallest else smallest
+    return tuple(smallest * multiple for multiple in ((1, 2, 4, 8) if on_gpus else (1, factor)))

@@ -1,4 +1,4 @@
-"""Look up the configuration of ``--config``: published, from a file, or the best of a store."""
+"""Look up configurations: that of ``--config`` (published, from a file, the best of a store), those of ``--start``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
 from tpbench.results.runs import FROM_FILE, FROM_PYTHON, PUBLISHED, tuning_budget, with_precision
 from tpbench.results.statistics import MIN_SEEDS
-from tpbench.search.spaces import load_configuration, published_configuration
+from tpbench.search.spaces import (
+    SearchSpace,
+    is_published,
+    load_configuration,
+    load_configurations,
+    published_configuration,
+    published_file,
+    spaces_for,
+)
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
 from tpbench.training.running import run_seeds
-from tpbench.workloads import load_problem
+from tpbench.workloads import Workload, load_problem
+from tpbench.workloads.yaml_files import Location, YamlFile
 
 if TYPE_CHECKING:
-    from tpbench.options import RunOptions
+    from tpbench.options import RunOptions, SweepOptions
 
 
 def run_configurations(
@@ -190,3 +199,153 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
         origins.get(found.get("by", ""), ""),
     ]
     return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+
+
+# --- known configurations: the first trials of a search ---
+
+
+@dataclass(frozen=True)
+class KnownConfigurations:
+    """Configurations that a search is given as its first trials."""
+
+    values: tuple[dict[str, float], ...] = ()
+    """Their values of what is searched, in their order; the others are the same for all trials of a search."""
+    origin: str = ""
+    """``published`` or ``file``, by their content: the authors' configuration in a file is published too."""
+
+
+@dataclass(frozen=True)
+class SearchInput:
+    """The space of a search and the configurations that it begins with."""
+
+    space: SearchSpace
+    known: KnownConfigurations
+
+
+def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[SearchInput]:
+    """Read and check what the searches of a command are made of; nothing is downloaded or trained.
+
+    Args:
+        cells: what is searched.
+        options: of ``tpbench sweep``.
+
+    Returns:
+        The inputs, in the order of the cells.
+
+    Raises:
+        UsageError: a file is wrong, a known configuration lies outside its space, there are more of them than trials,
+            or the search has more epochs than the final runs.
+    """
+    for cell in cells:
+        _check_search_epochs(cell.workload, options)
+    spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
+    inputs, errors = [], []
+    for cell in cells:
+        try:
+            inputs.append(SearchInput(spaces[cell.method], _find_known(cell, spaces[cell.method], options)))
+        except UsageError as error:
+            # A file is read for the first cell; the authors' configurations differ from cell to cell.
+            if options.start != "published":
+                raise
+            errors.append((f"{cell.workload.name} {cell.method}", error))
+    if errors:
+        first, others = errors[0][1], ", ".join(name for name, _ in errors[1:])
+        more = f"; nor can these start there: {others}" if others else ""
+        raise UsageError(f"{first.args[0]}{more}", parameter=first.parameter, value=first.value)
+    return inputs
+
+
+def _check_search_epochs(workload: Workload, options: SweepOptions) -> None:
+    """Refuse a search that trains longer than the final runs.
+
+    It would cost more than one with their epochs, and its own run of the best configuration would be the better one.
+    """
+    epochs = options.epochs or workload.epochs
+    if options.search_epochs and options.search_epochs > epochs:
+        raise UsageError(
+            f"more than the {epochs} epochs of the final runs on {workload.name} (--epochs); a search has as many or "
+            "fewer",
+            parameter="search_epochs",
+            value=options.search_epochs,
+        )
+
+
+def _find_known(cell: CellChoice, space: SearchSpace, options: SweepOptions) -> KnownConfigurations:
+    """Return the configurations that ``--start`` names for a cell.
+
+    Raises:
+        UsageError: there is none, one cannot be suggested by a search of the space, two are the same, or there are more
+            than trials.
+    """
+    if options.start is not None and not options.start.strip():
+        raise UsageError("--start '': give a file, or 'published'")
+    if not options.start:
+        return KnownConfigurations()
+    if options.start == "published":
+        return KnownConfigurations((_published_start(cell, space),), "published")
+    path = user_path(options.start)
+    if not is_regular_file(path):
+        raise UsageError("neither 'published' nor a file", parameter="start", value=shown_path(path))
+    file, configurations = load_configurations(cell.workload, cell.method, path)
+    found: list[dict[str, float]] = []
+    for location, values in configurations.items():
+        one = _searched_values(cell, space, values, file, location)
+        if one in found:
+            raise file.error(location, "this configuration stands in the file twice")
+        found.append(one)
+    if len(found) > options.trials:
+        raise UsageError(
+            f"its {len(found)} configurations are more than the {options.trials} trials of the search",
+            parameter="start",
+            value=shown_path(path),
+        )
+    published = is_published(cell.workload, cell.method) and configurations == {
+        location: published_configuration(cell.workload, cell.method) for location in configurations
+    }
+    return KnownConfigurations(tuple(found), "published" if published else "file")
+
+
+def _published_start(cell: CellChoice, space: SearchSpace) -> dict[str, float]:
+    workload, method = cell.workload, cell.method
+    if not is_published(workload, method):
+        raise UsageError(
+            f"the authors published no configuration of {method} on {workload.name}; give a file",
+            parameter="start",
+            value="published",
+        )
+    file = YamlFile(published_file(), "the published configurations")
+    return _searched_values(cell, space, published_configuration(workload, method), file, (workload.name, method))
+
+
+def _searched_values(
+    cell: CellChoice, space: SearchSpace, values: Mapping[str, float], file: YamlFile, location: Location
+) -> dict[str, float]:
+    """Return the values of what a space searches.
+
+    Args:
+        cell: the workload and the method.
+        space: of the search.
+        values: of the complete configuration.
+        file: the configuration's.
+        location: its place in the file.
+
+    Raises:
+        UsageError: the search cannot suggest the configuration; with file and line.
+    """
+    schedule = cell.workload.feedback_schedule(get_method(cell.method))
+    name_of_cell = f"{cell.workload.name} {cell.method}"
+    for name, value in values.items():
+        known = space.ranges.get(name)
+        if known is not None and not known.holds(value):
+            raise file.error(
+                (*location, name),
+                f"{name_of_cell} cannot start here: {name} {value!r} is outside its range in {space.path.name} "
+                f"({known}); --space takes a wider one",
+            )
+        if known is None and schedule.get(name) != value:
+            raise file.error(
+                (*location, name),
+                f"{name_of_cell} cannot start here: {name} {value!r}, but the search trains with {schedule.get(name)}, "
+                "as the workload has it",
+            )
+    return {name: float(values[name]) for name in space.searched}

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,8 +18,8 @@ from tpbench.engine.files import user_cache
 from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, OBJECTIVES, search_info
-from tpbench.results.schemas import Count, Epochs, Name, Natural, Record, Scalar, check_fields, model_of
+from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, FROM_FILE, OBJECTIVES, search_info
+from tpbench.results.schemas import Count, Epochs, Name, Natural, NonNegative, Record, Scalar, check_fields, model_of
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.sweep_files import (
     DEFINITION,
@@ -32,9 +32,10 @@ from tpbench.results.sweep_files import (
     read_archived_sweep,
     read_sweep,
 )
-from tpbench.search.brackets import Bracket, pack_floor
-from tpbench.search.journal import FAILED_ELSEWHERE, REMEDY, Journal, portable_journal
+from tpbench.search.brackets import Bracket
+from tpbench.search.journal import FAILED_ELSEWHERE, REMEDY, Journal, Suggestion, portable_journal
 from tpbench.search.locking import is_locked, locked
+from tpbench.search.packed_tpe import random_first
 from tpbench.training.plan import PackPlan
 from tpbench.training.tracking import portable_target
 from tpbench.workloads import Workload, get_workload, is_file
@@ -42,15 +43,22 @@ from tpbench.workloads.workload import known_shape
 
 if TYPE_CHECKING:
     from tpbench.options import SweepOptions
+    from tpbench.search.configurations import KnownConfigurations
 
 # Types of fields; their models stand below the definition.
 Factor = int
 Objective = str
 Seeds = tuple[int, ...]
+SearchEpochs = int
+Start = tuple[Mapping[str, float], ...]
+StartFrom = str
 
 SELECTION_SEED = 0
 """Every configuration of a search is trained with it, so that they differ in their hyperparameters alone. The final
 runs may have it too (by default they do), or not: then none of them took part in the choice."""
+
+CHOSEN = ("pack", "lag", "packs_per_gpu", "cost")
+"""Fields that are chosen where a sweep begins, and are no part of its id."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +90,36 @@ class SweepDefinition:
     """Factor of a search in which packs are brackets (:mod:`tpbench.search.brackets`); 0: none."""
     search_precision: str = ""
     """Precision of the search's packs alone; empty: that of the whole sweep."""
+    search_epochs: SearchEpochs = 0
+    """Joint epochs of the search's runs alone; 0: those of the whole sweep."""
+    start: Start = ()
+    """Known configurations, which are the first trials: their values of what is searched."""
+    start_from: StartFrom = ""
+    """Origin of the known configurations: ``published`` or ``file``; empty where there are none."""
+    packs_per_gpu: Natural = 0
+    """Packs that share a GPU; 0: none was measured."""
+    cost: NonNegative = 0.0
+    """Seconds of a member's epoch (:func:`tpbench.training.sizing.epoch_seconds`); 0: not measured."""
 
     @classmethod
     def of(
-        cls, options: SweepOptions, workload: Workload, method: str, fingerprint: str, space: Mapping[str, list[Any]]
+        cls,
+        options: SweepOptions,
+        workload: Workload,
+        method: str,
+        fingerprint: str,
+        space: Mapping[str, list[Any]],
+        known: KnownConfigurations | None = None,
     ) -> SweepDefinition:
-        """Return the definition of a sweep with these options, whose pack size and lag may still be chosen."""
+        """Return the definition of a sweep with these options, whose sizes may still be chosen (:attr:`CHOSEN`)."""
+        epochs = options.epochs or workload.epochs
         return cls(
             workload.name,
             method,
             fingerprint,
             space,
             options.trials,
-            options.epochs or workload.epochs,
+            epochs,
             options.seed_list,
             options.search_seed,
             options.pack_size or 1,
@@ -104,14 +129,22 @@ class SweepDefinition:
             workload_source=workload.source,
             objective=options.objective,
             halving=options.halving,
-            # Another definition, and id, only where it differs.
+            # Another definition, and id, only where they differ.
             search_precision=options.searched_in if options.searched_in != options.precision else "",
+            search_epochs=options.search_epochs if options.search_epochs not in (None, epochs) else 0,
+            start=known.values if known else (),
+            start_from=known.origin if known else "",
         )
+
+    @property
+    def trial_epochs(self) -> int:
+        """Joint epochs of the search's runs."""
+        return self.search_epochs or self.epochs
 
     @property
     def bracket(self) -> Bracket | None:
         """The rule by which the search stops members of a pack early, if it does."""
-        return Bracket(self.epochs, self.halving, self.objective) if self.halving else None
+        return Bracket(self.trial_epochs, self.halving, self.objective) if self.halving else None
 
     @property
     def minimises_error(self) -> bool:
@@ -130,37 +163,63 @@ class SweepDefinition:
             self.method,
             tuple(configurations),
             (SELECTION_SEED,) * len(configurations),
-            self.epochs,
+            self.trial_epochs,
             prune=True,
             curve=self.objective,
             found=self.found("search"),
             fingerprint=self.fingerprint,
         )
 
-    def smallest_pack(self, workers: int) -> int:
-        """Return the fewest members of a pack of the search, where so many workers train packs."""
-        return pack_floor(self.halving, self.trials, workers) if self.halving else 1
+    @property
+    def pack_count(self) -> int:
+        """Number of packs of the search."""
+        return -(-self.trials // self.pack)
+
+    def search_seconds(self, cost: float, trials: int | None = None) -> float:
+        """Return about how long one worker trains the search, if no member diverges or is pruned.
+
+        Args:
+            cost: seconds of a member's epoch.
+            trials: configurations that are left; None: all.
+        """
+        share = self.bracket.share(min(self.pack, self.trials)) if self.bracket else 1.0
+        return (self.trials if trials is None else trials) * self.trial_epochs * share * cost
+
+    @property
+    def random_count(self) -> int:
+        """Number of suggestions that are random, or made without any result, if all packs succeed; known ones apart."""
+        return max(0, random_first(self.trials, self.pack, self.lag) - len(self.start))
 
     def announcement(self, space: str = "") -> str:
         """Return a line about the sweep; ``space`` is the file of the search space, if it is not the paper's."""
         searched = f", searched in {self.search_precision}" if self.search_precision else ""
+        known = f", of which {len(self.start)} known ({self.start_from})," if self.start else ""
+        first = "the next" if self.start else "the first"
         parts = [
-            f"sweep {self.id}: {self.trials} configurations in packs of {self.pack}",
+            f"sweep {self.id}: {self.trials} configurations{known} in packs of {self.pack}",
             f" of {space}" if space else "",
+            f", for {_epochs(self.search_epochs)}" if self.search_epochs else "",
             searched,
             f", halved by {self.halving}" if self.halving else "",
+            f", {first} {self.random_count} without results" if self.random_count else "",
             "" if self.minimises_error else f", by {self.objective}",
             f", then {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}",
-            # The other precision goes without saying only where the search has the same.
+            # Epochs and precision go without saying only where the search has the same.
+            f" for {_epochs(self.epochs)}" if self.search_epochs else "",
             f" in {self.precision}" if searched else "",
         ]
         return "".join(parts)
 
     @property
     def caption(self) -> str:
-        """The precision and the factor of a search, for its plot; empty where both are usual."""
-        precision = f" in {self.search_precision}" if self.search_precision else ""
-        return precision + (f", halving by {self.halving}" if self.halving else "")
+        """What is not usual about a search, for its plot: epochs, precision, factor, known configurations."""
+        parts = [
+            f" for {_epochs(self.search_epochs)}" if self.search_epochs else "",
+            f" in {self.search_precision}" if self.search_precision else "",
+            f", halving by {self.halving}" if self.halving else "",
+            f", from {self.start_from}" if self.start else "",
+        ]
+        return "".join(parts)
 
     @property
     def searched_in(self) -> str:
@@ -177,8 +236,8 @@ class SweepDefinition:
 
     @property
     def id(self) -> str:
-        """The sweep's name. Pack and lag are left out: where it runs, they are chosen once and then kept."""
-        what = {k: v for k, v in self.plain().items() if k not in ("pack", "lag")}
+        """The sweep's name. Sizes are left out: where it runs, they are chosen once and then kept."""
+        what = {k: v for k, v in self.plain().items() if k not in CHOSEN}
         return f"{self.workload}-{self.method}-{digest(what)[:8]}"
 
     @property
@@ -213,7 +272,11 @@ class SweepDefinition:
             "space": space or None,
             "seeds": None if self.seeds == DEFAULT_SEEDS else self.seeds,
             "search_precision": self.search_precision or None,
+            "search_epochs": self.search_epochs or None,
+            "start": self.start_from or None,
         }
+        if self.start_from == FROM_FILE["by"]:  # its name is not known
+            return {}
         same = ("trials", "epochs", "search_seed", "precision", "objective", "halving")
         try:
             return SweepOptions.read(values | {name: getattr(self, name) for name in same}).plain()
@@ -225,15 +288,20 @@ class SweepDefinition:
         return search_info(
             self.id,
             self.trials,
-            self.epochs,
+            self.trial_epochs,
             digest(dict(self.space)),
             role,
             self.seeds,
             objective=self.objective,
             halving=self.halving,
+            start=self.start_from,
             # The search's own runs are of that precision themselves.
             search_precision=self.search_precision if role == "final" else "",
         )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 SweepFields = model_of(
@@ -242,6 +310,9 @@ SweepFields = model_of(
     Factor=Annotated[int, Field(ge=0, le=10)],
     Objective=Literal[OBJECTIVES],
     Seeds=Annotated[list[Natural], Field(min_length=1)],
+    SearchEpochs=Epochs,
+    Start=Annotated[list[Suggestion], Field(min_length=1)],
+    StartFrom=Literal["published", "file"],
 )
 """The model of ``sweep.json``."""
 _LATER_FIELDS = {
@@ -251,6 +322,11 @@ _LATER_FIELDS = {
     "objective": DEFAULT_OBJECTIVE,
     "halving": 0,
     "search_precision": "",
+    "search_epochs": 0,
+    "start": (),
+    "start_from": "",
+    "packs_per_gpu": 0,
+    "cost": 0.0,
 }
 
 
@@ -262,8 +338,8 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
     from tpbench.options import continuing
 
     kept = {name: value for name, value in continuing(options).items() if name != "results"} if options else {}
-    for name in ("data", "space"):
-        if kept.get(name):
+    for name in ("data", "space", "start"):
+        if kept.get(name) and (name, kept[name]) != ("start", "published"):
             kept[name] = absolute(kept[name])
     if "track" in kept:
         kept["track"] = [portable_target(target) for target in kept["track"]]
@@ -282,7 +358,7 @@ def parse_definition(content: bytes, where: str, remedy: str = REMEDY) -> SweepD
     try:
         fields = parse_json(content.decode())
         check_fields(SweepFields, fields)
-        return SweepDefinition(**{**fields, "seeds": tuple(fields["seeds"])})
+        return SweepDefinition(**{**fields, **{n: tuple(fields[n]) for n in ("seeds", "start") if n in fields}})
     except ValueError as error:
         raise TpbenchError(f"{where}: damaged ({error}); {remedy}") from error
 
@@ -327,7 +403,9 @@ def portable_files(contents: Mapping[str, bytes], where: str, archived: bool) ->
             workload = _portable_workload(contents[WORKLOAD])
         except ValueError as error:
             problem = f"{where}/{WORKLOAD}: damaged ({error}); it is left out"
-    return SweepFiles((json.dumps(definition.plain(), indent=1) + "\n").encode(), journal, workload, problem)
+    # What was measured differs from machine to machine, and copies of one sweep would.
+    portable = replace(definition, cost=0.0, packs_per_gpu=0)
+    return SweepFiles((json.dumps(portable.plain(), indent=1) + "\n").encode(), journal, workload, problem)
 
 
 def _current_file(name: str, definition: SweepDefinition, copy: Path) -> str:
@@ -461,17 +539,23 @@ class SweepFolder:
         return locked(self.local, f"the sweep {self.folder.name}")
 
     def begin(self, wanted: SweepDefinition, options: Mapping[str, Any]) -> tuple[SweepDefinition, Journal]:
-        """Continue the sweep of this folder, or begin it; pack and lag of a sweep that is there are kept.
+        """Continue the sweep of this folder, or begin it; the sizes of a sweep that is there are kept.
 
         Args:
             options: of the command or call, as :meth:`tpbench.options.Options.plain` gives them.
         """
         path = self.folder / DEFINITION
-        definition = self.read() if self.exists else wanted
-        if definition.id != wanted.id:
-            raise TpbenchError(f"{path}: belongs to the sweep {definition.id}; start another with --fresh")
-        if not self.exists:
-            write_atomically(path, json.dumps(wanted.plain(), indent=1) + "\n")
+        known = definition = self.read() if self.exists else None
+        if known is None:
+            definition = wanted
+        elif known.id != wanted.id:
+            raise TpbenchError(f"{path}: belongs to the sweep {known.id}; start another with --fresh")
+        else:
+            # Older versions, and a sweep that was merged, have not kept what is measured.
+            per_gpu = known.packs_per_gpu or wanted.packs_per_gpu
+            definition = replace(known, cost=known.cost or wanted.cost, packs_per_gpu=per_gpu)
+        if definition != known:
+            write_atomically(path, json.dumps(definition.plain(), indent=1) + "\n")
         # Bytes of names that are no text become escapes.
         kept = {
             name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
@@ -566,6 +650,12 @@ class SweepStatus:
     """Joint epochs that the same configurations would have taken to the end."""
     search_precision: str = ""
     """Precision of the search, where the final runs have another."""
+    search_epochs: int = 0
+    """Joint epochs of the search's runs, where the final runs have others."""
+    known: int = 0
+    """Number of configurations that were given to the search as its first trials."""
+    start: str = ""
+    """Their origin: ``published`` or ``file``."""
     command: str = ""
     """The command that continues it; empty where none does."""
     reason: str = ""
@@ -597,8 +687,11 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         definition.objective,
         definition.halving,
         journal.member_epochs,
-        searched * definition.epochs,
+        searched * definition.trial_epochs,
         definition.search_precision,
+        definition.search_epochs,
+        len(definition.start),
+        definition.start_from,
     )
     if done or running:
         return SweepStatus(name, "done" if done else "running", *known, archive=archive)

@@ -115,6 +115,9 @@ class Journal:
     final: list[Outcome] | None = None
     failure: str | None = None
     """The reason why the sweep ended without a result, if it did; a later event removes it."""
+    # Counted as packs come and end: the scheduler asks for them with every report of a worker.
+    _suggested: int = field(default=0, init=False, repr=False)
+    _ended: int = field(default=0, init=False, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -180,12 +183,14 @@ class Journal:
             if event["pack"] != len(self.packs):
                 raise ValueError(f"pack {event['pack']} does not follow pack {len(self.packs) - 1}")
             self.packs.append(PackEntry(event["pack"], [dict(s) for s in event["suggestions"]]))
+            self._suggested += len(event["suggestions"])
         elif event["event"] == "ended":
             if event["pack"] >= len(self.packs):
                 raise ValueError(f"pack {event['pack']} ended, but was not suggested")
             pack, outcomes = self.packs[event["pack"]], [Outcome(**outcome) for outcome in event["outcomes"]]
             if outcomes and len(outcomes) != len(pack.suggestions):
                 raise ValueError(f"pack {pack.number} has {len(pack.suggestions)} members and {len(outcomes)} outcomes")
+            self._ended += len(pack.suggestions) if pack.outcomes is None else 0
             pack.outcomes = outcomes
         elif event["event"] == "split":
             self.parts = int(event["packs"])
@@ -245,12 +250,12 @@ class Journal:
     @property
     def suggested_count(self) -> int:
         """Number of suggestions."""
-        return sum(len(pack.suggestions) for pack in self.packs)
+        return self._suggested
 
     @property
     def ended_count(self) -> int:
         """Number of suggestions whose packs have ended."""
-        return sum(len(pack.suggestions) for pack in self.packs if pack.outcomes is not None)
+        return self._ended
 
     @property
     def failed_count(self) -> int:

@@ -247,7 +247,7 @@ def sweep_trials(sweep: SweepFolder) -> list[dict[str, Any]]:
         TpbenchError: the sweep is damaged.
     """
     definition, packs = sweep.read(), sweep.read_journal().packs
-    random = random_trials(packs, definition.lag)
+    random = random_trials(packs, definition.lag, len(definition.start))
     rows: list[dict[str, Any]] = []
     number = 0
     for pack in packs:
@@ -289,7 +289,7 @@ def _end_of(outcome: Outcome | None, definition: SweepDefinition) -> dict[str, A
     if outcome is None:
         return {"state": "failed", "epochs": None, "validation_error": None, "objective": None, "run": None}
     # Journals of older versions do not tell the epochs; what finished was trained to the end.
-    epochs = definition.epochs if outcome.epochs is None and outcome.status == "finished" else outcome.epochs
+    epochs = definition.trial_epochs if outcome.epochs is None and outcome.status == "finished" else outcome.epochs
     scale = 100.0 if definition.minimises_error else 1.0
     return {
         "state": outcome.status,

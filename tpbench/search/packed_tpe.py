@@ -135,12 +135,25 @@ def _scores(entry: PackEntry) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def random_trials(packs: Sequence[PackEntry], max_pending: int) -> list[bool]:
+def random_first(trials: int, pack: int, max_pending: int) -> int:
+    """Return how many suggestions TPE makes without any result, or draws at random, if all packs succeed.
+
+    Args:
+        trials: suggestions in all.
+        pack: members per pack.
+        max_pending: as of :class:`PackedSearch`.
+    """
+    return min(trials, max(RANDOM_FIRST, pack * max_pending))
+
+
+def random_trials(packs: Sequence[PackEntry], max_pending: int, known: int = 0) -> list[bool]:
     """Return for each suggestion of a search, in order, whether TPE drew it at random from the space.
 
     Args:
         packs: of the journal.
         max_pending: as of :class:`PackedSearch`: TPE knows the results of the packs up to ``n - max_pending``.
+        known: number of configurations that were given to the search. They come first, are not random, and count among
+            the suggestions that TPE waits for.
     """
     random: list[bool] = []
     failed = 0
@@ -148,7 +161,7 @@ def random_trials(packs: Sequence[PackEntry], max_pending: int) -> list[bool]:
         if number >= max_pending:
             failed += _scores(packs[number - max_pending]).count(None)
         for _ in entry.suggestions:
-            random.append(len(random) - failed < RANDOM_FIRST)
+            random.append(known <= len(random) < RANDOM_FIRST + failed)
     return random
 
 

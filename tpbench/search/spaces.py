@@ -21,7 +21,6 @@ from tpbench.engine import (
     method_names,
     unknown,
 )
-from tpbench.engine.files import shown_path
 from tpbench.workloads import Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
@@ -64,6 +63,16 @@ class Range(FileModel):
         value = getattr(self, self.kind)
         return value if isinstance(value, list) else [value]
 
+    def holds(self, value: float) -> bool:
+        """Return whether a search of this range can suggest a value; bounds belong to it."""
+        if self.kind in ("choice", "constant"):
+            return value in self.values
+        lower, upper = self.values
+        return lower <= value <= upper
+
+    def __str__(self) -> str:
+        return f"{self.kind} {getattr(self, self.kind)}"
+
     @model_validator(mode="after")
     def _check(self) -> Range:
         if sum(getattr(self, name) is not None for name in Range.model_fields) != 1:
@@ -97,6 +106,11 @@ class SearchSpace:
     def constants(self) -> dict[str, float]:
         """The hyperparameters that are not searched."""
         return {name: r.constant for name, r in self.ranges.items() if r.constant is not None}
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that are searched."""
+        return tuple(name for name, r in self.ranges.items() if r.constant is None)
 
     def to_hyperopt(self) -> dict[str, Any]:
         """Return the searched hyperparameters as HyperOpt expressions."""
@@ -203,7 +217,7 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
     Raises:
         UsageError: no space covers the method.
     """
-    own = sorted(file for file in spaces_folder().glob("*.yaml") if file.name != "published.yaml")
+    own = sorted(file for file in spaces_folder().glob("*.yaml") if file != published_file())
     for candidate in [path] if path else own:
         space = load_space(candidate)
         if method in space.methods:
@@ -237,14 +251,31 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
     Raises:
         UsageError: the file or one of its values is wrong; with file and line.
     """
-    file = YamlFile(path, "a configuration")
-    entries = file.validate(ConfigurationEntries, {k: v for k, v in file.values.items() if k != "departs"}).root
+    return _configuration_at((), YamlFile(path, "a configuration"), workload, method)
+
+
+def load_configurations(
+    workload: Workload, method: str, path: Path
+) -> tuple[YamlFile, dict[Location, dict[str, float]]]:
+    """Return the configurations of a file that holds one or a list of them, by their places, and the file.
+
+    Raises:
+        UsageError: as of :func:`load_configuration`.
+    """
+    file = YamlFile(path, "a configuration", several=True)
+    return file, {location: _configuration_at(location, file, workload, method) for location in file.entries}
+
+
+def _configuration_at(location: Location, file: YamlFile, workload: Workload, method: str) -> dict[str, float]:
+    """Return the configuration at a place of a file, checked and completed with the workload's schedule."""
+    given = {name: value for name, value in file.entries[location].items() if name != "departs"}
+    entries = file.validate(ConfigurationEntries, given, location).root
     for name, value in entries.items():
         try:
             check_configuration({name: value}, (), _hyperparameters(method))
         except UsageError as error:
-            raise file.error((name,), str(error).removeprefix("configuration: ")) from None
-    return workload.complete(get_method(method), entries, shown_path(path))
+            raise file.error((*location, name), str(error).removeprefix("configuration: ")) from None
+    return workload.complete(get_method(method), entries, file.place(location))
 
 
 def _hyperparameters(method: str) -> list[Hyperparameter]:
@@ -263,8 +294,18 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
     return workload.complete(get_method(method), given, f"published.yaml, {workload.name}, {method}")
 
 
+def published_file() -> Path:
+    """Return the file of the authors' configurations, by workload and method."""
+    return spaces_folder() / "published.yaml"
+
+
+def is_published(workload: Workload, method: str) -> bool:
+    """Return whether the authors published a configuration of a cell."""
+    return method in yaml.safe_load(published_file().read_text(encoding="utf-8")).get(workload.name, {})
+
+
 def _published(workload: Workload, method: str) -> dict[str, Any]:
-    published = yaml.safe_load((spaces_folder() / "published.yaml").read_text(encoding="utf-8"))
+    published = yaml.safe_load(published_file().read_text(encoding="utf-8"))
     if method not in published.get(workload.name, {}):
         name = "FILE.yaml" if workload.source else workload.name
         raise UsageError(

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from statistics import median
 
-from tpbench.engine import RuleError, TpbenchError
-from tpbench.engine.files import user_path
+from tpbench.engine import TpbenchError
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
+from tpbench.search.brackets import bracket_sizes
+from tpbench.search.configurations import SearchInput, search_inputs
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.spaces import SearchSpace, spaces_for
-from tpbench.sweeps.cluster import choose_resources, require_no_other_ray, wait_for_task
-from tpbench.sweeps.nodes import SweepNeeds, capable_nodes, exclude_nodes
+from tpbench.search.spaces import SearchSpace
+from tpbench.sweeps.cluster import Resources, choose_resources, require_no_other_ray
+from tpbench.sweeps.nodes import SweepNeeds
 from tpbench.sweeps.session import Session, for_workers, on_device, training_session
-from tpbench.sweeps.sweep import ALL_SWEEPS, SearchedSweep, Workers
-from tpbench.sweeps.trainable import open_mailbox
+from tpbench.sweeps.sizes import SizeRequest, measure_here, measure_on_nodes, share_workers
+from tpbench.sweeps.sweep import SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.console import process_lock
 from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
 from tpbench.training.progress import WARNING, View
-from tpbench.training.sizing import Sizing, choose_sizes
+from tpbench.training.sizing import Sizing, guessed_cost
 from tpbench.workloads import load_problem
 
 
@@ -97,10 +98,11 @@ def run_sweeps(
         The results, in the order of the cells.
 
     Raises:
-        UsageError: a search space is wrong, the device cannot do a precision, or the nodes of the cluster do not share
-            the results folder.
+        UsageError: a search space or known configuration is wrong, the device cannot do a precision, or the nodes of
+            the cluster do not share the results folder.
         TpbenchError: a data set is missing, or a sweep is running already.
     """
+    inputs = search_inputs(cells, options)
     settings, resources = for_workers(settings), choose_resources(options.cpus, options.gpus, options.address)
     # A sweep in another thread has a Ray of its own, which is gone when this one's turn comes.
     with process_lock():
@@ -108,8 +110,7 @@ def run_sweeps(
         if not resources.address:
             # Refused before anything is downloaded.
             settings = on_device(settings, resources, options.searched_in)
-        spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
-        planned = [_plan(cell, spaces[cell.method], options, settings) for cell in cells]
+        planned = [_plan(cell, one, options, settings) for cell, one in zip(cells, inputs, strict=True)]
         folders = [one.folder for one in planned]
         with training_session(
             folders, settings, resources, searched_in=options.searched_in, progress=progress
@@ -120,7 +121,7 @@ def run_sweeps(
             count = session.resources.gpus or session.resources.cpus
             for sweep in sweeps:
                 others = sum(other.potential for other in sweeps if other is not sweep)
-                sweep.begin(Workers(count, len(sweeps), others))
+                sweep.begin(Workers(count, len(sweeps), others, on_gpus=bool(session.resources.gpus)))
             session.train(sweeps)
             for sweep in sweeps:
                 # Its result holds what is wrong with it.
@@ -133,126 +134,113 @@ def run_sweeps(
             return results
 
 
-def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
-    """Check the space and the data of a sweep before anything trains."""
+def _plan(cell: CellChoice, searched: SearchInput, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
+    """Check the data of a sweep before anything trains."""
+    space = searched.space
     settings.obtain(cell.workload)
     _, dataset = load_problem(cell.workload, settings.data_folder)
-    definition = SweepDefinition.of(options, cell.workload, cell.method, dataset.fingerprint, space.describe())
+    definition = SweepDefinition.of(
+        options, cell.workload, cell.method, dataset.fingerprint, space.describe(), searched.known
+    )
     space.to_hyperopt()
     folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
     return _PlannedSweep(cell, space, definition, folder)
 
 
 def _choose_sizes(planned: list[_PlannedSweep], options: SweepOptions, session: Session) -> list[_PlannedSweep]:
-    """Give sweeps that are new their pack size, and the session how many packs share a GPU: one number for all."""
-    resources, sized, per_gpu = session.resources, [], []
+    """Give new sweeps their pack size and lag, and the session how many packs share a GPU: one number for all.
+
+    Nothing is measured for a sweep that was begun, unless it comes to GPUs for the first time.
+    """
+    resources = session.resources
+    known = {one.name: one.folder.read() for one in planned if one.folder.exists}
+    packs = {
+        one.name: known[one.name].pack if one.name in known else options.pack_size
+        for one in planned
+        if one.name not in known or (resources.gpus and not known[one.name].packs_per_gpu)
+    }
+    sizes = _measure_sizes([one for one in planned if one.name in packs], packs, len(planned), session)
     for one in planned:
-        if one.folder.exists and not resources.gpus:
-            sized.append(one)
-            continue
-        # A sweep that was begun keeps its pack size.
-        pack = one.folder.read().pack if one.folder.exists else options.pack_size
-        if pack is None and len(planned) > 1:
-            session.view.say(f"measuring pack sizes: {one.cell.workload.name} {one.cell.method}")
-        sizes = _measure_sizes(one, pack, options, session)
-        per_gpu.append(sizes.packs_per_gpu)
-        sized.append(replace(one, definition=replace(one.definition, pack=sizes.pack)))
-    session.resources = replace(resources, packs_per_gpu=min(per_gpu, default=1))
-    # One more than a sweep's share of the workers: a worker that ends its pack finds the next one waiting. Fixed now,
-    # so that the same command gives the same searches whatever the timing.
-    pending = -(-session.resources.concurrent // len(planned)) + 1
-    return [replace(one, definition=replace(one.definition, lag=pending)) for one in sized]
+        if one.name not in sizes:
+            d = known[one.name]
+            sizes[one.name] = Sizing(d.pack, d.packs_per_gpu, {d.pack: d.cost} if d.cost else {})
+    per_gpu = min((size.packs_per_gpu for size in sizes.values()), default=1)
+    session.resources = resources = replace(resources, packs_per_gpu=max(1, per_gpu))
+    # A command that names the pack size gives the same searches each time: no lag depends on a measurement then.
+    measured = options.pack_size is None
+    ordered = [sizes[one.name] for one in planned]
+    guesses = [guessed_cost(one.cell.workload) for one in planned]
+    # Guesses hold among themselves; beside measurements they are made as large.
+    ratios = [size.cost / guess for size, guess in zip(ordered, guesses, strict=True) if measured and size.cost]
+    scale = median(ratios) if ratios else 1.0
+    costs = [
+        (measured and size.costs) or {size.pack: scale * guess} for size, guess in zip(ordered, guesses, strict=True)
+    ]
+    shares = share_workers([one.definition for one in planned], costs, resources.concurrent)
+    chosen = []
+    for one, size, (pack, lag) in zip(planned, ordered, shares, strict=True):
+        definition = known.get(one.name) or replace(one.definition, pack=pack, lag=lag)
+        # A definition that is there stays as it is; what was measured now is good for the order of sweeps.
+        cost = definition.cost or size.costs.get(definition.pack, 0.0)
+        per_gpu = size.packs_per_gpu if resources.gpus else 0
+        chosen.append(replace(one, definition=replace(definition, cost=cost, packs_per_gpu=per_gpu)))
+    if len(known) < len(planned) and (message := format_idle([one.definition for one in chosen], resources)):
+        session.view.say(message)
+    return chosen
 
 
-def _measure_sizes(one: _PlannedSweep, pack: int | None, options: SweepOptions, session: Session) -> Sizing:
-    """Measure the sizes of a sweep here, or on a node of the cluster that can train it.
+def format_idle(definitions: Sequence[SweepDefinition], resources: Resources) -> str:
+    """Return a line if searches cannot use so many GPUs; empty if they can, or there is none."""
+    packs, at_once = sum(d.pack_count for d in definitions), sum(min(d.lag, d.pack_count) for d in definitions)
+    gpus, used = resources.gpus, -(-at_once // resources.packs_per_gpu)
+    if used >= gpus:
+        return ""
+    return f"{packs} packs of the search for {gpus} GPUs, {at_once} at the same time: {gpus - used} GPUs stay idle"
 
-    Nothing is measured on nodes that lack what the sweep needs; what a node turns out to lack is added to the session's
-    findings.
+
+def _measure_sizes(
+    new: Sequence[_PlannedSweep], packs: Mapping[str, int | None], cells: int, session: Session
+) -> dict[str, Sizing]:
+    """Measure the sizes of sweeps: here one after the other, or at the same time on the nodes of the cluster.
 
     Args:
-        one: the sweep.
-        pack: its members per pack; None: measured.
-        options: of the command.
+        new: the sweeps.
+        packs: by the name of a sweep its members per pack; None: measured.
+        cells: sweeps of the command.
         session: with the resources.
 
     Raises:
-        TpbenchError: no node can.
+        TpbenchError: no node can measure a sweep.
     """
-    resources, share = session.resources, session.resources.share
-    arguments: dict[str, Any] = {
-        "trials": options.trials,
-        "pack": pack,
-        "cpus": resources.cpus,
-        "gpus": resources.gpus,
-        "threads": int(share["cpu"]),
-        "device": session.settings.device,
-        "precision": one.definition.searched_in,
-        "floor": one.definition.smallest_pack(resources.concurrent),
-    }
+    resources, requests = session.resources, []
+    for one in new:
+        d = one.definition
+        arguments = {
+            "trials": d.trials,
+            "cells": cells,
+            "pack": packs[one.name],
+            "cpus": resources.cpus,
+            "gpus": resources.gpus,
+            "threads": int(resources.share["cpu"]),
+            "device": session.settings.device,
+            "precision": d.searched_in,
+            "brackets": bracket_sizes(d.halving, on_gpus=bool(resources.gpus)) if d.halving else (),
+        }
+        requests.append(SizeRequest(one.name, one.cell, arguments))
     if session.findings is None:
-        return choose_sizes(one.cell.workload, one.cell.method, **arguments)
-    lacks = session.findings.lacks
-    while True:
-        reasons = {node: of[key] for node, of in lacks.items() for key in (ALL_SWEEPS, one.name) if key in of}
-        hosts = capable_nodes(share)
-        if hosts and hosts.keys() <= reasons.keys():
-            listed = "; ".join(f"{host}: {reasons[node]}" for node, host in hosts.items())
-            raise TpbenchError(f"{one.name}: no node of the cluster can train it ({listed})")
-        node, sizes = _measure_on_cluster(one.cell, arguments, share, session.view.say, reasons)
-        if isinstance(sizes, Sizing):
-            return sizes
-        lacks.setdefault(node, {})[one.name] = sizes
-        session.view.say(f"node {hosts.get(node, node[:8])} gets no packs of {one.name}: {sizes}")
-
-
-def _measure_on_cluster(
-    cell: CellChoice,
-    arguments: Mapping[str, Any],
-    share: Mapping[str, float],
-    say: Callable[[str], None],
-    avoid: Collection[str],
-) -> tuple[str, Sizing | str]:
-    """Measure on a node of the cluster; returns its id, and the sizes or what it lacks."""
-    import ray
-
-    mailbox = open_mailbox()
-    # Its process ends with it: one that lives on would keep the GPU.
-    where = {"label_selector": exclude_nodes(avoid)} if avoid else {}
-    task = ray.remote(max_calls=1)(_measure).options(num_cpus=share["cpu"], num_gpus=share.get("gpu", 0), **where)
-    call = task.remote(mailbox, cell, arguments)
-    try:
-        measured: tuple[str, Sizing | str] = wait_for_task(
-            call, share, say, lambda: bool(ray.get(mailbox.take.remote(_SIZING)))
-        )
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, TpbenchError):
-            raise error.cause from error
-        raise
-    return measured
-
-
-_SIZING = "sizing"
-
-
-def _measure(mailbox: Any, cell: CellChoice, arguments: Mapping[str, Any]) -> tuple[str, Sizing | str]:
-    """Measure on the node where this runs, and leave word that it has begun."""
-    import ray
-
-    mailbox.put.remote(_SIZING, b"begun")
-    node = str(ray.get_runtime_context().get_node_id())
-    try:
-        return node, choose_sizes(cell.workload, cell.method, **arguments)
-    except RuleError:
-        raise  # the same everywhere
-    except TpbenchError as error:
-        return node, str(error)
+        return measure_here(requests, session.view.say)
+    return measure_on_nodes(requests, resources.share, session.findings, session.view.say)
 
 
 def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> SearchedSweep:
     """Begin a sweep or continue it, and print a line about it."""
     settings = session.settings
     definition, journal = one.folder.begin(one.definition, settings.options)
+    if options.pack_size not in (None, definition.pack):
+        session.view.say(
+            f"{one.name} was begun with packs of {definition.pack}: --pack {options.pack} is not used; --fresh starts "
+            "another sweep"
+        )
     one.folder.keep_workload(one.cell.workload)
     # One file need not have a space for all of them.
     session.view.say(definition.announcement(one.space.path.name if options.space else ""))

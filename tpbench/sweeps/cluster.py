@@ -8,7 +8,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -259,23 +259,30 @@ def format_waiting(share: Mapping[str, float], workers: int) -> str:
     )
 
 
-def wait_for_task(
-    call: Any,
+def warn_without_place(
+    calls: Sequence[Any],
     share: Mapping[str, float],
     say: Callable[[str], None],
     begun: Callable[[], bool],
     seconds: float = WAITING,
-) -> Any:
-    """Wait for a task of Ray's and return its result."""
+) -> None:
+    """Wait for the first of several tasks of Ray's, and show a line if none of them has a place after a while.
+
+    Args:
+        calls: Ray's references to their results.
+        share: Ray resources of each.
+        say: shows the line.
+        begun: tells whether one of them runs.
+        seconds: to wait.
+    """
     import ray
 
-    done, _ = ray.wait([call], timeout=seconds)
+    done, _ = ray.wait(list(calls), timeout=seconds)
     if not done and not begun():
         free = ray.available_resources()
         # Its process may be about to start: only where there is no place it waits.
         if any(free.get(kind.upper(), 0) < amount for kind, amount in share.items()):
             say(format_waiting(share, 1))
-    return ray.get(call)
 
 
 # The environment that Ray reads

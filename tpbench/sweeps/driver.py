@@ -30,25 +30,26 @@ from tpbench.sweeps.nodes import (
     last_line,
     missing,
 )
-from tpbench.sweeps.queue import METRIC, SweepQueue
-from tpbench.sweeps.scheduler import Scheduler, Timeouts
+from tpbench.sweeps.queue import METRIC, SweepQueue, WorkerRequests
+from tpbench.sweeps.scheduler import Timeouts, make_scheduler
 from tpbench.sweeps.session import ProgressReporter
+from tpbench.sweeps.sharing import ClusterShare, Membership
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
 from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
 from tpbench.training.console import log_level
 from tpbench.training.processes import memory_of_plan
-from tpbench.training.progress import in_notebook
+from tpbench.training.progress import WARNING, in_notebook
 from tpbench.workloads import load_problem
 from tpbench.workloads.memory import oom_kills
 
 # Seconds for which a node of a cluster keeps a pack that it cannot train: a mount may take a while.
 _PATIENCE = 30.0
-# Seconds after which an idle worker of a cluster gives its place back.
-_IDLE = 60.0
 # Seconds between two looks at the cluster's nodes, and at workers that make no progress.
 _LOOK = 10.0
 # Such intervals without a look after which the driver itself was late.
 _LATE = 3
+# Such intervals between two lines about the campaign's part of a cluster.
+_LINES = 6
 # Workers in a row that could not be started, after which the run ends.
 _STARTS = 5
 
@@ -61,6 +62,7 @@ class QueueCallback(tune.Callback):
         reporter: shows them.
         resources: of the run.
         nodes: the state of a cluster's nodes.
+        membership: of the campaigns of the cluster.
     """
 
     def __init__(
@@ -69,8 +71,13 @@ class QueueCallback(tune.Callback):
         reporter: ProgressReporter,
         resources: Resources | None = None,
         nodes: NodeFindings | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.queue, self.reporter, self.resources, self.nodes = queue, reporter, resources, nodes
+        self.membership = membership
+        self._share, self._problem = ClusterShare(), ""
+        """The campaign's part of the cluster, and the reason why it is unknown, as they were shown last."""
+        self._shared_at = -math.inf
         self.trials: dict[str, Any] = {}
         """Trials that have not ended, by id."""
         self._seen = 0
@@ -118,6 +125,7 @@ class QueueCallback(tune.Callback):
             self.trials.pop(trial.trial_id)
         for trial in [t for t in self.trials.values() if t.status == t.ERROR]:
             self._handle_error(trial)
+        self.follow_limit()
         now = time.monotonic()
         interval = min(_LOOK, self.queue.scheduler.timeouts.epoch / 2)
         if now - self._looked < interval:
@@ -133,7 +141,33 @@ class QueueCallback(tune.Callback):
         if self._on_cluster and self.resources:
             self.queue.scheduler.update_nodes(capable_nodes(self.resources.share))
         self.queue.hand_out()
+        self.report_need()
         self.reporter.show()
+
+    def follow_limit(self) -> None:
+        """Let the scheduler have as many workers as are the campaign's part of the cluster, and show what is new."""
+        if self.membership is None:
+            return
+        share, problem = self.membership.share, self.membership.problem
+        if share.limit != self.queue.scheduler.limit:
+            self.queue.scheduler.limit = share.limit
+            self.queue.hand_out()
+        # What other campaigns can use changes with their packs.
+        late = time.monotonic() - self._shared_at > _LINES * _LOOK
+        if share.others != self._share.others or (late and share.line != self._share.line):
+            self.reporter.say(share.line or "has the cluster to itself again")
+            self._share, self._shared_at = share, time.monotonic()
+        if problem and not self._problem:
+            self.reporter.say(f"{WARNING}the cluster is not divided between campaigns: {problem}")
+        self._problem = problem
+
+    def report_need(self) -> None:
+        """Note how many workers the campaign has and could use, for the registry of the cluster."""
+        if self.membership is None or self.resources is None:
+            return
+        scheduler = self.queue.scheduler
+        lacking = {node for node, reasons in scheduler.lacking.items() if ALL_SWEEPS in reasons}
+        self.membership.update(self.resources.share, scheduler.held, scheduler.wanted, lacking)
 
     def _end_stalled_workers(self) -> None:
         for slot, message in self.queue.stalled():
@@ -309,6 +343,7 @@ def run_queue(
     train: Train = train_job,
     admission: Admission | None = None,
     nodes: NodeFindings | None = None,
+    membership: Membership | None = None,
     timeouts: Timeouts | None = None,
 ) -> None:
     """Train all packs of all sweeps; Ray must be connected.
@@ -321,26 +356,21 @@ def run_queue(
         train: trains a pack.
         admission: which sweeps may begin.
         nodes: the state of a cluster's nodes.
+        membership: of the campaigns of the cluster; None: it is not shared.
         timeouts: of the scheduler.
     """
     mailbox, workers = open_mailbox(), resources.concurrent
     share = resources.share
-    scheduler = Scheduler(
-        sweeps,
-        workers,
-        resources.gpus or resources.cpus,
-        admission=admission,
-        # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
-        most=workers + max(1, workers // 8) if resources.address else None,
-        timeouts=timeouts or Timeouts(idle=_IDLE if resources.address else None),
-        say=reporter.say,
-    )
+    scheduler = make_scheduler(sweeps, resources, admission=admission, timeouts=timeouts, say=reporter.say)
     if resources.address:
         scheduler.update_nodes(capable_nodes(share))
     for node, lacks in (nodes.lacks if nodes else {}).items():
         scheduler.lacks(node, lacks)
     scheduler.stop_without_nodes()
     queue = SweepQueue(scheduler, lambda worker, job: mailbox.put.remote(worker, job))
+    callback = QueueCallback(queue, reporter, resources, nodes, membership)
+    callback.report_need()
+    callback.follow_limit()
     # Read when the run begins: with a searcher of one's own Tune would ask for one trial at a time, and a cluster grow
     # by one node at a time. Some may wait for places that are never free. The experiment's state is in the journals.
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(4 * workers), "TUNE_GLOBAL_CHECKPOINT_S": "inf"}
@@ -357,6 +387,7 @@ def run_queue(
         tune.with_resources(trainable, lambda config: _place_for(config, share)),
         tune_config=tune.TuneConfig(
             search_alg=queue,
+            scheduler=WorkerRequests(queue),
             metric=METRIC,
             mode="max",
             num_samples=-1,
@@ -371,7 +402,7 @@ def run_queue(
             stop=StopWhenOver(queue),
             # The scheduler requeues packs by itself: on other nodes, and not for ever.
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[QueueCallback(queue, reporter, resources, nodes)],
+            callbacks=[callback],
             progress_reporter=NoTuneReporter() if in_notebook() else None,
         ),
     )

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +23,8 @@ from tpbench.sweeps.cluster import first_sentence, prepare_environment, require_
 from tpbench.training.tracking import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 
-# The names that a search space and the workloads of the user's have in the folder of the job that they go with.
-_SPACE = "space.yaml"
+# The names that files of the user's have in the folder of the job that they go with: by option, and of workloads.
+_CARRIED = {"--space": "space.yaml", "--start": "start.yaml"}
 _WORKLOAD = "workload-{}.yaml"
 
 # Seconds for which a cluster that has just been started may lack the process that starts jobs.
@@ -66,8 +66,8 @@ def _client(address: str) -> Any:
 
 
 @contextmanager
-def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
-    """Make a folder with this installation's code, the space and the workloads, which the cluster's nodes get."""
+def _code(files: Mapping[str, Path], workloads: Sequence[Workload]) -> Iterator[Path]:
+    """Make a folder with this installation's code, files and workloads, which the cluster's nodes get."""
     package = Path(tpbench.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tpbench-code-") as name:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -75,11 +75,17 @@ def _code(space: Path | None, workloads: Sequence[Workload]) -> Iterator[Path]:
         spaces = package.parent / "search_spaces"
         if spaces.is_dir():
             shutil.copytree(spaces, Path(name) / "search_spaces", ignore=ignore)
-        if space:
-            shutil.copyfile(space, Path(name) / _SPACE)
+        for carried, file in files.items():
+            shutil.copyfile(file, Path(name) / carried)
         for number, workload in enumerate(workloads):
             (Path(name) / _WORKLOAD.format(number)).write_text(workload.to_yaml(), encoding="utf-8")
         yield Path(name)
+
+
+def carried_files(space: str | None, start: str | None) -> dict[str, Path]:
+    """Return the files of ``--space`` and ``--start`` by their names in the job's folder."""
+    given = {"--space": space, "--start": start if start != "published" else None}
+    return {_CARRIED[option]: user_path(file) for option, file in given.items() if file}
 
 
 def workloads_of_files(text: str) -> list[Workload]:
@@ -119,22 +125,38 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
         require_cluster_path(folder, "--track")
     number = count()
     names = [_WORKLOAD.format(next(number)) if is_file(w.strip()) else w for w in arguments[0].split(",")]
-    carried = [",".join(names), *_with_carried_space(arguments[1:])]
+    carried = [",".join(names), *_with_carried_files(arguments[1:])]
     words = ["python", "-m", "tpbench.cli", "sweep", *carried, "--address", "auto"]
     return shlex.join(words)
 
 
-def _with_carried_space(arguments: Sequence[str]) -> Iterator[str]:
+def _with_carried_files(arguments: Sequence[str]) -> Iterator[str]:
     before = ""
     for word in arguments:
-        yield _SPACE if before == "--space" else f"--space={_SPACE}" if word.startswith("--space=") else word
+        option, equals, value = word.partition("=")
+        assigned = equals and option in _CARRIED and before not in _CARRIED
+        yield f"{option}={_carried(option, value)}" if assigned else _carried(before, word)
         before = word
 
 
-def submit(address: str, command: str, space: Path | None = None, workloads: Sequence[Workload] = ()) -> str:
-    """Start a job, whose folder gets a copy of the search space and of workloads from files; returns its id."""
+def _carried(option: str, value: str) -> str:
+    """Return the value of an option in the job's folder."""
+    return value if (option, value) == ("--start", "published") else _CARRIED.get(option, value)
+
+
+def submit(
+    address: str, command: str, files: Mapping[str, Path] | None = None, workloads: Sequence[Workload] = ()
+) -> str:
+    """Start a job; returns its id.
+
+    Args:
+        address: of the cluster's dashboard.
+        command: what the job runs.
+        files: copied into its folder, by their names there (:func:`carried_files`).
+        workloads: those from files, which go with it too.
+    """
     client = _client(address)
-    with _code(space, workloads) as code, _errors(address):
+    with _code(files or {}, workloads) as code, _errors(address):
         environment = {"working_dir": str(code), "env_vars": {"TPBENCH_COMMIT": commit() or ""}}
         until = time.monotonic() + _AGENTS
         while True:

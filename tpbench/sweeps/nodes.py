@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
+import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine.errors import format_bytes
 from tpbench.engine.plugins import source_digest
 from tpbench.engine.protocol import precision_problem
 from tpbench.results.location import location
@@ -24,6 +29,9 @@ from tpbench.workloads.memory import oom_kills
 _ANSWER = 120.0
 # Seconds that one node may take for a small answer.
 _SOON = 15.0
+# Bytes that must be free for the files of training processes: logs of Ray, and what Python libraries put down for a
+# moment. Where a disk is full, processes die without a word.
+_FREE_DISK = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
         digest = source_digest("tpbench")
         if digest != needs.tpbench:
             return {ALL_SWEEPS: f"its tpbench is another one (sources {digest}, here {needs.tpbench})"}
+        if reason := _lacks_space():
+            return {ALL_SWEEPS: reason}
         data = Path(needs.data) if needs.data else None
         fingerprints: dict[str, str] = {}
         for sweep in needs.sweeps:
@@ -88,6 +98,28 @@ def missing(needs: Needs, *, gpu: bool = False, known: str = "") -> dict[str, st
             if wrong:
                 lacking.setdefault(sweep.name, wrong[0])
     return lacking
+
+
+def _lacks_space() -> str | None:
+    """Return the reason if a disk has too little space for the files of a training process, else None."""
+    for folder in _temporary_folders():
+        with suppress(OSError):
+            free = shutil.disk_usage(folder).free
+            if free < _FREE_DISK:
+                return (
+                    f"{folder} has {format_bytes(free)} free; Ray's and temporary files need {format_bytes(_FREE_DISK)}"
+                )
+    return None
+
+
+def _temporary_folders() -> list[str]:
+    """Return the folders of temporary files on the node of this process: the system's, and that of Ray's session."""
+    folders = [tempfile.gettempdir()]
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        with suppress(Exception):  # Ray has no public name for it
+            folders.append(ray._private.worker._global_node.get_session_dir_path())
+    return folders
 
 
 def _lacks_sources(sweep: SweepNeeds, data: Path | None, fingerprints: dict[str, str]) -> str | None:
@@ -130,6 +162,37 @@ def capable_nodes(share: Mapping[str, float]) -> dict[str, str]:
         for node in nodes()
         if all(node["Resources"].get(kind.upper(), 0) >= amount for kind, amount in share.items())
     }
+
+
+def count_places(share: Mapping[str, float], without: Collection[str] = ()) -> int:
+    """Return how many workers the nodes of the connected cluster hold, were they free.
+
+    Args:
+        share: Ray resources of one worker.
+        without: ids of nodes that do not count.
+    """
+    return sum(
+        min(int(node["Resources"].get(kind.upper(), 0) / amount + 1e-9) for kind, amount in share.items())
+        for node in nodes()
+        if node["NodeID"] not in without
+    )
+
+
+# What Ray puts before the name of a GPU's kind among the resources of a node.
+_KIND = "accelerator_type:"
+
+
+def gpu_kinds(share: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return the nodes that are large enough for a pack, by kind of GPU: their ids.
+
+    The kind is empty where packs get no GPU, or Ray does not know it.
+    """
+    capable, kinds = capable_nodes(share), defaultdict[str, list[str]](list)
+    for node in nodes():
+        if node["NodeID"] in capable:
+            known = sorted(name.removeprefix(_KIND) for name in node["Resources"] if name.startswith(_KIND))
+            kinds[known[0] if known and "gpu" in share else ""].append(node["NodeID"])
+    return dict(kinds)
 
 
 def exclude_nodes(avoid: Collection[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import cloudpickle
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tpbench.sweeps.scheduler import Scheduler, Slot
@@ -33,6 +34,8 @@ class SweepQueue(Searcher):
         self.scheduler, self.put = scheduler, put
         self.about: dict[str, dict[str, Any]] = {}
         """The report of each worker at its start."""
+        self.withdrawn: list[str] = []
+        """Workers that are to be withdrawn before they have a place."""
         self._broken: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,6 +108,7 @@ class SweepQueue(Searcher):
             for slot in self.scheduler.idle:
                 if pack := self.scheduler.next_pack(slot.name):
                     self.put(slot.name, cloudpickle.dumps(pack))
+            self.withdrawn += self.scheduler.withdrawn()
             for name in self.scheduler.surplus():
                 self.put(name, END)
 
@@ -124,3 +128,29 @@ class SweepQueue(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing: the journals are the state."""
+
+
+class WorkerRequests(FIFOScheduler):
+    """Tune's own order of trials, which also withdraws workers that are not needed before they have a place.
+
+    Args:
+        queue: names them.
+    """
+
+    def __init__(self, queue: SweepQueue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its schedulers too."""
+        return {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Choose the next trial, after those that are withdrawn were stopped."""
+        names, self.queue.withdrawn = self.queue.withdrawn, []
+        for trial in (tune_controller.get_trial(name) for name in names):
+            if trial is not None and trial.status == trial.PENDING:
+                tune_controller.stop_trial(trial)
+            elif trial is not None:
+                self.queue.scheduler.keep(trial.trial_id)
+        return super().choose_trial_to_run(tune_controller)

@@ -1,4 +1,4 @@
-"""``tpbench reproduce``: the paper's cells that a store lacks, cheapest first, with the published configurations."""
+"""``tpbench reproduce``: the paper's cells that a store lacks, with the published configurations."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, View
+from tpbench.training.sizing import feedback_share
 from tpbench.workloads import get_workload, load_problem
 from tpbench.workloads.benchmark import measure
 
@@ -50,14 +51,13 @@ class PlannedCell:
 def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
     """Return the seconds of a pack's training, from a short measurement of its joint step.
 
-    A feedback epoch is what a joint one spends on batches, forward pass and feedback, with half of Adam; an evaluation
-    is forward passes over the validation and test samples. What only a cluster's nodes can compute in is measured in
-    float32 here.
+    An evaluation is forward passes over the validation and test samples. What only a cluster's nodes can compute in is
+    measured in float32 here.
     """
     precision = "float32" if precision_problem(settings.precision, settings.device) else settings.precision
     row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
     joint = members / row.member_epochs_per_second
-    share = row.phases["batches"] + row.phases["forward"] + row.phases["feedback"] + row.phases["adam"] / 2
+    share = feedback_share(row)
     epochs = cell.workload.epochs
     pretrain, between = (int(configuration.get(n, 0)) for n in ("fb_pretrain_epochs", "fb_epochs_between"))
     feedback = (pretrain + between * (epochs - 1)) * share if get_method(cell.method).trains_feedback else 0.0
@@ -151,11 +151,11 @@ class TimeBudget(Admission):
 def reproduce(
     cells: Sequence[PlannedCell], budget: float | None, settings: PackSettings, resources: Resources
 ) -> list[TrainedCell]:
-    """Train cells through one queue, in their order, while the budget lasts; tables are written anew after each.
+    """Train cells through one queue; tables are written anew after each.
 
     Args:
         cells: as :func:`plan` gives them.
-        budget: seconds; None: without a limit.
+        budget: seconds; the cells are trained in their order while they fit. None: all, the longest first.
         settings: how packs are trained.
         resources: what they may use.
 
@@ -167,10 +167,14 @@ def reproduce(
     settings.require_writable()
     folder = SweepFolder(store.folder / "sweeps" / "reproduce")
     with training_session([folder], settings, resources) as session:
-        sweeps = [_sweep(cell, place, session) for place, cell in enumerate(cells)]
+        sweeps = [_sweep(cell, session) for cell in cells]
         estimates = {sweep.name: cell.seconds for sweep, cell in zip(sweeps, cells, strict=True)}
         session.ask_nodes([_needs(sweep, settings) for sweep in sweeps])
         admission = TimeBudget(budget, estimates) if budget is not None else None
+        for place, (sweep, cell) in enumerate(zip(sweeps, cells, strict=True)):
+            # With a budget the cells that surely fit, without one those that would end last.
+            sweep.priority = place if admission else 0
+            sweep.seed_seconds = cell.seconds / len(cell.seeds)
         session.train(sweeps, admission, lambda sweep: _write_tables(store, session.view))
     return [
         TrainedCell(
@@ -191,7 +195,7 @@ def _needs(sweep: QueuedSweep, settings: PackSettings) -> SweepNeeds:
     return SweepNeeds(sweep.name, plan.workload, plan.fingerprint, plan.method, source, (settings.precision,))
 
 
-def _sweep(cell: PlannedCell, place: int, session: Session) -> QueuedSweep:
+def _sweep(cell: PlannedCell, session: Session) -> QueuedSweep:
     """Return a cell as the queue takes it: final runs without a search.
 
     It is split by its seeds and the workers alone, so that an interrupted one continues from its checkpoints.
@@ -207,12 +211,13 @@ def _sweep(cell: PlannedCell, place: int, session: Session) -> QueuedSweep:
         PUBLISHED,
         dataset.fingerprint,
     )
-    count = resources.gpus or resources.cpus
-    parts = Workers(count, unfinished=_CELLS_AT_ONCE, others=count).parts(len(cell.all_seeds))
+    on_gpus = bool(resources.gpus)
+    others = _CELLS_AT_ONCE if on_gpus else resources.cpus
+    workers = Workers(resources.gpus or resources.cpus, _CELLS_AT_ONCE, others, on_gpus)
+    parts = workers.parts(len(cell.all_seeds))
     name = f"{workload.name}-{cell.cell.method}"
     sweep = QueuedSweep(name, cell.name, settings, on_cluster=bool(resources.address))
     sweep.train_final(runs, parts)
-    sweep.priority = place
     return sweep
 
 

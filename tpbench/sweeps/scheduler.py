@@ -7,11 +7,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tpbench.engine import TpbenchError
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, Place, QueuedPack, QueuedSweep, Workers
 from tpbench.training.plan import Outcome
 
+if TYPE_CHECKING:
+    from tpbench.sweeps.cluster import Resources
+
+# Seconds after which an idle worker of a cluster gives its place back.
+_IDLE = 60.0
 # A node, or a GPU, that breaks so many packs in a row is held back.
 _MOST_IN_A_ROW = 3
 # Failures that may be the place's fault; lost nodes and too little memory are kinds of their own.
@@ -64,9 +70,9 @@ class Slot:
 class Scheduler:
     """Hands the packs of several sweeps to workers, and decides what follows when one fails.
 
-    Final packs come first, then sweeps of a lower ``priority``, then those with the fewest packs in flight. There is no
-    barrier anywhere: while one sweep waits for results, others train. What a sweep suggests depends on its own results
-    in their order alone, so neither turns nor places change a result.
+    Final packs come first, then sweeps of a lower ``priority``, then those with the most work left, then those with the
+    fewest packs in flight. There is no barrier anywhere: while one sweep waits for results, others train. What a sweep
+    suggests depends on its own results in their order alone, so neither turns nor places change a result.
 
     A pack that failed on a node goes to another node while there is one. A node or GPU that breaks three packs in a row
     gets no more, unless these packs fail elsewhere too or there is no other place. A need that a node lacks is no
@@ -76,6 +82,7 @@ class Scheduler:
         sweeps: all of the command, in its order.
         workers: packs that train at once.
         final_workers: how many of them final seeds are worth splitting over (cores, or whole GPUs).
+        on_gpus: whether these are GPUs.
         admission: which sweeps may begin.
         most: workers that may be asked for at once; None: as many as ``workers``.
         timeouts: for packs, workers and nodes.
@@ -89,6 +96,7 @@ class Scheduler:
         workers: int,
         final_workers: int,
         *,
+        on_gpus: bool = False,
         admission: Admission | None = None,
         most: int | None = None,
         timeouts: Timeouts | None = None,
@@ -96,8 +104,11 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sweeps, self.count, self.final_workers = list(sweeps), workers, final_workers
+        self.on_gpus = on_gpus
         self.admission, self.most = admission or Admission(), most or workers
         self.timeouts, self.say, self.clock = timeouts or Timeouts(), say, clock
+        self.limit: int | None = None
+        """Workers that it may have beside other campaigns of the cluster; None: there are none."""
         self.slots: dict[str, Slot] = {}
         self.lacking: dict[str, dict[str, str]] = defaultdict(dict)
         """By node its missing needs, by the name of the sweep that cannot be trained there (or ``ALL_SWEEPS``)."""
@@ -132,15 +143,32 @@ class Scheduler:
         """Workers that wait for a pack, those that may train anything first."""
         return [slot for slot in self.slots.values() if slot.idle]
 
+    @property
+    def held(self) -> int:
+        """Number of workers that have a place."""
+        return sum(slot.place is not None for slot in self.slots.values())
+
+    @property
+    def wanted(self) -> int:
+        """Number of workers that could have a pack now, whatever the limit."""
+        return min(self.count, self._busy() + self._open_packs(self._ready()))
+
     def workers(self, sweep: QueuedSweep) -> Workers:
         """Return the workers as a sweep knows them when it splits its final runs."""
-        others = sum(other.potential for other in self.sweeps if other is not sweep)
-        return Workers(self.final_workers, max(1, len(self.unfinished)), others)
+        return self._workers_of([sweep])[0]
+
+    def _workers_of(self, sweeps: Sequence[QueuedSweep]) -> list[Workers]:
+        """Return the workers as each of these sweeps knows them."""
+        unfinished = self.unfinished
+        # Once for all of them: this is asked with every report of a worker.
+        potential = sum(sweep.potential for sweep in unfinished)
+        count = max(1, len(unfinished))
+        return [Workers(self.final_workers, count, potential - s.potential, self.on_gpus) for s in sweeps]
 
     def _ready(self) -> list[QueuedSweep]:
         """Return sweeps that have a pack, in the order in which they get workers."""
         ready = [s for s in self.unfinished if (s.has_final or s.has_search) and self.admission.allows(s)]
-        return sorted(ready, key=lambda sweep: (not sweep.has_final, sweep.priority, len(sweep.in_flight)))
+        return sorted(ready, key=lambda s: (not s.has_final, s.priority, -s.remaining, len(s.in_flight)))
 
     # Workers come and go
 
@@ -150,9 +178,7 @@ class Scheduler:
         Raises:
             RuntimeError: nothing is in flight and nothing can be handed out, so that waiting would last for ever.
         """
-        ready = self._ready()
-        packs = sum(len(sweep.waiting) + sweep.new_packs for sweep in ready)
-        busy = sum(slot.work is not None for slot in self.slots.values())
+        packs, busy = self._open_packs(self._ready()), self._busy()
         if not packs and not busy and not self.over:
             raise RuntimeError(f"the queue stands still; unfinished: {[s.name for s in self.unfinished]}")
         starting = len(self._starting())
@@ -160,7 +186,20 @@ class Scheduler:
         useful = 0 if packs else len(self.idle)
         # Where places are of no other use, workers may be there before their packs.
         early = self._max_in_flight() if self.timeouts.idle is None else 0
-        return busy + starting + useful < min(self.most, max(busy + packs, early))
+        return busy + starting + useful < min(self._most_workers(), max(busy + packs, early))
+
+    @staticmethod
+    def _open_packs(ready: Sequence[QueuedSweep]) -> int:
+        """Return the number of packs that could be handed out now."""
+        return sum(len(sweep.waiting) + sweep.new_packs for sweep in ready)
+
+    def _busy(self) -> int:
+        """Return the number of workers that have a pack."""
+        return sum(slot.work is not None for slot in self.slots.values())
+
+    def _most_workers(self) -> int:
+        """Return the number of workers that may train or be asked for."""
+        return self.most if self.limit is None else min(self.most, self.limit)
 
     def _starting(self) -> list[Slot]:
         """Return workers that have not started and may do so anywhere where one would be of use.
@@ -179,7 +218,9 @@ class Scheduler:
 
     def _max_in_flight(self) -> int:
         """Return the number of packs that may be in flight at once from now on."""
-        return sum(sweep.max_in_flight(self.workers(sweep)) for sweep in self.unfinished)
+        sweeps = [sweep for sweep in self.unfinished if sweep.in_flight or self.admission.allows(sweep)]
+        known = self._workers_of(sweeps)
+        return sum(sweep.max_in_flight(workers) for sweep, workers in zip(sweeps, known, strict=True))
 
     def open(self, name: str) -> frozenset[str]:
         """Note that a worker was asked for; returns the nodes on which it would have no pack."""
@@ -225,9 +266,39 @@ class Scheduler:
         rest = [s for s in self.idle if s not in useless and s not in blocking]
         waited = [s for s in rest if limit is not None and now - s.changed > limit]
         rest = [s for s in rest if s not in waited]
-        busy = sum(slot.work is not None and not slot.leaving for slot in self.slots.values())
+        busy = self._busy()
         too_many = busy + len(self._starting()) + len(rest) - self._max_in_flight()
+        if self.limit is not None:
+            # One that is asked for may never have a place, while these have one.
+            too_many = max(too_many, busy + len(rest) - self.limit)
         return [*useless, *waited, *rest[: max(0, too_many)]]
+
+    def withdrawn(self) -> list[str]:
+        """Return the workers that were asked for, have no place and are not needed any more; each is named once.
+
+        While they wait for a place, a cluster grows for them, and other campaigns have to share with them.
+        """
+        if self.timeouts.idle is None:
+            return []
+        starting = self._starting()
+        waiting = [s for s in self.slots.values() if s.place is None and not s.leaving]
+        # As in wants_slot: what has just been asked for is not withdrawn.
+        useful = 0 if self._open_packs(self._ready()) else len(self.idle)
+        needed = min(self._most_workers(), self._max_in_flight())
+        too_many = self._busy() + len(waiting) + useful - needed
+        # Those first that wait for places which may never be free, then the last that were asked for.
+        pending = [slot for slot in waiting[::-1] if not slot.running]
+        pending = [s for s in pending if s not in starting] + [s for s in pending if s in starting]
+        slots = pending[: max(0, too_many)]
+        for slot in slots:
+            slot.leaving = True
+        return [slot.name for slot in slots]
+
+    def keep(self, name: str) -> None:
+        """Note that a worker that was withdrawn has a place already."""
+        slot = self.slots.get(name)
+        if slot is not None:
+            slot.leaving = False
 
     def _is_blocked(self, place: Place) -> bool:
         """Return whether a place gets no packs for now, while others train."""
@@ -247,6 +318,8 @@ class Scheduler:
         """Hand the next pack to an idle worker; None while there is none that it may have."""
         slot = self.slots[name]
         if not slot.idle or slot.place is None or self._is_full(slot.place.node):
+            return None
+        if self.limit is not None and self._busy() >= self.limit:
             return None
         for sweep in self._ready():
             pack = self._next_of(sweep, slot.place)
@@ -486,7 +559,13 @@ class Scheduler:
             for s in self.slots.values()
             if s.place and not s.leaving and self._may_train(sweep, s.place)
         }
-        return (place.node, place.gpu) not in tried or free <= tried
+        if (place.node, place.gpu) not in tried:
+            return True
+        # GPUs without a worker are not known; one that is asked for starts on such a GPU.
+        unknown = bool(place.gpu) and len(free) < self.final_workers
+        if unknown and self.clock() - troubles[-1][1] <= self.timeouts.other_node:
+            return False
+        return free <= tried
 
     def _could_train(self, place: Place) -> bool:
         """Return whether a worker there could have a pack: one of those that wait, or later ones where none does."""
@@ -515,3 +594,34 @@ class Scheduler:
             return next(iter(reasons))
         listed = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items())
         return f"no node of the cluster can train it ({listed})"
+
+
+def make_scheduler(
+    sweeps: Sequence[QueuedSweep],
+    resources: Resources,
+    *,
+    admission: Admission | None = None,
+    timeouts: Timeouts | None = None,
+    say: Callable[[str], None] = lambda message: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Scheduler:
+    """Return the scheduler of a command: its workers follow from the machine or cluster.
+
+    Args:
+        sweeps, admission, say, clock: as of :class:`Scheduler`.
+        resources: for all sweeps together.
+        timeouts: None: those that suit the resources.
+    """
+    workers = resources.concurrent
+    return Scheduler(
+        sweeps,
+        workers,
+        resources.gpus or resources.cpus,
+        on_gpus=bool(resources.gpus),
+        admission=admission,
+        # On this machine Ray was given what may be used. A cluster starts whatever it has place for.
+        most=workers + max(1, workers // 8) if resources.address else None,
+        timeouts=timeouts or Timeouts(idle=_IDLE if resources.address else None),
+        say=say,
+        clock=clock,
+    )

@@ -14,6 +14,7 @@ from tpbench.results.location import absolute, from_here
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
 from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
+from tpbench.sweeps.sharing import Membership
 from tpbench.sweeps.sweep import Admission, QueuedSweep
 from tpbench.training.console import CONTINUES, interruptible, redirect_output
 from tpbench.training.plan import PackSettings
@@ -192,6 +193,8 @@ class Session:
     """Its folder of this machine holds Ray's log and Tune's files."""
     findings: NodeFindings | None = None
     """Missing needs of a cluster's nodes, once they were asked."""
+    membership: Membership | None = None
+    """Its membership among the campaigns of a cluster."""
 
     def ask_nodes(self, sweeps: Sequence[SweepNeeds]) -> None:
         """Ask the nodes of the cluster for the needs that they lack; without a cluster, nothing is asked.
@@ -230,7 +233,15 @@ class Session:
             from tpbench.sweeps.driver import run_queue
 
             reporter.start()
-            run_queue(sweeps, self.resources, self.folder.ray, reporter, admission=admission, nodes=self.findings)
+            run_queue(
+                sweeps,
+                self.resources,
+                self.folder.ray,
+                reporter,
+                admission=admission,
+                nodes=self.findings,
+                membership=self.membership,
+            )
 
 
 def for_workers(settings: PackSettings) -> PackSettings:
@@ -294,5 +305,11 @@ def training_session(
             view.say(f"cluster {resources.address}: {len(nodes())} nodes")
             if warning := environment_warning(settings.track):
                 view.say(f"{WARNING}{warning}")
-            resources = cluster_resources(resources)
-        yield Session(view, on_device(settings, resources, searched_in), resources, folders[0])
+            asked, resources = resources, cluster_resources(resources)
+            planned = max(0, asked.gpus) if resources.gpus else asked.cpus
+        settings, membership = on_device(settings, resources, searched_in), None
+        if resources.address:
+            # Until its packs train, it needs places to measure their sizes: one for each sweep.
+            wanted = min(len(folders), resources.concurrent)
+            membership = stack.enter_context(Membership(resources.share, wanted, planned))
+        yield Session(view, settings, resources, folders[0], membership=membership)

@@ -17,6 +17,7 @@ from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
+from tpbench.training.sizing import guessed_cost
 from tpbench.workloads import Workload
 
 ALL_SWEEPS = ""
@@ -114,6 +115,8 @@ def should_halve(failures: Sequence[Failure]) -> bool:
 _MOST_FAILURES = 0.1
 # Final packs per worker of a campaign.
 _WAVES = 4
+# Final packs of a sweep on GPUs, at most.
+_GPU_PARTS = 2
 
 
 def _anywhere(key: str) -> bool:
@@ -130,13 +133,18 @@ class Workers:
     """Number of sweeps that are not done."""
     others: int = 0
     """Number of packs of other sweeps that are in flight or could be."""
+    on_gpus: bool = False
+    """True if final runs are split over GPUs."""
 
     def parts(self, seeds: int) -> int:
         """Return the number of packs that final seeds are split into: over the workers that are free for them.
 
-        At least two where there are two workers: processes of one thread train more than one of two threads. In a
-        campaign about four per worker over all sweeps, so that the last packs are short.
+        At least two where there are two cores: processes of one thread train more than one of two threads. In a
+        campaign about four per core over all sweeps, so that the last packs are short. A pack of few seeds takes a GPU
+        nearly as long as one of all: they are split only over GPUs that no other sweep needs, into few packs.
         """
+        if self.on_gpus:
+            return max(1, min(seeds, self.count - self.others, _GPU_PARTS))
         share = -(-_WAVES * self.count // self.unfinished) if self.unfinished > 1 else self.count
         free = max(self.count - self.others, share, 2)
         return max(1, min(seeds, free)) if self.count > 1 else 1
@@ -202,6 +210,8 @@ class QueuedSweep:
         self.failure: str | None = None
         self.priority = 0
         """Sweeps of a lower one get workers first."""
+        self.seed_seconds = 0.0
+        """Estimated seconds of a worker for one final run; 0: not known."""
         self.final: FinalRuns | None = None
         self._parts = 1
         """Number of parts that packs of the search, or of the final runs, are trained in."""
@@ -232,6 +242,11 @@ class QueuedSweep:
     def has_search(self) -> bool:
         """True if the search has a pack to hand out."""
         return False
+
+    @property
+    def remaining(self) -> float:
+        """Estimated seconds of one worker for all that has not ended."""
+        return self.seed_seconds * (self.final_progress.total - self.final_progress.done)
 
     @property
     def potential(self) -> int:
@@ -427,6 +442,9 @@ class SearchedSweep(QueuedSweep):
         )
         self.search_progress = Progress(definition.trials, journal.ended_count)
         self.final_progress = Progress(len(definition.seeds))
+        cost = definition.cost or guessed_cost(workload)
+        self.seed_seconds = cost * definition.epochs
+        self._trial_seconds = definition.search_seconds(cost, 1)
 
     def _inner(self) -> Any:
         from ray.tune.search.hyperopt import HyperOptSearch
@@ -435,6 +453,8 @@ class SearchedSweep(QueuedSweep):
             self.space.to_hyperopt(),
             metric=METRIC,
             mode="min",
+            # HyperOpt takes them as they are, in their order, before it draws anything.
+            points_to_evaluate=[dict(known) for known in self.definition.start] or None,
             n_initial_points=RANDOM_FIRST,
             random_state_seed=self.definition.search_seed,
         )
@@ -458,6 +478,11 @@ class SearchedSweep(QueuedSweep):
         if self.failure is not None or self.final is not None:
             return super().waiting
         return [str(number) for number in self.search.waiting]
+
+    @property
+    def remaining(self) -> float:
+        searching = 0 if self.final is not None else self.definition.trials - self.journal.ended_count
+        return super().remaining + self._trial_seconds * searching
 
     @property
     def new_packs(self) -> int:
@@ -541,9 +566,10 @@ class SearchedSweep(QueuedSweep):
                 "the final runs without them, --fresh searches anew"
             )
         if self.journal.best() is None:
+            epochs = "--search-epochs" if d.search_epochs else "--epochs"
             return (
                 f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
-                f"with more --trials, more than {d.epochs} --epochs or another --space{self._prune_advice()}"
+                f"with more --trials, more than {d.trial_epochs} {epochs} or another --space{self._prune_advice()}"
             )
         return None
 

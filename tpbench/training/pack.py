@@ -71,14 +71,15 @@ class PackJob:
 
     Stored runs are trained again in two cases only. With ``settings.keep_networks``, where the network is missing: the
     run's file stays as it is, and the network is stored if the curves come out the same. With ``settings.again``, where
-    the predictions are missing. A checkpoint is written every few epochs and removed at the end; a job of the same plan
-    continues from it.
+    the predictions are missing. Checkpoints are written in the background and removed at the end; a job of the same
+    plan continues from the last one.
 
     Args:
         plan: the members to train.
         settings: how and where they are trained.
         stop_rule: stops members early; None: all reach the last epoch.
         parts: how many parts the members are trained in, one after the other; more where memory does not suffice.
+        clock: returns seconds; checkpoints and the runs' times depend on it.
 
     Raises:
         UsageError, TpbenchError: the data set is missing or another one than the plan names, the store cannot be
@@ -86,9 +87,14 @@ class PackJob:
     """
 
     def __init__(
-        self, plan: PackPlan, settings: PackSettings, stop_rule: StopRule | None = None, parts: int = 1
+        self,
+        plan: PackPlan,
+        settings: PackSettings,
+        stop_rule: StopRule | None = None,
+        parts: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.plan, self.settings, self.stop_rule = plan, settings, stop_rule
+        self.plan, self.settings, self.stop_rule, self.clock = plan, settings, stop_rule, clock
         self.parts = max(1, min(parts, len(plan.seeds)))
         """The number of parts that are trained one after the other; more where memory does not suffice."""
         self.store = settings.store
@@ -274,21 +280,23 @@ class PackJob:
     ) -> tuple[list[MemberHistory], EpochReport | None]:
         """Train, publish at the end, and return the histories and the last report."""
         from tpbench.engine import save_checkpoint
+        from tpbench.training.checkpoints import CheckpointWriter
 
-        started, path, report = time.perf_counter(), self.checkpoint_path, None
+        started, path, report = self.clock(), self.checkpoint_path, None
         trainer = self._resumed_trainer()
         started -= trainer.elapsed
-        while not trainer.done and (until is None or trainer.joint_epochs < until):
-            report = trainer.advance()
-            trainer.elapsed = time.perf_counter() - started
-            if report.phase.kind == "joint":
-                self._stop_members(trainer)
-            if not trainer.done:
-                if trainer.position % self.settings.checkpoint_every == 0:
-                    save_checkpoint(trainer, path)
-                trackers.update(trainer.histories)
-            if on_epoch:
-                on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
+        with CheckpointWriter(path, self.settings.checkpoint_every, self.clock) as writer:
+            while not trainer.done and (until is None or trainer.joint_epochs < until):
+                report = trainer.advance()
+                trainer.elapsed = self.clock() - started
+                if report.phase.kind == "joint":
+                    self._stop_members(trainer)
+                if not trainer.done:
+                    writer.after_epoch(trainer)
+                    trackers.update(trainer.histories)
+                if on_epoch:
+                    on_epoch(replace(report, warnings=(*report.warnings, *trackers.warnings())))
+        # Nothing is written from here on: no checkpoint appears after the one that is removed.
         if trainer.done:
             self._publish(trainer)
             path.unlink(missing_ok=True)

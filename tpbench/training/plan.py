@@ -108,7 +108,8 @@ class PackSettings:
     data: str | None = None
     precision: str = DEFAULT_PRECISION
     device: str = "cpu"
-    checkpoint_every: int = 5
+    checkpoint_every: int | str = "60s"
+    """Between checkpoints: a time (:func:`tpbench.options.parse_duration`), or a number of epochs."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The options of the command or call (:meth:`tpbench.options.Options.plain`), which runs record."""
     sweep: str | None = None

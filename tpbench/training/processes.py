@@ -125,7 +125,9 @@ def memory_of_plan(plan: PackPlan, settings: PackSettings, problem: Problem, mem
 
 def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> int:
     method, dtype = get_method(plan.method), dtype_of(settings.precision)
-    return member_bytes(method, problem, dtype, settings.device, keep=settings.keep_networks)
+    # A GPU's checkpoints are copied to the host's memory.
+    on_device = settings.device == "cpu"
+    return member_bytes(method, problem, dtype, settings.device, keep=settings.keep_networks, checkpoint=on_device)
 
 
 def _data_memory(problem: Problem) -> int:

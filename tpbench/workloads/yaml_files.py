@@ -76,27 +76,31 @@ class FileModel(BaseModel):
 
 
 class YamlFile:
-    """A YAML file whose root is a mapping.
+    """A YAML file whose root is a mapping, or a list of mappings.
 
     Attributes:
         path: the file.
-        values: its content as plain data. What looks like a number is one, also where YAML 1.1 reads text (``1e-6``).
+        entries: its mappings as plain data, by their places: ``()``, or ``(0,)``, ``(1,)`` and so on in a list. What
+            looks like a number is one, also where YAML 1.1 reads text (``1e-6``).
+        values: the mapping that is its root; empty for a list.
     """
 
-    def __init__(self, path: Path, kind: str, stand_ins: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, kind: str, stand_ins: tuple[str, ...] = (), *, several: bool = False) -> None:
         """Read a file.
 
         Args:
             path: the file.
             kind: what it describes, for messages: ``a workload``.
             stand_ins: keys whose line an error names where the key at fault is not in the file.
+            several: the root may be a list of such mappings.
 
         Raises:
             UsageError: the file cannot be read, is too large, or is no YAML mapping of plain values.
         """
         self.path, self._stand_ins = path, stand_ins
         reader = _PlainReader(path)
-        self.values: dict[str, Any] = reader.read(_compose(path), kind)
+        self.entries: dict[Location, dict[str, Any]] = reader.read(_compose(path), kind, several=several)
+        self.values = self.entries.get((), {})
         self._lines = reader.lines
 
     def error(self, location: Location, message: str) -> UsageError:
@@ -107,16 +111,24 @@ class YamlFile:
         stand_in = next((key for key in self._stand_ins if key in self.values), None)
         if stand_in and location and location[0] not in self.values:
             location = (stand_in,)
+        return _error_at(self.path, self._line_of(location), message)
+
+    def place(self, location: Location) -> str:
+        """Return file and line of a value, for messages: ``my.yaml:3``."""
+        return f"{shown_path(self.path)}:{self._line_of(location)}"
+
+    def _line_of(self, location: Location) -> int:
         while location not in self._lines:
             location = location[:-1]
-        return _error_at(self.path, self._lines[location], message)
+        return self._lines[location]
 
-    def validate(self, model: type[Model], values: object = None) -> Model:
+    def validate(self, model: type[Model], values: object = None, within: Location = ()) -> Model:
         """Return the values as a model.
 
         Args:
             model: the model.
             values: the values of the file, completed or without some; None: all as they are.
+            within: the place of their mapping in the file.
 
         Raises:
             UsageError: the first thing that is wrong, with file and line.
@@ -125,15 +137,15 @@ class YamlFile:
             return model.model_validate(self.values if values is None else values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-        location = self._location_of(first)
+        location = self._location_of(first, within)
         key = first.get("ctx", {}).get("key")
-        raise self.error((*location, key) if key else location, _message_of(first, location))
+        raise self.error((*within, *location, key) if key else (*within, *location), _message_of(first, location))
 
-    def _location_of(self, error: ErrorDetails) -> Location:
+    def _location_of(self, error: ErrorDetails, within: Location) -> Location:
         """Return the place of one of pydantic's errors, without the parts that name a kind of a union."""
         location: Location = ()
         for part in error["loc"]:
-            if (*location, part) in self._lines or error["type"] == "missing" or not location:
+            if (*within, *location, part) in self._lines or error["type"] == "missing" or not location:
                 location = (*location, part)
         return location
 
@@ -191,10 +203,17 @@ class _PlainReader:
         self.path, self.count = path, 0
         self.lines: dict[Location, int] = {}
 
-    def read(self, root: yaml.Node, kind: str) -> dict[str, Any]:
+    def read(self, root: yaml.Node, kind: str, *, several: bool = False) -> dict[Location, dict[str, Any]]:
+        nodes: dict[Location, yaml.Node] = {(): root}
         self.lines[()] = root.start_mark.line + 1
+        if several and isinstance(root, yaml.SequenceNode):
+            self._check(root)
+            nodes = {(k,): node for k, node in enumerate(root.value)}
+            if not nodes:
+                raise self.error(root, "the list is empty")
+            self.lines |= {location: node.start_mark.line + 1 for location, node in nodes.items()}
         try:
-            return self._mapping(root, (), kind)
+            return {location: self._mapping(node, location, kind) for location, node in nodes.items()}
         except RecursionError:
             raise self.error(root, "lists within lists without end") from None
 
