@@ -212,7 +212,7 @@ class SweepDefinition:
 
     @property
     def caption(self) -> str:
-        """What is not usual about a search, for its plot: epochs, precision, factor, known configurations."""
+        """The unusual properties of a search, for its plot: epochs, precision, factor, known configurations."""
         parts = [
             f" for {_epochs(self.search_epochs)}" if self.search_epochs else "",
             f" in {self.search_precision}" if self.search_precision else "",

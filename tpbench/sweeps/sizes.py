@@ -93,7 +93,7 @@ class SizeRequest:
     name: str
     cell: CellChoice
     arguments: Mapping[str, Any]
-    """Of :func:`tpbench.training.sizing.choose_sizes`."""
+    """Arguments of :func:`tpbench.training.sizing.choose_sizes`."""
 
     @property
     def measures(self) -> bool:
