@@ -261,22 +261,23 @@ def show_leaderboard(
         check_target(target, [".csv"])
         if not write and baseline not in (None, "bp"):
             raise UsageError(f"--write with --baseline {baseline}: name a file, as leaderboard.csv is against bp")
-    from tpbench.results import choose_cells, leaderboard, write_leaderboard
-    from tpbench.results.ranking import board_csv, rank_all, read_test_samples, render_rankings
+    from tpbench.results import choose_cells, write_leaderboard
+    from tpbench.results.ranking import board_csv, rank_all, ranking_frame, read_test_samples, render_rankings
 
     method = _chosen_baseline(baseline, store, workload)
     cells = choose_cells(store.summaries())
-    rankings = [r for r in rank_all(cells, method) if workload in (None, r.workload)]
+    ranked = rank_all(cells, method)
+    rankings = [ranking for ranking in ranked if workload in (None, ranking.workload)]
     if not rankings:
         where = f"of {workload} " if workload else ""
         raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
-    board = leaderboard(store, cells, method)
+    board = ranking_frame(ranked)
     shown = board[board["workload"] == workload] if workload else board
     if form == "csv":
         print(board_csv(shown), end="")
     else:
         print(render_rankings(read_test_samples(store, rankings), form), end="")
-    _hint_baseline(method, {ranked.cell.method for ranking in rankings for ranked in ranking.cells})
+    _hint_baseline(method, {row.cell.method for ranking in rankings for row in ranking.cells})
     if write is not None:
         write_leaderboard(shown if write else board, store, target)
         complain(f"written: {target}")

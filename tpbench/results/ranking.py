@@ -115,10 +115,6 @@ class Ranking:
         title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
         return with_label(title, self.data_label)
 
-    def of(self, key: CellKey) -> RankedCell | None:
-        """Return the entry of a cell."""
-        return next((ranked for ranked in self.cells if ranked.cell.key == key), None)
-
     @property
     def baseline_cell(self) -> Cell | None:
         return self.cells[0].baseline if self.cells else None
@@ -339,7 +335,12 @@ def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, ba
         baseline: the method that the others are compared with.
     """
     cells = choose_cells(store.summaries()) if cells is None else cells
-    rows = [_row(ranked, ranking.baseline) for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
+    return ranking_frame(rank_all(cells, baseline))
+
+
+def ranking_frame(rankings: Iterable[Ranking]) -> pd.DataFrame:
+    """Return the rows of :func:`leaderboard` of these workloads."""
+    rows = [_row(ranked, ranking.baseline) for ranking in rankings for ranked in ranking.cells]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -38,7 +38,7 @@ from tpbench.results.formats import (
     mean_and_deviation,
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
-from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all
+from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all, ranking_frame
 from tpbench.results.runs import DEFAULT_PRECISION, RunRecord, percent
 from tpbench.results.statistics import (
     MARGIN,
@@ -449,7 +449,7 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
     """
     rankings = _rankings(store, baseline)
     if check_format(form) == "csv":
-        return csv_text(overview_rows(store, baseline), csv_number)
+        return csv_text(ranking_frame(rankings)[list(OVERVIEW_COLUMNS)], csv_number)
     header, rows = overview_matrix(rankings)
     note = "\n".join(overview_notes(rankings, "*" if form == "text" else "bold"))
     return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
