@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.alignment_tables import best_dampings, describe_records, mean_of
-from tpbench.reports.style import Axes, Figure, colour, drawing, second_cycle
+from tpbench.reports.style import Axes, Figure, drawing, line_style, method_style
 from tpbench.results.alignments import AlignmentRecord
 
 _WINDOW = 10
@@ -28,10 +28,9 @@ def _curve(axes: Axes, record: AlignmentRecord, angles: NDArray[np.float64]) -> 
     """Draw one line with its band: ``angles`` (measurements, seeds) averaged over seeds."""
     mean, deviation = window(mean_of(angles, 1))
     epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
-    form = "--" if second_cycle(record.method) else "-"
-    shade, name = colour(record.method), visible(method_title(record.method))
-    axes.plot(epochs, mean, color=shade, label=name, linewidth=1.2, linestyle=form)
-    axes.fill_between(epochs, mean - deviation, mean + deviation, color=shade, alpha=0.2, linewidth=0)
+    style, name = method_style(record.method), visible(method_title(record.method))
+    axes.plot(epochs, mean, color=style.light, label=name, linewidth=1.2, linestyle=line_style(style.dashes))
+    axes.fill_between(epochs, mean - deviation, mean + deviation, color=style.light, alpha=0.2, linewidth=0)
 
 
 @drawing()

@@ -17,11 +17,12 @@ from tpbench.reports.style import (
     MaxNLocator,
     colour,
     drawing,
+    line_style,
     mark,
+    method_style,
     plain_labels,
     plain_number,
     save,
-    second_cycle,
 )
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
@@ -39,8 +40,8 @@ BANDS = (
     f"Line: median over seeds; band: between their 10 % and 90 % quantiles, or from the lowest to the highest "
     f"of fewer than {FULL_SEEDS} seeds. Diverged seeds are left out."
 )
-DASHES = ((), (3.7, 1.6), (1, 1.65), (6.4, 1.6, 1, 1.6), (6.4, 1.6, 1, 1.6, 1, 1.6), (9, 3))
-"""Patterns of lines in units of their width: dashes and gaps; the first line is solid."""
+_VARIANTS: tuple[tuple[float, ...], ...] = ((9, 3), (9, 3, 3, 3), (3, 3), (1, 3), (9, 3, 1, 3, 1, 3))
+"""Patterns of the second and further tunings of a method, in units of the line's width: dashes and gaps."""
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
@@ -87,13 +88,9 @@ def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
 
 
 def dashes(cell: Cell, cells: Sequence[Cell]) -> tuple[float, ...]:
-    """Return the pattern of a cell's line, of :data:`DASHES`.
-
-    Tunings and kinds of data have one each, whatever the method; methods of the second cycle of colours count from the
-    end.
-    """
-    place = sorted({_variant(other) for other in cells}).index(_variant(cell))
-    return DASHES[(-1 - place if second_cycle(cell.method) else place) % len(DASHES)]
+    """Return the pattern of a cell's line: the method's own, or another for a further tuning or kind of data of it."""
+    place = sorted({_variant(other) for other in cells if other.method == cell.method}).index(_variant(cell))
+    return _VARIANTS[(place - 1) % len(_VARIANTS)] if place else method_style(cell.method).dashes
 
 
 def draw_curves(axes: Axes, cells: Sequence[Cell], runs_by_id: Mapping[str, RunRecord], curve: str) -> None:
@@ -113,8 +110,7 @@ def draw_curves(axes: Axes, cells: Sequence[Cell], runs_by_id: Mapping[str, RunR
         middle, below, above = middle_and_band(scale * np.array(runs))
         epochs = np.arange(1, len(middle) + 1)
         (line,) = axes.plot(epochs, middle, color=shade, label=name, linewidth=1.2, zorder=3)
-        if pattern := dashes(cell, cells):
-            line.set_linestyle((0, pattern))
+        line.set_linestyle(line_style(dashes(cell, cells)))
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
         mark(
             line,
@@ -201,7 +197,7 @@ def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, t
         seconds,
         cell.mean,
         yerr=None if np.isnan(cell.std) else cell.std,
-        marker="s" if second_cycle(cell.method) else "o",
+        marker=method_style(cell.method).marker,
         color=shade,
         markerfacecolor="white" if _on_gpu(origin) else shade,
         capsize=3,

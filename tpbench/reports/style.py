@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,13 @@ __all__ = [
     "check_picture",
     "colour",
     "drawing",
+    "MethodStyle",
+    "line_style",
     "logarithmic_labels",
+    "method_style",
     "plain_labels",
     "plain_number",
     "save",
-    "second_cycle",
 ]
 
 # Letters as shapes, so that a page looks the same everywhere; a $ of a label is a $.
@@ -96,33 +99,75 @@ def drawing(*, formulas: bool = False) -> Iterator[None]:
         _drawn_with.reset(before)
 
 
-# Colour-blind safe.
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#8C564B",
-    "#7F7F7F",
-    "#BCBD22",
-)
+@dataclass(frozen=True)
+class MethodStyle:
+    """The appearance of a method in every figure.
+
+    Families share a hue: BP black, fixed random feedback grey, the DTP family blue, the DDTP family orange, rules of
+    other papers and packages green. Within a family two shades differ in lightness, and variants differ in line and
+    marker, so that figures also read in grey print and with any colour vision.
+    """
+
+    light: str
+    """Colour on white, ``#rrggbb``."""
+    dark: str
+    """Colour on the dark page."""
+    dashes: tuple[float, ...] = ()
+    """Dashes and gaps in units of the line's width; empty: solid."""
+    marker: str = "o"
+
+
+_SOLID: tuple[float, ...] = ()
+_DASHED, _DOTTED, _DASH_DOT = (3.7, 1.6), (1.0, 1.65), (6.4, 1.6, 1.0, 1.6)
+_GREY = ("#767676", "#a8a8a8")
+_BLUE, _LIGHT_BLUE = ("#08519c", "#6aaeea"), ("#3f94d1", "#b5dafa")
+_ORANGE, _LIGHT_ORANGE = ("#a63603", "#ff9252"), ("#e6740a", "#ffc98a")
+_PURPLE = ("#7b3294", "#cfa3e3")
+_GREENS = (("#1b7837", "#5fc27e"), ("#4d9a3a", "#a6dba0"))
+_STYLES = {
+    "bp": MethodStyle("#000000", "#e8e8e8"),
+    "dfa": MethodStyle(*_GREY),
+    "fa": MethodStyle(*_GREY, _DASHED, "s"),
+    "dtp": MethodStyle(*_BLUE),
+    "dtp-pretrained": MethodStyle(*_BLUE, _DASHED, "s"),
+    "tp": MethodStyle(*_BLUE, _DOTTED, "^"),
+    "dtpdrl": MethodStyle(*_LIGHT_BLUE),
+    "dtpdrl-ggn": MethodStyle(*_LIGHT_BLUE, _DASH_DOT, "D"),
+    "ddtp-linear": MethodStyle(*_ORANGE),
+    "ddtp-control": MethodStyle(*_ORANGE, _DASHED, "s"),
+    "ddtp-linear-ggn": MethodStyle(*_ORANGE, _DASH_DOT, "D"),
+    "ddtp-rhl": MethodStyle(*_LIGHT_ORANGE),
+    "ddtp-rhl-extra-fb": MethodStyle(*_LIGHT_ORANGE, _DASHED, "s"),
+    "ddtp-rhl-rec": MethodStyle(*_LIGHT_ORANGE, _DOTTED, "^"),
+    "ddtp-rhl-ggn": MethodStyle(*_LIGHT_ORANGE, _DASH_DOT, "D"),
+    "ddtp-rhl-rec-extra-fb": MethodStyle(*_LIGHT_ORANGE, (6.4, 1.6, 1.0, 1.6, 1.0, 1.6), "v"),
+    "gnt": MethodStyle(*_PURPLE),
+}
+_OTHERS = [
+    MethodStyle(*green, dashes, marker)
+    for dashes, marker in ((_SOLID, "o"), (_DASHED, "s"), (_DOTTED, "^"), (_DASH_DOT, "D"))
+    for green in _GREENS
+]
 _MOST_LABELS = 6
 _FEWEST_LABELS = 3
 
 
+def method_style(method: str) -> MethodStyle:
+    """Return the style of a method; those without one of their own take turns in green."""
+    if method in _STYLES:
+        return _STYLES[method]
+    others = [name for name in method_names() if name not in _STYLES]
+    return _OTHERS[others.index(method) % len(_OTHERS)] if method in others else _OTHERS[-1]
+
+
 def colour(method: str) -> str:
-    """Return the colour of a method."""
-    names = method_names()
-    return _COLOURS[names.index(method) % len(_COLOURS)] if method in names else "#444444"
+    """Return the colour of a method on white."""
+    return method_style(method).light
 
 
-def second_cycle(method: str) -> bool:
-    """True for methods of the second cycle of colours: they have dashed lines and square points."""
-    names = method_names()
-    return method in names and names.index(method) // len(_COLOURS) % 2 == 1
+def line_style(dashes: tuple[float, ...]) -> str | tuple[int, tuple[float, ...]]:
+    """Return matplotlib's line style of a pattern of dashes."""
+    return (0, dashes) if dashes else "-"
 
 
 def plain_number(value: float) -> str:
