@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 from tpbench.engine import TpbenchError, method_names
@@ -58,10 +58,10 @@ __all__ = [
     "Bbox",
     "Figure",
     "MaxNLocator",
+    "MethodStyle",
     "check_picture",
     "colour",
     "drawing",
-    "MethodStyle",
     "line_style",
     "logarithmic_labels",
     "method_style",
@@ -165,7 +165,7 @@ def colour(method: str) -> str:
     return method_style(method).light
 
 
-def line_style(dashes: tuple[float, ...]) -> str | tuple[int, tuple[float, ...]]:
+def line_style(dashes: tuple[float, ...]) -> tuple[float, tuple[float, ...]] | Literal["-"]:
     """Return matplotlib's line style of a pattern of dashes."""
     return (0, dashes) if dashes else "-"
 
