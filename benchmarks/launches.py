@@ -154,7 +154,7 @@ def print_csv() -> None:
     writer.writerow(CSV_COLUMNS)
     for workload in map(get_workload, workload_names()):
         for method in all_methods():
-            if method not in workload.excluded_methods:
+            if not workload.excludes(method):
                 writer.writerows(csv_rows(workload, method))
                 sys.stdout.flush()
 
@@ -214,7 +214,7 @@ def main() -> None:
     print("| method |", " | ".join(COLUMNS), "|")
     print("|---" * (1 + len(COLUMNS)) + "|")
     for method in names:
-        if method not in workload.excluded_methods:
+        if not workload.excludes(method):
             columns = zip(*(row(workload, method, members) for members in packs), strict=True)
             print(f"| {method} |", " | ".join(" / ".join(dict.fromkeys(column)) for column in columns), "|", flush=True)
 

@@ -31,7 +31,11 @@ def forward_settings(configuration: Configuration) -> AdamSettings:
     """Return the forward optimiser's settings: its learning rate is lr, or lr_eta / eta (section B.1)."""
     lr = configuration["lr"] if "lr" in configuration else configuration["lr_eta"] / configuration["eta"]
     return AdamSettings(
-        lr=lr, beta1=configuration["beta1"], beta2=configuration["beta2"], epsilon=configuration["epsilon"]
+        lr=lr,
+        beta1=configuration["beta1"],
+        beta2=configuration["beta2"],
+        epsilon=configuration["epsilon"],
+        weight_decay=configuration.get("wd", 0.0),
     )
 
 
@@ -80,12 +84,13 @@ class Adam:
         self._settings = tuple(settings)
         # A CPU's kernel treats the end of an array by itself: its numbers may depend on where a member begins.
         together = self.steps.device.type == "cuda" and len(set(self._settings)) == 1
-        self._updates = []
-        for p in range(1 if together else len(self._settings)):
-            rows = slice(None) if together else p
-            arrays = [[array[rows] for array in buffer] for buffer in self._arrays]
-            steps = [self.steps[p]] * len(arrays[0])
-            self._updates.append(partial(update, arrays, steps, self._settings[p]))
+        self._members = [self._update_of(p, p) for p in range(len(self._settings))]
+        self._updates = [self._update_of(slice(None), 0)] if together else self._members
+
+    def _update_of(self, rows: int | slice, p: int) -> Callable[[], None]:
+        """Return the call that updates some rows once, with the settings and steps of member ``p``."""
+        arrays = [[array[rows] for array in buffer] for buffer in self._arrays]
+        return partial(update, arrays, [self.steps[p]] * len(arrays[0]), self._settings[p])
 
     @property
     def settings(self) -> tuple[AdamSettings, ...]:
@@ -102,10 +107,15 @@ class Adam:
         """
         self._bind([replace(s, lr=rate) for s, rate in zip(self._settings, rates, strict=True)])
 
-    def step(self) -> None:
-        """Update every member once."""
-        self.steps += 1
-        run_parallel(self._updates, self.steps.device)
+    def step(self, members: Sequence[int] | None = None) -> None:
+        """Update every member once, or those of these rows alone."""
+        if members is None:
+            self.steps += 1
+            run_parallel(self._updates, self.steps.device)
+            return
+        for p in members:
+            self.steps[p] += 1
+        run_parallel([self._members[p] for p in members], self.steps.device)
 
     def select(self, other: Adam, members: list[int]) -> None:
         """Copy the moments and step counts of some members of another pack's optimiser."""

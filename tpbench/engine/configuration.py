@@ -85,6 +85,9 @@ HYPERPARAMETERS = {
         Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer"),
         Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss"),
         Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False),
+        Hyperparameter("wd", "weight decay on the forward parameters, as L2 in the gradient", open=False),
+        Hyperparameter("clip", "largest norm of the gradient of each forward array of the network"),
+        Hyperparameter("clip_fb", "largest norm of the gradient of each feedback array"),
         Hyperparameter("damping", "Tikhonov damping of the Gauss-Newton targets", open=False),
         Hyperparameter(
             "fb_pretrain_epochs",

@@ -18,22 +18,54 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tpbench.engine.gauss_newton import apply_factor, root_probabilities
 from tpbench.engine.network import Parameters, network_layers, stream, xavier_normal
-from tpbench.engine.parts import Architecture, Feedback, Reconstruction
+from tpbench.engine.parts import Architecture, Draw, Feedback, Reconstruction
 from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_, tanh_difference_, tanh_slope
 
+if TYPE_CHECKING:
+    from tpbench.engine.configuration import Configuration
+    from tpbench.engine.methods import Method
 
-def initialise_feedback(parameters: Parameters, seeds: Sequence[int]) -> None:
-    """Draw Xavier-normal matrices and zero vectors (section B.1), each member from its own stream."""
-    for member, seed in enumerate(seeds):
-        generator = stream(seed, "feedback weights")
+
+def initialise_arrays(
+    parameters: Parameters,
+    method: Method,
+    architecture: Architecture,
+    seeds: Sequence[int],
+    configurations: Sequence[Configuration],
+    forward: Parameters,
+) -> None:
+    """Draw the arrays of the feedback map and of the rule's own, each member's from its own streams.
+
+    Without an initialiser of its own a matrix is Xavier-normal and a vector zero (section B.1). The arrays of the map
+    share one stream; each of the rule's own has another.
+
+    Args:
+        parameters: the arrays, which are written.
+        method, architecture: what they belong to.
+        seeds, configurations: of the members.
+        forward: the initial forward parameters.
+    """
+    own = method.arrays(architecture) if method.arrays else {}
+    for member, (seed, configuration) in enumerate(zip(seeds, configurations, strict=True)):
+        shared = stream(seed, "feedback weights")
+        known = {name: forward[name][member].double().cpu() for name in forward} if own else {}
         for name, shape in parameters.shapes.items():
-            parameters[name][member] = xavier_normal(shape, generator) if len(shape) == 2 else 0.0
+            generator = stream(seed, f"array {name}") if name in own else shared
+            draw = own[name].initialise if name in own else method.initialise_feedback if len(shape) == 2 else None
+            if draw is not None:
+                values = draw(Draw(shape, generator, configuration, known))
+            else:
+                values = xavier_normal(shape, generator) if len(shape) == 2 else torch.zeros(shape)
+            parameters[name][member] = values
+            if own:
+                known[name] = values
 
 
 def fixed_arrays(feedback: Feedback, architecture: Architecture, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -187,6 +219,7 @@ class FeedbackState:
         *,
         corrected: bool,
         into: Parameters,
+        accumulate: bool = False,
     ) -> None:
         """Write the gradient of ``sum(residual * (change of g_i))`` with respect to g_i's own parameters.
 
@@ -201,6 +234,7 @@ class FeedbackState:
             output_change: change of g_i, (P, B, n_i).
             corrected: the loss has the difference correction.
             into: receives the gradients of ``Q{i}``, ``c{i}`` and ``S{i}``.
+            accumulate: add to the gradients that ``into`` holds.
         """
         source, weight_gradient = self.source(i), into[f"Q{i}"]
         at_change, at_rest = residual, None
@@ -212,19 +246,23 @@ class FeedbackState:
             at_change = torch.sub(slope, slope_change, out=self.workspace("at change", *g.shape)).mul_(residual)
             at_rest = slope_change.mul_(residual).neg_()
         if corrected:
-            self.matmul.weight_gradient(at_change, source_change, weight_gradient, cache=False)
+            self.matmul.weight_gradient(at_change, source_change, weight_gradient, accumulate=accumulate, cache=False)
             if at_rest is not None:
                 self.matmul.weight_gradient(at_rest, source, weight_gradient, accumulate=True)
         else:
             moved = torch.add(source, source_change, out=self.workspace("moved source", *source.shape))
-            self.matmul.weight_gradient(at_change, moved, weight_gradient, cache=False)
+            self.matmul.weight_gradient(at_change, moved, weight_gradient, accumulate=accumulate, cache=False)
             at_rest = at_change
         if at_rest is None:
-            into[f"c{i}"].zero_()
+            if not accumulate:
+                into[f"c{i}"].zero_()
             return
-        torch.sum(at_rest, dim=1, out=into[f"c{i}"])
+        if accumulate:
+            into[f"c{i}"].add_(at_rest.sum(dim=1))
+        else:
+            torch.sum(at_rest, dim=1, out=into[f"c{i}"])
         if self.feedback.has_recurrence(i, self.architecture):
-            self.matmul.weight_gradient(at_rest, self.activities[i], into[f"S{i}"])
+            self.matmul.weight_gradient(at_rest, self.activities[i], into[f"S{i}"], accumulate=accumulate)
 
 
 def feedback_gradients(

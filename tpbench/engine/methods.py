@@ -7,14 +7,17 @@ is used, so that lists of methods need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tpbench.engine import field_rules
 from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
+    AFTER,
+    BEFORE,
     CONTROL,
     DIFFERENCE,
     DIRECT_LINEAR,
@@ -29,7 +32,10 @@ from tpbench.engine.parts import (
     SCHEDULES,
     SLEEP,
     Feedback,
+    FeedbackPhase,
+    Initialise,
     Reconstruction,
+    RuleArray,
 )
 from tpbench.engine.plugins import Registry
 
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
 _SMALLEST_DAMPING = 1.2e-38
 FORWARD_ADAM = ("beta1", "beta2", "epsilon")
 FEEDBACK_TRAINING = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "sigma", "wd_fb")
+FEEDBACK_ADAM = tuple(name for name in FEEDBACK_TRAINING if name != "sigma")
 
 # Valid numbers for measuring or checking a rule; the time of a step does not depend on them.
 _EXAMPLES = {
@@ -60,6 +67,9 @@ _EXAMPLES = {
     "epsilon_fb": 1e-8,
     "sigma": 0.05,
     "wd_fb": 1e-5,
+    "wd": 1e-5,
+    "clip": 1.0,
+    "clip_fb": 1.0,
     "damping": 0.1,
 }
 
@@ -91,6 +101,9 @@ class Minibatch:
 
     matmul: MatmulPolicy | None = None
     """Multiplies matrices as the pack does; None: exactly."""
+
+    arrays: Parameters | None = None
+    """The arrays of the feedback map (``Q{i}``, ``c{i}``) and of the rule's own, (P, ...) each; None: it has none."""
 
     @property
     def layers(self) -> tuple[Dense, ...]:
@@ -142,8 +155,23 @@ def _mask(given: Sequence[bool] | Tensor, members: int) -> list[bool]:
     return list(values)
 
 
-TargetRule = Callable[[Minibatch], "list[Tensor]"]
-"""Returns ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i)."""
+@dataclass
+class Update:
+    """The updates of a rule that has no targets: errors of the pre-activations, and what they are multiplied by.
+
+    The gradients of layer i are ``dW_i = sum over the batch of errors_i^T inputs_i`` and ``db_i = sum of errors_i``,
+    without a slope and without another factor: errors of the mean loss's gradient hold 1/B.
+    """
+
+    errors: list[Tensor]
+    """Of the layers 1 .. L, entry i - 1 of shape (P, B, n_i); a step lowers what they are the derivatives of."""
+    inputs: list[Tensor] | None = None
+    """The presynaptic values of the layers 1 .. L, entry i - 1 of shape (P, B, n_{i-1}); None: the activities
+    h_{i-1}."""
+
+
+TargetRule = Callable[[Minibatch], "list[Tensor] | Update"]
+"""Returns ``hhat_i - h_i`` of the layers 1 .. L, entry i - 1 of shape (P, B, n_i); or an :class:`Update`."""
 
 
 def _output_change(batch: Minibatch) -> Tensor:
@@ -152,8 +180,8 @@ def _output_change(batch: Minibatch) -> Tensor:
     return change * batch.hyperparameters["eta"].view(-1, 1, 1) if "eta" in batch.hyperparameters else change
 
 
-def _feedback_of(batch: Minibatch) -> FeedbackState:
-    """Return the feedback maps.
+def feedback_of(batch: Minibatch) -> FeedbackState:
+    """Return the feedback maps of a minibatch.
 
     Raises:
         ValueError: the method has none.
@@ -166,7 +194,7 @@ def _feedback_of(batch: Minibatch) -> FeedbackState:
 def propagated_targets(batch: Minibatch) -> list[Tensor]:
     """Send the output target of equation 2 back through the feedback maps, with the difference correction."""
     change = _output_change(batch)
-    return [*_feedback_of(batch).targets(change), change]
+    return [*feedback_of(batch).targets(change), change]
 
 
 def generalised_targets(batch: Minibatch) -> list[Tensor]:
@@ -178,13 +206,13 @@ def generalised_targets(batch: Minibatch) -> list[Tensor]:
 
     plain = _output_change(batch)
     change = apply_inverse_factor(root_probabilities(batch.activities[-1]), plain)
-    return [*_feedback_of(batch).targets(change), plain]
+    return [*feedback_of(batch).targets(change), plain]
 
 
 def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
     """Propagate targets plainly: ``hhat_i = g_i(hhat_{i+1})`` without the difference correction (equation 3)."""
     change = _output_change(batch)
-    return [*_feedback_of(batch).uncorrected_targets(change), change]
+    return [*feedback_of(batch).uncorrected_targets(change), change]
 
 
 def _send_error_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
@@ -209,7 +237,7 @@ def gradient_targets(batch: Minibatch) -> list[Tensor]:
 
 def aligned_targets(batch: Minibatch) -> list[Tensor]:
     """Send errors back as backpropagation does, by a fixed random matrix for each W_i^T (Lillicrap et al. 2016)."""
-    parameters = _feedback_of(batch).parameters
+    parameters = feedback_of(batch).parameters
     return _send_error_back(batch, lambda i, error: batch.product(error, parameters[f"Q{i - 1}"].mT))
 
 
@@ -264,6 +292,15 @@ class Method:
     descends: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss that the updates descend, where they are the gradient of one: of outputs (P, B, n_L) and labels, one
     number per member, for autograd (``tpbench verify method``)."""
+    arrays: Callable[[Architecture], Mapping[str, RuleArray]] | None = None
+    """The rule's own arrays, by name, of an architecture."""
+    feedback_phase: FeedbackPhase | None = None
+    """Trains the feedback map's and the rule's own arrays."""
+    initialise_feedback: Initialise | None = None
+    """Draws the matrices of the feedback map; None: Xavier-normal (section B.1)."""
+    fixed_feedback: bool = False
+    """Its feedback is random and stays so: the forward weights must come to fit it, so that it cannot learn where
+    layers are frozen."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
@@ -272,19 +309,35 @@ class Method:
         self._check_schedule()
         if self.reconstruction and not self.feedback:
             raise ValueError(f"{self.title}: a reconstruction loss needs a feedback map")
+        if self.reconstruction and self.feedback_phase:
+            raise ValueError(f"{self.title}: has a reconstruction loss and a feedback phase; one of them trains it")
+        if self.feedback_phase:
+            self._check_phase(self.feedback_phase)
         if self.feedback and self.feedback.direct and self.reconstruction and not self.reconstruction.through_output:
             raise ValueError(f"{self.title}: a direct feedback map cannot be trained with a layer-wise loss")
 
     def _check_schedule(self) -> None:
-        """Refuse epochs of pure feedback training where there is no loss to train the feedback by."""
+        """Refuse epochs of pure feedback training where nothing trains the feedback."""
         if self.schedule not in SCHEDULES:
             raise ValueError(f"{self.title}: {unknown('schedule', self.schedule, SCHEDULES)}")
-        if self.reconstruction:
+        if self.trains_feedback:
             return
         if self.schedule != JOINT:
-            raise ValueError(f"{self.title}: the schedule '{self.schedule}' needs a reconstruction loss")
+            raise ValueError(f"{self.title}: the schedule '{self.schedule}' needs feedback that is trained")
         if idle := [name for name in SCHEDULE if name in self.names]:
-            raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs a reconstruction loss")
+            raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs feedback that is trained")
+
+    def _check_phase(self, phase: FeedbackPhase) -> None:
+        """Require what a feedback phase is made of."""
+        if not (self.feedback or self.arrays):
+            raise ValueError(f"{self.title}: a feedback phase needs a feedback map or arrays of the rule's own")
+        if phase.when not in (BEFORE, AFTER):
+            raise ValueError(f"{self.title}: {unknown('time of a feedback phase', phase.when, (BEFORE, AFTER))}")
+        for count in filter(None, (phase.steps, phase.draws)):
+            if not (count in self.names and self.hyperparameter_specs[count].whole):
+                raise ValueError(f"{self.title}: its phase counts by '{count}', which is no whole hyperparameter of it")
+        if phase.steps and phase.draws:
+            raise ValueError(f"{self.title}: a phase of several steps draws its noise once in each")
 
     def _check_hyperparameters(self) -> None:
         """Require the hyperparameters that the engine itself reads."""
@@ -296,6 +349,7 @@ class Method:
                 raise ValueError(f"{self.title}: the hyperparameter {h.name} exists; name it, or call yours otherwise")
         needed = ["lr"] if "lr" in given else ["lr_eta", "eta"]
         needed += [*FORWARD_ADAM, *(FEEDBACK_TRAINING if self.reconstruction else ())]
+        needed += FEEDBACK_ADAM if self.feedback_phase and not self.feedback_phase.own_step else ()
         missing = [name for name in needed if name not in given]
         if missing or len(set(given)) < len(given):
             what = f"needs {', '.join(missing)} besides" if missing else "has one twice"
@@ -320,8 +374,27 @@ class Method:
 
     @property
     def trains_feedback(self) -> bool:
-        """A reconstruction loss trains its feedback parameters."""
-        return self.reconstruction is not None
+        """A reconstruction loss or a phase of its own trains its feedback."""
+        return self.reconstruction is not None or self.feedback_phase is not None
+
+    @property
+    def measures_feedback(self) -> bool:
+        """The training of its feedback has losses, the curve ``reconstruction_loss``."""
+        return self.reconstruction is not None or (self.feedback_phase is not None and self.feedback_phase.losses)
+
+    def noise_widths(self, architecture: Architecture) -> tuple[int, ...]:
+        """Return the widths of the standard-normal draws of one step of its feedback training, (P, B, width) each."""
+        if self.reconstruction:
+            return tuple(architecture.sizes[i] for i in architecture.hidden)
+        phase = self.feedback_phase
+        return phase.noise(architecture) if phase and phase.noise else ()
+
+    def array_shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the feedback map's trained arrays and of the rule's own, by name."""
+        shapes = self.feedback.shapes(architecture) if self.feedback else {}
+        return shapes | {
+            name: array.shape for name, array in (self.arrays(architecture) if self.arrays else {}).items()
+        }
 
 
 def example_configuration(method: Method) -> dict[str, float]:
@@ -341,6 +414,31 @@ def _target_propagation(
     return Method(title, summary, targets, hyperparameters, feedback, loss, schedule)
 
 
+_ERRORS = ("lr", *FORWARD_ADAM, "wd")
+_KP_DECAY = Hyperparameter("kp_decay", "share that B - W^T loses in each step", upper=1.0, open=False)
+_WM_RATE = Hyperparameter("wm_rate", "rate of the mirror's steps")
+_WM_DECAY = Hyperparameter("wm_decay", "share that the feedback matrices lose in each step", upper=1.0, open=False)
+_FB_SCALE = Hyperparameter("fb_scale", "bound of the uniform numbers of the feedback matrices")
+_FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True)
+_TARGETS = ("lr_eta", *FORWARD_ADAM, "eta")
+_DFC = (
+    Hyperparameter("damping_dfc", "leak of the controller at its steady state"),
+    Hyperparameter("leak_fb", "leak of the controller while the feedback is trained", open=False),
+    Hyperparameter("k_p_fb", "proportional part of the controller while the feedback is trained", open=False),
+    Hyperparameter("dt_fb", "time step of the simulation that trains the feedback", upper=1.0),
+    Hyperparameter("tau_fb", "time constant of the units in that simulation"),
+    Hyperparameter("tau_apical_fb", "time constant of the feedback's input in that simulation"),
+    Hyperparameter("times_fb", "time points of that simulation", lower=1, upper=10_000, whole=True),
+    Hyperparameter("sigma_output_fb", "standard deviation of the noise at the output in that simulation", open=False),
+    Hyperparameter("hwd_fb", "homeostatic weight decay of the feedback", open=False),
+    Hyperparameter(
+        "frozen_output_fb", "1: the output's feedback matrix stays the identity", upper=2, open=False, whole=True
+    ),
+)
+_PC_STEPS = Hyperparameter("pc_steps", "relaxation steps per minibatch", upper=1000, whole=True)
+_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0)
+_PEPITA_SCALE = Hyperparameter("pepita_scale", "bound of the uniform numbers of F over that of He's initialisation")
+
 METHODS: dict[str, Method] = {
     "bp": Method("BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss),
     "fa": Method(
@@ -349,6 +447,7 @@ METHODS: dict[str, Method] = {
         aligned_targets,
         ("lr", *FORWARD_ADAM),
         LAYERWISE_LINEAR,
+        fixed_feedback=True,
     ),
     "dfa": Method(
         "DFA",
@@ -356,6 +455,7 @@ METHODS: dict[str, Method] = {
         propagated_targets,
         ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
+        fixed_feedback=True,
     ),
     "tp": _target_propagation(
         "TP",
@@ -427,6 +527,107 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM, "damping"),
         # torch's pseudo-inverse looks whether its SVD has converged.
         capturable=_is_damped,
+    ),
+    "kp": Method(
+        "Kolen-Pollack",
+        "feedback matrices that take the steps of the weights and decay with them",
+        field_rules.kolen_pollack_update,
+        (*_ERRORS, _KP_DECAY),
+        arrays=field_rules.kolen_pollack_arrays,
+        feedback_phase=FeedbackPhase(field_rules.decay_differences, AFTER, own_step=True),
+    ),
+    "wm": Method(
+        "Weight mirror",
+        "feedback matrices that learn the weights from noise",
+        field_rules.layerwise_update,
+        (*_ERRORS, _WM_RATE, _WM_DECAY),
+        LAYERWISE_LINEAR,
+        feedback_phase=FeedbackPhase(field_rules.mirror_weights, AFTER, field_rules.hidden_widths, own_step=True),
+    ),
+    "usf": Method("uSF", "errors sent back by the signs of the weights", field_rules.uniform_sign_update, _ERRORS),
+    "frsf": Method(
+        "frSF",
+        "errors sent back by the signs of the weights with fixed random magnitudes",
+        field_rules.fixed_sign_update,
+        _ERRORS,
+        arrays=field_rules.sign_arrays,
+    ),
+    "brsf": Method(
+        "brSF",
+        "errors sent back by the signs of the weights with magnitudes drawn for each minibatch",
+        field_rules.fixed_sign_update,
+        _ERRORS,
+        capturable=False,
+        arrays=field_rules.sign_arrays,
+        feedback_phase=FeedbackPhase(field_rules.draw_magnitudes, BEFORE, own_step=True),
+    ),
+    "drtp": Method(
+        "DRTP",
+        "direct random target projection: the label sent to each hidden layer",
+        field_rules.direct_random_target_update,
+        _ERRORS,
+        DIRECT_LINEAR,
+        fixed_feedback=True,
+    ),
+    "dkp": Method(
+        "DKP",
+        "direct Kolen-Pollack: direct feedback that is trained by the output's error",
+        field_rules.direct_update,
+        (*_ERRORS, *FEEDBACK_ADAM),
+        DIRECT_LINEAR,
+        feedback_phase=FeedbackPhase(field_rules.train_direct_feedback, AFTER),
+    ),
+    "fw-dtp": Method(
+        "FW-DTP",
+        "difference target propagation with fixed random feedback",
+        propagated_targets,
+        (*_TARGETS, _FB_SCALE),
+        LAYERWISE_TANH,
+        initialise_feedback=field_rules.uniform_feedback,
+        fixed_feedback=True,
+    ),
+    "dtp-lee": _target_propagation(
+        "DTP (Lee)",
+        "difference target propagation with the gradient at the last hidden layer",
+        LAYERWISE_TANH,
+        LAYERWISE,
+        JOINT,
+        field_rules.lee_targets,
+    ),
+    "l-drl": Method(
+        "L-DRL",
+        "DTP whose feedback learns the transposed Jacobian of the next layer",
+        propagated_targets,
+        (*_TARGETS, *FEEDBACK_TRAINING, _FB_STEPS),
+        LAYERWISE_TANH,
+        feedback_phase=FeedbackPhase(
+            field_rules.train_local_difference, BEFORE, field_rules.local_difference_widths, "fb_steps", losses=True
+        ),
+    ),
+    "dfc-ssa": Method(
+        "DFC-SSA",
+        "deep feedback control at its steady state, with trained feedback",
+        field_rules.controlled_update,
+        ("lr_eta", *FORWARD_ADAM, "eta", *FEEDBACK_TRAINING, "clip", *_DFC),
+        schedule=SLEEP,
+        arrays=field_rules.controller_arrays,
+        feedback_phase=FeedbackPhase(
+            field_rules.train_controller, BEFORE, field_rules.controlled_widths, draws="times_fb"
+        ),
+    ),
+    "pepita": Method(
+        "PEPITA",
+        "a second forward pass with the error added to the input",
+        field_rules.modulated_input_update,
+        (*_ERRORS, _PEPITA_SCALE),
+        arrays=field_rules.modulation_arrays,
+        fixed_feedback=True,
+    ),
+    "pc": Method(
+        "Predictive coding",
+        "activities relax for some steps, then each layer learns from its prediction error",
+        field_rules.relaxed_update,
+        (*_ERRORS, _PC_STEPS, _PC_RATE),
     ),
 }
 

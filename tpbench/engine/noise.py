@@ -39,19 +39,29 @@ def minibatches_at_once(numbers: int, device: torch.device) -> int:
 
 
 def draw_noise(
-    batches: Sequence[int], units: int, generators: Sequence[torch.Generator], memory: Workspace
+    batches: Sequence[int],
+    units: int,
+    generators: Sequence[torch.Generator],
+    memory: Workspace,
+    repeats: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Draw standard-normal numbers for every minibatch of an epoch, in float32 whatever the precision of the pack.
 
     Args:
         batches: how many samples each minibatch has.
-        units: of all hidden layers together.
+        units: numbers per sample: of all hidden layers together, or of one step of a feedback phase.
         generators: one per member, on the device of the memory.
         memory: float32; each item lies in it and lasts until the next.
+        repeats: one per member, how often it needs so many numbers in each minibatch; empty: once. A member draws no
+            more than it needs, so that its numbers do not depend on the others.
 
     Yields:
-        The noise of the next minibatch, (P, B * units); each member's from its own generator.
+        The noise of the next minibatch, (P, repeats * B * units) of the largest number of repeats; each member's from
+        its own generator, zeros where it needs none.
     """
+    if repeats:
+        yield from _draw_repeats(batches, units, generators, memory, repeats)
+        return
     for batch, same in groupby(batches):
         remaining, numbers = len(list(same)), batch * units
         while remaining:
@@ -60,6 +70,22 @@ def draw_noise(
             _fill(block, generators)
             yield from torch.split(block, numbers, dim=1)
             remaining -= count
+
+
+def _draw_repeats(
+    batches: Sequence[int],
+    units: int,
+    generators: Sequence[torch.Generator],
+    memory: Workspace,
+    repeats: Sequence[int],
+) -> Iterator[Tensor]:
+    """Draw the noise of one minibatch after the other, of each member as often as it needs."""
+    for batch in batches:
+        block = memory("noise", len(generators), max(repeats) * batch * units)
+        for row, generator, count in zip(block, generators, repeats, strict=True):
+            row[: count * batch * units].normal_(generator=generator)
+            row[count * batch * units :].zero_()
+        yield block
 
 
 def _fill(block: Tensor, generators: Sequence[torch.Generator]) -> None:
@@ -71,7 +97,7 @@ def _fill(block: Tensor, generators: Sequence[torch.Generator]) -> None:
 
 
 def by_layer(noise: Tensor, units: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-    """Split the noise of a minibatch (P, B * units of all hidden layers) into (P, B, n_i) for each hidden layer."""
+    """Split the noise of a minibatch (P, B * sum of units) into (P, B, n) for each n of ``units``."""
     batch = noise.shape[1] // sum(units)
     parts = torch.split(noise.to(dtype), [batch * n for n in units], dim=1)
     return [part.view(-1, batch, n) for part, n in zip(parts, units, strict=True)]

@@ -37,8 +37,9 @@ def joint_operations(
     chosen = configuration or example_configuration(method)
     pack = PackState(method, architecture, [chosen], [0], trained=trained, matmul=matmul)
     generator = stream(0, "operations")
-    x, *noise = (torch.randn(1, batch, units, generator=generator) for units in sizes[:-1])
-    pack.joint_step(x, torch.zeros(1, batch, dtype=torch.int64), noise if method.trains_feedback else None)
+    widths = method.noise_widths(architecture) * max(pack.noise_repeats, default=1)
+    x, *noise = (torch.randn(1, batch, units, generator=generator) for units in (sizes[0], *widths))
+    pack.joint_step(x, torch.zeros(1, batch, dtype=torch.int64), noise or None)
     if method.targets is not gauss_newton_targets:
         return matmul.operations
     # The Jacobians' products; the solves are counted as the J J^T products they are made of.
@@ -57,9 +58,7 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
     """
     forward = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in trained)
     total = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in architecture.layers)
-    feedback = 0
-    if method.feedback and method.trains_feedback:
-        feedback = sum(map(prod, method.feedback.shapes(architecture).values()))
+    feedback = sum(map(prod, method.array_shapes(architecture).values())) if method.trains_feedback else 0
     activities = 2 * batch * sum(architecture.sizes)
     return element * (7 * (forward + feedback) + total + feedback + activities)
 
@@ -89,9 +88,8 @@ def member_bytes(
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
     forward = sum(prod(shape) for layer in network_layers(architecture) for shape in layer.shapes.values())
-    feedback, fixed = 0, 0
+    feedback, fixed = sum(map(prod, method.array_shapes(architecture).values())), 0
     if method.feedback:
-        feedback = sum(map(prod, method.feedback.shapes(architecture).values()))
         fixed = sum(map(prod, method.feedback.fixed_shapes(architecture).values()))
     numbers = 4 * forward + (4 if method.trains_feedback else 1) * feedback + fixed
     if keep:

@@ -6,12 +6,16 @@ workloads and methods need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
+
+    from tpbench.engine.configuration import Configuration
+    from tpbench.engine.methods import Minibatch
+    from tpbench.engine.network import Parameters
 
 
 @dataclass(frozen=True)
@@ -138,3 +142,68 @@ GENERALISED = Reconstruction(
 """The difference reconstruction loss with K_L at the output, for generalised Gauss-Newton targets (equation 192)."""
 CONTROL = Reconstruction(through_output=True, corrected=False, scale=lambda sigma: sigma.new_ones(sigma.shape))
 """DDTP-control's loss (Algorithm 5): a loop through the output, no difference correction."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The inputs of an initialiser: one array of one member."""
+
+    shape: tuple[int, ...]
+    """Of the array, without the member dimension."""
+    generator: Generator
+    """The member's own random stream for this array."""
+    configuration: Configuration
+    arrays: Mapping[str, Tensor]
+    """The member's initial forward parameters by name, ``W1`` (n_1, n_0) and so on, and its arrays drawn before, in
+    float64."""
+
+
+Initialise = Callable[[Draw], "Tensor"]
+"""Returns the initial values of an array, in its shape; in float64, so that all precisions start alike."""
+
+
+@dataclass(frozen=True)
+class RuleArray:
+    """An array of a rule's own: one for every member, drawn from its seed; in checkpoints and exported networks.
+
+    Example:
+        ``Method(..., arrays=lambda architecture: {"F": RuleArray((architecture.sizes[0], architecture.sizes[-1]))})``
+    """
+
+    shape: tuple[int, ...]
+    """Without the member dimension."""
+    initialise: Initialise | None = None
+    """None: Xavier-normal numbers for a matrix, zeros for anything else."""
+    trained: bool = False
+    """The feedback phase's Adam steps train it."""
+
+
+BEFORE = "before"
+"""A feedback phase that runs before the rule gets the minibatch, which then sees the changed arrays."""
+AFTER = "after"
+"""A feedback phase that runs after the step of the forward parameters."""
+
+
+@dataclass(frozen=True)
+class FeedbackPhase:
+    """Training of the feedback map's and the rule's own arrays by a function, once or more per minibatch.
+
+    It runs in joint steps and in the epochs of pure feedback training.
+    """
+
+    train: Callable[[Minibatch, list[Tensor], Parameters], Tensor | None]
+    """Gets the minibatch, the noise of one step and the arrays' gradients, all zero: it writes gradients into them. It
+    may return losses of every member (P, n)."""
+    when: str = BEFORE
+    """:data:`BEFORE` or :data:`AFTER`."""
+    noise: Callable[[Architecture], tuple[int, ...]] | None = None
+    """Widths of the standard-normal draws of one step, each (P, B, width); None: it needs none."""
+    steps: str = ""
+    """The hyperparameter that is the number of steps per minibatch; empty: one."""
+    draws: str = ""
+    """The hyperparameter that is the number of times that one step draws this noise, one after the other; empty: once.
+    A phase of several steps draws once in each."""
+    own_step: bool = False
+    """The function changes the arrays itself, and there is no optimiser; the gradients are then empty."""
+    losses: bool = False
+    """The function returns losses: they become the curve ``reconstruction_loss``."""

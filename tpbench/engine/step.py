@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from torch import Tensor
 from tpbench.engine.adam import Adam, feedback_settings, forward_settings
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.errors import RuleError, place_of
-from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_feedback
-from tpbench.engine.methods import METHODS, Method, Minibatch
+from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_arrays
+from tpbench.engine.methods import METHODS, Method, Minibatch, Update
 from tpbench.engine.network import Loss, Parameters, cross_entropy, forward, forward_parameters, network_layers, stream
-from tpbench.engine.parts import Architecture
+from tpbench.engine.parts import AFTER, BEFORE, Architecture, FeedbackPhase
 from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_slope
 
 PHASES = ("batches", "forward", "targets", "gradients", "feedback", "adam")
@@ -61,11 +62,12 @@ class StepRecord:
     activities: list[Tensor]
     """h_0 .. h_L, (P, B, n_i)."""
     targets: list[Tensor] = field(default_factory=list)
-    """Differences hhat_i - h_i of the layers 1 .. L, (P, B, n_i)."""
+    """Differences hhat_i - h_i of the layers 1 .. L, (P, B, n_i); empty for a rule that returns an Update."""
     reconstruction_losses: Tensor | None = None
-    """(P, L-1)."""
+    """(P, L-1); of a rule's own phase (P, n)."""
 
 
+Output = TypeVar("Output")
 Observer = Callable[[Minibatch, Parameters], None]
 """Sees a joint step's minibatch and its local gradients, before any parameter changes."""
 
@@ -120,6 +122,7 @@ class PackState:
             name: torch.tensor([c[name] for c in self.configurations], dtype=dtype, device=device)
             for name in method.names
         }
+        self._phase_weights: dict[int, Tensor] = {}
         self._allocate()
         if initialise:
             self._initialise()
@@ -132,22 +135,35 @@ class PackState:
         settings = [forward_settings(c) for c in self.configurations]
         self.forward_adam = Adam(self.forward, self.forward_gradients, settings, names)
         self.feedback: Parameters | None = None
+        """The arrays of the feedback map and of the rule's own."""
         self.fixed: dict[str, Tensor] = {}
         self.feedback_gradients: Parameters | None = None
         self.feedback_adam: Adam | None = None
-        if not self.method.feedback:
+        shapes = self.method.array_shapes(self.architecture)
+        if not shapes:
             return
-        shapes = self.method.feedback.shapes(self.architecture)
+        if taken := [name for name in shapes if name in self.forward.shapes]:
+            raise RuleError(f"{self.method.title}: its array {taken[0]} has the name of a forward parameter")
         self.feedback = Parameters(shapes, self.members, dtype=self.dtype, device=self.device)
-        fixed_shapes = self.method.feedback.fixed_shapes(self.architecture)
+        fixed_shapes = self.method.feedback.fixed_shapes(self.architecture) if self.method.feedback else {}
         self.fixed = {
             name: torch.zeros(self.members, *shape, dtype=self.dtype, device=self.device)
             for name, shape in fixed_shapes.items()
         }
-        if self.method.trains_feedback:
-            self.feedback_gradients = self.feedback.like()
+        trained = self._trained_arrays()
+        if trained:
+            self.feedback_gradients = self.feedback.like(trained)
             settings = [feedback_settings(c) for c in self.configurations]
-            self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings)
+            self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings, trained)
+
+    def _trained_arrays(self) -> list[str]:
+        """Return the arrays that the feedback optimiser trains."""
+        method, phase = self.method, self.method.feedback_phase
+        if not method.trains_feedback or (phase and phase.own_step):
+            return []
+        of_map = list(method.feedback.shapes(self.architecture)) if method.feedback else []
+        own = method.arrays(self.architecture) if method.arrays else {}
+        return of_map + [name for name, array in own.items() if array.trained]
 
     def _initialise(self) -> None:
         """Draw the initial weights of every member from its own streams."""
@@ -155,8 +171,11 @@ class PackState:
             generator = stream(seed, "forward weights")
             for layer in self.layers:
                 layer.initialise(self.forward, member, generator)
-        if self.feedback and self.method.feedback:
-            initialise_feedback(self.feedback, self.seeds)
+        if self.feedback:
+            initialise_arrays(
+                self.feedback, self.method, self.architecture, self.seeds, self.configurations, self.forward
+            )
+        if self.method.feedback:
             for name, values in fixed_arrays(self.method.feedback, self.architecture, self.seeds).items():
                 self.fixed[name].copy_(values)
 
@@ -211,7 +230,8 @@ class PackState:
         Args:
             x: inputs (P, B, n_0).
             y: labels (P, B).
-            noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i); None if no feedback is trained.
+            noise: standard-normal draws: of hidden layer i at index i - 1, (P, B, n_i), or those of all steps of the
+                rule's own phase; None if no feedback is trained.
 
         Raises:
             RuleError: the method's rule gives what cannot be trained.
@@ -220,28 +240,44 @@ class PackState:
             activities = self._forward_pass(x)
             losses, wrong, output_gradient = self.loss(activities[-1], y)
             batch = self._minibatch(activities, output_gradient, y)
+        record = StepRecord(losses, wrong, activities)
+        phase = self.method.feedback_phase
+        if phase and phase.when == BEFORE:
+            record.reconstruction_losses = self._run_phase(phase, batch, noise)
         with self.clock("targets"):
-            targets = self._targets(batch)
+            update = self._rule_output(batch)
         with self.clock("gradients"):
-            self.local_gradients(activities, batch.slopes, targets)
+            if isinstance(update, Update):
+                self.error_gradients(activities, update)
+            else:
+                record.targets = update
+                self.local_gradients(activities, batch.slopes, update)
         if self.observer:
             self.observer(batch, self.forward_gradients)
-        record = StepRecord(losses, wrong, activities, targets)
-        if batch.feedback and noise is not None:
+        if self.method.reconstruction and batch.feedback and noise is not None:
             record.reconstruction_losses = self._train_feedback(batch.feedback, batch.slopes, noise)
         with self.clock("adam"):
+            self._clip(self.forward_gradients, "clip", self.forward_adam.first_moment)
             self.forward_adam.step()
+        if phase and phase.when == AFTER:
+            record.reconstruction_losses = self._run_phase(phase, batch, noise)
         return record
 
-    def feedback_step(self, x: Tensor, noise: list[Tensor]) -> Tensor:
+    def feedback_step(self, x: Tensor, noise: list[Tensor] | None, y: Tensor | None = None) -> Tensor | None:
         """Train the feedback parameters alone on one minibatch (section B.1).
 
         Args:
             x, noise: as of :meth:`joint_step`.
+            y: labels, which a phase of the rule's own needs.
 
         Returns:
-            The reconstruction losses, (P, L-1).
+            The reconstruction losses, (P, L-1), or those of the rule's own phase.
         """
+        phase = self.method.feedback_phase
+        if phase and y is not None:
+            with self.clock("forward"):
+                batch = self.minibatch(x, y)
+            return self._run_phase(phase, batch, noise)
         with self.clock("forward"):
             activities = self._forward_pass(x)
             slopes = self._slopes(activities)
@@ -266,6 +302,82 @@ class PackState:
             slope = slopes[i] if layer.squash else None
             layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul)
 
+    def error_gradients(self, activities: list[Tensor], update: Update) -> None:
+        """Compute the gradients of a rule that gives errors of the pre-activations.
+
+        Args:
+            activities: h_0 .. h_L, (P, B, n_i).
+            update: errors, and presynaptic values where they are not the activities.
+        """
+        inputs = activities if update.inputs is None else update.inputs
+        for i in self.trained:
+            layer = self.layers[i - 1]
+            layer.gradient(update.errors[i - 1], None, inputs[i - 1], self.forward_gradients, self.matmul)
+
+    def _run_phase(self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor] | None) -> Tensor | None:
+        """Train the arrays by the rule's own phase, each member as often as it says.
+
+        Returns:
+            The mean of the losses of all steps, (P, n); None where the phase measures none.
+        """
+        counts = self.phase_steps
+        draws, widths = noise or [], len(self.method.noise_widths(self.architecture)) * self._draws_per_step
+        into = self.feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
+        total: Tensor | None = None
+        for k in range(max(counts)):
+            active = [p for p, count in enumerate(counts) if k < count]
+            idle = [p for p in range(self.members) if p not in active] if phase.own_step else []
+            with self.clock("feedback"):
+                # The maps at the arrays as they are now.
+                batch.feedback = self._feedback_state(batch.activities)
+                into.flat.zero_()
+                kept = [(view[p], view[p].clone()) for view in self._arrays() for p in idle]
+                losses = self._train_phase(phase, batch, draws[k * widths : (k + 1) * widths], into)
+                for values, before in kept:
+                    values.copy_(before)
+            if self.feedback_adam:
+                with self.clock("adam"):
+                    self._clip(into, "clip_fb", into)
+                    self.feedback_adam.step(None if len(active) == self.members else active)
+            if losses is not None:
+                losses = losses * self._phase_weight(k)
+                total = losses if total is None else total + losses
+        batch.feedback = self._feedback_state(batch.activities)
+        return total
+
+    def _clip(self, gradients: Parameters, name: str, names: Iterable[str]) -> None:
+        """Bound the norm of each named gradient of every member by a hyperparameter, where the method has it."""
+        if name not in self.hyperparameters:
+            return
+        for array in names:
+            clip_together([gradients[array]], self.hyperparameters[name])
+
+    def _arrays(self) -> list[Tensor]:
+        return [self.feedback[name] for name in self.feedback] if self.feedback else []
+
+    def _phase_weight(self, k: int) -> Tensor:
+        """Return the weight (P, 1) of step k of the feedback phase in each member's mean over its steps."""
+        # Made once: a CUDA graph takes no numbers from the host.
+        if k not in self._phase_weights:
+            weights = [1 / count if k < count else 0.0 for count in self.phase_steps]
+            self._phase_weights[k] = torch.tensor(weights, dtype=self.dtype, device=self.device).unsqueeze(1)
+        return self._phase_weights[k]
+
+    def _train_phase(
+        self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
+    ) -> Tensor | None:
+        """Call the rule's phase.
+
+        Raises:
+            RuleError: it raised something, or gives no losses though it is declared so.
+        """
+        guard = MutationGuard(batch)
+        losses = call_rule(self.method, lambda: phase.train(batch, noise, into))
+        guard.require_unchanged(self.method)
+        if phase.losses and not (isinstance(losses, Tensor) and losses.dim() == 2 and len(losses) == self.members):
+            raise RuleError(f"{self.method.title}: its feedback phase must return losses (members, n)")
+        return losses if phase.losses else None
+
     def _forward_pass(self, x: Tensor) -> list[Tensor]:
         self.matmul.begin_step()
         return self.propagate(x, self.matmul)
@@ -289,7 +401,30 @@ class PackState:
             generators=() if self.allows_cuda_graph else self.generators,
             configurations=self.configurations,
             matmul=self.matmul,
+            arrays=self.feedback,
         )
+
+    @property
+    def _draws_per_step(self) -> int:
+        """How often one step of the feedback phase draws noise, in the member that needs most."""
+        phase = self.method.feedback_phase
+        return max(int(c[phase.draws]) for c in self.configurations) if phase and phase.draws else 1
+
+    @property
+    def noise_repeats(self) -> list[int]:
+        """How often each member needs the noise of :meth:`Method.noise_widths` in a minibatch; empty: all once."""
+        phase = self.method.feedback_phase
+        if not phase or not (phase.steps or phase.draws):
+            return []
+        return [int(c[phase.steps or phase.draws]) for c in self.configurations]
+
+    @property
+    def phase_steps(self) -> list[int]:
+        """How often each member's feedback phase runs in a minibatch; empty for a method without one."""
+        phase = self.method.feedback_phase
+        if not phase:
+            return []
+        return [int(c[phase.steps]) if phase.steps else 1 for c in self.configurations]
 
     def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
         if not (self.feedback and self.method.feedback):
@@ -304,22 +439,22 @@ class PackState:
             self.matmul,
         )
 
-    def _targets(self, batch: Minibatch) -> list[Tensor]:
-        """Return the rule's targets, with the checks that cost nothing; the first ones of a pack are validated."""
+    def _rule_output(self, batch: Minibatch) -> list[Tensor] | Update:
+        """Return the rule's targets or update, with the checks that cost nothing; the first ones are validated."""
         guard = MutationGuard(batch)
-        targets = compute_targets(self.method, batch)
+        output = compute_update(self.method, batch)
         guard.require_unchanged(self.method)
         if not self.validated:
-            require_shapes(self.method, batch, targets)
+            require_shapes(self.method, batch, output)
             # Overflow of a built-in rule is due to its hyperparameters: that member diverges. A package's is reported.
             if not is_built_in(self.method):
-                self.non_finite = find_non_finite(batch, targets)
+                self.non_finite = find_non_finite(batch, output)
             self.validated = True
-        return targets
+        return output
 
-    def _train_feedback(self, state: FeedbackState | None, slopes: list[Tensor], noise: list[Tensor]) -> Tensor:
+    def _train_feedback(self, state: FeedbackState | None, slopes: list[Tensor], noise: list[Tensor] | None) -> Tensor:
         loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
-        if not (state and loss and into and adam):
+        if not (state and loss and into and adam and noise):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
         with self.clock("feedback"):
             losses = feedback_gradients(
@@ -364,6 +499,21 @@ class PackState:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]
 
 
+def clip_together(gradients: Sequence[Tensor], bound: Tensor) -> None:
+    """Scale gradients so that the norm of all of them together is at most ``bound``, as the authors of DFC do.
+
+    The factor is ``min(1, bound / (norm + 1e-6))``, one for every member.
+
+    Args:
+        gradients: (P, ...) each; changed in place.
+        bound: (P,).
+    """
+    squares = [torch.linalg.vector_norm(values.flatten(1), dim=1).square() for values in gradients]
+    factor = (bound / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1)
+    for values in gradients:
+        values.mul_(factor.view(-1, *[1] * (values.dim() - 1)))
+
+
 class MutationGuard:
     """Notices when a rule changes its minibatch in place: it would train by its own change and be measured by it too.
 
@@ -403,17 +553,27 @@ class MutationGuard:
         return [*names, *(f"the hyperparameter {name}" for name in self._batch.hyperparameters), "the labels"]
 
 
-def compute_targets(method: Method, batch: Minibatch) -> list[Tensor]:
-    """Return a rule's targets of a minibatch.
+def compute_update(method: Method, batch: Minibatch) -> list[Tensor] | Update:
+    """Return a rule's targets of a minibatch, or its update.
 
     Raises:
         RuleError: the rule of a package raised something; the message names the line of its own code.
         MemoryError, torch.OutOfMemoryError, RuntimeError: there is not enough memory.
     """
+    return call_rule(method, lambda: method.targets(batch))
+
+
+def call_rule(method: Method, call: Callable[[], Output]) -> Output:
+    """Return what a function of a rule returns.
+
+    Raises:
+        RuleError: the function of a package raised something; the message names the line of its own code.
+        MemoryError, torch.OutOfMemoryError, RuntimeError: there is not enough memory.
+    """
     if is_built_in(method):
-        return method.targets(batch)
+        return call()
     try:
-        return method.targets(batch)
+        return call()
     except (Exception, SystemExit) as error:
         if isinstance(error, (RuleError, MemoryError, torch.OutOfMemoryError)) or "can't allocate" in str(error):
             raise
@@ -427,35 +587,47 @@ def is_built_in(method: Method) -> bool:
     return any(method is known for known in METHODS.values())
 
 
-def require_shapes(method: Method, batch: Minibatch, targets: object) -> None:
-    """Require a target of the right kind for each layer.
+def require_shapes(method: Method, batch: Minibatch, output: object) -> None:
+    """Require a target, or an error, of the right kind for each layer.
 
     Raises:
         RuleError: their number, kind or shape is not as it must be.
     """
-    depth, sizes = batch.architecture.depth, batch.architecture.sizes
-    if not isinstance(targets, (list, tuple)) or len(targets) != depth:
-        given = f"{len(targets)} of them" if isinstance(targets, (list, tuple)) else f"a {type(targets).__name__}"
-        raise RuleError(f"{method.title}: the rule must give {depth} targets, one for each layer, and gave {given}")
+    sizes, layers = batch.architecture.sizes, batch.architecture.layers
+    if not isinstance(output, Update):
+        _require_arrays(method, batch, "target", output, [sizes[i] for i in layers])
+        return
+    _require_arrays(method, batch, "error", output.errors, [sizes[i] for i in layers])
+    if output.inputs is not None:
+        _require_arrays(method, batch, "input", output.inputs, [sizes[i - 1] for i in layers])
+
+
+def _require_arrays(method: Method, batch: Minibatch, kind: str, given: object, widths: Sequence[int]) -> None:
+    if not isinstance(given, (list, tuple)) or len(given) != len(widths):
+        what = f"{len(given)} of them" if isinstance(given, (list, tuple)) else f"a {type(given).__name__}"
+        raise RuleError(
+            f"{method.title}: the rule must give {len(widths)} {kind}s, one for each layer, and gave {what}"
+        )
     members, samples, _ = batch.output_gradient.shape
-    for i, target in zip(batch.architecture.layers, targets, strict=True):
-        where, expected = f"{method.title}, target of layer {i}", (members, samples, sizes[i])
-        if not isinstance(target, Tensor):
-            raise RuleError(f"{where}: must be a tensor, got a {type(target).__name__}")
-        if tuple(target.shape) != expected:
+    for i, values, width in zip(batch.architecture.layers, given, widths, strict=True):
+        where, expected = f"{method.title}, {kind} of layer {i}", (members, samples, width)
+        if not isinstance(values, Tensor):
+            raise RuleError(f"{where}: must be a tensor, got a {type(values).__name__}")
+        if tuple(values.shape) != expected:
             raise RuleError(
-                f"{where}: must have the shape {expected} (members, batch, units), got {tuple(target.shape)}"
+                f"{where}: must have the shape {expected} (members, batch, units), got {tuple(values.shape)}"
             )
-        if target.requires_grad:
+        if values.requires_grad:
             raise RuleError(f"{where}: requires a gradient, which nothing follows: make it without, or detach it")
-        if (target.dtype, target.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
-            kind = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
-            raise RuleError(f"{where}: must be {kind}, got {target.dtype} on {target.device}")
+        if (values.dtype, values.device) != (batch.output_gradient.dtype, batch.output_gradient.device):
+            wanted = f"{batch.output_gradient.dtype} on {batch.output_gradient.device}"
+            raise RuleError(f"{where}: must be {wanted}, got {values.dtype} on {values.device}")
 
 
-def find_non_finite(batch: Minibatch, targets: Sequence[Tensor]) -> str:
+def find_non_finite(batch: Minibatch, output: Sequence[Tensor] | Update) -> str:
     """Name the first layer whose target has a number that is not finite in every member; empty if there is none."""
-    for i, target in zip(batch.architecture.layers, targets, strict=True):
-        if not bool(torch.isfinite(target).flatten(1).all(dim=1).any()):
-            return f"target of layer {i} holds numbers that are not finite"
+    kind, values = ("error", output.errors) if isinstance(output, Update) else ("target", output)
+    for i, array in zip(batch.architecture.layers, values, strict=True):
+        if not bool(torch.isfinite(array).flatten(1).all(dim=1).any()):
+            return f"{kind} of layer {i} holds numbers that are not finite"
     return ""

@@ -195,7 +195,7 @@ class Trainer:
         self.precision, self.dtype, self.device = precision, dtype_of(precision), torch.device(device)
         # Always drawn in float32, so that all precisions see the same noise.
         self._noise_memory = Workspace(torch.float32, "cpu" if host_noise else device)
-        self._hidden_units = [problem.architecture.sizes[i] for i in problem.architecture.hidden]
+        self._noise_widths = method.noise_widths(problem.architecture)
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, set by the caller that drives the epochs; part of a checkpoint."""
@@ -271,7 +271,7 @@ class Trainer:
         if kind == "joint":
             size = self.problem.training_size
             measured = {"train_loss": self._totals["loss"] / size, "train_error": self._totals["wrong"] / size}
-        if self.method.trains_feedback:
+        if self.method.measures_feedback:
             measured["reconstruction_loss"] = self._totals["reconstruction"] / batches
         return measured | evaluated
 
@@ -293,8 +293,7 @@ class Trainer:
         """Train a joint minibatch; its measurements are added to the epoch's totals, on the device."""
         with self.pack.clock("batches"):
             x, y = self.problem.batch(samples, self.dtype)
-        noise_by_layer = None if noise is None else by_layer(noise, self._hidden_units, self.dtype)
-        record = self.pack.joint_step(x, y, noise_by_layer)
+        record = self.pack.joint_step(x, y, self._split_noise(noise))
         self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
         self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
         if record.reconstruction_losses is not None:
@@ -302,10 +301,16 @@ class Trainer:
 
     def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train the feedback alone on a minibatch."""
-        assert noise is not None
-        x, _ = self.problem.batch(samples, self.dtype)
-        losses = self.pack.feedback_step(x, by_layer(noise, self._hidden_units, self.dtype))
-        self._totals["reconstruction"] += losses.mean(1)
+        x, y = self.problem.batch(samples, self.dtype)
+        losses = self.pack.feedback_step(x, self._split_noise(noise), y)
+        if losses is not None:
+            self._totals["reconstruction"] += losses.mean(1)
+
+    def _split_noise(self, noise: Tensor | None) -> list[Tensor] | None:
+        """Split the noise of a minibatch by layer, one step of a feedback phase after the other."""
+        if noise is None:
+            return None
+        return by_layer(noise, self._noise_widths * max(self.pack.noise_repeats, default=1), self.dtype)
 
     def _minibatches(self) -> Sequence[Tensor]:
         """Return sample numbers (P, B) of this epoch's minibatches; each member has its own split and its own order."""
@@ -318,10 +323,10 @@ class Trainer:
 
     def _noise(self, batches: Sequence[Tensor]) -> Iterator[Tensor | None]:
         """Draw the noise of each of these minibatches (:func:`draw_noise`); None where no feedback is trained."""
-        if not self.method.trains_feedback:
+        if not self._noise_widths:
             return iter([None] * len(batches))
-        sizes = [samples.shape[1] for samples in batches]
-        draws = draw_noise(sizes, sum(self._hidden_units), self._generators(), self._noise_memory)
+        sizes, width = [samples.shape[1] for samples in batches], sum(self._noise_widths)
+        draws = draw_noise(sizes, width, self._generators(), self._noise_memory, self.pack.noise_repeats)
         return (noise.to(self.device) for noise in draws)
 
     def _generators(self) -> list[torch.Generator]:

@@ -25,12 +25,12 @@ import tpbench
 from tpbench.engine.configuration import SCHEDULE, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError
 from tpbench.engine.golden import SHIPPED, compare_golden_file, golden_files, relative_error
-from tpbench.engine.methods import METHODS, Method, Minibatch, example_configuration
+from tpbench.engine.methods import METHODS, Method, Minibatch, Update, example_configuration
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
-from tpbench.engine.step import MutationGuard, PackState, compute_targets, find_non_finite, require_shapes
+from tpbench.engine.step import MutationGuard, PackState, compute_update, find_non_finite, require_shapes
 from tpbench.engine.trainer import Trainer, dtype_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
@@ -123,8 +123,9 @@ def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
     return PackState(method, _NETWORK, chosen, list(seeds), dtype=torch.float64)
 
 
-def _data(seeds: tuple[int, ...], step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return inputs, labels and noise, each member's from its seed alone."""
+def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return inputs, labels and noise of a pack's members, each one's from its seed alone."""
+    seeds, widths = pack.seeds, pack.method.noise_widths(_NETWORK)
     generators = [stream(seed, "verify method", step) for seed in seeds]
 
     def draw(*shape: int) -> Tensor:
@@ -132,7 +133,8 @@ def _data(seeds: tuple[int, ...], step: int = 0) -> tuple[Tensor, Tensor, list[T
 
     x = draw(_BATCH, _NETWORK.sizes[0])
     labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
-    return x, torch.stack(labels), [draw(_BATCH, _NETWORK.sizes[i]) for i in _NETWORK.hidden]
+    repeats = max(pack.noise_repeats, default=1)
+    return x, torch.stack(labels), [draw(_BATCH, width) for width in widths * repeats]
 
 
 def _train(pack: PackState, steps: Sequence[int] = range(_STEPS), *, epochs: bool = False) -> PackState:
@@ -140,25 +142,25 @@ def _train(pack: PackState, steps: Sequence[int] = range(_STEPS), *, epochs: boo
     for step in steps:
         if epochs:
             pack.generators = [stream(seed, "rule", step) for seed in pack.seeds]
-        x, y, noise = _data(tuple(pack.seeds), step)
-        pack.joint_step(x, y, noise if pack.method.trains_feedback else None)
+        pack.joint_step(*_data(pack, step))
     return pack
 
 
 def _minibatch(method: Method) -> Minibatch:
-    x, y, _ = _data(_SEEDS)
-    return _pack(method).minibatch(x, y)
+    pack = _pack(method)
+    x, y, _ = _data(pack)
+    return pack.minibatch(x, y)
 
 
 def _check_shapes(method: Method) -> str:
     batch = _minibatch(method)
-    require_shapes(method, batch, compute_targets(method, batch))
+    require_shapes(method, batch, compute_update(method, batch))
     return f"{_NETWORK.depth} targets, each (members, batch, units)"
 
 
 def _check_finite(method: Method) -> str:
     batch = _minibatch(method)
-    if problem := find_non_finite(batch, compute_targets(method, batch)):
+    if problem := find_non_finite(batch, compute_update(method, batch)):
         raise RuleError(problem)
     return "all numbers are finite"
 
@@ -166,26 +168,32 @@ def _check_finite(method: Method) -> str:
 def _check_unchanged(method: Method) -> str:
     batch = _minibatch(method)
     watched = MutationGuard(batch)
-    compute_targets(method, batch)
+    compute_update(method, batch)
     watched.require_unchanged(method)
     return "nothing of the minibatch is changed in place"
 
 
 def _check_repeatable(method: Method) -> str:
     batch = _minibatch(method)
-    feedback = batch.feedback.parameters.flat.clone() if batch.feedback else None
-    first = compute_targets(method, batch)
-    copies = [target.clone() for target in first]
-    if batch.feedback and feedback is not None:
-        batch.feedback.parameters.flat.copy_(feedback)
+    arrays = batch.arrays.flat.clone() if batch.arrays else None
+    first = _results(compute_update(method, batch))
+    copies = [values.clone() for values in first]
+    if batch.arrays and arrays is not None:
+        batch.arrays.flat.copy_(arrays)
     batch.generators = [stream(seed, "rule") for seed in _SEEDS]
-    second = compute_targets(method, batch)
-    for i, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True), start=1):
+    second = _results(compute_update(method, batch))
+    for number, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True)):
+        i = number % _NETWORK.depth + 1
         if not torch.equal(copy, other):
-            raise RuleError(f"the second call gives another target of layer {i}{_HINT}")
+            raise RuleError(f"the second call gives another result for layer {i}{_HINT}")
         if not torch.equal(copy, mine):
-            raise RuleError(f"the second call changes the first one's target of layer {i}")
+            raise RuleError(f"the second call changes the first one's result for layer {i}")
     return "the same minibatch gives the same targets"
+
+
+def _results(output: list[Tensor] | Update) -> list[Tensor]:
+    """Return all tensors of a rule's targets or update, those of one kind by layer."""
+    return [*output.errors, *(output.inputs or ())] if isinstance(output, Update) else list(output)
 
 
 def _error_of(parameters: Parameters, expected: Parameters) -> float:
@@ -268,13 +276,14 @@ def _check_read_backs(method: Method) -> str:
         pack = PackState(method, _NETWORK, [configuration] * len(_SEEDS), list(_SEEDS), device="cuda")
         # The first results of a rule are read once, before anything is captured.
         pack.validated = True
-        x, *noise = (torch.empty(len(_SEEDS), _BATCH, n, device="cuda") for n in _NETWORK.sizes[:-1])
+        widths = method.noise_widths(_NETWORK) * max(pack.noise_repeats, default=1)
+        x, *noise = (torch.empty(len(_SEEDS), _BATCH, n, device="cuda") for n in (_NETWORK.sizes[0], *widths))
         y = torch.empty(len(_SEEDS), _BATCH, dtype=torch.int64, device="cuda")
         try:
             with NoTransfers():  # type: ignore[no-untyped-call]
-                pack.joint_step(x, y, noise if method.trains_feedback else None)
+                pack.joint_step(x, y, noise)
                 if method.trains_feedback:
-                    pack.feedback_step(x, noise)
+                    pack.feedback_step(x, noise, y)
         except (RuleError, *READ_BACK) as error:
             cause = error.__cause__ if isinstance(error, RuleError) else error
             if isinstance(cause, READ_BACK):
@@ -303,7 +312,7 @@ def _check_gradient(method: Method) -> str:
     if loss is None:
         return "declares no loss that it descends"
     pack = _pack(method)
-    h, y, _ = _data(_SEEDS)
+    h, y, _ = _data(pack)
     arrays = {name: pack.forward[name].clone().requires_grad_() for name in pack.forward}
     for i in _NETWORK.layers:
         h = torch.baddbmm(arrays[f"b{i}"].unsqueeze(1), h, arrays[f"W{i}"].mT)

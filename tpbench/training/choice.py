@@ -57,7 +57,7 @@ class CellChoice:
         """
         found = get_workload(workload)
         get_method(method)
-        if method in found.excluded_methods:
+        if found.excludes(method):
             raise UsageError(_excluded(method, found.name))
         return cls(found, method)
 
@@ -136,7 +136,7 @@ def _pairs(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[Ce
     cells, left = [], []
     for workload in workloads:
         for rule in rules:
-            if rule in workload.excluded_methods:
+            if workload.excludes(rule):
                 left.append(_excluded(rule, workload.name))
             else:
                 get_method(rule)

@@ -155,7 +155,7 @@ def measure_all(
     """Yield every combination that makes sense, as it is measured; the precisions of one directly after each other."""
     for workload in workloads:
         for method in methods:
-            if method not in workload.excluded_methods:
+            if not workload.excludes(method):
                 for pack in packs:
                     for precision in precisions:
                         yield measure(workload, method, pack, device, precision, seconds=seconds)

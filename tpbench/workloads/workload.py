@@ -13,11 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import HYPERPARAMETERS, SCHEDULE, Architecture, Method, check_configuration, unknown
+from tpbench.engine import HYPERPARAMETERS, SCHEDULE, Architecture, Method, check_configuration, get_method, unknown
 from tpbench.engine.parts import EXTRA, JOINT, SLEEP
-
-_NEED_ALL_LAYERS = ("dfa", "fa")
-"""Methods whose fixed feedback works only if all forward parameters can align with it (section 4)."""
 
 _NO_CONTENT = ("name", "title", "data", "samples", "source")
 """Names and places, which change no result; the data themselves have a fingerprint of their own."""
@@ -75,10 +72,13 @@ class Workload:
         """The network's layer widths."""
         return Architecture((self.inputs, *self.hidden, self.outputs), random_hidden=self.random_hidden)
 
-    @property
-    def excluded_methods(self) -> tuple[str, ...]:
-        """Methods that make no sense here."""
-        return _NEED_ALL_LAYERS if self.trained_layers else ()
+    def excludes(self, method: str) -> bool:
+        """Return whether a method makes no sense here: fixed feedback where layers are frozen (section 4).
+
+        Raises:
+            UsageError: there is no such method.
+        """
+        return bool(self.trained_layers) and get_method(method).fixed_feedback
 
     def feedback_schedule(self, method: Method) -> dict[str, int]:
         """Return the epochs that train a method's feedback alone (section B.1), as hyperparameters.
