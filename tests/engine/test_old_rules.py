@@ -164,6 +164,11 @@ def test_all_that_a_rule_needs_is_in_the_engine() -> None:
             if not name.startswith("_") and getattr(value, "__module__", module.__name__) == module.__name__
         }
         wanted = {name for name in public if name.endswith("_targets") or name.isupper() or name[0].isupper()}
-        assert wanted - {"TYPE_CHECKING", "FORWARD_ADAM", "FEEDBACK_TRAINING", "SCHEDULES", "REGISTRY"} <= set(
-            dir(engine)
-        )
+        assert wanted - {
+            "TYPE_CHECKING",
+            "FORWARD_ADAM",
+            "FEEDBACK_TRAINING",
+            "FEEDBACK_ADAM",
+            "SCHEDULES",
+            "REGISTRY",
+        } <= set(dir(engine))

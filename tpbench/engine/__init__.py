@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter, check_configuration
 from tpbench.engine.errors import RuleError, TpbenchError, UsageError, unknown
+from tpbench.engine.field_rules import errors_sent_back
 from tpbench.engine.methods import (
     METHODS,
     Method,
     Minibatch,
+    Update,
     aligned_targets,
     all_methods,
     cross_entropy_loss,
@@ -30,6 +32,8 @@ from tpbench.engine.methods import (
     uncorrected_targets,
 )
 from tpbench.engine.parts import (
+    AFTER,
+    BEFORE,
     CONTROL,
     DIFFERENCE,
     DIRECT_LINEAR,
@@ -43,8 +47,12 @@ from tpbench.engine.parts import (
     LAYERWISE_TANH,
     SLEEP,
     Architecture,
+    Draw,
     Feedback,
+    FeedbackPhase,
+    Initialise,
     Reconstruction,
+    RuleArray,
 )
 from tpbench.engine.protocol import (
     CURVES,
@@ -59,16 +67,20 @@ from tpbench.engine.startup import find_moved_modules, lazily
 
 if TYPE_CHECKING:
     from tpbench.engine.feedback import FeedbackState
+    from tpbench.engine.gauss_newton import output_jacobians
     from tpbench.engine.network import Parameters, stream
     from tpbench.engine.precision import tanh_difference_, tanh_slope
     from tpbench.engine.problem import Problem
+    from tpbench.engine.step import clip_together
     from tpbench.engine.trainer import Trainer, load_checkpoint, save_checkpoint
 
 _LAZY = {
     "feedback": ("FeedbackState",),
     "network": ("Parameters", "stream"),
+    "gauss_newton": ("output_jacobians",),
     "precision": ("tanh_difference_", "tanh_slope"),
     "problem": ("Problem",),
+    "step": ("clip_together",),
     "trainer": ("Trainer", "load_checkpoint", "save_checkpoint"),
 }
 
@@ -77,6 +89,8 @@ __getattr__ = lazily(globals(), {name: f"tpbench.engine.{module}" for module, na
 find_moved_modules()
 
 __all__ = [
+    "AFTER",
+    "BEFORE",
     "CONTROL",
     "CURVES",
     "DIFFERENCE",
@@ -97,26 +111,33 @@ __all__ = [
     "SLEEP",
     "Architecture",
     "Configuration",
+    "Draw",
     "EpochReport",
     "Feedback",
+    "FeedbackPhase",
     "FeedbackState",
     "Hyperparameter",
+    "Initialise",
     "MemberHistory",
     "Method",
     "Minibatch",
     "Parameters",
     "Problem",
     "Reconstruction",
+    "RuleArray",
     "RuleError",
     "TpbenchError",
     "Trainer",
+    "Update",
     "UsageError",
     "aligned_targets",
     "all_methods",
     "check_configuration",
     "check_device_precision",
     "check_precision",
+    "clip_together",
     "cross_entropy_loss",
+    "errors_sent_back",
     "example_configuration",
     "gauss_newton_targets",
     "generalised_targets",
@@ -127,6 +148,7 @@ __all__ = [
     "method_names",
     "method_source",
     "method_title",
+    "output_jacobians",
     "propagated_targets",
     "save_checkpoint",
     "stream",

@@ -75,8 +75,8 @@ def _initial_difference(i: int) -> Callable[[Draw], Tensor]:
 def kolen_pollack_update(batch: Minibatch) -> Update:
     """Send errors back by matrices that take the steps of the weights, and decay with them (Akrout et al. 2019).
 
-    ``delta_{i-1} = (B_i delta_i) * slope_{i-1}``, B_i in the place of W_i^T. As W and B take the same step, whatever the
-    optimiser, ``D_i = B_i^T - W_i`` only decays, and D is what is kept (:func:`decay_differences`).
+    ``delta_{i-1} = (B_i delta_i) * slope_{i-1}``, B_i in the place of W_i^T. As W and B take the same step, whatever
+    the optimiser, ``D_i = B_i^T - W_i`` only decays, and D is what is kept (:func:`decay_differences`).
 
     Source: Akrout et al., "Deep Learning without Weight Transport", 2019; code makrout/Deep-Learning-without-Weight-
     Transport. There: SGD, and the decay acts on W too (here the hyperparameter wd does that); dW is a sum over the
@@ -103,9 +103,9 @@ def decay_differences(batch: Minibatch, noise: list[Tensor], into: Parameters) -
 def mirror_weights(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     """Let each feedback matrix see noise beside what the layer above makes of it (Akrout et al. 2019).
 
-    Uniform noise x of amplitude 0.1 (from -0.05 to 0.05) goes into layer i, ``z = tanh(W_{i+1} x + b_{i+1})`` comes out,
-    and ``Q_i <- (1 - wm_decay) Q_i + wm_rate sum over the batch of x z^T``; also for the output layer with its tanh. The
-    expected change is proportional to W_{i+1}^T.
+    Uniform noise x of amplitude 0.1 (from -0.05 to 0.05) goes into layer i, ``z = tanh(W_{i+1} x + b_{i+1})`` comes
+    out, and ``Q_i <- (1 - wm_decay) Q_i + wm_rate sum over the batch of x z^T``; the output layer has a tanh here too.
+    The expected change is proportional to W_{i+1}^T.
 
     Source: FCNN_WM.py of makrout/Deep-Learning-without-Weight-Transport. There: no decay (the line that should keep Q
     from growing has no effect), and one phase per minibatch before the first step (here ``fb_pretrain_epochs: 1``).
@@ -199,10 +199,11 @@ def draw_magnitudes(batch: Minibatch, noise: list[Tensor], into: Parameters) -> 
 
 
 def direct_random_target_update(batch: Minibatch) -> Update:
-    """Send the one-hot label to each hidden layer by a fixed random matrix (DRTP): ``delta_i = (Q_i y) * slope_i / B``.
+    """Send the one-hot label to each hidden layer by a fixed random matrix (DRTP).
 
-    No error is sent back; the output layer has its own. Source: Frenkel et al., "Learning Without Feedback: Fixed Random
-    Learning Signals Allow for Feedforward Training of Deep Neural Networks", 2021.
+    ``delta_i = (Q_i y) * slope_i / B``; no error is sent back, and the output layer has its own. Source: Frenkel et al.,
+    "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of Deep Neural Networks",
+    2021.
 
     Raises:
         ValueError: the labels are no classes.
@@ -255,9 +256,9 @@ def uniform_feedback(given: Draw) -> Tensor:
 def lee_targets(batch: Minibatch) -> list[Tensor]:
     """Take the target of the last hidden layer from the gradient, and send it back from there (Lee et al. 2015).
 
-    ``hhat_{L-1} = h_{L-1} - eta dL/dh_{L-1}``, below it ``hhat_i = h_i + g_i(hhat_{i+1}) - g_i(h_{i+1})``; the output has
-    the target of equation 2. The paper's DTP instead sends the output target through g_{L-1}, as the "simplified" DTP of
-    Bartunov et al. (2018). Here g_{L-1} is trained like the others and sends nothing.
+    ``hhat_{L-1} = h_{L-1} - eta dL/dh_{L-1}``, below it ``hhat_i = h_i + g_i(hhat_{i+1}) - g_i(h_{i+1})``; the output
+    has the target of equation 2. The paper's DTP instead sends the output target through g_{L-1}, as the "simplified"
+    DTP of Bartunov et al. (2018). Here g_{L-1} is trained like the others and sends nothing.
 
     Source: Lee et al., "Difference Target Propagation", 2015, Algorithm 1.
     """
@@ -351,10 +352,10 @@ def controlled_widths(architecture: Architecture) -> tuple[int, ...]:
 def controlled_update(batch: Minibatch) -> Update:
     """Let a controller bring the output to its target, at the steady state of the linearised network (DFC-SSA).
 
-    ``u = (sum_i J_i Q_i + damping_dfc 1)^{-1} (hhat_L - h_L)``, J_i = dh_L/da_i at the forward pass, hhat_L as equation
-    2; then upwards ``v_i = W_i r_{i-1} + b_i + Q_i u``, ``r_i = tanh(v_i)``, r_0 = x, the output linear. The gradient is
-    ``dW_i = -(2 / B) sum over the batch of (r_i - tanh(v_i - Q_i u)) r_{i-1}^T``: no slope, and the controlled activity
-    of the layer below.
+    ``u = (sum_i J_i Q_i + damping_dfc 1)^{-1} (hhat_L - h_L)``, J_i = dh_L/da_i at the forward pass, hhat_L as in
+    equation 2. Then upwards ``v_i = W_i r_{i-1} + b_i + Q_i u``, ``r_i = tanh(v_i)``, r_0 = x, the output linear. The
+    gradient is ``dW_i = -(2 / B) sum over the batch of (r_i - tanh(v_i - Q_i u)) r_{i-1}^T``: no slope, and the
+    controlled activity of the layer below.
 
     Source: Meulemans et al., "Credit Assignment in Neural Networks through Deep Feedback Control", 2021; code
     meulemansalex/deep_feedback_control. The rate of Adam is lr_eta / eta, as there with normalize_lr.
@@ -410,14 +411,17 @@ def train_controller(batch: Minibatch, noise: list[Tensor], into: Parameters) ->
 def controller_gradients(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     """Write the gradients of the controller's feedback from a noisy simulation that should stay at the output.
 
-    With target h_L and noise z_i in each unit's apical part, T = times_fb time points, everything as the deviation from
-    the forward pass (w_i of the voltages, rho_i of the activities, rho_0 = 0): ``I += dt (-rho_L - leak_fb u)``, ``u = I -
-    k_p_fb rho_L``, from the input up ``va_i += dt / tau_apical (Q_i u_old - va_i) + sigma_i sqrt(dt) / tau_apical z_i`` and
-    ``w_i += dt / tau (va_i + W_i rho_{i-1} - w_i)``. ``dQ_i = 1 / max(sigma, 0.01)^2 / ((T - 1) B) sum over time and batch
-    of va_i[k] u[k + 1]^T + hwd_fb (|Q|^2 - C) Q_i``.
+    The target is h_L, z_i is noise in the apical part of each unit, T = times_fb the number of time points. Everything is
+    the deviation from the forward pass, w_i of the voltages and rho_i of the activities, rho_0 = 0:
 
-    Source: as :func:`controlled_update`. There a whole epoch trains the feedback, then a whole one the weights; here the
-    two alternate in each minibatch, and pure feedback epochs come between (fb_epochs_between).
+    - ``I += dt (-rho_L - leak_fb u)``, ``u = I - k_p_fb rho_L``;
+    - from the input up ``va_i += dt / tau_apical (Q_i u_old - va_i) + sigma_i sqrt(dt) / tau_apical z_i`` and
+      ``w_i += dt / tau (va_i + W_i rho_{i-1} - w_i)``.
+
+    ``dQ_i = sum over time and batch of va_i[k] u[k + 1]^T / (max(sigma, 0.01)^2 (T - 1) B) + hwd_fb (|Q|^2 - C) Q_i``.
+
+    Source: as :func:`controlled_update`. There a whole epoch trains the feedback, then a whole one the weights; here
+    the two alternate in each minibatch, and pure feedback epochs come between (fb_epochs_between).
     """
     import torch
 

@@ -122,7 +122,12 @@ class PackState:
             name: torch.tensor([c[name] for c in self.configurations], dtype=dtype, device=device)
             for name in method.names
         }
-        self._phase_weights: dict[int, Tensor] = {}
+        # The weights (P, 1) of every step of the feedback phase in each member's mean over its steps. Made here: a CUDA
+        # graph takes no numbers from the host.
+        self._phase_weights = [
+            torch.tensor([[1 / n if k < n else 0.0] for n in self.phase_steps], dtype=dtype, device=device)
+            for k in range(max(self.phase_steps, default=0))
+        ]
         self._allocate()
         if initialise:
             self._initialise()
@@ -340,7 +345,7 @@ class PackState:
                     self._clip(into, "clip_fb", into)
                     self.feedback_adam.step(None if len(active) == self.members else active)
             if losses is not None:
-                losses = losses * self._phase_weight(k)
+                losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
         batch.feedback = self._feedback_state(batch.activities)
         return total
@@ -354,14 +359,6 @@ class PackState:
 
     def _arrays(self) -> list[Tensor]:
         return [self.feedback[name] for name in self.feedback] if self.feedback else []
-
-    def _phase_weight(self, k: int) -> Tensor:
-        """Return the weight (P, 1) of step k of the feedback phase in each member's mean over its steps."""
-        # Made once: a CUDA graph takes no numbers from the host.
-        if k not in self._phase_weights:
-            weights = [1 / count if k < count else 0.0 for count in self.phase_steps]
-            self._phase_weights[k] = torch.tensor(weights, dtype=self.dtype, device=self.device).unsqueeze(1)
-        return self._phase_weights[k]
 
     def _train_phase(
         self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
