@@ -201,9 +201,10 @@ def draw_magnitudes(batch: Minibatch, noise: list[Tensor], into: Parameters) -> 
 def direct_random_target_update(batch: Minibatch) -> Update:
     """Send the one-hot label to each hidden layer by a fixed random matrix (DRTP).
 
-    ``delta_i = (Q_i y) * slope_i / B``; no error is sent back, and the output layer has its own. Source: Frenkel et al.,
-    "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of Deep Neural Networks",
-    2021.
+    ``delta_i = (Q_i y) * slope_i / B``; no error is sent back, and the output layer has its own.
+
+    Source: Frenkel et al., "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of
+    Deep Neural Networks", 2021.
 
     Raises:
         ValueError: the labels are no classes.
@@ -411,8 +412,8 @@ def train_controller(batch: Minibatch, noise: list[Tensor], into: Parameters) ->
 def controller_gradients(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     """Write the gradients of the controller's feedback from a noisy simulation that should stay at the output.
 
-    The target is h_L, z_i is noise in the apical part of each unit, T = times_fb the number of time points. Everything is
-    the deviation from the forward pass, w_i of the voltages and rho_i of the activities, rho_0 = 0:
+    The target is h_L, z_i is noise in the apical part of each unit, T = times_fb the number of time points. Everything
+    is the deviation from the forward pass, w_i of the voltages and rho_i of the activities, rho_0 = 0:
 
     - ``I += dt (-rho_L - leak_fb u)``, ``u = I - k_p_fb rho_L``;
     - from the input up ``va_i += dt / tau_apical (Q_i u_old - va_i) + sigma_i sqrt(dt) / tau_apical z_i`` and
