@@ -1,4 +1,4 @@
-"""Adam over a pack: every member has its own learning rate, betas, epsilon and weight decay."""
+"""Adam over a pack: every member, and every array of it, has its own learning rate, betas, epsilon and weight decay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from tpbench.engine.configuration import Configuration
+from tpbench.engine.configuration import Configuration, layer_value
 from tpbench.engine.network import Parameters
 
 # A GPU hardly runs more streams than this at once.
@@ -18,7 +18,7 @@ _STREAMS = 16
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Adam's hyperparameters of one member; ``weight_decay`` is L2 in the gradient, as in ``torch.optim.Adam``."""
+    """Adam's hyperparameters of an array; ``weight_decay`` is L2 in the gradient, as in ``torch.optim.Adam``."""
 
     lr: float
     beta1: float
@@ -27,27 +27,18 @@ class AdamSettings:
     weight_decay: float = 0.0
 
 
-def forward_settings(configuration: Configuration) -> AdamSettings:
-    """Return the forward optimiser's settings: its learning rate is lr, or lr_eta / eta (section B.1)."""
-    lr = configuration["lr"] if "lr" in configuration else configuration["lr_eta"] / configuration["eta"]
-    return AdamSettings(
-        lr=lr,
-        beta1=configuration["beta1"],
-        beta2=configuration["beta2"],
-        epsilon=configuration["epsilon"],
-        weight_decay=configuration.get("wd", 0.0),
-    )
+def forward_settings(configuration: Configuration, layer: int = 1) -> AdamSettings:
+    """Return the forward optimiser's settings of a layer: its learning rate is lr, or lr_eta / eta (section B.1)."""
+    names = ("beta1", "beta2", "epsilon", "lr" if "lr" in configuration else "lr_eta")
+    beta1, beta2, epsilon, lr = (layer_value(configuration[name], layer) for name in names)
+    decay = layer_value(configuration.get("wd", 0.0), layer)
+    return AdamSettings(lr if "lr" in configuration else lr / configuration["eta"], beta1, beta2, epsilon, decay)
 
 
-def feedback_settings(configuration: Configuration) -> AdamSettings:
-    """Return the feedback optimiser's settings, with weight decay as L2 in the gradient."""
-    return AdamSettings(
-        lr=configuration["lr_fb"],
-        beta1=configuration["beta1_fb"],
-        beta2=configuration["beta2_fb"],
-        epsilon=configuration["epsilon_fb"],
-        weight_decay=configuration["wd_fb"],
-    )
+def feedback_settings(configuration: Configuration, layer: int = 1) -> AdamSettings:
+    """Return the feedback optimiser's settings of a layer, with weight decay as L2 in the gradient."""
+    names = ("lr_fb", "beta1_fb", "beta2_fb", "epsilon_fb", "wd_fb")
+    return AdamSettings(*(layer_value(configuration[name], layer) for name in names))
 
 
 class Adam:
@@ -56,12 +47,12 @@ class Adam:
     torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. The call
     for one member of mnist keeps a tenth of an H100 busy (docs/performance.md). So on a GPU a pack whose members all
     have equal settings, such as the seeds of one configuration, is one call; otherwise the members run in parallel
-    streams.
+    streams. A member needs one call for each group of arrays with equal settings.
 
     Args:
         parameters: updated in place.
         gradients: of the same layout.
-        settings: the hyperparameters of every member; see :meth:`set_learning_rates`.
+        settings: the hyperparameters of every member: of all arrays, or of each in the order of ``names``.
         names: the arrays that train; None: all.
     """
 
@@ -69,53 +60,78 @@ class Adam:
         self,
         parameters: Parameters,
         gradients: Parameters,
-        settings: Sequence[AdamSettings],
+        settings: Sequence[AdamSettings | Sequence[AdamSettings]],
         names: Sequence[str] | None = None,
     ) -> None:
         self.first_moment, self.second_moment = parameters.like(names), parameters.like(names)
-        # One counter per member on the parameters' device, as the fused kernel wants it.
-        self.steps = torch.zeros(len(settings), dtype=torch.float32, device=parameters.flat.device)
+        self.names = tuple(self.first_moment)
+        # One counter per member and array on the parameters' device, as the fused kernel wants it.
+        self.steps = torch.zeros(len(settings), len(self.names), dtype=torch.float32, device=parameters.flat.device)
         buffers = (parameters, gradients, self.first_moment, self.second_moment)
-        self._arrays = [[buffer[name] for name in self.first_moment] for buffer in buffers]
-        self._bind(settings)
+        self._arrays = [[buffer[name] for name in self.names] for buffer in buffers]
+        self._bind([(s,) * len(self.names) if isinstance(s, AdamSettings) else tuple(s) for s in settings])
 
-    def _bind(self, settings: Sequence[AdamSettings]) -> None:
+    def _bind(self, settings: Sequence[tuple[AdamSettings, ...]]) -> None:
         """Make the calls of one step with these hyperparameters."""
         self._settings = tuple(settings)
         # A CPU's kernel treats the end of an array by itself: its numbers may depend on where a member begins.
         together = self.steps.device.type == "cuda" and len(set(self._settings)) == 1
-        self._members = [self._update_of(p, p) for p in range(len(self._settings))]
-        self._updates = [self._update_of(slice(None), 0)] if together else self._members
+        members = range(len(self._settings))
+        self._updates = [self._update_of(slice(None), 0)] if together else [self._update_of(p, p) for p in members]
+        self._partial_updates: dict[tuple[int, tuple[str, ...]], Callable[[], None]] = {}
 
-    def _update_of(self, rows: int | slice, p: int) -> Callable[[], None]:
-        """Return the call that updates some rows once, with the settings and steps of member ``p``."""
-        arrays = [[array[rows] for array in buffer] for buffer in self._arrays]
-        return partial(update, arrays, [self.steps[p]] * len(arrays[0]), self._settings[p])
-
-    @property
-    def settings(self) -> tuple[AdamSettings, ...]:
-        """The hyperparameters of every member, as the next step uses them."""
-        return self._settings
-
-    def set_learning_rates(self, rates: Sequence[float]) -> None:
-        """Change the learning rate of every member from the next step on; moments and step counts stay.
-
-        A step that was captured as a CUDA graph before goes on with the rates it was captured with.
+    def _update_of(self, rows: int | slice, p: int, names: Sequence[str] | None = None) -> Callable[[], None]:
+        """Return the call that updates some rows once, with the settings and steps of member ``p``.
 
         Args:
-            rates: one per member.
+            rows: of the pack.
+            p: a member.
+            names: of arrays; None: all.
         """
-        self._bind([replace(s, lr=rate) for s, rate in zip(self._settings, rates, strict=True)])
+        groups: dict[AdamSettings, list[int]] = {}
+        for k, settings in enumerate(self._settings[p]):
+            if names is None or self.names[k] in names:
+                groups.setdefault(settings, []).append(k)
+        calls = [
+            partial(
+                update,
+                [[buffer[k][rows] for k in chosen] for buffer in self._arrays],
+                [self.steps[p, k] for k in chosen],
+                settings,
+            )
+            for settings, chosen in groups.items()
+        ]
+        return calls[0] if len(calls) == 1 else partial(_run_all, calls)
 
-    def step(self, members: Sequence[int] | None = None) -> None:
-        """Update every member once, or those of these rows alone."""
-        if members is None:
+    @property
+    def settings(self) -> tuple[tuple[AdamSettings, ...], ...]:
+        """The hyperparameters of every member and array, as the next step uses them."""
+        return self._settings
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Multiply all learning rates from the next step on; moments and step counts stay.
+
+        A step that was captured as a CUDA graph before goes on with the rates it was captured with.
+        """
+        self._bind([tuple(replace(s, lr=s.lr * factor) for s in member) for member in self._settings])
+
+    def step(self, active: Sequence[Sequence[str]] | None = None) -> None:
+        """Update every array once, or those of these names alone, one sequence of names for each member."""
+        if active is None or all(len(names) == len(self.names) for names in active):
             self.steps += 1
             run_parallel(self._updates, self.steps.device)
             return
-        for p in members:
-            self.steps[p] += 1
-        run_parallel([self._members[p] for p in members], self.steps.device)
+        updates = []
+        for p, names in enumerate(active):
+            if not names:
+                continue
+            key = (p, tuple(names))
+            if key not in self._partial_updates:
+                self._partial_updates[key] = self._update_of(p, p, names)
+            updates.append(self._partial_updates[key])
+            for name in names:
+                self.steps[p, self.names.index(name)] += 1
+        run_parallel(updates, self.steps.device)
 
     def select(self, other: Adam, members: list[int]) -> None:
         """Copy the moments and step counts of some members of another pack's optimiser."""
@@ -135,7 +151,14 @@ class Adam:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state of :meth:`state`."""
         for name, mine in self.state().items():
-            mine.copy_(state[name])
+            given = state[name]
+            # Older versions counted the steps of a member alone.
+            mine.copy_(given.unsqueeze(1) if given.dim() < mine.dim() else given)
+
+
+def _run_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def update(arrays: list[list[Tensor]], steps: list[Tensor], settings: AdamSettings) -> None:

@@ -6,20 +6,25 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tpbench.engine.errors import UsageError, shown, unknown
 
 _NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 
-Configuration = Mapping[str, float]
-"""The hyperparameters of one run, by name."""
+Configuration = Mapping[str, Any]
+"""The hyperparameters of one run, by name: numbers, or lists of one number for each layer."""
+
+ALL, HIDDEN = "all", "hidden"
+"""Layers that a list of numbers is for: 1 .. L, or 1 .. L-1."""
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
     """One hyperparameter: valid values ``lower <= value < upper`` (``lower < value`` where ``open``).
 
-    A rule of an installed package may bring its own: ``Hyperparameter("decay", "share that decays", upper=1.0)``.
+    A rule of an installed package may bring its own: ``Hyperparameter("decay", "share that decays", upper=1.0)``. Where
+    it reads the number by :meth:`tpbench.engine.Minibatch.of_layer`, it may have ``layers="hidden"``.
     """
 
     name: str
@@ -28,8 +33,12 @@ class Hyperparameter:
     upper: float = 1e6
     open: bool = True
     whole: bool = False
+    layers: str = ""
+    """:data:`ALL` or :data:`HIDDEN`: a list of one number for each of these layers is valid too. Empty: it is not."""
 
     def __post_init__(self) -> None:
+        if self.layers not in ("", ALL, HIDDEN):
+            raise ValueError(f"hyperparameter {self.name}: layers must be '{ALL}', '{HIDDEN}' or empty")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"hyperparameter '{self.name}': a name has 1 to 40 of a-z, 0-9 and '_'")
         if not (math.isfinite(self.lower) and self.lower < self.upper):
@@ -46,16 +55,28 @@ class Hyperparameter:
             return math.floor(self.lower) + 1 if self.open else math.ceil(self.lower)
         return (self.lower + min(self.upper, self.lower + 1)) / 2
 
-    def check(self, value: object, where: str) -> float:
-        """Return the value as a number.
+    def check(self, value: object, where: str, entries: int | None = None) -> Any:
+        """Return the value as a number, or as a list of one number for each layer.
 
         Args:
             value: as it was written.
             where: its place, for the message.
+            entries: how many numbers a list must have; 0: a list is not valid; None: any number.
 
         Raises:
-            UsageError: it is no number, or out of range.
+            UsageError: it is no number or list of numbers, or out of range.
         """
+        if not isinstance(value, (list, tuple)):
+            return self._check_number(value, where)
+        if not self.layers or entries == 0:
+            raise UsageError(f"{where}: {self.name} must be one number for all layers, got {shown(value)}")
+        if not value or len(value) != (entries or len(value)):
+            layers = "hidden layer" if self.layers == HIDDEN else "layer"
+            count = f"the {entries} numbers" if entries else "numbers"
+            raise UsageError(f"{where}: {self.name} as a list needs {count} of one for each {layers}, got {len(value)}")
+        return [self._check_number(number, f"{where}, entry {k}") for k, number in enumerate(value, 1)]
+
+    def _check_number(self, value: object, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UsageError(f"{where}: {self.name} must be a number, got {shown(value)}")
         # A whole number beyond the range of a float must not become an OverflowError.
@@ -73,21 +94,21 @@ class Hyperparameter:
 HYPERPARAMETERS = {
     h.name: h
     for h in (
-        Hyperparameter("lr", "learning rate of the forward Adam optimizer"),
-        Hyperparameter("lr_eta", "product of the forward learning rate and the output target stepsize eta"),
+        Hyperparameter("lr", "learning rate of the forward Adam optimizer", layers=ALL),
+        Hyperparameter("lr_eta", "product of the forward learning rate and the output target stepsize eta", layers=ALL),
         Hyperparameter("eta", "output target stepsize"),
-        Hyperparameter("beta1", "beta1 of the forward Adam optimizer", upper=1.0, open=False),
-        Hyperparameter("beta2", "beta2 of the forward Adam optimizer", upper=1.0, open=False),
-        Hyperparameter("epsilon", "epsilon of the forward Adam optimizer"),
-        Hyperparameter("lr_fb", "learning rate of the feedback Adam optimizer"),
-        Hyperparameter("beta1_fb", "beta1 of the feedback Adam optimizer", upper=1.0, open=False),
-        Hyperparameter("beta2_fb", "beta2 of the feedback Adam optimizer", upper=1.0, open=False),
-        Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer"),
-        Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss"),
-        Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False),
-        Hyperparameter("wd", "weight decay on the forward parameters, as L2 in the gradient", open=False),
-        Hyperparameter("clip", "largest norm of the gradient of each forward array of the network"),
-        Hyperparameter("clip_fb", "largest norm of the gradient of each feedback array"),
+        Hyperparameter("beta1", "beta1 of the forward Adam optimizer", upper=1.0, open=False, layers=ALL),
+        Hyperparameter("beta2", "beta2 of the forward Adam optimizer", upper=1.0, open=False, layers=ALL),
+        Hyperparameter("epsilon", "epsilon of the forward Adam optimizer", layers=ALL),
+        Hyperparameter("lr_fb", "learning rate of the feedback Adam optimizer", layers=HIDDEN),
+        Hyperparameter("beta1_fb", "beta1 of the feedback Adam optimizer", upper=1.0, open=False, layers=HIDDEN),
+        Hyperparameter("beta2_fb", "beta2 of the feedback Adam optimizer", upper=1.0, open=False, layers=HIDDEN),
+        Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer", layers=HIDDEN),
+        Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss", layers=HIDDEN),
+        Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False, layers=HIDDEN),
+        Hyperparameter("wd", "weight decay on the forward parameters, as L2 in the gradient", open=False, layers=ALL),
+        Hyperparameter("clip", "largest norm of the gradient of each forward array of the network", layers=ALL),
+        Hyperparameter("clip_fb", "largest norm of the gradient of each feedback array", layers=HIDDEN),
         Hyperparameter("damping", "Tikhonov damping of the Gauss-Newton targets", open=False),
         Hyperparameter(
             "fb_pretrain_epochs",
@@ -115,7 +136,8 @@ def check_configuration(
     required: Iterable[Hyperparameter],
     optional: Iterable[Hyperparameter] = (),
     where: str = "configuration",
-) -> dict[str, float]:
+    entries: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """Check every hyperparameter of a configuration.
 
     Args:
@@ -123,6 +145,7 @@ def check_configuration(
         required: the hyperparameters it must have.
         optional: those it may have besides.
         where: its place, for the message.
+        entries: how many numbers a list has (:meth:`tpbench.engine.Method.entries`); None: any number.
 
     Returns:
         The configuration, in the order of ``required``.
@@ -138,4 +161,47 @@ def check_configuration(
     missing = [name for name in needed if name not in given]
     if missing:
         raise UsageError(f"{where}: missing hyperparameter{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    return {name: h.check(given[name], where) for name, h in allowed.items() if name in given}
+    counts = entries or {}
+    default = None if entries is None else 0
+    return {n: h.check(given[n], where, counts.get(n, default)) for n, h in allowed.items() if n in given}
+
+
+def is_list(value: object) -> bool:
+    """Return whether the value of a hyperparameter is a list of one number for each layer."""
+    return isinstance(value, (list, tuple))
+
+
+def layer_value(value: Any, layer: int) -> float:
+    """Return the number of a layer (from 1) of a hyperparameter's value."""
+    return float(value[layer - 1]) if is_list(value) else value
+
+
+def flatten(configuration: Configuration) -> dict[str, float]:
+    """Return all numbers of a configuration as floats; those of a list have names of their own.
+
+    Example:
+        >>> flatten({"lr": [0.1, 0.2], "eta": 1})
+        {'lr_1': 0.1, 'lr_2': 0.2, 'eta': 1.0}
+    """
+    flat: dict[str, float] = {}
+    for name, value in configuration.items():
+        if is_list(value):
+            flat |= {entry_name(name, k): float(number) for k, number in enumerate(value, 1)}
+        else:
+            flat[name] = float(value)
+    return flat
+
+
+def entry_name(name: str, layer: int) -> str:
+    """Return the name of the number of a layer (from 1), where each has one of its own."""
+    return f"{name}_{layer}"
+
+
+def as_floats(configuration: Configuration) -> dict[str, Any]:
+    """Return a configuration whose numbers are all floats: 1 and 1.0 are the same."""
+    return {name: list(map(float, v)) if is_list(v) else float(v) for name, v in configuration.items()}
+
+
+def format_value(value: Any, digits: str = "g") -> str:
+    """Return the value of a hyperparameter as text: ``0.1``, or ``[0.1, 0.2]``."""
+    return f"[{', '.join(format(number, digits) for number in value)}]" if is_list(value) else format(value, digits)

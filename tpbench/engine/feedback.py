@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tpbench.engine.gauss_newton import apply_factor, root_probabilities
 from tpbench.engine.network import Parameters, network_layers, stream, xavier_normal
-from tpbench.engine.parts import Architecture, Draw, Feedback, Reconstruction
+from tpbench.engine.parts import Architecture, Draw, Feedback, Reconstruction, of_layer
 from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_, tanh_difference_, tanh_slope
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def feedback_gradients(
         forward_parameters: ``W{i}``, ``b{i}`` of the pack.
         slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer.
         noise: standard-normal draws of hidden layer i at index i - 1, (P, B, n_i).
-        sigma: noise deviation of every member, (P,).
+        sigma: noise deviation of every member, (P,), or of each of its hidden layers, (P, L-1).
         into: receives the gradients.
 
     Returns:
@@ -290,8 +290,8 @@ def feedback_gradients(
     """
     stacks = _difference_stacks(state)
     corruptions = [stack[:, -1] for stack in stacks[:-1]]
-    for draws, corruption in zip(noise, corruptions, strict=True):
-        torch.mul(draws, sigma.view(-1, 1, 1), out=corruption)
+    for i, draws, corruption in zip(state.architecture.hidden, noise, corruptions, strict=True):
+        torch.mul(draws, of_layer(sigma, i).view(-1, 1, 1), out=corruption)
     if loss.through_output:
         arrived = _send_to_output(forward_parameters, state, slopes, stacks)
         if loss.curvature:
@@ -311,7 +311,7 @@ def feedback_gradients(
         torch.sub(output_change, corruptions[i - 1], out=residual)
         if not loss.corrected:
             residual.add_(state.value(i)[0]).sub_(state.activities[i])
-        weight = scale / residual[0].numel()
+        weight = of_layer(scale, i) / residual[0].numel()
         torch.mul(residual.flatten(1).norm(dim=1).square_(), weight, out=losses[:, i - 1])
         residual *= (2 * weight).view(-1, 1, 1)
         state.gradient(i, residual, source_change, output_change, corrected=loss.corrected, into=into)

@@ -47,11 +47,6 @@ def _arrays_of(batch: Minibatch) -> Parameters:
     return batch.arrays
 
 
-def _of_members(batch: Minibatch, name: str) -> Tensor:
-    """Return a hyperparameter of every member, (P, 1, 1)."""
-    return batch.hyperparameters[name].view(-1, 1, 1)
-
-
 # Kolen-Pollack.
 
 
@@ -93,8 +88,8 @@ def kolen_pollack_update(batch: Minibatch) -> Update:
 def decay_differences(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     """Let the differences between feedback matrices and weights decay: ``D <- (1 - kp_decay) D``."""
     differences = _arrays_of(batch)
-    for name in differences:
-        differences[name].mul_(1 - _of_members(batch, "kp_decay"))
+    for i in batch.architecture.hidden:
+        differences[f"D{i + 1}"].mul_(1 - batch.of_layer("kp_decay", i))
 
 
 # Weight mirrors.
@@ -115,12 +110,11 @@ def mirror_weights(batch: Minibatch, noise: list[Tensor], into: Parameters) -> N
     from tpbench.engine.precision import tanh_
 
     arrays, weights = _arrays_of(batch), batch.forward_parameters
-    rate, keep = _of_members(batch, "wm_rate"), 1 - _of_members(batch, "wm_decay")
     for i, draws in zip(batch.architecture.hidden, noise, strict=True):
         # The distribution function makes normal draws uniform.
         x = torch.special.ndtr(draws).sub_(0.5).mul_(0.1)
         z = tanh_(torch.baddbmm(weights[f"b{i + 1}"].unsqueeze(1), x, weights[f"W{i + 1}"].mT))
-        arrays[f"Q{i}"].mul_(keep).add_(rate * torch.bmm(x.mT, z))
+        arrays[f"Q{i}"].mul_(1 - batch.of_layer("wm_decay", i)).add_(batch.of_layer("wm_rate", i) * torch.bmm(x.mT, z))
 
 
 def hidden_widths(architecture: Architecture) -> tuple[int, ...]:
@@ -266,7 +260,7 @@ def lee_targets(batch: Minibatch) -> list[Tensor]:
     from tpbench.engine.methods import feedback_of
 
     depth, state = batch.architecture.depth, feedback_of(batch)
-    eta = _of_members(batch, "eta")
+    eta = batch.of_layer("eta")
     gradient = batch.layers[-1].backward(batch.forward_parameters, batch.output_gradient, batch.matmul)
     targets = [gradient.mul_(-eta), batch.output_gradient * -eta]
     for i in range(depth - 2, 0, -1):
@@ -296,9 +290,10 @@ def train_local_difference(batch: Minibatch, noise: list[Tensor], into: Paramete
     from tpbench.engine.methods import feedback_of
 
     state, hidden = feedback_of(batch), batch.architecture.hidden
-    sigma, size = _of_members(batch, "sigma"), batch.output_gradient.shape[1]
+    size = batch.output_gradient.shape[1]
     losses = []
     for k, i in enumerate(hidden):
+        sigma = batch.of_layer("sigma", i)
         xi, zeta = noise[k] * sigma, noise[len(hidden) + k] * sigma
         layer = batch.layers[i]
         slope = batch.slopes[i + 1] if layer.squash else None
@@ -375,7 +370,7 @@ def controlled_update(batch: Minibatch) -> Update:
         arrived = arrived + through @ arrays[f"Q{i}"].double().unsqueeze(1)
     damping = batch.hyperparameters["damping_dfc"].double().view(-1, 1, 1, 1)
     identity = torch.eye(arrived.shape[-1], dtype=torch.float64, device=arrived.device)
-    change = -_of_members(batch, "eta") * batch.output_gradient
+    change = -batch.of_layer("eta") * batch.output_gradient
     control = torch.linalg.solve(arrived + damping * identity, change.double().unsqueeze(-1)).squeeze(-1).to(change)
     errors, inputs = [], [batch.activities[0]]
     below = None
@@ -404,8 +399,8 @@ def train_controller(batch: Minibatch, noise: list[Tensor], into: Parameters) ->
     arrays, names = _arrays_of(batch), [f"Q{i}" for i in batch.architecture.layers]
     clip_together([into[name] for name in names], batch.hyperparameters["clip"])
     # No step at all: what is written cancels Adam's weight decay.
-    frozen = _of_members(batch, "frozen_output_fb")
-    kept = _of_members(batch, "wd_fb") * arrays[names[-1]]
+    frozen = batch.of_layer("frozen_output_fb")
+    kept = batch.of_layer("wd_fb") * arrays[names[-1]]
     into[names[-1]].copy_(into[names[-1]] * (1 - frozen) - kept * frozen)
 
 
@@ -430,9 +425,9 @@ def controller_gradients(batch: Minibatch, noise: list[Tensor], into: Parameters
 
     weights, arrays, layers = batch.forward_parameters, _arrays_of(batch), batch.architecture.layers
     depth, size = batch.architecture.depth, batch.output_gradient.shape[1]
-    dt, tau, apical = (_of_members(batch, name) for name in ("dt_fb", "tau_fb", "tau_apical_fb"))
-    leak, proportional = _of_members(batch, "leak_fb"), _of_members(batch, "k_p_fb")
-    sigma, output_sigma = _of_members(batch, "sigma"), _of_members(batch, "sigma_output_fb")
+    dt, tau, apical = (batch.of_layer(name) for name in ("dt_fb", "tau_fb", "tau_apical_fb"))
+    leak, proportional = batch.of_layer("leak_fb"), batch.of_layer("k_p_fb")
+    sigma, output_sigma = batch.of_layer("sigma"), batch.of_layer("sigma_output_fb")
     scales = {i: (output_sigma if i == depth else sigma) * dt.sqrt() / apical for i in layers}
     times = [int(configuration["times_fb"]) for configuration in batch.configurations]
     u = torch.zeros_like(batch.output_gradient)
@@ -555,7 +550,6 @@ def relaxed_update(batch: Minibatch) -> Update:
     labels, size, depth = batch.labels, batch.output_gradient.shape[1], batch.architecture.depth
     if labels is None or labels.is_floating_point():
         raise ValueError("predictive coding needs class labels")
-    rate = _of_members(batch, "pc_rate")
     counts = [int(configuration["pc_steps"]) for configuration in batch.configurations]
     x = list(batch.activities[:-1])
 
@@ -574,9 +568,10 @@ def relaxed_update(batch: Minibatch) -> Update:
     for k in range(max(counts)):
         errors = errors_of(x)
         moved = [x[0]]
-        step = rate if k < min(counts) else rate * _mask(rate, [k < count for count in counts])
         for i in batch.architecture.hidden:
-            weight = batch.forward_parameters[f"W{i + 1}"]
+            weight, step = batch.forward_parameters[f"W{i + 1}"], batch.of_layer("pc_rate", i)
+            if k >= min(counts):
+                step = step * _mask(step, [k < count for count in counts])
             out = torch.empty_like(x[i])
             batch.layers[i - 1].forward(batch.forward_parameters, x[i - 1], out)
             moved.append(x[i] + step * (out - x[i] - torch.bmm(errors[i], weight)))

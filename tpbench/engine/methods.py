@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import field_rules
-from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
+from tpbench.engine.configuration import ALL, HIDDEN, HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     AFTER,
@@ -36,6 +36,7 @@ from tpbench.engine.parts import (
     Initialise,
     Reconstruction,
     RuleArray,
+    of_layer,
 )
 from tpbench.engine.plugins import Registry
 
@@ -80,8 +81,9 @@ class Minibatch:
 
     ``activities[i]`` is h_i (P, B, n_i), ``slopes[i]`` is ``1 - h_i^2`` of the hidden layers (entry 0 is unused),
     ``output_gradient`` is dL/dh_L of the mean loss over the batch (P, B, n_L), ``hyperparameters`` holds a (P,) tensor
-    for every hyperparameter of the method, and ``labels`` are (P, B) or, for regression, (P, B, n_L). A rule changes
-    none of them in place; the feedback parameters are its own to change, and are part of a checkpoint.
+    for every hyperparameter of the method (one number for each layer, (P, n), where a member has a list;
+    :meth:`of_layer` reads both), and ``labels`` are (P, B) or, for regression, (P, B, n_L). A rule changes none of them
+    in place; the feedback parameters are its own to change, and are part of a checkpoint.
     """
 
     architecture: Architecture
@@ -111,6 +113,10 @@ class Minibatch:
         from tpbench.engine.network import network_layers
 
         return network_layers(self.architecture)
+
+    def of_layer(self, name: str, layer: int = 1) -> Tensor:
+        """Return a hyperparameter of every member (P, 1, 1), where members may have lists that of a layer (from 1)."""
+        return of_layer(self.hyperparameters[name], layer).view(-1, 1, 1)
 
     def product(self, values: Tensor, weight: Tensor) -> Tensor:
         """Return ``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, as the pack multiplies."""
@@ -177,7 +183,7 @@ TargetRule = Callable[[Minibatch], "list[Tensor] | Update"]
 def _output_change(batch: Minibatch) -> Tensor:
     """Return the output target of equation 2 minus the output; the stepsize is 1 where the method has none."""
     change = -batch.output_gradient
-    return change * batch.hyperparameters["eta"].view(-1, 1, 1) if "eta" in batch.hyperparameters else change
+    return change * batch.of_layer("eta") if "eta" in batch.hyperparameters else change
 
 
 def feedback_of(batch: Minibatch) -> FeedbackState:
@@ -250,7 +256,7 @@ def cross_entropy_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def _is_damped(configuration: Configuration) -> bool:
     """Return whether the damping is more than 0 in float32 too."""
-    return configuration["damping"] >= _SMALLEST_DAMPING
+    return bool(configuration["damping"] >= _SMALLEST_DAMPING)
 
 
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
@@ -301,6 +307,9 @@ class Method:
     fixed_feedback: bool = False
     """Its feedback is random and stays so: the forward weights must come to fit it, so that it cannot learn where
     layers are frozen."""
+    one_number: tuple[str, ...] = ()
+    """Hyperparameters that are one number for all layers, though the table says that a list is valid: the rule reads
+    them itself, without a layer."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
@@ -350,6 +359,10 @@ class Method:
         needed = ["lr"] if "lr" in given else ["lr_eta", "eta"]
         needed += [*FORWARD_ADAM, *(FEEDBACK_TRAINING if self.reconstruction else ())]
         needed += FEEDBACK_ADAM if self.feedback_phase and not self.feedback_phase.own_step else ()
+        for name in given:
+            whole, _, end = name.rpartition("_")
+            if end.isdigit() and whole in given and self.hyperparameter_specs[whole].layers:
+                raise ValueError(f"{self.title}: the hyperparameter {name} has the name of a number of {whole}'s list")
         missing = [name for name in needed if name not in given]
         if missing or len(set(given)) < len(given):
             what = f"needs {', '.join(missing)} besides" if missing else "has one twice"
@@ -365,6 +378,21 @@ class Method:
         """Its hyperparameters by name."""
         specs = (HYPERPARAMETERS[h] if isinstance(h, str) else h for h in self.hyperparameters)
         return {h.name: h for h in specs}
+
+    def entries(self, architecture: Architecture) -> dict[str, int]:
+        """Return how many numbers each hyperparameter has as a list; those that are always one number are left out."""
+        sizes = {ALL: len(architecture.layers), HIDDEN: len(architecture.hidden)}
+        alone = set(self.one_number)
+        if self.arrays and any(array.trained for array in self.arrays(architecture).values()):
+            # An array of the rule's own belongs to no layer.
+            alone |= {*FEEDBACK_ADAM, "clip_fb", *([self.feedback_phase.steps] if self.feedback_phase else ())}
+        specs = self.hyperparameter_specs.values()
+        return {h.name: sizes[h.layers] for h in specs if h.layers and h.name not in alone}
+
+    def array_layers(self, architecture: Architecture) -> dict[str, int]:
+        """Return the layer of each array of :meth:`array_shapes`; 0 for those of the rule's own."""
+        own = self.arrays(architecture) if self.arrays else {}
+        return {name: 0 if name in own else int(name[1:]) for name in self.array_shapes(architecture)}
 
     def allows_cuda_graph(self, configurations: Sequence[Configuration]) -> bool:
         """Return whether the step of a pack of these members can become a CUDA graph."""
@@ -397,7 +425,7 @@ class Method:
         }
 
 
-def example_configuration(method: Method) -> dict[str, float]:
+def example_configuration(method: Method) -> dict[str, Any]:
     """Return a valid configuration for measuring or checking a rule; it need not learn well."""
     return {name: _EXAMPLES.get(name, h.example) for name, h in method.hyperparameter_specs.items()}
 
@@ -415,11 +443,13 @@ def _target_propagation(
 
 
 _ERRORS = ("lr", *FORWARD_ADAM, "wd")
-_KP_DECAY = Hyperparameter("kp_decay", "share that B - W^T loses in each step", upper=1.0, open=False)
-_WM_RATE = Hyperparameter("wm_rate", "rate of the mirror's steps")
-_WM_DECAY = Hyperparameter("wm_decay", "share that the feedback matrices lose in each step", upper=1.0, open=False)
+_KP_DECAY = Hyperparameter("kp_decay", "share that B - W^T loses in each step", upper=1.0, open=False, layers=HIDDEN)
+_WM_RATE = Hyperparameter("wm_rate", "rate of the mirror's steps", layers=HIDDEN)
+_WM_DECAY = Hyperparameter(
+    "wm_decay", "share that the feedback matrices lose in each step", upper=1.0, open=False, layers=HIDDEN
+)
 _FB_SCALE = Hyperparameter("fb_scale", "bound of the uniform numbers of the feedback matrices")
-_FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True)
+_FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True, layers=HIDDEN)
 _TARGETS = ("lr_eta", *FORWARD_ADAM, "eta")
 _DFC = (
     Hyperparameter("damping_dfc", "leak of the controller at its steady state"),
@@ -436,7 +466,7 @@ _DFC = (
     ),
 )
 _PC_STEPS = Hyperparameter("pc_steps", "relaxation steps per minibatch", upper=1000, whole=True)
-_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0)
+_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, layers=HIDDEN)
 _PEPITA_SCALE = Hyperparameter("pepita_scale", "bound of the uniform numbers of F over that of He's initialisation")
 
 METHODS: dict[str, Method] = {
@@ -614,6 +644,7 @@ METHODS: dict[str, Method] = {
         feedback_phase=FeedbackPhase(
             field_rules.train_controller, BEFORE, field_rules.controlled_widths, draws="times_fb"
         ),
+        one_number=("clip", *FEEDBACK_TRAINING),
     ),
     "pepita": Method(
         "PEPITA",

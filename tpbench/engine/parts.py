@@ -50,6 +50,11 @@ class Architecture:
         return range(1, self.depth + 1)
 
 
+def of_layer(values: Tensor, layer: int) -> Tensor:
+    """Return the numbers of a layer (P,), of a hyperparameter's (P,) or of one for each layer from 1 on, (P, n)."""
+    return values if values.dim() == 1 else values[:, layer - 1]
+
+
 # Schedules of section B.1: a workload says how many epochs SLEEP and EXTRA are.
 JOINT = "joint"
 """Feedback parameters, if trained, are trained in the joint epochs alone."""
@@ -125,7 +130,7 @@ class Reconstruction:
     corrected: bool
     """The reconstruction has the difference correction ``+ h_i - g_i(s)``."""
     scale: Callable[[Tensor], Tensor]
-    """Scale of the loss as a function of sigma (P,)."""
+    """Scale of the loss as a function of sigma, (P,) or (P, L-1)."""
     curvature: bool = False
     """The loop passes the factor K_L of the loss's Hessian (equation 192)."""
 
@@ -199,7 +204,8 @@ class FeedbackPhase:
     noise: Callable[[Architecture], tuple[int, ...]] | None = None
     """Widths of the standard-normal draws of one step, each (P, B, width); None: it needs none."""
     steps: str = ""
-    """The hyperparameter that is the number of steps per minibatch; empty: one."""
+    """The hyperparameter that is the number of steps per minibatch; empty: one. Where it is a list, the arrays of each
+    hidden layer's feedback map take part in their own number of steps, and losses are (P, L-1)."""
     draws: str = ""
     """The hyperparameter that is the number of times that one step draws this noise, one after the other; empty: once.
     A phase of several steps draws once in each."""

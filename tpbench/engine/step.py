@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tpbench.engine.adam import Adam, feedback_settings, forward_settings
-from tpbench.engine.configuration import Configuration
+from tpbench.engine.configuration import Configuration, is_list
 from tpbench.engine.errors import RuleError, place_of
 from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_arrays
 from tpbench.engine.methods import METHODS, Method, Minibatch, Update
 from tpbench.engine.network import Loss, Parameters, cross_entropy, forward, forward_parameters, network_layers, stream
-from tpbench.engine.parts import AFTER, BEFORE, Architecture, FeedbackPhase
+from tpbench.engine.parts import AFTER, BEFORE, Architecture, FeedbackPhase, of_layer
 from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_slope
 
 PHASES = ("batches", "forward", "targets", "gradients", "feedback", "adam")
@@ -110,6 +110,10 @@ class PackState:
         self.dtype, self.device = dtype, torch.device(device)
         self.workspace, self.clock, self.matmul = Workspace(dtype, device), Clock(), matmul
         self.observer: Observer | None = None
+        self.hyperparameters = {
+            name: torch.tensor(self._rows(name), dtype=dtype, device=device) for name in method.names
+        }
+        """By name, (P,), or (P, n) where a member has a list."""
         self.generators = [stream(seed, "rule") for seed in self.seeds]
         """The random streams of a target rule; the trainer makes them anew for each epoch."""
         self.allows_cuda_graph = method.allows_cuda_graph(self.configurations)
@@ -118,26 +122,40 @@ class PackState:
         """The rule's first targets were checked."""
         self.non_finite = ""
         """The first target among them that had numbers that are not finite in every member; empty if there is none."""
-        self.hyperparameters = {
-            name: torch.tensor([c[name] for c in self.configurations], dtype=dtype, device=device)
-            for name in method.names
-        }
-        # The weights (P, 1) of every step of the feedback phase in each member's mean over its steps. Made here: a CUDA
-        # graph takes no numbers from the host.
+        self._layer_of = {name: layer.index for layer in self.layers for name in layer.shapes}
+        self._layer_of |= method.array_layers(architecture)
+        # The weights of every step of the feedback phase in each member's mean over its steps, (P, 1) or (P, L-1). Made
+        # here: a CUDA graph takes no numbers from the host.
+        phase = method.feedback_phase
+        counts: list[Any] = self._rows(phase.steps) if phase and phase.steps else [1] * self.members
+        rows = [count if is_list(count) else [count] for count in counts]
         self._phase_weights = [
-            torch.tensor([[1 / n if k < n else 0.0] for n in self.phase_steps], dtype=dtype, device=device)
+            torch.tensor([[1 / n if k < n else 0.0 for n in row] for row in rows], dtype=dtype, device=device)
             for k in range(max(self.phase_steps, default=0))
         ]
         self._allocate()
         if initialise:
             self._initialise()
 
+    def _rows(self, name: str) -> list[Any]:
+        """Return a hyperparameter of every member: numbers, or where one of them has a list, lists.
+
+        Raises:
+            UsageError: a list is not valid, or has not as many numbers as there are layers.
+        """
+        values = [c[name] for c in self.configurations]
+        if not any(map(is_list, values)):
+            return values
+        entries = self.method.entries(self.architecture).get(name, 0)
+        spec = self.method.hyperparameter_specs[name]
+        return [spec.check(v, "configuration", entries) if is_list(v) else [v] * entries for v in values]
+
     def _allocate(self) -> None:
         """Make all arrays, and the optimisers on them."""
         self.forward = forward_parameters(self.layers, self.members, dtype=self.dtype, device=self.device)
         self.forward_gradients = self.forward.like()
         names = [name for layer in self.layers if layer.index in self.trained for name in layer.shapes]
-        settings = [forward_settings(c) for c in self.configurations]
+        settings = [[forward_settings(c, self._layer_of[name]) for name in names] for c in self.configurations]
         self.forward_adam = Adam(self.forward, self.forward_gradients, settings, names)
         self.feedback: Parameters | None = None
         """The arrays of the feedback map and of the rule's own."""
@@ -158,7 +176,7 @@ class PackState:
         trained = self._trained_arrays()
         if trained:
             self.feedback_gradients = self.feedback.like(trained)
-            settings = [feedback_settings(c) for c in self.configurations]
+            settings = [[feedback_settings(c, self._layer_of[name]) for name in trained] for c in self.configurations]
             self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings, trained)
 
     def _trained_arrays(self) -> list[str]:
@@ -325,40 +343,57 @@ class PackState:
         Returns:
             The mean of the losses of all steps, (P, n); None where the phase measures none.
         """
-        counts = self.phase_steps
         draws, widths = noise or [], len(self.method.noise_widths(self.architecture)) * self._draws_per_step
         into = self.feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
         total: Tensor | None = None
-        for k in range(max(counts)):
-            active = [p for p, count in enumerate(counts) if k < count]
-            idle = [p for p in range(self.members) if p not in active] if phase.own_step else []
+        for k in range(max(self.phase_steps)):
             with self.clock("feedback"):
                 # The maps at the arrays as they are now.
                 batch.feedback = self._feedback_state(batch.activities)
                 into.flat.zero_()
-                kept = [(view[p], view[p].clone()) for view in self._arrays() for p in idle]
+                kept = [(view, view.clone()) for view in self._idle_arrays(phase, k)]
                 losses = self._train_phase(phase, batch, draws[k * widths : (k + 1) * widths], into)
                 for values, before in kept:
                     values.copy_(before)
             if self.feedback_adam:
+                names = self.feedback_adam.names
                 with self.clock("adam"):
                     self._clip(into, "clip_fb", into)
-                    self.feedback_adam.step(None if len(active) == self.members else active)
+                    self.feedback_adam.step(
+                        [[name for name in names if k < self._phase_count(phase, c, name)] for c in self.configurations]
+                        if phase.steps
+                        else None
+                    )
             if losses is not None:
                 losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
         batch.feedback = self._feedback_state(batch.activities)
         return total
 
+    def _idle_arrays(self, phase: FeedbackPhase, k: int) -> list[Tensor]:
+        """Return the arrays of members that take no part in step k of a phase that changes the arrays itself."""
+        if not (phase.own_step and phase.steps and self.feedback):
+            return []
+        return [
+            self.feedback[name][p]
+            for p, configuration in enumerate(self.configurations)
+            for name in self.feedback
+            if k >= self._phase_count(phase, configuration, name)
+        ]
+
+    def _phase_count(self, phase: FeedbackPhase, configuration: Configuration, name: str) -> int:
+        """Return how many steps of a phase an array of a member takes part in; those of no layer in all."""
+        counts, layer = configuration[phase.steps], self._layer_of[name]
+        if is_list(counts):
+            return int(counts[layer - 1] if layer else max(counts))
+        return int(counts)
+
     def _clip(self, gradients: Parameters, name: str, names: Iterable[str]) -> None:
         """Bound the norm of each named gradient of every member by a hyperparameter, where the method has it."""
         if name not in self.hyperparameters:
             return
         for array in names:
-            clip_together([gradients[array]], self.hyperparameters[name])
-
-    def _arrays(self) -> list[Tensor]:
-        return [self.feedback[name] for name in self.feedback] if self.feedback else []
+            clip_together([gradients[array]], of_layer(self.hyperparameters[name], self._layer_of[array]))
 
     def _train_phase(
         self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
@@ -413,7 +448,7 @@ class PackState:
         phase = self.method.feedback_phase
         if not phase or not (phase.steps or phase.draws):
             return []
-        return [int(c[phase.steps or phase.draws]) for c in self.configurations]
+        return self.phase_steps if phase.steps else [int(c[phase.draws]) for c in self.configurations]
 
     @property
     def phase_steps(self) -> list[int]:
@@ -421,7 +456,8 @@ class PackState:
         phase = self.method.feedback_phase
         if not phase:
             return []
-        return [int(c[phase.steps]) if phase.steps else 1 for c in self.configurations]
+        counts: list[Any] = [c[phase.steps] if phase.steps else 1 for c in self.configurations]
+        return [max(map(int, count)) if is_list(count) else int(count) for count in counts]
 
     def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
         if not (self.feedback and self.method.feedback):

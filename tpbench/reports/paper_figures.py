@@ -85,7 +85,7 @@ def null_space_experiment(
 
 def _scale_feedback_rate(pack: PackState, factor: float) -> None:
     assert pack.feedback_adam
-    pack.feedback_adam.set_learning_rates([s.lr * factor for s in pack.feedback_adam.settings])
+    pack.feedback_adam.scale_learning_rates(factor)
 
 
 class _Shares:
