@@ -613,7 +613,7 @@ def load_network(
 def run(
     workload: str | os.PathLike[str],
     method: Names,
-    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    configuration: str | os.PathLike[str] | Mapping[str, float | Sequence[float]] = "published",
     seeds: Seeds | None = None,
     epochs: int | None = None,
     results: Place = "results",

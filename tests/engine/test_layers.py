@@ -202,7 +202,7 @@ def test_a_hyperparameter_of_a_package_says_whether_a_list_is_valid() -> None:
     method = Method("Mine", "", gradient_targets, ("lr", "beta1", "beta2", "epsilon", decay))
     assert method.entries(NETWORK) == {"lr": 4, "beta1": 4, "beta2": 4, "epsilon": 4, "decay": 3}
     with pytest.raises(ValueError, match="layers"):
-        Hyperparameter("decay", "of the rule", layers="each")
+        Hyperparameter("decay", "of the rule", layers="each")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="decay_1"):
         Method("Mine", "", gradient_targets, (*method.hyperparameters, Hyperparameter("decay_1", "")))
 

@@ -11,6 +11,7 @@ import typer
 
 from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
 from tpbench.engine import TpbenchError, method_names
+from tpbench.engine.configuration import format_value
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
@@ -43,7 +44,7 @@ def sweep(context: typer.Context) -> None:
     require_success(found)
     print("best configuration:")
     for name, value in found[0].records[0].definition.configuration.items():
-        say(f"  {name}: {value:g}")
+        say(f"  {name}: {format_value(value)}")
     only = found[0].cell
     print_records(found[0].records, only.method, only.workload.name)
 

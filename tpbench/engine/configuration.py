@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tpbench.engine.errors import UsageError, shown, unknown
 
@@ -14,9 +14,6 @@ _NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 
 Configuration = Mapping[str, Any]
 """The hyperparameters of one run, by name: numbers, or lists of one number for each layer."""
-
-ALL, HIDDEN = "all", "hidden"
-"""Layers that a list of numbers is for: 1 .. L, or 1 .. L-1."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,12 @@ class Hyperparameter:
     upper: float = 1e6
     open: bool = True
     whole: bool = False
-    layers: str = ""
-    """:data:`ALL` or :data:`HIDDEN`: a list of one number for each of these layers is valid too. Empty: it is not."""
+    layers: Literal["", "all", "hidden"] = ""
+    """The layers for each of which a list may have a number: 1 .. L, or 1 .. L-1. Empty: a list is not valid."""
 
     def __post_init__(self) -> None:
-        if self.layers not in ("", ALL, HIDDEN):
-            raise ValueError(f"hyperparameter {self.name}: layers must be '{ALL}', '{HIDDEN}' or empty")
+        if self.layers not in ("", "all", "hidden"):
+            raise ValueError(f"hyperparameter {self.name}: layers must be 'all', 'hidden' or empty")
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"hyperparameter '{self.name}': a name has 1 to 40 of a-z, 0-9 and '_'")
         if not (math.isfinite(self.lower) and self.lower < self.upper):
@@ -71,9 +68,10 @@ class Hyperparameter:
         if not self.layers or entries == 0:
             raise UsageError(f"{where}: {self.name} must be one number for all layers, got {shown(value)}")
         if not value or len(value) != (entries or len(value)):
-            layers = "hidden layer" if self.layers == HIDDEN else "layer"
-            count = f"the {entries} numbers" if entries else "numbers"
-            raise UsageError(f"{where}: {self.name} as a list needs {count} of one for each {layers}, got {len(value)}")
+            each = "one for each hidden layer" if self.layers == "hidden" else "one for each layer"
+            raise UsageError(
+                f"{where}: {self.name} as a list needs {entries or 'some'} numbers, {each}, got {len(value)}"
+            )
         return [self._check_number(number, f"{where}, entry {k}") for k, number in enumerate(value, 1)]
 
     def _check_number(self, value: object, where: str) -> float:
@@ -94,21 +92,23 @@ class Hyperparameter:
 HYPERPARAMETERS = {
     h.name: h
     for h in (
-        Hyperparameter("lr", "learning rate of the forward Adam optimizer", layers=ALL),
-        Hyperparameter("lr_eta", "product of the forward learning rate and the output target stepsize eta", layers=ALL),
+        Hyperparameter("lr", "learning rate of the forward Adam optimizer", layers="all"),
+        Hyperparameter(
+            "lr_eta", "product of the forward learning rate and the output target stepsize eta", layers="all"
+        ),
         Hyperparameter("eta", "output target stepsize"),
-        Hyperparameter("beta1", "beta1 of the forward Adam optimizer", upper=1.0, open=False, layers=ALL),
-        Hyperparameter("beta2", "beta2 of the forward Adam optimizer", upper=1.0, open=False, layers=ALL),
-        Hyperparameter("epsilon", "epsilon of the forward Adam optimizer", layers=ALL),
-        Hyperparameter("lr_fb", "learning rate of the feedback Adam optimizer", layers=HIDDEN),
-        Hyperparameter("beta1_fb", "beta1 of the feedback Adam optimizer", upper=1.0, open=False, layers=HIDDEN),
-        Hyperparameter("beta2_fb", "beta2 of the feedback Adam optimizer", upper=1.0, open=False, layers=HIDDEN),
-        Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer", layers=HIDDEN),
-        Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss", layers=HIDDEN),
-        Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False, layers=HIDDEN),
-        Hyperparameter("wd", "weight decay on the forward parameters, as L2 in the gradient", open=False, layers=ALL),
-        Hyperparameter("clip", "largest norm of the gradient of each forward array of the network", layers=ALL),
-        Hyperparameter("clip_fb", "largest norm of the gradient of each feedback array", layers=HIDDEN),
+        Hyperparameter("beta1", "beta1 of the forward Adam optimizer", upper=1.0, open=False, layers="all"),
+        Hyperparameter("beta2", "beta2 of the forward Adam optimizer", upper=1.0, open=False, layers="all"),
+        Hyperparameter("epsilon", "epsilon of the forward Adam optimizer", layers="all"),
+        Hyperparameter("lr_fb", "learning rate of the feedback Adam optimizer", layers="hidden"),
+        Hyperparameter("beta1_fb", "beta1 of the feedback Adam optimizer", upper=1.0, open=False, layers="hidden"),
+        Hyperparameter("beta2_fb", "beta2 of the feedback Adam optimizer", upper=1.0, open=False, layers="hidden"),
+        Hyperparameter("epsilon_fb", "epsilon of the feedback Adam optimizer", layers="hidden"),
+        Hyperparameter("sigma", "standard deviation of the noise in the reconstruction loss", layers="hidden"),
+        Hyperparameter("wd_fb", "weight decay on the feedback parameters", open=False, layers="hidden"),
+        Hyperparameter("wd", "weight decay on the forward parameters, as L2 in the gradient", open=False, layers="all"),
+        Hyperparameter("clip", "largest norm of the gradient of each forward array of the network", layers="all"),
+        Hyperparameter("clip_fb", "largest norm of the gradient of each feedback array", layers="hidden"),
         Hyperparameter("damping", "Tikhonov damping of the Gauss-Newton targets", open=False),
         Hyperparameter(
             "fb_pretrain_epochs",
@@ -190,6 +190,20 @@ def flatten(configuration: Configuration) -> dict[str, float]:
         else:
             flat[name] = float(value)
     return flat
+
+
+def unflatten(flat: Mapping[str, float], entries: Mapping[str, int]) -> dict[str, Any]:
+    """Return the configuration of the numbers of :func:`flatten`.
+
+    Args:
+        flat: numbers by their names.
+        entries: how many numbers a list has (:meth:`tpbench.engine.Method.entries`).
+    """
+    lists = {name: [entry_name(name, k + 1) for k in range(count)] for name, count in entries.items()}
+    lists = {name: parts for name, parts in lists.items() if parts[0] in flat}
+    parts_of_lists = {part for parts in lists.values() for part in parts}
+    numbers = {name: value for name, value in flat.items() if name not in parts_of_lists}
+    return {**numbers, **{name: [flat[part] for part in parts] for name, parts in lists.items()}}
 
 
 def entry_name(name: str, layer: int) -> str:

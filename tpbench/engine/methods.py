@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import field_rules
-from tpbench.engine.configuration import ALL, HIDDEN, HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
+from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     AFTER,
@@ -381,7 +381,7 @@ class Method:
 
     def entries(self, architecture: Architecture) -> dict[str, int]:
         """Return how many numbers each hyperparameter has as a list; those that are always one number are left out."""
-        sizes = {ALL: len(architecture.layers), HIDDEN: len(architecture.hidden)}
+        sizes = {"all": len(architecture.layers), "hidden": len(architecture.hidden)}
         alone = set(self.one_number)
         if self.arrays and any(array.trained for array in self.arrays(architecture).values()):
             # An array of the rule's own belongs to no layer.
@@ -443,13 +443,13 @@ def _target_propagation(
 
 
 _ERRORS = ("lr", *FORWARD_ADAM, "wd")
-_KP_DECAY = Hyperparameter("kp_decay", "share that B - W^T loses in each step", upper=1.0, open=False, layers=HIDDEN)
-_WM_RATE = Hyperparameter("wm_rate", "rate of the mirror's steps", layers=HIDDEN)
+_KP_DECAY = Hyperparameter("kp_decay", "share that B - W^T loses in each step", upper=1.0, open=False, layers="hidden")
+_WM_RATE = Hyperparameter("wm_rate", "rate of the mirror's steps", layers="hidden")
 _WM_DECAY = Hyperparameter(
-    "wm_decay", "share that the feedback matrices lose in each step", upper=1.0, open=False, layers=HIDDEN
+    "wm_decay", "share that the feedback matrices lose in each step", upper=1.0, open=False, layers="hidden"
 )
 _FB_SCALE = Hyperparameter("fb_scale", "bound of the uniform numbers of the feedback matrices")
-_FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True, layers=HIDDEN)
+_FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True, layers="hidden")
 _TARGETS = ("lr_eta", *FORWARD_ADAM, "eta")
 _DFC = (
     Hyperparameter("damping_dfc", "leak of the controller at its steady state"),
@@ -466,7 +466,7 @@ _DFC = (
     ),
 )
 _PC_STEPS = Hyperparameter("pc_steps", "relaxation steps per minibatch", upper=1000, whole=True)
-_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, layers=HIDDEN)
+_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, layers="hidden")
 _PEPITA_SCALE = Hyperparameter("pepita_scale", "bound of the uniform numbers of F over that of He's initialisation")
 
 METHODS: dict[str, Method] = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 
 import torch
 
+from tpbench.engine.configuration import Configuration
 from tpbench.engine.methods import Method, example_configuration, gauss_newton_targets
 from tpbench.engine.network import network_layers, stream
 from tpbench.engine.noise import minibatches_at_once
@@ -22,7 +22,7 @@ def joint_operations(
     architecture: Architecture,
     batch: int,
     trained: tuple[int, ...],
-    configuration: Mapping[str, float] | None = None,
+    configuration: Configuration | None = None,
 ) -> int:
     """Count the floating-point operations of the matrix products of one joint step of one member, by doing one.
 

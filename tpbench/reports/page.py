@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
+from tpbench.engine.configuration import format_value
 from tpbench.engine.errors import visible
 from tpbench.reports import ALIGNMENT_WORKLOADS
 from tpbench.reports.alignment_figures import alignment_figure
@@ -254,7 +255,8 @@ def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
     """Return the section of provenance: one row per cell and command."""
     rows = []
     for cell in cells.values():
-        configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
+        values = cell.runs[0].definition.configuration
+        configuration = ", ".join(f"{name} {format_value(value, '.4g')}" for name, value in values.items())
         for origin in provenance_groups(cell):
             rows.append(
                 [

@@ -86,13 +86,14 @@ def verify(text: str) -> dict[str, Any]:
     return body
 
 
-def verify_format(text: str, where: str, known: int) -> dict[str, Any]:
+def verify_format(text: str, where: str, known: int, oldest: int | None = None) -> dict[str, Any]:
     """Return the verified mapping of a file, whose entry ``format`` this version reads.
 
     Args:
         text: the file's.
         where: its place, for the message.
-        known: the format that this version writes.
+        known: the newest format that this version writes.
+        oldest: the oldest that it reads; None: that one alone.
 
     Raises:
         NewerFormat: it is valid, but a newer version wrote it.
@@ -104,7 +105,7 @@ def verify_format(text: str, where: str, known: int) -> dict[str, Any]:
         raise NewerFormat(
             f"{where}: written by a newer tpbench (format {written}, this one reads {known}): update this tpbench"
         )
-    if type(written) is not int or written != known:
+    if type(written) is not int or written < (known if oldest is None else oldest):
         raise ValueError(f"it has another format than {known}, which this version reads")
     return body
 

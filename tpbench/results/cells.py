@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpbench.engine import installed_source, method_title
+from tpbench.engine.configuration import flatten
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
     FULL_SEEDS,
@@ -314,7 +315,7 @@ def _source_digest(source: str) -> str:
 def _variant(record: RunRecord) -> Hashable:
     """Return the values that the runs of one candidate share."""
     d = record.definition
-    configuration = tuple(sorted((name, float(value)) for name, value in d.configuration.items()))
+    configuration = tuple(sorted(flatten(d.configuration).items()))
     source = _source_digest(d.method_source)
     return configuration, d.epochs, d.fingerprint, d.protocol, record.precision, source, d.workload_source
 

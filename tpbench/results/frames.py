@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tpbench.engine import CURVES, TpbenchError
+from tpbench.engine.configuration import flatten
 from tpbench.engine.files import atomic_write
 from tpbench.results.formats import csv_text, export_format
 from tpbench.results.runs import Predictions, RunRecord, percent
@@ -40,7 +41,8 @@ EXPORT_COLUMNS = (
 def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return one row per run; errors in per cent at the selected epoch.
 
-    Hyperparameters are the columns ``hp_*``, search info ``found_*`` and provenance ``from_*``.
+    Hyperparameters are the columns ``hp_*``, search info ``found_*`` and provenance ``from_*``. One with a number for
+    each layer has the columns ``hp_lr_1``, ``hp_lr_2`` and so on.
     """
     rows = []
     for record in records:
@@ -64,7 +66,7 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 "workload_source": d.workload_source,
                 "wall_time_s": record.wall_time_s,
                 "pack_members": record.pack_members,
-                **{f"hp_{name}": float(value) for name, value in d.configuration.items()},
+                **{f"hp_{name}": value for name, value in flatten(d.configuration).items()},
                 # A list, such as that of the final seeds, becomes one cell.
                 **{
                     f"found_{name}": " ".join(map(str, value)) if isinstance(value, list) else value

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tpbench import __version__
 from tpbench.engine import PROTOCOL_VERSION, MemberHistory, TpbenchError
+from tpbench.engine.configuration import as_floats, is_list
 from tpbench.results.artifacts import ID_PATTERN, Artifact, ArtifactKind, digest, verify_format, with_checksum
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tpbench.results.schemas import Count, Epochs, Finite, Name, Natural, NonNegative
+    from tpbench.results.schemas import Count, Epochs, Name, Natural, NonNegative, Setting
 
 # Types of fields; tpbench.results.schemas has a model for each.
 Curves = Mapping[str, list[float]]
@@ -34,7 +35,10 @@ Content = Mapping[str, Any]
 Split = str
 Status = str
 
-FORMAT = 1
+FORMAT = 2
+"""The format of a run whose configuration has lists; older versions read format 1 alone, and name this as newer."""
+PLAIN_FORMAT = 1
+"""The format of all other runs."""
 DEFAULT_PRECISION = "float32"
 FULL_SEEDS = 10
 """Seeds of the paper's protocol: 0 to 9."""
@@ -53,7 +57,8 @@ class RunDefinition:
     fingerprint: str
     """SHA-256 of the data."""
     method: Name
-    configuration: Mapping[str, Finite]
+    configuration: Mapping[str, Setting]
+    """Hyperparameters: numbers, or lists of one number for each layer."""
     seed: Natural
     epochs: Epochs
     protocol: Count = field(default=PROTOCOL_VERSION, metadata={"required": True})
@@ -76,8 +81,12 @@ class RunDefinition:
     def id(self) -> str:
         """The id of the run: equal definitions have equal ids on every machine."""
         # 1 and 1.0 are the same hyperparameter, and must be the same run.
-        configuration = {name: float(value) for name, value in self.configuration.items()}
-        return digest({**self.plain(), "configuration": configuration})[:24]
+        return digest({**self.plain(), "configuration": as_floats(self.configuration)})[:24]
+
+    @property
+    def format(self) -> int:
+        """The format of the run's file."""
+        return FORMAT if any(map(is_list, self.configuration.values())) else PLAIN_FORMAT
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,7 @@ class RunRecord(Artifact):
     def to_json(self) -> str:
         """Return the contents of the run's file: readable JSON, closed by a checksum of everything before it."""
         body = {
-            "format": FORMAT,
+            "format": self.definition.format,
             "id": self.definition.id,
             "definition": self.definition.plain(),
             "data_label": self.data_label,
@@ -179,7 +188,7 @@ class RunRecord(Artifact):
             TpbenchError: it is truncated, altered, or not a run: a field has another type, or is out of range.
         """
         try:
-            body = verify_format(text, where, FORMAT)
+            body = verify_format(text, where, FORMAT, PLAIN_FORMAT)
             from tpbench.results.schemas import RunFile, check_fields
 
             check_fields(RunFile, body)
@@ -190,6 +199,8 @@ class RunRecord(Artifact):
                 search_info=body.get("found", {}),
                 workload=body.get("workload", {}),
             )
+            if record.definition.format != body["format"]:
+                raise ValueError(f"its format is not {record.definition.format}")
             if record.definition.id != body["id"]:
                 raise ValueError("its id is not that of its definition")
         except ValueError as error:

@@ -38,6 +38,8 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_INT)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 """Number of epochs, in the range that the command line and files of workloads permit."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Setting = Finite | Annotated[list[Finite], Field(min_length=1)]
+"""The value of a hyperparameter: a number, or one for each layer."""
 MOST = 1 + 1e-6
 """The largest fraction: a sum over minibatches may be a rounding above 1."""
 Fraction = Annotated[float, Field(ge=0, le=MOST)]
@@ -62,7 +64,7 @@ class ProvenanceFields(Extensible):
     """Provenance of a run or record."""
 
     command: str | None = None
-    options: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {}
+    options: dict[str, Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]] = {}
     commit: str | None = None
     device: str | None = None
     device_name: str | None = None

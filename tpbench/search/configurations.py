@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from tpbench.engine import UsageError, get_method, method_source
+from tpbench.engine import Configuration, UsageError, get_method, method_source
+from tpbench.engine.configuration import as_floats, entry_name, flatten, is_list
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
@@ -70,7 +71,7 @@ def run_configurations(
 class FoundConfiguration:
     """A configuration and where it comes from."""
 
-    values: dict[str, float]
+    values: Configuration
     found: Mapping[str, Any] = field(default_factory=dict)
     """Its origin, for the files of runs that are trained with it (:mod:`tpbench.results.runs`)."""
     note: str = ""
@@ -104,14 +105,9 @@ def find_configuration(
     return _with_digest(load_configuration(cell.workload, cell.method, path), FROM_FILE)
 
 
-def _with_digest(values: dict[str, float], found: Mapping[str, Any]) -> FoundConfiguration:
+def _with_digest(values: Configuration, found: Mapping[str, Any]) -> FoundConfiguration:
     """Return a configuration of the user's, which its digest identifies."""
-    return FoundConfiguration(values, {**found, "digest": digest(_as_floats(values))[:16]})
-
-
-def _as_floats(configuration: Mapping[str, float]) -> dict[str, float]:
-    """Return all values as floats: 1 and 1.0 are the same."""
-    return {name: float(value) for name, value in configuration.items()}
+    return FoundConfiguration(values, {**found, "digest": digest(as_floats(values))[:16]})
 
 
 def _find_best(cell: CellChoice, settings: PackSettings) -> FoundConfiguration:
@@ -152,7 +148,7 @@ def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     """
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.definition.seed, record.definition.id)):
-        what = {**record.definition.plain(), "configuration": _as_floats(record.definition.configuration)}
+        what = {**record.definition.plain(), "configuration": as_floats(record.definition.configuration)}
         what |= {"seed": None, "precision": record.precision}
         groups[canonical_json(what)].append(record)
     return min(groups.values(), key=_preference)
@@ -242,7 +238,8 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
     inputs, errors = [], []
     for cell in cells:
         try:
-            inputs.append(SearchInput(spaces[cell.method], _find_known(cell, spaces[cell.method], options)))
+            single = spaces[cell.method].of_network(get_method(cell.method), cell.workload.architecture)
+            inputs.append(SearchInput(spaces[cell.method], _find_known(cell, single, options)))
         except UsageError as error:
             # A file is read for the first cell; the authors' configurations differ from cell to cell.
             if options.start != "published":
@@ -318,14 +315,14 @@ def _published_start(cell: CellChoice, space: SearchSpace) -> dict[str, float]:
 
 
 def _searched_values(
-    cell: CellChoice, space: SearchSpace, values: Mapping[str, float], file: YamlFile, location: Location
+    cell: CellChoice, space: SearchSpace, values: Configuration, file: YamlFile, location: Location
 ) -> dict[str, float]:
     """Return the values of what a space searches.
 
     Args:
         cell: the workload and the method.
-        space: of the search.
-        values: of the complete configuration.
+        space: of the search, of single numbers.
+        values: of the complete configuration; a number stands for all layers that the space searches one by one.
         file: the configuration's.
         location: its place in the file.
 
@@ -334,9 +331,20 @@ def _searched_values(
     """
     schedule = cell.workload.feedback_schedule(get_method(cell.method))
     name_of_cell = f"{cell.workload.name} {cell.method}"
+    entries = get_method(cell.method).entries(cell.workload.architecture)
+    numbers: dict[str, float] = {}
     for name, value in values.items():
-        known = space.ranges.get(name)
-        if known is not None and not known.holds(value):
+        one_by_one = entry_name(name, 1) in space.ranges
+        if is_list(value) and not one_by_one:
+            raise file.error(
+                (*location, name),
+                f"{name_of_cell} cannot start here: {name} has one number for each layer, but {space.path.name} one "
+                "for all of them",
+            )
+        spread = {name: value if is_list(value) or not one_by_one else [value] * entries[name]}
+        numbers |= flatten(spread)
+        known = space.ranges.get(entry_name(name, 1) if one_by_one else name)
+        if known is not None and not all(map(known.holds, flatten(spread).values())):
             raise file.error(
                 (*location, name),
                 f"{name_of_cell} cannot start here: {name} {value!r} is outside its range in {space.path.name} "
@@ -348,4 +356,4 @@ def _searched_values(
                 f"{name_of_cell} cannot start here: {name} {value!r}, but the search trains with {schedule.get(name)}, "
                 "as the workload has it",
             )
-    return {name: float(values[name]) for name in space.searched}
+    return {name: numbers[name] for name in space.searched}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tpbench.engine import TpbenchError, method_source
+from tpbench.engine import Configuration, TpbenchError, method_source
 from tpbench.engine.files import user_cache
 from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
@@ -156,7 +156,7 @@ class SweepDefinition:
         """The label of an axis that shows what the search minimises."""
         return "best validation error (%)" if self.minimises_error else f"lowest {self.objective.replace('_', ' ')}"
 
-    def search_plan(self, workload: Workload, configurations: Sequence[Mapping[str, float]]) -> PackPlan:
+    def search_plan(self, workload: Workload, configurations: Sequence[Configuration]) -> PackPlan:
         """Return the plan of a pack of the search, with a member for each complete configuration."""
         return PackPlan(
             workload,
@@ -252,9 +252,14 @@ class SweepDefinition:
 
     def space_file(self) -> str:
         """Return a file that declares the search space: JSON, which is YAML."""
-        ranges = {
-            name: {kind: values[0] if kind == "constant" else values} for name, (kind, *values) in self.space.items()
-        }
+        from tpbench.search.spaces import PER_LAYER
+
+        ranges: dict[str, dict[str, Any]] = {}
+        for name, (kind, *values) in self.space.items():
+            numbers = [value for value in values if value != PER_LAYER]
+            ranges[name] = {str(kind): numbers[0] if kind == "constant" else numbers}
+            if PER_LAYER in values:
+                ranges[name][PER_LAYER] = True
         return json.dumps({"methods": [self.method], "hyperparameters": ranges}, indent=1) + "\n"
 
     def options(self, workload: str, space: str = "") -> dict[str, Any]:

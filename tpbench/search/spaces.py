@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, RootModel, model_validator
@@ -21,8 +21,12 @@ from tpbench.engine import (
     method_names,
     unknown,
 )
+from tpbench.engine.configuration import entry_name, is_list
 from tpbench.workloads import Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
+
+if TYPE_CHECKING:
+    from tpbench.engine import Architecture, Method
 
 _MIN_RELATIVE_WIDTH = 1e-9
 """Too few numbers lie between two bounds that are closer, or between their logarithms."""
@@ -45,17 +49,21 @@ Bounds = Annotated[list[AnyNumber], Field(min_length=2, max_length=2)]
 
 
 class Range(FileModel):
-    """The range of one hyperparameter, of exactly one kind: a key of a search space's file."""
+    """The range of one hyperparameter, of exactly one kind: a key of a search space's file.
+
+    With ``per_layer`` each layer has a number of its own, which is searched in this range.
+    """
 
     log_uniform: Bounds | None = None
     uniform: Bounds | None = None
     choice: Annotated[list[AnyNumber], Field(min_length=1)] | None = None
     constant: AnyNumber | None = None
+    per_layer: bool = False
 
     @property
     def kind(self) -> str:
         """The key that the file has: ``log_uniform``, ``uniform``, ``choice`` or ``constant``."""
-        return next(name for name in Range.model_fields if getattr(self, name) is not None)
+        return next(name for name in _KINDS if getattr(self, name) is not None)
 
     @property
     def values(self) -> list[float]:
@@ -71,12 +79,14 @@ class Range(FileModel):
         return lower <= value <= upper
 
     def __str__(self) -> str:
-        return f"{self.kind} {getattr(self, self.kind)}"
+        return f"{self.kind} {getattr(self, self.kind)}" + ", per layer" * self.per_layer
 
     @model_validator(mode="after")
     def _check(self) -> Range:
-        if sum(getattr(self, name) is not None for name in Range.model_fields) != 1:
-            raise invalid(f"exactly one of {', '.join(Range.model_fields)} is needed")
+        if sum(getattr(self, name) is not None for name in _KINDS) != 1:
+            raise invalid(f"exactly one of {', '.join(_KINDS)} is needed")
+        if self.per_layer and self.constant is not None:
+            raise invalid("a constant is the same for all layers", "per_layer")
         if self.kind in ("log_uniform", "uniform"):
             self._check_bounds(*self.values)
         return self
@@ -92,6 +102,12 @@ class Range(FileModel):
             raise invalid(
                 f"the bounds {lower!r} and {upper!r} are too close to search between; write constant", self.kind
             )
+
+
+_KINDS = ("log_uniform", "uniform", "choice", "constant")
+"""The keys of :class:`Range` of which a range has one."""
+PER_LAYER = "per_layer"
+"""Ends the plain data of a range with a number of its own for each layer."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,27 @@ class SearchSpace:
 
     def describe(self) -> dict[str, list[Any]]:
         """Return the ranges as plain data, for hashing and display."""
-        return {name: [r.kind, *r.values] for name, r in self.ranges.items()}
+        return {name: [r.kind, *r.values, *[PER_LAYER] * r.per_layer] for name, r in self.ranges.items()}
+
+    def of_network(self, method: Method, architecture: Architecture) -> SearchSpace:
+        """Return the space whose ranges are those of single numbers: ``lr_1``, ``lr_2``, ... for one per layer.
+
+        Raises:
+            UsageError: a hyperparameter of this method has one number for all layers.
+        """
+        entries = method.entries(architecture)
+        ranges: dict[str, Range] = {}
+        for name, r in self.ranges.items():
+            if not r.per_layer:
+                ranges[name] = r
+            elif name in entries:
+                alone = r.model_copy(update={"per_layer": False})
+                ranges |= {entry_name(name, k): alone for k in range(1, entries[name] + 1)}
+            else:
+                raise UsageError(
+                    f"{self.path}: {name} of {method.title} is one number for all layers; remove per_layer"
+                )
+        return replace(self, ranges=ranges)
 
 
 def spaces_folder() -> Path:
@@ -147,7 +183,7 @@ class SpaceEntries(FileModel):
     hyperparameters: dict[str, Range]
 
 
-class ConfigurationEntries(RootModel[dict[str, AnyNumber]]):
+class ConfigurationEntries(RootModel[dict[str, AnyNumber | list[AnyNumber]]]):
     """The hyperparameters of a configuration's file."""
 
 
@@ -194,6 +230,8 @@ def _check_values(file: YamlFile, entry: Range, hyperparameters: Iterable[Hyperp
                 hyperparameter.check(number, name)
             except UsageError as error:
                 raise file.error(location, str(error).removeprefix(f"{name}: ")) from None
+        if entry.per_layer and not hyperparameter.layers:
+            raise file.error(("hyperparameters", name, PER_LAYER), f"{name} is one number for all layers")
         if hyperparameter.whole and entry.kind in ("log_uniform", "uniform"):
             raise file.error(location, f"{name} is a whole number: write a choice of some")
 
@@ -245,7 +283,7 @@ def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, Se
     return {name: own if own and name in own.methods else space_for(name) for name in names}
 
 
-def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, float]:
+def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, Any]:
     """Return the configuration of a YAML or JSON file, checked and completed with the workload's schedule.
 
     Raises:
@@ -254,9 +292,7 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
     return _configuration_at((), YamlFile(path, "a configuration"), workload, method)
 
 
-def load_configurations(
-    workload: Workload, method: str, path: Path
-) -> tuple[YamlFile, dict[Location, dict[str, float]]]:
+def load_configurations(workload: Workload, method: str, path: Path) -> tuple[YamlFile, dict[Location, dict[str, Any]]]:
     """Return the configurations of a file that holds one or a list of them, by their places, and the file.
 
     Raises:
@@ -266,13 +302,14 @@ def load_configurations(
     return file, {location: _configuration_at(location, file, workload, method) for location in file.entries}
 
 
-def _configuration_at(location: Location, file: YamlFile, workload: Workload, method: str) -> dict[str, float]:
+def _configuration_at(location: Location, file: YamlFile, workload: Workload, method: str) -> dict[str, Any]:
     """Return the configuration at a place of a file, checked and completed with the workload's schedule."""
     given = {name: value for name, value in file.entries[location].items() if name != "departs"}
     entries = file.validate(ConfigurationEntries, given, location).root
+    counts = get_method(method).entries(workload.architecture)
     for name, value in entries.items():
         try:
-            check_configuration({name: value}, (), _hyperparameters(method))
+            check_configuration({name: value}, (), _hyperparameters(method), entries=counts)
         except UsageError as error:
             raise file.error((*location, name), str(error).removeprefix("configuration: ")) from None
     return workload.complete(get_method(method), entries, file.place(location))
@@ -284,7 +321,7 @@ def _hyperparameters(method: str) -> list[Hyperparameter]:
     return [*rule.hyperparameter_specs.values(), *(HYPERPARAMETERS[name] for name in SCHEDULE if rule.trains_feedback)]
 
 
-def published_configuration(workload: Workload, method: str) -> dict[str, float]:
+def published_configuration(workload: Workload, method: str) -> dict[str, Any]:
     """Return the authors' own configuration of a cell, with their schedule.
 
     Raises:
@@ -339,14 +376,17 @@ def format_space(method: str, path: Path | None = None) -> str:
     space = space_for(method, path)
     hyperparameters = get_method(method).hyperparameter_specs
     lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
-    for name, (kind, *values) in space.describe().items():
-        numbers = ", ".join(map(_format_number, values))
-        lines.append(f"  {name}: {{{kind}: {numbers if kind == 'constant' else f'[{numbers}]'}}}")
+    for name, r in space.ranges.items():
+        numbers = ", ".join(map(_format_number, r.values))
+        more = f", {PER_LAYER}: true" * r.per_layer
+        lines.append(f"  {name}: {{{r.kind}: {numbers if r.kind == 'constant' else f'[{numbers}]'}{more}}}")
         lines[-1] += f"  # {' '.join(hyperparameters[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 
-def _format_number(value: float) -> str:
-    """Spell a number as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
+def _format_number(value: Any) -> str:
+    """Spell a number, or a list of some, as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
+    if is_list(value):
+        return f"[{', '.join(map(_format_number, value))}]"
     mantissa, e, exponent = repr(value).partition("e")
     return repr(value) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"

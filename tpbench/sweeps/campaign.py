@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, get_method
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.search.brackets import bracket_sizes
@@ -142,7 +142,7 @@ def _plan(cell: CellChoice, searched: SearchInput, options: SweepOptions, settin
     definition = SweepDefinition.of(
         options, cell.workload, cell.method, dataset.fingerprint, space.describe(), searched.known
     )
-    space.to_hyperopt()
+    space.of_network(get_method(cell.method), cell.workload.architecture).to_hyperopt()
     folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
     return _PlannedSweep(cell, space, definition, folder)
 

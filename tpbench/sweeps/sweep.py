@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tpbench.engine import TpbenchError, get_method
+from tpbench.engine.configuration import unflatten
 from tpbench.results import RunRecord
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
@@ -432,11 +433,12 @@ class SearchedSweep(QueuedSweep):
         super().__init__(
             name, f"{definition.workload} {definition.method}", replace(settings, sweep=name), on_cluster=on_cluster
         )
-        self.definition, self.workload, self.space = definition, workload, space
+        self.definition, self.workload, method = definition, workload, get_method(definition.method)
+        self.space = space.of_network(method, workload.architecture)
         # The final runs keep the precision of the sweep, so none of them is a run of such a search.
         self.search_settings = self.settings.for_search(definition.searched_in)
         self.folder, self.journal, self.accept_failures = folder, journal, accept_failures
-        self.constants = {**space.constants, **workload.feedback_schedule(get_method(definition.method))}
+        self.constants = {**space.constants, **workload.feedback_schedule(method)}
         self.search = PackedSearch(
             self._inner, journal, trials=definition.trials, pack=definition.pack, max_pending=definition.lag
         )
@@ -510,8 +512,13 @@ class SearchedSweep(QueuedSweep):
 
     def _search_pack(self, number: int, suggestions: Sequence[Mapping[str, float]]) -> QueuedPack:
         d = self.definition
-        plan = d.search_plan(self.workload, [{**s, **self.constants} for s in suggestions])
+        plan = d.search_plan(self.workload, [self._complete(s) for s in suggestions])
         return QueuedPack(str(number), plan, self.search_settings, d.bracket)
+
+    def _complete(self, suggestion: Mapping[str, float]) -> dict[str, Any]:
+        """Return the whole configuration of a suggestion."""
+        entries = get_method(self.definition.method).entries(self.workload.architecture)
+        return unflatten({**suggestion, **self.constants}, entries)
 
     def ended(self, key: str, outcomes: list[Outcome], workers: Workers) -> None:
         searching = self.final is None
@@ -548,7 +555,7 @@ class SearchedSweep(QueuedSweep):
         assert best is not None  # or there were a reason
         d = self.definition
         plan = plan_seeds(
-            self.workload, d.method, {**best[0], **self.constants}, d.seeds, d.epochs, d.found("final"), d.fingerprint
+            self.workload, d.method, self._complete(best[0]), d.seeds, d.epochs, d.found("final"), d.fingerprint
         )
         if self.journal.parts is None:
             self.journal.split(workers.parts(len(d.seeds)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tpbench.engine import TpbenchError, Trainer, get_method
+from tpbench.engine import Configuration, TpbenchError, Trainer, get_method
 from tpbench.engine.alignment import DAMPINGS, AlignmentLog
 from tpbench.results import RunStore, provenance
 from tpbench.results.alignments import ALIGNMENTS, AlignmentRecord
@@ -49,7 +48,7 @@ def _train(trainer: Trainer) -> None:
 def record_alignment(
     workload: Workload,
     method: str,
-    configuration: Mapping[str, float],
+    configuration: Configuration,
     seeds: tuple[int, ...],
     epochs: int,
     every: int,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tpbench.engine import MemberHistory, TpbenchError, UsageError, check_device_precision, method_source
+from tpbench.engine import Configuration, MemberHistory, TpbenchError, UsageError, check_device_precision, method_source
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunDefinition, RunRecord, RunStore
 from tpbench.results.location import location
@@ -38,7 +38,7 @@ class PackPlan:
 
     workload: Workload
     method: str
-    configurations: tuple[Mapping[str, float], ...]
+    configurations: tuple[Configuration, ...]
     seeds: tuple[int, ...]
     epochs: int
     prune: bool = False
@@ -72,7 +72,7 @@ class PackPlan:
 def plan_seeds(
     workload: Workload,
     method: str,
-    configuration: Mapping[str, float],
+    configuration: Configuration,
     seeds: Sequence[int],
     epochs: int,
     search_info: Mapping[str, Any],

@@ -20,14 +20,14 @@ from tpbench.training.tracking import prepare_trackers
 from tpbench.workloads.memory import free_memory
 
 if TYPE_CHECKING:
-    from tpbench.engine import EpochReport
+    from tpbench.engine import Configuration, EpochReport
 
 _RETRAINED = "their networks: these are trained again, and a network is kept if the curves come out the same"
 
 
 def run_seeds(
     cell: CellChoice,
-    configuration: Mapping[str, float],
+    configuration: Configuration,
     search_info: Mapping[str, Any],
     seeds: tuple[int, ...],
     epochs: int | None,

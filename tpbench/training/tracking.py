@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from tpbench import __version__
 from tpbench.engine import MemberHistory, TpbenchError, UsageError, unknown
+from tpbench.engine.configuration import flatten
 from tpbench.engine.errors import shorten
 from tpbench.engine.files import check_name, user_path
 from tpbench.results.location import absolute, file_of_url, is_url, location
@@ -286,6 +287,7 @@ class Member:
     name: str
     """``digits/bp/seed0/ID``; no part of it leads out of a folder."""
     hyperparameters: Mapping[str, float]
+    """One entry for each number; those of layers are ``lr_1``, ``lr_2`` and so on."""
     tags: Mapping[str, str]
 
     @classmethod
@@ -322,7 +324,7 @@ class Member:
         return cls(
             definition.id,
             "/".join([*(re.sub(r"[^A-Za-z0-9_-]+", "-", part) or "-" for part in parts), definition.id]),
-            dict(definition.configuration),
+            flatten(definition.configuration),
             {name: value for name, value in tags.items() if value},
         )
 

@@ -90,14 +90,16 @@ class Workload:
         pretrain, between = self.schedules[method.schedule]
         return {"fb_pretrain_epochs": pretrain, "fb_epochs_between": between}
 
-    def complete(self, method: Method, given: Mapping[str, object], where: str = "configuration") -> dict[str, float]:
+    def complete(self, method: Method, given: Mapping[str, object], where: str = "configuration") -> dict[str, Any]:
         """Check a configuration and fill in the workload's schedule where it names none.
 
         Raises:
-            UsageError: a hyperparameter is unknown, missing or out of range.
+            UsageError: a hyperparameter is unknown, missing or out of range, or a list of it has not as many numbers as
+                the network has layers.
         """
         optional = [HYPERPARAMETERS[name] for name in SCHEDULE] if method.trains_feedback else []
-        checked = check_configuration(given, method.hyperparameter_specs.values(), optional, where)
+        entries = method.entries(self.architecture)
+        checked = check_configuration(given, method.hyperparameter_specs.values(), optional, where, entries)
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
     def plain(self) -> dict[str, Any]:
