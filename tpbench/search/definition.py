@@ -252,14 +252,9 @@ class SweepDefinition:
 
     def space_file(self) -> str:
         """Return a file that declares the search space: JSON, which is YAML."""
-        from tpbench.search.spaces import PER_LAYER
+        from tpbench.search.spaces import range_entries
 
-        ranges: dict[str, dict[str, Any]] = {}
-        for name, (kind, *values) in self.space.items():
-            numbers = [value for value in values if value != PER_LAYER]
-            ranges[name] = {str(kind): numbers[0] if kind == "constant" else numbers}
-            if PER_LAYER in values:
-                ranges[name][PER_LAYER] = True
+        ranges = {name: range_entries(plain) for name, plain in self.space.items()}
         return json.dumps({"methods": [self.method], "hyperparameters": ranges}, indent=1) + "\n"
 
     def options(self, workload: str, space: str = "") -> dict[str, Any]:
@@ -344,7 +339,9 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in continuing(options).items() if name != "results"} if options else {}
     for name in ("data", "space", "start"):
-        if kept.get(name) and (name, kept[name]) != ("start", "published"):
+        if isinstance(kept.get(name), list):
+            kept[name] = [absolute(file) for file in kept[name]]
+        elif kept.get(name) and (name, kept[name]) != ("start", "published"):
             kept[name] = absolute(kept[name])
     if "track" in kept:
         kept["track"] = [portable_target(target) for target in kept["track"]]
