@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tpbench.engine.configuration import Configuration
 from tpbench.engine.field_rules import controller_gradients, mirror_weights, train_local_difference
 from tpbench.engine.golden import GoldenReport, read_golden_arrays, relative_error
 from tpbench.engine.methods import METHODS, Minibatch, Update, example_configuration
@@ -92,7 +93,7 @@ class RuleFile:
     method: str
     arrays: Arrays = lambda steps, state, step: {}
     """The arrays of the method at a state, by name, of the file."""
-    hyperparameters: Callable[[RuleSteps], Mapping[str, float]] = lambda steps: {}
+    hyperparameters: Callable[[RuleSteps], Configuration] = lambda steps: {}
     """Those of the method that matter, from the file's."""
     weight_factor: Callable[[int], float] = lambda batch: 1.0
     """The file's weight gradients over the engine's, of the batch size."""
@@ -290,13 +291,13 @@ def _compare_mirrors(steps: RuleSteps, pack: PackState, batch: Minibatch, step: 
 
 
 def _local_difference_noise(steps: RuleSteps, step: int, k: int, sample: int) -> list[Tensor]:
-    """Return the noise of an iteration, scaled; zeros for layers that have had all of theirs."""
-    counts, sigmas, hidden = steps.given["K"], steps.given["sigma"], steps.architecture.hidden
+    """Return the noise of an iteration; zeros for layers that have had all of theirs."""
+    counts, hidden = steps.given["K"], steps.architecture.hidden
 
     def draws(name: str, i: int) -> Tensor:
         values = steps.tensor(f"{name}{i}")[step]
         active = k < counts[i - 1]
-        return steps.of_members(values[k, sample] * sigmas[i - 1] if active else torch.zeros_like(values[0, sample]))
+        return steps.of_members(values[k, sample] if active else torch.zeros_like(values[0, sample]))
 
     return [draws("noise_x", i) for i in hidden] + [draws("noise_y", i) for i in hidden]
 
@@ -386,7 +387,11 @@ RULE_FILES = {
     "l-drl-tanh": RuleFile(
         "l-drl",
         _feedback_maps,
-        lambda steps: {"eta": steps.given["beta"] * steps.batch, "sigma": 1.0},
+        lambda steps: {
+            "eta": steps.given["beta"] * steps.batch,
+            "sigma": steps.given["sigma"],
+            "fb_steps": steps.given["K"],
+        },
         weight_factor=lambda batch: 0.5,
         bias_factor=lambda batch: 0.5,
         feedback=_compare_local_differences,
