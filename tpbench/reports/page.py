@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from tpbench.reports.curves import (
     sort_by_method,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
+from tpbench.reports.style import Figure, Glyphs, colour, colour_variables, drawing, inline_svg, to_svg, variable
 from tpbench.reports.summary import (
     State,
     completeness,
@@ -302,6 +302,8 @@ class Report:
     """The content of a page; :meth:`html` renders it."""
 
     content: Mapping[str, Any]
+    colours: Collection[str] = ()
+    """Colours on white of its figures."""
 
     def html(self, reload_s: int | None = None) -> str:
         """Render the page.
@@ -315,6 +317,8 @@ class Report:
         )
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
+        environment.filters["variable"] = variable
+        style = colour_variables(self.colours) + style
         return environment.from_string(template).render(
             **self.content,
             title=TITLE,
@@ -513,7 +517,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         "squares": bool(share),
         "sections": [section for section in sections if section.filled],
     }
-    return Report(content | {"glyphs": glyphs.svg})
+    return Report(content | {"glyphs": glyphs.svg}, glyphs.colours)
 
 
 def empty_report(store: RunStore, command: str) -> Report:
