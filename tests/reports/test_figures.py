@@ -26,7 +26,7 @@ from tpbench.reports import paper_figures as toy
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import find_records
 from tpbench.reports.curves import DASHES, cells_of, dashes, learning_curves, middle_and_band, panel
-from tpbench.reports.forest import describe_row, forest_figure, forest_legend, forest_rows
+from tpbench.reports.forest import DIFFERENCES, MEANS, describe_row, forest_figure, forest_legend, forest_rows
 from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
 from tpbench.reports.tuning_plots import importance
 from tpbench.results import RunStore, leaderboard
@@ -280,7 +280,7 @@ def test_the_forest_shows_what_the_leaderboard_says(forest_store: RunStore) -> N
     assert [label[0].split()[-1] for label in labels] == ["BP", "DFA", "DDTP-linear", "DTP", "DDTP-RHL", "DTPDRL"]
     assert [counts(mark) for label in labels for mark in label[1:]] == [[1, 4]]  # diverged
     texts = {(text.xyann[0], text.xy[1]): text for text in axes.texts if text.xy[1] >= 0}
-    means, differences = ({y: text for (x, y), text in texts.items() if x == column} for column in (33, 41))
+    means, differences = ({y: text for (x, y), text in texts.items() if x == column} for column in (MEANS, DIFFERENCES))
     assert [text.get_text() for text in means.values()] == [f"{row.cell.mean:.2f}" for row in rows]
     assert sorted(differences) == [1, 2, 3, 4, 5]  # not of the baseline
     for place, text in differences.items():
@@ -289,8 +289,13 @@ def test_the_forest_shows_what_the_leaderboard_says(forest_store: RunStore) -> N
         shown = (row.difference, row.low, row.high)
         assert numbers == [pytest.approx(value, abs=0.0051) for value in shown if not math.isnan(value)]
         assert (text.get_fontweight() == "bold") == row.differs
-    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    hollow = [line for line in axes.lines if line.get_marker() == "D"]
     assert [float(line.get_xdata()[0]) for line in hollow] == [1.98, 2.17, 2.04, 2.39, 2.10, 2.21]
+    thin = [line for line in axes.lines if line.get_linewidth() == 1 and np.ptp(line.get_ydata()) == 0]
+    # Student's t with 9 degrees of freedom, of BP's printed 1.98 and 0.14.
+    half = 2.26216 * 0.14 / math.sqrt(10)
+    assert list(thin[0].get_xdata()) == pytest.approx([1.98 - half, 1.98 + half], abs=1e-4)
+    assert len(thin) == len(hollow)
 
 
 def test_what_could_be_best_is_shaded_and_ticked(forest_store: RunStore) -> None:
@@ -319,21 +324,20 @@ def test_the_papers_mean_is_that_of_published_cells_on_its_data(tmp_path: Path) 
     _fill(store, "bp", 0.03, label="copy 0123abcd", fingerprint="e" * 64)
     rows = forest_rows(store, "mnist")
     lines = forest_figure(rows).axes[0].lines
-    hollow = [line for line in lines if line.get_markerfacecolor() == "none"]
-    assert [float(line.get_xdata()[0]) for line in hollow] == [1.98]
+    assert [float(line.get_xdata()[0]) for line in lines if line.get_marker() == "D"] == [1.98]
     # Each kind of data has a baseline of its own.
     assert [text.get_text().split("\n")[-1] for text in forest_figure(rows).axes[0].get_yticklabels()][2:] == [
         f"({rows[2].cell.data_label})"
     ]
-    copies = forest_figure(rows[2:], "mnist").axes[0]
-    assert copies.get_title() == f"mnist ({rows[2].cell.data_label})"
+    copies = forest_figure(rows[2:], "mnist")
+    assert f"MNIST ({rows[2].cell.data_label})" in copies.get_suptitle()
     upright = [tuple(line.get_xdata()) for line in lines if np.ptp(line.get_ydata()) > 0]
     assert upright == [(rows[0].cell.mean,) * 2, (rows[2].cell.mean,) * 2]
 
 
 def test_the_legend_of_the_forest_names_what_occurs(forest_store: RunStore, tmp_path: Path) -> None:
     full = " ".join(forest_legend(forest_rows(forest_store, "mnist")))
-    words = ("interval", "diamond", "line", "Bold", "Shaded")
+    words = ("interval", "line", "diamond", "Bold", "Shaded")
     assert [word for word in words if word in full] == list(words)
     other = RunStore(tmp_path / "other")
     _fill(other, "dfa", 0.02, 2, workload="digits")
