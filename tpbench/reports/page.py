@@ -255,8 +255,7 @@ def _provenance_table(ranking: Ranking) -> PageTable:
                     PageEntry(origin.entry("command"), below=configuration, long=True),
                     PageEntry(origin.entry("commit")[:12]),
                     PageEntry(origin.hardware, loose=True),
-                    PageEntry(origin.entry("precision")),
-                    PageEntry(origin.entry("torch")),
+                    PageEntry(origin.entry("precision"), below=origin.entry("torch")),
                 ]
             )
     columns = [
@@ -267,8 +266,7 @@ def _provenance_table(ranking: Ranking) -> PageTable:
         "command and hyperparameters",
         "commit",
         "processor",
-        "precision",
-        "torch",
+        "precision and torch",
     ]
     return PageTable(f"Origin of the runs: {ranking.title}", columns, rows)
 

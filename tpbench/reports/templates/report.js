@@ -95,9 +95,12 @@ for (const figure of document.querySelectorAll("figure svg")) {
   }
 }
 
-// What goes on to the right fades there.
+// What goes on to the right, or below, fades there.
 const boxes = [...document.querySelectorAll(".scroll")];
-const fade = box => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+const fade = box => {
+  box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  box.classList.toggle("below", box.scrollHeight - box.clientHeight - box.scrollTop > 1);
+};
 const sizes = new ResizeObserver(entries => entries.forEach(entry => fade(entry.target)));
 for (const box of boxes) {
   box.addEventListener("scroll", () => fade(box), {passive: true});
