@@ -206,7 +206,7 @@ def test_the_page_begins_with_a_matrix_of_methods_and_workloads(store: RunStore)
     # A sign tells without colour what each cell says.
     signs = {row[0]: {one for one in Verdict if one.value.strip() and one.value in "".join(row[1:])} for row in rows}
     assert signs == {
-        "BP": set(),
+        "BP": {Verdict.BASELINE},
         "DTP": {Verdict.WORSE},
         "DDTP-linear": {Verdict.BEST, Verdict.SAME},
         "DFA, unknown": {Verdict.UNTESTED},

@@ -75,7 +75,7 @@ def test_the_sentences(every_group: Ranking) -> None:
         "DFA and DDTP-linear could be the best, BP apart."
     )
     assert few_seeds(every_group) == [
-        ("Permutation test", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
+        ("Fewer seeds", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
         ("Not tested", ["GNT (90 epochs, BP 100)", "DTP (pre-trained) (2 seeds)"]),
     ]
     assert warnings_of(every_group) == [

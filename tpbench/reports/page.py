@@ -59,7 +59,7 @@ from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import provenance_groups, read_curves, seed_ranges
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS
 from tpbench.results.ranking import (
     BASELINE,
     Ranking,
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
 TITLE = "tpbench: is this learning rule really better than that one?"
 # An interval, a p-value and a range of seeds stay on one line.
 _UNBROKEN = re.compile(r"\[[+-]?[\d.]+, [+-]?[\d.]+\]|\(p [^()]*\)|\d+-\d+")
+PLAN = "tpbench reproduce --dry-run"
 _NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
 
 
@@ -219,17 +220,19 @@ def _paper_table(table: ErrorTable, notes: Sequence[str] = ()) -> PageTable:
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows, notes)
 
 
-def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
-    """Return the tables of errors beside the paper's numbers: Table S6, and Table 1 in a fold.
+def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
+    """Return Table S6: errors beside the paper's numbers.
 
     Args:
-        folded: whether the whole one is in a fold too, as where the store has nothing of it.
+        folded: whether it is in a fold, as where the store has nothing of it.
     """
-    whole = _paper_table(tables["s6"], [footnote(tables["s6"]), *notes(tables["s6"])])
-    shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
-    section = Section("tables", "The paper's table", folds=[shorter])
+    remarks = [footnote(table), *notes(table)]
+    if any(entry.compared == "missing" and entry.paper for entry in table.entries.values()):
+        remarks.append(f"What is missing: '{_with_store(PLAN, results)}' lists it with its cost.")
+    whole = _paper_table(table, remarks)
+    section = Section("tables", "The paper's table")
     if folded:
-        section.folds.insert(0, Fold(whole.caption, tables=[whole]))
+        section.folds.append(Fold(whole.caption, tables=[whole]))
     else:
         section.tables.append(whole)
     return section
@@ -246,6 +249,8 @@ def _provenance_table(ranking: Ranking) -> PageTable:
     for cell in sort_by_method(row.cell for row in ranking.cells):
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
         for origin in provenance_groups(cell):
+            torch, commit = origin.entry("torch"), origin.entry("commit")[:12]
+            versions = f"{origin.entry('precision')}, torch {torch}\ncommit {commit}"
             rows.append(
                 [
                     PageEntry(method_title(cell.method)),
@@ -253,21 +258,10 @@ def _provenance_table(ranking: Ranking) -> PageTable:
                     PageEntry(seed_ranges(run.definition.seed for run in origin.runs)),
                     number(origin.seconds),
                     PageEntry(origin.entry("command"), below=configuration, long=True),
-                    PageEntry(origin.entry("commit")[:12]),
-                    PageEntry(origin.hardware, loose=True),
-                    PageEntry(origin.entry("precision"), below=origin.entry("torch")),
+                    PageEntry(origin.hardware, below=versions, loose=True),
                 ]
             )
-    columns = [
-        "method",
-        "tuning",
-        "seeds",
-        "seconds",
-        "command and hyperparameters",
-        "commit",
-        "processor",
-        "precision and torch",
-    ]
+    columns = ["method", "tuning", "seeds", "seconds", "command and hyperparameters", "machine and versions"]
     return PageTable(f"Origin of the runs: {ranking.title}", columns, rows)
 
 
@@ -343,7 +337,7 @@ def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
     statements, commands = few_seeds(ranking), missing_runs(ranking)
     if methods := missing_methods(ranking):
         statements.append(("Not run", [listed(methods)]))
-        commands.append("tpbench reproduce --dry-run")
+        commands.append(PLAN)
     commands = [_with_store(command, results) for command in commands]
     return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
 
@@ -477,17 +471,17 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
+    table = paper_table(store, "s6", cells)
     rankings = read_test_samples(store, rank_all(cells, baseline))
     rows, known = matrix(rankings), {ranking.workload for ranking in rankings}
-    paper = reproduction(rankings, tables["s6"])
+    paper = reproduction(rankings, table)
     searches = search_section(store, results, glyphs)
     sections = [
         replace(searches, id="tuning", title="Tuning curves", folds=[]),
         curve_section(store, rankings, baseline, glyphs, results),
         alignment_section(store, results, glyphs),
         Section(searches.id, searches.title, folds=searches.folds),
-        paper_section(tables, folded=not paper),
+        paper_section(table, not paper, results),
         leaderboard_section(rankings),
         provenance_section(rankings),
     ]
@@ -516,5 +510,5 @@ def empty_report(store: RunStore, command: str) -> Report:
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    plan = _with_store("tpbench reproduce --dry-run", results)
+    plan = _with_store(PLAN, results)
     return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}

@@ -49,7 +49,7 @@ def _published(rankings: Iterable[Ranking], workload: str) -> list[Cell]:
 class Verdict(Enum):
     """Result of a cell of the matrix. The value is its sign, so that it can be read without colour."""
 
-    BASELINE = ""
+    BASELINE = "\N{BLACK CIRCLE}"
     BEST = "\N{CHECK MARK}"
     BETTER = "\N{BLACK DOWN-POINTING TRIANGLE}"
     WORSE = "\N{BLACK UP-POINTING TRIANGLE}"
@@ -191,7 +191,7 @@ def few_seeds(ranking: Ranking) -> list[tuple[str, list[str]]]:
         if row.tested.startswith("not tested: "):
             untested[row.tested.removeprefix("not tested: ")].append(row.cell.title)
     groups = [
-        ("Permutation test", [f"{row.cell.title} {row.difference_text}" for row in permuted]),
+        ("Fewer seeds", [f"{row.cell.title} {row.difference_text}" for row in permuted]),
         ("Not tested", [f"{'; '.join(names)} ({reason})" for reason, names in untested.items()]),
     ]
     return [(title, entries) for title, entries in groups if entries]
