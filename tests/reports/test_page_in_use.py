@@ -100,7 +100,7 @@ def test_a_legend_has_the_colours_of_its_lines(page: Path, browser: Browser, sch
     colours = browser.ask(
         """[...document.querySelectorAll('.linked')].flatMap(group => {
             const stroke = one => getComputedStyle(one).stroke;
-            const drawn = name => [...group.querySelectorAll('.series path:not(.hit)')]
+            const drawn = name => [...group.querySelectorAll('.series[aria-label] path:not(.hit)')]
                 .filter(one => one.closest('.series').dataset.name === name).map(stroke).filter(one => one !== 'none');
             return [...group.querySelectorAll('.legend button')].map(({dataset, firstElementChild}) => [
                 dataset.name, stroke(firstElementChild.querySelector('path')), [...new Set(drawn(dataset.name))]]);
