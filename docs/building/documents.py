@@ -23,9 +23,7 @@ OUTSIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-_PAGES = {document: uri for uri, document in OUTSIDE.items()} | {
-    f"docs/{name}": uri for uri, name in NOTEBOOKS.items()
-}
+_PAGES = {document: uri for uri, document in OUTSIDE.items()} | {f"docs/{name}": uri for uri, name in NOTEBOOKS.items()}
 _LINK = re.compile(r"(?P<text>\[[^\[\]]*\])\((?P<path>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 # What a browser does not show by itself is served as text.
 _SHOWN = {".csv", ".ipynb", ".png", ".svg", ".zip"}
