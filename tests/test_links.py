@@ -56,6 +56,7 @@ def test_every_method_and_hyperparameter_has_its_row() -> None:
 def test_the_readme_is_one_page_with_what_one_does_first() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 90
+    assert len(text.partition("\n## ")[0].split()) <= 350
     for target in ("demo", "setup", "test", "lint", "lowest", "docs"):
         assert f"make {target}" in text
     # What the README calls the test suite is what CI runs.
