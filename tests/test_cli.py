@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import tpbench as package
 from tests.conftest import CONFIGURATION, SHARED, CommandLine, Inside
 from tpbench.engine import METHODS
 from tpbench.workloads import WORKLOADS
@@ -43,8 +44,9 @@ def test_listings(tpbench_inside: Inside) -> None:
         (["sweep", "digits", "bp", "--pack", "many"], "--pack 'many'"),
         (["bench", "--methods", "bpp"], "unknown method 'bpp': did you mean 'bp'?"),
         (["bench", "--precision", "tf32", "--device", "cpu", "--workloads", "digits"], "on a GPU only"),
-        (["run", "digits", "bp"], "no published configuration of bp on digits"),
-        (["run", "digits", "bp", "--config", "absent.yaml"], "neither 'published', 'best' nor a file"),
+        (["run", "digits", "bp", "--config", "published"], "no published configuration of bp on digits"),
+        (["run", "mnist", "gnt"], "gnt on mnist"),
+        (["run", "digits", "bp", "--config", "absent.yaml"], "'absent.yaml'"),
         (["run", "digits", "bp", "--config", "best"], "holds no run of bp on digits"),
         (["run", "mnist", "bp", "--seeds", "-1"], "seeds '-1'"),
         (["run", "mnist", "bp", "--precision", "float16"], "unknown precision 'float16'"),
@@ -110,6 +112,15 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tpbench_inside: In
     overview = pd.read_csv(io.StringIO(tpbench_inside("table", "overview", "--format", "csv").stdout)).iloc[0]
     assert (overview.workload, overview.could_be_best) == ("digits", "open")
     assert overview.test_error_mean == pytest.approx(row.test_error_mean)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_the_digits_at_once(tmp_path: Path, method: str) -> None:
+    package.run("digits", method, seeds=[0], epochs=1, results=tmp_path, progress=False)
+    row = package.leaderboard(tmp_path).iloc[0]
+    assert (row["method"], row["tuning"]) == (method, "27 x 20 halved")
+    assert not np.isnan(row["test_error_mean"])
+    assert package.table(tmp_path, "1").empty or "digits" not in set(package.table(tmp_path, "1")["workload"])
 
 
 @pytest.mark.slow

@@ -613,7 +613,7 @@ def load_network(
 def run(
     workload: str | os.PathLike[str],
     method: Names,
-    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    configuration: str | os.PathLike[str] | Mapping[str, float] = "default",
     seeds: Seeds | None = None,
     epochs: int | None = None,
     results: Place = "results",
@@ -637,8 +637,8 @@ def run(
     Args:
         workload: a name, or a ``.yaml`` file.
         method: a name, several with commas between them or as a list, or ``"all"``: the methods of Table S6.
-        configuration: ``"published"`` (the authors'), ``"best"`` (of the store), a YAML file, or the hyperparameters by
-            name.
+        configuration: ``"default"`` (the authors', or on the digits the one that comes with tpbench), ``"published"``
+            (the authors' alone), ``"best"`` (of the store), a YAML file, or the hyperparameters by name.
         seeds: numbers, or text such as ``"0-4,7"``. None: those of ``n_seeds``, or 0 to 9.
         epochs: joint epochs. None: the workload's.
         results: the store that they are added to: a folder or a URL.

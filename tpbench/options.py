@@ -151,7 +151,7 @@ def _hyperparameters(value: object) -> str | dict[str, Any]:
             for name, number in value.items()
         }
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError("give 'published', 'best', a YAML file or hyperparameters by name")
+        raise ValueError("give 'default', 'published', 'best', a YAML file or hyperparameters by name")
     return os.fspath(value)
 
 
@@ -445,8 +445,14 @@ class ConfigurationOptions(Options):
     configuration: Annotated[
         str | dict[str, Any],
         BeforeValidator(_hyperparameters),
-        Option("The hyperparameters.", flag="--config", metavar="published|best|FILE", kind="file"),
-    ] = "published"
+        Option(
+            "The hyperparameters: the authors' (on the digits tpbench's own), the store's best, or those of a file.",
+            flag="--config",
+            metavar="default|published|best|FILE",
+            shown="the authors', or tpbench's own on the digits",
+            kind="file",
+        ),
+    ] = "default"
     device: Annotated[Name, Option("auto, cpu, cuda, cuda:N.")] = "auto"
 
 

@@ -12,9 +12,8 @@ import typer.main
 
 _INTRODUCTION = """# Commands
 
-Made from the command line itself: the same stands in `tpbench COMMAND --help`. What belongs together, in the order in
-which one needs it, is in [Using tpbench](guide.md). Exit codes: 0, done; 1, something that was asked for did not work;
-2, bad usage; 130, stopped.
+Every command with its options, as `tpbench COMMAND --help` prints them. The [first comparison](tour.md) shows the most
+important ones. Exit codes: 0, done; 1, some of the work failed; 2, bad usage; 130, stopped.
 """
 _EXTRAS = re.compile(r"^(?P<text>.*?)\s*\[(?P<extras>[^\[\]]*)\]$", re.DOTALL)
 
