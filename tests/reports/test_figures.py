@@ -25,15 +25,29 @@ from tpbench.engine import METHODS
 from tpbench.reports import paper_figures as toy
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import find_records
-from tpbench.reports.curves import DASHES, cells_of, dashes, learning_curves, middle_and_band, panel
+from tpbench.reports.curves import (
+    cell_curves,
+    cells_of,
+    cost_plot,
+    curve_panel,
+    dashes,
+    label_beside,
+    learning_curves,
+    marker,
+    middle_and_band,
+    panel,
+    scaling_figure,
+)
 from tpbench.reports.forest import describe_row, forest_figure, forest_legend, forest_rows
-from tpbench.reports.style import logarithmic_labels, plain_labels, plain_number
+from tpbench.reports.style import colour, logarithmic_labels, method_style, plain_labels, plain_number, save
 from tpbench.reports.tuning_plots import importance
 from tpbench.results import RunStore, leaderboard
+from tpbench.results.cells import Cell, read_curves
 from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.training.plan import Outcome
+from tpbench.workloads.benchmark import BenchmarkRow
 
 PNG = b"\x89PNG"
 
@@ -111,7 +125,7 @@ def test_the_angles_behind_the_figures_are_a_table(tpbench_inside: Inside, tmp_p
 def test_every_line_of_an_alignment_figure_is_told_apart(tmp_path: Path) -> None:
     keep_alignments(tmp_path, *(alignment_record("fashion-mnist", method, [1.0] * 2) for method in METHODS))
     lines = alignment_figure(find_records(RunStore(tmp_path), "fashion-mnist"), "4").axes[0].get_lines()[: len(METHODS)]
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(METHODS)
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == len(METHODS)
 
 
 def test_records_of_other_networks_do_not_mix(tpbench_inside: Inside, tmp_path: Path) -> None:
@@ -341,7 +355,7 @@ def test_the_legend_of_the_forest_names_what_occurs(forest_store: RunStore, tmp_
     assert [word for word in words if word in dots] == []
 
 
-def test_tunings_are_lines_of_their_own_that_styles_tell_apart(tmp_path: Path) -> None:
+def test_tunings_of_a_method_have_styles_of_their_own(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     tunings = [PUBLISHED, {"by": "file"}, search_info("s", 40, 100, "0" * 64, "final", range(3))]
     for method in METHODS:
@@ -349,14 +363,96 @@ def test_tunings_are_lines_of_their_own_that_styles_tell_apart(tmp_path: Path) -
             _fill(store, method, 0.02, 3, found=info, lr=1e-3 * (number + 1), epochs=2)
     cells = cells_of(store, "mnist")
     assert len(cells) == len(tunings) * len(METHODS)
-    figure = learning_curves(store, cells)
-    lines = [line for line in figure.axes[1].lines if line.get_gid()]
-    assert [line.get_label() for line in lines] == [cell.title for cell in cells]
-    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == len(cells)
-    assert {dashes(cell, cells) for cell in cells if cell.method == "bp"} == set(DASHES[: len(tunings)])
-    first = [dashes(cell, cells) for cell in cells if cell.tuning == "published"]
-    assert first[0] == ()
-    assert len(set(first)) == 2  # one more for the second cycle of colours
+    for style in (dashes, marker):
+        for method in METHODS:
+            assert len({style(cell, cells) for cell in cells if cell.method == method}) == len(tunings)
+    first = [cell for cell in cells if cell.tuning == "published"]
+    assert [(dashes(c, cells), marker(c, cells)) for c in first] == [
+        (method_style(c.method).dashes, method_style(c.method).marker) for c in first
+    ]
+    axes = cost_plot(cells).axes[0]
+    points = [bars[0] for bars in axes.containers]  # type: ignore[index]
+    assert [(p.get_marker(), p.get_color()) for p in points] == [(marker(c, cells), colour(c.method)) for c in cells]
+    labels = {text.get_text().replace("\n", " ") for text in axes.texts}
+    assert labels == {cell.title for cell in cells}
+
+
+@pytest.fixture
+def curved(tmp_path: Path) -> tuple[RunStore, list[Cell]]:
+    """Five methods on MNIST, of which one has a single seed."""
+    store = RunStore(tmp_path)
+    for place, method in enumerate(("bp", "dfa", "dtp", "ddtp-linear", "ddtp-rhl")):
+        for seed in range(3 if place else 1):
+            store.publish(record(method, seed, [0.3, 0.2 + seed / 100, 0.1 + place / 100], epochs=3))
+    return store, cells_of(store, "mnist")
+
+
+def test_every_method_has_a_panel_of_its_curve_before_those_of_the_others(
+    curved: tuple[RunStore, list[Cell]],
+) -> None:
+    store, cells = curved
+    panels = learning_curves(store, cells).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [cell.title for cell in cells]
+    assert len({axes.get_subplotspec().colspan.start for axes in panels}) == 4  # type: ignore[union-attr]
+    for axes, cell in zip(panels, cells, strict=True):
+        (own,) = (line for line in axes.lines if line.get_gid())
+        assert own.get_color() == colour(cell.method)
+        (others,) = (line for line in axes.lines if not line.get_gid())
+        assert np.isnan(np.asarray(others.get_ydata())).sum() == len(cells) - 1
+        assert len(axes.collections) == (len(cell.runs) > 1)  # the band
+        assert (axes.get_yscale(), axes.get_ylim()) == ("log", panels[0].get_ylim())
+        assert [tick for tick in axes.get_xticks() if tick % 1] == []
+    curves = cell_curves(cells, read_curves(store, cells), "validation_error")
+    assert list(curves[0].middle) == [30.0, 20.0, 10.0]
+    narrow = curve_panel(cells, curves, "validation_error").axes
+    assert {axes.get_subplotspec().colspan.start for axes in narrow} == {0, 1}  # type: ignore[union-attr]
+
+
+def test_a_small_difference_of_cost_looks_small(curved: tuple[RunStore, list[Cell]]) -> None:
+    left, right = cost_plot(curved[1]).axes[0].get_xlim()
+    assert right / left >= 2
+
+
+def test_labels_beside_a_panel_keep_their_order_and_do_not_overlap() -> None:
+    figure, axes = panel()
+    heights = [1.0, 1.01, 1.02, 5.0, 5.0, 0.99]
+    axes.plot(range(6), heights)
+    label_beside(axes, [(str(h), (5.0, h), "black") for h in heights], 200, 8)
+    figure.draw_without_rendering()
+    placed = sorted(axes.texts, key=lambda text: text.xyann[1])  # type: ignore[attr-defined]
+    assert [float(text.get_text()) for text in placed] == sorted(heights)
+    boxes = [text.get_tightbbox().expanded(1, 0.9) for text in placed]  # type: ignore[union-attr]
+    texts = [super(type(text), text).get_window_extent() for text in placed]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(texts)), boxes
+
+
+def bench_row(method: str, pack: int, seconds: float, workload: str = "mnist") -> BenchmarkRow:
+    return BenchmarkRow(workload, method, pack, "cpu", "float32", 1, 1 / seconds, 1, 1, 1, 1, 1, {}, None)
+
+
+def test_the_scaling_has_plain_ticks_and_the_palette() -> None:
+    times = {"bp": (1.2, 1.04), "ddtp-linear": (1.7, 1.5), "dtp": (2.6, 1.7), "ddtp-rhl": (7.1, 5.0)}
+    rows = [bench_row(m, pack, s) for m, both in times.items() for pack, s in zip((1, 20), both, strict=True)]
+    axes = scaling_figure(rows).axes[0]
+    low, high = axes.get_ylim()
+    shown = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert [axes.yaxis.get_major_formatter()(tick) for tick in shown] == ["1", "2", "4", "8"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "20"]
+    assert {line.get_color() for line in axes.lines} == {colour(method) for method in times}
+    assert {text.get_text() for text in axes.texts} == {"BP", "DDTP-linear", "DTP", "DDTP-RHL"}
+    assert axes.get_legend() is None
+    both = scaling_figure([*rows, bench_row("bp", 1, 1.0, "digits")]).axes[0]
+    assert len({text.get_text() for text in both.texts}) == 5
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", PNG), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_figures_are_pixels_or_vectors_and_the_same_each_time(ending: str, start: bytes, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.{ending}" for name in ("one", "two")]
+    for path in paths:
+        save(scaling_figure([bench_row("bp", pack, 1.0 + pack) for pack in (1, 2)]), path)
+    assert paths[0].read_bytes().startswith(start)
+    if ending != "pdf":
+        assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,15 @@ from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import alignment_records, select_workload
 from tpbench.reports.curves import (
     BANDS,
+    COST_NOTE,
     CURVES,
+    cell_curves,
     cell_label,
     cost_panel,
     curve_panel,
     dashes,
     sort_by_method,
+    workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
 from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
@@ -384,24 +387,25 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
 def _plots(
     runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
 ) -> PlotGroup:
-    command = _with_store(f"tpbench plot curves {workload}", results)
+    command, title = _with_store(f"tpbench plot curves {workload}", results), workload_title(workload)
     figures = [
         _drawing(
             glyphs,
-            curve_panel(cells, runs, curve),
-            f"{workload}: {label} over epochs",
+            curve_panel(cells, curves, curve),
+            f"{title}: {label} over epochs, a panel for each method",
             command,
             f"{label.capitalize()}.",
         )
         for curve, (_, label) in CURVES.items()
+        if (curves := cell_curves(cells, runs, curve))
     ]
-    alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
-    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
+    alt = f"{title}: test error against seconds per run"
+    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
         (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
     ]
-    return PlotGroup(f"curves-{workload}", workload, legend, figures)
+    return PlotGroup(f"curves-{workload}", title, legend, figures)
 
 
 def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | None:
