@@ -40,7 +40,7 @@ from tpbench.reports.curves import (
 )
 from tpbench.reports.forest import describe_row, forest_figure, forest_legend, forest_rows
 from tpbench.reports.style import colour, logarithmic_labels, method_style, plain_labels, plain_number, save
-from tpbench.reports.tuning_plots import importance
+from tpbench.reports.tuning_plots import importance, read_search, search_figure, search_panels
 from tpbench.results import RunStore, leaderboard
 from tpbench.results.cells import Cell, read_curves
 from tpbench.results.runs import search_info
@@ -183,12 +183,74 @@ def test_plots_of_a_store_and_of_a_search(tpbench_inside: Inside, tmp_path: Path
 
 def test_importance_finds_what_matters() -> None:
     frame = pd.DataFrame(
-        {"lr": range(20), "sigma": [k * 7 % 20 for k in range(20)], "error": [k / 2 for k in range(20)]}
+        {
+            "lr": range(30),
+            "middle": [abs(k - 15) for k in range(30)],
+            "sigma": [k * 7 % 30 for k in range(30)],
+            "beta": [(0.9, 0.99)[k % 2] for k in range(30)],
+            "constant": [1.0] * 30,
+            "error": [k / 2 for k in range(30)],
+        }
     )
     shares = importance(frame)
     assert shares is not None
-    assert shares["lr"] > 0.7
+    assert shares["lr"] > 0.8
+    assert shares[["sigma", "beta"]].max() < 0.2
+    assert list(shares) == sorted(shares)
+    assert "constant" not in shares
+    # Best in the middle, which no correlation of ranks sees.
+    middle = importance(frame.assign(error=[float(abs(k - 15)) for k in range(30)]))
+    assert middle is not None
+    assert middle["lr"] > 0.5
     assert importance(frame[:3]) is None
+
+
+@pytest.fixture
+def halved_search(tmp_path: Path) -> RunStore:
+    """MNIST and BP: 30 trials in packs of 3, of which each pack trains one to its end and one diverges."""
+    space = {"lr": ["log_uniform", 1e-5, 1e-2], "beta1": ["choice", 0.9, 0.99, 0.999], "epsilon": ["constant", 1e-8]}
+    definition = SweepDefinition("mnist", "bp", "0" * 64, space, 30, 9, (0,), 0, 3, 1, halving=3)
+    folder = tmp_path / "results" / "sweeps" / "mnist-bp-1"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps(definition.plain()))
+    journal = Journal.open(folder / "journal.jsonl")
+    for pack in range(10):
+        rates = [1e-5 * 10 ** ((3 * pack + place) / 10) for place in range(3)]
+        journal.add_pack([{"lr": lr, "beta1": (0.9, 0.99, 0.999)[k], "epsilon": 1e-8} for k, lr in enumerate(rates)])
+        states = zip(("finished", "stopped", "diverged"), (0.10 - pack / 200, 0.2, 0.9), strict=True)
+        journal.end_pack(pack, [Outcome("0" * 24, state, error, None) for state, error in states])
+    return RunStore(tmp_path / "results")
+
+
+def test_a_search_shows_its_start_its_stops_and_the_best_configuration(halved_search: RunStore) -> None:
+    history, rate, beta = search_figure(halved_search, "mnist-bp-1").axes
+    points = {line.get_label(): line for line in history.lines}
+    assert [len(np.asarray(points[name].get_xdata())) for name in ("trained to the end", "stopped early")] == [10, 10]
+    assert points["stopped early"].get_markerfacecolor() == "white"
+    assert {points[name].get_color() for name in ("trained to the end", "stopped early")} == {colour("bp")}
+    assert list(points["best"].get_xdata()) == [28]  # type: ignore[arg-type]
+    assert list(points["best"].get_ydata()) == [pytest.approx(5.5)]  # type: ignore[arg-type]
+    assert list(points["end of the random start"].get_xdata()) == [20.5, 20.5]  # type: ignore[arg-type]
+    lowest = np.asarray(points["lowest so far"].get_ydata())
+    assert (len(lowest), lowest[0], lowest[-1]) == (30, pytest.approx(10), pytest.approx(5.5))
+    assert {rate.get_xlabel(), beta.get_xlabel()} == {"lr", "beta1"}
+    if rate.get_xlabel() != "lr":
+        rate, beta = beta, rate
+    assert (history.get_yscale(), rate.get_xscale(), beta.get_xscale()) == ("log", "log", "linear")
+    assert [label.get_text() for label in beta.get_xticklabels()] == ["0.9", "0.99", "0.999"]
+    published = [line.get_xdata() for line in rate.lines if line.get_label() == "published"]
+    (configuration,) = [read_search(halved_search, "mnist-bp-1").published]
+    assert [list(places) for places in published] == [[configuration["lr"]] * 2]  # type: ignore[arg-type]
+
+
+def test_a_search_is_a_panel_each_on_a_page(halved_search: RunStore) -> None:
+    search = read_search(halved_search, "mnist-bp-1")
+    figures = search_panels(search, importance(search.configurations))
+    assert [len(figure.axes) for figure in figures] == [1, 1, 1]
+    # Without importance the first hyperparameters that vary.
+    assert [figure.axes[0].get_xlabel() for figure in search_panels(search, None)] == ["trial", "lr", "beta1"]
+    own = replace(search, published={})
+    assert not [line for line in search_panels(own, None)[1].axes[0].lines if line.get_label() == "published"]
 
 
 def test_the_gauss_newton_step_is_the_least_squares_slope() -> None:
@@ -421,9 +483,8 @@ def test_labels_beside_a_panel_keep_their_order_and_do_not_overlap() -> None:
     figure.draw_without_rendering()
     placed = sorted(axes.texts, key=lambda text: text.xyann[1])  # type: ignore[attr-defined]
     assert [float(text.get_text()) for text in placed] == sorted(heights)
-    boxes = [text.get_tightbbox().expanded(1, 0.9) for text in placed]  # type: ignore[union-attr]
     texts = [super(type(text), text).get_window_extent() for text in placed]
-    assert not any(one.overlaps(other) for one, other in itertools.pairwise(texts)), boxes
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(texts))
 
 
 def bench_row(method: str, pack: int, seconds: float, workload: str = "mnist") -> BenchmarkRow:

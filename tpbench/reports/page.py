@@ -47,12 +47,16 @@ from tpbench.reports.summary import (
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
+    SEARCH_NOTE,
     SPREAD_NOTE,
     SPREAD_TITLE,
     TUNING_AXES,
     TUNING_NOTE,
     TuningPlot,
-    search_figure,
+    importance,
+    importance_note,
+    read_search,
+    search_panels,
     tuning_panel,
     tuning_plots,
 )
@@ -438,7 +442,7 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 
 
 def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
-    """Return the section of searches: tuning curves of each workload, and the plot of each sweep in a fold."""
+    """Return the section of searches: tuning curves of each workload, and the plots of each sweep in a fold."""
     section = Section("searches", "Searches")
     plots, notes = tuning_plots(store)
     if plots:
@@ -446,37 +450,40 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(
-            PageTable(f"{plot.workload}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows])
+            PageTable(
+                f"{workload_title(plot.workload)}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows]
+            )
         )
         section.groups.append(_tuning_group(plot, glyphs, results))
     for status in list_sweeps(store):
         with suppress(TpbenchError):  # its search has no results yet
-            figure = _drawing(
-                glyphs,
-                search_figure(store, status.id),
-                f"search of {status.id}",
-                _with_store(f"tpbench plot search {status.id}", results),
-                f"{status.id} ({status.state}): error over trials, importance, parallel coordinates.",
-            )
+            search = read_search(store, status.id)
+            shares = importance(search.configurations)
+            command = _with_store(f"tpbench plot search {status.id}", results)
+            figures = [
+                _drawing(glyphs, figure, f"{status.id}: {figure.axes[0].get_xlabel()} and error", command)
+                for figure in search_panels(search, shares)
+            ]
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
-            section.folds.append(Fold(title, figures=[figure], printed=False, name=status.id))
+            texts = [SEARCH_NOTE, importance_note(shares)]
+            section.folds.append(Fold(title, texts, figures=figures, printed=False, name=status.id))
     return section
 
 
 def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
-    command = _with_store(f"tpbench plot tuning {plot.workload}", results)
+    command, title = _with_store(f"tpbench plot tuning {plot.workload}", results), workload_title(plot.workload)
     figures = [
         _drawing(
             glyphs,
             tuning_panel(plot, column),
-            f"{plot.workload}: tuning curves over {label}",
+            f"{title}: tuning curves over {label}",
             command,
             f"Best validation error over {label}.",
         )
         for column, label in TUNING_AXES.items()
     ]
     legend = [(search.label, search.style["color"], "none") for search in plot.searches]
-    return PlotGroup(f"tuning-{plot.workload}", f"{plot.workload}: tuning curves", legend, figures)
+    return PlotGroup(f"tuning-{plot.workload}", f"{title}: tuning curves", legend, figures)
 
 
 @drawing()
