@@ -281,7 +281,7 @@ def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) 
 @drawing()
 def cost_panel(cells: Sequence[Cell]) -> Figure:
     """Draw :func:`draw_cost` for a page."""
-    figure, axes = panel(max(3.1, 0.24 * len(cells)))
+    figure, axes = panel(max(3.1, 0.3 * len(cells)))
     draw_cost(axes, cells, figure.get_figheight())
     return figure
 

@@ -21,8 +21,8 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports import ALIGNMENT_WORKLOADS
-from tpbench.reports.alignment_figures import alignment_figure
-from tpbench.reports.alignment_tables import alignment_records, select_workload
+from tpbench.reports.alignment_figures import ALIGNMENT_NOTE, alignment_panel, shown_layers
+from tpbench.reports.alignment_tables import alignment_records, describe_records, select_workload
 from tpbench.reports.curves import (
     BANDS,
     COST_NOTE,
@@ -36,7 +36,7 @@ from tpbench.reports.curves import (
     workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
+from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, method_style, to_svg
 from tpbench.reports.summary import (
     State,
     completeness,
@@ -94,6 +94,7 @@ from tpbench.workloads import WORKLOADS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tpbench.results.alignments import AlignmentRecord
     from tpbench.results.runs import RunRecord
 
 Cells = Mapping[CellKey, Cell]
@@ -430,15 +431,32 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
         # Such as a record of a newer version: the page shows the rest, and says what it lacks.
         store.damaged.append(f"no angles are shown: {error}")
         return section
-    for name, workload in ALIGNMENT_WORKLOADS.items():
+    for workload in dict.fromkeys(ALIGNMENT_WORKLOADS.values()):
         if records := select_workload(known, workload):
-            figure = alignment_figure(records, name)
-            caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
-            alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
-            section.figures.append(
-                _drawing(glyphs, figure, alt, _with_store(f"tpbench figure {name}", results), caption)
-            )
+            section.groups.append(_alignment_group(records, workload, glyphs, results))
+    if section.groups:
+        section.paragraphs.append(ALIGNMENT_NOTE)
     return section
+
+
+def _alignment_group(records: Sequence[AlignmentRecord], workload: str, glyphs: Glyphs, results: str) -> PlotGroup:
+    """Return the figures of a workload, a layer each."""
+    title = workload_title(workload)
+    figures = [
+        _drawing(
+            glyphs,
+            alignment_panel(records, name, layer),
+            f"{title}, layer {layer + 1}: angles of weight updates over epochs, figure {name.upper()}",
+            _with_store(f"tpbench figure {name}", results),
+            f"Figure {name.upper()}, layer {layer + 1}.",
+        )
+        for name, drawn_on in ALIGNMENT_WORKLOADS.items()
+        if drawn_on == workload
+        for layer in shown_layers(records, name)
+    ]
+    styles = [(method_title(record.method), method_style(record.method)) for record in records]
+    legend = [(visible(name), style.light, " ".join(map(str, style.dashes)) or "none") for name, style in styles]
+    return PlotGroup(f"alignment-{workload}", f"{title} ({describe_records(records)})", legend, figures)
 
 
 def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:

@@ -106,7 +106,7 @@ def importance(frame: pd.DataFrame) -> pd.Series[float] | None:
 
 
 SEARCH_NOTE = (
-    "Left: error over trials. Others: error against the hyperparameters that matter most. Hollow: stopped before the "
+    "First: error over trials. Next: error against the hyperparameters that matter most. Hollow: stopped before the "
     "end of its training."
 )
 """The panels of a search."""
