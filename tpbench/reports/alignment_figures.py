@@ -98,7 +98,9 @@ def shown_layers(records: Sequence[AlignmentRecord], name: str) -> list[int]:
 @drawing()
 def alignment_panel(records: Sequence[AlignmentRecord], name: str, layer: int) -> Figure:
     """Draw one layer of :func:`alignment_figure` for a page, which has the legend."""
-    figure = Figure(figsize=(4.1, 1.9), layout="constrained")
+    figure = Figure(figsize=(4.1, 1.9))
+    # By hand: a layout engine draws every panel once more.
+    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.23, top=0.9, wspace=0.08)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     _draw_layer(records, name, layer, panels)
     for axes, title in zip(panels, ("loss gradient", _target_title(name)), strict=True):

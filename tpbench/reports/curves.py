@@ -211,6 +211,7 @@ def draw_curves(
     first.set_yscale("log")
     first.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     plain_labels(first.yaxis)
+    first.minorticks_off()
     parent.supxlabel("epoch", fontsize=9)
     parent.supylabel(label, fontsize=9)
 
@@ -272,9 +273,20 @@ def panel(height: float = 3.1) -> tuple[Figure, Axes]:
 @drawing()
 def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) -> Figure:
     """Draw :func:`draw_curves` for a page: two panels side by side, which a narrow screen can still show."""
-    rows = -(-len(curves) // 2)
-    figure = Figure(figsize=(4.1, 0.45 + 1.15 * rows), layout="constrained")
-    draw_curves(figure, cells, curves, curve, columns=2)
+    columns, lines = min(2, len(curves)), max(fill(cell_label(c.cell), _TITLE).count("\n") + 1 for c in curves)
+    rows, title = -(-len(curves) // columns), 0.05 + 0.13 * lines
+    height = 0.45 + (0.95 + title) * rows
+    # Margins in inches, set by hand: a layout engine draws every panel once more.
+    figure = Figure(figsize=(4.1, height))
+    figure.subplots_adjust(
+        left=0.72 / 4.1,
+        right=4.05 / 4.1,
+        bottom=0.45 / height,
+        top=1 - title / height,
+        hspace=(title + 0.1) / 0.85,
+        wspace=0.08,
+    )
+    draw_curves(figure, cells, curves, curve, columns)
     return figure
 
 
