@@ -95,6 +95,12 @@ def shown_layers(records: Sequence[AlignmentRecord], name: str) -> list[int]:
     return [layers - 1] if name == "4" else list(range(layers))
 
 
+def alignment_legend(records: Sequence[AlignmentRecord]) -> list[tuple[str, str, tuple[float, ...]]]:
+    """Return name, colour and dashes of each method."""
+    styles = [(visible(method_title(record.method)), method_style(record.method)) for record in records]
+    return [(name, style.light, style.dashes) for name, style in styles]
+
+
 @drawing()
 def alignment_panel(records: Sequence[AlignmentRecord], name: str, layer: int) -> Figure:
     """Draw one layer of :func:`alignment_figure` for a page, which has the legend."""

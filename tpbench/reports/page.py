@@ -21,7 +21,7 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports import ALIGNMENT_WORKLOADS
-from tpbench.reports.alignment_figures import ALIGNMENT_NOTE, alignment_panel, shown_layers
+from tpbench.reports.alignment_figures import ALIGNMENT_NOTE, alignment_legend, alignment_panel, shown_layers
 from tpbench.reports.alignment_tables import alignment_records, describe_records, select_workload
 from tpbench.reports.curves import (
     BANDS,
@@ -36,7 +36,7 @@ from tpbench.reports.curves import (
     workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, method_style, to_svg
+from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
 from tpbench.reports.summary import (
     State,
     completeness,
@@ -454,8 +454,7 @@ def _alignment_group(records: Sequence[AlignmentRecord], workload: str, glyphs: 
         if drawn_on == workload
         for layer in shown_layers(records, name)
     ]
-    styles = [(method_title(record.method), method_style(record.method)) for record in records]
-    legend = [(visible(name), style.light, " ".join(map(str, style.dashes)) or "none") for name, style in styles]
+    legend = [(name, shade, " ".join(map(str, dashed)) or "none") for name, shade, dashed in alignment_legend(records)]
     return PlotGroup(f"alignment-{workload}", f"{title} ({describe_records(records)})", legend, figures)
 
 
