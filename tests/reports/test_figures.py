@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.colors import to_hex
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import alignment_record, keep_alignments, record
-from tpbench.engine import METHODS
+from tpbench.engine import METHODS, TpbenchError
 from tpbench.reports import paper_figures as toy
 from tpbench.reports.alignment_figures import alignment_figure, alignment_panel, shown_layers
 from tpbench.reports.alignment_tables import find_records
@@ -429,6 +430,13 @@ def test_every_method_has_a_panel_of_its_curve_before_those_of_the_others(
     assert {axes.get_subplotspec().colspan.start for axes in narrow} == {0, 1}  # type: ignore[union-attr]
 
 
+def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.publish(record("bp", 0, [0.3], status="diverged"))
+    with pytest.raises(TpbenchError):
+        learning_curves(store, cells_of(store, "mnist"))
+
+
 def test_a_small_difference_of_cost_looks_small(curved: tuple[RunStore, list[Cell]]) -> None:
     left, right = cost_plot(curved[1]).axes[0].get_xlim()
     assert right / left >= 2
@@ -438,7 +446,7 @@ def test_labels_beside_a_panel_keep_their_order_and_do_not_overlap() -> None:
     figure, axes = panel()
     heights = [1.0, 1.01, 1.02, 5.0, 5.0, 0.99]
     axes.plot(range(6), heights)
-    label_beside(axes, [(str(h), (5.0, h), "black") for h in heights], 200, 8)
+    label_beside(axes, [(str(h), (5.0, h), "black") for h in [*heights, math.nan]], 200, 8)
     figure.draw_without_rendering()
     placed = sorted(axes.texts, key=lambda text: text.xyann[1])  # type: ignore[attr-defined]
     assert [float(text.get_text()) for text in placed] == sorted(heights)

@@ -128,12 +128,13 @@ def label_beside(
 
     Args:
         axes: the panel.
-        labels: name, point in the panel's data, and colour of the line.
+        labels: name, point in the panel's data, and colour of the line; a point that is no number has no label.
         height: of the panel in points, about.
         size: of the letters in points.
     """
     from scipy.optimize import isotonic_regression
 
+    labels = [label for label in labels if np.isfinite(label[1]).all()]
     if not labels:
         return
     axes.get_ylim()  # Brings the limits up to date.
@@ -250,17 +251,22 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     Args:
         store: has the curves.
         cells: of one workload, as :func:`cells_of` gives them.
+
+    Raises:
+        TpbenchError: no run has a curve.
     """
     runs = read_curves(store, cells)
     drawn = {curve: found for curve in reversed(CURVES) if (found := cell_curves(cells, runs, curve))}
-    columns = min(4, max(map(len, drawn.values()), default=1))
-    heights = [0.35 + 1.25 * -(-len(found) // columns) for found in drawn.values()] or [1.0]
+    title = workload_title(cells[0].workload)
+    if not drawn:
+        raise TpbenchError(f"no run of {title} in {store.folder} came to its end, so there is no curve to draw")
+    columns = min(4, max(map(len, drawn.values())))
+    heights = [0.35 + 1.25 * -(-len(found) // columns) for found in drawn.values()]
     figure = Figure(figsize=(max(4.2, 0.5 + 2.1 * columns), 0.5 + sum(heights)), layout="constrained")
-    figure.suptitle(fill(f"{workload_title(cells[0].workload)}. {BANDS}", 24 * (columns + 1)), fontsize=8)
-    if drawn:
-        parts = figure.subfigures(len(drawn), 1, height_ratios=heights, squeeze=False).flat
-        for part, (curve, found) in zip(parts, drawn.items(), strict=True):
-            draw_curves(part, cells, found, curve, columns)
+    figure.suptitle(fill(f"{title}. {BANDS}", 24 * (columns + 1)), fontsize=8)
+    parts = figure.subfigures(len(drawn), 1, height_ratios=heights, squeeze=False).flat
+    for part, (curve, found) in zip(parts, drawn.items(), strict=True):
+        draw_curves(part, cells, found, curve, columns)
     return figure
 
 
