@@ -273,8 +273,12 @@ def notes(table: ErrorTable) -> list[str]:
 
 
 def others_note(table: ErrorTable) -> str:
-    """Return a sentence on what the store has besides the table; empty where that is nothing."""
-    names = dict.fromkeys(f"{method_title(cell.method)} ({cell.tuning})" for cell in table.others)
+    """Return a sentence on what the store has of the paper's workloads besides the table; empty where that is nothing.
+
+    Other workloads have no column in it, so nobody looks for them there.
+    """
+    others = [cell for cell in table.others if cell.workload in PAPER_WORKLOADS]
+    names = dict.fromkeys(f"{method_title(cell.method)} ({cell.tuning})" for cell in others)
     there = f"In this store but not in this table (see 'tpbench leaderboard'): {', '.join(names)}."
     return there if names else ""
 
