@@ -240,7 +240,7 @@ def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
     Args:
         folded: whether the whole one is in a fold too, as where the store has nothing of it.
     """
-    whole = _paper_table(tables["s6"], [footnote(tables["s6"]), *notes(tables["s6"])])
+    whole = _paper_table(tables["s6"], [*footnote(tables["s6"]), *notes(tables["s6"])])
     shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
     section = Section("tables", "The paper's table", folds=[shorter])
     if folded:
