@@ -33,6 +33,8 @@ def _command(command: Any, parent: Any, name: str) -> Iterator[str]:
     yield f"{_plain(command.help or '')}\n"
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(context))
     yield f"```text\n{name} {usage}\n```\n"
+    if command.epilog:
+        yield f"```console\n$ {command.epilog.removeprefix('Example: ')}\n```\n"
     yield from _table(command, context, "argument")
     yield from _table(command, context, "option")
     for child in getattr(command, "commands", {}).values():

@@ -343,7 +343,15 @@ def format_error(error: TpbenchError) -> str:
 
 
 def _known_workload(name: str) -> str:
-    get_workload(name)
+    try:
+        get_workload(name)
+    except UsageError:
+        store = RunStore(location(DEFAULT_STORE))
+        if store.folder_exists and any(record.definition.workload == name for record in store.summaries()):
+            raise UsageError(
+                f"'{name}' in {DEFAULT_STORE} is the workload of a file: give that file, such as {name}.yaml"
+            ) from None
+        raise
     return name
 
 

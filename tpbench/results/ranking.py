@@ -450,7 +450,7 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     return [*legend, *([ranking.test_set] if ranking.test_set else [])]
 
 
-BRACKETS = "In brackets: departures from the protocol."
+BRACKETS = "In brackets after an error: departures from the protocol."
 """Note of tables whose cells have marks."""
 
 
