@@ -56,7 +56,11 @@ def _table(command: Any, context: Any, kind: str) -> Iterator[str]:
 
 def _name(name: str) -> str:
     """The option and what it takes, without what typer adds for types."""
-    return re.sub(r"\s*<(str|path|bool)>", "", name).replace("<int range>", "<int>").replace("<float range>", "<float>")
+    return (
+        re.sub(r"\s*<(str|path|Path|bool|list\[str\])>", "", name)
+        .replace("<int range>", "<int>")
+        .replace("<float range>", "<float>")
+    )
 
 
 def _limits(extras: str) -> str:

@@ -179,7 +179,7 @@ def results_export_network(
 @command(results_app, "tpbench results remove --sweep digits-bp-1a2b3c4d", name="remove")
 def results_remove(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Ids of runs, or at least their first 8 digits.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Ids of runs, or at least their first 8 digits.")
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="NAME", help="Remove a sweep with the runs of its search and its final runs.")

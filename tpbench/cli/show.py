@@ -103,7 +103,7 @@ def methods(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[METHOD]...",
+            metavar="METHOD",
             help="Methods to show in full: formula, hyperparameters, ranges and known values.",
             autocompletion=complete_methods,
         ),
@@ -159,7 +159,7 @@ def workloads(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORKLOAD]...", help="Names or .yaml files to show in full.", autocompletion=complete_workloads
+            metavar="WORKLOAD", help="Names or .yaml files to show in full.", autocompletion=complete_workloads
         ),
     ] = None,
 ) -> None:
