@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,6 +212,14 @@ def test_no_word_of_a_table_is_broken_where_there_is_room(width: int, monkeypatc
     plain = set(re.sub(r"\x1b\[[0-9;]*m|[│┃]", " ", shown).split())
     assert words <= plain
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= width
+
+
+def test_boxes_are_plain_letters_in_the_c_locale(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tpbench", "run", "digits"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    assert ended.returncode == 2
+    assert b"METHODS" in ended.stderr
+    assert ended.stderr.isascii()
 
 
 def test_every_command_is_tried() -> None:
