@@ -305,6 +305,7 @@ def test_the_help_of_a_command_groups_its_options() -> None:
         "search_precision": "Precision",
         "track": "Tracking",
     }
+    assert RunOptions.panels()["again"] == MODELS["align"].panels()["every"] == "What is trained"
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.command)

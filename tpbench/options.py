@@ -477,10 +477,9 @@ class ConfigurationOptions(Options):
         str | dict[str, Any],
         BeforeValidator(_hyperparameters),
         Option(
-            "The hyperparameters: the authors' (on the digits tpbench's own), the store's best, or those of a file.",
+            "Hyperparameters: the authors' (by default tpbench's own on the digits), the store's best, or a file's.",
             flag="--config",
             metavar="default|published|best|FILE",
-            shown="the authors', or tpbench's own on the digits",
             kind="file",
         ),
     ] = "default"
@@ -584,6 +583,7 @@ class RunOptions(ConfigurationOptions, SeedOptions, EpochOptions, KeptOptions):
     """Options of ``tpbench run``."""
 
     command = "run"
+    panel = PANELS[0]
 
     workload: Annotated[
         Name,
@@ -609,6 +609,7 @@ class AlignOptions(ConfigurationOptions, SeedOptions, EpochOptions, TrainingOpti
     """Options of ``tpbench align``."""
 
     command = "align"
+    panel = PANELS[0]
 
     workload: Annotated[
         Name,

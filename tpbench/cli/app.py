@@ -32,11 +32,13 @@ KNOWN, DATA, TRAIN, RESULTS, CHECK, CLUSTER = PANELS = ("What there is", "Data",
 """Groups of commands in the help, in their order."""
 
 
-def _without_types_of_flags(parameters: Sequence[Any]) -> list[Any]:
-    """Let the help show flags without ``<bool>``: they take no value."""
+def _without_types(parameters: Sequence[Any]) -> list[Any]:
+    """Let the help show flags without ``<bool>``, and arguments without ``<str>``: their names say what they are."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        elif parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None
     return list(parameters)
 
 
@@ -45,7 +47,7 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, ``--help`` among them."""
-        return _without_types_of_flags(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
 
 class Group(TyperGroup):
@@ -53,7 +55,7 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, ``--help`` among them."""
-        return _without_types_of_flags(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, by their groups in the help."""
@@ -454,7 +456,9 @@ JobsAddress = Annotated[
 
 Format = Annotated[
     str,
-    typer.Option("--format", metavar="|".join(FORMATS), help="What to print.", autocompletion=complete_from(FORMATS)),
+    typer.Option(
+        "--format", metavar="|".join(FORMATS), help="Format of the output.", autocompletion=complete_from(FORMATS)
+    ),
 ]
 
 

@@ -379,7 +379,7 @@ def table(
         str,
         typer.Argument(
             metavar="|".join(TABLES),
-            help="A table of the paper (1, s6, s7), of losses, angles, all workloads, or epochs to a target.",
+            help="1, s6, s7: of the paper. loss, angles, overview: of all runs. epochs: until a target error.",
             autocompletion=complete_from(TABLES),
         ),
     ],
@@ -468,7 +468,12 @@ def draw_figure(
 def plot(
     kind: Annotated[
         str,
-        typer.Argument(metavar="|".join(PLOTS), help="What to draw.", autocompletion=complete_from(PLOTS)),
+        typer.Argument(
+            metavar="|".join(PLOTS),
+            help="curves: errors by epoch. cost: errors by time. forest: intervals. search: trials. tuning: best of N "
+            "trials.",
+            autocompletion=complete_from(PLOTS),
+        ),
     ],
     what: Annotated[
         str,
