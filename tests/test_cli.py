@@ -15,7 +15,9 @@ import yaml
 
 import tpbench as package
 from tests.conftest import CONFIGURATION, SHARED, CommandLine, Inside
+from tests.results.records import record
 from tpbench.engine import METHODS
+from tpbench.results import RunStore
 from tpbench.workloads import WORKLOADS
 
 
@@ -211,6 +213,8 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     healthy = tpbench_inside("doctor")
     assert healthy.returncode == 0
     assert "get cifar10" in " ".join(healthy.stdout.split())
+    assert "not downloaded yet" in healthy.stdout
+    assert "not usable" not in healthy.stdout
     assert "0 damaged" in healthy.stdout
     runs = tmp_path / "results" / "runs"
     runs.mkdir(parents=True)
@@ -219,6 +223,21 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     sick = tpbench_inside("doctor").stdout
     assert "1 damaged" in sick
     assert "unset RAY_AUTH_MODE" in sick
+
+
+def test_a_workload_of_the_store_alone_needs_its_file(tpbench_inside: Inside, tmp_path: Path) -> None:
+    RunStore(tmp_path / "results").publish(record("bp", workload="eeg"))
+    ended = tpbench_inside("show", "config", "eeg", "bp")
+    assert ended.returncode == 2
+    assert "eeg.yaml" in ended.stderr
+
+
+def test_data_that_are_no_npz_file_are_refused_with_what_makes_one(tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "eeg.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "eeg.yaml").write_text("name: eeg\nlike: digits\ndata: eeg.csv\n")
+    ended = tpbench_inside("workloads", "eeg.yaml")
+    assert ended.returncode == 2
+    assert "numpy.savez('eeg.npz'" in ended.stderr
 
 
 def test_the_package_is_a_program(tmp_path: Path) -> None:

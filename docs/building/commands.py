@@ -32,6 +32,8 @@ def _command(command: Any, parent: Any, name: str) -> Iterator[str]:
     yield f"{_plain(command.help or '')}\n"
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(context))
     yield f"```text\n{name} {usage}\n```\n"
+    if command.epilog:
+        yield f"```console\n$ {command.epilog.removeprefix('Example: ')}\n```\n"
     yield from _table(command, context, "argument")
     yield from _table(command, context, "option")
     for child in getattr(command, "commands", {}).values():
@@ -53,7 +55,11 @@ def _table(command: Any, context: Any, kind: str) -> Iterator[str]:
 
 def _name(name: str) -> str:
     """The option and what it takes, without what typer adds for types."""
-    return re.sub(r"\s*<(str|path|bool)>", "", name).replace("<int range>", "<int>").replace("<float range>", "<float>")
+    return (
+        re.sub(r"\s*<(str|path|Path|bool|list\[str\])>", "", name)
+        .replace("<int range>", "<int>")
+        .replace("<float range>", "<float>")
+    )
 
 
 def _limits(extras: str) -> str:

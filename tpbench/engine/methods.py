@@ -264,6 +264,8 @@ class Method:
     descends: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss that the updates descend, where they are the gradient of one: of outputs (P, B, n_L) and labels, one
     number per member, for autograd (``tpbench verify method``)."""
+    formula: str = ""
+    """The rule in a line of plain text, for ``tpbench methods NAME``; hhat_i is the target of the activity h_i."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
@@ -338,17 +340,37 @@ def _target_propagation(
     targets: TargetRule = propagated_targets,
 ) -> Method:
     hyperparameters = ("lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "eta")
-    return Method(title, summary, targets, hyperparameters, feedback, loss, schedule)
+    formula = _UNCORRECTED if targets is uncorrected_targets else _DIRECT if feedback.direct else _LAYERWISE
+    if feedback.direct and feedback.squash:
+        own = " + S_i h_i" if feedback.recurrent else ""
+        formula = f"{_DIRECT_MAP}, g_i = tanh(Q_i tanh(R h_L + d){own} + c_i)"
+    output = _OUTPUT if targets is not generalised_targets else f"{_OUTPUT}; g_i gets K_L^-1 times that change"
+    return Method(title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}")
+
+
+_OUTPUT = "hhat_L = h_L - eta dL/dh_L"
+_UNCORRECTED = "hhat_i = g_i(hhat_i+1)"
+_LAYERWISE = "hhat_i = h_i + g_i(hhat_i+1) - g_i(h_i+1)"
+_DIRECT = "hhat_i = h_i + Q_i (hhat_L - h_L)"
+_DIRECT_MAP = "hhat_i = h_i + g_i(hhat_L) - g_i(h_L)"
 
 
 METHODS: dict[str, Method] = {
-    "bp": Method("BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss),
+    "bp": Method(
+        "BP",
+        "backpropagation",
+        gradient_targets,
+        ("lr", *FORWARD_ADAM),
+        descends=cross_entropy_loss,
+        formula="hhat_i = h_i - (B/2) dL/dh_i, with B samples in a batch: W_i descends dL/dW_i",
+    ),
     "fa": Method(
         "FA",
         "feedback alignment: fixed random layer-wise feedback of the error",
         aligned_targets,
         ("lr", *FORWARD_ADAM),
         LAYERWISE_LINEAR,
+        formula="as BP, with a fixed random matrix Q_i in place of the transpose of W_i+1",
     ),
     "dfa": Method(
         "DFA",
@@ -356,6 +378,7 @@ METHODS: dict[str, Method] = {
         propagated_targets,
         ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
+        formula="hhat_i = h_i - Q_i dL/dh_L, with a fixed random matrix Q_i",
     ),
     "tp": _target_propagation(
         "TP",
@@ -388,7 +411,7 @@ METHODS: dict[str, Method] = {
     ),
     "ddtp-rhl-rec-extra-fb": _target_propagation(
         "DDTP-RHL (rec. and extra FB)",
-        "DDTP-RHL with recurrent feedback and extra feedback epochs",
+        "DDTP-RHL (rec.) with extra feedback epochs",
         DIRECT_RECURRENT,
         DIFFERENCE,
         EXTRA,
@@ -427,6 +450,7 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM, "damping"),
         # torch's pseudo-inverse looks whether its SVD has converged.
         capturable=_is_damped,
+        formula="hhat_i = h_i - J_i^T (J_i J_i^T + damping I)^-1 dL/dh_L, with J_i = dh_L/dh_i",
     ),
 }
 

@@ -234,7 +234,7 @@ def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
     Args:
         folded: whether it is in a fold, as where the store has nothing of it.
     """
-    remarks = [footnote(table), *notes(table)]
+    remarks = [*footnote(table), *notes(table)]
     if any(entry.compared == "missing" and entry.paper for entry in table.entries.values()):
         remarks.append(f"What is missing: '{_with_store(PLAN, results)}' lists it with its cost.")
     whole = _paper_table(table, remarks)

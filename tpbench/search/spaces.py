@@ -339,6 +339,16 @@ def _entry(path: Path, workload: Workload, method: str) -> dict[str, Any] | None
     return entry
 
 
+def known_configurations(method: str) -> dict[str, dict[str, float]]:
+    """Return the hyperparameters of a method in tpbench's own files, by workload: the authors', and on the digits."""
+    known: dict[str, dict[str, float]] = {}
+    for path in (published_file(), supplied_file()):
+        for workload, methods in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            if method in methods:
+                known[workload] = _hyperparameters_of(methods[method])
+    return known
+
+
 def _hyperparameters_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name not in ("departs", "found")}
 
