@@ -423,7 +423,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         frame, title, said = (
             table_rows(found),
             found.title,
-            [footnote(found), *notes(found), *([others] if others else [])],
+            [*footnote(found), *notes(found), *([others] if others else [])],
         )
     _warn(store.damaged)
     return _annotated(frame, title, said)
@@ -459,7 +459,7 @@ def compare(
     Example:
         >>> tpbench.compare("results", "ddtp-linear", "dtp", "mnist")[["difference", "p", "family", "verdict"]]
     """
-    from tpbench.results.comparison import compare_methods, comparison_note
+    from tpbench.results.comparison import compare_methods, comparison_notes
 
     if all(isinstance(name, str) and re.fullmatch("[0-9a-f]{8,24}", name) for name in (first, second)):
         raise UsageError(f"'{first}' and '{second}' are ids of runs: tpbench.compare_runs compares two runs")
@@ -470,7 +470,7 @@ def compare(
     frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen))
     _warn(store.damaged)
     title = f"{method_title(first)} against {method_title(second)}"
-    return _annotated(frame, title, [comparison_note(frame, first, second)])
+    return _annotated(frame, title, comparison_notes(frame, first, second))
 
 
 @public
@@ -613,7 +613,7 @@ def load_network(
 def run(
     workload: str | os.PathLike[str],
     method: Names,
-    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    configuration: str | os.PathLike[str] | Mapping[str, float] = "default",
     seeds: Seeds | None = None,
     epochs: int | None = None,
     results: Place = "results",
@@ -637,8 +637,8 @@ def run(
     Args:
         workload: a name, or a ``.yaml`` file.
         method: a name, several with commas between them or as a list, or ``"all"``: the methods of Table S6.
-        configuration: ``"published"`` (the authors'), ``"best"`` (of the store), a YAML file, or the hyperparameters by
-            name.
+        configuration: ``"default"`` (the authors', or on the digits the one that comes with tpbench), ``"published"``
+            (the authors' alone), ``"best"`` (of the store), a YAML file, or the hyperparameters by name.
         seeds: numbers, or text such as ``"0-4,7"``. None: those of ``n_seeds``, or 0 to 9.
         epochs: joint epochs. None: the workload's.
         results: the store that they are added to: a folder or a URL.

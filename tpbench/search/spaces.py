@@ -21,6 +21,7 @@ from tpbench.engine import (
     method_names,
     unknown,
 )
+from tpbench.results.runs import tuning_budget
 from tpbench.workloads import Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
@@ -217,7 +218,7 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
     Raises:
         UsageError: no space covers the method.
     """
-    own = sorted(file for file in spaces_folder().glob("*.yaml") if file != published_file())
+    own = sorted(set(spaces_folder().glob("*.yaml")) - {published_file(), supplied_file()})
     for candidate in [path] if path else own:
         space = load_space(candidate)
         if method in space.methods:
@@ -290,8 +291,30 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
     Raises:
         UsageError: they published none.
     """
-    given = {name: value for name, value in _published(workload, method).items() if name != "departs"}
+    given = _hyperparameters_of(_entry(published_file(), workload, method) or {})
+    if not given:
+        raise UsageError(f"no published configuration of {method} on {workload.name}: {_advice(workload, method)}")
     return workload.complete(get_method(method), given, f"published.yaml, {workload.name}, {method}")
+
+
+def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the configuration of a cell that a search of tpbench's own authors found, and the search info of its runs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    entry = _entry(supplied_file(), workload, method)
+    if not entry:
+        raise UsageError(
+            f"no configuration of {method} on {workload.name} comes with tpbench: {_advice(workload, method)}"
+        )
+    given = _hyperparameters_of(entry)
+    return workload.complete(get_method(method), given, f"digits.yaml, {workload.name}, {method}"), entry["found"]
+
+
+def _advice(workload: Workload, method: str) -> str:
+    name = "FILE.yaml" if workload.source else workload.name
+    return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
 
 
 def published_file() -> Path:
@@ -299,35 +322,53 @@ def published_file() -> Path:
     return spaces_folder() / "published.yaml"
 
 
+def supplied_file() -> Path:
+    """Return the file of the configurations on the digits, by workload and method."""
+    return spaces_folder() / "digits.yaml"
+
+
 def is_published(workload: Workload, method: str) -> bool:
     """Return whether the authors published a configuration of a cell."""
-    return method in yaml.safe_load(published_file().read_text(encoding="utf-8")).get(workload.name, {})
+    return _entry(published_file(), workload, method) is not None
 
 
-def _published(workload: Workload, method: str) -> dict[str, Any]:
-    published = yaml.safe_load(published_file().read_text(encoding="utf-8"))
-    if method not in published.get(workload.name, {}):
-        name = "FILE.yaml" if workload.source else workload.name
-        raise UsageError(
-            f"no published configuration of {method} on {workload.name}: search one with "
-            f"'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
-        )
-    return dict(published[workload.name][method])
+def _entry(path: Path, workload: Workload, method: str) -> dict[str, Any] | None:
+    """Return the entry of a cell in one of tpbench's own files; None where it has none, as for a user's workload."""
+    entries = {} if workload.source else yaml.safe_load(path.read_text(encoding="utf-8"))
+    entry: dict[str, Any] | None = entries.get(workload.name, {}).get(method)
+    return entry
+
+
+def known_configurations(method: str) -> dict[str, dict[str, float]]:
+    """Return the hyperparameters of a method in tpbench's own files, by workload: the authors', and on the digits."""
+    known: dict[str, dict[str, float]] = {}
+    for path in (published_file(), supplied_file()):
+        for workload, methods in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            if method in methods:
+                known[workload] = _hyperparameters_of(methods[method])
+    return known
+
+
+def _hyperparameters_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in ("departs", "found")}
 
 
 def format_configuration(workload: Workload, method: str) -> str:
-    """Return the authors' configuration as YAML, which ``--config`` takes, with notes about it.
+    """Return the default configuration of a cell as YAML, which ``--config`` takes, with notes about it.
 
     Raises:
-        UsageError: they published none.
+        UsageError: there is none.
     """
-    values = published_configuration(workload, method)
-    notes = [f"departs from the text: {line}" for line in _published(workload, method).get("departs", [])]
-    head = [
-        f"# {get_method(method).title} on {workload.title}, as published by the authors",
-        *(f"# {n}" for n in notes),
-    ]
-    return "\n".join([*head, *(f"{name}: {_format_number(value)}" for name, value in values.items())]) + "\n"
+    if is_published(workload, method):
+        values, origin = published_configuration(workload, method), "as published by the authors"
+        notes = (_entry(published_file(), workload, method) or {}).get("departs", [])
+        notes = [f"departs from the paper's text: {line}" for line in notes]
+    else:
+        values, found = supplied_configuration(workload, method)
+        origin = f"found by a search of {found['trials']} configurations, not the authors'"
+        notes = [f"tuning: {tuning_budget(found)}; sweep {found['sweep']}"]
+    head = [f"# {get_method(method).title} on {workload.title}, {origin}", *(f"# {note}" for note in notes)]
+    return "\n".join([*head, *(f"{name}: {format_number(value)}" for name, value in values.items())]) + "\n"
 
 
 def format_space(method: str, path: Path | None = None) -> str:
@@ -340,13 +381,13 @@ def format_space(method: str, path: Path | None = None) -> str:
     hyperparameters = get_method(method).hyperparameter_specs
     lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
     for name, (kind, *values) in space.describe().items():
-        numbers = ", ".join(map(_format_number, values))
+        numbers = ", ".join(map(format_number, values))
         lines.append(f"  {name}: {{{kind}: {numbers if kind == 'constant' else f'[{numbers}]'}}}")
         lines[-1] += f"  # {' '.join(hyperparameters[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Spell a number as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
     mantissa, e, exponent = repr(value).partition("e")
     return repr(value) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
