@@ -686,7 +686,7 @@ def sweep(
     n_seeds: int | None = None,
     epochs: int | None = None,
     search_epochs: int | None = None,
-    space: Place | None = None,
+    space: Place | Sequence[Place] | None = None,
     start: Place | None = None,
     objective: str = "validation_error",
     halving: int = 0,
@@ -721,7 +721,8 @@ def sweep(
         n_seeds: the number of final runs, with seeds from 0 on, instead of ``seeds``.
         epochs: joint epochs. None: the workload's.
         search_epochs: joint epochs of the search's runs, at most those of the final runs. None: the same.
-        space: a file with search spaces. None: the paper's.
+        space: a file with the search space of some of the methods, or a list of such files; a space may name
+            hyperparameters that one of its methods lacks. Other methods: those of their packages, or tpbench's own.
         start: configurations that each search tries first: ``"published"`` (the authors'), or a YAML file of one or
             several; None has none.
         objective: what is minimised: ``validation_error``, ``validation_loss`` or ``train_loss``.

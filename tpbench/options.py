@@ -138,6 +138,14 @@ def check_flag(value: object) -> bool:
     return bool(value)
 
 
+def _places(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(format_place, value))
+    return (format_place(value),)
+
+
 def _trackers(value: object) -> tuple[str, ...]:
     if value is None or isinstance(value, str):
         return (value,) if value else ()
@@ -343,7 +351,9 @@ class Options(BaseModel):
                 # Alone, a number is no list where it was a count once.
                 if value.isascii() and value.isdigit() and isinstance(self, SeveralSeedsOptions):
                     value = f"{value}-{value}"
-            values[name] = list(value) if isinstance(value, tuple) else value
+            # One file is written as older versions wrote it.
+            single = name == "space" and len(value) == 1
+            values[name] = value[0] if single else list(value) if isinstance(value, tuple) else value
         return values
 
 
@@ -497,7 +507,11 @@ class SearchOptions(EpochOptions):
     search_epochs: Annotated[
         Count | None, Option("Joint epochs of the search's runs; the final runs keep --epochs.", shown="as --epochs")
     ] = None
-    space: Annotated[Place | None, Option("The search space.", metavar="FILE", shown="the paper's", kind="file")] = None
+    space: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_places),
+        Option("A search space; may be given several times.", metavar="FILE", shown="tpbench's own", kind="file"),
+    ] = ()
     start: Annotated[
         Place | None,
         Option(
@@ -712,9 +726,15 @@ def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
             value = ",".join(map(_last_part, value.split(",")))
         elif isinstance(value, str) and shown.kind == "file":
             value = _last_part(value)
-        # Bytes of names that are no text become escapes.
-        kept[name] = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        elif isinstance(value, list) and shown.kind == "file":
+            value = [_last_part(one) for one in value]
+        kept[name] = [_escaped(one) for one in value] if isinstance(value, list) else _escaped(value)
     return kept
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value in which bytes of names that are no text are escapes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def continuing(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -783,7 +803,7 @@ def parse_older_command(text: str) -> dict[str, Any]:
             values[name] = word
         elif is_flag(field):
             values[name] = True
-        elif name == "track":
+        elif name in ("track", "space"):
             values[name] = [*values.get(name, []), value if equals else next(remaining, "")]
         else:
             text = value if equals else next(remaining, "")

@@ -76,7 +76,7 @@ def test_every_interval_is_the_papers(method: str) -> None:
 
 def test_every_method_has_a_space() -> None:
     for method in METHODS:
-        assert set(space_for(method).ranges) == set(METHODS[method].hyperparameters)
+        assert set(space_for(method).ranges) == set(METHODS[method].names)
 
 
 def test_hyperopt_samples_the_intervals_log_uniformly() -> None:

@@ -284,8 +284,8 @@ def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
             known["envvar"] = shown.variable
         kind: Any = bool if is_flag(field) else int if limits else str
         default: Any = field.default
-        if shown.kind == "track":
-            kind, default, known["show_default"] = list[str] | None, None, False
+        if default == ():
+            kind, default, known["show_default"] = list[str] | None, None, shown.shown or False
         elif field.is_required():
             default = inspect.Parameter.empty
         elif default is None and not is_flag(field):

@@ -235,13 +235,18 @@ def show_space(
     method: MethodName,
     space: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Read the space of this file.", show_default="the paper's", parser=user_path),
+        typer.Option(metavar="FILE", help="Read this file.", show_default="tpbench's own", parser=user_path),
     ] = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="One to start from, made of its hyperparameters.")
+    ] = False,
 ) -> None:
-    """Print the search space of a method: the paper's, or that of a file."""
-    from tpbench.search.spaces import format_space
+    """Print the search space of a method: tpbench's own, that of its package, or that of a file."""
+    from tpbench.search.spaces import format_space, space_template
 
-    print(format_space(method, space), end="")
+    if template and space:
+        raise UsageError("--template goes without --space")
+    print(space_template(method) if template else format_space(method, space), end="")
 
 
 def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:

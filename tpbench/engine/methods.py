@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpbench.engine import field_rules
@@ -303,12 +304,20 @@ class Method:
     layers are frozen."""
     formula: str = ""
     """The rule in a line of plain text, for ``tpbench methods NAME``; hhat_i is the target of the activity h_i."""
+    settings: str | Path | None = None
+    """The ``.yaml`` file with its search space, published configurations and reference numbers
+    (:mod:`tpbench.results.rule_files`), for a package: ``Path(__file__).with_name("mine.yaml")``."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
             raise ValueError(f"a method needs a title, got {self.title!r}")
         self._check_hyperparameters()
         self._check_schedule()
+        if self.settings is not None and not Path(self.settings).is_absolute():
+            raise ValueError(
+                f"{self.title}: '{self.settings}' depends on the folder of the process; write "
+                f"Path(__file__).with_name('{Path(self.settings).name}')"
+            )
         if self.reconstruction and not self.feedback:
             raise ValueError(f"{self.title}: a reconstruction loss needs a feedback map")
         if self.reconstruction and self.feedback_phase:

@@ -66,12 +66,12 @@ class Registry(Generic[Kind]):
         entries = dict(self.built_in)
         usable, problems = self._sorted()
         for problem in problems:
-            _warn(problem)
+            warn_once(problem)
         for name in usable:
             try:
                 entries[name] = self.load(name)
             except TpbenchError as error:
-                _warn(str(error))
+                warn_once(str(error))
         return entries
 
     def get(self, name: str) -> Kind:
@@ -113,6 +113,10 @@ class Registry(Generic[Kind]):
         if problem := self._title_problem(name, entry, loaded):
             raise TpbenchError(f"{self._describe(entry)} cannot be used: {problem}")
         return loaded
+
+    def describe(self, name: str) -> str:
+        """Return the words for an entry and its package in messages."""
+        return f"the {self.kind} '{name}'" if name in self.built_in else self._describe(self.entries()[name])
 
     def forget(self) -> None:
         """Read the entries of packages again when they are next needed."""
@@ -202,7 +206,7 @@ def _same_words(one: str, other: str) -> bool:
 
 
 @lru_cache(maxsize=100)
-def _warn(problem: str) -> None:
+def warn_once(problem: str) -> None:
     """Print a line about a broken package, once per process."""
     print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
 
@@ -218,7 +222,7 @@ def forget_plugins() -> None:
     for registry in _REGISTRIES:
         registry.forget()
     _entry_points.cache_clear()
-    _warn.cache_clear()
+    warn_once.cache_clear()
 
 
 def plugin_source(entry: EntryPoint) -> str:

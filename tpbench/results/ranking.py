@@ -16,7 +16,7 @@ import pandas as pd
 from tpbench.engine import method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
 from tpbench.results.formats import Value, csv_number, csv_text, format_mean, format_table
-from tpbench.results.paper import PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
 from tpbench.results.statistics import (
     ALPHA,
     holm,
@@ -447,11 +447,22 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
         legend.append(f"No rival: fewer than two methods beside {base} have all seeds.")
     if any(ranked.cell.marks for ranked in cells):
         legend.append(BRACKETS)
-    return [*legend, *([ranking.test_set] if ranking.test_set else [])]
+    return [*legend, *_published(cells), *([ranking.test_set] if ranking.test_set else [])]
 
 
 BRACKETS = "In brackets after an error: departures from the protocol."
 """Note of tables whose cells have marks."""
+
+
+def _published(cells: Iterable[RankedCell]) -> list[str]:
+    """Return a sentence on the numbers that packages bring for the methods of these cells."""
+    published = {
+        method_title(cell.method): format_mean(*numbers)
+        for cell in (ranked.cell for ranked in cells)
+        if not cell.data_label and (numbers := reference_numbers(cell.method).get(cell.workload))
+    }
+    listed = ", ".join(f"{title} {numbers}" for title, numbers in published.items())
+    return [f"Published test errors, which packages bring: {listed}."] if listed else []
 
 
 def _powerless(ranking: Ranking) -> list[str]:

@@ -28,7 +28,7 @@ from tpbench.search.spaces import (
     load_configuration,
     load_configurations,
     published_configuration,
-    published_file,
+    published_entry,
     spaces_for,
     supplied_configuration,
 )
@@ -259,7 +259,7 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
     """
     for cell in cells:
         _check_search_epochs(cell.workload, options)
-    spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
+    spaces = spaces_for((cell.method for cell in cells), [user_path(path) for path in options.space])
     inputs, errors = [], []
     for cell in cells:
         try:
@@ -334,8 +334,8 @@ def _published_start(cell: CellChoice, space: SearchSpace) -> dict[str, float]:
             parameter="start",
             value="published",
         )
-    file = YamlFile(published_file(), "the published configurations")
-    return _searched_values(cell, space, published_configuration(workload, method), file, (workload.name, method))
+    entry = published_entry(workload, method)
+    return _searched_values(cell, space, published_configuration(workload, method), entry.file, entry.location)
 
 
 def _searched_values(

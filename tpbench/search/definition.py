@@ -339,7 +339,9 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in continuing(options).items() if name != "results"} if options else {}
     for name in ("data", "space", "start"):
-        if kept.get(name) and (name, kept[name]) != ("start", "published"):
+        if isinstance(kept.get(name), list):
+            kept[name] = [absolute(file) for file in kept[name]]
+        elif kept.get(name) and (name, kept[name]) != ("start", "published"):
             kept[name] = absolute(kept[name])
     if "track" in kept:
         kept["track"] = [portable_target(target) for target in kept["track"]]
