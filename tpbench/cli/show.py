@@ -61,6 +61,8 @@ from tpbench.results.paper import (
     ANGLE_TABLE,
     BASELINE_TABLES,
     DAMPING_TABLE,
+    EPOCHS_TABLE,
+    FIELD_TABLE,
     LOSS_TABLE,
     OVERVIEW_TABLE,
     TABLES,
@@ -384,7 +386,7 @@ def table(
         str,
         typer.Argument(
             metavar="|".join(TABLES),
-            help="1, s6, s7: of the paper. loss, angles, overview: of all runs. epochs: until a target error.",
+            help="1, s6, s7: of the paper. loss, angles, overview, field: of all runs. epochs: until a target error.",
             autocompletion=complete_from(TABLES),
         ),
     ],
@@ -396,7 +398,7 @@ def table(
     name = check_table(name)
     check_format(form)
     if baseline is not None and name not in BASELINE_TABLES:
-        tables = " and ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
+        tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
         raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
@@ -408,9 +410,10 @@ def table(
 
         text = loss_table(store, form)
     elif name in BASELINE_TABLES:
+        from tpbench.results.field_table import render_field
         from tpbench.results.tables import render_epochs, render_overview
 
-        draw = render_overview if name == OVERVIEW_TABLE else render_epochs
+        draw = {OVERVIEW_TABLE: render_overview, EPOCHS_TABLE: render_epochs, FIELD_TABLE: render_field}[name]
         method = _chosen_baseline(baseline, store)
         text = draw(store, form, method)
         _hint_baseline(method, {record.definition.method for record in store.summaries()})

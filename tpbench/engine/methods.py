@@ -30,6 +30,8 @@ from tpbench.engine.parts import (
     LAYERWISE,
     LAYERWISE_LINEAR,
     LAYERWISE_TANH,
+    NEEDS,
+    NOISE,
     SCHEDULES,
     SLEEP,
     Feedback,
@@ -304,6 +306,8 @@ class Method:
     layers are frozen."""
     formula: str = ""
     """The rule in a line of plain text, for ``tpbench methods NAME``; hhat_i is the target of the activity h_i."""
+    needs: str = ""
+    """One of :data:`tpbench.engine.parts.NEEDS`; empty: not declared."""
     settings: str | Path | None = None
     """The ``.yaml`` file with its search space, published configurations and reference numbers
     (:mod:`tpbench.results.rule_files`), for a package: ``Path(__file__).with_name("mine.yaml")``."""
@@ -311,6 +315,8 @@ class Method:
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
             raise ValueError(f"a method needs a title, got {self.title!r}")
+        if self.needs and self.needs not in NEEDS:
+            raise ValueError(f"{self.title}: {unknown('need', self.needs, NEEDS)}")
         self._check_hyperparameters()
         self._check_schedule()
         if self.settings is not None and not Path(self.settings).is_absolute():
@@ -427,7 +433,9 @@ def _target_propagation(
         own = " + S_i h_i" if feedback.recurrent else ""
         formula = f"{_DIRECT_MAP}, g_i = tanh(Q_i tanh(R h_L + d){own} + c_i)"
     output = _OUTPUT if targets is not generalised_targets else f"{_OUTPUT}; g_i gets K_L^-1 times that change"
-    return Method(title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}")
+    return Method(
+        title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}", needs=NOISE
+    )
 
 
 _OUTPUT = "hhat_L = h_L - eta dL/dh_L"
@@ -663,6 +671,13 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, _PC_STEPS, _PC_RATE),
     ),
 }
+
+
+FIELD_METHODS = (
+    *("kp", "wm", "usf", "frsf", "brsf", "drtp", "dkp"),
+    *("fw-dtp", "dtp-lee", "l-drl", "dfc-ssa", "pepita", "pc"),
+)
+"""The built-in rules of later and neighbouring papers."""
 
 
 def _read_plugin(name: str, plugin: object) -> Method:

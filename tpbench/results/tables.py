@@ -487,7 +487,7 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
         UsageError: there is no such format.
         TpbenchError: the store is empty.
     """
-    rankings = _rankings(store, baseline)
+    rankings = rankings_of(store, baseline)
     if check_format(form) == "csv":
         return csv_text(ranking_frame(rankings)[list(OVERVIEW_COLUMNS)], csv_number)
     header, rows = overview_matrix(rankings)
@@ -495,7 +495,12 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
     return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
 
 
-def _rankings(store: RunStore, baseline: str) -> list[Ranking]:
+def rankings_of(store: RunStore, baseline: str) -> list[Ranking]:
+    """Return the rankings of all workloads of a store.
+
+    Raises:
+        TpbenchError: the store is empty.
+    """
     found = rank_all(choose_cells(store.summaries()), baseline)
     if not found:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
@@ -600,7 +605,7 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
         UsageError: there is no such format.
         TpbenchError: the store is empty, or has no run of the baseline.
     """
-    rankings = _rankings(store, baseline)
+    rankings = rankings_of(store, baseline)
     frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
