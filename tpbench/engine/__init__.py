@@ -12,6 +12,7 @@ from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuratio
 from tpbench.engine.errors import RuleError, TpbenchError, UsageError, unknown
 from tpbench.engine.field_rules import errors_sent_back
 from tpbench.engine.methods import (
+    FIELD_METHODS,
     METHODS,
     Method,
     Minibatch,
@@ -98,6 +99,7 @@ __all__ = [
     "DIRECT_RANDOM_HIDDEN",
     "DIRECT_RECURRENT",
     "EXTRA",
+    "FIELD_METHODS",
     "GENERALISED",
     "HYPERPARAMETERS",
     "JOINT",

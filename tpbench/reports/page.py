@@ -7,9 +7,9 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -22,43 +22,52 @@ from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.configuration import format_value
 from tpbench.engine.errors import visible
 from tpbench.reports import ALIGNMENT_WORKLOADS
-from tpbench.reports.alignment_figures import alignment_figure
-from tpbench.reports.alignment_tables import alignment_records, select_workload
+from tpbench.reports.alignment_figures import ALIGNMENT_NOTE, alignment_legend, alignment_panel, shown_layers
+from tpbench.reports.alignment_tables import alignment_records, describe_records, select_workload
 from tpbench.reports.curves import (
     BANDS,
+    COST_NOTE,
     CURVES,
+    cell_curves,
     cell_label,
     cost_panel,
     curve_panel,
     dashes,
     sort_by_method,
+    workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
+from tpbench.reports.style import Figure, Glyphs, colour, colour_variables, drawing, inline_svg, to_svg, variable
 from tpbench.reports.summary import (
-    State,
-    completeness,
-    headline,
-    paper_states,
-    protocol_words,
-    statements,
+    few_seeds,
+    legend,
+    listed,
+    matrix,
+    missing_methods,
+    missing_runs,
+    reproduction,
+    verdict_sentence,
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
+    SEARCH_NOTE,
     SPREAD_NOTE,
     SPREAD_TITLE,
     TUNING_AXES,
     TUNING_NOTE,
     TuningPlot,
-    search_figure,
+    importance,
+    importance_note,
+    read_search,
+    search_panels,
     tuning_panel,
     tuning_plots,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, provenance_groups, read_curves
+from tpbench.results.cells import provenance_groups, read_curves, seed_ranges
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS
 from tpbench.results.ranking import (
     BASELINE,
     Ranking,
@@ -71,15 +80,12 @@ from tpbench.results.ranking import (
 from tpbench.results.tables import (
     EPOCHS_HEADER,
     ErrorTable,
-    against_paper,
     entry_lines,
     epochs_note,
     epochs_rows,
     epochs_values,
     footnote,
     notes,
-    overview_matrix,
-    overview_notes,
     paper_table,
 )
 from tpbench.search.listing import list_sweeps
@@ -88,13 +94,13 @@ from tpbench.workloads import WORKLOADS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tpbench.results.alignments import AlignmentRecord
     from tpbench.results.runs import RunRecord
-
-Cells = Mapping[CellKey, Cell]
 
 TITLE = "tpbench: is this learning rule really better than that one?"
 # An interval, a p-value and a range of seeds stay on one line.
-_UNBROKEN = re.compile(r"\[[+-][\d.]+, [+-][\d.]+\]|\(p [^()]*\)|\d+-\d+")
+_UNBROKEN = re.compile(r"\[[+-]?[\d.]+, [+-]?[\d.]+\]|\(p [^()]*\)|\d+-\d+")
+PLAN = "tpbench reproduce --dry-run"
 _NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
 
 
@@ -165,15 +171,13 @@ class Fold:
 
 @dataclass(frozen=True)
 class Card:
-    """One workload of the summary."""
+    """The forest plot of one workload, with what it does not say."""
 
     title: str
     statements: Sequence[tuple[str, Sequence[str]]]
-    cells: Sequence[str]
-    """One word for each cell of the paper's: how a square for it looks."""
-    cells_label: str
-    progress: str
     warnings: Sequence[str]
+    commands: Sequence[str]
+    """Commands that train what is missing."""
     figure: PageFigure
 
 
@@ -197,19 +201,9 @@ def number(value: float, below: str = "") -> PageEntry:
     return PageEntry(f"{value:.0f}", float(value), below)
 
 
-def leaderboard_section(rankings: Sequence[Ranking], baseline: str) -> Section:
-    """Return the matrix of methods and workloads, and a table per workload with the tests against the baseline."""
-    header, matrix = overview_matrix(rankings)
-    title = f"All workloads, against {method_title(baseline)}"
-    overview = PageTable(title, header, [list(map(_matrix_entry, row)) for row in matrix], overview_notes(rankings))
-    return Section("leaderboard", "Leaderboard", tables=[overview, *map(_ranking_table, rankings)])
-
-
-def _matrix_entry(value: str | Value) -> PageEntry:
-    if isinstance(value, str):
-        return PageEntry(value)
-    error = value.text.split()[0]
-    return PageEntry(value.text, math.nan if error == "-" else float(error), value.below, bold=value.bold)
+def leaderboard_section(rankings: Sequence[Ranking]) -> Section:
+    """Return a folded table per workload with the tests against the baseline."""
+    return Section("leaderboard", "Leaderboards", folds=[Fold(r.title, tables=[_ranking_table(r)]) for r in rankings])
 
 
 def _ranking_table(ranking: Ranking) -> PageTable:
@@ -235,59 +229,50 @@ def _paper_table(table: ErrorTable, notes: Sequence[str] = ()) -> PageTable:
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows, notes)
 
 
-def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
-    """Return the tables of errors beside the paper's numbers: Table S6, and Table 1 in a fold.
+def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
+    """Return Table S6: errors beside the paper's numbers.
 
     Args:
-        folded: whether the whole one is in a fold too, as where the store has nothing of it.
+        folded: whether it is in a fold, as where the store has nothing of it.
     """
-    whole = _paper_table(tables["s6"], [footnote(tables["s6"]), *notes(tables["s6"])])
-    shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
-    section = Section("tables", "The paper's table", folds=[shorter])
+    remarks = [*footnote(table), *notes(table)]
+    if any(entry.compared == "missing" and entry.paper for entry in table.entries.values()):
+        remarks.append(f"What is missing: '{_with_store(PLAN, results)}' lists it with its cost.")
+    whole = _paper_table(table, remarks)
+    section = Section("tables", "The paper's table")
     if folded:
-        section.folds.insert(0, Fold(whole.caption, tables=[whole]))
+        section.folds.append(Fold(whole.caption, tables=[whole]))
     else:
         section.tables.append(whole)
     return section
 
 
-def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
-    """Return the section of provenance: one row per cell and command."""
+def provenance_section(rankings: Sequence[Ranking]) -> Section:
+    """Return the section of provenance: a table per workload, a row per cell and command."""
+    fold = Fold("What made each cell", [], [*map(_provenance_table, rankings)], printed=False)
+    return Section("provenance", "Provenance", folds=[fold])
+
+
+def _provenance_table(ranking: Ranking) -> PageTable:
     rows = []
-    for cell in cells.values():
+    for cell in sort_by_method(row.cell for row in ranking.cells):
         values = cell.runs[0].definition.configuration
         configuration = ", ".join(f"{name} {format_value(value, '.4g')}" for name, value in values.items())
         for origin in provenance_groups(cell):
+            torch, commit = origin.entry("torch"), origin.entry("commit")[:12]
+            versions = f"{origin.entry('precision')}, torch {torch}\ncommit {commit}"
             rows.append(
                 [
-                    PageEntry(cell.workload_title),
                     PageEntry(method_title(cell.method)),
                     PageEntry(cell.tuning),
-                    PageEntry(origin.seeds),
+                    PageEntry(seed_ranges(run.definition.seed for run in origin.runs)),
                     number(origin.seconds),
-                    PageEntry(origin.entry("command"), long=True),
-                    PageEntry(origin.entry("commit")[:12]),
-                    PageEntry(origin.hardware),
-                    PageEntry(origin.entry("precision")),
-                    PageEntry(origin.entry("torch")),
-                    PageEntry(configuration, long=True),
+                    PageEntry(origin.entry("command"), below=configuration, long=True),
+                    PageEntry(origin.hardware, below=versions, loose=True),
                 ]
             )
-    columns = [
-        "workload",
-        "method",
-        "tuning",
-        "seeds",
-        "seconds",
-        "command",
-        "commit",
-        "processor",
-        "precision",
-        "torch",
-        "configuration",
-    ]
-    table = PageTable("Origin of the runs", columns, rows)
-    return Section("provenance", "Provenance", folds=[Fold("What made each cell", [], [table], printed=False)])
+    columns = ["method", "tuning", "seeds", "seconds", "command and hyperparameters", "machine and versions"]
+    return PageTable(f"Origin of the runs: {ranking.title}", columns, rows)
 
 
 class NoRunError(TpbenchError):
@@ -304,6 +289,8 @@ class Report:
     """The content of a page; :meth:`html` renders it."""
 
     content: Mapping[str, Any]
+    colours: Collection[str] = ()
+    """Colours on white of its figures."""
 
     def html(self, reload_s: int | None = None) -> str:
         """Render the page.
@@ -317,6 +304,8 @@ class Report:
         )
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
+        environment.filters["variable"] = variable
+        style = colour_variables(self.colours) + style
         return environment.from_string(template).render(
             **self.content,
             title=TITLE,
@@ -347,21 +336,20 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
     return PageFigure(inline_svg(to_svg(figure), alt, glyphs), caption, command)
 
 
-def summary_card(ranking: Ranking, rankings: Sequence[Ranking], glyphs: Glyphs, results: str) -> Card:
-    """Return the card of one workload: sentences and one figure."""
-    paper = not ranking.data_label and ranking.workload in PAPER_WORKLOADS
-    states = paper_states(rankings, ranking.workload) if paper else {}
-    groups = {state: [method_title(m) for m, current in states.items() if current is state] for state in State}
-    label = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
+def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
+    """Return the card of one workload."""
     figure = _drawing(
         glyphs,
         forest_figure(ranking.cells),
         f"{ranking.title}: test errors of its methods with intervals",
         _with_store(f"tpbench plot forest {ranking.workload}", results),
     )
-    squares = [state.name.lower() for state in states.values()]
-    progress = protocol_words(ranking, states)
-    return Card(ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), figure)
+    statements, commands = few_seeds(ranking), missing_runs(ranking)
+    if methods := missing_methods(ranking):
+        statements.append(("Not run", [listed(methods)]))
+        commands.append(PLAN)
+    commands = [_with_store(command, results) for command in commands]
+    return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
 
 
 def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:
@@ -386,24 +374,25 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
 def _plots(
     runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
 ) -> PlotGroup:
-    command = _with_store(f"tpbench plot curves {workload}", results)
+    command, title = _with_store(f"tpbench plot curves {workload}", results), workload_title(workload)
     figures = [
         _drawing(
             glyphs,
-            curve_panel(cells, runs, curve),
-            f"{workload}: {label} over epochs",
+            curve_panel(cells, curves, curve),
+            f"{title}: {label} over epochs, a panel for each method",
             command,
             f"{label.capitalize()}.",
         )
         for curve, (_, label) in CURVES.items()
+        if (curves := cell_curves(cells, runs, curve))
     ]
-    alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
-    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
+    alt = f"{title}: test error against seconds per run"
+    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
         (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
     ]
-    return PlotGroup(f"curves-{workload}", workload, legend, figures)
+    return PlotGroup(f"curves-{workload}", title, legend, figures)
 
 
 def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | None:
@@ -424,19 +413,35 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
         # Such as a record of a newer version: the page shows the rest, and says what it lacks.
         store.damaged.append(f"no angles are shown: {error}")
         return section
-    for name, workload in ALIGNMENT_WORKLOADS.items():
+    for workload in dict.fromkeys(ALIGNMENT_WORKLOADS.values()):
         if records := select_workload(known, workload):
-            figure = alignment_figure(records, name)
-            caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
-            alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
-            section.figures.append(
-                _drawing(glyphs, figure, alt, _with_store(f"tpbench figure {name}", results), caption)
-            )
+            section.groups.append(_alignment_group(records, workload, glyphs, results))
+    if section.groups:
+        section.paragraphs.append(ALIGNMENT_NOTE)
     return section
 
 
+def _alignment_group(records: Sequence[AlignmentRecord], workload: str, glyphs: Glyphs, results: str) -> PlotGroup:
+    """Return the figures of a workload, a layer each."""
+    title = workload_title(workload)
+    figures = [
+        _drawing(
+            glyphs,
+            alignment_panel(records, name, layer),
+            f"{title}, layer {layer + 1}: angles of weight updates over epochs, figure {name.upper()}",
+            _with_store(f"tpbench figure {name}", results),
+            f"Figure {name.upper()}, layer {layer + 1}.",
+        )
+        for name, drawn_on in ALIGNMENT_WORKLOADS.items()
+        if drawn_on == workload
+        for layer in shown_layers(records, name)
+    ]
+    legend = [(name, shade, " ".join(map(str, dashed)) or "none") for name, shade, dashed in alignment_legend(records)]
+    return PlotGroup(f"alignment-{workload}", f"{title} ({describe_records(records)})", legend, figures)
+
+
 def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
-    """Return the section of searches: tuning curves of each workload, and the plot of each sweep in a fold."""
+    """Return the section of searches: tuning curves of each workload, and the plots of each sweep in a fold."""
     section = Section("searches", "Searches")
     plots, notes = tuning_plots(store)
     if plots:
@@ -444,37 +449,40 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(
-            PageTable(f"{plot.workload}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows])
+            PageTable(
+                f"{workload_title(plot.workload)}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows]
+            )
         )
         section.groups.append(_tuning_group(plot, glyphs, results))
     for status in list_sweeps(store):
         with suppress(TpbenchError):  # its search has no results yet
-            figure = _drawing(
-                glyphs,
-                search_figure(store, status.id),
-                f"search of {status.id}",
-                _with_store(f"tpbench plot search {status.id}", results),
-                f"{status.id} ({status.state}): error over trials, importance, parallel coordinates.",
-            )
+            search = read_search(store, status.id)
+            shares = importance(search.configurations)
+            command = _with_store(f"tpbench plot search {status.id}", results)
+            figures = [
+                _drawing(glyphs, figure, f"{status.id}: {figure.axes[0].get_xlabel()} and error", command)
+                for figure in search_panels(search, shares)
+            ]
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
-            section.folds.append(Fold(title, figures=[figure], printed=False, name=status.id))
+            texts = [SEARCH_NOTE, importance_note(shares)]
+            section.folds.append(Fold(title, texts, figures=figures, printed=False, name=status.id))
     return section
 
 
 def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
-    command = _with_store(f"tpbench plot tuning {plot.workload}", results)
+    command, title = _with_store(f"tpbench plot tuning {plot.workload}", results), workload_title(plot.workload)
     figures = [
         _drawing(
             glyphs,
             tuning_panel(plot, column),
-            f"{plot.workload}: tuning curves over {label}",
+            f"{title}: tuning curves over {label}",
             command,
             f"Best validation error over {label}.",
         )
         for column, label in TUNING_AXES.items()
     ]
     legend = [(search.label, search.style["color"], "none") for search in plot.searches]
-    return PlotGroup(f"tuning-{plot.workload}", f"{plot.workload}: tuning curves", legend, figures)
+    return PlotGroup(f"tuning-{plot.workload}", f"{title}: tuning curves", legend, figures)
 
 
 @drawing()
@@ -493,40 +501,44 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
+    table = paper_table(store, "s6", cells)
     rankings = read_test_samples(store, rank_all(cells, baseline))
-    share = completeness(rankings)
+    rows, known = matrix(rankings), {ranking.workload for ranking in rankings}
+    paper = reproduction(rankings, table)
+    searches = search_section(store, results, glyphs)
     sections = [
-        leaderboard_section(rankings, baseline),
-        paper_section(tables, folded=not share),
+        replace(searches, id="tuning", title="Tuning curves", folds=[]),
         curve_section(store, rankings, baseline, glyphs, results),
         alignment_section(store, results, glyphs),
-        search_section(store, results, glyphs),
-        provenance_section(cells),
+        Section(searches.id, searches.title, folds=searches.folds),
+        paper_section(table, not paper, results),
+        leaderboard_section(rankings),
+        provenance_section(rankings),
     ]
-    lead = [headline(rankings), share, against_paper(tables["s6"])]
-    known = {ranking.workload for ranking in rankings}
     content = _heading(results, command, len(runs)) | {
-        "lead": [text for text in lead if text],
+        "baseline": method_title(baseline),
+        "workloads": [ranking.title for ranking in rankings],
+        "matrix": rows,
+        "legend": legend(rows, baseline),
+        "tunings": list(dict.fromkeys(row.cell.tuning for ranking in rankings for row in ranking.cells)),
+        "verdicts": [(ranking.title, verdict_sentence(ranking)) for ranking in rankings],
+        "reproduction": paper,
+        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in known],
         "warnings": list(dict.fromkeys(store.damaged)),
-        "cards": [summary_card(ranking, rankings, glyphs, results) for ranking in rankings],
-        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if share and name not in known],
+        "cards": [workload_card(ranking, glyphs, results) for ranking in rankings],
         "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
-        "squares": bool(share),
         "sections": [section for section in sections if section.filled],
     }
-    return Report(content | {"glyphs": glyphs.svg})
+    return Report(content | {"glyphs": glyphs.svg}, glyphs.colours)
 
 
 def empty_report(store: RunStore, command: str) -> Report:
     """Return the page of an empty store."""
     results = str(store.folder)
-    lead = [_NO_RUN.format(results) + "."]
-    nothing: dict[str, Any] = {name: [] for name in ("warnings", "cards", "nothing", "sections")}
-    return Report(_heading(results, command, 0) | nothing | {"lead": lead, "forest_note": "", "glyphs": ""})
+    return Report(_heading(results, command, 0) | {"empty": _NO_RUN.format(results) + "."})
 
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    plan = _with_store("tpbench reproduce --dry-run", results)
+    plan = _with_store(PLAN, results)
     return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}

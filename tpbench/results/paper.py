@@ -26,7 +26,9 @@ OVERVIEW_TABLE = "overview"
 """Matrix of methods x workloads against the baseline."""
 EPOCHS_TABLE = "epochs"
 """Table of the epochs until the validation error is near the baseline's."""
-BASELINE_TABLES = (OVERVIEW_TABLE, EPOCHS_TABLE)
+FIELD_TABLE = "field"
+"""All rules of each workload, grouped by what they need, with their cost."""
+BASELINE_TABLES = (OVERVIEW_TABLE, EPOCHS_TABLE, FIELD_TABLE)
 """Tables that compare with a baseline, which can be chosen."""
 TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE, ANGLE_TABLE, *BASELINE_TABLES)
 """Names of all tables."""

@@ -14,7 +14,14 @@ from tpbench.engine.configuration import as_floats, entry_name, flatten, is_list
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
-from tpbench.results.runs import FROM_FILE, FROM_PYTHON, PUBLISHED, tuning_budget, with_precision
+from tpbench.results.runs import (
+    DEFAULT_PRECISION,
+    FROM_FILE,
+    FROM_PYTHON,
+    PUBLISHED,
+    tuning_budget,
+    with_precision,
+)
 from tpbench.results.statistics import MIN_SEEDS
 from tpbench.search.spaces import (
     SearchSpace,
@@ -24,6 +31,7 @@ from tpbench.search.spaces import (
     published_configuration,
     published_entry,
     spaces_for,
+    supplied_configuration,
 )
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
@@ -75,7 +83,7 @@ class FoundConfiguration:
     found: Mapping[str, Any] = field(default_factory=dict)
     """Its origin, for the files of runs that are trained with it (:mod:`tpbench.results.runs`)."""
     note: str = ""
-    """A line about the configuration that ``best`` stands for; empty where the user named it."""
+    """A line about a configuration that neither the authors published nor the user named; otherwise empty."""
 
 
 def find_configuration(
@@ -85,7 +93,8 @@ def find_configuration(
 
     Args:
         cell: the workload and the method.
-        config: ``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
+        config: ``default`` (the authors', or on the digits tpbench's own), ``published``, ``best``
+            (of the store, on the data at hand), a file, or the hyperparameters themselves.
         settings: of the runs to train. Their store and data are those of ``best``; they record the precision of the
             search where it was another.
 
@@ -95,13 +104,20 @@ def find_configuration(
     """
     if isinstance(config, Mapping):
         return _with_digest(cell.workload.complete(get_method(cell.method), config), FROM_PYTHON)
-    if config == "published":
+    published = is_published(cell.workload, cell.method)
+    if config == "default" and not published:
+        values, found = supplied_configuration(cell.workload, cell.method)
+        found = with_precision(found, DEFAULT_PRECISION, settings.precision)
+        return FoundConfiguration(values, found, f"configuration that comes with tpbench: {_describe_origin(found)}")
+    if config in ("default", "published"):
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
         return _find_best(cell, settings)
     path = user_path(config)
     if not is_regular_file(path):
-        raise UsageError("neither 'published', 'best' nor a file", parameter="configuration", value=shown_path(path))
+        raise UsageError(
+            "neither 'default', 'published', 'best' nor a file", parameter="configuration", value=shown_path(path)
+        )
     return _with_digest(load_configuration(cell.workload, cell.method, path), FROM_FILE)
 
 
@@ -179,6 +195,18 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
     epochs, error = runs[0].definition.epochs, _validation_error(runs)
     diverged = sum(run.diverged for run in runs)
+    words = [
+        f"{len(runs)} seed{'s' * (len(runs) > 1)}",
+        f"{diverged} diverged" if diverged else "",
+        f"{epochs} epoch{'s' * (epochs > 1)}",
+        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
+        _describe_origin(found),
+    ]
+    return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+
+
+def _describe_origin(found: Mapping[str, Any]) -> str:
+    """Format ``found by a search of 27 configurations``; empty where the origin is not known."""
     budget = tuning_budget(found)
     precision = f" in {budget.search_precision}" if budget.search_precision else ""
     origins = {
@@ -187,14 +215,7 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
         "python": "from Python",
         "search": f"found by a search of {budget.trials} configurations{precision}",
     }
-    words = [
-        f"{len(runs)} seed{'s' * (len(runs) > 1)}",
-        f"{diverged} diverged" if diverged else "",
-        f"{epochs} epoch{'s' * (epochs > 1)}",
-        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
-        origins.get(found.get("by", ""), ""),
-    ]
-    return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+    return origins.get(found.get("by", ""), "")
 
 
 # --- known configurations: the first trials of a search ---

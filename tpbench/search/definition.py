@@ -697,6 +697,9 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
     )
     if done or running:
         return SweepStatus(name, "done" if done else "running", *known, archive=archive)
+    if folder.archive and best is None and searched == definition.trials:
+        reason = f"none of its {searched} configurations learnt anything"
+        return SweepStatus(name, "failed", *known, reason=reason, archive=archive)
     if folder.archive:
         merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])
         reason = f"it is in an archive, where no sweep is continued: '{merge}' copies it into the store"

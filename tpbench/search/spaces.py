@@ -23,6 +23,7 @@ from tpbench.engine import (
 )
 from tpbench.engine.configuration import entry_name, is_list
 from tpbench.results.rule_files import package_errors, rule_file
+from tpbench.results.runs import tuning_budget
 from tpbench.workloads import Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
@@ -304,7 +305,7 @@ def space_for(method: str, path: Path | None = None) -> SearchSpace:
     """
     if path is None and (found := package_space(method)):
         return found
-    own = sorted(set(spaces_folder().glob("*.yaml")) - set(published_files()))
+    own = sorted(set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()})
     for candidate in [path] if path else own:
         space = load_space(candidate)
         if method in space.methods:
@@ -361,7 +362,7 @@ def load_configurations(workload: Workload, method: str, path: Path) -> tuple[Ya
     }
 
 
-_NOTES = ("source", "departs")
+_NOTES = ("source", "departs", "found")
 """Keys of a published configuration that are for its readers."""
 
 
@@ -396,6 +397,26 @@ def published_configuration(workload: Workload, method: str) -> dict[str, Any]:
     entry = published_entry(workload, method)
     with package_errors(method):
         return _configuration_at(entry.location, entry.file, entry.values, workload, method)
+
+
+def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the configuration of a cell that a search of tpbench's own authors found, and the search info of its runs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    file = _own_file(supplied_file())
+    entry = {} if workload.source else file.values.get(workload.name, {}).get(method)
+    if not entry:
+        raise UsageError(
+            f"no configuration of {method} on {workload.name} comes with tpbench: {_advice(workload, method)}"
+        )
+    return _configuration_at((workload.name, method), file, entry, workload, method), entry["found"]
+
+
+def _advice(workload: Workload, method: str) -> str:
+    name = "FILE.yaml" if workload.source else workload.name
+    return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
 
 
 @dataclass(frozen=True)
@@ -439,11 +460,12 @@ def published_entry(workload: Workload, method: str) -> PublishedEntry:
     """
     if entry := _find_published(workload, method):
         return entry
-    name = "FILE.yaml" if workload.source else workload.name
-    raise UsageError(
-        f"no published configuration of {method} on {workload.name}: search one with "
-        f"'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
-    )
+    raise UsageError(f"no published configuration of {method} on {workload.name}: {_advice(workload, method)}")
+
+
+def supplied_file() -> Path:
+    """Return the file of the configurations on the digits, by workload and method."""
+    return spaces_folder() / "digits.yaml"
 
 
 def is_published(workload: Workload, method: str) -> bool:
@@ -455,22 +477,43 @@ def is_published(workload: Workload, method: str) -> bool:
     return _find_published(workload, method) is not None
 
 
-def format_configuration(workload: Workload, method: str) -> str:
-    """Return the authors' configuration as YAML, which ``--config`` takes, with notes about it.
+def known_configurations(method: str) -> dict[str, dict[str, Any]]:
+    """Return the hyperparameters of a method in the files of tpbench and of its package, by workload.
 
     Raises:
-        UsageError: they published none.
+        TpbenchError: the package's file is wrong.
+    """
+    files = [_own_file(path).values for path in (*published_files(), supplied_file())]
+    known = {workload: methods[method] for file in files for workload, methods in file.items() if method in methods}
+    if found := rule_file(method):
+        known |= found[1].published
+    return {
+        workload: {name: value for name, value in entry.items() if name not in _NOTES}
+        for workload, entry in known.items()
+    }
+
+
+def format_configuration(workload: Workload, method: str) -> str:
+    """Return the default configuration of a cell as YAML, which ``--config`` takes, with notes about it.
+
+    Raises:
+        UsageError: there is none.
         TpbenchError: as of :func:`published_configuration`.
     """
-    values, entry = published_configuration(workload, method), published_entry(workload, method).values
-    source = entry.get("source")
-    notes = [f"source: {source}"] if source else []
-    notes += [f"departs from the {'source' if source else 'text'}: {line}" for line in entry.get("departs", [])]
-    head = [
-        f"# {get_method(method).title} on {workload.title}, as published by the authors",
-        *(f"# {n}" for n in notes),
-    ]
-    return "\n".join([*head, *(f"{name}: {_format_value(value)}" for name, value in values.items())]) + "\n"
+    if is_published(workload, method):
+        values, entry = published_configuration(workload, method), published_entry(workload, method).values
+        source, origin = entry.get("source"), "as published by the authors"
+        notes = [f"source: {source}"] if source else []
+        notes += [
+            f"departs from the {'source' if source else 'paper' + chr(39) + 's text'}: {line}"
+            for line in entry.get("departs", [])
+        ]
+    else:
+        values, found = supplied_configuration(workload, method)
+        origin = f"found by a search of {found['trials']} configurations, not the authors'"
+        notes = [f"tuning: {tuning_budget(found)}; sweep {found['sweep']}"]
+    head = [f"# {get_method(method).title} on {workload.title}, {origin}", *(f"# {note}" for note in notes)]
+    return "\n".join([*head, *(f"{name}: {format_number(value)}" for name, value in values.items())]) + "\n"
 
 
 def format_space(method: str, path: Path | None = None) -> str:
@@ -518,16 +561,16 @@ def _space_text(method: str, origin: str, ranges: Mapping[str, Sequence[Any]]) -
     hyperparameters = get_method(method).hyperparameter_specs
     lines = [f"# {get_method(method).title}, {origin}", f"methods: [{method}]", "hyperparameters:"]
     for name, plain in ranges.items():
-        keys = ", ".join(f"{key}: {_format_value(value)}" for key, value in range_entries(plain).items())
+        keys = ", ".join(f"{key}: {format_number(value)}" for key, value in range_entries(plain).items())
         lines.append(f"  {name}: {{{keys}}}")
         lines[-1] += f"  # {' '.join(hyperparameters[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 
-def _format_value(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Spell a value as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
     if is_list(value):
-        return f"[{', '.join(map(_format_value, value))}]"
+        return f"[{', '.join(map(format_number, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     mantissa, e, exponent = repr(value).partition("e")
