@@ -25,6 +25,7 @@ from tpbench.engine.parts import (
     DIRECT_RANDOM_HIDDEN,
     DIRECT_RECURRENT,
     EXTRA,
+    FIXED,
     GENERALISED,
     JOINT,
     LAYERWISE,
@@ -33,7 +34,11 @@ from tpbench.engine.parts import (
     NEEDS,
     NOISE,
     SCHEDULES,
+    SECOND_PASS,
+    SIGNS,
     SLEEP,
+    SYMMETRIC,
+    WEIGHT_TRANSPORT,
     Feedback,
     FeedbackPhase,
     Initialise,
@@ -508,6 +513,7 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM),
         descends=cross_entropy_loss,
         formula="hhat_i = h_i - (B/2) dL/dh_i, with B samples in a batch: W_i descends dL/dW_i",
+        needs=WEIGHT_TRANSPORT,
     ),
     "fa": Method(
         "FA",
@@ -517,6 +523,7 @@ METHODS: dict[str, Method] = {
         LAYERWISE_LINEAR,
         fixed_feedback=True,
         formula="as BP, with a fixed random matrix Q_i in place of the transpose of W_i+1",
+        needs=FIXED,
     ),
     "dfa": Method(
         "DFA",
@@ -526,6 +533,7 @@ METHODS: dict[str, Method] = {
         DIRECT_LINEAR,
         fixed_feedback=True,
         formula="hhat_i = h_i - Q_i dL/dh_L, with a fixed random matrix Q_i",
+        needs=FIXED,
     ),
     "tp": _target_propagation(
         "TP",
@@ -598,6 +606,7 @@ METHODS: dict[str, Method] = {
         # torch's pseudo-inverse looks whether its SVD has converged.
         capturable=_is_damped,
         formula="hhat_i = h_i - J_i^T (J_i J_i^T + damping I)^-1 dL/dh_L, with J_i = dh_L/dh_i",
+        needs=WEIGHT_TRANSPORT,
     ),
     "kp": Method(
         "Kolen-Pollack",
@@ -606,6 +615,8 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, _KP_DECAY),
         arrays=field_rules.kolen_pollack_arrays,
         feedback_phase=FeedbackPhase(field_rules.decay_differences, AFTER, own_step=True),
+        needs=SYMMETRIC,
+        formula="delta_i = (B_i delta_i+1) * slope_i, where B_i - W_i+1^T loses the share kp_decay in each step",
     ),
     "wm": Method(
         "Weight mirror",
@@ -614,14 +625,25 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, _WM_RATE, _WM_DECAY),
         LAYERWISE_LINEAR,
         feedback_phase=FeedbackPhase(field_rules.mirror_weights, AFTER, field_rules.hidden_widths, own_step=True),
+        needs=NOISE,
+        formula="delta_i = (Q_i delta_i+1) * slope_i; Q_i += wm_rate x z^T, with noise x and z = tanh(W_i+1 x + b_i+1)",
     ),
-    "usf": Method("uSF", "errors sent back by the signs of the weights", field_rules.uniform_sign_update, _ERRORS),
+    "usf": Method(
+        "uSF",
+        "errors sent back by the signs of the weights",
+        field_rules.uniform_sign_update,
+        _ERRORS,
+        needs=SIGNS,
+        formula="delta_i = (sqrt(2 / (n_i + n_i+1)) sign(W_i+1)^T delta_i+1) * slope_i",
+    ),
     "frsf": Method(
         "frSF",
         "errors sent back by the signs of the weights with fixed random magnitudes",
         field_rules.fixed_sign_update,
         _ERRORS,
         arrays=field_rules.sign_arrays,
+        needs=SIGNS,
+        formula="delta_i = ((M_i+1 * sign(W_i+1))^T delta_i+1) * slope_i, with fixed random magnitudes M",
     ),
     "brsf": Method(
         "brSF",
@@ -631,6 +653,8 @@ METHODS: dict[str, Method] = {
         capturable=False,
         arrays=field_rules.sign_arrays,
         feedback_phase=FeedbackPhase(field_rules.draw_magnitudes, BEFORE, own_step=True),
+        needs=SIGNS,
+        formula="as frSF, with magnitudes M that each minibatch draws anew",
     ),
     "drtp": Method(
         "DRTP",
@@ -639,6 +663,8 @@ METHODS: dict[str, Method] = {
         _ERRORS,
         DIRECT_LINEAR,
         fixed_feedback=True,
+        needs=FIXED,
+        formula="delta_i = (Q_i y) * slope_i, with the one-hot label y and a fixed random matrix Q_i",
     ),
     "dkp": Method(
         "DKP",
@@ -647,6 +673,8 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, *FEEDBACK_ADAM),
         DIRECT_LINEAR,
         feedback_phase=FeedbackPhase(field_rules.train_direct_feedback, AFTER),
+        needs=SYMMETRIC,
+        formula="delta_i = (Q_i e) * slope_i; Q_i descends along h_i e^T, with weight decay",
     ),
     "fw-dtp": Method(
         "FW-DTP",
@@ -656,6 +684,8 @@ METHODS: dict[str, Method] = {
         LAYERWISE_TANH,
         initialise_feedback=field_rules.uniform_feedback,
         fixed_feedback=True,
+        needs=FIXED,
+        formula="hhat_i = h_i + tanh(Q_i hhat_i+1) - tanh(Q_i h_i+1), Q_i fixed; hhat_L = h_L - eta dL/dh_L",
     ),
     "dtp-lee": _target_propagation(
         "DTP (Lee)",
@@ -674,6 +704,8 @@ METHODS: dict[str, Method] = {
         feedback_phase=FeedbackPhase(
             field_rules.train_local_difference, BEFORE, field_rules.local_difference_widths, "fb_steps", losses=True
         ),
+        needs=NOISE,
+        formula="hhat_i = h_i + g_i(hhat_i+1) - g_i(h_i+1); g_i learns the transposed Jacobian of layer i + 1",
     ),
     "dfc-ssa": Method(
         "DFC-SSA",
@@ -686,6 +718,8 @@ METHODS: dict[str, Method] = {
             field_rules.train_controller, BEFORE, field_rules.controlled_widths, draws="times_fb"
         ),
         one_number=("clip", *FEEDBACK_TRAINING),
+        needs=NOISE,
+        formula="dW_i = -(2/B) (r_i - tanh(v_i - Q_i u)) r_i-1^T; the control u brings the output to its target",
     ),
     "pepita": Method(
         "PEPITA",
@@ -694,12 +728,16 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, _PEPITA_SCALE),
         arrays=field_rules.modulation_arrays,
         fixed_feedback=True,
+        needs=SECOND_PASS,
+        formula="dW_i = (h_i - herr_i) herr_i-1^T / B, with herr the activities of the input x + F e",
     ),
     "pc": Method(
         "Predictive coding",
         "activities relax for some steps, then each layer learns from its prediction error",
         field_rules.relaxed_update,
         (*_ERRORS, _PC_STEPS, _PC_RATE),
+        needs=WEIGHT_TRANSPORT,
+        formula="x_i relaxes for pc_steps steps; dW_i = -(x_i - h(x_i-1)) * slope x_i-1^T / B",
     ),
 }
 
