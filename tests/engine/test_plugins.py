@@ -138,7 +138,9 @@ RULE = Method(
 """
 
 
-@pytest.mark.parametrize(("schedule", "reason"), [("slep", "did you mean 'sleep'"), ("sleep", "reconstruction loss")])
+@pytest.mark.parametrize(
+    ("schedule", "reason"), [("slep", "did you mean 'sleep'"), ("sleep", "feedback that is trained")]
+)
 def test_a_wrong_declaration_names_package_file_and_line(
     tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, reason: str
 ) -> None:
