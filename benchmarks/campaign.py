@@ -10,7 +10,7 @@ Nothing trains, and neither Ray nor a GPU is used. Real are ``Scheduler``, ``Sea
 its journal (in memory), brackets, and the choice of pack size and lag (``campaign._choose_sizes``). Configurations are
 drawn at random in place of HyperOpt. Ray's part is played: a worker gets any free GPU that it may have.
 
-The time of a pack is fitted to steps that were measured on an H100 (``h100.csv``, from docs/performance.md) with what a
+The time of a pack is fitted to steps that were measured on an H100 (``h100.csv``, from docs/notebook.md) with what a
 step asks of a GPU (``launches.csv``, counted by ``launches.py``). The fit and its error are printed first. Assumed are
 the seconds of a process' start, of a pack's start and of a size's measurement, which are options.
 

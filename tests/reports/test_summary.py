@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,21 @@ import pytest
 from tests.results.records import counts, record
 from tpbench.reports.summary import (
     State,
-    completeness,
-    headline,
+    Verdict,
+    few_seeds,
+    legend,
+    matrix,
+    missing_methods,
+    missing_runs,
     paper_states,
-    protocol_words,
-    statements,
+    reproduction,
+    verdict_sentence,
     warnings_of,
 )
-from tpbench.results import RunRecord, choose_cells
-from tpbench.results.ranking import Ranking, rank_all
+from tpbench.results import RunRecord, RunStore, choose_cells
+from tpbench.results.ranking import RankedCell, Ranking, rank_all
 from tpbench.results.runs import search_info
+from tpbench.results.tables import ErrorTable, paper_table
 
 PUBLISHED = {"by": "published"}
 SEARCH = search_info("s", 40, 100, "0" * 64, "final", range(10))
@@ -62,14 +67,15 @@ def every_group() -> Ranking:
 def test_the_sentences(every_group: Ranking) -> None:
     """The only test of their words."""
     rows = {row.cell.title: row for row in every_group.cells}
-    assert headline([every_group]) == "Could be the best, BP apart: DFA and DDTP-linear on MNIST."
-    said = statements(every_group)
-    assert said == [
-        ("Could be the best, BP apart", ["DFA", "DDTP-linear"]),
-        ("Better than BP", [f"{name} {rows[name].difference_text}" for name in ("DFA", "DDTP-linear")]),
-        ("Worse than BP", [f"{name} {rows[name].difference_text}" for name in ("DTP, 40 x 100", "DTP, published")]),
-        ("Not shown to differ from BP", ["DTPDRL"]),
-        ("Permutation test", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
+    assert verdict_sentence(every_group) == (
+        f"DTPDRL is not shown to differ from BP ({every_group.cells[0].cell.mean:.2f} %); "
+        f"DFA is better than BP by {unsigned(rows['DFA'])} and DDTP-linear by {unsigned(rows['DDTP-linear'])}; "
+        f"DTP (40 x 100) is worse than BP by {unsigned(rows['DTP, 40 x 100'])} and "
+        f"DTP by {unsigned(rows['DTP, published'])}. "
+        "DFA and DDTP-linear could be the best, BP apart."
+    )
+    assert few_seeds(every_group) == [
+        ("Fewer seeds", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),
         ("Not tested", ["GNT (90 epochs, BP 100)", "DTP (pre-trained) (2 seeds)"]),
     ]
     assert warnings_of(every_group) == [
@@ -78,20 +84,59 @@ def test_the_sentences(every_group: Ranking) -> None:
     ]
 
 
-def test_the_sentences_hold_the_numbers_of_the_tests(every_group: Ranking) -> None:
-    rows = {row.cell.title: row for row in every_group.cells}
-    found = {entry.split(" ")[0]: entry for _, entries in statements(every_group) for entry in entries}
-    numbers = [float(number) for number in re.findall(r"[+-]\d\.\d\d", found["DFA"])]
-    dfa = rows["DFA"]
-    assert numbers == [round(value, 2) for value in (dfa.difference, dfa.low, dfa.high)]
-    assert f"p {rows['DDTP-control'].p:.2g}" in found["DDTP-control"]
+def unsigned(row: RankedCell) -> str:
+    """The size of a difference and its interval, which lies on the side of the difference."""
+    low, high = sorted((abs(row.low), abs(row.high)))
+    return f"{abs(row.difference):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def test_every_method_but_the_baseline_has_one_result(every_group: Ranking) -> None:
-    results = [
-        entry for title, entries in statements(every_group) if not title.startswith("Could") for entry in entries
-    ]
-    assert len(results) == len(every_group.cells) - 1
+def test_the_matrix_has_a_verdict_for_every_cell(every_group: Ranking) -> None:
+    rows = dict(matrix([every_group]))
+    found = {title: cells[0].verdicts for title, cells in rows.items()}
+    best = Verdict.BEST
+    assert found == {
+        "BP": (Verdict.BASELINE,),
+        "DFA": (best, Verdict.BETTER),
+        "DDTP-linear": (best, Verdict.BETTER),
+        "DTP": (Verdict.WORSE,),
+        "DTP, 40 x 100": (Verdict.WORSE,),
+        "DTPDRL": (Verdict.SAME,),
+        "DDTP-control": (Verdict.SAME,),
+        "DTP (pre-trained)": (Verdict.UNTESTED,),
+        "GNT": (Verdict.UNTESTED,),
+    }
+    assert {title: counts(cells[0].detail) for title, cells in rows.items() if title in ("BP", "GNT")} == {
+        "BP": [],
+        "GNT": [90, 100],
+    }
+    assert set(legend(rows.items(), "bp")) == {one for verdicts in found.values() for one in verdicts}
+
+
+def test_only_cells_of_the_paper_are_missing_from_the_matrix() -> None:
+    both = rankings_of(
+        runs("bp", 0.02),
+        runs("dfa", 0.03, found=SEARCH),
+        runs("dtp", 0.03),
+        runs("bp", 0.02, workload="digits"),
+        runs("dfa", 0.02, workload="mnist-frozen"),
+    )
+    titles = [ranking.workload for ranking in both]
+    rows = {title: dict(zip(titles, cells, strict=True)) for title, cells in matrix(both)}
+    assert rows["DTP"]["mnist-frozen"].verdicts == (Verdict.MISSING,)
+    assert rows["DTP"]["digits"].verdicts == (Verdict.OUTSIDE,)
+    assert rows["DFA, 40 x 100"]["mnist-frozen"].verdicts == (Verdict.OUTSIDE,)
+
+
+def test_the_commands_train_what_is_missing() -> None:
+    ranking = ranking_of(
+        runs("bp", 0.02), runs("dfa", 0.03, seeds=3), runs("dtp", 0.03, seeds=4, found=SEARCH), runs("gnt", 0.03)
+    )
+    assert missing_runs(ranking) == ["tpbench run mnist dfa --seeds 3-9"]
+    names = missing_methods(ranking)
+    assert len(names) == 10 - 2
+    assert "DTP" in names
+    digits = ranking_of(runs("bp", 0.02, workload="digits"))
+    assert (missing_methods(digits), missing_runs(digits)) == ([], [])
 
 
 def test_departures_are_warnings_and_missing_seeds_are_not_said_twice() -> None:
@@ -110,36 +155,30 @@ def test_departures_are_warnings_and_missing_seeds_are_not_said_twice() -> None:
 )
 def test_nothing_could_be_the_best_with_fewer_than_two_rivals(cells: list[tuple[str, int]]) -> None:
     ranking = ranking_of(*(runs(method, 0.02, seeds) for method, seeds in cells))
-    assert headline([ranking]) == ""
-    assert not any(title.startswith("Could") for title, _ in statements(ranking))
-
-
-def test_the_headline_names_each_method_once() -> None:
-    both = rankings_of(
-        runs("bp", 0.02),
-        runs("dfa", 0.03),
-        runs("dfa", 0.03, found=SEARCH),
-        runs("dtp", 0.5),
-        *(runs(method, 0.03, workload="digits") for method in ("dfa", "dtp")),
-    )
-    names, _, last = headline(both).partition(": ")[2].partition("; ")
-    assert names == "DFA on MNIST"
-    assert last.split(" on ")[0].split(" and ") == ["DFA", "DTP"]
+    assert "best" not in verdict_sentence(ranking)
+    assert not any(Verdict.BEST in cell.verdicts for _, row in matrix([ranking]) for cell in row)
 
 
 def test_another_baseline_is_named() -> None:
     ranking = ranking_of(runs("bp", 0.02), runs("dfa", 0.03), runs("dtp", 0.05), baseline="dfa")
-    assert ", DFA apart: BP on" in headline([ranking])
-    assert dict(statements(ranking)).keys() == {"Could be the best, DFA apart", "Better than DFA", "Worse than DFA"}
+    sentence = verdict_sentence(ranking)
+    assert [word in sentence for word in ("better than DFA", "worse than DFA", "than BP")] == [True, True, False]
+    assert dict(matrix([ranking]))["DFA"][0].verdicts == (Verdict.BASELINE,)
 
 
 def test_without_the_baseline_nothing_is_tested_against_it() -> None:
     ranking = ranking_of(runs("dfa", 0.02), runs("dtp", 0.05))
-    assert ", BP apart" not in headline([ranking])
-    (best, names), (_, untested) = statements(ranking)
-    assert (best, names) == ("Could be the best", ["DFA"])
-    assert len(untested) == 1
+    assert "no run of BP" in verdict_sentence(ranking)
+    assert {cell.verdicts[-1] for _, row in matrix([ranking]) for cell in row} == {Verdict.UNTESTED}
+    ((_, untested),) = few_seeds(ranking)
     assert all(name in untested[0] for name in ("DFA", "DTP", "no BP"))
+
+
+def test_cells_of_few_seeds_make_the_sentence_where_there_are_no_others() -> None:
+    ranking = ranking_of(runs("bp", 0.02, seeds=4), runs("dfa", 0.05, seeds=4), runs("dtp", 0.05, seeds=2))
+    assert "DFA is worse than BP" in verdict_sentence(ranking)
+    assert "p 0." in verdict_sentence(ranking)
+    assert "DTP" not in verdict_sentence(ranking)
 
 
 def test_completeness_counts_the_papers_published_cells_alone() -> None:
@@ -163,14 +202,25 @@ def test_completeness_counts_the_papers_published_cells_alone() -> None:
         **dict.fromkeys(("ddtp-linear", "ddtp-rhl", "dtpdrl", "dfa"), State.PARTIAL),
     }
     assert set(paper_states(rankings, "cifar10").values()) == {State.MISSING}
-    # All cells, whole ones, the protocol's seeds, others, missing ones, those of copies.
-    assert counts(completeness(rankings).replace("S6", "")) == [39, 1, 10, 4, 34, 1]
-    mnist, copy, digits = rankings
-    assert counts(protocol_words(mnist, states)) == [5, 10, 1]
-    assert "copy" in protocol_words(copy, {})
-    assert protocol_words(digits, {}).startswith("not in")
+    # All cells, whole ones, others, missing ones.
+    text = reproduction(rankings, table_of(rankings)).replace("S6", "")
+    assert counts(text.split(".")[0]) == [39, 1, 4, 34]
+
+
+def table_of(rankings: list[Ranking]) -> ErrorTable:
+    cells = {row.cell.key: row.cell for ranking in rankings for row in ranking.cells}
+    return paper_table(RunStore(Path("nowhere")), "s6", cells)
 
 
 def test_nothing_is_said_of_the_paper_where_the_store_has_none_of_its_cells() -> None:
-    assert completeness(rankings_of(runs("bp", 0.02, workload="digits"))) == ""
-    assert completeness(rankings_of(runs("bp", 0.02, found=SEARCH))) == ""
+    for found in (runs("bp", 0.02, workload="digits"), runs("bp", 0.02, found=SEARCH)):
+        rankings = rankings_of(found)
+        assert reproduction(rankings, table_of(rankings)) == ""
+
+
+def test_agreement_with_the_paper_is_counted() -> None:
+    rankings = rankings_of(runs("bp", 0.0094, step=0.0001), runs("dfa", 0.5), runs("dtp", 0.02, found=SEARCH))
+    text = reproduction(rankings, table_of(rankings)).partition("missing. ")[2]
+    # BP's error is the paper's, DFA's is far from it.
+    assert counts(text.split(" %")[0]) == [1, 2, 5]
+    assert "1 differs" in text

@@ -74,7 +74,7 @@ def test_it_stays_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_packs_on_a_gpu_have_eight_members_where_trials_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step takes it hardly longer for eight members than for one (docs/performance.md)."""
+    """A step takes it hardly longer for eight members than for one (docs/notebook.md)."""
     costs = {size: 8 / size for size in (1, 2, 4, 6, 8, 16, 32, 64, 128)}
     assert choose(monkeypatch, costs, trials=100, **{**GPU, "gpus": 64}).pack == 8
     assert choose(monkeypatch, costs, trials=100, **{**GPU, "gpus": 64, "cells": 39}).pack == 16

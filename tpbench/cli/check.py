@@ -136,10 +136,13 @@ def verify_fixtures(
     rows = []
     for report in reports:
         errors = [f"{report.errors[q]:.1e}" if q in report.errors else "" for q in QUANTITIES]
-        rows.append((report.file, report.method, *errors, "ok" if report.passed else "FAILED"))
+        verdict = "not covered" if report.not_covered else "ok" if report.passed else "FAILED"
+        rows.append((report.file, report.method, *errors, verdict))
     header = ("file", "method", *QUANTITIES, "verdict")
     print(listing(header, rows, f"Largest relative errors, {precision}"), end="")
     for report in reports:
+        if report.not_covered:
+            print(f"{report.file} is not covered: {report.not_covered}")
         for quantity, bound in report.bounds.items():
             if not report.errors.get(quantity, 0.0) <= bound:
                 complain(f"{report.file}: {quantity} {report.errors[quantity]:.1e} exceeds {bound:.0e}")

@@ -54,7 +54,7 @@ class Adam:
     """Adam on the arrays of a pack.
 
     torch's own fused kernel does the arithmetic: one pass over a member's parameters, gradients and moments. The call
-    for one member of mnist keeps a tenth of an H100 busy (docs/performance.md). So on a GPU a pack whose members all
+    for one member of mnist keeps a tenth of an H100 busy (docs/notebook.md). So on a GPU a pack whose members all
     have equal settings, such as the seeds of one configuration, is one call; otherwise the members run in parallel
     streams.
 

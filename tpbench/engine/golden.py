@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,8 @@ class GoldenReport:
     method: str
     errors: dict[str, float]
     bounds: dict[str, float]
+    not_covered: str = ""
+    """Why the engine cannot compute the file; empty if it can."""
 
     @property
     def passed(self) -> bool:
@@ -86,8 +89,8 @@ class GoldenReport:
 
     @property
     def worst(self) -> str:
-        """The quantity with the largest error among those with a bound."""
-        return max((q for q in self.bounds if q in self.errors), key=lambda q: self.errors[q])
+        """The quantity with the largest error among those with a bound; empty where nothing is compared."""
+        return max((q for q in self.bounds if q in self.errors), key=lambda q: self.errors[q], default="")
 
 
 def golden_bounds(method: str, dtype: torch.dtype) -> dict[str, float]:
@@ -95,6 +98,21 @@ def golden_bounds(method: str, dtype: torch.dtype) -> dict[str, float]:
     if dtype == torch.float64:
         return dict.fromkeys(QUANTITIES, 1e-9)
     return {"gradients": 1e-3 if method == "gnt" else 1e-4}
+
+
+def read_golden_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the arrays of a golden file by name, and its description.
+
+    Raises:
+        TpbenchError: the file cannot be read.
+    """
+    with ArrayArchive(path, _MAX_BYTES) as archive:
+        arrays: dict[str, Array] = archive.read(archive.names)
+    try:
+        meta = dict(json.loads(str(arrays.pop("meta"))))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TpbenchError(f"{path}: not a readable golden file ({error})") from error
+    return arrays, meta
 
 
 class GoldenFile:
@@ -107,10 +125,8 @@ class GoldenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with ArrayArchive(path, _MAX_BYTES) as archive:
-            self.arrays: dict[str, Array] = archive.read(archive.names)
+        self.arrays, meta = read_golden_arrays(path)
         try:
-            meta = json.loads(str(self.arrays.pop("meta")))
             self.name = str(meta["method"])
             self.architecture = Architecture(
                 tuple(int(n) for n in meta["sizes"]), int(meta["hyperparameters"].get("n_rhl", 0))
@@ -213,6 +229,10 @@ def compare_golden_file(
     Raises:
         TpbenchError: see :class:`GoldenFile`.
     """
+    from tpbench.engine.golden_rules import NOT_COVERED, RULE_FILES, compare_rule_file
+
+    if path.stem in RULE_FILES or path.stem in NOT_COVERED:
+        return compare_rule_file(path, precision, members, device)
     golden = GoldenFile(path)
     pack = golden.pack(members, precision, device)
     errors: dict[str, float] = {}

@@ -10,19 +10,22 @@ from itertools import groupby
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import cell_label, cells_of
-from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, colour, drawing, mark, plain_labels
+from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, drawing, mark, plain_labels
 from tpbench.results import RunStore
-from tpbench.results.cells import with_label
 from tpbench.results.paper import paper_cell
 from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all
-from tpbench.results.tables import PUBLISHED
+from tpbench.results.runs import FULL_SEEDS
+from tpbench.results.statistics import t_interval
+from tpbench.results.tables import PUBLISHED, Column
 
 # Errors that differ by more than this factor share no linear axis.
 _WIDE = 5.0
 _TICK = "\N{CHECK MARK}"
 _SHADE = "#e0ecf9"
+# Rows have names, so colours mean nothing here but which row is the baseline, and what is the paper's.
+_BASELINE, _MEASURED, _PAPER = "#000000", "#595959", "#8c8c8c"
 # Points from the picture to the end of the means, and to the beginning of the differences.
-_MEANS, _DIFFERENCES = 33, 41
+MEANS, DIFFERENCES = 37, 48
 
 
 def forest_rows(store: RunStore, workload: str, baseline: str = BASELINE) -> list[RankedCell]:
@@ -36,18 +39,18 @@ def forest_rows(store: RunStore, workload: str, baseline: str = BASELINE) -> lis
 
 
 @drawing()
-def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
+def forest_figure(rows: Sequence[RankedCell], workload: str = "") -> Figure:
     """Draw mean test error with its 95 % interval, a line per cell, beside the difference from the baseline as text.
 
-    A vertical line is at the baseline's mean, a hollow diamond at the paper's. The methods that could be the best apart
-    from the baseline have a shaded background. The axis is logarithmic where errors lie far apart.
+    A vertical line is at the baseline's mean, a hollow diamond with a thin bar at the paper's. The methods that could
+    be the best apart from the baseline have a shaded background. The axis is logarithmic where errors lie far apart.
 
     Args:
         rows: of one workload, in their order.
-        title: above the figure, which then has a legend below.
+        workload: for the title above the figure, which then has a legend below.
     """
-    legend = forest_legend(rows) if title else []
-    figure = Figure(figsize=(4.9, 0.85 + 0.3 * len(rows) + 0.14 * len(legend)), layout="constrained")
+    legend = forest_legend(rows) if workload else []
+    figure = Figure(figsize=(8, 0.95 + 0.34 * len(rows) + 0.17 * len(legend)), layout="constrained")
     axes = figure.subplots()
     several = len({row.cell.data_label for row in rows}) > 1
     # Where all are of one kind of data, the title names it.
@@ -58,16 +61,18 @@ def forest_figure(rows: Sequence[RankedCell], title: str = "") -> Figure:
     # In two lines, so that long names leave room for the picture.
     labels = [name.replace(" (", "\n(").replace(", ", "\n", 1) for name in names]
     ticked = [f"{_TICK} {label}" if _shaded(row) else label for label, row in zip(labels, rows, strict=True)]
-    axes.set_yticks(range(len(rows)), ticked, fontsize="small", linespacing=1)
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="test error (%)")
+    axes.set_yticks(range(len(rows)), ticked, fontsize=10, linespacing=1)
+    axes.set(ylim=(len(rows) - 0.4, -0.6))
+    axes.set_xlabel("test error (%)", fontsize=9)
     _scale(axes, rows)
     axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="x", labelsize=9)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if title:
-        label = "" if several else rows[0].cell.data_label
-        axes.set_title(visible(with_label(title, label)), fontsize="medium")
-        figure.supxlabel("\n".join(legend), fontsize="x-small")
+    if workload:
+        title = Column(workload, "" if several else rows[0].cell.data_label).title
+        figure.suptitle(visible(f"{title}: test error of each method"), fontsize=12)
+        figure.supxlabel("\n".join(legend), fontsize=9, x=0.01, ha="left")
     return figure
 
 
@@ -76,12 +81,15 @@ def forest_legend(rows: Iterable[RankedCell]) -> list[str]:
     rows = list(rows)
     base = next((method_title(row.baseline.method) for row in rows if row.baseline), "")
     intervals = any(not math.isnan(row.cell.interval[0]) for row in rows)
-    parts = [f"Dot{' and bar' * intervals}: mean{' and 95 % interval' * intervals}"]
-    if any(map(_printed, rows)):
-        parts.append("hollow diamond: the paper's mean")
+    parts = [f"Dot{' and bar' * intervals}: mean over seeds{' and its 95 % interval' * intervals}"]
     if base:
-        parts.append(f"vertical line: {base}'s mean")
+        parts.append(f"dashed line: {base}'s mean")
     sentences = ["; ".join(parts) + "."]
+    if any(map(_printed, rows)):
+        sentences.append(
+            f"Hollow diamond and thin bar: the paper's mean and its 95 % interval (Student's t, from the printed "
+            f"deviation of {FULL_SEEDS} seeds)."
+        )
     if any(row.differs for row in rows):
         sentences.append(f"Bold: shown to differ from {base} at 5 %.")
     if any(map(_shaded, rows)):
@@ -100,22 +108,25 @@ def _printed(row: RankedCell) -> tuple[float, float] | None:
 
 
 def _draw(axes: Axes, place: int, name: str, row: RankedCell) -> None:
-    cell, shade = row.cell, colour(row.cell.method)
+    cell, shade = row.cell, _BASELINE if row.is_baseline else _MEASURED
     if _shaded(row):
         axes.axhspan(place - 0.5, place + 0.5, color=_SHADE, linewidth=0, zorder=0)
     low, high = cell.interval
     if not math.isnan(low):
-        (bar,) = axes.plot([low, high], [place, place], color=shade, linewidth=2, solid_capstyle="butt")
+        (bar,) = axes.plot([low, high], [place, place], color=shade, linewidth=3, solid_capstyle="butt")
         mark(bar, "interval", name)
-    (dot,) = axes.plot([cell.mean], [place], "o", color=shade, markersize=6)
+    (dot,) = axes.plot([cell.mean], [place], "o", color=shade, markersize=7)
     mark(dot, "mean", name, f"{name}: {describe_row(row)}")
     if printed := _printed(row):
-        (paper,) = axes.plot([printed[0]], [place + 0.3], "D", color=shade, markerfacecolor="none", markersize=4)
+        below = place + 0.3
+        (thin,) = axes.plot(t_interval(*printed, FULL_SEEDS), [below, below], color=_PAPER, linewidth=1)
+        mark(thin, "paper-interval", name)
+        (paper,) = axes.plot([printed[0]], [below], "D", color=_PAPER, markerfacecolor="white", markersize=4.5)
         mark(paper, "paper", name)
-    mean = _beside(axes, place, f"{cell.mean:.2f}", _MEANS, "right")
+    mean = _beside(axes, place, f"{cell.mean:.2f}", MEANS, "right")
     mark(mean, "mean-text", name)
     if text := difference_text(row):
-        difference = _beside(axes, place, text, _DIFFERENCES, "left")
+        difference = _beside(axes, place, text, DIFFERENCES, "left")
         difference.set_fontweight("bold" if row.differs else "normal")
         mark(difference, "difference-text", name)
 
@@ -130,22 +141,22 @@ def _beside(axes: Axes, place: float, text: str, points: float, side: str) -> An
         textcoords="offset points",
         ha=side,
         va="center",
-        fontsize="small",
+        fontsize=10,
         annotation_clip=False,
     )
 
 
 def _draw_baselines(axes: Axes, rows: Sequence[RankedCell]) -> None:
     """Draw a line at the baseline's mean over the rows of its data, and headings above the texts."""
-    _beside(axes, -0.9, "mean", _MEANS, "right")
+    _beside(axes, -0.95, "mean", MEANS, "right")
     bases = [row.baseline for row in rows]
     for base, places in groupby(range(len(rows)), key=lambda place: bases[place]):
         if base:
             span = list(places)
             ends = span[0] - 0.5, span[-1] + 0.5
-            axes.plot([base.mean, base.mean], ends, color=colour(base.method), linewidth=0.8, zorder=1)
+            axes.plot([base.mean, base.mean], ends, color=_BASELINE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     if title := next((method_title(base.method) for base in bases if base), ""):
-        _beside(axes, -0.9, f"minus {title}", _DIFFERENCES, "left")
+        _beside(axes, -0.95, f"minus {title}", DIFFERENCES, "left")
 
 
 def difference_text(row: RankedCell) -> str:
@@ -174,8 +185,7 @@ def describe_row(row: RankedCell) -> str:
 
 def _scale(axes: Axes, rows: Sequence[RankedCell]) -> None:
     means = [row.cell.mean for row in rows] + [printed[0] for row in rows if (printed := _printed(row))]
-    # Few, so that labels of four digits do not touch in a narrow picture.
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     # An error of 0 has no place on a logarithmic axis.
     if max(means) <= _WIDE * min(means) or min(means) == 0:
         return

@@ -7,9 +7,9 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,16 @@ from tpbench.reports.curves import (
     sort_by_method,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
-from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
+from tpbench.reports.style import Figure, Glyphs, colour, colour_variables, drawing, inline_svg, to_svg, variable
 from tpbench.reports.summary import (
-    State,
-    completeness,
-    headline,
-    paper_states,
-    protocol_words,
-    statements,
+    few_seeds,
+    legend,
+    listed,
+    matrix,
+    missing_methods,
+    missing_runs,
+    reproduction,
+    verdict_sentence,
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
@@ -54,10 +56,10 @@ from tpbench.reports.tuning_plots import (
     tuning_plots,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import CellKey, provenance_groups, read_curves
+from tpbench.results.cells import provenance_groups, read_curves, seed_ranges
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
-from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS
 from tpbench.results.ranking import (
     BASELINE,
     Ranking,
@@ -70,15 +72,12 @@ from tpbench.results.ranking import (
 from tpbench.results.tables import (
     EPOCHS_HEADER,
     ErrorTable,
-    against_paper,
     entry_lines,
     epochs_note,
     epochs_rows,
     epochs_values,
     footnote,
     notes,
-    overview_matrix,
-    overview_notes,
     paper_table,
 )
 from tpbench.search.listing import list_sweeps
@@ -89,11 +88,10 @@ if TYPE_CHECKING:
 
     from tpbench.results.runs import RunRecord
 
-Cells = Mapping[CellKey, Cell]
-
 TITLE = "tpbench: is this learning rule really better than that one?"
 # An interval, a p-value and a range of seeds stay on one line.
-_UNBROKEN = re.compile(r"\[[+-][\d.]+, [+-][\d.]+\]|\(p [^()]*\)|\d+-\d+")
+_UNBROKEN = re.compile(r"\[[+-]?[\d.]+, [+-]?[\d.]+\]|\(p [^()]*\)|\d+-\d+")
+PLAN = "tpbench reproduce --dry-run"
 _NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
 
 
@@ -164,15 +162,13 @@ class Fold:
 
 @dataclass(frozen=True)
 class Card:
-    """One workload of the summary."""
+    """The forest plot of one workload, with what it does not say."""
 
     title: str
     statements: Sequence[tuple[str, Sequence[str]]]
-    cells: Sequence[str]
-    """One word for each cell of the paper's: how a square for it looks."""
-    cells_label: str
-    progress: str
     warnings: Sequence[str]
+    commands: Sequence[str]
+    """Commands that train what is missing."""
     figure: PageFigure
 
 
@@ -196,19 +192,9 @@ def number(value: float, below: str = "") -> PageEntry:
     return PageEntry(f"{value:.0f}", float(value), below)
 
 
-def leaderboard_section(rankings: Sequence[Ranking], baseline: str) -> Section:
-    """Return the matrix of methods and workloads, and a table per workload with the tests against the baseline."""
-    header, matrix = overview_matrix(rankings)
-    title = f"All workloads, against {method_title(baseline)}"
-    overview = PageTable(title, header, [list(map(_matrix_entry, row)) for row in matrix], overview_notes(rankings))
-    return Section("leaderboard", "Leaderboard", tables=[overview, *map(_ranking_table, rankings)])
-
-
-def _matrix_entry(value: str | Value) -> PageEntry:
-    if isinstance(value, str):
-        return PageEntry(value)
-    error = value.text.split()[0]
-    return PageEntry(value.text, math.nan if error == "-" else float(error), value.below, bold=value.bold)
+def leaderboard_section(rankings: Sequence[Ranking]) -> Section:
+    """Return a folded table per workload with the tests against the baseline."""
+    return Section("leaderboard", "Leaderboards", folds=[Fold(r.title, tables=[_ranking_table(r)]) for r in rankings])
 
 
 def _ranking_table(ranking: Ranking) -> PageTable:
@@ -234,58 +220,49 @@ def _paper_table(table: ErrorTable, notes: Sequence[str] = ()) -> PageTable:
     return PageTable(table.title, ["method", *(c.title for c in table.columns)], rows, notes)
 
 
-def paper_section(tables: Mapping[str, ErrorTable], folded: bool) -> Section:
-    """Return the tables of errors beside the paper's numbers: Table S6, and Table 1 in a fold.
+def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
+    """Return Table S6: errors beside the paper's numbers.
 
     Args:
-        folded: whether the whole one is in a fold too, as where the store has nothing of it.
+        folded: whether it is in a fold, as where the store has nothing of it.
     """
-    whole = _paper_table(tables["s6"], [footnote(tables["s6"]), *notes(tables["s6"])])
-    shorter = Fold("Table 1, the part of it that the paper's text shows", tables=[_paper_table(tables["1"])])
-    section = Section("tables", "The paper's table", folds=[shorter])
+    remarks = [footnote(table), *notes(table)]
+    if any(entry.compared == "missing" and entry.paper for entry in table.entries.values()):
+        remarks.append(f"What is missing: '{_with_store(PLAN, results)}' lists it with its cost.")
+    whole = _paper_table(table, remarks)
+    section = Section("tables", "The paper's table")
     if folded:
-        section.folds.insert(0, Fold(whole.caption, tables=[whole]))
+        section.folds.append(Fold(whole.caption, tables=[whole]))
     else:
         section.tables.append(whole)
     return section
 
 
-def provenance_section(cells: Mapping[CellKey, Cell]) -> Section:
-    """Return the section of provenance: one row per cell and command."""
+def provenance_section(rankings: Sequence[Ranking]) -> Section:
+    """Return the section of provenance: a table per workload, a row per cell and command."""
+    fold = Fold("What made each cell", [], [*map(_provenance_table, rankings)], printed=False)
+    return Section("provenance", "Provenance", folds=[fold])
+
+
+def _provenance_table(ranking: Ranking) -> PageTable:
     rows = []
-    for cell in cells.values():
+    for cell in sort_by_method(row.cell for row in ranking.cells):
         configuration = ", ".join(f"{k} {v:.4g}" for k, v in cell.runs[0].definition.configuration.items())
         for origin in provenance_groups(cell):
+            torch, commit = origin.entry("torch"), origin.entry("commit")[:12]
+            versions = f"{origin.entry('precision')}, torch {torch}\ncommit {commit}"
             rows.append(
                 [
-                    PageEntry(cell.workload_title),
                     PageEntry(method_title(cell.method)),
                     PageEntry(cell.tuning),
-                    PageEntry(origin.seeds),
+                    PageEntry(seed_ranges(run.definition.seed for run in origin.runs)),
                     number(origin.seconds),
-                    PageEntry(origin.entry("command"), long=True),
-                    PageEntry(origin.entry("commit")[:12]),
-                    PageEntry(origin.hardware),
-                    PageEntry(origin.entry("precision")),
-                    PageEntry(origin.entry("torch")),
-                    PageEntry(configuration, long=True),
+                    PageEntry(origin.entry("command"), below=configuration, long=True),
+                    PageEntry(origin.hardware, below=versions, loose=True),
                 ]
             )
-    columns = [
-        "workload",
-        "method",
-        "tuning",
-        "seeds",
-        "seconds",
-        "command",
-        "commit",
-        "processor",
-        "precision",
-        "torch",
-        "configuration",
-    ]
-    table = PageTable("Origin of the runs", columns, rows)
-    return Section("provenance", "Provenance", folds=[Fold("What made each cell", [], [table], printed=False)])
+    columns = ["method", "tuning", "seeds", "seconds", "command and hyperparameters", "machine and versions"]
+    return PageTable(f"Origin of the runs: {ranking.title}", columns, rows)
 
 
 class NoRunError(TpbenchError):
@@ -302,6 +279,8 @@ class Report:
     """The content of a page; :meth:`html` renders it."""
 
     content: Mapping[str, Any]
+    colours: Collection[str] = ()
+    """Colours on white of its figures."""
 
     def html(self, reload_s: int | None = None) -> str:
         """Render the page.
@@ -315,6 +294,8 @@ class Report:
         )
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
+        environment.filters["variable"] = variable
+        style = colour_variables(self.colours) + style
         return environment.from_string(template).render(
             **self.content,
             title=TITLE,
@@ -345,21 +326,20 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
     return PageFigure(inline_svg(to_svg(figure), alt, glyphs), caption, command)
 
 
-def summary_card(ranking: Ranking, rankings: Sequence[Ranking], glyphs: Glyphs, results: str) -> Card:
-    """Return the card of one workload: sentences and one figure."""
-    paper = not ranking.data_label and ranking.workload in PAPER_WORKLOADS
-    states = paper_states(rankings, ranking.workload) if paper else {}
-    groups = {state: [method_title(m) for m, current in states.items() if current is state] for state in State}
-    label = "; ".join(f"{state.value}: {', '.join(methods)}" for state, methods in groups.items() if methods)
+def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
+    """Return the card of one workload."""
     figure = _drawing(
         glyphs,
         forest_figure(ranking.cells),
         f"{ranking.title}: test errors of its methods with intervals",
         _with_store(f"tpbench plot forest {ranking.workload}", results),
     )
-    squares = [state.name.lower() for state in states.values()]
-    progress = protocol_words(ranking, states)
-    return Card(ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), figure)
+    statements, commands = few_seeds(ranking), missing_runs(ranking)
+    if methods := missing_methods(ranking):
+        statements.append(("Not run", [listed(methods)]))
+        commands.append(PLAN)
+    commands = [_with_store(command, results) for command in commands]
+    return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
 
 
 def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:
@@ -491,40 +471,44 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
     cells, glyphs = choose_cells(runs), Glyphs()
-    tables = {name: paper_table(store, name, cells) for name in ERROR_TABLES}
+    table = paper_table(store, "s6", cells)
     rankings = read_test_samples(store, rank_all(cells, baseline))
-    share = completeness(rankings)
+    rows, known = matrix(rankings), {ranking.workload for ranking in rankings}
+    paper = reproduction(rankings, table)
+    searches = search_section(store, results, glyphs)
     sections = [
-        leaderboard_section(rankings, baseline),
-        paper_section(tables, folded=not share),
+        replace(searches, id="tuning", title="Tuning curves", folds=[]),
         curve_section(store, rankings, baseline, glyphs, results),
         alignment_section(store, results, glyphs),
-        search_section(store, results, glyphs),
-        provenance_section(cells),
+        Section(searches.id, searches.title, folds=searches.folds),
+        paper_section(table, not paper, results),
+        leaderboard_section(rankings),
+        provenance_section(rankings),
     ]
-    lead = [headline(rankings), share, against_paper(tables["s6"])]
-    known = {ranking.workload for ranking in rankings}
     content = _heading(results, command, len(runs)) | {
-        "lead": [text for text in lead if text],
+        "baseline": method_title(baseline),
+        "workloads": [ranking.title for ranking in rankings],
+        "matrix": rows,
+        "legend": legend(rows, baseline),
+        "tunings": list(dict.fromkeys(row.cell.tuning for ranking in rankings for row in ranking.cells)),
+        "verdicts": [(ranking.title, verdict_sentence(ranking)) for ranking in rankings],
+        "reproduction": paper,
+        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in known],
         "warnings": list(dict.fromkeys(store.damaged)),
-        "cards": [summary_card(ranking, rankings, glyphs, results) for ranking in rankings],
-        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if share and name not in known],
+        "cards": [workload_card(ranking, glyphs, results) for ranking in rankings],
         "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
-        "squares": bool(share),
         "sections": [section for section in sections if section.filled],
     }
-    return Report(content | {"glyphs": glyphs.svg})
+    return Report(content | {"glyphs": glyphs.svg}, glyphs.colours)
 
 
 def empty_report(store: RunStore, command: str) -> Report:
     """Return the page of an empty store."""
     results = str(store.folder)
-    lead = [_NO_RUN.format(results) + "."]
-    nothing: dict[str, Any] = {name: [] for name in ("warnings", "cards", "nothing", "sections")}
-    return Report(_heading(results, command, 0) | nothing | {"lead": lead, "forest_note": "", "glyphs": ""})
+    return Report(_heading(results, command, 0) | {"empty": _NO_RUN.format(results) + "."})
 
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    plan = _with_store("tpbench reproduce --dry-run", results)
+    plan = _with_store(PLAN, results)
     return {"made": made, "runs": runs, "store": results, "command": command, "plan": plan}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import colorsys
 import html
 import io
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def _import_matplotlib() -> None:
 
 _import_matplotlib()
 
+import matplotlib.colors  # noqa: E402
 import matplotlib.style  # noqa: E402
 from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
@@ -165,6 +167,71 @@ def colour(method: str) -> str:
     return method_style(method).light
 
 
+# The page's own colours: on white and on the dark page.
+_PAGE_COLOURS = {
+    "ink": ("#1a1a1a", "#e8e8e8"),
+    "muted": ("#595959", "#b0b0b0"),
+    "page": ("#ffffff", "#181818"),
+    "soft": ("#f5f5f5", "#242424"),
+    "line": ("#d0d0d0", "#444444"),
+    "accent": ("#005f99", "#7cc4f5"),
+    "beware": ("#a33c00", "#ffa366"),
+    "best": ("#e0ecf9", "#1b3350"),
+    "better": ("#dff0df", "#1d3a20"),
+    "worse": ("#fbe7d8", "#49290f"),
+}
+_FROM_PALETTE = {style.light: style.dark for style in (*_STYLES.values(), *_OTHERS)} | dict(_PAGE_COLOURS.values())
+_CONTRAST = 3.0
+"""Least contrast of a line with the page."""
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it, from 1 to 21."""
+
+    def luminance(text: str) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(text)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def dark_colour(light: str) -> str:
+    """Return the colour on the dark page of a colour on white.
+
+    Those of methods and of the page have one of their own. Greys and pale shades swap light and dark; other colours
+    become lighter until they can be seen.
+    """
+    if light in _FROM_PALETTE:
+        return _FROM_PALETTE[light]
+    page, ink = (int(_PAGE_COLOURS[name][1][1:3], 16) / 255 for name in ("page", "ink"))
+    hue, lightness, saturation = colorsys.rgb_to_hls(*matplotlib.colors.to_rgb(light))
+    if saturation < 0.1 or lightness > 0.85:
+        lightness = ink - lightness * (ink - page)
+        return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, lightness, saturation))
+    while contrast(light, _PAGE_COLOURS["page"][1]) < _CONTRAST:
+        lightness += 0.02
+        light = matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, lightness, saturation))
+    return light
+
+
+def variable(light: str) -> str:
+    """Return the CSS value of a colour on white: it follows the page into the dark."""
+    return f"var(--c{matplotlib.colors.to_hex(light)[1:]})"
+
+
+def colour_variables(colours: Iterable[str]) -> str:
+    """Return the CSS variables of the page, the methods and these colours of figures, for light and dark screens.
+
+    Paper is always light.
+    """
+    pairs = dict(_PAGE_COLOURS)
+    known = sorted({*colours, *(style.light for style in (*_STYLES.values(), *_OTHERS))})
+    pairs |= {f"c{light[1:]}": (light, dark_colour(light)) for light in known}
+    light, dark = ("".join(f"--{name}:{pair[place]};" for name, pair in pairs.items()) for place in (0, 1))
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
 def line_style(dashes: tuple[float, ...]) -> tuple[float, tuple[float, ...]] | Literal["-"]:
     """Return matplotlib's line style of a pattern of dashes."""
     return (0, dashes) if dashes else "-"
@@ -256,6 +323,8 @@ _MARKED = re.compile(rf'<g id="{_MARK}:([^":]*):([^":]*):([^":]*)">')
 _HEAD = re.compile(r'<svg[^>]*? width="([^"]*)" height="([^"]*)" viewBox="([^"]*)"[^>]*>')
 _NEEDLESS = re.compile(r'<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->|<g id="[^"]*"/>', re.DOTALL)
 _GROUP_ID = re.compile(r'<g id="[^"]*">')
+# Of a style, not of a reference.
+_COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
 # A character of a font: always the same shape under the same name.
 _GLYPH = re.compile(r'<path id="([A-Za-z-]+-[0-9a-f]+)".*?/>\s*', re.DOTALL)
 # Of coordinates; what a group is called is no number.
@@ -289,10 +358,12 @@ def to_svg(figure: Figure) -> str:
 
 
 class Glyphs:
-    """The shapes of characters, which all figures of a page share."""
+    """The shapes of characters and the colours, which all figures of a page share."""
 
     def __init__(self) -> None:
         self._shapes: dict[str, str] = {}
+        self.colours: set[str] = set()
+        """The colours on white of all figures."""
 
     def extract(self, svg: str) -> str:
         """Move the shapes of characters out of a picture into this collection."""
@@ -302,6 +373,11 @@ class Glyphs:
             return ""
 
         return _GLYPH.sub(keep, svg)
+
+    def follow_page(self, svg: str) -> str:
+        """Turn the colours of a picture into variables of the page and note them."""
+        self.colours.update(_COLOUR.findall(svg))
+        return _COLOUR.sub(lambda match: variable(match[0]), svg)
 
     @property
     def svg(self) -> str:
@@ -317,7 +393,8 @@ def inline_svg(svg: str, alt: str, glyphs: Glyphs) -> str:
         alt: what it shows.
         glyphs: of the page.
     """
-    text = _DIGITS.sub(lambda match: match[1] or match[0], glyphs.extract(_NEEDLESS.sub("", svg)))
+    text = glyphs.follow_page(glyphs.extract(_NEEDLESS.sub("", svg)))
+    text = _DIGITS.sub(lambda match: match[1] or match[0], text)
     # Nothing refers to groups, and every figure numbers them alike.
     text = _GROUP_ID.sub("<g>", _MARKED.sub(_series, text))
     text = _HEAD.sub(partial(_head, alt), text, count=1)

@@ -1,4 +1,4 @@
-"""The report's summary: of each workload, which methods could be the best and which differ from the baseline.
+"""The report's first screen: the verdict of each cell, a sentence for each workload, and what is missing.
 
 Nothing is computed here that tables and leaderboards do not compute: the tests are those of
 :mod:`tpbench.results.ranking`, warnings the marks of cells (docs/protocol.md).
@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from tpbench.engine import method_title
-from tpbench.results.cells import Cell
+from tpbench.results.cells import PROTOCOL_SEEDS, Cell, seed_ranges
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
-from tpbench.results.ranking import RankedCell, Ranking
-from tpbench.results.runs import FULL_SEEDS
-from tpbench.results.tables import PUBLISHED
+from tpbench.results.ranking import RankedCell, Ranking, format_p
+from tpbench.results.statistics import MARGIN
+from tpbench.results.tables import PUBLISHED, ErrorTable, OverviewRow, overview_cells
 
 
 class State(Enum):
-    """State of a cell of the paper's table; the value is its label."""
+    """State of a cell of the paper's table."""
 
     WHOLE = "whole"
     PARTIAL = "departs from the protocol"
@@ -42,79 +43,187 @@ def _published(rankings: Iterable[Ranking], workload: str) -> list[Cell]:
     return [cell for cell in cells if cell.tuning == PUBLISHED]
 
 
-def headline(rankings: Sequence[Ranking]) -> str:
-    """Return one sentence on the methods that could be the best; empty where no workload has two rivals."""
-    parts = [
-        f"{_listed(list(dict.fromkeys(method_title(row.cell.method) for row in ranking.could_be_best)))} "
-        f"on {ranking.title}"
-        for ranking in rankings
-        if ranking.could_be_best
+# The matrix of methods and workloads
+
+
+class Verdict(Enum):
+    """Result of a cell of the matrix. The value is its sign, so that it can be read without colour."""
+
+    BASELINE = "\N{BLACK CIRCLE}"
+    BEST = "\N{CHECK MARK}"
+    BETTER = "\N{BLACK DOWN-POINTING TRIANGLE}"
+    WORSE = "\N{BLACK UP-POINTING TRIANGLE}"
+    SAME = "\N{ALMOST EQUAL TO}"
+    UNTESTED = "?"
+    MISSING = "\N{EN DASH}"
+    OUTSIDE = " "
+    """No cell of the paper's and none of the store: nothing is missing."""
+
+    def meaning(self, baseline: str) -> str:
+        """Return what the sign says, for the legend and for screen readers; empty where there is nothing to say."""
+        return {
+            Verdict.BASELINE: "baseline",
+            Verdict.BEST: f"could be the best, {baseline} apart",
+            Verdict.BETTER: f"better than {baseline} (shown at 5 %)",
+            Verdict.WORSE: f"worse than {baseline} (shown at 5 %)",
+            Verdict.SAME: f"not shown to differ from {baseline}",
+            Verdict.UNTESTED: "not tested",
+            Verdict.MISSING: "missing",
+            Verdict.OUTSIDE: "",
+        }[self]
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """One cell of the matrix."""
+
+    verdicts: tuple[Verdict, ...]
+    """The first gives the colour."""
+    error: str = ""
+    detail: str = ""
+    """The difference from the baseline, and departures from the protocol."""
+
+
+def matrix(rankings: Sequence[Ranking]) -> list[tuple[str, list[MatrixCell]]]:
+    """Return the rows of the matrix: the method's title and a cell for each workload.
+
+    The title names the tuning, unless it is that of all cells or the published one.
+    """
+    rows = overview_cells(rankings)
+    alone = len({row.tuning for row in rows}) == 1
+    return [
+        (
+            method_title(row.method) + f", {row.tuning}" * (not alone and row.tuning != PUBLISHED),
+            [_matrix_cell(row, number, ranking) for number, ranking in enumerate(rankings)],
+        )
+        for row in rows
     ]
-    apart = next((f", {method_title(ranking.baseline)} apart" for ranking in rankings if ranking.baseline_cell), "")
-    return f"Could be the best{apart}: {'; '.join(parts)}." if parts else ""
 
 
-def completeness(rankings: Sequence[Ranking]) -> str:
-    """Format the share of the paper's table that the store has; empty where it has none of its workloads."""
-    states = [state for workload in PAPER_WORKLOADS for state in paper_states(rankings, workload).values()]
-    whole, partial, missing = (states.count(state) for state in State)
-    if not whole + partial:
-        return ""
-    copies = [cell for workload in PAPER_WORKLOADS for cell in _published(rankings, workload) if cell.data_label]
-    count = "1 cell of a copy of the data does" if len(copies) == 1 else f"{len(copies)} cells of copies of the data do"
-    return (
-        f"Of the {len(states)} cells of the paper's Table S6, {whole or 'none'} stand{'s' * (whole == 1)} here by its "
-        f"protocol (published configuration, {FULL_SEEDS} seeds, all epochs, none diverged), {partial or 'none'} with "
-        f"fewer seeds or otherwise; {missing or 'none'} {'is' if missing == 1 else 'are'} missing."
-        + f" {count} not count."
-        * bool(copies)
-    )
+def _matrix_cell(row: OverviewRow, number: int, ranking: Ranking) -> MatrixCell:
+    if number not in row.cells:
+        missing = row.tuning == PUBLISHED and not ranking.data_label and paper_cell(ranking.workload, row.method)
+        return MatrixCell((Verdict.MISSING if missing else Verdict.OUTSIDE,))
+    ranked = row.cells[number]
+    cell = ranked.cell
+    if not ranked.is_baseline and math.isnan(ranked.difference):
+        details = [ranked.tested.removeprefix("not tested: ")]
+    else:
+        details = [] if ranked.is_baseline else [f"{ranked.difference:+z.2f}"]
+        details += [] if cell.whole else [f"{cell.seeds} seed{'s' * (cell.seeds != 1)}"]
+        details += _departures(cell)
+    return MatrixCell(verdicts(ranked), f"{cell.mean:.2f}", ", ".join(details))
 
 
-def protocol_words(ranking: Ranking, states: Mapping[str, State]) -> str:
-    """``4 of the paper's 10 cells, 3 by its protocol``; of other workloads, that the paper has not got them."""
-    if ranking.workload not in PAPER_WORKLOADS:
-        return "not in the paper"
-    if ranking.data_label:
-        return "a copy of the data"
-    count = Counter(states.values())
-    here = len(states) - count[State.MISSING]
-    return f"{here} of the paper's {len(states)} cells" + f", {count[State.WHOLE]} by its protocol" * bool(here)
+def verdicts(ranked: RankedCell) -> tuple[Verdict, ...]:
+    """Return the verdicts on a cell: whether it could be the best, and how it stands to the baseline."""
+    if ranked.is_baseline:
+        return (Verdict.BASELINE,)
+    if math.isnan(ranked.p):
+        against = Verdict.UNTESTED
+    elif ranked.differs:
+        against = Verdict.WORSE if ranked.difference > 0 else Verdict.BETTER
+    else:
+        against = Verdict.SAME
+    return (Verdict.BEST, against) if ranked.could_be_best == "yes" else (against,)
 
 
-def statements(ranking: Ranking) -> list[tuple[str, list[str]]]:
-    """Return the sentences about a workload: pairs of a statement and the methods that it is about."""
-    base = method_title(ranking.baseline)
-    paired = [row for row in ranking.cells if row.has_interval and not row.is_baseline]
+def _departures(cell: Cell) -> list[str]:
+    """Return the marks of a cell but those on seeds of a cell that lacks some."""
+    return [mark for mark in cell.marks if cell.whole or "seed" not in mark]
+
+
+# Sentences
+
+
+def verdict_sentence(ranking: Ranking) -> str:
+    """Return the result of a workload's tests against the baseline: those of all seeds, or of fewer where none has all.
+
+    A second sentence names the methods that could be the best, unless they are those that are not shown to differ.
+    """
+    base = ranking.baseline_cell
+    title = method_title(ranking.baseline)
+    others = [row for row in ranking.cells if not row.is_baseline]
+    tested = [row for row in others if row.has_interval] or [row for row in others if not math.isnan(row.p)]
+    same = [_name(row.cell) for row in tested if not row.differs]
+    parts = []
+    if same:
+        parts.append(f"{listed(same)} {'is' if len(same) == 1 else 'are'} not shown to differ from {{}}")
+    for word, sign in (("better", -1), ("worse", 1)):
+        rows = [row for row in tested if row.differs and sign * row.difference > 0]
+        if rows:
+            first, *more = rows
+            more_words = [f"{_name(row.cell)} by {_size(row)}" for row in more]
+            parts.append(listed([f"{_name(first.cell)} is {word} than {{}} by {_size(first)}", *more_words]))
+    if base is None or not others:
+        text = f"There is no run of {title} to compare with." if base is None else f"Only {title} has run."
+    elif not tested:
+        text = "Nothing is tested yet."
+    else:
+        text = "; ".join(parts).replace("{}", f"{title} ({base.mean:.2f} %)", 1).replace("{}", title) + "."
+    best = [_name(row.cell) for row in ranking.could_be_best]
+    if best and set(best) != set(same):
+        text += f" {listed(best)} could be the best{f', {title} apart' * bool(base)}."
+    return text
+
+
+def _name(cell: Cell) -> str:
+    """Return the method's name, with the tuning in brackets where it has several and this is not the published one."""
+    other = cell.tunings > 1 and cell.tuning != PUBLISHED
+    return method_title(cell.method) + f" ({cell.tuning})" * other
+
+
+def _size(row: RankedCell) -> str:
+    """Format the size of a difference with its interval or p: ``0.41 [0.22, 0.59]``."""
+    sign = math.copysign(1, row.difference)
+    size = f"{abs(row.difference):.2f}"
+    if row.has_interval:
+        low, high = sorted((sign * row.low, sign * row.high))
+        return f"{size} [{low:z.2f}, {high:z.2f}]"
+    return f"{size} (p {format_p(row.p)}, {row.cell.seeds} seeds)"
+
+
+def few_seeds(ranking: Ranking) -> list[tuple[str, list[str]]]:
+    """Return the cells without all seeds: pairs of a statement and the cells that it is about."""
     permuted = [row for row in ranking.cells if not (row.has_interval or math.isnan(row.p))]
     untested: dict[str, list[str]] = defaultdict(list)
     for row in ranking.cells:
         if row.tested.startswith("not tested: "):
             untested[row.tested.removeprefix("not tested: ")].append(row.cell.title)
-    apart = f", {base} apart" if ranking.baseline_cell else ""
     groups = [
-        (f"Could be the best{apart}", [row.cell.title for row in ranking.could_be_best]),
-        (f"Better than {base}", [_with_difference(row) for row in paired if row.differs and row.difference < 0]),
-        (f"Worse than {base}", [_with_difference(row) for row in paired if row.differs and row.difference > 0]),
-        (f"Not shown to differ from {base}", [row.cell.title for row in paired if not row.differs]),
-        ("Permutation test", [_with_difference(row) for row in permuted]),
+        ("Fewer seeds", [f"{row.cell.title} {row.difference_text}" for row in permuted]),
         ("Not tested", [f"{'; '.join(names)} ({reason})" for reason, names in untested.items()]),
     ]
     return [(title, entries) for title, entries in groups if entries]
 
 
-def _with_difference(row: RankedCell) -> str:
-    return f"{row.cell.title} {row.difference_text}"
+def missing_runs(ranking: Ranking) -> list[str]:
+    """Return the commands that train the missing seeds of published configurations."""
+    return [
+        f"tpbench run {cell.workload} {cell.method} --seeds {seed_ranges(missing).replace(' ', '')}"
+        for row in ranking.cells
+        if (cell := row.cell).tuning == PUBLISHED
+        and cell.by_protocol
+        and not cell.whole
+        and (missing := set(PROTOCOL_SEEDS[0]) - cell.all_seeds)
+    ]
+
+
+def missing_methods(ranking: Ranking) -> list[str]:
+    """Return the methods of the paper's column that have no run with the published configuration."""
+    if ranking.data_label or ranking.workload not in PAPER_WORKLOADS:
+        return []
+    states = paper_states([ranking], ranking.workload)
+    return [method_title(method) for method, state in states.items() if state is State.MISSING]
 
 
 def warnings_of(ranking: Ranking) -> list[str]:
     """Return departures from the protocol, with the cells that have them, and the tunings where they differ."""
     departures: dict[str, list[str]] = defaultdict(list)
     for row in ranking.cells:
-        for mark in row.cell.marks:
-            # Cells with missing seeds have a statement of their own.
-            if row.cell.whole or "seed" not in mark:
-                departures[mark].append(row.cell.title)
+        # Cells with missing seeds have a statement of their own.
+        for mark in _departures(row.cell):
+            departures[mark].append(row.cell.title)
     warnings = [f"{mark}: {'; '.join(titles)}" for mark, titles in departures.items()]
     tunings = Counter(row.cell.tuning for row in ranking.cells)
     if len(tunings) > 1:
@@ -123,5 +232,43 @@ def warnings_of(ranking: Ranking) -> list[str]:
     return warnings
 
 
-def _listed(names: Sequence[str]) -> str:
+def reproduction(rankings: Sequence[Ranking], table: ErrorTable) -> str:
+    """Return the share of Table S6 that the store has and how it agrees; empty where the store has none of it."""
+    states = [state for workload in PAPER_WORKLOADS for state in paper_states(rankings, workload).values()]
+    whole, partial, missing = (states.count(state) for state in State)
+    if not whole + partial:
+        return ""
+    text = (
+        f"Of the {len(states)} cells of the paper's Table S6, {whole or 'none'} {_verb(whole, 'stand')} here by its "
+        f"protocol, {partial or 'none'} with fewer seeds or otherwise; {missing or 'none'} {_verb(missing, 'are')} "
+        "missing."
+    )
+    within = Counter(found.within for found in table.agreements)
+    if compared := sum(within.values()):
+        text += (
+            f" {within['yes']} of {compared} agree with the paper within {MARGIN:g} %, {within['no'] or 'none'} "
+            f"{_verb(within['no'], 'differ')}, {within['open'] or 'none'} {_verb(within['open'], 'are')} open."
+        )
+    if shift := table.shift:
+        side = "above" if shift.difference > 0 else "below"
+        text += (
+            f" The mean error of {shift.cells} cells with all seeds is {abs(shift.difference):.1f} % {side} the "
+            f"paper's [{shift.low:+z.1f}, {shift.high:+z.1f}]."
+        )
+    return text
+
+
+def _verb(count: int, plural: str) -> str:
+    return {"are": "is"}.get(plural, f"{plural}s") if count == 1 else plural
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names: ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def legend(rows: Iterable[tuple[str, Sequence[MatrixCell]]], baseline: str) -> Mapping[Verdict, str]:
+    """Return the verdicts that occur in a matrix with their meanings."""
+    occurring = {verdict for _, cells in rows for cell in cells for verdict in cell.verdicts}
+    title = method_title(baseline)
+    return {verdict: verdict.meaning(title) for verdict in Verdict if verdict in occurring and verdict.meaning(title)}

@@ -42,8 +42,13 @@ def mean_interval(errors: ArrayLike, level: float = 0.95) -> tuple[float, float]
     values = np.asarray(errors, dtype=float)
     if len(values) < MIN_SEEDS:
         return math.nan, math.nan
-    half = _t_quantile(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values), level)
+
+
+def t_interval(mean: float, deviation: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's confidence interval of a mean from its sample deviation and the number of values."""
+    half = _t_quantile(count - 1, (1 + level) / 2) * deviation / math.sqrt(count)
+    return mean - half, mean + half
 
 
 # scipy.special has what scipy.stats would say, and takes a quarter of its time to import.

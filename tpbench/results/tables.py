@@ -383,8 +383,20 @@ def overview_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
     return leaderboard(store, baseline=baseline)[list(OVERVIEW_COLUMNS)]
 
 
-def overview_matrix(rankings: Sequence[Ranking]) -> tuple[list[str], list[list[str | Value]]]:
-    """Return header and rows of the overview: a row per method and tuning, a column per workload."""
+@dataclass(frozen=True)
+class OverviewRow:
+    """One method and tuning of the overview."""
+
+    method: str
+    tuning: str
+    title: str
+    """The method's name, with the tuning label where it has several."""
+    cells: Mapping[int, RankedCell]
+    """By the place of the ranking."""
+
+
+def overview_cells(rankings: Sequence[Ranking]) -> list[OverviewRow]:
+    """Return the rows of the overview, in the order of Table S6: one per method and tuning."""
     found: dict[tuple[str, str], dict[int, RankedCell]] = {}
     for number, ranking in enumerate(rankings):
         for ranked in ranking.cells:
@@ -397,12 +409,23 @@ def overview_matrix(rankings: Sequence[Ranking]) -> tuple[list[str], list[list[s
         budget = next(iter(found[key].values())).cell.budget
         return order.index(method) if method in order else len(order), method, budget.rank, tuning
 
-    keys = sorted(found, key=place)
-    rows: list[list[str | Value]] = []
-    for method, tuning in keys:
-        title = method_title(method) + (f", {tuning}" if several[method] > 1 else "")
-        values = (_overview_value(found[method, tuning].get(number)) for number in range(len(rankings)))
-        rows.append([title, *values])
+    return [
+        OverviewRow(
+            method,
+            tuning,
+            method_title(method) + (f", {tuning}" if several[method] > 1 else ""),
+            found[method, tuning],
+        )
+        for method, tuning in sorted(found, key=place)
+    ]
+
+
+def overview_matrix(rankings: Sequence[Ranking]) -> tuple[list[str], list[list[str | Value]]]:
+    """Return header and rows of the overview: a row per method and tuning, a column per workload."""
+    rows: list[list[str | Value]] = [
+        [row.title, *(_overview_value(row.cells.get(number)) for number in range(len(rankings)))]
+        for row in overview_cells(rankings)
+    ]
     return ["method", *(ranking.title for ranking in rankings)], rows
 
 

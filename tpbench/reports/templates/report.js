@@ -70,7 +70,7 @@ for (const group of document.querySelectorAll(".linked")) {
   }
   pins.set(group.querySelector("h3").textContent, {name: () => pinned, pin});
 }
-for (const figure of document.querySelectorAll("figure > svg")) {
+for (const figure of document.querySelectorAll("figure svg")) {
   const stops = [...figure.querySelectorAll(".series[tabindex]")];
   // One stop of the tabulator for each figure; the arrows lead on.
   const stop = place => stops.forEach((one, other) => one.setAttribute("tabindex", other === place ? "0" : "-1"));
@@ -93,6 +93,18 @@ for (const figure of document.querySelectorAll("figure > svg")) {
     wide.setAttribute("class", "hit");
     line.before(wide);
   }
+}
+
+// What goes on to the right, or below, fades there.
+const boxes = [...document.querySelectorAll(".scroll")];
+const fade = box => {
+  box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  box.classList.toggle("below", box.scrollHeight - box.clientHeight - box.scrollTop > 1);
+};
+const sizes = new ResizeObserver(entries => entries.forEach(entry => fade(entry.target)));
+for (const box of boxes) {
+  box.addEventListener("scroll", () => fade(box), {passive: true});
+  sizes.observe(box);
 }
 
 // On paper, what is folded is open, but for what made the runs and what the searches saw.
