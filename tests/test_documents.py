@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import Ended, Inside
@@ -88,26 +89,34 @@ def test_your_own_data(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pyte
 
 
 def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a campaign of a workload from a file and two rules, of which one is the package's."""
+    """And a campaign of a workload from a file and two rules, of which one is the package's.
+
+    The example is Kolen-Pollack learning: its updates come to be the gradient (finding B-2 of the review).
+    """
     printed = follow("adding-a-method.md", tmp_path, tpbench_inside, monkeypatch)
-    assert "tpbench-mirror 1.0" in printed["methods"]
-    assert "FAILED" not in printed["verify method mirror-fa"]
-    assert "Mirror-FA" in printed["leaderboard digits"]
+    assert "tpbench-kolen-pollack 1.0" in printed["methods"]
+    assert "FAILED" not in printed["verify method my-kp"]
+    assert "My KP" in printed["leaderboard digits"]
+    (record,) = (tmp_path / "results" / "alignment").glob("digits-my-kp-*.json")
+    angles = json.loads(record.read_text())["loss_angles"]
+    late = np.array(angles[len(angles) // 10 :])
+    assert 0.5 < late.mean() < 4
+    assert np.array(angles[0]).min() > 80
     sources = {run["definition"].get("method_source", "") for run in runs(tmp_path)}
     (source,) = sources
-    assert re.fullmatch(r"tpbench-mirror 1\.0 [0-9a-f]{16}", source)
-    assert {"mirror_rate", "mirror_decay"} <= set(runs(tmp_path)[0]["definition"]["configuration"])
+    assert re.fullmatch(r"tpbench-kolen-pollack 1\.0 [0-9a-f]{16}", source)
+    assert {"my_decay"} <= set(runs(tmp_path)[0]["definition"]["configuration"])
     exported = tpbench_inside("results", "export", "runs.csv")
     assert exported.returncode == 0
-    assert "hp_mirror_rate" in (tmp_path / "runs.csv").read_text()
+    assert "hp_my_decay" in (tmp_path / "runs.csv").read_text()
 
     (tmp_path / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
     swept = tpbench_inside(
         "sweep",
         "small.yaml",
-        "mirror-fa,fa",
+        "my-kp,fa",
         "--space",
-        "mirror/space.yaml",
+        "kolen-pollack/space.yaml",
         "--trials",
         "2",
         "--pack",
@@ -124,8 +133,8 @@ def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: py
         path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text())["space"]
         for path in (tmp_path / "results" / "sweeps").glob("small-*/sweep.json")
     }
-    assert "mirror_rate" in spaces["small-mirror-fa"]
+    assert "my_decay" in spaces["small-my-kp"]
     assert spaces["small-fa"] == space_for("fa").describe()
     board = tpbench_inside("leaderboard", "small.yaml").stdout
-    assert "Mirror-FA" in board
+    assert "My KP" in board
     assert re.search(r"[│|] FA ", board)
