@@ -177,6 +177,11 @@ def drawing(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     arrays_of(batch)["B1"].add_(batch.draw(*arrays_of(batch)["B1"].shape[1:]))
 
 
+def averaging_noise(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
+    """Divides by the number of draws that the pack has, not the member."""
+    arrays_of(batch)["B1"].add_(torch.stack(noise).mean((0, 2))[:, :, None])
+
+
 def adding_noise(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
     arrays_of(batch)["B1"].add_(torch.stack(noise).sum((0, 2))[:, :, None])
 
@@ -195,15 +200,13 @@ def test_a_phase_whose_numbers_depend_on_the_pack_is_found(when: str) -> None:
     assert failed(with_phase(drawing, when=when)) == set()
 
 
-@pytest.mark.parametrize("how", ["steps", "draws"])
-def test_members_whose_phases_differ_in_steps_or_draws_get_their_own_noise(how: str) -> None:
+def test_members_whose_phases_differ_in_steps_or_draws_get_their_own_noise() -> None:
     """Finding B-1b of the review."""
     assert failed(with_phase(adding_noise, COUNT, noise=of_the_width, steps="count")) == set()
+    assert failed(with_phase(adding_noise, COUNT, noise=of_the_width, draws="count")) == set()
     # A phase that draws by itself in each step draws for members that have ended.
     assert failed(with_phase(drawing, COUNT, steps="count")) == {"members"}
-    # All draws are taken, also those of members that need more.
-    counts = failed(with_phase(adding_noise, COUNT, noise=of_the_width, draws="count"))
-    assert counts == {"members"}
+    assert failed(with_phase(averaging_noise, COUNT, noise=of_the_width, draws="count")) == {"members"}
 
 
 def changing(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:

@@ -139,7 +139,10 @@ def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
 
 
 def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return inputs, labels and noise of a pack's members, each one's from its seed alone."""
+    """Return inputs, labels and noise of a pack's members, each one's from its seed alone.
+
+    As in training, the noise is zero after the draws that a member needs.
+    """
     seeds, widths = pack.seeds, pack.method.noise_widths(_NETWORK)
     generators = [stream(seed, "verify method", step) for seed in seeds]
 
@@ -148,8 +151,12 @@ def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]
 
     x = draw(_BATCH, _NETWORK.sizes[0])
     labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
-    repeats = max(pack.noise_repeats, default=1)
-    return x, torch.stack(labels), [draw(_BATCH, width) for width in widths * repeats]
+    repeats = pack.noise_repeats or [1] * len(seeds)
+    noise = []
+    for k in range(max(repeats)):
+        needed = torch.tensor([k < count for count in repeats]).view(-1, 1, 1)
+        noise += [draw(_BATCH, width) * needed for width in widths]
+    return x, torch.stack(labels), noise
 
 
 def _train(pack: PackState, steps: Sequence[int] = range(_STEPS), *, epochs: bool = False) -> PackState:
