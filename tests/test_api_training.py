@@ -113,7 +113,7 @@ def test_slips_are_told_before_anything_trains(folder: Path) -> None:
         (lambda: run("digits", "bp", {**BP, "lr": -1}), ""),
         (lambda: run("digits", "bp", "bp.yaml"), "configuration"),
         (lambda: run("digits", "bp", [1]), "configuration"),
-        (lambda: run("digits", "bp"), ""),
+        (lambda: run("mnist", "gnt"), ""),
         (lambda: run("digits", "bp", BP, seeds=3), "seeds"),
         (lambda: run("digits", "bp", BP, seeds=[0, -1]), "seeds"),
         (lambda: run("digits", "bp", BP, seeds=[0.5]), "seeds"),

@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 import yaml
 
+import tpbench as package
 from tests.conftest import CONFIGURATION, SHARED, CommandLine, Inside
+from tests.results.records import record
 from tpbench.engine import METHODS
+from tpbench.results import RunStore
 from tpbench.workloads import WORKLOADS
 
 
@@ -43,8 +46,9 @@ def test_listings(tpbench_inside: Inside) -> None:
         (["sweep", "digits", "bp", "--pack", "many"], "--pack 'many'"),
         (["bench", "--methods", "bpp"], "unknown method 'bpp': did you mean 'bp'?"),
         (["bench", "--precision", "tf32", "--device", "cpu", "--workloads", "digits"], "on a GPU only"),
-        (["run", "digits", "bp"], "no published configuration of bp on digits"),
-        (["run", "digits", "bp", "--config", "absent.yaml"], "neither 'published', 'best' nor a file"),
+        (["run", "digits", "bp", "--config", "published"], "no published configuration of bp on digits"),
+        (["run", "mnist", "gnt"], "gnt on mnist"),
+        (["run", "digits", "bp", "--config", "absent.yaml"], "'absent.yaml'"),
         (["run", "digits", "bp", "--config", "best"], "holds no run of bp on digits"),
         (["run", "mnist", "bp", "--seeds", "-1"], "seeds '-1'"),
         (["run", "mnist", "bp", "--precision", "float16"], "unknown precision 'float16'"),
@@ -110,6 +114,15 @@ def test_run_then_table_and_leaderboard(tpbench: CommandLine, tpbench_inside: In
     overview = pd.read_csv(io.StringIO(tpbench_inside("table", "overview", "--format", "csv").stdout)).iloc[0]
     assert (overview.workload, overview.could_be_best) == ("digits", "open")
     assert overview.test_error_mean == pytest.approx(row.test_error_mean)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_the_digits_at_once(tmp_path: Path, method: str) -> None:
+    package.run("digits", method, seeds=[0], epochs=1, results=tmp_path, progress=False)
+    row = package.leaderboard(tmp_path).iloc[0]
+    assert (row["method"], row["tuning"]) == (method, "27 x 20 halved")
+    assert not np.isnan(row["test_error_mean"])
+    assert package.table(tmp_path, "1").empty or "digits" not in set(package.table(tmp_path, "1")["workload"])
 
 
 @pytest.mark.slow
@@ -200,6 +213,8 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     healthy = tpbench_inside("doctor")
     assert healthy.returncode == 0
     assert "get cifar10" in " ".join(healthy.stdout.split())
+    assert "not downloaded yet" in healthy.stdout
+    assert "not usable" not in healthy.stdout
     assert "0 damaged" in healthy.stdout
     runs = tmp_path / "results" / "runs"
     runs.mkdir(parents=True)
@@ -208,6 +223,21 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     sick = tpbench_inside("doctor").stdout
     assert "1 damaged" in sick
     assert "unset RAY_AUTH_MODE" in sick
+
+
+def test_a_workload_of_the_store_alone_needs_its_file(tpbench_inside: Inside, tmp_path: Path) -> None:
+    RunStore(tmp_path / "results").publish(record("bp", workload="eeg"))
+    ended = tpbench_inside("show", "config", "eeg", "bp")
+    assert ended.returncode == 2
+    assert "eeg.yaml" in ended.stderr
+
+
+def test_data_that_are_no_npz_file_are_refused_with_what_makes_one(tpbench_inside: Inside, tmp_path: Path) -> None:
+    (tmp_path / "eeg.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "eeg.yaml").write_text("name: eeg\nlike: digits\ndata: eeg.csv\n")
+    ended = tpbench_inside("workloads", "eeg.yaml")
+    assert ended.returncode == 2
+    assert "numpy.savez('eeg.npz'" in ended.stderr
 
 
 def test_the_package_is_a_program(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_the_baseline_decides_the_family(store: RunStore, tpbench_inside: Inside
     assert frame["low"]["mnist"] < frame["difference"]["mnist"] < frame["high"]["mnist"] < 0
     same = package.compare(store.folder, "dfa", "dtp", "mnist", baseline="dfa")
     assert same["p"][0] == pytest.approx(frame["p"]["mnist"], abs=1e-4)
-    assert len(same.attrs["notes"]) == 1
+    assert len(same.attrs["notes"]) == 2  # what is compared, and the test
 
 
 @pytest.mark.parametrize("form", ["text", "md", "latex"])

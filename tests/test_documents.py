@@ -1,8 +1,9 @@
-"""The worked examples of the documentation do what they say: files and commands are taken from the pages."""
+"""The examples of the documentation do what they say: files, commands and their output are taken from the pages."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Ended, Inside
-from tests.documents import commands_of, files_of
+from tests.conftest import Inside
+from tests.documents import DOCUMENTS, PAGES, ROOT, examples, missing_line, page_name, write_files
 from tests.sweeps.playing import no_ray, run_here
 from tpbench.search.spaces import space_for
 
-pytestmark = pytest.mark.slow
+EXAMPLES = [page for page in PAGES if examples(page)]
 
 
 @pytest.fixture(autouse=True)
@@ -28,113 +29,97 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def partition(words: list[str], mark: str) -> tuple[list[str], list[str], list[str]]:
-    """What stands before a word, the word, and what stands after it."""
+    """Return what stands before a word, the word, and what stands after it."""
     at = words.index(mark) if mark in words else len(words)
     return words[:at], words[at : at + 1], words[at + 1 :]
 
 
-def follow(page: str, folder: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Do what a page says; returns what each command of tpbench printed (its last time)."""
-    files_of(page, folder)
-    printed = {}
-    for program, *arguments in commands_of(page):
-        if program == "tpbench":
-            arguments, _, file = partition(arguments, ">")
-            ended = tpbench_inside(*arguments)
-            assert ended.returncode == 0, f"{arguments}: {ended.stderr}"
-            if file:
-                (folder / file[0]).write_text(ended.stdout)
-            printed[" ".join(arguments)] = ended.stdout
-        elif program == "python":
-            subprocess.run([sys.executable, *arguments], cwd=folder, check=True, timeout=200)
-        else:
-            assert (program, arguments[0]) == ("pip", "install")
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site")]
-            subprocess.run([*pip, *arguments[1:]], cwd=folder, check=True, timeout=200)
-            monkeypatch.syspath_prepend(str(folder / "site"))
-    return printed
+def recipe(target: str) -> list[list[str]]:
+    """Return the commands of tpbench that ``make TARGET`` runs after the installation."""
+    ended = subprocess.run(
+        ["make", "--silent", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [line.split()[1:] for line in ended.stdout.splitlines() if line.split()[0].endswith("/tpbench")]
 
 
-def runs(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
+def run_example(words: list[str], folder: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a command of a page; returns what it printed, errors' stream first."""
+    program, *arguments = words
+    if program == "make":
+        return "".join(
+            run_example(["tpbench", *line], folder, tpbench_inside, monkeypatch) for line in recipe(*arguments)
+        )
+    if program == "tpbench":
+        arguments, _, file = partition(arguments, ">")
+        ended = tpbench_inside(*arguments)
+        assert ended.returncode == 0, f"{arguments}: {ended.stderr}"
+        if file:
+            (folder / file[0]).write_text(ended.stdout)
+        return ended.stderr + ended.stdout
+    if program == "python":
+        command = [sys.executable, *arguments]
+    else:
+        assert (program, arguments[0]) == ("pip", "install")
+        site = str(folder / "site")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, *arguments[1:]]
+        monkeypatch.syspath_prepend(site)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, check=True, timeout=200, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
 
 
-def test_the_tour(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The difference is shown: two epochs are enough to see that."""
-    compared = []
-
-    def with_fewer_epochs(*arguments: str) -> Ended:
-        ended = tpbench_inside(*("2" if word == "10" else word for word in arguments))
-        if arguments[0] == "compare":
-            compared.append(ended.stdout)
-        return ended
-
-    follow("tour.md", tmp_path, with_fewer_epochs, monkeypatch)
-    assert [re.findall("bp is better|against BP", text) for text in compared] == [["against BP", "bp is better"]]
-    assert len(runs(tmp_path)) == 20
-
-
-def test_your_own_data(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = follow("your-own-data.md", tmp_path, tpbench_inside, monkeypatch)
-    assert "13-32-32-3" in printed["workloads wine.yaml"]
-    board = printed["leaderboard"]
-    assert re.search(r"wine \(file [0-9a-f]{8}\)", board)
-    for name in ("digits-1", "digits-2", "digits-4"):
-        assert re.search(rf"{name} \(file [0-9a-f]{{8}}\)", board)
-    assert "digits-1" not in printed["leaderboard wine.yaml"]
-    assert tpbench_inside("leaderboard", "wine").stdout == printed["leaderboard wine.yaml"]
-    wines = [run for run in runs(tmp_path) if run["definition"]["workload"] == "wine"]
-    assert {run["workload"]["hidden"] == [32, 32] for run in wines} == {True}
-    assert str(tmp_path) not in json.dumps(wines)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXAMPLES, ids=page_name)
+def test_the_examples_of_a_page_print_what_it_shows(
+    page: Path, tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As wide as the blocks of the pages are.
+    monkeypatch.setenv("COLUMNS", "100")
+    write_files(page, tmp_path)
+    for example in examples(page):
+        printed = run_example(example.words, tmp_path, tpbench_inside, monkeypatch)
+        wanted = missing_line(example.output, printed)
+        assert not wanted, f"{page_name(page)}: {' '.join(example.words)} does not print:\n{wanted}\nbut:\n{printed}"
+    if page.name == "adding-a-method.md":
+        check_the_plugin(tmp_path, tpbench_inside)
 
 
-def test_adding_a_method(tmp_path: Path, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a campaign of a workload from a file and two rules, of which one is the package's.
+def check_the_plugin(folder: Path, tpbench_inside: Inside) -> None:
+    """Check what the example's runs record, and a campaign of a workload from a file and two rules, one a package's.
 
     The example is Kolen-Pollack learning: its updates come to be the gradient (finding B-2 of the review).
     """
-    printed = follow("adding-a-method.md", tmp_path, tpbench_inside, monkeypatch)
-    assert "tpbench-kolen-pollack 1.0" in printed["methods"]
-    assert "FAILED" not in printed["verify method my-kp"]
-    assert "My KP" in printed["leaderboard digits"]
-    (record,) = (tmp_path / "results" / "alignment").glob("digits-my-kp-*.json")
-    angles = json.loads(record.read_text())["loss_angles"]
-    late = np.array(angles[len(angles) // 10 :])
-    assert 0.5 < late.mean() < 4
-    assert np.array(angles[0]).min() > 80
-    sources = {run["definition"].get("method_source", "") for run in runs(tmp_path)}
-    (source,) = sources
+    (record,) = (folder / "results" / "alignment").glob("digits-my-kp-*.json")
+    angles = np.array(json.loads(record.read_text())["loss_angles"])
+    assert angles[0].min() > 80
+    assert 0.5 < angles[len(angles) // 10 :].mean() < 4
+    runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in (folder / "results/runs").glob("*.json")]
+    plugged = [run for run in runs if run["definition"]["method"] == "my-kp"]
+    (source,) = {run["definition"]["method_source"] for run in plugged}
     assert re.fullmatch(r"tpbench-kolen-pollack 1\.0 [0-9a-f]{16}", source)
-    assert {"my_decay"} <= set(runs(tmp_path)[0]["definition"]["configuration"])
-    exported = tpbench_inside("results", "export", "runs.csv")
-    assert exported.returncode == 0
-    assert "hp_my_decay" in (tmp_path / "runs.csv").read_text()
-
-    (tmp_path / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
-    swept = tpbench_inside(
-        "sweep",
-        "small.yaml",
-        "my-kp,fa",
-        "--space",
-        "kolen-pollack/space.yaml",
-        "--trials",
-        "2",
-        "--pack",
-        "2",
-        "--epochs",
-        "2",
-        "--n-seeds",
-        "2",
-        "--cpus",
-        "2",
-    )
+    assert {"my_decay"} <= set(plugged[0]["definition"]["configuration"])
+    (folder / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
+    options = "--space kolen-pollack/space.yaml --trials 2 --pack 2 --epochs 2 --n-seeds 2 --cpus 2"
+    swept = tpbench_inside("sweep", "small.yaml", "my-kp,fa", *options.split())
     assert swept.returncode == 0, swept.stderr
     spaces = {
         path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text())["space"]
-        for path in (tmp_path / "results" / "sweeps").glob("small-*/sweep.json")
+        for path in (folder / "results" / "sweeps").glob("small-*/sweep.json")
     }
     assert "my_decay" in spaces["small-my-kp"]
     assert spaces["small-fa"] == space_for("fa").describe()
-    board = tpbench_inside("leaderboard", "small.yaml").stdout
-    assert "My KP" in board
-    assert re.search(r"[│|] FA ", board)
+
+
+def test_lines_of_an_example_are_found_by_their_words_and_numbers() -> None:
+    printed = "bp: 3.14 ± 0.37 %\nsweep digits-bp-63da47f4: done\n╭───╮"
+    for shown in (["bp: 3.20 ± 0.40 %"], ["bp: 3.14 ± 0.37 %", "...", "sweep digits-bp-12345678: done"], ["╭──────╮"]):
+        assert not missing_line(shown, printed)
+    late = ["sweep digits-bp-63da47f4: done", "bp: 3.14 ± 0.37 %"]
+    for shown in (["dfa: 3.14 ± 0.37 %"], ["bp: 8.14 ± 0.37 %"], late):
+        assert missing_line(shown, printed) == shown[-1]
+
+
+def test_the_pages_for_beginners_are_examples() -> None:
+    pages = {"tour.md", "your-own-data.md", "your-own-network.md", "adding-a-method.md"}
+    assert {ROOT / "README.md", *(DOCUMENTS / page for page in pages)} <= set(EXAMPLES)

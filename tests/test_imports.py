@@ -184,7 +184,7 @@ def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeyp
 
 
 COMPLETED = {
-    "sweep mn": ["mnist", "mnist-frozen"],
+    "sweep mn": ["mnist", "mnist-3x256", "mnist-frozen"],
     "sweep mnist ddtp-rhl-r": ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"],
     "compare bp gn": ["gnt"],
     "leaderboard cif": ["cifar10"],

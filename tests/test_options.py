@@ -21,6 +21,7 @@ from tpbench.cli.app import OptionsCommand
 from tpbench.engine import PRECISIONS, UsageError
 from tpbench.options import (
     MODELS,
+    PANELS,
     InvalidOptionError,
     Objective,
     Options,
@@ -284,7 +285,27 @@ def test_the_command_line_has_the_options_of_the_model() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {name for name, command in commands.items() if isinstance(command, OptionsCommand)} == MODELS.keys()
     for name, model in MODELS.items():
-        assert [parameter.name for parameter in commands[name].params] == list(model.fields())
+        assert {parameter.name for parameter in commands[name].params} == model.fields().keys()
+
+
+def test_the_help_of_a_command_groups_its_options() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, model in MODELS.items():
+        panels = model.panels()
+        options = [parameter for parameter in commands[name].params if parameter.param_type_name == "option"]
+        groups = [parameter.rich_help_panel for parameter in options]
+        assert groups == [panels[parameter.name] for parameter in options]
+        assert groups == sorted(groups, key=PANELS.index)
+    panels = SweepOptions.panels()
+    assert {name: panels[name] for name in ("trials", "seeds", "results", "cpus", "search_precision", "track")} == {
+        "trials": "Search",
+        "seeds": "What is trained",
+        "results": "Where",
+        "cpus": "Resources",
+        "search_precision": "Precision",
+        "track": "Tracking",
+    }
+    assert RunOptions.panels()["again"] == MODELS["align"].panels()["every"] == "What is trained"
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.command)

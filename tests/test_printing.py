@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ from rich.console import Console
 from tests.conftest import CONFIGURATION, Ended, Inside
 from tests.results.records import record
 from tpbench.cli import app
+from tpbench.cli.app import PANELS, OptionsCommand
 from tpbench.engine import METHODS
 from tpbench.results import RunStore
 from tpbench.results.formats import REPLACE, listing, plain_table, showable
@@ -125,6 +129,97 @@ def begin_sweep(results: Path, name: str, command: str = "tpbench sweep digits b
     definition = SweepDefinition("digits", "bp", "f" * 64, {}, 4, 2, (0,), 0, 1, 1)
     (folder / "sweep.json").write_text(json.dumps(definition.plain()))
     (folder / "command").write_text(command + "\n", encoding="utf-8")
+
+
+def words_of(command: Any) -> list[str]:
+    """The words of the example in a command's help."""
+    start, example = command.epilog.split(": ", 1)
+    assert start == "Example"
+    return shlex.split(example)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "verify theory"])
+def test_every_command_has_an_example_that_its_grammar_takes(command: str, tmp_path: Path) -> None:
+    found = dict(commands())[command]
+    program, *words = words_of(found)
+    assert (program, words[: command.count(" ") + 1]) == ("tpbench", command.split())
+    context = found.make_context(command, words[command.count(" ") + 1 :])
+    if isinstance(found, OptionsCommand):
+        found.read(context)
+
+
+def test_every_parameter_has_a_text_and_no_flag_shows_a_type() -> None:
+    for name, command in commands():
+        for parameter in command.get_params(typer.Context(command)):
+            assert parameter.help, (name, parameter.name)
+            if getattr(parameter, "is_flag", False):
+                assert parameter.metavar == "", (name, parameter.name)
+
+
+def test_the_list_of_commands_is_grouped() -> None:
+    application = typer.main.get_command(app)
+    listed = application.list_commands(typer.Context(application))  # type: ignore[attr-defined]
+    panels = [application.commands[name].rich_help_panel for name in listed]  # type: ignore[attr-defined]
+    assert panels == sorted(panels, key=PANELS.index)
+    assert set(panels) == set(PANELS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "digits", "bp", "--epochs", "0"),
+        ("run", "digits", "bp", "--epochs", "many"),
+        ("sweep", "digits", "bp", "--trials", "-1"),
+        ("bench", "--seconds", "0"),
+        ("bench", "--seconds", "nan"),
+        ("verify", "fixtures", ".", "--pack", "1001"),
+        ("report", "--watch", "--every", "0.5"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_with_the_option_and_the_range(
+    tpbench_inside: Inside, arguments: tuple[str, ...]
+) -> None:
+    ended = tpbench_inside(*arguments)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {arguments[-2]} ")
+    assert re.search(r"from \S+ to \S+$", line)
+
+
+def test_methods_are_a_line_each_and_one_shows_all_of_it(tpbench_inside: Inside) -> None:
+    lines = tpbench_inside("methods").stdout.splitlines()
+    assert [line.split()[0] for line in lines[: len(METHODS)]] == list(METHODS)
+    assert max(map(len, lines)) <= 100
+    for name, method in METHODS.items():
+        assert method.formula
+        assert method.formula.isascii()
+        shown = tpbench_inside("methods", name).stdout
+        assert method.formula in shown
+        assert all(f" {hyperparameter} " in shown for hyperparameter in method.names)
+    rows = json.loads(tpbench_inside("methods", "--json", "bp", "gnt").stdout)
+    assert [row["name"] for row in rows] == ["bp", "gnt"]
+    assert set(rows[1]["hyperparameters"]) == set(METHODS["gnt"].names)
+    assert tpbench_inside("methods", "pb").returncode == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_word_of_a_table_is_broken_where_there_is_room(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("tpbench.results.formats.Console", lambda **settings: Console(force_terminal=True, width=width))
+    rows = [("ddtp-linear", "2.05 ± 0.14 [without seeds 3-9]", "+0.00 [-0.18, +0.18]", "no difference shown")]
+    shown = listing(("method", "test error (%)", "difference", "verdict"), rows)
+    words = {word for cell in rows[0] for word in cell.split()}
+    plain = set(re.sub(r"\x1b\[[0-9;]*m|[│┃]", " ", shown).split())
+    assert words <= plain
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= width
+
+
+def test_boxes_are_plain_letters_in_the_c_locale(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tpbench", "run", "digits"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    assert ended.returncode == 2
+    assert b"METHODS" in ended.stderr
+    assert ended.stderr.isascii()
 
 
 def test_every_command_is_tried() -> None:

@@ -125,28 +125,45 @@ def small(tmp_path: Path) -> Path:
     """A documentation of two pages, built by the same hooks with the same rules."""
     shutil.copytree(ROOT / "docs" / "building", tmp_path / "docs" / "building")
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    made = {"Home": "index.md", "Notebook": "notebook.md", "Commands": "commands.md", "API": "api.md"}
+    made = {"Home": "index.md", "Notebook": "tour-python.md", "Commands": "commands.md", "API": "api.md"}
     settings.update(plugins=[], nav=[{title: page} for title, page in made.items()])
     del settings["extra_css"]
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    (tmp_path / "docs" / "guide.md").write_text("# Guide\n")
+    (tmp_path / "docs" / "tour.md").write_text("# Tour\n")
     return tmp_path
 
 
 def test_a_dead_link_a_dead_anchor_and_a_forgotten_page_fail(small: Path) -> None:
-    (small / "README.md").write_text("# Home\n\n[away](docs/nowhere.md), [here](docs/guide.md#no-such-heading)\n")
+    (small / "README.md").write_text("# Home\n\n[away](docs/nowhere.md), [here](docs/tour.md#no-such-heading)\n")
     ended = built(small, small / "site")
     assert ended.returncode != 0
     assert "docs/nowhere.md" in ended.stderr
     assert "no-such-heading" in ended.stderr
-    assert re.search(r'"nav".*\n.*guide\.md', ended.stderr)
+    assert re.search(r'"nav".*\n.*tour\.md', ended.stderr)
+
+
+def test_a_picture_becomes_a_figure_with_its_caption_and_a_link_to_its_full_size(small: Path) -> None:
+    settings = yaml.safe_load((small / "mkdocs.yml").read_text())
+    settings["nav"][1] = {"Tour": "tour.md"}
+    (small / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+    (small / "docs" / "dots.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (small / "README.md").write_text(
+        "# Home\n\n![Dots](docs/dots.svg)\n\n*Ten `dots`.*\n\n*No caption.*\n\nA ![dot](docs/dots.svg).\n"
+    )
+    ended = built(small, small / "site")
+    assert ended.returncode == 0, ended.stderr
+    page = (small / "site" / "index.html").read_text()
+    (figure,) = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert 'href="dots.svg"' in figure
+    assert "<figcaption>Ten <code>dots</code>.</figcaption>" in figure
+    assert "<em>No caption.</em>" in page
 
 
 def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:
     settings = yaml.safe_load((small / "mkdocs.yml").read_text())
-    settings["nav"].append({"Guide": "guide.md"})
+    settings["nav"].append({"Tour": "tour.md"})
     (small / "mkdocs.yml").write_text(yaml.safe_dump(settings))
-    (small / "README.md").write_text("# Home\n\n[the code](tool.py), [the tour](docs/tour.ipynb)\n")
+    (small / "README.md").write_text("# Home\n\n[the code](tool.py), [the notebook](docs/tour.ipynb)\n")
     (small / "docs" / "notes.txt").write_text("somebody's own\n")
     (small / "tool.py").write_text("print(1)\n")
     image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
@@ -156,14 +173,15 @@ def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:
         {"output_type": "display_data", "data": {"image/png": image, "text/plain": "<Figure>"}},
     ]
     cells = [
-        {"cell_type": "markdown", "source": ["# A tour\n", "in [the guide](guide.md)"]},
+        {"cell_type": "markdown", "source": ["# A tour\n", "in [the tour](tour.md)"]},
         {"cell_type": "code", "source": "print('two lines')", "outputs": outputs},
     ]
     (small / "docs" / "tour.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4}))
     ended = built(small, small / "site")
     assert ended.returncode == 0, ended.stderr
-    page = (small / "site" / "notebook.html").read_text()
-    for words in ("of text", "<b>7</b>", f"data:image/png;base64,{image}", 'href="guide.html"', 'href="tour.ipynb"'):
+    page = (small / "site" / "tour-python.html").read_text()
+    for words in ("of text", "<b>7</b>", f"data:image/png;base64,{image}", 'href="tour.html"', 'href="tour.ipynb"'):
         assert words in page
+    assert 'href="tour-python.html">the notebook' in (small / "site" / "index.html").read_text()
     assert (small / "site" / "files" / "tool.py.txt").read_text() == "print(1)\n"
     assert not list((small / "site").rglob("notes.txt"))

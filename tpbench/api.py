@@ -33,11 +33,16 @@ from tpbench.results.paper import (
     BASELINE_TABLES,
     DAMPING_TABLE,
     LOSS_TABLE,
-    PAPER_WORKLOADS,
     check_table,
-    table_methods,
 )
-from tpbench.training.choice import choose_all, choose_cells, read_options, split_names
+from tpbench.training.choice import (
+    choose_all,
+    choose_cells,
+    method_groups,
+    read_options,
+    split_names,
+    workload_groups,
+)
 
 if TYPE_CHECKING:
     import os
@@ -357,9 +362,11 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         results: the store: a folder or a URL.
         name: ``"1"`` or ``"s6"`` (test errors beside the paper's), ``"s7"`` (the best damping of every layer, from the
             records of ``tpbench align``), ``"loss"`` (training losses at the end), ``"angles"`` (those behind Figures 4
-            and S3 to S5, in numbers), ``"overview"`` (all methods on all workloads against the baseline), or
-            ``"epochs"`` (epochs until the validation error is near the baseline's).
-        baseline: the method that the others are compared with, of ``"overview"`` and ``"epochs"`` alone. None: BP.
+            and S3 to S5, in numbers), ``"overview"`` (all methods on all workloads against the baseline),
+            ``"epochs"`` (epochs until the validation error is near the baseline's), or ``"field"`` (all rules by what
+            they need, with their cost).
+        baseline: the method that the others are compared with, of ``"overview"``, ``"epochs"`` and ``"field"`` alone.
+            None: BP.
 
     Returns:
         Errors are in per cent. ``marks`` says how an entry departs from the protocol, ``tuning`` how its configuration
@@ -375,6 +382,9 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         - ``"overview"``: each method on each workload of the store: ``workload``, ``data``, ``method``, ``tuning``,
           ``test_error_mean``, ``difference``, ``differs``, ``could_be_best``, ``tested``, as :func:`leaderboard` has
           them.
+        - ``"field"``: the same with ``needs`` (what the rule needs to learn its feedback), ``low``, ``high`` and ``p``
+          of the difference, and ``cost``, the time of a joint minibatch over the baseline's on the same kind of
+          processor.
         - ``"epochs"``: the same on workloads with the baseline: ``workload``, ``data``, ``method``, ``tuning``,
           ``target`` (1.25 times the baseline's validation error), ``seeds``, ``reached`` (how many of them reach it),
           and the ``median``, ``first`` and ``last`` epoch over seeds, infinite for those that do not.
@@ -423,7 +433,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         frame, title, said = (
             table_rows(found),
             found.title,
-            [footnote(found), *notes(found), *([others] if others else [])],
+            [*footnote(found), *notes(found), *([others] if others else [])],
         )
     _warn(store.damaged)
     return _annotated(frame, title, said)
@@ -459,7 +469,7 @@ def compare(
     Example:
         >>> tpbench.compare("results", "ddtp-linear", "dtp", "mnist")[["difference", "p", "family", "verdict"]]
     """
-    from tpbench.results.comparison import compare_methods, comparison_note
+    from tpbench.results.comparison import compare_methods, comparison_notes
 
     if all(isinstance(name, str) and re.fullmatch("[0-9a-f]{8,24}", name) for name in (first, second)):
         raise UsageError(f"'{first}' and '{second}' are ids of runs: tpbench.compare_runs compares two runs")
@@ -470,7 +480,7 @@ def compare(
     frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen))
     _warn(store.damaged)
     title = f"{method_title(first)} against {method_title(second)}"
-    return _annotated(frame, title, [comparison_note(frame, first, second)])
+    return _annotated(frame, title, comparison_notes(frame, first, second))
 
 
 @public
@@ -514,7 +524,8 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
     """Return one of the tables with a baseline, its title and its notes; no rows where there are no runs."""
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.cells import read_curves
-    from tpbench.results.paper import OVERVIEW_TABLE
+    from tpbench.results.field_table import field_notes, field_rows
+    from tpbench.results.paper import FIELD_TABLE, OVERVIEW_TABLE
     from tpbench.results.ranking import rank_all
     from tpbench.results.tables import epochs_note, epochs_rows, overview_notes, overview_rows
 
@@ -523,6 +534,11 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
         rankings = rank_all(cells_of(store.summaries()), method)
         said = overview_notes(rankings, "differs") if rankings else []
         return overview_rows(store, method), f"Methods against {method_title(method)}", said
+    if name == FIELD_TABLE:
+        rankings = rank_all(cells_of(store.summaries()), method)
+        notes = [line for ranking in rankings for line in field_notes(ranking, "differs")]
+        rows = field_rows(store, method) if rankings else pd.DataFrame()
+        return rows, f"Rules against {method_title(method)}, by what they need", list(dict.fromkeys(notes))
     cells = cells_of(store.summaries())
     rows = epochs_rows(rank_all(cells, method), read_curves(store, cells.values()))
     return rows, "Epochs to target", [epochs_note(method)]
@@ -545,7 +561,7 @@ def _workloads(results: Place, names: Names | None) -> list[str] | None:
     """The names that workloads have in a store; None: no choice was made."""
     if names is None:
         return None
-    found = split_names(_checked(join_names, names, "workload"), PAPER_WORKLOADS, "workload")
+    found = split_names(_checked(join_names, names, "workload"), workload_groups(), "workload")
     return [stored_workload(name, open_store(format_place(results))) for name in found]
 
 
@@ -553,7 +569,7 @@ def _records(store: RunStore, results: Place, workload: Names | None, method: Na
     """The runs of a store with their curves; which they are, their summaries tell."""
     workloads, methods = _workloads(results, workload), None
     if method is not None:
-        names = split_names(_checked(join_names, method, "method"), table_methods("s6"), "method")
+        names = split_names(_checked(join_names, method, "method"), method_groups(), "method")
         methods = [stored_method(name, store) for name in names]
     if workloads is None and methods is None:
         return store.records()
@@ -613,7 +629,7 @@ def load_network(
 def run(
     workload: str | os.PathLike[str],
     method: Names,
-    configuration: str | os.PathLike[str] | Mapping[str, float] = "published",
+    configuration: str | os.PathLike[str] | Mapping[str, float] = "default",
     seeds: Seeds | None = None,
     epochs: int | None = None,
     results: Place = "results",
@@ -637,8 +653,8 @@ def run(
     Args:
         workload: a name, or a ``.yaml`` file.
         method: a name, several with commas between them or as a list, or ``"all"``: the methods of Table S6.
-        configuration: ``"published"`` (the authors'), ``"best"`` (of the store), a YAML file, or the hyperparameters by
-            name.
+        configuration: ``"default"`` (the authors', or on the digits the one that comes with tpbench), ``"published"``
+            (the authors' alone), ``"best"`` (of the store), a YAML file, or the hyperparameters by name.
         seeds: numbers, or text such as ``"0-4,7"``. None: those of ``n_seeds``, or 0 to 9.
         epochs: joint epochs. None: the workload's.
         results: the store that they are added to: a folder or a URL.
@@ -686,7 +702,7 @@ def sweep(
     n_seeds: int | None = None,
     epochs: int | None = None,
     search_epochs: int | None = None,
-    space: Place | None = None,
+    space: Place | Sequence[Place] | None = None,
     start: Place | None = None,
     objective: str = "validation_error",
     halving: int = 0,
@@ -721,7 +737,8 @@ def sweep(
         n_seeds: the number of final runs, with seeds from 0 on, instead of ``seeds``.
         epochs: joint epochs. None: the workload's.
         search_epochs: joint epochs of the search's runs, at most those of the final runs. None: the same.
-        space: a file with search spaces. None: the paper's.
+        space: a file with the search space of some of the methods, or a list of such files; a space may name
+            hyperparameters that one of its methods lacks. Other methods: those of their packages, or tpbench's own.
         start: configurations that each search tries first: ``"published"`` (the authors'), or a YAML file of one or
             several; None has none.
         objective: what is minimised: ``validation_error``, ``validation_loss`` or ``train_loss``.

@@ -56,6 +56,8 @@ class Option:
     metavar: str | None = None
     shown: str | None = None
     """Words for a default that no value shows, such as ``all``."""
+    panel: str = ""
+    """The group of options in the command's help; empty: that of the model's class."""
     variable: str | None = None
     """The environment variable that gives the value where the command line does not."""
     completion: str = ""
@@ -136,6 +138,14 @@ def check_flag(value: object) -> bool:
     return bool(value)
 
 
+def _places(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(format_place, value))
+    return (format_place(value),)
+
+
 def _trackers(value: object) -> tuple[str, ...]:
     if value is None or isinstance(value, str):
         return (value,) if value else ()
@@ -151,7 +161,7 @@ def _hyperparameters(value: object) -> str | dict[str, Any]:
             for name, number in value.items()
         }
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError("give 'published', 'best', a YAML file or hyperparameters by name")
+        raise ValueError("give 'default', 'published', 'best', a YAML file or hyperparameters by name")
     return os.fspath(value)
 
 
@@ -281,12 +291,18 @@ Precision = Literal["float32", "float64", "tf32", "bf16"]
 Objective = Literal["validation_error", "validation_loss", "train_loss"]
 
 
+PANELS = ("What is trained", "Search", "Where", "Resources", "Precision", "Tracking", "Output")
+"""Groups of options in the help of a command, in their order."""
+
+
 class Options(BaseModel):
     """The options of a command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: ClassVar[str]
+    panel: ClassVar[str] = PANELS[0]
+    """Group of the options that a class declares."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Names that parameters had in older versions, and those of today."""
 
@@ -316,6 +332,13 @@ class Options(BaseModel):
             for name, field in known.items()
         }
 
+    @classmethod
+    def panels(cls) -> dict[str, str]:
+        """Return the group of every option."""
+        bases = [base for base in reversed(cls.__mro__) if issubclass(base, Options)]
+        declared = {name: base for base in bases for name in inspect.get_annotations(base)}
+        return {name: shown.panel or declared[name].panel for name, (_, shown) in cls.fields().items()}
+
     def plain(self) -> dict[str, Any]:
         """Return the command and every option that is not the default, as plain data for JSON."""
         values: dict[str, Any] = {"command": self.command}
@@ -328,7 +351,9 @@ class Options(BaseModel):
                 # Alone, a number is no list where it was a count once.
                 if value.isascii() and value.isdigit() and isinstance(self, SeveralSeedsOptions):
                     value = f"{value}-{value}"
-            values[name] = list(value) if isinstance(value, tuple) else value
+            # One file is written as older versions wrote it.
+            single = name == "space" and len(value) == 1
+            values[name] = value[0] if single else list(value) if isinstance(value, tuple) else value
         return values
 
 
@@ -341,7 +366,9 @@ def choices_of(field: FieldInfo) -> tuple[str, ...]:
 class StoreOptions(Options):
     """The store and the data."""
 
-    results: Annotated[Place, Option("The run store.", metavar="DIR|URL", kind="place")] = "results"
+    panel = "Where"
+
+    results: Annotated[Place, Option("Folder or URL of the run store.", metavar="DIR|URL", kind="place")] = "results"
     data: Annotated[
         Place | None,
         Option("Folder of the data sets.", metavar="DIR", shown="$TPBENCH_DATA or the cache", kind="place"),
@@ -361,27 +388,35 @@ class StoreOptions(Options):
 class TrainingOptions(StoreOptions):
     """Options of every command that trains."""
 
-    precision: Annotated[Precision, Option("Arithmetic: {choices}.", completion="choices")] = "float32"
+    panel = "Precision"
+
+    precision: Annotated[
+        Precision, Option("Arithmetic of the training: {choices}.", metavar="NAME", completion="choices")
+    ] = "float32"
 
 
 class KeptOptions(TrainingOptions):
     """Options of every command that fills a store with runs."""
 
+    panel = "Output"
+
     checkpoint_every: Annotated[
         int | str,
         BeforeValidator(_interval),
         Option(
-            "Time between checkpoints, none in a pack's first minute; or a number of epochs.", metavar="TIME|EPOCHS"
+            "Time or number of epochs between checkpoints; a pack makes none in its first minute.",
+            metavar="TIME|EPOCHS",
         ),
     ] = "60s"
-    keep_networks: Annotated[Flag, Option("Keep the final runs' weights of the selected epoch, not the search's.")] = (
-        False
-    )
+    keep_networks: Annotated[
+        Flag, Option("Store the network of every run too, at its selected epoch; not those of a search.")
+    ] = False
     track: Annotated[
         Trackers,
         Option(
-            "Follow every run there too; may be given twice.",
+            "Follow every run in TensorBoard or MLflow too; may be given twice.",
             metavar="tensorboard[:DIR]|mlflow[:URI]",
+            panel="Tracking",
             completion="trackers",
             kind="track",
         ),
@@ -391,19 +426,25 @@ class KeptOptions(TrainingOptions):
 class ClusterOptions(Options):
     """The part of a machine or cluster that a command uses."""
 
+    panel = "Resources"
+
     cpus: Annotated[Count | None, Option("CPU cores to use.", shown="all")] = None
     gpus: Annotated[Annotated[int, Range(0, LARGEST_COUNT)] | None, Option("GPUs to use.", shown="all")] = None
     address: Annotated[
-        Name | None, Option("A running Ray cluster.", metavar="auto|HOST:PORT", shown="none", kind="place")
+        Name | None, Option("Address of a running Ray cluster.", metavar="auto|HOST:PORT", shown="none", kind="place")
     ] = None
 
 
 class SeedOptions(Options):
     """The seeds of runs: a list of them, or their number."""
 
-    seeds: Annotated[Seeds | None, Option("0-9, or a list of seeds and ranges.", metavar="SEEDS", shown="0-9")] = None
+    seeds: Annotated[
+        Seeds | None,
+        Option("Seeds of the runs: a range or a list, such as 0-9 or 0,2,5-7.", metavar="SEEDS", shown="0-9"),
+    ] = None
     n_seeds: Annotated[
-        Annotated[int, Range(1, MOST_SEEDS)] | None, Option("Number of seeds, from 0 on.", shown="10")
+        Annotated[int, Range(1, MOST_SEEDS)] | None,
+        Option("Number of seeds, counted from 0; instead of --seeds.", shown="10"),
     ] = None
 
     @field_validator("n_seeds")
@@ -424,7 +465,7 @@ class SeveralSeedsOptions(SeedOptions):
 
     seeds: Annotated[
         SeveralSeeds | None,
-        Option("Seeds of the runs, 0-9 or a list; a search trains seed 0.", metavar="SEEDS", shown="0-9"),
+        Option("Seeds of the final runs: a range or a list; a search trains seed 0.", metavar="SEEDS", shown="0-9"),
     ] = None
 
     @property
@@ -436,7 +477,7 @@ class SeveralSeedsOptions(SeedOptions):
 class EpochOptions(Options):
     """The length of a training."""
 
-    epochs: Annotated[Count | None, Option("Joint epochs.", shown="the workload's, 100 in the paper")] = None
+    epochs: Annotated[Count | None, Option("Joint epochs of a run.", shown="the workload's")] = None
 
 
 class ConfigurationOptions(Options):
@@ -445,48 +486,77 @@ class ConfigurationOptions(Options):
     configuration: Annotated[
         str | dict[str, Any],
         BeforeValidator(_hyperparameters),
-        Option("The hyperparameters.", flag="--config", metavar="published|best|FILE", kind="file"),
-    ] = "published"
-    device: Annotated[Name, Option("auto, cpu, cuda, cuda:N.")] = "auto"
+        Option(
+            "Hyperparameters: the authors' (by default tpbench's own on the digits), the store's best, or a file's.",
+            flag="--config",
+            metavar="default|published|best|FILE",
+            kind="file",
+        ),
+    ] = "default"
+    device: Annotated[
+        Name, Option("Where the runs are trained.", metavar="auto|cpu|cuda|cuda:N", panel="Resources")
+    ] = "auto"
 
 
 class SearchOptions(EpochOptions):
     """A search."""
 
-    trials: Annotated[Count, Option("Configurations that the search tries.")] = 100
+    panel = "Search"
+
+    trials: Annotated[Count, Option("Number of configurations that a search tries.")] = 100
     search_epochs: Annotated[
-        Count | None, Option("Epochs of the search's runs; the final runs keep --epochs.", shown="as --epochs")
+        Count | None, Option("Joint epochs of the search's runs; the final runs keep --epochs.", shown="as --epochs")
     ] = None
-    space: Annotated[Place | None, Option("A search space.", metavar="FILE", shown="the paper's", kind="file")] = None
+    space: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_places),
+        Option("A search space; may be given several times.", metavar="FILE", shown="tpbench's own", kind="file"),
+    ] = ()
     start: Annotated[
         Place | None,
         Option(
-            "Known configurations, the first trials.",
+            "Configurations that a search tries first.",
             metavar="published|FILE",
             shown="none",
             completion="starts",
             kind="file",
         ),
     ] = None
-    objective: Annotated[Objective, Option("What is minimised: {choices}.", completion="choices")] = "validation_error"
+    objective: Annotated[
+        Objective, Option("Number that a search minimises: {choices}.", metavar="NAME", completion="choices")
+    ] = "validation_error"
     halving: Annotated[
         int,
         BeforeValidator(_halving),
         Range(0, 10),
-        Option("Stop the worst of each pack at two rungs; 3 is usual.", metavar="FACTOR", shown="0: no halving"),
+        Option(
+            "Stop the worst of each pack early: of FACTOR configurations one goes on, twice. 3 is usual.",
+            metavar="FACTOR",
+            shown="0: none is stopped",
+        ),
     ] = 0
-    search_seed: Annotated[int, Range(0, LARGEST_SEED), Option("Seed of the search.")] = 0
+    search_seed: Annotated[int, Range(0, LARGEST_SEED), Option("Seed of the search's suggestions.")] = 0
     search_precision: Annotated[
         Precision | None,
-        Option("Of the search alone; the final runs keep --precision.", shown="as --precision", completion="choices"),
+        Option(
+            "Arithmetic of the search alone; the final runs keep --precision.",
+            metavar="NAME",
+            shown="as --precision",
+            panel="Precision",
+            completion="choices",
+        ),
     ] = None
     pack: Annotated[
         int | str,
         BeforeValidator(_pack),
-        Option("Configurations trained together in one trial.", metavar="auto|K"),
+        Option("Number of configurations that train together; auto measures it.", metavar="auto|K"),
     ] = "auto"
-    fresh: Annotated[Flag, Option("Start another sweep, though one was begun.", kind="once")] = False
-    accept_failures: Annotated[Flag, Option("Go on though more than a tenth could not be trained.")] = False
+    fresh: Annotated[
+        Flag, Option("Begin a new sweep instead of continuing the one with these options.", kind="once")
+    ] = False
+    accept_failures: Annotated[
+        Flag, Option("Go on even if more than a tenth of the configurations could not be trained.")
+    ] = False
 
     @property
     def pack_size(self) -> int | None:
@@ -498,6 +568,7 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
     """Options of ``tpbench sweep``."""
 
     command = "sweep"
+    panel = PANELS[0]
     renamed = {"final_seeds": "seeds"}
 
     @property
@@ -508,43 +579,71 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
     workloads: Annotated[
         Names,
         Option(
-            "A name or .yaml file, several with commas, or 'all'.",
+            "Names or .yaml files with commas between them, or 'all' (see 'tpbench workloads').",
             flag="WORKLOADS",
             completion="workloads",
             kind="workloads",
         ),
     ]
-    methods: Annotated[Names, Option("A name, several with commas, or 'all'.", flag="METHODS", completion="methods")]
+    methods: Annotated[
+        Names,
+        Option(
+            "Names with commas between them, or 'all' (see 'tpbench methods').", flag="METHODS", completion="methods"
+        ),
+    ]
 
 
 class RunOptions(ConfigurationOptions, SeedOptions, EpochOptions, KeptOptions):
     """Options of ``tpbench run``."""
 
     command = "run"
+    panel = PANELS[0]
 
     workload: Annotated[
         Name,
-        Option("See 'tpbench workloads'; or a .yaml file.", flag="WORKLOAD", completion="workloads", kind="workloads"),
+        Option(
+            "A name (see 'tpbench workloads') or a .yaml file.",
+            flag="WORKLOAD",
+            completion="workloads",
+            kind="workloads",
+        ),
     ]
-    method: Annotated[Names, Option("A name, several with commas, or 'all'.", flag="METHODS", completion="methods")]
-    again: Annotated[Flag, Option("Train stored runs that lack predictions (right or wrong) for them.")] = False
+    method: Annotated[
+        Names,
+        Option(
+            "Names with commas between them, or 'all' (see 'tpbench methods').", flag="METHODS", completion="methods"
+        ),
+    ]
+    again: Annotated[
+        Flag, Option("Train stored runs again that lack their predictions (right or wrong for each test sample).")
+    ] = False
 
 
 class AlignOptions(ConfigurationOptions, SeedOptions, EpochOptions, TrainingOptions):
     """Options of ``tpbench align``."""
 
     command = "align"
+    panel = PANELS[0]
 
     workload: Annotated[
         Name,
-        Option("See 'tpbench workloads'; or a .yaml file.", flag="WORKLOAD", completion="workloads", kind="workloads"),
+        Option(
+            "A name (see 'tpbench workloads') or a .yaml file.",
+            flag="WORKLOAD",
+            completion="workloads",
+            kind="workloads",
+        ),
     ]
-    method: Annotated[Name, Option("See 'tpbench methods'.", flag="METHOD", completion="methods")]
-    seeds: Annotated[Seeds | None, Option("0-9, or a list of seeds and ranges.", metavar="SEEDS", shown="0")] = None
-    n_seeds: Annotated[
-        Annotated[int, Range(1, MOST_SEEDS)] | None, Option("Number of seeds, from 0 on.", shown="1")
+    method: Annotated[Name, Option("A name (see 'tpbench methods').", flag="METHOD", completion="methods")]
+    seeds: Annotated[
+        Seeds | None,
+        Option("Seeds of the runs: a range or a list, such as 0-9 or 0,2,5-7.", metavar="SEEDS", shown="0"),
     ] = None
-    every: Annotated[Count, Option("Minibatches between measurements.")] = 50
+    n_seeds: Annotated[
+        Annotated[int, Range(1, MOST_SEEDS)] | None,
+        Option("Number of seeds, counted from 0; instead of --seeds.", shown="1"),
+    ] = None
+    every: Annotated[Count, Option("Minibatches between two measurements of the angles.")] = 50
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -556,16 +655,25 @@ class ReproduceOptions(SeveralSeedsOptions, ClusterOptions, KeptOptions):
     """Options of ``tpbench reproduce``."""
 
     command = "reproduce"
+    panel = PANELS[0]
 
-    table: Annotated[Literal["1", "s6"], BeforeValidator(_lower), Option("Whose cells.", metavar="{choices}")] = "s6"
-    workloads: Annotated[Names | None, Option("With commas between them.", metavar="NAMES", shown="the table's")] = None
-    methods: Annotated[Names | None, Option("With commas between them.", metavar="NAMES", shown="the table's")] = None
+    table: Annotated[
+        Literal["1", "s6"], BeforeValidator(_lower), Option("The paper's table to train.", metavar="{choices}")
+    ] = "s6"
+    workloads: Annotated[
+        Names | None, Option("Only these workloads, with commas between them.", metavar="NAMES", shown="the table's")
+    ] = None
+    methods: Annotated[
+        Names | None, Option("Only these methods, with commas between them.", metavar="NAMES", shown="the table's")
+    ] = None
     budget: Annotated[
         str | None,
         BeforeValidator(lambda value: None if value is None else _budget(value)),
-        Option("2h, 90m: begin no cell that takes longer.", metavar="TIME", shown="none"),
+        Option(
+            "Time for all, such as 2h or 90m; a cell that would end later is not begun.", metavar="TIME", shown="none"
+        ),
     ] = None
-    dry_run: Annotated[Flag, Option("Print the plan only.")] = False
+    dry_run: Annotated[Flag, Option("Print the plan and train nothing.")] = False
 
     @property
     def budget_seconds(self) -> float | None:
@@ -618,9 +726,15 @@ def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
             value = ",".join(map(_last_part, value.split(",")))
         elif isinstance(value, str) and shown.kind == "file":
             value = _last_part(value)
-        # Bytes of names that are no text become escapes.
-        kept[name] = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        elif isinstance(value, list) and shown.kind == "file":
+            value = [_last_part(one) for one in value]
+        kept[name] = [_escaped(one) for one in value] if isinstance(value, list) else _escaped(value)
     return kept
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value in which bytes of names that are no text are escapes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def continuing(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -689,7 +803,7 @@ def parse_older_command(text: str) -> dict[str, Any]:
             values[name] = word
         elif is_flag(field):
             values[name] = True
-        elif name == "track":
+        elif name in ("track", "space"):
             values[name] = [*values.get(name, []), value if equals else next(remaining, "")]
         else:
             text = value if equals else next(remaining, "")

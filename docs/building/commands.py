@@ -12,9 +12,8 @@ import typer.main
 
 _INTRODUCTION = """# Commands
 
-Made from the command line itself: the same stands in `tpbench COMMAND --help`. What belongs together, in the order in
-which one needs it, is in [Using tpbench](guide.md). Exit codes: 0, done; 1, something that was asked for did not work;
-2, bad usage; 130, stopped.
+Every command with its options, as `tpbench COMMAND --help` prints them. The [first comparison](tour.md) shows the most
+important ones. Exit codes: 0, done; 1, some of the work failed; 2, bad usage; 130, stopped.
 """
 _EXTRAS = re.compile(r"^(?P<text>.*?)\s*\[(?P<extras>[^\[\]]*)\]$", re.DOTALL)
 
@@ -33,6 +32,8 @@ def _command(command: Any, parent: Any, name: str) -> Iterator[str]:
     yield f"{_plain(command.help or '')}\n"
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(context))
     yield f"```text\n{name} {usage}\n```\n"
+    if command.epilog:
+        yield f"```console\n$ {command.epilog.removeprefix('Example: ')}\n```\n"
     yield from _table(command, context, "argument")
     yield from _table(command, context, "option")
     for child in getattr(command, "commands", {}).values():
@@ -54,7 +55,11 @@ def _table(command: Any, context: Any, kind: str) -> Iterator[str]:
 
 def _name(name: str) -> str:
     """The option and what it takes, without what typer adds for types."""
-    return re.sub(r"\s*<(str|path|bool)>", "", name).replace("<int range>", "<int>").replace("<float range>", "<float>")
+    return (
+        re.sub(r"\s*<(str|path|Path|bool|list\[str\])>", "", name)
+        .replace("<int range>", "<int>")
+        .replace("<float range>", "<float>")
+    )
 
 
 def _limits(extras: str) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from notebooks import NOTEBOOKS
 
 # The name of the page, and its document in the repository.
 OUTSIDE = {
     "index.md": "README.md",
     "clusters.md": "cluster/README.md",
     "results.md": "results/README.md",
+    "leaderboard.md": "results/leaderboard.md",
     "table-1.md": "results/table_1.md",
     "table-s6.md": "results/table_s6.md",
     "table-s7.md": "results/table_s7.md",
@@ -21,7 +23,7 @@ OUTSIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
-_PAGES = {document: uri for uri, document in OUTSIDE.items()}
+_PAGES = {document: uri for uri, document in OUTSIDE.items()} | {f"docs/{name}": uri for uri, name in NOTEBOOKS.items()}
 _LINK = re.compile(r"(?P<text>\[[^\[\]]*\])\((?P<path>[^()\s:#]+)(?P<anchor>#[^()\s]*)?\)")
 # What a browser does not show by itself is served as text.
 _SHOWN = {".csv", ".ipynb", ".png", ".svg", ".zip"}
@@ -46,7 +48,8 @@ def site_links(markdown: str, uri: str, config: MkDocsConfig, files: Files) -> s
     def rewritten(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link["path"]))
         found = _page_of(target, files) or _copy_of(target, config, files)
-        if found is None:
+        # The page of a notebook links the notebook itself.
+        if found is None or found == uri:
             return link[0]
         path = posixpath.relpath(found, posixpath.dirname(uri) or ".")
         return f"{link['text']}({path}{link['anchor'] or ''})"

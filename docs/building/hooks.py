@@ -1,4 +1,4 @@
-"""What mkdocs asks while it builds the site (``hooks`` in mkdocs.yml): the pages that are not written in docs/."""
+"""Hooks of mkdocs (``hooks`` in mkdocs.yml): pages that are not written in docs/, links and figures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ import notebooks
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+# A picture alone in its paragraph, and the paragraph in italics below it: its caption.
+_FIGURE = re.compile(
+    r'<p>(?P<image><img\b[^>]*?\bsrc="(?P<source>[^"]*)"[^>]*>)</p>(?:\s*<p><em>(?P<caption>(?:(?!</?em>|</p>).)*)</em></p>)?',
+    re.DOTALL,
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -30,11 +36,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The docstrings' ``:func:`` and ``:class:`` are for readers of the source: the name alone stays."""
-    return re.sub(r":(?:attr|class|func|meth|mod):(?=<code>)", "", html)
+    """Turn pictures into figures; of the docstrings' ``:func:`` and ``:class:`` leave the name alone."""
+    return _FIGURE.sub(_figure, re.sub(r":(?:attr|class|func|meth|mod):(?=<code>)", "", html))
+
+
+def _figure(match: re.Match[str]) -> str:
+    """Return a picture with its caption, linked to the picture in full size."""
+    image, source, caption = match["image"], match["source"], match["caption"]
+    linked = image if source.startswith("data:") else f'<a href="{source}" title="Full size">{image}</a>'
+    return f"<figure>{linked}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that are right in the repository become right in the site; in tables a deviation stays beside its mean."""
+    """Make the repository's links right for the site; keep a deviation beside its mean in tables."""
     rows = re.sub(r"^\|.*$", lambda row: row[0].replace(" ± ", "\u00a0±\u00a0"), markdown, flags=re.MULTILINE)
     return documents.site_links(rows, page.file.src_uri, config, files)

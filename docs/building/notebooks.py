@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # The name of the page, and its notebook in docs/.
-NOTEBOOKS = {"notebook.md": "tour.ipynb"}
+NOTEBOOKS = {"tour-python.md": "tour.ipynb"}
 
 
 def pages(folder: Path) -> dict[str, str]:

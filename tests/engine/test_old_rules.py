@@ -172,6 +172,7 @@ def test_all_that_a_rule_needs_is_in_the_engine() -> None:
             "FEEDBACK_TRAINING",
             "FEEDBACK_ADAM",
             "SCHEDULES",
+            "NEEDS",
             "REGISTRY",
         } <= set(dir(engine))
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from tpbench.engine import METHODS, SCHEDULE, UsageError
-from tpbench.search.spaces import load_configuration, load_space, published_configuration, space_for, spaces_folder
+from tpbench.results.runs import tuning_budget
+from tpbench.search.spaces import (
+    is_published,
+    load_configuration,
+    load_space,
+    published_configuration,
+    space_for,
+    spaces_folder,
+    supplied_configuration,
+)
 from tpbench.workloads import WORKLOADS
 
 BETAS = ["choice", 0.9, 0.99, 0.999]
@@ -67,7 +76,7 @@ def test_every_interval_is_the_papers(method: str) -> None:
 
 def test_every_method_has_a_space() -> None:
     for method in METHODS:
-        assert set(space_for(method).ranges) == set(METHODS[method].hyperparameters)
+        assert set(space_for(method).ranges) == set(METHODS[method].names)
 
 
 def test_hyperopt_samples_the_intervals_log_uniformly() -> None:
@@ -162,6 +171,24 @@ def test_published_configurations_are_complete() -> None:
     assert published_configuration(WORKLOADS["mnist"], "ddtp-rhl-extra-fb")["fb_pretrain_epochs"] == 6
     with pytest.raises(UsageError, match="gnt on mnist"):
         published_configuration(WORKLOADS["mnist"], "gnt")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_configuration_on_the_digits(method: str) -> None:
+    digits = WORKLOADS["digits"]
+    configuration, found = supplied_configuration(digits, method)
+    assert set(configuration) >= set(METHODS[method].names)
+    budget = tuning_budget(found)
+    assert (budget.by, budget.trials, budget.epochs, budget.halving) == ("search", 27, 20, 3)
+    assert str(budget) == "27 x 20 halved"
+    ranges = space_for(method).ranges
+    assert all(ranges[name].holds(configuration[name]) for name in METHODS[method].names)
+    assert not is_published(digits, method)
+
+
+def test_a_configuration_that_comes_with_tpbench_is_of_the_digits_alone() -> None:
+    with pytest.raises(UsageError, match="gnt on mnist"):
+        supplied_configuration(WORKLOADS["mnist"], "gnt")
 
 
 @pytest.mark.data

@@ -274,6 +274,8 @@ def test_the_figure_has_both_panels_and_a_line_for_each_kind(tmp_path: Path, tpb
         [axes] = tuning_panel(plot, column).axes
         drawn = [line for line in axes.lines if len(line.get_xdata())]  # type: ignore[arg-type]
         assert len(drawn) == 3 * 3
+        # Two searches of one method share its colour.
+        assert len({text.get_text() for text in axes.texts}) == 3
     assert len(tuning_figure(store, "mnist").axes) == 3
     assert tpbench_inside("plot", "tuning", "mnist").returncode == 0
     assert (tmp_path / "tuning_mnist.png").exists()

@@ -174,9 +174,12 @@ def test_files_of_space_and_start_travel_with_a_job(tmp_path: Path) -> None:
     arguments = ["digits", "bp", "--space", str(space), f"--start={start}", "--results", "/shared"]
     command = job_command(arguments, "/shared")
     assert "--space space.yaml --start=start.yaml --results /shared" in command
-    with jobs._code(jobs.carried_files(str(space), str(start)), []) as folder:
+    with jobs._code(jobs.carried_files([str(space)], str(start)), []) as folder:
         assert [(folder / name).read_text() for name in ("space.yaml", "start.yaml")] == ["a space", "configurations"]
     assert "--start start.yaml --address" in job_command(["digits", "bp", "--start", "a=b.yaml"], "/shared")
     for words in (["--start", "published"], ["--start=published"]):
         assert " ".join(words) in job_command(["digits", "bp", *words], "/shared")
-    assert jobs.carried_files(None, "published") == {}
+    assert jobs.carried_files([], "published") == {}
+    two = job_command(["digits", "bp,dtp", "--space", "a.yaml", "--space=b.yaml"], "/shared")
+    assert "--space space.yaml --space=space-1.yaml --address" in two
+    assert list(jobs.carried_files(["a.yaml", "b.yaml"], None)) == ["space.yaml", "space-1.yaml"]

@@ -16,6 +16,8 @@ SCHEDULES = {
     "fashion-mnist": ((6, 1), (10, 4)),
     "mnist-frozen": ((10, 0), (10, 4)),
     "cifar10": ((10, 2), (10, 4)),
+    # Of another paper: Meulemans et al. 2021.
+    "mnist-3x256": ((10, 2), (10, 4)),
 }
 
 
@@ -37,6 +39,7 @@ def test_networks_are_the_papers() -> None:
     for name in ("mnist", "mnist-frozen", "fashion-mnist"):
         assert WORKLOADS[name].architecture.sizes == (784, *[256] * 5, 10)
         assert WORKLOADS[name].architecture.random_hidden == 1024
+    assert WORKLOADS["mnist-3x256"].architecture.sizes == (784, *[256] * 3, 10)
     assert WORKLOADS["cifar10"].architecture.sizes == (3072, 1024, 1024, 1024, 10)
     assert WORKLOADS["cifar10"].architecture.random_hidden == 2048
     assert [w.name for w in WORKLOADS.values() if w.trained_layers == (1,)] == ["mnist-frozen"]
@@ -49,6 +52,7 @@ def test_networks_are_the_papers() -> None:
     [
         ("mnist", 0, -0.1307 / 0.3081),
         ("mnist", 255, (1 - 0.1307) / 0.3081),
+        ("mnist-3x256", 255, (1 - 0.1307) / 0.3081),
         ("fashion-mnist", 255, 1.0),
         ("fashion-mnist", 0, 0.0),
         ("cifar10", 0, -1.0),

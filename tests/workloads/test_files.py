@@ -688,7 +688,7 @@ LONG = "a" * 5000
         ("verify", "fixtures", LONG),
         ("results", "pack", f"{LONG}.zip"),
         ("data", "list", "--data", LONG),
-        ("run", "digits", "bp", "--data", LONG),
+        ("run", "mnist", "bp", "--data", LONG),
         ("run", "digits", "bp", "--track", f"tensorboard:{LONG}"),
         ("run", "digits", "bp", "--results", LONG),
         ("results", "merge", LONG, "x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 
@@ -28,6 +29,11 @@ __all__ = ["app", "check", "libraries", "main", "manage", "remote", "show", "tra
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, without a traceback."""
     collect_rarely()
+    if os.environ.get("LC_ALL") in ("C", "POSIX") and not os.environ.get("PYTHONIOENCODING"):
+        # Python writes UTF-8 there, but who sets this asks for plain letters.
+        for stream in (sys.stdout, sys.stderr):
+            if reconfigure := getattr(stream, "reconfigure", None):
+                reconfigure(encoding="ascii")
     prepare_streams()
     try:
         # SIGTERM lets every command put its temporary files away, as Ctrl-C does.

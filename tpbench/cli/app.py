@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from tpbench import __version__
 from tpbench.engine import TpbenchError, UsageError, method_names, unknown
@@ -27,28 +28,80 @@ from tpbench.workloads import get_workload, is_file, workload_names
 if TYPE_CHECKING:
     from tpbench.options import Options
 
-app = typer.Typer(
+KNOWN, DATA, TRAIN, RESULTS, CHECK, CLUSTER = PANELS = ("What there is", "Data", "Train", "Results", "Check", "Cluster")
+"""Groups of commands in the help, in their order."""
+
+
+def _without_types(parameters: Sequence[Any]) -> list[Any]:
+    """Let the help show flags without ``<bool>``, and arguments without ``<str>``: their names say what they are."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        elif parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None
+    return list(parameters)
+
+
+class Command(TyperCommand):
+    """A command as the help shows it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands as the help shows it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, ``--help`` among them."""
+        return _without_types(super().get_params(ctx))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, by their groups in the help."""
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
+        return sorted(self.commands, key=lambda name: PANELS.index(panels[name]) if panels[name] in PANELS else 0)
+
+
+def _group(text: str, **settings: Any) -> typer.Typer:
+    return typer.Typer(cls=Group, help=text, no_args_is_help=True, **settings)
+
+
+app = _group(
+    "Compare learning rules fairly: search, train and test target propagation, feedback alignment and backpropagation.",
     name="tpbench",
-    help="Is this learning rule really better than that one? Sweeps, runs and tables of target-propagation methods.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+data_app = _group("Download, import and list data sets.")
+verify_app = _group("Check the engine and learning rules against numbers made elsewhere.")
+show_app = _group("Print a method's search space or configuration as YAML.")
+results_app = _group("Check, merge, pack, export and remove runs of a store.")
+app.add_typer(data_app, name="data", rich_help_panel=DATA)
+app.add_typer(results_app, name="results", rich_help_panel=RESULTS)
+app.add_typer(show_app, name="show", rich_help_panel=KNOWN)
+app.add_typer(verify_app, name="verify", rich_help_panel=CHECK)
 
-data_app = typer.Typer(help="Data sets: download, import, list.", no_args_is_help=True)
 
-verify_app = typer.Typer(help="Check the engine against numbers made elsewhere.", no_args_is_help=True)
+def command(
+    group: typer.Typer,
+    example: str,
+    panel: str | None = None,
+    *,
+    name: str | None = None,
+    cls: type[TyperCommand] = Command,
+    **settings: Any,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command.
 
-show_app = typer.Typer(help="Print search spaces and the authors' configurations as YAML.", no_args_is_help=True)
-
-results_app = typer.Typer(help="Look after run stores: check, merge, pack, export, remove.", no_args_is_help=True)
-
-app.add_typer(data_app, name="data")
-
-app.add_typer(results_app, name="results")
-
-app.add_typer(show_app, name="show")
-
-app.add_typer(verify_app, name="verify")
+    Args:
+        group: the application, or one of its groups.
+        example: a command line, which the help shows.
+        panel: the group of :data:`PANELS` in the application's help.
+        name: the command's; None: the function's.
+        cls: its class.
+        settings: further ones of typer.
+    """
+    return group.command(name, cls=cls, epilog=f"Example: {example}", rich_help_panel=panel, **settings)
 
 
 def _version(wanted: bool) -> None:
@@ -134,7 +187,7 @@ _COMPLETIONS: dict[str, Completion] = {
 }
 
 
-class OptionsCommand(TyperCommand):
+class OptionsCommand(Command):
     """A command whose arguments and options are the fields of an options model; the callback gets the options.
 
     The model is read when it is needed: the list of commands needs no pydantic, which takes a tenth of a second.
@@ -163,6 +216,16 @@ class OptionsCommand(TyperCommand):
     @params.setter
     def params(self, value: object) -> None:
         """Take none: they are the model's."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; ``--help`` is in the last group."""
+        from tpbench.options import PANELS
+
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if parameter.name == "help":
+                parameter.rich_help_panel = max(self.model.panels().values(), key=PANELS.index)
+        return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words of the command line; a name of an older version is refused with that of today."""
@@ -197,13 +260,14 @@ def _flag(name: str) -> str:
 
 def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
     """Return a function with the parameters of a model, as typer reads them, that returns what it is called with."""
-    from tpbench.options import choices_of, flag_of, help_of, is_flag, range_of
+    from tpbench.options import PANELS, choices_of, flag_of, help_of, is_flag, range_of
 
     def values(**given: Any) -> dict[str, Any]:
         return given
 
     parameters = []
-    for name, (field, shown) in model.fields().items():
+    panels = model.panels()
+    for name, (field, shown) in sorted(model.fields().items(), key=lambda item: PANELS.index(panels[item[0]])):
         flag, limits, choices = flag_of(name, shown), range_of(field), choices_of(field)
         known: dict[str, Any] = {"help": help_of(field, shown.help)}
         if shown.metavar:
@@ -212,21 +276,22 @@ def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
         if completion:
             known["autocompletion"] = completion
         if limits and not shown.metavar:
-            known |= {"min": limits.lowest, "max": limits.highest}
+            # The model checks the number, and says what is wrong in the words of all other errors.
+            known |= {"parser": _number, "metavar": "N"}
         if shown.shown:
             known["show_default"] = shown.shown
         if shown.variable:
             known["envvar"] = shown.variable
         kind: Any = bool if is_flag(field) else int if limits else str
         default: Any = field.default
-        if shown.kind == "track":
-            kind, default, known["show_default"] = list[str] | None, None, False
+        if default == ():
+            kind, default, known["show_default"] = list[str] | None, None, shown.shown or False
         elif field.is_required():
             default = inspect.Parameter.empty
         elif default is None and not is_flag(field):
             kind = kind | None
         if flag.startswith("-"):
-            told: Any = typer.Option(flag, **known)
+            told: Any = typer.Option(flag, rich_help_panel=panels[name], **known)
             default = bool(default) if is_flag(field) else default
         else:
             told = typer.Argument(metavar=flag, **{k: v for k, v in known.items() if k != "metavar"})
@@ -237,6 +302,33 @@ def _function_of(model: type[Options]) -> Callable[..., dict[str, Any]]:
     values.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     values.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return values
+
+
+def _number(text: object) -> object:
+    """Return the whole number that a text spells; any other text as it is."""
+    return int(str(text)) if re.fullmatch(r"[+-]?[0-9]{1,20}", str(text)) else text
+
+
+def between(flag: str, lowest: float, highest: float, kind: type[float] = float) -> dict[str, Any]:
+    """Return the settings of an option that takes a number.
+
+    Args:
+        flag: the option.
+        lowest, highest: bounds of the number.
+        kind: ``int`` for a whole number.
+    """
+
+    def read(text: object) -> float:
+        try:
+            number = kind(str(text))
+        except ValueError:
+            number = kind(lowest) - 1
+        if not lowest <= number <= highest:
+            whole = "whole number" if kind is int else "number"
+            raise UsageError(f"{flag} {text}: give a {whole} from {lowest:g} to {highest:g}")
+        return number
+
+    return {"parser": read}
 
 
 def format_error(error: TpbenchError) -> str:
@@ -253,7 +345,15 @@ def format_error(error: TpbenchError) -> str:
 
 
 def _known_workload(name: str) -> str:
-    get_workload(name)
+    try:
+        get_workload(name)
+    except UsageError:
+        store = RunStore(location(DEFAULT_STORE))
+        if store.folder_exists and any(record.definition.workload == name for record in store.summaries()):
+            raise UsageError(
+                f"'{name}' in {DEFAULT_STORE} is the workload of a file: give that file, such as {name}.yaml"
+            ) from None
+        raise
     return name
 
 
@@ -268,7 +368,7 @@ WorkloadName = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOAD",
-        help="See 'tpbench workloads'; or a .yaml file.",
+        help="A name (see 'tpbench workloads') or a .yaml file.",
         callback=_known_workload,
         autocompletion=complete_workloads,
     ),
@@ -277,13 +377,16 @@ WorkloadName = Annotated[
 MethodName = Annotated[
     str,
     typer.Argument(
-        metavar="METHOD", help="See 'tpbench methods'.", callback=_known_method, autocompletion=complete_methods
+        metavar="METHOD",
+        help="A name (see 'tpbench methods').",
+        callback=_known_method,
+        autocompletion=complete_methods,
     ),
 ]
 
 OfWorkload = Annotated[
     str | None,
-    typer.Option("--workload", metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads),
+    typer.Option("--workload", metavar="WORKLOAD", help="Only this workload.", autocompletion=complete_workloads),
 ]
 
 
@@ -293,7 +396,7 @@ def baseline_option(only: str = "") -> Any:
     Args:
         only: words of the help that say for what it is; empty: for all that the command prints.
     """
-    text = "the method that all others are compared with."
+    text = "the method that others are compared with."
     return typer.Option(
         "--baseline",
         metavar="METHOD",
@@ -305,7 +408,7 @@ def baseline_option(only: str = "") -> Any:
 
 Baseline = Annotated[str | None, baseline_option()]
 
-Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="The run store.")]
+Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="Folder or URL of the run store.")]
 
 
 def _folder_of_data(text: str) -> Path:
@@ -326,7 +429,7 @@ Data = Annotated[
     ),
 ]
 
-Device = Annotated[str, typer.Option(help=f"{', '.join(DEVICES)}.")]
+Device = Annotated[str, typer.Option(metavar="|".join(DEVICES), help="Where it is measured.")]
 
 
 def _known_trackers(texts: list[str] | None) -> list[str] | None:
@@ -340,16 +443,23 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="tensorboard[:DIR]|mlflow[:URI]",
-        help="Follow every run there too; may be given twice.",
+        help="Where the runs are shown; may be given twice.",
         show_default=False,
         callback=_known_trackers,
         autocompletion=complete_from(TRACKERS),
     ),
 ]
 
-JobsAddress = Annotated[str, typer.Option("--address", metavar="http://HEAD:8265", help="The cluster's dashboard.")]
+JobsAddress = Annotated[
+    str, typer.Option("--address", metavar="http://HEAD:8265", help="Address of the cluster's dashboard.")
+]
 
-Format = Annotated[str, typer.Option("--format", help=", ".join(FORMATS), autocompletion=complete_from(FORMATS))]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="|".join(FORMATS), help="Format of the output.", autocompletion=complete_from(FORMATS)
+    ),
+]
 
 
 def complain(message: str) -> None:

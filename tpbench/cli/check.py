@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tpbench.cli.app import (
+    CHECK,
     Data,
     Device,
     MethodName,
     Results,
     app,
+    between,
+    command,
     complain,
     parse_names,
     verify_app,
@@ -48,24 +51,30 @@ def _sizes(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-@app.command()
+@command(app, "tpbench bench --workloads digits --methods bp,ddtp-linear --pack 1,10", CHECK)
 def bench(
     workloads: Annotated[
-        str, typer.Option(metavar="NAMES", help="Names or .yaml files, with commas between.")
+        str, typer.Option(metavar="NAMES", help="Names or .yaml files, with commas between them.")
     ] = "mnist,cifar10",
-    methods: Annotated[str | None, typer.Option(metavar="NAMES", help="As above; all by default.")] = None,
-    pack: Annotated[str, typer.Option(metavar="SIZES", help="Members per pack, with commas between them.")] = "10",
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Methods, with commas between them.", show_default="all")
+    ] = None,
+    pack: Annotated[str, typer.Option(metavar="SIZES", help="Sizes of packs, with commas between them.")] = "10",
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="NAMES", help="Precisions, with commas between; compared with the first.")
+        str,
+        typer.Option(metavar="NAMES", help="Precisions, with commas between them; all are compared with the first."),
     ] = "float32",
-    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Time per measurement.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of rows with every number.")] = False,
+    seconds: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Time per measurement.", **between("--seconds", 0.01, 3600)),
+    ] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every number.")] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time per member against pack size.", parser=user_path)
     ] = None,
 ) -> None:
-    """Measure joint training: rate, share of the machine's product rate, time by phase, memory."""
+    """Measure how fast packs train: epochs per second, floating-point rate, time by phase, memory."""
     chosen = choose_workloads(workloads)
     rules = parse_names(methods, all_methods() if methods is None else method_names(), "method")
     from dataclasses import asdict
@@ -120,13 +129,16 @@ def _speed_up(row: BenchmarkRow, first: Mapping[tuple[str, str, int], BenchmarkR
     return row.precision, f"{row.member_epochs_per_second / other.member_epochs_per_second:.2f}"
 
 
-@verify_app.command("fixtures")
+@command(verify_app, "tpbench verify fixtures tests/golden --precision float64", name="fixtures")
 def verify_fixtures(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden .npz files.", parser=user_path)],
-    precision: Annotated[str, typer.Option(help="Arithmetic: float32, float64.")] = "float64",
-    pack: Annotated[int, typer.Option(min=1, max=1000, help="Members of the pack; all are compared.")] = 1,
+    precision: Annotated[str, typer.Option(metavar="float32|float64", help="Arithmetic of the engine.")] = "float64",
+    pack: Annotated[
+        int,
+        typer.Option(metavar="N", help="Members of the pack; all are compared.", **between("--pack", 1, 1000, int)),
+    ] = 1,
 ) -> None:
-    """Run the engine on golden files and print the largest relative errors."""
+    """Compare the engine with golden files, and print the largest relative errors."""
     if precision not in ("float32", "float64"):
         raise unknown("precision of fixtures", precision, ("float32", "float64"))
     from tpbench.engine.golden import QUANTITIES, compare_golden_file, golden_files
@@ -154,18 +166,18 @@ def verify_fixtures(
 _ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
-@verify_app.command("theory", hidden=True, context_settings=_ANY_ARGUMENTS)
+@command(verify_app, "pytest -m theory", name="theory", hidden=True, context_settings=_ANY_ARGUMENTS)
 def verify_theory() -> None:
     """Refuse: the theorems are tests."""
     raise UsageError("'verify theory' is no command any more: run 'pytest -m theory' in a checkout of tpbench")
 
 
-@verify_app.command("method")
+@command(verify_app, "tpbench verify method dfa", name="method")
 def verify_method_command(
     method: MethodName,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of rows.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a learning rule on a small network, such as one of a package; exit code 1 if one check fails."""
+    """Check a learning rule, such as one of your own package, on a small network; exit code 1 if a check fails."""
     from tpbench.engine.verify import verify_method
 
     checks = list(verify_method(get_method(method)))
@@ -185,9 +197,9 @@ def _print_checks(checks: Sequence[Check], undecided: str) -> None:
     print(listing(("check", "found", "verdict"), rows), end="")
 
 
-@verify_app.command("device", context_settings=_ANY_ARGUMENTS)
+@command(verify_app, "tpbench verify device", name="device", context_settings=_ANY_ARGUMENTS)
 def verify_device_command(context: typer.Context) -> None:
-    """Check the engine on the GPU, or on the CPU where there is none; exit code 1 if one check fails. Needs no Ray."""
+    """Check the engine on the GPU, or on the CPU where there is none; exit code 1 if a check fails."""
     if context.args:
         raise UsageError(
             "'verify device' takes no options: it looks at the first GPU of CUDA_VISIBLE_DEVICES; "
@@ -208,15 +220,15 @@ def verify_device_command(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@command(app, "tpbench doctor", CHECK)
 def doctor(
     results: Results = DEFAULT_STORE,
     data: Data = None,
     address: Annotated[
-        str | None, typer.Option(metavar="http://HEAD:8265", help="Look at a cluster too, through its dashboard.")
+        str | None, typer.Option(metavar="http://HEAD:8265", help="Check a cluster too, through its dashboard.")
     ] = None,
 ) -> None:
-    """Check this installation: its parts, what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
+    """Check this installation, and say what is wrong and how to mend it; exit code 1 if sweeps cannot work."""
     from tpbench.sweeps.doctor import examine
 
     findings = list(examine(location(results), data, address))

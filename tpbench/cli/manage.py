@@ -11,6 +11,7 @@ from tpbench.cli.app import (
     Data,
     Results,
     Track,
+    command,
     complain,
     count_of,
     data_app,
@@ -24,10 +25,14 @@ from tpbench.results.networks import EXPORTS
 from tpbench.results.opening import DEFAULT_STORE, find_record, open_source, open_store, read_store
 from tpbench.training.tracking import resolve_targets
 
+DatasetName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A data set, such as mnist (see 'tpbench data list').")
+]
 
-@results_app.command("check")
+
+@command(results_app, "tpbench results check", name="check")
 def results_check(results: Results = DEFAULT_STORE) -> None:
-    """Verify runs with their predictions and networks, alignment records, archives, and the files of every sweep."""
+    """Check every file of a store: runs, predictions, networks, alignment records, archives and sweeps."""
     from tpbench.results.alignments import ALIGNMENTS
     from tpbench.results.maintenance import check_store
     from tpbench.results.networks import NETWORKS
@@ -59,12 +64,12 @@ def results_check(results: Results = DEFAULT_STORE) -> None:
         raise typer.Exit(1)
 
 
-@results_app.command("merge")
+@command(results_app, "tpbench results merge other-results results", name="merge")
 def results_merge(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The store, or archive, that is copied.")],
-    target: Annotated[str, typer.Argument(metavar="INTO", help="The store they are added to.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The store or archive to copy from.")],
+    target: Annotated[str, typer.Argument(metavar="INTO", help="The store to copy into.")],
 ) -> None:
-    """Copy the runs of one store into another, their predictions and networks, its alignment records and sweeps."""
+    """Copy everything of one store into another: runs, predictions, networks, alignment records and sweeps."""
     from tpbench.results.maintenance import merge_stores
     from tpbench.search.listing import merge_sweeps
 
@@ -93,15 +98,17 @@ def results_merge(
         raise typer.Exit(1)
 
 
-@results_app.command("pack")
+@command(results_app, "tpbench results pack runs.zip", name="pack")
 def results_pack(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE.zip", help="'results merge FILE.zip INTO' reads it back.", parser=user_path),
+        typer.Argument(
+            metavar="FILE.zip", help="The archive to write; 'results merge' reads it back.", parser=user_path
+        ),
     ],
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Write the runs of a store, their predictions, its alignment records and sweeps into one archive."""
+    """Write a store into one archive: runs, predictions, alignment records and sweeps."""
     from tpbench.results.networks import NETWORKS
     from tpbench.search.listing import pack_store
 
@@ -117,14 +124,17 @@ def results_pack(
     warn_damaged(store)
 
 
-@results_app.command("export")
+@command(results_app, "tpbench results export runs.csv", name="export")
 def results_export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", parser=user_path)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", parser=user_path)],
     form: Annotated[
-        str | None, typer.Option("--format", help=" or ".join(EXPORT_FORMATS), show_default="as the file is named")
+        str | None,
+        typer.Option(
+            "--format", metavar="|".join(EXPORT_FORMATS), help="Its format.", show_default="as the file is named"
+        ),
     ] = None,
     trials: Annotated[
-        bool, typer.Option("--trials", help="Of all searches instead: one row per configuration that was tried.")
+        bool, typer.Option("--trials", help="Write one row per configuration that a search tried, instead of runs.")
     ] = False,
     results: Results = DEFAULT_STORE,
 ) -> None:
@@ -148,10 +158,10 @@ def results_export(
     warn_damaged(store)
 
 
-@results_app.command("export-network")
+@command(results_app, "tpbench results export-network 1a2b3c4d network.safetensors", name="export-network")
 def results_export_network(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or at least its first 8 digits.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pt or .npz.", parser=user_path)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .pt or .npz file.", parser=user_path)],
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Write a run's trained network to a file that torch.nn.Sequential loads."""
@@ -166,19 +176,19 @@ def results_export_network(
     say(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
 
 
-@results_app.command("remove")
+@command(results_app, "tpbench results remove --sweep digits-bp-1a2b3c4d", name="remove")
 def results_remove(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Ids of runs, or at least their first 8 digits.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Ids of runs, or at least their first 8 digits.")
     ] = None,
     sweep: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A sweep, with the runs of its search and its final runs.")
+        str | None, typer.Option(metavar="NAME", help="Remove a sweep with the runs of its search and its final runs.")
     ] = None,
-    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="All checkpoints.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise it is only listed.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Remove all checkpoints.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, the command only lists.")] = False,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """List and, with --yes, remove runs, a sweep or checkpoints; archives are never changed."""
+    """List runs, a sweep or checkpoints, and remove them with --yes; archives are never changed."""
     from tpbench.search.removal import Removal, plan_checkpoints, plan_runs, plan_sweep
 
     if not (runs or sweep or checkpoints):
@@ -205,9 +215,9 @@ def results_remove(
         say("nothing was removed; the same command with --yes removes what is listed")
 
 
-@results_app.command("track")
+@command(results_app, "tpbench results track results --track tensorboard", name="track")
 def results_track(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The store whose runs are tracked.")],
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="Folder or URL of the run store.")],
     track: Track,
 ) -> None:
     """Show the runs of a store in TensorBoard or MLflow, as if they had been tracked when they were trained."""
@@ -219,37 +229,39 @@ def results_track(
     warn_damaged(store)
 
 
-@data_app.command("get")
-def data_get(name: Annotated[str, typer.Argument(metavar="NAME")], data: Data = None) -> None:
-    """Download a data set from where torchvision has it into the cache."""
+@command(data_app, "tpbench data get mnist", name="get")
+def data_get(name: DatasetName, data: Data = None) -> None:
+    """Download a data set into the cache, from where torchvision has it."""
     from tpbench.workloads import download
 
     _say_dataset(download(name, data), data)
 
 
-@data_app.command("import")
+@command(data_app, "tpbench data import mnist mnist.npz", name="import")
 def data_import(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: DatasetName,
     file: Annotated[
         Path,
         typer.Argument(
             metavar="FILE.npz|FOLDER",
-            help="A Keras-style file; or the data set's own files, as torchvision keeps them.",
+            help="A file with Keras' arrays, or a folder of the data set's own files as torchvision keeps them.",
             parser=user_path,
         ),
     ],
     data: Data = None,
-    label: Annotated[str | None, typer.Option(help="What kind of copy it is; results are labelled so.")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Name of an inexact copy, which tables show.")
+    ] = None,
 ) -> None:
-    """Take a Keras-style .npz file, or what torchvision has downloaded, into the cache."""
+    """Copy a data set that you have into the cache: a Keras-style .npz file, or torchvision's files."""
     from tpbench.workloads import import_file
 
     _say_dataset(import_file(name, file, data, label), data)
 
 
-@data_app.command("list")
+@command(data_app, "tpbench data list", name="list")
 def data_list(data: Data = None) -> None:
-    """List the data sets and which are in the cache."""
+    """List the data sets, and which of them are in the cache."""
     from tpbench.workloads import DATASETS, load
     from tpbench.workloads.cache import data_folder, has_files
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tpbench.cli.app import JobsAddress, app, complete_methods, complete_workloads
+from tpbench.cli.app import CLUSTER, JobsAddress, app, command, complete_methods, complete_workloads
 from tpbench.engine.errors import visible
 from tpbench.results.formats import listing, say
 
@@ -14,20 +14,32 @@ Workloads = Annotated[
     str,
     typer.Argument(
         metavar="WORKLOADS",
-        help="A name or .yaml file, several with commas, or 'all'.",
+        help="Names or .yaml files with commas between them, or 'all' (see 'tpbench workloads').",
         autocompletion=complete_workloads,
     ),
 ]
 
 Methods = Annotated[
     str,
-    typer.Argument(metavar="METHODS", help="A name, several with commas, or 'all'.", autocompletion=complete_methods),
+    typer.Argument(
+        metavar="METHODS",
+        help="Names with commas between them, or 'all' (see 'tpbench methods').",
+        autocompletion=complete_methods,
+    ),
 ]
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, as 'tpbench status' prints it.")]
+
+
+@command(
+    app,
+    "tpbench submit mnist bp --results /shared/results --address http://head:8265",
+    CLUSTER,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
 def submit(context: typer.Context, workload: Workloads, method: Methods, address: JobsAddress) -> None:
-    """Start sweeps as a job of a Ray cluster. Takes the options of 'tpbench sweep'; its folders must be shared."""
+    """Start sweeps as a job of a Ray cluster, with the options of 'tpbench sweep'. All nodes must share the folders."""
     from tpbench.engine.files import user_path
     from tpbench.search.configurations import search_inputs
     from tpbench.sweeps import jobs
@@ -37,8 +49,8 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     jobs.check_jobs_address(address)
     arguments = [workload, method, *map(jobs.with_home, context.args)]
     # Read here as the cluster will read them, so that a slip shows now.
-    command = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
-    options = command.read(command.make_context("sweep", list(arguments)))
+    sweep = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
+    options = sweep.read(sweep.make_context("sweep", list(arguments)))
     data = user_path(options.data) if options.data else None
     line = jobs.job_command(arguments, options.results, data, options.track)
     search_inputs(cells, options)
@@ -49,9 +61,9 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     say(f"tpbench logs {name} --address {address}")
 
 
-@app.command()
+@command(app, "tpbench status --address http://head:8265", CLUSTER)
 def status(address: JobsAddress) -> None:
-    """The sweeps that were submitted to a cluster."""
+    """List the jobs that were submitted to a cluster."""
     from tpbench.sweeps.jobs import jobs
 
     found = jobs(address)
@@ -62,17 +74,17 @@ def status(address: JobsAddress) -> None:
         say(job.command)
 
 
-@app.command()
-def logs(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
-    """Print the output of a submitted sweep so far."""
+@command(app, "tpbench logs tpbench-1a2b3c4d --address http://head:8265", CLUSTER)
+def logs(job: Job, address: JobsAddress) -> None:
+    """Print the output of a submitted job so far."""
     from tpbench.sweeps.jobs import logs
 
     print(visible(logs(address, job), keep="\n\t"), end="")
 
 
-@app.command()
-def stop(job: Annotated[str, typer.Argument(metavar="JOB")], address: JobsAddress) -> None:
-    """Stop a submitted sweep: Ray sends it SIGTERM, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S on the head).
+@command(app, "tpbench stop tpbench-1a2b3c4d --address http://head:8265", CLUSTER)
+def stop(job: Job, address: JobsAddress) -> None:
+    """Stop a submitted job: Ray sends it SIGTERM, and SIGKILL 3 s later (RAY_JOB_STOP_WAIT_TIME_S on the head).
 
     What it finished is kept, and submitting it again continues from the last checkpoints.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from tpbench.cli.app import (
+    KNOWN,
+    RESULTS,
     Baseline,
+    Command,
     Format,
     MethodName,
     OfWorkload,
@@ -21,6 +24,8 @@ from tpbench.cli.app import (
     WorkloadName,
     app,
     baseline_option,
+    between,
+    command,
     complain,
     complete_from,
     complete_methods,
@@ -29,7 +34,16 @@ from tpbench.cli.app import (
     show_app,
     warn_damaged,
 )
-from tpbench.engine import TpbenchError, UsageError, all_methods, method_names, method_source, unknown
+from tpbench.engine import (
+    Method,
+    TpbenchError,
+    UsageError,
+    all_methods,
+    get_method,
+    method_names,
+    method_source,
+    unknown,
+)
 from tpbench.engine.files import check_target, user_path
 from tpbench.engine.parts import JOINT
 from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
@@ -47,6 +61,8 @@ from tpbench.results.paper import (
     ANGLE_TABLE,
     BASELINE_TABLES,
     DAMPING_TABLE,
+    EPOCHS_TABLE,
+    FIELD_TABLE,
     LOSS_TABLE,
     OVERVIEW_TABLE,
     TABLES,
@@ -56,7 +72,7 @@ from tpbench.results.store import RunStore
 from tpbench.workloads import Workload, all_workloads, get_workload
 
 
-class CompareCommand(TyperCommand):
+class CompareCommand(Command):
     """A command that refuses options of older versions with the reason why they are gone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -69,7 +85,7 @@ class CompareCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-class OptionalFile(TyperCommand):
+class OptionalFile(Command):
     """A command whose ``--write`` may stand without its file, which typer does not know."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -84,21 +100,72 @@ class OptionalFile(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-@app.command()
-def methods() -> None:
-    """The learning rules there are."""
-    rows = [(name, m.title, m.summary, ", ".join(m.names), _origin(name)) for name, m in all_methods().items()]
-    print(listing(("method", "paper's name", "what it is", "hyperparameters", "from"), rows), end="")
+@command(app, "tpbench methods ddtp-linear", KNOWN)
+def methods(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD",
+            help="Methods to show in full: formula, hyperparameters, ranges and known values.",
+            autocompletion=complete_methods,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods; with names, show what these compute and their hyperparameters."""
+    chosen = {name: get_method(name) for name in names} if names else all_methods()
+    if as_json:
+        print(json.dumps([_method_fields(name, method) for name, method in chosen.items()], indent=1))
+    elif not names:
+        width = max(map(len, chosen))
+        for name, method in chosen.items():
+            origin = "" if _origin(name) == "built in" else f" (from {_origin(name)})"
+            say(f"{name:{width}}  {method.title}: {method.summary}{origin}")
+        say("'tpbench methods NAME' shows the formula and the hyperparameters of a method.")
+    else:
+        for name, method in chosen.items():
+            _print_method(name, method)
 
 
-@app.command()
+def _method_fields(name: str, method: Method) -> dict[str, Any]:
+    hyperparameters = {spec.name: spec.meaning for spec in method.hyperparameter_specs.values()}
+    known = {"title": method.title, "summary": method.summary, "formula": method.formula}
+    return {"name": name, **known, "hyperparameters": hyperparameters, "source": _origin(name)}
+
+
+def _print_method(name: str, method: Method) -> None:
+    """Print what a method computes, its hyperparameters with their ranges, and the configurations that are known."""
+    from tpbench.search.spaces import known_configurations, space_for
+
+    say(f"{name} ({method.title}): {method.summary}")
+    if method.formula:
+        say(method.formula)
+    if _origin(name) != "built in":
+        say(f"from {_origin(name)}")
+    try:
+        ranges = {key: str(entry) for key, entry in space_for(name).ranges.items()}
+    except UsageError:
+        ranges = {}
+    specs = method.hyperparameter_specs.values()
+    rows = [(spec.name, " ".join(spec.meaning.split()), ranges.get(spec.name, "-")) for spec in specs]
+    print(listing(("hyperparameter", "what it is", "range of the search"), rows), end="")
+    known = known_configurations(name)
+    if known:
+        values = [(spec.name, *(f"{one[spec.name]:.3g}" for one in known.values())) for spec in specs]
+        note = "The authors' values; on the digits those of tpbench's own search."
+        print(listing(("value of", *known), values, note=note), end="")
+
+
+@command(app, "tpbench workloads mnist-frozen", KNOWN)
 def workloads(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORKLOAD]...", help="Only these.", autocompletion=complete_workloads),
+        typer.Argument(
+            metavar="WORKLOAD", help="Names or .yaml files to show in full.", autocompletion=complete_workloads
+        ),
     ] = None,
 ) -> None:
-    """The workloads there are; of those that are named, also files, all that is fixed."""
+    """List the workloads; with names or .yaml files, show everything that these fix."""
     for name in files or ():
         print(listing(("key", name), _workload_keys(get_workload(name))), end="")
     if not files:
@@ -153,26 +220,35 @@ def _in_tables(w: Workload) -> str:
         return f"unknown: {error}"
 
 
-@show_app.command("config")
+@command(show_app, "tpbench show config mnist ddtp-linear", name="config")
 def show_config(workload: WorkloadName, method: MethodName) -> None:
-    """The authors' configuration of a method on a workload, and in what it departs from the text."""
+    """Print the configuration that 'tpbench run' takes: the authors', or tpbench's own on the digits.
+
+    Comments name where the authors' configuration departs from the paper's text.
+    """
     from tpbench.search.spaces import format_configuration
     from tpbench.training.choice import CellChoice
 
     print(format_configuration(CellChoice.of(workload, method).workload, method), end="")
 
 
-@show_app.command("space")
+@command(show_app, "tpbench show space dfa", name="space")
 def show_space(
     method: MethodName,
     space: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of this file.", show_default="the paper's", parser=user_path)
+        Path | None,
+        typer.Option(metavar="FILE", help="Read this file.", show_default="tpbench's own", parser=user_path),
     ] = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="One to start from, made of its hyperparameters.")
+    ] = False,
 ) -> None:
-    """The search space of a method: the paper's, or that of a file."""
-    from tpbench.search.spaces import format_space
+    """Print the search space of a method: tpbench's own, that of its package, or that of a file."""
+    from tpbench.search.spaces import format_space, space_template
 
-    print(format_space(method, space), end="")
+    if template and space:
+        raise UsageError("--template goes without --space")
+    print(space_template(method) if template else format_space(method, space), end="")
 
 
 def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:
@@ -189,54 +265,10 @@ def _hint_baseline(baseline: str, found: Collection[str]) -> None:
         complain(f"nothing is compared with {baseline}, of which there is no run; --baseline names another: {others}")
 
 
-@app.command()
-def table(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="|".join(TABLES),
-            help="One of the paper's, or losses, angles, all workloads (overview), or epochs to a target.",
-            autocompletion=complete_from(TABLES),
-        ),
-    ],
-    baseline: Annotated[str | None, baseline_option(f"Of {' and '.join(BASELINE_TABLES)}")] = None,
-    form: Format = "text",
-    results: Results = DEFAULT_STORE,
-) -> None:
-    """A table computed from the store: one of the paper's beside its numbers, or one of all that the store holds."""
-    name = check_table(name)
-    check_format(form)
-    if baseline is not None and name not in BASELINE_TABLES:
-        tables = " and ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
-        raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
-    store = read_store(results)
-    if name in (DAMPING_TABLE, ANGLE_TABLE):
-        from tpbench.reports.alignment_tables import angle_table, damping_table
-
-        text = (damping_table if name == DAMPING_TABLE else angle_table)(store, form)
-    elif name == LOSS_TABLE:
-        from tpbench.results.tables import loss_table
-
-        text = loss_table(store, form)
-    elif name in BASELINE_TABLES:
-        from tpbench.results.tables import render_epochs, render_overview
-
-        draw = render_overview if name == OVERVIEW_TABLE else render_epochs
-        method = _chosen_baseline(baseline, store)
-        text = draw(store, form, method)
-        _hint_baseline(method, {record.definition.method for record in store.summaries()})
-    else:
-        from tpbench.results import paper_table, render
-
-        text = render(paper_table(store, name), form)
-    warn_damaged(store)
-    print(text, end="" if text.endswith("\n") else "\n")
-
-
-@app.command("leaderboard", cls=OptionalFile)
+@command(app, "tpbench leaderboard mnist", RESULTS, name="leaderboard", cls=OptionalFile)
 def show_leaderboard(
     workload: Annotated[
-        str | None, typer.Argument(metavar="WORKLOAD", help="Only this one.", autocompletion=complete_workloads)
+        str | None, typer.Argument(metavar="WORKLOAD", help="Only this workload.", autocompletion=complete_workloads)
     ] = None,
     baseline: Baseline = None,
     form: Format = "text",
@@ -246,12 +278,12 @@ def show_leaderboard(
             "--write",
             metavar="[FILE.csv]",
             show_default="not written",
-            help="Write it as CSV too: into FILE.csv, or all workloads into leaderboard.csv in the store's folder.",
+            help="Write a CSV file too; without a name, leaderboard.csv of all workloads in the store's folder.",
         ),
     ] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """All methods of the store against one of them, and which of the others could be the best."""
+    """Test all methods of a workload against a baseline, and name those that could be the best."""
     check_format(form)
     if workload:
         workload = stored_workload(workload, open_store(results))
@@ -292,25 +324,25 @@ def _is_run(name: str) -> bool:
     return name not in method_names() and _RUN_ID.fullmatch(name) is not None
 
 
-@app.command(cls=CompareCommand)
+@command(app, "tpbench compare bp ddtp-linear --workload mnist", RESULTS, cls=CompareCommand)
 def compare(
     first: Annotated[
         str,
         typer.Argument(
             metavar="METHOD_A|RUN_A",
-            help="A method, or the id of a run (its first 8 digits will do).",
+            help="A method, or a run's id (its first 8 digits will do).",
             autocompletion=complete_methods,
         ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="METHOD_B|RUN_B", help="Another one.", autocompletion=complete_methods)
+        str, typer.Argument(metavar="METHOD_B|RUN_B", help="Another method, or run.", autocompletion=complete_methods)
     ],
     workload: OfWorkload = None,
     baseline: Baseline = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Two methods of the store, tested as in its leaderboard; or two runs, sample by sample (McNemar's test)."""
+    """Compare two methods with the leaderboard's tests, or two runs sample by sample (McNemar's test)."""
     check_format(form)
     runs = [_is_run(name) for name in (first, second)]
     if any(runs):
@@ -348,6 +380,51 @@ def _compare_runs(first: str, second: str, form: str, results: str) -> None:
     warn_damaged(store)
 
 
+@command(app, "tpbench table s6 --format md", RESULTS)
+def table(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(TABLES),
+            help="1, s6, s7: of the paper. loss, angles, overview, field: of all runs. epochs: until a target error.",
+            autocompletion=complete_from(TABLES),
+        ),
+    ],
+    baseline: Annotated[str | None, baseline_option(f"For {' and '.join(BASELINE_TABLES)}")] = None,
+    form: Format = "text",
+    results: Results = DEFAULT_STORE,
+) -> None:
+    """Print a table of the store's runs; a table of the paper stands beside the paper's own numbers."""
+    name = check_table(name)
+    check_format(form)
+    if baseline is not None and name not in BASELINE_TABLES:
+        tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
+        raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
+    store = read_store(results)
+    if name in (DAMPING_TABLE, ANGLE_TABLE):
+        from tpbench.reports.alignment_tables import angle_table, damping_table
+
+        text = (damping_table if name == DAMPING_TABLE else angle_table)(store, form)
+    elif name == LOSS_TABLE:
+        from tpbench.results.tables import loss_table
+
+        text = loss_table(store, form)
+    elif name in BASELINE_TABLES:
+        from tpbench.results.field_table import render_field
+        from tpbench.results.tables import render_epochs, render_overview
+
+        draw = {OVERVIEW_TABLE: render_overview, EPOCHS_TABLE: render_epochs, FIELD_TABLE: render_field}[name]
+        method = _chosen_baseline(baseline, store)
+        text = draw(store, form, method)
+        _hint_baseline(method, {record.definition.method for record in store.summaries()})
+    else:
+        from tpbench.results import paper_table, render
+
+        text = render(paper_table(store, name), form)
+    warn_damaged(store)
+    print(text, end="" if text.endswith("\n") else "\n")
+
+
 def _output(default: str) -> Any:
     """Return the option that names a picture's file.
 
@@ -359,13 +436,11 @@ def _output(default: str) -> Any:
     )
 
 
-@app.command("figure")
+@command(app, "tpbench figure s3 --output angles.png", RESULTS, name="figure")
 def draw_figure(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="|".join(FIGURES), help="Which of the paper's figures.", autocompletion=complete_from(FIGURES)
-        ),
+        typer.Argument(metavar="|".join(FIGURES), help="Figure of the paper.", autocompletion=complete_from(FIGURES)),
     ],
     output: Annotated[
         Path | None,
@@ -375,13 +450,13 @@ def draw_figure(
         str | None,
         typer.Option(
             metavar="WORKLOAD",
-            help=f"Draw {', '.join(ALIGNMENT_WORKLOADS)} on another one.",
+            help=f"Another workload than the paper's, for {', '.join(ALIGNMENT_WORKLOADS)}.",
             autocompletion=complete_workloads,
         ),
     ] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """A figure of the paper: made at once, or those of angles from the records of 'tpbench align'."""
+    """Draw a figure of the paper. Figures of angles are drawn from the records of 'tpbench align'."""
     name = name.lower()
     if name not in FIGURES:
         raise unknown("figure", name, FIGURES)
@@ -397,14 +472,22 @@ def draw_figure(
     warn_damaged(store)
 
 
-@app.command()
+@command(app, "tpbench plot forest mnist", RESULTS)
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="|".join(PLOTS), autocompletion=complete_from(PLOTS))],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(PLOTS),
+            help="curves: errors by epoch. cost: errors by time. forest: intervals. search: trials. tuning: best of N "
+            "trials.",
+            autocompletion=complete_from(PLOTS),
+        ),
+    ],
     what: Annotated[
         str,
         typer.Argument(
             metavar="WORKLOAD|SWEEP",
-            help="A workload; for search, a sweep's name.",
+            help="A workload; for a search, the name of a sweep.",
             autocompletion=complete_plotted,
         ),
     ],
@@ -412,10 +495,10 @@ def plot(
         Path | None,
         _output("KIND_WHAT.png"),
     ] = None,
-    baseline: Annotated[str | None, baseline_option("Of a forest")] = None,
+    baseline: Annotated[str | None, baseline_option("For a forest")] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Learning curves, cost or a forest of a workload's methods, tuning curves, or what a sweep's search saw."""
+    """Draw the methods of a workload (learning curves, cost, forest, tuning curves) or the trials of a search."""
     if kind not in PLOTS:
         raise unknown("plot", kind, PLOTS)
     if baseline is not None and kind != "forest":
@@ -442,7 +525,7 @@ def plot(
     warn_damaged(store)
 
 
-@app.command()
+@command(app, "tpbench report --output report.html", RESULTS)
 def report(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.", parser=user_path)
@@ -454,16 +537,15 @@ def report(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            min=1,
-            max=86_400,
-            help="With --watch: between two looks.",
+            help="With --watch: time between two looks at the store.",
             show_default=f"{LOOK_EVERY:g}",
+            **between("--every", 1, 86_400),
         ),
     ] = None,
     baseline: Baseline = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Everything the store holds as one self-contained HTML page."""
+    """Write everything that the store holds as one self-contained HTML page."""
     if every is not None and not watch:
         raise UsageError("--every goes with --watch")
     check_target(output, [".html", ".htm"])

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
+from tpbench.cli.app import (
+    TRAIN,
+    OptionsCommand,
+    Results,
+    app,
+    command,
+    complain,
+    count_of,
+    parse_names,
+    print_records,
+)
 from tpbench.engine import TpbenchError, method_names
 from tpbench.results.formats import listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
@@ -19,9 +29,12 @@ if TYPE_CHECKING:
     from tpbench.options import AlignOptions, ReproduceOptions, RunOptions, SweepOptions
 
 
-@app.command(cls=OptionsCommand)
+@command(app, "tpbench sweep digits bp,ddtp-linear --trials 27 --halving 3 --pack 9", TRAIN, cls=OptionsCommand)
 def sweep(context: typer.Context) -> None:
-    """Search hyperparameters with TPE, then train the best configuration over all seeds; of one cell or of many."""
+    """Search hyperparameters with TPE, then train the best configuration over all seeds.
+
+    Every workload is trained with every method; the same command continues what was interrupted.
+    """
     options: SweepOptions = context.obj
     from tpbench.training.choice import choose_all
 
@@ -62,12 +75,12 @@ def _render_results(results: Sequence[Any]) -> str:
     return listing(("sweep", "state", "configurations", "best validation error", "test error", "time"), rows)
 
 
-@app.command()
+@command(app, "tpbench sweeps --results results", TRAIN)
 def sweeps(
     results: Results = DEFAULT_STORE,
-    as_json: Annotated[bool, typer.Option("--json", help="A list with every number.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every number.")] = False,
 ) -> None:
-    """The sweeps of a results folder: state, progress, and the command that continues each or why it cannot."""
+    """List the sweeps of a store: state, progress, and the command that continues each or why it cannot."""
     from tpbench.search.listing import list_sweeps
     from tpbench.training.progress import format_error_rate
 
@@ -87,9 +100,9 @@ def sweeps(
             say(status.command or status.reason)
 
 
-@app.command(cls=OptionsCommand)
+@command(app, "tpbench run digits bp,ddtp-linear --n-seeds 3", TRAIN, cls=OptionsCommand)
 def run(context: typer.Context) -> None:
-    """Train a configuration of one or several methods over seeds, as one pack or as one per core, without Ray."""
+    """Train one configuration of each method over several seeds, without a search and without Ray."""
     options: RunOptions = context.obj
     from tpbench.training.choice import choose_cells
 
@@ -111,9 +124,9 @@ def run(context: typer.Context) -> None:
         raise diverged[-1]
 
 
-@app.command(cls=OptionsCommand)
+@command(app, "tpbench reproduce --workloads mnist --budget 2h --dry-run", TRAIN, cls=OptionsCommand)
 def reproduce(context: typer.Context) -> None:
-    """Train the paper's cells that the store lacks, cheapest first, with the published configurations."""
+    """Train what the store lacks of a table of the paper, cheapest first, with the published configurations."""
     options: ReproduceOptions = context.obj
     names = parse_names(options.workloads, WORKLOADS, "workload") if options.workloads else None
     rules = parse_names(options.methods, method_names(), "method") if options.methods else None
@@ -152,9 +165,9 @@ def reproduce(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
-@app.command(cls=OptionsCommand)
+@command(app, "tpbench align digits ddtp-linear --epochs 5", TRAIN, cls=OptionsCommand)
 def align(context: typer.Context) -> None:
-    """Train a configuration and record the angles of its updates with the loss gradient and with GNT updates."""
+    """Train a configuration and record the angles of its updates with the loss gradient and with GNT's updates."""
     options: AlignOptions = context.obj
     from tpbench.training.choice import CellChoice
 

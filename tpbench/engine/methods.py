@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpbench.engine import field_rules
@@ -29,6 +30,8 @@ from tpbench.engine.parts import (
     LAYERWISE,
     LAYERWISE_LINEAR,
     LAYERWISE_TANH,
+    NEEDS,
+    NOISE,
     SCHEDULES,
     SLEEP,
     Feedback,
@@ -301,12 +304,26 @@ class Method:
     fixed_feedback: bool = False
     """Its feedback is random and stays so: the forward weights must come to fit it, so that it cannot learn where
     layers are frozen."""
+    formula: str = ""
+    """The rule in a line of plain text, for ``tpbench methods NAME``; hhat_i is the target of the activity h_i."""
+    needs: str = ""
+    """One of :data:`tpbench.engine.parts.NEEDS`; empty: not declared."""
+    settings: str | Path | None = None
+    """The ``.yaml`` file with its search space, published configurations and reference numbers
+    (:mod:`tpbench.results.rule_files`), for a package: ``Path(__file__).with_name("mine.yaml")``."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.title, str) and self.title.strip()):
             raise ValueError(f"a method needs a title, got {self.title!r}")
+        if self.needs and self.needs not in NEEDS:
+            raise ValueError(f"{self.title}: {unknown('need', self.needs, NEEDS)}")
         self._check_hyperparameters()
         self._check_schedule()
+        if self.settings is not None and not Path(self.settings).is_absolute():
+            raise ValueError(
+                f"{self.title}: '{self.settings}' depends on the folder of the process; write "
+                f"Path(__file__).with_name('{Path(self.settings).name}')"
+            )
         if self.reconstruction and not self.feedback:
             raise ValueError(f"{self.title}: a reconstruction loss needs a feedback map")
         if self.reconstruction and self.feedback_phase:
@@ -411,7 +428,21 @@ def _target_propagation(
     targets: TargetRule = propagated_targets,
 ) -> Method:
     hyperparameters = ("lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "eta")
-    return Method(title, summary, targets, hyperparameters, feedback, loss, schedule)
+    formula = _UNCORRECTED if targets is uncorrected_targets else _DIRECT if feedback.direct else _LAYERWISE
+    if feedback.direct and feedback.squash:
+        own = " + S_i h_i" if feedback.recurrent else ""
+        formula = f"{_DIRECT_MAP}, g_i = tanh(Q_i tanh(R h_L + d){own} + c_i)"
+    output = _OUTPUT if targets is not generalised_targets else f"{_OUTPUT}; g_i gets K_L^-1 times that change"
+    return Method(
+        title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}", needs=NOISE
+    )
+
+
+_OUTPUT = "hhat_L = h_L - eta dL/dh_L"
+_UNCORRECTED = "hhat_i = g_i(hhat_i+1)"
+_LAYERWISE = "hhat_i = h_i + g_i(hhat_i+1) - g_i(h_i+1)"
+_DIRECT = "hhat_i = h_i + Q_i (hhat_L - h_L)"
+_DIRECT_MAP = "hhat_i = h_i + g_i(hhat_L) - g_i(h_L)"
 
 
 _ERRORS = ("lr", *FORWARD_ADAM, "wd")
@@ -440,7 +471,14 @@ _PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, exampl
 _PEPITA_SCALE = Hyperparameter("pepita_scale", "bound of the uniform numbers of F over that of He's initialisation")
 
 METHODS: dict[str, Method] = {
-    "bp": Method("BP", "backpropagation", gradient_targets, ("lr", *FORWARD_ADAM), descends=cross_entropy_loss),
+    "bp": Method(
+        "BP",
+        "backpropagation",
+        gradient_targets,
+        ("lr", *FORWARD_ADAM),
+        descends=cross_entropy_loss,
+        formula="hhat_i = h_i - (B/2) dL/dh_i, with B samples in a batch: W_i descends dL/dW_i",
+    ),
     "fa": Method(
         "FA",
         "feedback alignment: fixed random layer-wise feedback of the error",
@@ -448,6 +486,7 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM),
         LAYERWISE_LINEAR,
         fixed_feedback=True,
+        formula="as BP, with a fixed random matrix Q_i in place of the transpose of W_i+1",
     ),
     "dfa": Method(
         "DFA",
@@ -456,6 +495,7 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM),
         DIRECT_LINEAR,
         fixed_feedback=True,
+        formula="hhat_i = h_i - Q_i dL/dh_L, with a fixed random matrix Q_i",
     ),
     "tp": _target_propagation(
         "TP",
@@ -488,7 +528,7 @@ METHODS: dict[str, Method] = {
     ),
     "ddtp-rhl-rec-extra-fb": _target_propagation(
         "DDTP-RHL (rec. and extra FB)",
-        "DDTP-RHL with recurrent feedback and extra feedback epochs",
+        "DDTP-RHL (rec.) with extra feedback epochs",
         DIRECT_RECURRENT,
         DIFFERENCE,
         EXTRA,
@@ -527,6 +567,7 @@ METHODS: dict[str, Method] = {
         ("lr", *FORWARD_ADAM, "damping"),
         # torch's pseudo-inverse looks whether its SVD has converged.
         capturable=_is_damped,
+        formula="hhat_i = h_i - J_i^T (J_i J_i^T + damping I)^-1 dL/dh_L, with J_i = dh_L/dh_i",
     ),
     "kp": Method(
         "Kolen-Pollack",
@@ -630,6 +671,13 @@ METHODS: dict[str, Method] = {
         (*_ERRORS, _PC_STEPS, _PC_RATE),
     ),
 }
+
+
+FIELD_METHODS = (
+    *("kp", "wm", "usf", "frsf", "brsf", "drtp", "dkp"),
+    *("fw-dtp", "dtp-lee", "l-drl", "dfc-ssa", "pepita", "pc"),
+)
+"""The built-in rules of later and neighbouring papers."""
 
 
 def _read_plugin(name: str, plugin: object) -> Method:

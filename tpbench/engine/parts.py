@@ -178,6 +178,17 @@ class RuleArray:
     """The feedback phase's Adam steps train it."""
 
 
+WEIGHT_TRANSPORT = "weight transport"
+SIGNS = "signs of the weights"
+SYMMETRIC = "symmetric updates"
+NOISE = "noise"
+SECOND_PASS = "second pass"
+FIXED = "fixed feedback"
+NEEDS = (WEIGHT_TRANSPORT, SIGNS, SYMMETRIC, NOISE, SECOND_PASS, FIXED)
+"""What a rule needs to learn its feedback, the most demanding first: the transposed weights (or inverses made of them);
+their signs; equal steps of two matrices; noise that trains the feedback; another pass or relaxation of the network;
+nothing beyond random matrices that stay fixed."""
+
 BEFORE = "before"
 """A feedback phase that runs before the rule gets the minibatch, which then sees the changed arrays."""
 AFTER = "after"

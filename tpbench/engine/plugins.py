@@ -27,6 +27,10 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
+def _describe(kind: str, entry: EntryPoint) -> str:
+    return f"the {kind} '{entry.name}' of the package '{_package(entry)}'"
+
+
 class EntryError(TpbenchError):
     """An entry of a package that cannot be used.
 
@@ -38,7 +42,7 @@ class EntryError(TpbenchError):
 
     def __init__(self, kind: str, entry: EntryPoint, reason: str) -> None:
         self.name, self.package, self.reason = entry.name, _package(entry), reason
-        super().__init__(f"the {kind} '{self.name}' of the package '{self.package}' cannot be used{reason}")
+        super().__init__(f"{_describe(kind, entry)} cannot be used{reason}")
 
 
 class Registry(Generic[Kind]):
@@ -95,7 +99,9 @@ class Registry(Generic[Kind]):
             together.setdefault((problem.package, problem.reason), []).append(problem)
         for (package, reason), same in together.items():
             names = ", ".join(f"'{problem.name}'" for problem in same)
-            _warn(f"the {self.kind}{'s' * (len(same) > 1)} {names} of the package '{package}' cannot be used{reason}")
+            warn_once(
+                f"the {self.kind}{'s' * (len(same) > 1)} {names} of the package '{package}' cannot be used{reason}"
+            )
         return entries
 
     def get(self, name: str) -> Kind:
@@ -140,6 +146,10 @@ class Registry(Generic[Kind]):
         if problem := self._title_problem(name, entry, loaded):
             raise EntryError(self.kind, entry, f": {problem}")
         return loaded
+
+    def describe(self, name: str) -> str:
+        """Return the words for an entry and its package in messages."""
+        return f"the {self.kind} '{name}'" if name in self.built_in else _describe(self.kind, self.entries()[name])
 
     def forget(self) -> None:
         """Read the entries of packages again when they are next needed."""
@@ -223,8 +233,7 @@ class Registry(Generic[Kind]):
             except TpbenchError:
                 continue  # it is in no table
             if same:
-                whose = f"the {self.kind} '{other}' of the package '{_package(other_entry)}'"
-                return f"{entry.value} has the title '{title}' of {whose}"
+                return f"{entry.value} has the title '{title}' of {_describe(self.kind, other_entry)}"
         return ""
 
 
@@ -237,7 +246,7 @@ def _same_words(one: str, other: str) -> bool:
 
 
 @lru_cache(maxsize=100)
-def _warn(problem: str) -> None:
+def warn_once(problem: str) -> None:
     """Print a line about a broken package, once per process."""
     print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
 
@@ -253,7 +262,7 @@ def forget_plugins() -> None:
     for registry in _REGISTRIES:
         registry.forget()
     _entry_points.cache_clear()
-    _warn.cache_clear()
+    warn_once.cache_clear()
 
 
 def plugin_source(entry: EntryPoint) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpbench.engine import TpbenchError, method_names
+from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.style import (
     Axes,
     Figure,
+    FuncFormatter,
     MaxNLocator,
     colour,
     drawing,
@@ -28,8 +31,11 @@ from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
 from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
+from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import SubFigure
+
     from tpbench.workloads.benchmark import BenchmarkRow
 
 Values = NDArray[np.floating]
@@ -38,10 +44,14 @@ CURVES = {"train_loss": (1.0, "training loss"), "validation_error": (100.0, "val
 """The curves in the plots: factor of the values, and label of the axis."""
 BANDS = (
     f"Line: median over seeds; band: between their 10 % and 90 % quantiles, or from the lowest to the highest "
-    f"of fewer than {FULL_SEEDS} seeds. Diverged seeds are left out."
+    f"of fewer than {FULL_SEEDS} seeds; grey: medians of the others. Diverged seeds are left out."
 )
 _VARIANTS: tuple[tuple[float, ...], ...] = ((9, 3), (9, 3, 3, 3), (3, 3), (1, 3), (9, 3, 1, 3, 1, 3))
 """Patterns of the second and further tunings of a method, in units of the line's width: dashes and gaps."""
+_VARIANT_MARKERS = ("P", "X", "*", "p", "h")
+"""Markers of the second and further tunings of a method; no method has one of them."""
+_OTHERS = "#c8c8c8"
+"""Colour of the other methods' curves behind that of a panel."""
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
@@ -87,117 +97,251 @@ def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
     return middle, below, above
 
 
+def _place(cell: Cell, cells: Sequence[Cell]) -> int:
+    """Return the number of a cell among the tunings and kinds of data of its method: 0 is the first."""
+    return sorted({_variant(other) for other in cells if other.method == cell.method}).index(_variant(cell))
+
+
 def dashes(cell: Cell, cells: Sequence[Cell]) -> tuple[float, ...]:
     """Return the pattern of a cell's line: the method's own, or another for a further tuning or kind of data of it."""
-    place = sorted({_variant(other) for other in cells if other.method == cell.method}).index(_variant(cell))
+    place = _place(cell, cells)
     return _VARIANTS[(place - 1) % len(_VARIANTS)] if place else method_style(cell.method).dashes
 
 
-def draw_curves(axes: Axes, cells: Sequence[Cell], runs_by_id: Mapping[str, RunRecord], curve: str) -> None:
-    """Draw one of :data:`CURVES` over epochs, a line with its band for each cell.
+def marker(cell: Cell, cells: Sequence[Cell]) -> str:
+    """Return the marker of a cell: the method's own, or another for a further tuning or kind of data of it."""
+    place = _place(cell, cells)
+    return _VARIANT_MARKERS[(place - 1) % len(_VARIANT_MARKERS)] if place else method_style(cell.method).marker
+
+
+def workload_title(name: str) -> str:
+    """Return the title of a workload; of one in a file its name."""
+    return WORKLOADS[name].title if name in WORKLOADS else visible(name)
+
+
+def label_beside(
+    axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]], height: float, size: float = 8.0
+) -> None:
+    """Write names to the right of a panel, each with a line to its point, moved apart where they would overlap.
+
+    Called when everything is drawn and the limits are set.
 
     Args:
-        runs_by_id: the cells' runs, as :func:`read_curves` returns them.
+        axes: the panel.
+        labels: name, point in the panel's data, and colour of the line; a point that is no number has no label.
+        height: of the panel in points, about.
+        size: of the letters in points.
     """
-    scale, label = CURVES[curve]
+    from scipy.optimize import isotonic_regression
+
+    labels = [label for label in labels if np.isfinite(label[1]).all()]
+    if not labels:
+        return
+    axes.get_ylim()  # Brings the limits up to date.
+    to_axes = axes.transScale + axes.transLimits
+    ordered = sorted(labels, key=lambda label: to_axes.transform(label[1])[1])
+    wanted = np.array([to_axes.transform(point)[1] for _, point, _ in ordered])
+    half = np.array([name.count("\n") + 1 for name, _, _ in ordered]) * 0.6 * size / height
+    offsets = np.concatenate([[0.0], np.cumsum(half[1:] + half[:-1])])
+    # The least squared shift with which neighbours keep their distance.
+    places = np.clip(isotonic_regression(wanted - offsets).x, 0, max(0, 1 - offsets[-1])) + offsets
+    for (name, point, shade), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            name,
+            point,
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=size,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": shade, "linewidth": 0.7, "shrinkA": 1, "relpos": (0, 0.5)},
+        )
+
+
+@dataclass(frozen=True)
+class CellCurve:
+    """A curve of one cell over epochs: the median over seeds and the band around it."""
+
+    cell: Cell
+    seeds: int
+    middle: Values
+    below: Values
+    above: Values
+
+
+def cell_curves(cells: Sequence[Cell], runs_by_id: Mapping[str, RunRecord], curve: str) -> list[CellCurve]:
+    """Return one of :data:`CURVES` for each cell that has it.
+
+    Args:
+        cells: of one workload.
+        runs_by_id: the cells' runs, as :func:`read_curves` returns them.
+        curve: a key of :data:`CURVES`.
+    """
+    curves = []
     for cell in cells:
         known = [runs_by_id[run.definition.id] for run in cell.counted_runs if run.definition.id in runs_by_id]
-        runs = [r.curves[curve] for r in known if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
-        shade, name = colour(cell.method), cell_label(cell)
-        if not runs:
-            axes.plot([], [], color=shade, label=name)
-            continue
-        middle, below, above = middle_and_band(scale * np.array(runs))
-        epochs = np.arange(1, len(middle) + 1)
-        (line,) = axes.plot(epochs, middle, color=shade, label=name, linewidth=1.2, zorder=3)
-        line.set_linestyle(line_style(dashes(cell, cells)))
-        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
-        mark(
-            line,
-            f"{curve}-line",
-            name,
-            f"{name}: {label} {plain_number(float(f'{middle[-1]:.3g}'))} at the end ({seeds})",
-        )
-        if len(runs) > 1:
-            band = axes.fill_between(epochs, below, above, color=shade, alpha=0.18, linewidth=0)
-            mark(band, f"{curve}-band", name)
-    axes.set(xlabel="epoch", ylabel=label, yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain_labels(axes.yaxis)
+        values = [r.curves[curve] for r in known if not r.diverged and len(r.curves.get(curve, ())) == cell.epochs]
+        if values:
+            curves.append(CellCurve(cell, len(values), *middle_and_band(CURVES[curve][0] * np.array(values))))
+    return curves
+
+
+def draw_curves(
+    parent: Figure | SubFigure, cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str, columns: int
+) -> None:
+    """Draw a panel per cell over epochs: its line and band in colour, the medians of the others in grey.
+
+    Args:
+        parent: the figure, or the part of it, that gets the panels.
+        cells: of the workload, which share the line styles.
+        curves: as :func:`cell_curves` returns them; at least one.
+        curve: a key of :data:`CURVES`.
+        columns: panels side by side.
+    """
+    label, count = CURVES[curve][1], len(curves)
+    columns = min(columns, count)
+    behind = [_thinned(one.middle) for one in curves]
+    first: Axes | None = None
+    for place, (one, panel_title) in enumerate((c, fill(cell_label(c.cell), _TITLE)) for c in curves):
+        axes = parent.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
+        first = first or axes
+        _draw_panel(axes, one, [pair for other, pair in enumerate(behind) if other != place], cells, curve)
+        axes.set_title(panel_title, fontsize=7.5, pad=2, loc="left")
+        axes.tick_params(labelsize=7.5, labelbottom=place + columns >= count, labelleft=place % columns == 0)
+    assert first is not None
+    first.set_yscale("log")
+    first.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    plain_labels(first.yaxis)
+    first.minorticks_off()
+    parent.supxlabel("epoch", fontsize=9)
+    parent.supylabel(label, fontsize=9)
+
+
+_TITLE = 29
+"""Characters in a line of a panel's title."""
+
+
+def _thinned(middle: Values) -> tuple[Values, Values]:
+    """Return about thirty epochs of a median and a gap behind them: in a page it stands in every panel but one."""
+    places = np.unique(np.linspace(0, len(middle) - 1, 30).round().astype(int))
+    return np.append(places + 1, places[-1] + 1), np.append(middle[places], np.nan)
+
+
+def _draw_panel(
+    axes: Axes, one: CellCurve, others: Sequence[tuple[Values, Values]], cells: Sequence[Cell], curve: str
+) -> None:
+    shade, name, label = colour(one.cell.method), cell_label(one.cell), CURVES[curve][1]
+    if others:
+        axes.plot(*(np.concatenate(part) for part in zip(*others, strict=True)), color=_OTHERS, linewidth=0.7)
+    epochs = np.arange(1, len(one.middle) + 1)
+    (line,) = axes.plot(epochs, one.middle, color=shade, label=name, linewidth=1.3, zorder=3)
+    line.set_linestyle(line_style(dashes(one.cell, cells)))
+    end = plain_number(float(f"{one.middle[-1]:.3g}"))
+    mark(line, f"{curve}-line", name, f"{name}: {label} {end} at the end ({one.seeds} seed{'s' * (one.seeds > 1)})")
+    if one.seeds > 1:
+        band = axes.fill_between(epochs, one.below, one.above, color=shade, alpha=0.25, linewidth=0, zorder=2)
+        mark(band, f"{curve}-band", name)
     axes.grid(alpha=0.3)
 
 
 @drawing()
 def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
-    """Draw training loss and validation error over epochs: the median over seeds with a band of quantiles.
+    """Draw validation error and training loss over epochs, each as a panel per cell.
 
     Args:
         store: has the curves.
         cells: of one workload, as :func:`cells_of` gives them.
+
+    Raises:
+        TpbenchError: no run has a curve.
     """
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2)
     runs = read_curves(store, cells)
-    for axes, curve in zip(panels, CURVES, strict=True):
-        draw_curves(axes, cells, runs, curve)
-    handles, names = panels[1].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{visible(cells[0].workload)}. {BANDS}", fontsize="small")
+    drawn = {curve: found for curve in reversed(CURVES) if (found := cell_curves(cells, runs, curve))}
+    title = workload_title(cells[0].workload)
+    if not drawn:
+        raise TpbenchError(f"no run of {title} in {store.folder} came to its end, so there is no curve to draw")
+    columns = min(4, max(map(len, drawn.values())))
+    heights = [0.35 + 1.25 * -(-len(found) // columns) for found in drawn.values()]
+    figure = Figure(figsize=(max(4.2, 0.5 + 2.1 * columns), 0.5 + sum(heights)), layout="constrained")
+    figure.suptitle(fill(f"{title}. {BANDS}", 24 * (columns + 1)), fontsize=8)
+    parts = figure.subfigures(len(drawn), 1, height_ratios=heights, squeeze=False).flat
+    for part, (curve, found) in zip(parts, drawn.items(), strict=True):
+        draw_curves(part, cells, found, curve, columns)
     return figure
 
 
-def panel() -> tuple[Figure, Axes]:
+def panel(height: float = 3.1) -> tuple[Figure, Axes]:
     """Return a figure of one panel, a third of the report wide, so that its letters have the size of the page's."""
-    figure = Figure(figsize=(4.1, 3.1), layout="constrained")
+    figure = Figure(figsize=(4.1, height), layout="constrained")
     return figure, figure.subplots()
 
 
 @drawing()
-def curve_panel(cells: Sequence[Cell], runs: Mapping[str, RunRecord], curve: str) -> Figure:
-    """Draw :func:`draw_curves` for a page, which has the legend."""
-    figure, axes = panel()
-    draw_curves(axes, cells, runs, curve)
+def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) -> Figure:
+    """Draw :func:`draw_curves` for a page: two panels side by side, which a narrow screen can still show."""
+    columns, lines = min(2, len(curves)), max(fill(cell_label(c.cell), _TITLE).count("\n") + 1 for c in curves)
+    rows, title = -(-len(curves) // columns), 0.05 + 0.13 * lines
+    height = 0.45 + (0.95 + title) * rows
+    # Margins in inches, set by hand: a layout engine draws every panel once more.
+    figure = Figure(figsize=(4.1, height))
+    figure.subplots_adjust(
+        left=0.72 / 4.1,
+        right=4.05 / 4.1,
+        bottom=0.45 / height,
+        top=1 - title / height,
+        hspace=(title + 0.1) / 0.85,
+        wspace=0.08,
+    )
+    draw_curves(figure, cells, curves, curve, columns)
     return figure
 
 
 @drawing()
 def cost_panel(cells: Sequence[Cell]) -> Figure:
-    """Draw :func:`cost_plot` for a page, which has the legend."""
-    figure, axes = panel()
-    draw_cost(axes, cells)
-    axes.margins(x=0.1)
+    """Draw :func:`draw_cost` for a page."""
+    figure, axes = panel(max(3.1, 0.3 * len(cells)))
+    draw_cost(axes, cells, figure.get_figheight())
     return figure
 
 
-def draw_cost(axes: Axes, cells: Sequence[Cell]) -> list[tuple[str, tuple[float, float]]]:
-    """Draw test error (mean and deviation) against the wall time of a run, a point for each device of a cell.
+def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
+    """Draw test error (mean and deviation) against the wall time of a run, a named point for each device of a cell.
 
-    Returns:
-        The points, with the names of their cells.
+    Args:
+        axes: the panel.
+        cells: of one workload.
+        height: of the figure in inches.
     """
     origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
-    points = [_cost_point(axes, origin, place) for place, origin in enumerate(origins)]
+    labels = [_cost_point(axes, origin, place, cells) for place, origin in enumerate(origins)]
     hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
-    axes.set(xscale="log", xlabel=f"seconds per run (its share of the pack){hollow}", ylabel="test error (%)")
+    axes.set(xscale="log", xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
+    seconds = [point[0] for _, point, _ in labels]
+    # At least a factor of 2, so that a small difference looks small.
+    low, high, least = min(seconds), max(seconds), 2**0.5
+    middle = (low * high) ** 0.5
+    axes.set_xlim(min(low / 1.25, middle / least), max(high * 1.25, middle * least))
     plain_labels(axes.xaxis)
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    return points
+    label_beside(axes, labels, 72 * (height - 0.7), 7.5)
 
 
 def _on_gpu(origin: ProvenanceGroup) -> bool:
     return origin.entry("device").startswith("cuda")
 
 
-def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, tuple[float, float]]:
-    """Draw the point of the runs of one device, the ``place``-th of the picture: its name and where it is."""
+def _cost_point(
+    axes: Axes, origin: ProvenanceGroup, place: int, cells: Sequence[Cell]
+) -> tuple[str, tuple[float, float], str]:
+    """Draw the point of the runs of one device, the ``place``-th of the picture: its name, place and colour."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     name, shade = cell_label(cell), colour(cell.method)
     point, caps, bars = axes.errorbar(
         seconds,
         cell.mean,
         yerr=None if np.isnan(cell.std) else cell.std,
-        marker=method_style(cell.method).marker,
+        marker=marker(cell, cells),
         color=shade,
         markerfacecolor="white" if _on_gpu(origin) else shade,
         capsize=3,
@@ -209,24 +353,28 @@ def _cost_point(axes: Axes, origin: ProvenanceGroup, place: int) -> tuple[str, t
     mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)
-    return name, (seconds, cell.mean)
+    return fill(name, _TITLE), (seconds, cell.mean), shade
+
+
+COST_NOTE = "Point: mean test error; bar: one standard deviation over seeds. Seconds: a run's share of its pack's."
+"""The meaning of the points of the cost."""
 
 
 @drawing()
 def cost_plot(cells: Sequence[Cell]) -> Figure:
     """Draw test error against the wall time of a run (its share of its pack's), one point per method and device."""
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    height = max(4.2, 0.3 * len(cells))
+    figure = Figure(figsize=(6.5, height), layout="constrained")
     axes = figure.subplots()
-    for name, point in draw_cost(axes, cells):
-        axes.annotate(name, point, xytext=(6, 4), textcoords="offset points", fontsize="small")
-    axes.set(title=visible(cells[0].workload))
-    axes.margins(x=0.3)
+    draw_cost(axes, cells, height - 0.6)
+    axes.set_title(workload_title(cells[0].workload))
+    figure.supxlabel(COST_NOTE, fontsize=7)
     return figure
 
 
 @drawing()
 def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
-    """Draw seconds per member and joint epoch over the pack size, one line per workload and method.
+    """Draw seconds per member and joint epoch over the pack size, one line per workload, method and precision.
 
     Args:
         rows: of ``tpbench bench`` with several pack sizes.
@@ -235,25 +383,40 @@ def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
     Raises:
         TpbenchError: it cannot be written.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    save(scaling_figure(rows), path)
+
+
+@drawing()
+def scaling_figure(rows: Sequence[BenchmarkRow]) -> Figure:
+    """Draw the picture of :func:`plot_scaling`."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    lines = sorted({(row.workload, row.method) for row in rows})
-    for workload, method in lines:
-        points = sorted(
-            (r.pack, 1 / r.member_epochs_per_second) for r in rows if (r.workload, r.method) == (workload, method)
-        )
-        axes.plot(*zip(*points, strict=True), marker="o", label=f"{workload} {method}")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="members per pack",
-        ylabel="seconds per member and joint epoch",
-        title=f"{rows[0].device}, {rows[0].precision}",
+    workloads, precisions = (
+        list(dict.fromkeys(values)) for values in zip(*((r.workload, r.precision) for r in rows), strict=True)
     )
-    packs = sorted({row.pack for row in rows})
+    packs, labels = sorted({row.pack for row in rows}), []
+    for workload, method, precision in sorted({(row.workload, row.method, row.precision) for row in rows}):
+        points = sorted(
+            (r.pack, 1 / r.member_epochs_per_second)
+            for r in rows
+            if (r.workload, r.method, r.precision) == (workload, method, precision)
+        )
+        style, variant = method_style(method), workloads.index(workload) + precisions.index(precision)
+        pattern = _VARIANTS[(variant - 1) % len(_VARIANTS)] if variant else style.dashes
+        axes.plot(*zip(*points, strict=True), marker=style.marker, color=style.light, linestyle=line_style(pattern))
+        several = [workload_title(workload)] * (len(workloads) > 1) + [precision] * (len(precisions) > 1)
+        labels.append((", ".join([visible(method_title(method)), *several]), points[-1], style.light))
+    place = "CPU" if rows[0].device.startswith("cpu") else f"GPU ({rows[0].device})"
+    title = ", ".join([*([workload_title(workloads[0])] if len(workloads) == 1 else []), place, *precisions])
+    axes.set(xlabel="members per pack", ylabel="seconds per member and joint epoch", title=title)
+    axes.set_xscale("log")
     axes.set_xticks(packs, [str(p) for p in packs])
     axes.minorticks_off()
-    plain_labels(axes.yaxis)
+    seconds = [1 / row.member_epochs_per_second for row in rows]
+    # Ticks 1, 2, 4, 8: also a narrow range has two of them.
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(2 ** np.floor(np.log2(min(seconds))), 2 ** np.ceil(np.log2(max(seconds))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: plain_number(value)))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    save(figure, path)
+    label_beside(axes, labels, 220, 9)
+    return figure

@@ -21,16 +21,19 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports import ALIGNMENT_WORKLOADS
-from tpbench.reports.alignment_figures import alignment_figure
-from tpbench.reports.alignment_tables import alignment_records, select_workload
+from tpbench.reports.alignment_figures import ALIGNMENT_NOTE, alignment_legend, alignment_panel, shown_layers
+from tpbench.reports.alignment_tables import alignment_records, describe_records, select_workload
 from tpbench.reports.curves import (
     BANDS,
+    COST_NOTE,
     CURVES,
+    cell_curves,
     cell_label,
     cost_panel,
     curve_panel,
     dashes,
     sort_by_method,
+    workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
 from tpbench.reports.style import Figure, Glyphs, colour, colour_variables, drawing, inline_svg, to_svg, variable
@@ -46,12 +49,16 @@ from tpbench.reports.summary import (
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
+    SEARCH_NOTE,
     SPREAD_NOTE,
     SPREAD_TITLE,
     TUNING_AXES,
     TUNING_NOTE,
     TuningPlot,
-    search_figure,
+    importance,
+    importance_note,
+    read_search,
+    search_panels,
     tuning_panel,
     tuning_plots,
 )
@@ -86,6 +93,7 @@ from tpbench.workloads import WORKLOADS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tpbench.results.alignments import AlignmentRecord
     from tpbench.results.runs import RunRecord
 
 TITLE = "tpbench: is this learning rule really better than that one?"
@@ -226,7 +234,7 @@ def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
     Args:
         folded: whether it is in a fold, as where the store has nothing of it.
     """
-    remarks = [footnote(table), *notes(table)]
+    remarks = [*footnote(table), *notes(table)]
     if any(entry.compared == "missing" and entry.paper for entry in table.entries.values()):
         remarks.append(f"What is missing: '{_with_store(PLAN, results)}' lists it with its cost.")
     whole = _paper_table(table, remarks)
@@ -364,24 +372,25 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
 def _plots(
     runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
 ) -> PlotGroup:
-    command = _with_store(f"tpbench plot curves {workload}", results)
+    command, title = _with_store(f"tpbench plot curves {workload}", results), workload_title(workload)
     figures = [
         _drawing(
             glyphs,
-            curve_panel(cells, runs, curve),
-            f"{workload}: {label} over epochs",
+            curve_panel(cells, curves, curve),
+            f"{title}: {label} over epochs, a panel for each method",
             command,
             f"{label.capitalize()}.",
         )
         for curve, (_, label) in CURVES.items()
+        if (curves := cell_curves(cells, runs, curve))
     ]
-    alt, caption = f"{workload}: test error against seconds per run", "Test error (mean and deviation) and cost."
     cost = _with_store(f"tpbench plot cost {workload}", results)
-    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, caption))
+    alt = f"{title}: test error against seconds per run"
+    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
         (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
     ]
-    return PlotGroup(f"curves-{workload}", workload, legend, figures)
+    return PlotGroup(f"curves-{workload}", title, legend, figures)
 
 
 def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | None:
@@ -402,19 +411,35 @@ def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
         # Such as a record of a newer version: the page shows the rest, and says what it lacks.
         store.damaged.append(f"no angles are shown: {error}")
         return section
-    for name, workload in ALIGNMENT_WORKLOADS.items():
+    for workload in dict.fromkeys(ALIGNMENT_WORKLOADS.values()):
         if records := select_workload(known, workload):
-            figure = alignment_figure(records, name)
-            caption = f"Figure {name.upper()}: angles with the loss gradient and with Gauss-Newton targets' updates."
-            alt = f"{workload}: angles of weight updates over epochs, figure {name.upper()}"
-            section.figures.append(
-                _drawing(glyphs, figure, alt, _with_store(f"tpbench figure {name}", results), caption)
-            )
+            section.groups.append(_alignment_group(records, workload, glyphs, results))
+    if section.groups:
+        section.paragraphs.append(ALIGNMENT_NOTE)
     return section
 
 
+def _alignment_group(records: Sequence[AlignmentRecord], workload: str, glyphs: Glyphs, results: str) -> PlotGroup:
+    """Return the figures of a workload, a layer each."""
+    title = workload_title(workload)
+    figures = [
+        _drawing(
+            glyphs,
+            alignment_panel(records, name, layer),
+            f"{title}, layer {layer + 1}: angles of weight updates over epochs, figure {name.upper()}",
+            _with_store(f"tpbench figure {name}", results),
+            f"Figure {name.upper()}, layer {layer + 1}.",
+        )
+        for name, drawn_on in ALIGNMENT_WORKLOADS.items()
+        if drawn_on == workload
+        for layer in shown_layers(records, name)
+    ]
+    legend = [(name, shade, " ".join(map(str, dashed)) or "none") for name, shade, dashed in alignment_legend(records)]
+    return PlotGroup(f"alignment-{workload}", f"{title} ({describe_records(records)})", legend, figures)
+
+
 def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
-    """Return the section of searches: tuning curves of each workload, and the plot of each sweep in a fold."""
+    """Return the section of searches: tuning curves of each workload, and the plots of each sweep in a fold."""
     section = Section("searches", "Searches")
     plots, notes = tuning_plots(store)
     if plots:
@@ -422,37 +447,40 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(
-            PageTable(f"{plot.workload}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows])
+            PageTable(
+                f"{workload_title(plot.workload)}: {SPREAD_TITLE}", header, [[*map(PageEntry, row)] for row in rows]
+            )
         )
         section.groups.append(_tuning_group(plot, glyphs, results))
     for status in list_sweeps(store):
         with suppress(TpbenchError):  # its search has no results yet
-            figure = _drawing(
-                glyphs,
-                search_figure(store, status.id),
-                f"search of {status.id}",
-                _with_store(f"tpbench plot search {status.id}", results),
-                f"{status.id} ({status.state}): error over trials, importance, parallel coordinates.",
-            )
+            search = read_search(store, status.id)
+            shares = importance(search.configurations)
+            command = _with_store(f"tpbench plot search {status.id}", results)
+            figures = [
+                _drawing(glyphs, figure, f"{status.id}: {figure.axes[0].get_xlabel()} and error", command)
+                for figure in search_panels(search, shares)
+            ]
             title = f"{status.id}: {status.state}, {status.searched} of {status.trials} configurations"
-            section.folds.append(Fold(title, figures=[figure], printed=False, name=status.id))
+            texts = [SEARCH_NOTE, importance_note(shares)]
+            section.folds.append(Fold(title, texts, figures=figures, printed=False, name=status.id))
     return section
 
 
 def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
-    command = _with_store(f"tpbench plot tuning {plot.workload}", results)
+    command, title = _with_store(f"tpbench plot tuning {plot.workload}", results), workload_title(plot.workload)
     figures = [
         _drawing(
             glyphs,
             tuning_panel(plot, column),
-            f"{plot.workload}: tuning curves over {label}",
+            f"{title}: tuning curves over {label}",
             command,
             f"Best validation error over {label}.",
         )
         for column, label in TUNING_AXES.items()
     ]
     legend = [(search.label, search.style["color"], "none") for search in plot.searches]
-    return PlotGroup(f"tuning-{plot.workload}", f"{plot.workload}: tuning curves", legend, figures)
+    return PlotGroup(f"tuning-{plot.workload}", f"{title}: tuning curves", legend, figures)
 
 
 @drawing()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from tpbench.engine.step import PackState
 from tpbench.reports import ALIGNMENT_WORKLOADS, TOY
 from tpbench.reports.alignment_figures import alignment_figure
 from tpbench.reports.alignment_tables import find_records
-from tpbench.reports.style import Figure, colour, drawing
+from tpbench.reports.style import Axes, Figure, MaxNLocator, colour, drawing
 from tpbench.results.store import RunStore
 from tpbench.workloads.problems import teacher_problem
 
@@ -150,11 +152,10 @@ class OutputDirections:
     labels: Tensor
     directions: dict[str, Tensor]
 
-    def cosines(self) -> dict[str, tuple[float, float]]:
-        """Mean and deviation of the cosine between each direction and ``-e_L``."""
+    def cosines(self) -> dict[str, Tensor]:
+        """Cosines between each direction and ``-e_L``, one per sample."""
         downhill = torch.nn.functional.normalize(self.labels - self.outputs, dim=1)
-        cosines = {name: (d * downhill).sum(1) for name, d in self.directions.items()}
-        return {name: (float(c.mean()), float(c.std())) for name, c in cosines.items()}
+        return {name: (d * downhill).sum(1) for name, d in self.directions.items()}
 
 
 def output_space_experiment(samples: int = 12, training_steps: int = 500, step: float = 1e-4) -> OutputDirections:
@@ -206,50 +207,73 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
 def null_space_figure() -> Figure:
     """Draw Fig. 2."""
     summary = null_space_experiment()
-    figure = Figure(figsize=(4, 4), layout="constrained")
+    figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     for k, (name, (mean, deviation)) in enumerate(summary.items()):
-        axes.bar(k, mean, yerr=deviation, color=colour(name), capsize=6, width=0.6)
-        axes.annotate(f"{mean:.2f}", (k, mean), xytext=(18, 3), textcoords="offset points")
+        axes.bar(k, mean, yerr=deviation, color=colour(name), ecolor="0.3", capsize=6, width=0.5)
+        axes.annotate(f"{mean:.2g}", (k, mean), xytext=(18, 3), textcoords="offset points")
     axes.set_xticks(range(len(summary)), [method_title(name) for name in summary])
-    axes.set(ylabel="null-space share of $\\Delta W_2$", ylim=(0, 1))
-    axes.set_title("10 students 6-6-6-2, 100 updates each", fontsize="medium")
+    axes.set(ylabel="share of $\\Delta W_2$ without effect", ylim=(0, 1))
+    axes.set_title("Updates that do not change the network's output", fontsize="medium")
+    figure.supxlabel(
+        "Share of the update in the null space of the output's Jacobian.\n"
+        "Bar: mean over 10 students 6-6-6-2 and 100 updates each;\nerror bar: one standard deviation.",
+        fontsize=8,
+    )
     return figure
 
 
 @drawing(formulas=True)
 def output_space_figure() -> Figure:
-    """Draw Fig. S2: one panel per sample; rings are contours of the squared error."""
-    from matplotlib.patches import Circle
-
-    experiment = output_space_experiment()
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    panels = figure.subplots(3, 4).flatten()
-    for k, axes in enumerate(panels):
-        output, label = experiment.outputs[k], experiment.labels[k]
-        radius = float((label - output).norm())
-        for share in (0.4, 0.7, 1.0, 1.3):
-            ring = Circle((float(label[0]), float(label[1])), share * radius, fill=False, color="0.75", linewidth=0.8)
-            axes.add_patch(ring)
-        axes.plot(*label, marker="x", color="0.3")
-        for name in ("gnt", "bp"):
-            direction = experiment.directions[name][k] * radius * 0.6
-            axes.annotate(
-                "", output + direction, output, arrowprops={"arrowstyle": "->", "color": _ARROWS[name], "linewidth": 2}
-            )
-        axes.set_aspect("equal")
-        axes.set(xlim=_limits(label[0], radius), ylim=_limits(label[1], radius), xticks=[], yticks=[])
-    cosines = experiment.cosines()
-    figure.suptitle(
-        "Movement of the output by the hidden layers of a 4-4-4-2 student: GNT (blue), BP (red);\n"
-        "crosses: labels, rings: loss contours; "
-        f"mean cosine with the downhill direction: GNT {cosines['gnt'][0]:.3f}, BP {cosines['bp'][0]:.3f}",
-        fontsize="medium",
+    """Draw Fig. S2: the output's movement for four samples, and a histogram of its angle with the steepest descent."""
+    experiment = output_space_experiment(samples=100)
+    figure = Figure(figsize=(8.5, 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, 4)
+    for k in range(4):
+        _draw_movement(figure.add_subplot(grid[k // 2, k % 2]), experiment, k)
+    axes = figure.add_subplot(grid[:, 2:])
+    bins, highest = list(range(0, 181, 10)), 0.0
+    looks: dict[str, dict[str, Any]] = {
+        "gnt": {"histtype": "stepfilled", "alpha": 0.45},
+        "bp": {"histtype": "step", "linewidth": 1.6},
+    }
+    for name, cosines in experiment.cosines().items():
+        angles = torch.rad2deg(torch.arccos(cosines.clamp(-1, 1)))
+        label = f"{method_title(name)}: mean cosine {float(cosines.mean()):.3f}"
+        axes.hist(angles, bins, color=colour(name), label=label, **looks[name])
+        highest = max(highest, float(angles.max()))
+    axes.set_xlim(0, math.ceil(highest / 10) * 10)
+    axes.set(xlabel="angle with the steepest descent (degrees)", ylabel=f"samples of {len(experiment.outputs)}")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title("(b) all samples", fontsize="medium")
+    figure.axes[0].set_title("(a) four samples", fontsize="medium", loc="left")
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False)
+    figure.supxlabel(
+        "Movement of the output by an update of the hidden layers of a 4-4-4-2 student. Arrow: direction, from the "
+        "output; cross: label; rings: equal loss.",
+        fontsize=8,
     )
     return figure
 
 
-_ARROWS = {"gnt": "#0072B2", "bp": "#C00000"}
+def _draw_movement(axes: Axes, experiment: OutputDirections, sample: int) -> None:
+    """Draw the directions of both methods for one sample, on contours of the squared error."""
+    from matplotlib.patches import Circle
+
+    output, label = experiment.outputs[sample], experiment.labels[sample]
+    radius = float((label - output).norm())
+    for share in (0.4, 0.7, 1.0, 1.3):
+        ring = Circle((float(label[0]), float(label[1])), share * radius, fill=False, color="0.75", linewidth=0.8)
+        axes.add_patch(ring)
+    axes.plot(*label, marker="x", color="0.3")
+    for name, width in (("gnt", 3.5), ("bp", 1.2)):
+        # Both begin at the output: the narrow one stays visible on the wide one.
+        end = output + experiment.directions[name][sample] * radius * 0.75
+        arrow = {"arrowstyle": "-|>", "color": colour(name), "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", tuple(end.tolist()), tuple(output.tolist()), arrowprops=arrow)
+    axes.set_aspect("equal")
+    axes.set(xlim=_limits(label[0], radius), ylim=_limits(label[1], radius), xticks=[], yticks=[])
 
 
 def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
@@ -260,24 +284,29 @@ def _limits(centre: Tensor, radius: float) -> tuple[float, float]:
 def gauss_newton_figure() -> Figure:
     """Draw Fig. S6."""
     experiment = gauss_newton_step()
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(8.5, 3.8), layout="constrained")
     curve, fit = figure.subplots(1, 2)
     line = torch.linspace(-2, 2, 200, dtype=torch.float64)
-    curve.plot(experiment.x, experiment.labels, "o", color="0.4", markersize=4, label="data")
-    for beta, name, shade in (
-        (experiment.beta, "current", "#0072B2"),
-        (experiment.beta + experiment.update, "after the step", "#D55E00"),
+    curve.plot(experiment.x, experiment.labels, "o", color="0.55", markersize=4, label="data")
+    step = colour("gnt")
+    for beta, name, shade, style in (
+        (experiment.beta, "before", "black", "--"),
+        (experiment.beta + experiment.update, "after", step, "-"),
     ):
-        curve.plot(line, torch.tanh(beta * line), color=shade, label=f"{name}: $\\beta$ = {beta:.2f}")
-    curve.set(xlabel="x", ylabel="y", title="(a) $y = \\tanh(\\beta x)$")
-    curve.legend(fontsize="small")
-    fit.plot(experiment.sensitivities, -experiment.residuals, "o", color="0.4", markersize=4)
+        curve.plot(line, torch.tanh(beta * line), color=shade, linestyle=style, label=f"{name}: $\\beta$ = {beta:.2f}")
+    curve.set(xlabel="x", ylabel="y", title="(a) the curve $y = \\tanh(\\beta x)$")
+    fit.plot(experiment.sensitivities, -experiment.residuals, "o", color="0.55", markersize=4, label="data")
     ends = torch.tensor([float(experiment.sensitivities.min()), float(experiment.sensitivities.max())])
-    fit.plot(ends, experiment.update * ends, color="#0072B2", label=f"slope $\\Delta\\beta$ = {experiment.update:.2f}")
-    fit.axhline(0, color="0.7", linewidth=0.8)
-    fit.axvline(0, color="0.7", linewidth=0.8)
-    fit.set(xlabel="sensitivity $J$ of the output to $\\beta$", ylabel="residual $-e$", title="(b) least squares")
-    fit.legend(fontsize="small")
+    fit.plot(ends, experiment.update * ends, color=step, label=f"slope $\\Delta\\beta$ = {experiment.update:.2f}")
+    for axis in (fit.axhline, fit.axvline):
+        axis(0, color="0.7", linewidth=0.8)
+    fit.set(
+        xlabel="sensitivity $J$ of the output to $\\beta$", ylabel="residual $-e$", title="(b) the step: least squares"
+    )
+    for axes in (curve, fit):
+        # Both rise from the lower left: the upper left is free.
+        axes.legend(fontsize="small", loc="upper left")
+        axes.grid(alpha=0.3)
     return figure
 
 

@@ -59,6 +59,7 @@ __all__ = [
     "Axis",
     "Bbox",
     "Figure",
+    "FuncFormatter",
     "MaxNLocator",
     "MethodStyle",
     "check_picture",
@@ -310,9 +311,11 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         TpbenchError: it cannot be written; an earlier picture stays.
     """
-    with drawing(), atomic_write(path) as file:
+    form = path.suffix.removeprefix(".").lower()
+    # The same picture is the same SVG: no date, and ids that do not change.
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": "tpbench"}), atomic_write(path) as file:
         try:
-            figure.savefig(file, dpi=150, format=path.suffix.removeprefix(".").lower())
+            figure.savefig(file, dpi=200, format=form, metadata={"Date": None} if form == "svg" else None)
         except (ValueError, RuntimeError) as error:
             raise TpbenchError(f"{path}: could not be drawn ({error})") from error
 

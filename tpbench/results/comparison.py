@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, UsageError, method_title
 from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, with_label, workload_label
 from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
-from tpbench.results.ranking import BASELINE, OTHER_ORDER, RankedCell, Ranking, format_p, rank_all
+from tpbench.results.ranking import BASELINE, BRACKETS, OTHER_ORDER, RankedCell, Ranking, format_p, rank_all
 from tpbench.results.runs import RunRecord, percent
 from tpbench.results.statistics import ALPHA, McNemar, mcnemar
 from tpbench.results.store import RunStore
@@ -169,8 +169,8 @@ def _verdict(first: Cell, second: Cell, difference: float, p: float, tested: str
     return f"{(first if difference < 0 else second).method} is better"
 
 
-def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
-    """Return the note below a comparison: of the tests that occur alone."""
+def comparison_notes(frame: pd.DataFrame, first: str, second: str) -> list[str]:
+    """Return the notes below a comparison, a line for each test and mark that occurs in it."""
     lines = [f"Test error (%), mean and sample standard deviation. Difference: {first} - {second}, in points."]
     against = frame[frame["family"].str.startswith(_AGAINST)]
     if against["tested"].str.startswith("max-T").any():
@@ -179,7 +179,9 @@ def comparison_note(frame: pd.DataFrame, first: str, second: str) -> str:
         lines.append("p without an interval: exact permutation test of cells that lack seeds, Holm-corrected.")
     if (frame["family"] == _PAIRS).any():
         lines.append("All pairs: p of all ordered pairs of methods but the baseline, one-sided (max-T).")
-    return " ".join(lines)
+    if frame["first_marks"].any() or frame["second_marks"].any():
+        lines.append(BRACKETS)
+    return lines
 
 
 def render_comparison(frame: pd.DataFrame, first: str, second: str, form: str = "text") -> str:
@@ -190,7 +192,7 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, form: str = 
     """
     if form == "csv":
         return csv_text(frame, csv_number)
-    header = ["workload", first, second, "difference", "p", "family", "tuning", "verdict"]
+    header = ["workload", first, second, "difference", "p", "tuning", "verdict"]
     rows = []
     for row in frame.to_dict("records"):
         tunings = dict.fromkeys((row["first_tuning"], row["second_tuning"]))
@@ -201,13 +203,12 @@ def render_comparison(frame: pd.DataFrame, first: str, second: str, form: str = 
                 _error(row, "second"),
                 _difference(row),
                 "-" if math.isnan(row["p"]) else format_p(row["p"]),
-                row["family"],
                 " / ".join(tunings),
                 row["verdict"],
             ]
         )
     title = f"{method_title(first)} against {method_title(second)}"
-    return format_table(title, header, rows, form, comparison_note(frame, first, second))
+    return format_table(title, header, rows, form, "\n".join(comparison_notes(frame, first, second)))
 
 
 def _error(row: Mapping[Hashable, Any], which: str) -> str:
@@ -267,10 +268,10 @@ RUN_COLUMNS = (
 """Columns of :func:`runs_comparison`."""
 
 RUN_NOTE = (
-    "Only this one right: test samples that the other run classifies wrongly. McNemar's exact test is of these two "
-    "trainings on these samples: methods are compared over seeds."
+    "Only this one right: test samples that the other run classifies wrongly.\n"
+    "McNemar's exact test is of these two trainings on these samples: methods are compared over seeds."
 )
-"""Note below a comparison of two runs."""
+"""Notes below a comparison of two runs."""
 
 
 def runs_comparison(store: RunStore, first: RunRecord, second: RunRecord) -> pd.DataFrame:
@@ -319,4 +320,4 @@ def render_runs(frame: pd.DataFrame, form: str = "text") -> str:
     header = ["run", "workload", "method", "seed", "test error (%)", "only this one right"]
     samples, p = f"{row['samples']:,}", format_p(row["p"])
     result = f"Difference: {row['difference']:+.2f} points over {samples} test samples; p {p}."
-    return format_table("Two runs, sample by sample", header, rows, form, f"{result} {RUN_NOTE}")
+    return format_table("Two runs, sample by sample", header, rows, form, f"{result}\n{RUN_NOTE}")

@@ -13,7 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -244,11 +246,31 @@ def listing(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
     return format_table(title, header, rows, "text", note)
 
 
+def _fit_columns(table: RichTable, console: Console) -> None:
+    """Set the widths of a table's columns so that no word is broken, if need be without lines between the columns.
+
+    Rich itself makes the widest columns narrower first, in the middle of their words.
+    """
+    sizes = []
+    for column in table.columns:
+        cells = [Measurement.get(console, console.options, cell) for cell in (column.header, *column.cells)]
+        sizes.append((max(cell.minimum for cell in cells), max(cell.maximum for cell in cells)))
+    least, most = (sum(size[k] for size in sizes) for k in (0, 1))
+    free = console.width - 3 * len(sizes) - 1
+    if least > free:
+        table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
+        free = console.width - 2 * (len(sizes) - 1)
+    if least <= free < most:
+        for column, (narrow, wide) in zip(table.columns, sizes, strict=True):
+            column.width = narrow + (wide - narrow) * (free - least) // (most - least)
+
+
 def draw(renderable: RichTable) -> str:
     """Return a rich table as text; colours and boxes only as the terminal has them."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200, no_color=True)
+    _fit_columns(renderable, console)
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
@@ -321,16 +343,16 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def latex_table(title: str, header: Sequence[str], body: Sequence[str], note: str = "") -> str:
-    """Return a float around lines that are LaTeX already; title and note are its caption.
+    """Return a float around lines that are LaTeX already; title is its caption, and the lines of the note stand below.
 
     It is as wide as the text at most. The document needs the packages booktabs and graphicx.
     """
-    sentences = [f"{title}.", *note.split("\n")] if note else [f"{title}."]
+    notes = [rf"{latex(line)}\par" for line in note.split("\n") if line]
     lines = [
         "% \\usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{' '.join(map(latex, sentences))}}}",
+        rf"\caption{{{latex(title)}.}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * len(header)}}}",
         r"\toprule",
@@ -339,6 +361,7 @@ def latex_table(title: str, header: Sequence[str], body: Sequence[str], note: st
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
+        *([r"\par\smallskip\raggedright\footnotesize", *notes] if notes else []),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

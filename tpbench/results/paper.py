@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-from tpbench.engine.errors import unknown
+from tpbench.engine.errors import TpbenchError, unknown
+from tpbench.engine.methods import REGISTRY
+from tpbench.engine.plugins import warn_once
 
 ERROR_TABLES = ("1", "s6")
 """Tables of test errors: methods x workloads."""
@@ -23,7 +26,9 @@ OVERVIEW_TABLE = "overview"
 """Matrix of methods x workloads against the baseline."""
 EPOCHS_TABLE = "epochs"
 """Table of the epochs until the validation error is near the baseline's."""
-BASELINE_TABLES = (OVERVIEW_TABLE, EPOCHS_TABLE)
+FIELD_TABLE = "field"
+"""All rules of each workload, grouped by what they need, with their cost."""
+BASELINE_TABLES = (OVERVIEW_TABLE, EPOCHS_TABLE, FIELD_TABLE)
 """Tables that compare with a baseline, which can be chosen."""
 TABLES = (*ERROR_TABLES, DAMPING_TABLE, LOSS_TABLE, ANGLE_TABLE, *BASELINE_TABLES)
 """Names of all tables."""
@@ -63,6 +68,28 @@ def paper_dampings(method: str) -> list[float] | None:
 
 
 def paper_cell(workload: str, method: str) -> tuple[float, float] | None:
-    """Return mean and standard deviation of the test error in per cent over 10 seeds (Table S6), or None."""
+    """Return mean and standard deviation of the test error in per cent over 10 seeds (Table S6), or None.
+
+    For the method of a package, the numbers that it brings (:func:`reference_numbers`).
+    """
     printed = _tables()["table_s6"].get(method, {}).get(workload)
-    return tuple(printed) if printed else None
+    return tuple(printed) if printed else reference_numbers(method).get(workload)
+
+
+def reference_numbers(method: str) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of the test error in per cent, by workload, that a package brings.
+
+    The deviation is not a number where the package brings the mean alone.
+    Empty where it brings none, or is not installed here; prints a line on standard error where its file is wrong.
+    """
+    if method not in REGISTRY or method in REGISTRY.built_in:
+        return {}
+    from tpbench.results.rule_files import rule_file
+
+    try:
+        found = rule_file(method)
+    except TpbenchError as error:
+        warn_once(str(error))
+        return {}
+    numbers = found[1].reference if found else {}
+    return {workload: (given[0], given[1] if len(given) > 1 else math.nan) for workload, given in numbers.items()}

@@ -16,7 +16,7 @@ import pandas as pd
 from tpbench.engine import method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
 from tpbench.results.formats import Value, csv_number, csv_text, format_mean, format_table
-from tpbench.results.paper import PAPER_WORKLOADS
+from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
 from tpbench.results.statistics import (
     ALPHA,
     holm,
@@ -418,7 +418,7 @@ def ranking_values(ranked: RankedCell) -> list[str | Value]:
 
 
 def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
-    """Return the legend of a workload's table, of what occurs in it alone, and the test set's own uncertainty.
+    """Return the legend of a workload's table, a line for each mark that occurs in it, and the test set's uncertainty.
 
     Args:
         mark: what a difference that is shown looks like.
@@ -426,25 +426,43 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     base, cells = method_title(ranking.baseline), ranking.cells
     tests = {ranked.tested.partition(",")[0] for ranked in cells}
     words = {ranked.could_be_best for ranked in cells}
-    shown = f"; {mark}: p below 5 %" if any(ranked.differs for ranked in cells) else ""
     legend = ["Test error: mean and sample standard deviation over seeds."]
     if "max-T" in tests:
         legend.append(
             f"Intervals: 95 %, of the differences from {base}, for all methods at once (max-T, joint sign flips over "
-            f"the seeds){shown}."
+            "the seeds)."
         )
     if "permutation" in tests:
         other = any(OTHER_ORDER in ranked.tested for ranked in cells)
         where = "where seeds are missing or the data are in another order" if other else "where seeds are missing"
-        legend.append(f"p: exact permutation test {where}, Holm-corrected{'' if 'max-T' in tests else shown}.")
+        legend.append(f"p: exact permutation test {where}, Holm-corrected.")
         legend += _powerless(ranking)
+    if any(ranked.differs for ranked in cells):
+        legend.append(f"{mark.capitalize()}: a difference is shown (p below 5 %).")
     if {"yes", "no"} & words:
         legend.append(f"Could be best: no method but {base} is better at 5 % (max-T over all pairs).")
     if "open" in words:
         legend.append("Open: seeds or epochs are missing; such rows stand last.")
     if "no rival" in words:
         legend.append(f"No rival: fewer than two methods beside {base} have all seeds.")
-    return [" ".join(legend), *([ranking.test_set] if ranking.test_set else [])]
+    if any(ranked.cell.marks for ranked in cells):
+        legend.append(BRACKETS)
+    return [*legend, *_published(cells), *([ranking.test_set] if ranking.test_set else [])]
+
+
+BRACKETS = "In brackets after an error: departures from the protocol."
+"""Note of tables whose cells have marks."""
+
+
+def _published(cells: Iterable[RankedCell]) -> list[str]:
+    """Return a sentence on the numbers that packages bring for the methods of these cells."""
+    published = {
+        method_title(cell.method): format_mean(*numbers)
+        for cell in (ranked.cell for ranked in cells)
+        if not cell.data_label and (numbers := reference_numbers(cell.method).get(cell.workload))
+    }
+    listed = ", ".join(f"{title} {numbers}" for title, numbers in published.items())
+    return [f"Published test errors, which packages bring: {listed}."] if listed else []
 
 
 def _powerless(ranking: Ranking) -> list[str]:

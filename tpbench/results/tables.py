@@ -38,7 +38,16 @@ from tpbench.results.formats import (
     mean_and_deviation,
 )
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
-from tpbench.results.ranking import BASELINE, RankedCell, Ranking, format_error, leaderboard, rank_all, ranking_frame
+from tpbench.results.ranking import (
+    BASELINE,
+    BRACKETS,
+    RankedCell,
+    Ranking,
+    format_error,
+    leaderboard,
+    rank_all,
+    ranking_frame,
+)
 from tpbench.results.runs import DEFAULT_PRECISION, RunRecord, percent
 from tpbench.results.statistics import (
     MARGIN,
@@ -245,12 +254,14 @@ def entry_lines(entry: Entry) -> tuple[str, str]:
     return measured, f"paper: {format_mean(*entry.paper)}{against}"
 
 
-def footnote(table: ErrorTable) -> str:
-    """Return the legend of a table of the paper, of the answers that occur in it."""
-    text = (
-        "Mean and sample standard deviation over seeds of the test error (%) at the epoch with the lowest validation "
-        "error, with the published configurations."
-    )
+def footnote(table: ErrorTable) -> list[str]:
+    """Return the legend of a table of the paper, a line for each mark that occurs in it."""
+    lines = [
+        "Test error (%) at the epoch with the lowest validation error: mean and sample standard deviation over seeds, "
+        "with the published configurations."
+    ]
+    if any(entry.cell and entry.cell.marks for entry in table.entries.values()):
+        lines.append(BRACKETS)
     answers = {
         "yes": f"within ±{MARGIN:g} % by two one-sided tests",
         "no": f"the interval is outside ±{MARGIN:g} %",
@@ -258,12 +269,12 @@ def footnote(table: ErrorTable) -> str:
     }
     within = {found.within for found in table.agreements}
     if not within:
-        return text
-    meanings = "; ".join(f"{answer}: {meaning}" for answer, meaning in answers.items() if answer in within)
-    return (
-        f"{text} Below: the paper's value, and the difference in per cent of it with a 95 % interval (Welch's, from "
-        f"the printed mean, deviation and 10 seeds); {meanings}."
+        return lines
+    lines.append(
+        "Below: the paper's value, and the difference in per cent of it with a 95 % interval (Welch's, from the "
+        "printed mean, deviation and 10 seeds)."
     )
+    return [*lines, *(f"{answer}: {meaning}." for answer, meaning in answers.items() if answer in within)]
 
 
 def notes(table: ErrorTable) -> list[str]:
@@ -273,8 +284,12 @@ def notes(table: ErrorTable) -> list[str]:
 
 
 def others_note(table: ErrorTable) -> str:
-    """Return a sentence on what the store has besides the table; empty where that is nothing."""
-    names = dict.fromkeys(f"{method_title(cell.method)} ({cell.tuning})" for cell in table.others)
+    """Return a sentence on what the store has of the paper's workloads besides the table; empty where that is nothing.
+
+    Other workloads have no column in it, so nobody looks for them there.
+    """
+    others = [cell for cell in table.others if cell.workload in PAPER_WORKLOADS]
+    names = dict.fromkeys(f"{method_title(cell.method)} ({cell.tuning})" for cell in others)
     there = f"In this store but not in this table (see 'tpbench leaderboard'): {', '.join(names)}."
     return there if names else ""
 
@@ -354,7 +369,7 @@ def render(table: ErrorTable, form: str) -> str:
         entries = [table.entries[method, column] for column in table.columns]
         rows.append([method_title(method), *(Value(*entry_lines(entry)) for entry in entries)])
     header = ["method", *(column.title for column in table.columns)]
-    lines = [footnote(table), *notes(table)]
+    lines = [*footnote(table), *notes(table)]
     if form != "latex" and (others := others_note(table)):
         lines.append(others)
     # A line each: names from files begin no other one.
@@ -442,7 +457,7 @@ _OVERVIEW_WORDS = {"yes": "could be best", "open": "open"}
 
 
 def overview_notes(rankings: Sequence[Ranking], mark: str = "bold") -> list[str]:
-    """Return the legend of the overview, of what occurs in it, and the test sets' own uncertainty."""
+    """Return the legend of the overview, a line for each mark that occurs in it, and the test sets' uncertainty."""
     cells = [ranked for ranking in rankings for ranked in ranking.cells]
     base = method_title(rankings[0].baseline)
     lines = [f"Test error (%), and the difference from {base} in points, as in 'tpbench leaderboard'."]
@@ -452,12 +467,14 @@ def overview_notes(rankings: Sequence[Ranking], mark: str = "bold") -> list[str]
         lines.append(f"Could be best: no other method but {base} is better at 5 %.")
     if any(ranked.could_be_best == "open" for ranked in cells):
         lines.append("Open: seeds or epochs are missing.")
+    if any(ranked.cell.marks for ranked in cells):
+        lines.append(BRACKETS)
     sizes = [
         f"{ranking.title} {sampling_error(cell.mean, ranking.test_samples):.2f}"
         for ranking in rankings
         if ranking.test_samples and (cell := ranking.baseline_cell or ranking.cells[0].cell)
     ]
-    return [" ".join(lines), *([f"{_TEST_SETS}: {', '.join(sizes)}."] if sizes else [])]
+    return [*lines, *([f"{_TEST_SETS}: {', '.join(sizes)}."] if sizes else [])]
 
 
 _TEST_SETS = "Standard error from the number of test samples alone, in points, of the baseline's error"
@@ -470,7 +487,7 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
         UsageError: there is no such format.
         TpbenchError: the store is empty.
     """
-    rankings = _rankings(store, baseline)
+    rankings = rankings_of(store, baseline)
     if check_format(form) == "csv":
         return csv_text(ranking_frame(rankings)[list(OVERVIEW_COLUMNS)], csv_number)
     header, rows = overview_matrix(rankings)
@@ -478,7 +495,12 @@ def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str
     return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
 
 
-def _rankings(store: RunStore, baseline: str) -> list[Ranking]:
+def rankings_of(store: RunStore, baseline: str) -> list[Ranking]:
+    """Return the rankings of all workloads of a store.
+
+    Raises:
+        TpbenchError: the store is empty.
+    """
     found = rank_all(choose_cells(store.summaries()), baseline)
     if not found:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
@@ -583,7 +605,7 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
         UsageError: there is no such format.
         TpbenchError: the store is empty, or has no run of the baseline.
     """
-    rankings = _rankings(store, baseline)
+    rankings = rankings_of(store, baseline)
     frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
@@ -602,7 +624,7 @@ TITLE = "Training loss of the last epoch"
 
 NOTE = (
     "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
-    "as they were trained); diverged seeds have none. In brackets: departures from the protocol."
+    "as they were trained)."
 )
 
 
@@ -673,7 +695,12 @@ def loss_table(store: RunStore, form: str) -> str:
         ]
         for method, tuning in keys
     ]
-    return format_table(TITLE, ["method", *(c.title for c in columns)], rows, form, NOTE)
+    lines = [NOTE]
+    if any(row["diverged"] for row in found.values()):
+        lines.append("Diverged seeds have no loss.")
+    if any(row["marks"] for row in found.values()):
+        lines.append(BRACKETS)
+    return format_table(TITLE, ["method", *(c.title for c in columns)], rows, form, "\n".join(lines))
 
 
 def _label(row: Row) -> str:

@@ -13,7 +13,14 @@ from tpbench.engine import UsageError, get_method, method_source
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
-from tpbench.results.runs import FROM_FILE, FROM_PYTHON, PUBLISHED, tuning_budget, with_precision
+from tpbench.results.runs import (
+    DEFAULT_PRECISION,
+    FROM_FILE,
+    FROM_PYTHON,
+    PUBLISHED,
+    tuning_budget,
+    with_precision,
+)
 from tpbench.results.statistics import MIN_SEEDS
 from tpbench.search.spaces import (
     SearchSpace,
@@ -21,8 +28,9 @@ from tpbench.search.spaces import (
     load_configuration,
     load_configurations,
     published_configuration,
-    published_file,
+    published_entry,
     spaces_for,
+    supplied_configuration,
 )
 from tpbench.training.choice import CellChoice
 from tpbench.training.plan import PackSettings
@@ -74,7 +82,7 @@ class FoundConfiguration:
     found: Mapping[str, Any] = field(default_factory=dict)
     """Its origin, for the files of runs that are trained with it (:mod:`tpbench.results.runs`)."""
     note: str = ""
-    """A line about the configuration that ``best`` stands for; empty where the user named it."""
+    """A line about a configuration that neither the authors published nor the user named; otherwise empty."""
 
 
 def find_configuration(
@@ -84,7 +92,8 @@ def find_configuration(
 
     Args:
         cell: the workload and the method.
-        config: ``published``, ``best`` (of the store, on the data at hand), a file, or the hyperparameters themselves.
+        config: ``default`` (the authors', or on the digits tpbench's own), ``published``, ``best``
+            (of the store, on the data at hand), a file, or the hyperparameters themselves.
         settings: of the runs to train. Their store and data are those of ``best``; they record the precision of the
             search where it was another.
 
@@ -94,13 +103,20 @@ def find_configuration(
     """
     if isinstance(config, Mapping):
         return _with_digest(cell.workload.complete(get_method(cell.method), config), FROM_PYTHON)
-    if config == "published":
+    published = is_published(cell.workload, cell.method)
+    if config == "default" and not published:
+        values, found = supplied_configuration(cell.workload, cell.method)
+        found = with_precision(found, DEFAULT_PRECISION, settings.precision)
+        return FoundConfiguration(values, found, f"configuration that comes with tpbench: {_describe_origin(found)}")
+    if config in ("default", "published"):
         return FoundConfiguration(published_configuration(cell.workload, cell.method), PUBLISHED)
     if config == "best":
         return _find_best(cell, settings)
     path = user_path(config)
     if not is_regular_file(path):
-        raise UsageError("neither 'published', 'best' nor a file", parameter="configuration", value=shown_path(path))
+        raise UsageError(
+            "neither 'default', 'published', 'best' nor a file", parameter="configuration", value=shown_path(path)
+        )
     return _with_digest(load_configuration(cell.workload, cell.method, path), FROM_FILE)
 
 
@@ -183,6 +199,18 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
     epochs, error = runs[0].definition.epochs, _validation_error(runs)
     diverged = sum(run.diverged for run in runs)
+    words = [
+        f"{len(runs)} seed{'s' * (len(runs) > 1)}",
+        f"{diverged} diverged" if diverged else "",
+        f"{epochs} epoch{'s' * (epochs > 1)}",
+        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
+        _describe_origin(found),
+    ]
+    return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+
+
+def _describe_origin(found: Mapping[str, Any]) -> str:
+    """Format ``found by a search of 27 configurations``; empty where the origin is not known."""
     budget = tuning_budget(found)
     precision = f" in {budget.search_precision}" if budget.search_precision else ""
     origins = {
@@ -191,14 +219,7 @@ def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
         "python": "from Python",
         "search": f"found by a search of {budget.trials} configurations{precision}",
     }
-    words = [
-        f"{len(runs)} seed{'s' * (len(runs) > 1)}",
-        f"{diverged} diverged" if diverged else "",
-        f"{epochs} epoch{'s' * (epochs > 1)}",
-        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
-        origins.get(found.get("by", ""), ""),
-    ]
-    return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+    return origins.get(found.get("by", ""), "")
 
 
 # --- known configurations: the first trials of a search ---
@@ -238,7 +259,7 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
     """
     for cell in cells:
         _check_search_epochs(cell.workload, options)
-    spaces = spaces_for((cell.method for cell in cells), user_path(options.space) if options.space else None)
+    spaces = spaces_for((cell.method for cell in cells), [user_path(path) for path in options.space])
     inputs, errors = [], []
     for cell in cells:
         try:
@@ -313,8 +334,8 @@ def _published_start(cell: CellChoice, space: SearchSpace) -> dict[str, float]:
             parameter="start",
             value="published",
         )
-    file = YamlFile(published_file(), "the published configurations")
-    return _searched_values(cell, space, published_configuration(workload, method), file, (workload.name, method))
+    entry = published_entry(workload, method)
+    return _searched_values(cell, space, published_configuration(workload, method), entry.file, entry.location)
 
 
 def _searched_values(

@@ -339,7 +339,9 @@ def portable_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in continuing(options).items() if name != "results"} if options else {}
     for name in ("data", "space", "start"):
-        if kept.get(name) and (name, kept[name]) != ("start", "published"):
+        if isinstance(kept.get(name), list):
+            kept[name] = [absolute(file) for file in kept[name]]
+        elif kept.get(name) and (name, kept[name]) != ("start", "published"):
             kept[name] = absolute(kept[name])
     if "track" in kept:
         kept["track"] = [portable_target(target) for target in kept["track"]]
@@ -695,6 +697,9 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
     )
     if done or running:
         return SweepStatus(name, "done" if done else "running", *known, archive=archive)
+    if folder.archive and best is None and searched == definition.trials:
+        reason = f"none of its {searched} configurations learnt anything"
+        return SweepStatus(name, "failed", *known, reason=reason, archive=archive)
     if folder.archive:
         merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])
         reason = f"it is in an archive, where no sweep is continued: '{merge}' copies it into the store"

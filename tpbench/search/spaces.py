@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator, Field, RootModel, model_validator
 
 from tpbench.engine import (
@@ -21,6 +21,8 @@ from tpbench.engine import (
     method_names,
     unknown,
 )
+from tpbench.results.rule_files import package_errors, rule_file
+from tpbench.results.runs import tuning_budget
 from tpbench.workloads import Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
@@ -96,11 +98,16 @@ class Range(FileModel):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The search space of some methods: a range for every hyperparameter."""
+    """The search space of some methods: a range for every hyperparameter of each."""
 
     path: Path
     methods: tuple[str, ...]
     ranges: Mapping[str, Range]
+
+    def of(self, method: str) -> SearchSpace:
+        """Return the space of one of its methods, without the hyperparameters that only others have."""
+        names = get_method(method).names
+        return replace(self, ranges={name: r for name, r in self.ranges.items() if name in names})
 
     @property
     def constants(self) -> dict[str, float]:
@@ -147,6 +154,10 @@ class SpaceEntries(FileModel):
     hyperparameters: dict[str, Range]
 
 
+class RangeEntries(RootModel[dict[str, Range]]):
+    """The ranges of the search space that a package brings."""
+
+
 class ConfigurationEntries(RootModel[dict[str, AnyNumber]]):
     """The hyperparameters of a configuration's file."""
 
@@ -154,21 +165,57 @@ class ConfigurationEntries(RootModel[dict[str, AnyNumber]]):
 def load_space(path: Path) -> SearchSpace:
     """Read and check a search space.
 
+    A hyperparameter that only some of its methods have is left out for the others.
+
     Raises:
         UsageError: with file and line: an unknown name, lower >= upper, the logarithm of a non-positive number, ...
     """
     file = YamlFile(path, "a search space")
     entries = file.validate(SpaceEntries)
-    known = _known_hyperparameters(entries.methods)
-    for name, entry in entries.hyperparameters.items():
+    places: dict[str, Location] = {method: ("methods", k) for k, method in enumerate(entries.methods)}
+    return _checked_space(file, places, ("hyperparameters",), entries.hyperparameters)
+
+
+def _checked_space(
+    file: YamlFile, methods: Mapping[str, Location], location: Location, ranges: Mapping[str, Range]
+) -> SearchSpace:
+    """Return the search space of a file.
+
+    Args:
+        file: that holds it.
+        methods: its methods, and the places of their names in the file.
+        location: the place of the ranges.
+        ranges: by hyperparameter.
+    """
+    known = _known_hyperparameters(methods)
+    for name, entry in ranges.items():
         if name not in known:
-            raise file.error(("hyperparameters", name), str(unknown("hyperparameter", name, known)))
-        _check_values(file, entry, known[name])
-    if all(entry.kind == "constant" for entry in entries.hyperparameters.values()):
-        raise file.error(("hyperparameters",), "every hyperparameter is constant, there is nothing to search")
-    for k, method in enumerate(entries.methods):
-        _check_method(file, ("methods", k), method, entries.hyperparameters)
-    return SearchSpace(path, tuple(entries.methods), entries.hyperparameters)
+            raise file.error((*location, name), str(unknown("hyperparameter", name, known)))
+        _check_values(file, (*location, name, entry.kind), entry, known[name])
+    for method, place in methods.items():
+        _check_method(file, place, location, method, ranges)
+    for name in ranges:
+        if not any(name in get_method(method).names for method in methods):
+            raise file.error(
+                (*location, name), f"{' and '.join(methods)} ha{'ve' if len(methods) > 1 else 's'} no {name}"
+            )
+    return SearchSpace(file.path, tuple(methods), ranges)
+
+
+def package_space(method: str) -> SearchSpace | None:
+    """Return the search space that a package brings with its method; None where it brings none.
+
+    Raises:
+        TpbenchError: it is wrong; with package, file and line.
+    """
+    found = rule_file(method)
+    if not found or found[1].space is None:
+        return None
+    file, entries = found
+    with package_errors(method):
+        return _checked_space(
+            file, {method: ("space",)}, ("space",), file.validate(RangeEntries, entries.space, ("space",)).root
+        )
 
 
 def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparameter]]:
@@ -184,11 +231,10 @@ def _known_hyperparameters(methods: Iterable[str]) -> dict[str, list[Hyperparame
     return known
 
 
-def _check_values(file: YamlFile, entry: Range, hyperparameters: Iterable[Hyperparameter]) -> None:
+def _check_values(file: YamlFile, location: Location, entry: Range, hyperparameters: Iterable[Hyperparameter]) -> None:
     """Check that a range holds valid values of the hyperparameters of its name."""
     for hyperparameter in hyperparameters:
         name = hyperparameter.name
-        location = ("hyperparameters", name, entry.kind)
         for number in entry.values:
             try:
                 hyperparameter.check(number, name)
@@ -198,51 +244,62 @@ def _check_values(file: YamlFile, entry: Range, hyperparameters: Iterable[Hyperp
             raise file.error(location, f"{name} is a whole number: write a choice of some")
 
 
-def _check_method(file: YamlFile, location: Location, method: str, ranges: Collection[str]) -> None:
-    """Check that a space has exactly the hyperparameters of a method."""
+def _check_method(
+    file: YamlFile, place: Location, location: Location, method: str, ranges: Mapping[str, Range]
+) -> None:
+    """Check that a space has all hyperparameters of a method, and something to search among them."""
     try:
         names = get_method(method).names
     except UsageError as error:
-        raise file.error(location, str(error)) from None
-    missing, extra = [n for n in names if n not in ranges], [n for n in ranges if n not in names]
-    if missing:
-        raise file.error(location, f"{method} also needs {', '.join(missing)}")
-    if extra:
-        raise file.error(location, f"{method} has no {', '.join(extra)}")
+        raise file.error(place, str(error)) from None
+    if missing := [name for name in names if name not in ranges]:
+        raise file.error(place, f"{method} also needs {', '.join(missing)}")
+    if all(ranges[name].kind == "constant" for name in names):
+        raise file.error(location, f"every hyperparameter of {method} is constant, there is nothing to search")
 
 
 def space_for(method: str, path: Path | None = None) -> SearchSpace:
-    """Return the search space of a method: of the given file, or the paper's.
+    """Return the search space of a method: of the given file, of the package that adds the method, or tpbench's own.
 
     Raises:
         UsageError: no space covers the method.
+        TpbenchError: that of its package is wrong.
     """
-    own = sorted(file for file in spaces_folder().glob("*.yaml") if file != published_file())
+    if path is None and (found := package_space(method)):
+        return found
+    own = sorted(set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()})
     for candidate in [path] if path else own:
         space = load_space(candidate)
         if method in space.methods:
-            return space
+            return space.of(method)
     if path:
         raise UsageError(f"{path}: no search space covers the method '{method}'; give one with --space FILE")
     raise UsageError(
-        f"the paper's search spaces do not cover the method '{method}'; give one with --space FILE "
-        "('tpbench show space dfa' prints one to start from)"
+        f"no search space covers the method '{method}'; give one with --space FILE "
+        f"('tpbench show space {method} --template' prints one to start from)"
     )
 
 
-def spaces_for(methods: Iterable[str], path: Path | None = None) -> dict[str, SearchSpace]:
-    """Return the search space of each method: of the given file where that covers it, otherwise the paper's.
+def spaces_for(methods: Iterable[str], paths: Sequence[Path] = ()) -> dict[str, SearchSpace]:
+    """Return the search space of each method: of the given file that covers it, otherwise as of :func:`space_for`.
 
     Raises:
-        UsageError: the file covers none of them, or there is none for a method.
+        UsageError: a file covers none of them, two cover the same, or there is none for a method.
+        TpbenchError: as of :func:`space_for`.
     """
     names = list(dict.fromkeys(methods))
-    own = load_space(path) if path else None
-    if own and not set(names) & set(own.methods):
-        raise UsageError(
-            f"{path}: no search space for {', '.join(names)}; this file has one for {', '.join(own.methods)}"
-        )
-    return {name: own if own and name in own.methods else space_for(name) for name in names}
+    given: dict[str, SearchSpace] = {}
+    for path in paths:
+        space = load_space(path)
+        if not set(names) & set(space.methods):
+            raise UsageError(
+                f"{path}: no search space for {', '.join(names)}; this file has one for {', '.join(space.methods)}"
+            )
+        for name in (name for name in names if name in space.methods):
+            if name in given:
+                raise UsageError(f"{path}: a search space of {name}, as {given[name].path} has; give one of both files")
+            given[name] = space.of(name)
+    return {name: given.get(name) or space_for(name) for name in names}
 
 
 def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, float]:
@@ -251,7 +308,8 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
     Raises:
         UsageError: the file or one of its values is wrong; with file and line.
     """
-    return _configuration_at((), YamlFile(path, "a configuration"), workload, method)
+    file = YamlFile(path, "a configuration")
+    return _configuration_at((), file, file.values, workload, method)
 
 
 def load_configurations(
@@ -263,12 +321,20 @@ def load_configurations(
         UsageError: as of :func:`load_configuration`.
     """
     file = YamlFile(path, "a configuration", several=True)
-    return file, {location: _configuration_at(location, file, workload, method) for location in file.entries}
+    return file, {
+        place: _configuration_at(place, file, given, workload, method) for place, given in file.entries.items()
+    }
 
 
-def _configuration_at(location: Location, file: YamlFile, workload: Workload, method: str) -> dict[str, float]:
+_NOTES = ("source", "departs", "found")
+"""Keys of a published configuration that are for its readers."""
+
+
+def _configuration_at(
+    location: Location, file: YamlFile, values: Mapping[str, Any], workload: Workload, method: str
+) -> dict[str, float]:
     """Return the configuration at a place of a file, checked and completed with the workload's schedule."""
-    given = {name: value for name, value in file.entries[location].items() if name != "departs"}
+    given = {name: value for name, value in values.items() if name not in _NOTES}
     entries = file.validate(ConfigurationEntries, given, location).root
     for name, value in entries.items():
         try:
@@ -289,45 +355,128 @@ def published_configuration(workload: Workload, method: str) -> dict[str, float]
 
     Raises:
         UsageError: they published none.
+        TpbenchError: that of a package is wrong; with package, file and line.
     """
-    given = {name: value for name, value in _published(workload, method).items() if name != "departs"}
-    return workload.complete(get_method(method), given, f"published.yaml, {workload.name}, {method}")
+    entry = published_entry(workload, method)
+    with package_errors(method):
+        return _configuration_at(entry.location, entry.file, entry.values, workload, method)
 
 
-def published_file() -> Path:
-    """Return the file of the authors' configurations, by workload and method."""
-    return spaces_folder() / "published.yaml"
+def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the configuration of a cell that a search of tpbench's own authors found, and the search info of its runs.
 
-
-def is_published(workload: Workload, method: str) -> bool:
-    """Return whether the authors published a configuration of a cell."""
-    return method in yaml.safe_load(published_file().read_text(encoding="utf-8")).get(workload.name, {})
-
-
-def _published(workload: Workload, method: str) -> dict[str, Any]:
-    published = yaml.safe_load(published_file().read_text(encoding="utf-8"))
-    if method not in published.get(workload.name, {}):
-        name = "FILE.yaml" if workload.source else workload.name
+    Raises:
+        UsageError: there is none.
+    """
+    file = _own_file(supplied_file())
+    entry = {} if workload.source else file.values.get(workload.name, {}).get(method)
+    if not entry:
         raise UsageError(
-            f"no published configuration of {method} on {workload.name}: search one with "
-            f"'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
+            f"no configuration of {method} on {workload.name} comes with tpbench: {_advice(workload, method)}"
         )
-    return dict(published[workload.name][method])
+    return _configuration_at((workload.name, method), file, entry, workload, method), entry["found"]
 
 
-def format_configuration(workload: Workload, method: str) -> str:
-    """Return the authors' configuration as YAML, which ``--config`` takes, with notes about it.
+def _advice(workload: Workload, method: str) -> str:
+    name = "FILE.yaml" if workload.source else workload.name
+    return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
+
+
+@dataclass(frozen=True)
+class PublishedEntry:
+    """The place of a published configuration."""
+
+    file: YamlFile
+    location: Location
+    values: Mapping[str, Any]
+
+
+def published_files() -> tuple[Path, ...]:
+    """Return the files of configurations that authors published, by workload and method; the paper's come first."""
+    return tuple(spaces_folder() / name for name in ("published.yaml", "mnist-3x256.yaml"))
+
+
+@lru_cache(maxsize=8)
+def _own_file(path: Path) -> YamlFile:
+    return YamlFile(path, "the published configurations")
+
+
+def _find_published(workload: Workload, method: str) -> PublishedEntry | None:
+    for file in map(_own_file, published_files()):
+        if method in (entries := file.values.get(workload.name, {})):
+            return PublishedEntry(file, (workload.name, method), entries[method])
+    found = rule_file(method)
+    if found and workload.name in found[1].published:
+        file, entries = found
+        return PublishedEntry(
+            file, ("published", workload.name), {"source": entries.source, **entries.published[workload.name]}
+        )
+    return None
+
+
+def published_entry(workload: Workload, method: str) -> PublishedEntry:
+    """Return the authors' configuration of a cell as it stands in a file of tpbench's or of a package.
 
     Raises:
         UsageError: they published none.
+        TpbenchError: the package's file is wrong.
     """
-    values = published_configuration(workload, method)
-    notes = [f"departs from the text: {line}" for line in _published(workload, method).get("departs", [])]
-    head = [
-        f"# {get_method(method).title} on {workload.title}, as published by the authors",
-        *(f"# {n}" for n in notes),
-    ]
-    return "\n".join([*head, *(f"{name}: {_format_number(value)}" for name, value in values.items())]) + "\n"
+    if entry := _find_published(workload, method):
+        return entry
+    raise UsageError(f"no published configuration of {method} on {workload.name}: {_advice(workload, method)}")
+
+
+def supplied_file() -> Path:
+    """Return the file of the configurations on the digits, by workload and method."""
+    return spaces_folder() / "digits.yaml"
+
+
+def is_published(workload: Workload, method: str) -> bool:
+    """Return whether the authors published a configuration of a cell.
+
+    Raises:
+        TpbenchError: as of :func:`published_entry`.
+    """
+    return _find_published(workload, method) is not None
+
+
+def known_configurations(method: str) -> dict[str, dict[str, Any]]:
+    """Return the hyperparameters of a method in the files of tpbench and of its package, by workload.
+
+    Raises:
+        TpbenchError: the package's file is wrong.
+    """
+    files = [_own_file(path).values for path in (*published_files(), supplied_file())]
+    known = {workload: methods[method] for file in files for workload, methods in file.items() if method in methods}
+    if found := rule_file(method):
+        known |= found[1].published
+    return {
+        workload: {name: value for name, value in entry.items() if name not in _NOTES}
+        for workload, entry in known.items()
+    }
+
+
+def format_configuration(workload: Workload, method: str) -> str:
+    """Return the default configuration of a cell as YAML, which ``--config`` takes, with notes about it.
+
+    Raises:
+        UsageError: there is none.
+        TpbenchError: as of :func:`published_configuration`.
+    """
+    if is_published(workload, method):
+        values, entry = published_configuration(workload, method), published_entry(workload, method).values
+        source, origin = entry.get("source"), "as published by the authors"
+        notes = [f"source: {source}"] if source else []
+        notes += [
+            f"departs from the {'source' if source else 'paper' + chr(39) + 's text'}: {line}"
+            for line in entry.get("departs", [])
+        ]
+    else:
+        values, found = supplied_configuration(workload, method)
+        origin = f"found by a search of {found['trials']} configurations, not the authors'"
+        notes = [f"tuning: {tuning_budget(found)}; sweep {found['sweep']}"]
+    head = [f"# {get_method(method).title} on {workload.title}, {origin}", *(f"# {note}" for note in notes)]
+    return "\n".join([*head, *(f"{name}: {format_number(value)}" for name, value in values.items())]) + "\n"
 
 
 def format_space(method: str, path: Path | None = None) -> str:
@@ -335,18 +484,46 @@ def format_space(method: str, path: Path | None = None) -> str:
 
     Raises:
         UsageError: no space covers the method.
+        TpbenchError: that of its package is wrong.
     """
     space = space_for(method, path)
+    return _space_text(method, f"from {space.path.name}", space.describe())
+
+
+def space_template(method: str) -> str:
+    """Return a search space made from the hyperparameters of a method as YAML, for the author of a rule to change.
+
+    Hyperparameters of tpbench have the ranges of its own spaces, the rule's own some values that they may have.
+    """
+    known: dict[str, list[Any]] = {}
+    for built_in in ("dfc-ssa", "gnt", "kp", "ddtp-linear", "bp"):
+        known |= space_for(built_in).describe()
+    ranges = {
+        name: known[name] if name in HYPERPARAMETERS and name in known else _template_range(hyperparameter)
+        for name, hyperparameter in get_method(method).hyperparameter_specs.items()
+    }
+    return _space_text(method, "a template: choose the ranges", ranges)
+
+
+def _template_range(hyperparameter: Hyperparameter) -> list[Any]:
+    """Return a range of values that a hyperparameter may have."""
+    h, width = hyperparameter, min(hyperparameter.upper - hyperparameter.lower, 1.0)
+    if h.whole:
+        return ["choice", *(value for value in (h.example, h.example + 1) if value < h.upper)]
+    return ["log_uniform" if h.lower >= 0 else "uniform", h.lower + 1e-3 * width, h.lower + 0.5 * width]
+
+
+def _space_text(method: str, origin: str, ranges: Mapping[str, Sequence[Any]]) -> str:
     hyperparameters = get_method(method).hyperparameter_specs
-    lines = [f"# {get_method(method).title}, from {space.path.name}", f"methods: [{method}]", "hyperparameters:"]
-    for name, (kind, *values) in space.describe().items():
-        numbers = ", ".join(map(_format_number, values))
+    lines = [f"# {get_method(method).title}, {origin}", f"methods: [{method}]", "hyperparameters:"]
+    for name, (kind, *values) in ranges.items():
+        numbers = ", ".join(map(format_number, values))
         lines.append(f"  {name}: {{{kind}: {numbers if kind == 'constant' else f'[{numbers}]'}}}")
         lines[-1] += f"  # {' '.join(hyperparameters[name].meaning.split())}"
     return "\n".join(lines) + "\n"
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Spell a number as YAML 1.1 reads it: an exponent needs a point before it and a sign."""
     mantissa, e, exponent = repr(value).partition("e")
     return repr(value) if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"

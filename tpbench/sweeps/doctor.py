@@ -32,6 +32,7 @@ from tpbench.sweeps.local_ray import (
 )
 from tpbench.training.devices import cpu_limit
 from tpbench.workloads import DATASETS, default_folder, load
+from tpbench.workloads.cache import has_files
 from tpbench.workloads.memory import free_memory
 
 # Name of a package for pip, the module that is imported, and its use. Without the other packages the command line does
@@ -155,7 +156,7 @@ def _datasets(data: Path | None) -> Iterator[Finding]:
         try:
             yield Finding(f"data set {name}", load(name, data).label or "exact")
         except TpbenchError as error:
-            yield Finding(f"data set {name}", "not usable", str(error))
+            yield Finding(f"data set {name}", "damaged" if has_files(name, data) else "not downloaded yet", str(error))
 
 
 def _store(results: Path) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from tpbench.training.tracking import TRACKERS, Target, parse_target
 from tpbench.workloads import Workload, get_workload, is_file
 
 # The names that files of the user's have in the folder of the job that they go with: by option, and of workloads.
-_CARRIED = {"--space": "space.yaml", "--start": "start.yaml"}
+_CARRIED = {"--space": "space{}.yaml", "--start": "start{}.yaml"}
 _WORKLOAD = "workload-{}.yaml"
 
 # Seconds for which a cluster that has just been started may lack the process that starts jobs.
@@ -82,10 +82,15 @@ def _code(files: Mapping[str, Path], workloads: Sequence[Workload]) -> Iterator[
         yield Path(name)
 
 
-def carried_files(space: str | None, start: str | None) -> dict[str, Path]:
+def carried_files(spaces: Sequence[str], start: str | None) -> dict[str, Path]:
     """Return the files of ``--space`` and ``--start`` by their names in the job's folder."""
-    given = {"--space": space, "--start": start if start != "published" else None}
-    return {_CARRIED[option]: user_path(file) for option, file in given.items() if file}
+    given = [("--space", number, file) for number, file in enumerate(spaces)]
+    given += [("--start", 0, start)] if start and start != "published" else []
+    return {_carried_name(option, number): user_path(file) for option, number, file in given}
+
+
+def _carried_name(option: str, number: int) -> str:
+    return _CARRIED[option].format(f"-{number}" if number else "")
 
 
 def workloads_of_files(text: str) -> list[Workload]:
@@ -131,17 +136,19 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
 
 
 def _with_carried_files(arguments: Sequence[str]) -> Iterator[str]:
-    before = ""
+    """Yield the words of a command with the names of files in the job's folder."""
+    before, numbers = "", {option: count() for option in _CARRIED}
+
+    def carried(option: str, value: str) -> str:
+        if option not in _CARRIED or (option, value) == ("--start", "published"):
+            return value
+        return _carried_name(option, next(numbers[option]))
+
     for word in arguments:
         option, equals, value = word.partition("=")
         assigned = equals and option in _CARRIED and before not in _CARRIED
-        yield f"{option}={_carried(option, value)}" if assigned else _carried(before, word)
+        yield f"{option}={carried(option, value)}" if assigned else carried(before, word)
         before = word
-
-
-def _carried(option: str, value: str) -> str:
-    """Return the value of an option in the job's folder."""
-    return value if (option, value) == ("--start", "published") else _CARRIED.get(option, value)
 
 
 def submit(

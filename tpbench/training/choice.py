@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tpbench.engine import UsageError, check_precision, get_method, method_names, unknown
+from tpbench.engine import FIELD_METHODS, UsageError, check_precision, get_method, method_names, unknown
 from tpbench.results.paper import PAPER_WORKLOADS, table_methods
 from tpbench.workloads import Workload, get_workload
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """The paper's four data sets, or the methods of Table S6."""
+FIELD = "field"
+"""The rules of other papers."""
 
 
 def read_options(model: type[M], values: Mapping[str, Any]) -> M:
@@ -66,16 +68,32 @@ def _excluded(method: str, workload: str) -> str:
     return f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)"
 
 
-def split_names(text: str, every: Sequence[str], what: str) -> list[str]:
-    """Names with commas between them, each once; ``all`` stands for every one.
+def split_names(text: str, groups: Mapping[str, Sequence[str]], what: str) -> list[str]:
+    """Return names with commas between them, each once.
+
+    Args:
+        text: as it was written.
+        groups: names that stand for several, such as ``all``.
+        what: the kind of name, for the message.
 
     Raises:
         UsageError: one is empty.
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise UsageError(f"{what} '{text}': write names with commas between them, or '{ALL}'")
-    return list(dict.fromkeys(full for name in names for full in (every if name == ALL else [name])))
+        known = " or ".join(f"'{group}'" for group in groups)
+        raise UsageError(f"{what} '{text}': write names with commas between them, or {known}")
+    return list(dict.fromkeys(full for name in names for full in groups.get(name, [name])))
+
+
+def workload_groups() -> dict[str, Sequence[str]]:
+    """Return the names that stand for several workloads."""
+    return {ALL: PAPER_WORKLOADS}
+
+
+def method_groups() -> dict[str, Sequence[str]]:
+    """Return the names that stand for several methods."""
+    return {ALL: table_methods("s6"), FIELD: FIELD_METHODS}
 
 
 def choose_workloads(text: str) -> list[Workload]:
@@ -85,7 +103,7 @@ def choose_workloads(text: str) -> list[Workload]:
         UsageError: one is unknown, or two are called alike.
     """
     found: dict[str, Workload] = {}
-    for name in split_names(text, PAPER_WORKLOADS, "workloads"):
+    for name in split_names(text, workload_groups(), "workloads"):
         workload = get_workload(name)
         if found.setdefault(workload.name, workload) != workload:
             raise UsageError(f"workloads '{text}': two different workloads are named '{workload.name}'")
@@ -93,12 +111,12 @@ def choose_workloads(text: str) -> list[Workload]:
 
 
 def choose_methods(text: str) -> list[str]:
-    """Names with commas between them, or ``all``: the methods of Table S6.
+    """Names with commas between them, ``all`` (the methods of Table S6) or ``field`` (the rules of other papers).
 
     Raises:
         UsageError: one is unknown.
     """
-    names = split_names(text, table_methods("s6"), "methods")
+    names = split_names(text, method_groups(), "methods")
     for name in names:
         if name not in method_names():
             raise unknown("method", name, method_names())

@@ -50,6 +50,15 @@ WORKLOADS: dict[str, Workload] = {
             validation_size=240,
         ),
         _built_in("MNIST", "mnist", "mnist", [256] * 5, normalise=(0.1307, 0.3081)),
+        # Not in the paper: network and schedule of Meulemans et al. 2021 (deep feedback control).
+        _built_in(
+            "MNIST (3x256)",
+            "mnist-3x256",
+            "mnist",
+            [256] * 3,
+            normalise=(0.1307, 0.3081),
+            schedules={**SCHEDULES, SLEEP: (10, 2)},
+        ),
         _built_in(
             "MNIST (frozen)",
             "mnist-frozen",

@@ -195,6 +195,10 @@ def _own_shape(file: YamlFile, data: str, test: float) -> Shape:
         # Not resolved: a link may be what all machines of a cluster have in common.
         path = Path(os.path.abspath(file.path.parent / user_path(data)))  # noqa: PTH100
         if path.suffix != ".npz":
+            if path.is_file():
+                raise UsageError(
+                    f"{data} is no .npz file; numpy.savez('{path.stem}.npz', x=..., y=...) writes arrays as one"
+                )
             near = unknown("data set", data, ("digits", *DATASETS))
             raise UsageError(f"data must be an .npz file or a data set: {near}")
         return own_shape(path, own_dataset(path, test).arrays)

@@ -1,0 +1,144 @@
+"""``tpbench table field``: all rules of a workload, grouped by what they need, with their cost and verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+import pandas as pd
+
+from tpbench.engine import TpbenchError, get_method, method_title
+from tpbench.engine.parts import NEEDS
+from tpbench.results.cells import Cell
+from tpbench.results.formats import Value, check_format, csv_number, csv_text, format_table
+from tpbench.results.ranking import (
+    BASELINE,
+    RankedCell,
+    Ranking,
+    ranking_frame,
+    ranking_header,
+    ranking_notes,
+    ranking_title,
+    ranking_values,
+)
+from tpbench.results.store import RunStore
+from tpbench.results.tables import rankings_of
+
+OTHERS = "not declared"
+"""The group of rules whose package does not say what they need, or is not installed."""
+FIELD_COLUMNS = (
+    "workload",
+    "data",
+    "needs",
+    "method",
+    "tuning",
+    "test_error_mean",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "differs",
+    "could_be_best",
+    "tested",
+    "cost",
+)
+
+
+def needs_of(method: str) -> str:
+    """Return what a rule needs to learn its feedback, one of :data:`tpbench.engine.parts.NEEDS` or :data:`OTHERS`."""
+    try:
+        return get_method(method).needs or OTHERS
+    except TpbenchError:
+        return OTHERS
+
+
+def relative_cost(cell: Cell, base: Cell | None) -> float:
+    """Return the time of a joint minibatch over the baseline's, from runs on the same kind of processor.
+
+    It is the median over runs of their share of their pack's time, pure feedback epochs and evaluation counted in, over
+    their joint epochs. Packs may differ in size and in what ran beside them. Not a number where no kind is shared.
+    """
+    if base is None:
+        return math.nan
+    mine, others = _epoch_seconds(cell), _epoch_seconds(base)
+    ratios = [median(mine[kind]) / median(others[kind]) for kind in mine if kind in others and median(others[kind]) > 0]
+    return median(ratios) if ratios else math.nan
+
+
+def _epoch_seconds(cell: Cell) -> dict[tuple[str, ...], list[float]]:
+    """Return the seconds per joint epoch of a cell's runs, by processor, threads and precision."""
+    seconds: dict[tuple[str, ...], list[float]] = {}
+    for run in cell.counted_runs:
+        kind = tuple(str(run.provenance.get(name)) for name in ("device_name", "threads", "precision"))
+        seconds.setdefault(kind, []).append(run.wall_time_s / cell.epochs)
+    return seconds
+
+
+def field_order(ranking: Ranking) -> list[RankedCell]:
+    """Return the cells of a workload by what their rules need, within a group as the leaderboard has them."""
+    groups = (*NEEDS, OTHERS)
+    return sorted(ranking.cells, key=lambda ranked: groups.index(needs_of(ranked.cell.method)))
+
+
+def field_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
+    """Return one row per cell: the leaderboard's, with what the rule needs and its relative cost.
+
+    Raises:
+        TpbenchError: the store is empty.
+    """
+    return _frame(rankings_of(store, baseline))
+
+
+def _frame(rankings: Sequence[Ranking]) -> pd.DataFrame:
+    frames = []
+    for ranking in rankings:
+        ordered = field_order(ranking)
+        frame = ranking_frame([ranking]).set_index(["method", "tuning"])
+        keys = [(ranked.cell.method, ranked.cell.tuning) for ranked in ordered]
+        rows = frame.loc[keys].reset_index()
+        rows["needs"] = [needs_of(method) for method, _ in keys]
+        rows["cost"] = [relative_cost(ranked.cell, ranked.baseline) for ranked in ordered]
+        frames.append(rows[list(FIELD_COLUMNS)])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(FIELD_COLUMNS))
+
+
+def field_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
+    """Return the legend of a workload's table."""
+    base = method_title(ranking.baseline)
+    return [
+        *ranking_notes(ranking, mark),
+        f"Cost: time of a joint minibatch over that of {base} on the same kind of processor; packs may differ.",
+    ]
+
+
+def render_field(store: RunStore, form: str, baseline: str = BASELINE) -> str:
+    """Format a table for each workload in one of :data:`tpbench.results.formats.FORMATS`.
+
+    Raises:
+        UsageError: there is no such format.
+        TpbenchError: the store is empty.
+    """
+    rankings = rankings_of(store, baseline)
+    if check_format(form) == "csv":
+        return csv_text(_frame(rankings), csv_number)
+    mark = "*" if form == "text" else "bold"
+    tables = []
+    for ranking in rankings:
+        header = ["needs", *ranking_header(ranking), "cost"]
+        notes = "\n".join(field_notes(ranking, mark))
+        tables.append(format_table(ranking_title(ranking), header, _values(ranking), form, notes))
+    return "\n".join(tables)
+
+
+def _values(ranking: Ranking) -> list[list[str | Value]]:
+    rows: list[list[str | Value]] = []
+    before = ""
+    for ranked in field_order(ranking):
+        needs, cost = needs_of(ranked.cell.method), relative_cost(ranked.cell, ranked.baseline)
+        # A group's name stands once.
+        rows.append(
+            [needs if needs != before else "", *ranking_values(ranked), "-" if math.isnan(cost) else f"{cost:.1f}"]
+        )
+        before = needs
+    return rows
