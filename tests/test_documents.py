@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import Inside
@@ -85,21 +86,28 @@ def test_the_examples_of_a_page_print_what_it_shows(
 
 
 def check_the_plugin(folder: Path, tpbench_inside: Inside) -> None:
-    """Check what the example's runs record, and a campaign of a workload from a file and two rules, one a package's."""
+    """Check what the example's runs record, and a campaign of a workload from a file and two rules, one a package's.
+
+    The example is Kolen-Pollack learning: its updates come to be the gradient (finding B-2 of the review).
+    """
+    (record,) = (folder / "results" / "alignment").glob("digits-my-kp-*.json")
+    angles = np.array(json.loads(record.read_text())["loss_angles"])
+    assert angles[0].min() > 80
+    assert 0.5 < angles[len(angles) // 10 :].mean() < 4
     runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in (folder / "results/runs").glob("*.json")]
-    plugged = [run for run in runs if run["definition"]["method"] == "mirror-fa"]
+    plugged = [run for run in runs if run["definition"]["method"] == "my-kp"]
     (source,) = {run["definition"]["method_source"] for run in plugged}
-    assert re.fullmatch(r"tpbench-mirror 1\.0 [0-9a-f]{16}", source)
-    assert {"mirror_rate", "mirror_decay"} <= set(plugged[0]["definition"]["configuration"])
+    assert re.fullmatch(r"tpbench-kolen-pollack 1\.0 [0-9a-f]{16}", source)
+    assert {"my_decay"} <= set(plugged[0]["definition"]["configuration"])
     (folder / "small.yaml").write_text("name: small\nlike: digits\nnetwork: [16]\n")
-    options = "--space mirror/space.yaml --trials 2 --pack 2 --epochs 2 --n-seeds 2 --cpus 2"
-    swept = tpbench_inside("sweep", "small.yaml", "mirror-fa,fa", *options.split())
+    options = "--space kolen-pollack/space.yaml --trials 2 --pack 2 --epochs 2 --n-seeds 2 --cpus 2"
+    swept = tpbench_inside("sweep", "small.yaml", "my-kp,fa", *options.split())
     assert swept.returncode == 0, swept.stderr
     spaces = {
         path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text())["space"]
         for path in (folder / "results" / "sweeps").glob("small-*/sweep.json")
     }
-    assert "mirror_rate" in spaces["small-mirror-fa"]
+    assert "my_decay" in spaces["small-my-kp"]
     assert spaces["small-fa"] == space_for("fa").describe()
 
 

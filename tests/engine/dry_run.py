@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tpbench.engine import Problem, Trainer, example_configuration
+from tpbench.engine import Configuration, Problem, Trainer, example_configuration
 from tpbench.engine.methods import Method
 from tpbench.engine.trainer import CudaGraphStep, Step
 from tpbench.engine.verify import NoTransfers, fake_gpu
@@ -31,7 +32,13 @@ class DryTrainer(Trainer):
         return [self._stream(p, "noise") for p in self.alive]
 
 
-def dry_run(method: Method, problem: Problem, members: int, precision: str = "float32") -> int:
+def dry_run(
+    method: Method,
+    problem: Problem,
+    members: int,
+    precision: str = "float32",
+    configurations: Sequence[Configuration] | None = None,
+) -> int:
     """Train a feedback epoch, if the method has any, and a joint epoch, and evaluate; leave out the read at the end.
 
     Returns:
@@ -40,7 +47,8 @@ def dry_run(method: Method, problem: Problem, members: int, precision: str = "fl
     Raises:
         RuntimeError: a number is read back, tensors of two devices meet, and the like.
     """
-    configurations, seeds = [example_configuration(method)] * members, list(range(members))
+    configurations = configurations or [example_configuration(method)] * members
+    seeds = list(range(members))
     with fake_gpu():
         arrays = {name: getattr(problem, name) for name in ("x_train", "y_train", "x_test", "y_test")}
         empty = {name: torch.empty(values.shape, dtype=values.dtype) for name, values in arrays.items()}

@@ -39,12 +39,12 @@ def test_an_epoch_is_read_once_at_its_end(method: str, precision: str, small_pro
     rule = METHODS[method]
     # Wide enough that bf16 lowers its products.
     wide = replace(small_problem, architecture=Architecture((6, 66, 65, 64, 3), random_hidden=64), batch_size=64)
-    assert dry_run(rule, wide, 3, precision) == 1 + rule.trains_feedback
+    assert dry_run(rule, wide, 3, precision) == (0 if rule.capturable is False else 1 + rule.trains_feedback)
 
 
-def test_all_built_in_methods_can_be_captured() -> None:
-    for method in METHODS.values():
-        assert method.allows_cuda_graph([example_configuration(method)] * 2), method.title
+def test_the_built_in_methods_can_be_captured_but_the_one_that_draws() -> None:
+    refused = {name for name, rule in METHODS.items() if not rule.allows_cuda_graph([example_configuration(rule)] * 2)}
+    assert refused == {"brsf"}
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-46])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.documents import DOCUMENTS
 from tests.engine.test_plugins import install
 from tpbench import engine
 from tpbench.engine import METHODS, Minibatch, Problem, Trainer, example_configuration, get_method
@@ -170,5 +172,15 @@ def test_all_that_a_rule_needs_is_in_the_engine() -> None:
             "FEEDBACK_TRAINING",
             "FEEDBACK_ADAM",
             "SCHEDULES",
+            "NEEDS",
             "REGISTRY",
         } <= set(dir(engine))
+
+
+def test_all_that_the_page_for_authors_names_is_in_the_engine() -> None:
+    page = (DOCUMENTS / "adding-a-method.md").read_text(encoding="utf-8")
+    called = set(re.findall(r"`([A-Za-z]\w+)\(", page)) - {"train", "tanh"}
+    constants = set(re.findall(r"`([A-Z]{2}[A-Z_]+)`", page))
+    assert {"Update", "FeedbackPhase", "tanh_difference_"} <= called
+    assert {"SLEEP", "LAYERWISE_LINEAR"} <= constants
+    assert called | constants <= set(engine.__all__)

@@ -31,7 +31,8 @@ def titled(title: str, rule: str = "RULE") -> str:
 
 BROKEN = [
     ("tp_missing", "import nowhere_at_all\n", "broken", "ModuleNotFoundError"),
-    ("tp_syntax", "def (:\n", "broken", "SyntaxError"),
+    ("tp_missing_later", "import os\n\nimport nowhere_at_all\n", "broken", "tp_missing_later.py:3"),
+    ("tp_syntax", "x = 1\ndef (:\n", "broken", "tp_syntax.py:2"),
     ("tp_exits", "raise SystemExit('no [red]licence[/red]')\n", "broken", r"[red]licence[/red]"),
     ("tp_other", "RULE = 3\n", "broken", "tp_other:RULE"),
 ]
@@ -60,6 +61,19 @@ def test_a_broken_package_is_named_once_and_breaks_its_own_method_alone(
     assert all(words in asked.stderr for words in ("error:", "'broken'", f"'{module}'", reason))
 
 
+def test_a_broken_package_of_several_methods_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finding B-15 of the review."""
+    install(tmp_path, "tp_seven", "x = 1\nx = x / 0\n", "tp-first = tp_seven:RULE\ntp-second = tp_seven:RULE\ntp-third")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not {"tp-first", "tp-second", "tp-third"} & set(all_methods())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(words in line for words in ("'tp-first', 'tp-second', 'tp-third'", "'tp_seven'", "tp_seven.py:2"))
+    with pytest.raises(TpbenchError, match=r"'tp-second' of .*tp_seven\.py:2"):
+        get_method("tp-second")
+
+
 def test_a_name_that_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,11 +81,15 @@ def test_a_name_that_is_taken(
         install(tmp_path / module, module, titled("Twice"), name)
         monkeypatch.syspath_prepend(str(tmp_path / module))
     assert get_method("bp") is methods.METHODS["bp"]
-    assert get_method("twice").title == "Twice"
-    assert method_source("twice").startswith("tp_")
+    with pytest.raises(TpbenchError) as caught:
+        get_method("twice")
+    assert all(f"'{module}'" in str(caught.value) for module in ("tp_one", "tp_two"))
+    assert method_title("twice") == "twice"
     assert capsys.readouterr().err == ""  # who asks for another method need not know
-    all_methods()
-    assert capsys.readouterr().err.count("taken") == 2
+    assert "twice" not in all_methods()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert any("'tp_one'" in line and "'tp_two'" in line for line in lines)
 
 
 def test_the_title_of_a_built_in_method_is_taken(
@@ -138,7 +156,9 @@ RULE = Method(
 """
 
 
-@pytest.mark.parametrize(("schedule", "reason"), [("slep", "did you mean 'sleep'"), ("sleep", "reconstruction loss")])
+@pytest.mark.parametrize(
+    ("schedule", "reason"), [("slep", "did you mean 'sleep'"), ("sleep", "feedback that is trained")]
+)
 def test_a_wrong_declaration_names_package_file_and_line(
     tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, reason: str
 ) -> None:

@@ -268,6 +268,7 @@ def sourced(source: str, seeds: range, error: float, **changes: Any) -> list[Run
 def test_a_cell_is_of_one_source(
     runs: Callable[[], list[RunRecord]], installed: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Finding B-4 of the review."""
     monkeypatch.setattr("tpbench.results.cells.installed_source", lambda name: installed)
     cell = choose_cells(runs())["mnist", "", "mine", "unknown"]
     assert {run.definition.method_source for run in cell.runs} == {chosen}

@@ -185,7 +185,7 @@ def verify_method_command(
         rows = [{"name": check.name, "found": check.result, "passed": check.passed} for check in checks]
         print(json.dumps(rows, indent=1))
     else:
-        _print_checks(checks, "not told")
+        _print_checks(checks, "-")
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
 

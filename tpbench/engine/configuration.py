@@ -32,6 +32,8 @@ class Hyperparameter:
     whole: bool = False
     layers: Literal["", "all", "hidden"] = ""
     """The layers for each of which a list may have a number: 1 .. L, or 1 .. L-1. Empty: a list is not valid."""
+    example: float = math.nan
+    """A valid value, for measuring or checking a rule without a configuration; one within the range unless given."""
 
     def __post_init__(self) -> None:
         if self.layers not in ("", "all", "hidden"):
@@ -40,14 +42,17 @@ class Hyperparameter:
             raise ValueError(f"hyperparameter '{self.name}': a name has 1 to 40 of a-z, 0-9 and '_'")
         if not (math.isfinite(self.lower) and self.lower < self.upper):
             raise ValueError(f"hyperparameter {self.name}: no value is above {self.lower:g} and below {self.upper:g}")
+        given = not (isinstance(self.example, float) and math.isnan(self.example))
+        if not given:
+            object.__setattr__(self, "example", self._in_range())
         try:
-            self.check(self.example, "its range")
+            self.check(self.example, "its example")
         except UsageError as error:
-            raise ValueError(f"hyperparameter {self.name}: no whole number is in its range") from error
+            reason = str(error) if given else f"hyperparameter {self.name}: no whole number is in its range"
+            raise ValueError(reason) from error
 
-    @property
-    def example(self) -> float:
-        """A valid value, for measuring or checking a rule without a configuration."""
+    def _in_range(self) -> float:
+        """Return a value of the range, if there is one."""
         if self.whole:
             return math.floor(self.lower) + 1 if self.open else math.ceil(self.lower)
         return (self.lower + min(self.upper, self.lower + 1)) / 2

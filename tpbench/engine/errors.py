@@ -140,8 +140,10 @@ def warn_caller(message: str) -> None:
 def place_of(error: BaseException) -> str:
     """Return ``FILE:LINE`` of the last line of a traceback outside torch, tpbench and Python's imports; empty if none.
 
-    Imports no torch: where it is not loaded, no line is its own.
+    That of a syntax error is where it stands. Imports no torch: where it is not loaded, no line is its own.
     """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
     modules = (sys.modules[name] for name in ("tpbench", "torch", importlib.__name__) if name in sys.modules)
     others = ("<frozen importlib", *(f"{Path(str(module.__file__)).parent}{os.sep}" for module in modules))
     frames = [

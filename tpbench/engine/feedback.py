@@ -168,7 +168,7 @@ class FeedbackState:
         buffer = self.workspace("tanh difference", *change.shape)
         return tanh_difference_(h.unsqueeze(1), slope.unsqueeze(1), change, buffer)
 
-    def _memory_name(self) -> str:
+    def memory_name(self) -> str:
         """Return a name for memory: a rule that asks for targets twice keeps both answers."""
         self._calls += 1
         return "target" if self._calls == 1 else f"target {self._calls}"
@@ -184,7 +184,7 @@ class FeedbackState:
             ``g(hhat) - g(h)`` *is* the change of g.
         """
         differences: list[Tensor] = [output_change] * self.architecture.depth
-        change, name = output_change.unsqueeze(1), self._memory_name()
+        change, name = output_change.unsqueeze(1), self.memory_name()
         shared: Tensor | None = None
         for i in reversed(self.architecture.hidden):
             source = change
@@ -203,7 +203,7 @@ class FeedbackState:
         pass on (equation 3).
         """
         differences: list[Tensor] = [output_change] * self.architecture.depth
-        change, name = output_change, self._memory_name()
+        change, name = output_change, self.memory_name()
         for i in reversed(self.architecture.hidden):
             moved = self.difference(i, change.unsqueeze(1), name)[:, 0]
             change = moved.add_(self.value(i)[0]).sub_(self.activities[i])

@@ -262,9 +262,9 @@ def lee_targets(batch: Minibatch) -> list[Tensor]:
     depth, state = batch.architecture.depth, feedback_of(batch)
     eta = batch.of_layer("eta")
     gradient = batch.layers[-1].backward(batch.forward_parameters, batch.output_gradient, batch.matmul)
-    targets = [gradient.mul_(-eta), batch.output_gradient * -eta]
+    targets, memory = [gradient.mul_(-eta), batch.output_gradient * -eta], state.memory_name()
     for i in range(depth - 2, 0, -1):
-        targets.insert(0, state.difference(i, targets[0].unsqueeze(1), "lee target").squeeze(1))
+        targets.insert(0, state.difference(i, targets[0].unsqueeze(1), memory).squeeze(1))
     return targets
 
 

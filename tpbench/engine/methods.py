@@ -488,21 +488,21 @@ _FB_SCALE = Hyperparameter("fb_scale", "bound of the uniform numbers of the feed
 _FB_STEPS = Hyperparameter("fb_steps", "feedback steps per minibatch", upper=1000, whole=True, layers="hidden")
 _TARGETS = ("lr_eta", *FORWARD_ADAM, "eta")
 _DFC = (
-    Hyperparameter("damping_dfc", "leak of the controller at its steady state"),
+    Hyperparameter("damping_dfc", "leak of the controller at its steady state", example=0.1),
     Hyperparameter("leak_fb", "leak of the controller while the feedback is trained", open=False),
     Hyperparameter("k_p_fb", "proportional part of the controller while the feedback is trained", open=False),
-    Hyperparameter("dt_fb", "time step of the simulation that trains the feedback", upper=1.0),
+    Hyperparameter("dt_fb", "time step of the simulation that trains the feedback", upper=1.0, example=0.1),
     Hyperparameter("tau_fb", "time constant of the units in that simulation"),
     Hyperparameter("tau_apical_fb", "time constant of the feedback's input in that simulation"),
-    Hyperparameter("times_fb", "time points of that simulation", lower=1, upper=10_000, whole=True),
+    Hyperparameter("times_fb", "time points of that simulation", lower=1, upper=10_000, whole=True, example=8),
     Hyperparameter("sigma_output_fb", "standard deviation of the noise at the output in that simulation", open=False),
-    Hyperparameter("hwd_fb", "homeostatic weight decay of the feedback", open=False),
+    Hyperparameter("hwd_fb", "homeostatic weight decay of the feedback", open=False, example=1e-3),
     Hyperparameter(
         "frozen_output_fb", "1: the output's feedback matrix stays the identity", upper=2, open=False, whole=True
     ),
 )
-_PC_STEPS = Hyperparameter("pc_steps", "relaxation steps per minibatch", upper=1000, whole=True)
-_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, layers="hidden")
+_PC_STEPS = Hyperparameter("pc_steps", "relaxation steps per minibatch", upper=1000, whole=True, example=5)
+_PC_RATE = Hyperparameter("pc_rate", "rate of the relaxation", upper=1.0, layers="hidden", example=0.1)
 _PEPITA_SCALE = Hyperparameter("pepita_scale", "bound of the uniform numbers of F over that of He's initialisation")
 
 METHODS: dict[str, Method] = {

@@ -22,6 +22,29 @@ Kind = TypeVar("Kind")
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
+def _package(entry: EntryPoint) -> str:
+    """Return the name of an entry point's package."""
+    return entry.dist.name if entry.dist else entry.module
+
+
+def _describe(kind: str, entry: EntryPoint) -> str:
+    return f"the {kind} '{entry.name}' of the package '{_package(entry)}'"
+
+
+class EntryError(TpbenchError):
+    """An entry of a package that cannot be used.
+
+    Args:
+        kind: what messages call an entry.
+        entry: the entry point.
+        reason: as it follows the words "cannot be used".
+    """
+
+    def __init__(self, kind: str, entry: EntryPoint, reason: str) -> None:
+        self.name, self.package, self.reason = entry.name, _package(entry), reason
+        super().__init__(f"{_describe(kind, entry)} cannot be used{reason}")
+
+
 class Registry(Generic[Kind]):
     """The entries of one kind by name: built-in ones, and those of installed packages in an entry-point group.
 
@@ -61,17 +84,24 @@ class Registry(Generic[Kind]):
     def all(self) -> dict[str, Kind]:
         """Return the built-in entries and those of installed packages that can be used.
 
-        Prints a line on standard error for each of the others.
+        Prints a line on standard error for each reason why others of a package cannot.
         """
         entries = dict(self.built_in)
-        usable, problems = self._sorted()
-        for problem in problems:
-            warn_once(problem)
+        usable, refused = self._sorted()
+        errors = list(refused.values())
         for name in usable:
             try:
                 entries[name] = self.load(name)
-            except TpbenchError as error:
-                warn_once(str(error))
+            except EntryError as error:
+                errors.append(error)
+        together: dict[tuple[str, str], list[EntryError]] = {}
+        for problem in errors:
+            together.setdefault((problem.package, problem.reason), []).append(problem)
+        for (package, reason), same in together.items():
+            names = ", ".join(f"'{problem.name}'" for problem in same)
+            warn_once(
+                f"the {self.kind}{'s' * (len(same) > 1)} {names} of the package '{package}' cannot be used{reason}"
+            )
         return entries
 
     def get(self, name: str) -> Kind:
@@ -83,7 +113,10 @@ class Registry(Generic[Kind]):
         """
         if name in self.built_in:
             return self.built_in[name]
-        if name not in self.entries():
+        usable, refused = self._sorted()
+        if name in refused:
+            raise refused[name]
+        if name not in usable:
             raise unknown(self.kind, name, self.names())
         return self.load(name)
 
@@ -106,47 +139,53 @@ class Registry(Generic[Kind]):
         two equal titles is refused must not depend on the order of imports in a process.
 
         Raises:
-            TpbenchError: its package cannot be imported, or adds something else, or its title is that of another.
+            EntryError: its package cannot be imported, or adds something else, or its title is that of another.
         """
         entry = self.entries()[name]
         loaded = self._load(name, entry)
         if problem := self._title_problem(name, entry, loaded):
-            raise TpbenchError(f"{self._describe(entry)} cannot be used: {problem}")
+            raise EntryError(self.kind, entry, f": {problem}")
         return loaded
 
     def describe(self, name: str) -> str:
         """Return the words for an entry and its package in messages."""
-        return f"the {self.kind} '{name}'" if name in self.built_in else self._describe(self.entries()[name])
+        return f"the {self.kind} '{name}'" if name in self.built_in else _describe(self.kind, self.entries()[name])
 
     def forget(self) -> None:
         """Read the entries of packages again when they are next needed."""
         self._loaded.clear()
         self._title_problems.clear()
 
-    def _sorted(self) -> tuple[dict[str, EntryPoint], list[str]]:
-        """Return the entry points whose names can be used, and the problems of the others."""
-        usable: dict[str, EntryPoint] = {}
-        problems = []
-        for entry in _entry_points(self.group, tuple(sys.path)):
-            if not _NAME.fullmatch(entry.name):
-                # Folders and files are named by it.
-                problems.append(
-                    f"{self._describe(entry)} cannot be used: a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'"
-                )
-            elif entry.name in self.built_in or entry.name in usable:
-                problems.append(f"{self._describe(entry)} cannot be used: that name is taken")
-            else:
-                usable[entry.name] = entry
-        return usable, problems
+    def _sorted(self) -> tuple[dict[str, EntryPoint], dict[str, EntryError]]:
+        """Return the entry points whose names can be used, and the errors of the others, by name.
 
-    def _describe(self, entry: EntryPoint) -> str:
-        return f"the {self.kind} '{entry.name}' of the package '{entry.dist.name if entry.dist else entry.module}'"
+        Two packages with one name are both refused: which of them comes first depends on the installation.
+        """
+        by_name: dict[str, list[EntryPoint]] = {}
+        for entry in _entry_points(self.group, tuple(sys.path)):
+            by_name.setdefault(entry.name, []).append(entry)
+        usable: dict[str, EntryPoint] = {}
+        refused = {}
+        for name, (entry, *others) in by_name.items():
+            if not _NAME.fullmatch(name):
+                # Folders and files are named by it.
+                problem = ": a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'"
+            elif name in self.built_in:
+                problem = ": that name is taken by a built-in one"
+            elif others:
+                names = ", ".join(f"'{_package(other)}'" for other in others)
+                problem = f": that name is taken by the package {names}, too; uninstall one"
+            else:
+                usable[name] = entry
+                continue
+            refused[name] = EntryError(self.kind, entry, problem)
+        return usable, refused
 
     def _load(self, name: str, entry: EntryPoint) -> Kind:
         if ":" not in entry.value:
-            raise TpbenchError(f"{self._describe(entry)} cannot be used: '{entry.value}' must be written MODULE:NAME")
+            raise EntryError(self.kind, entry, f": '{entry.value}' must be written MODULE:NAME")
         if name in self._loading:
-            raise TpbenchError(f"{self._describe(entry)} cannot be used: it is made of itself")
+            raise EntryError(self.kind, entry, ": it is made of itself")
         if entry not in self._loaded:
             self._loading.add(name)
             try:
@@ -159,15 +198,16 @@ class Registry(Generic[Kind]):
         try:
             loaded = entry.load()
         except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            text = error.msg if isinstance(error, SyntaxError) else str(error)
+            reason = " ".join(f"{type(error).__name__}: {text}".split())
             place = f", {place_of(error)}" if place_of(error) else ""
-            raise TpbenchError(f"{self._describe(entry)} cannot be used ({reason}{place})") from error
+            raise EntryError(self.kind, entry, f" ({reason}{place})") from error
         try:
             return self._read(name, loaded)
         except ValueError as error:
-            raise TpbenchError(f"{self._describe(entry)} cannot be used: {entry.value} {error}") from error
+            raise EntryError(self.kind, entry, f": {entry.value} {error}") from error
         except UsageError as error:
-            raise TpbenchError(f"{self._describe(entry)} cannot be used: {error}") from error
+            raise EntryError(self.kind, entry, f": {error}") from error
 
     def _title_problem(self, name: str, entry: EntryPoint, loaded: Kind) -> str:
         """Name the built-in or earlier entry that has the same title; empty if there is none."""
@@ -193,7 +233,7 @@ class Registry(Generic[Kind]):
             except TpbenchError:
                 continue  # it is in no table
             if same:
-                return f"{entry.value} has the title '{title}' of {self._describe(other_entry)}"
+                return f"{entry.value} has the title '{title}' of {_describe(self.kind, other_entry)}"
         return ""
 
 

@@ -165,8 +165,7 @@ class PackState:
         shapes = self.method.array_shapes(self.architecture)
         if not shapes:
             return
-        if taken := [name for name in shapes if name in self.forward.shapes]:
-            raise RuleError(f"{self.method.title}: its array {taken[0]} has the name of a forward parameter")
+        self._require_own_names()
         self.feedback = Parameters(shapes, self.members, dtype=self.dtype, device=self.device)
         fixed_shapes = self.method.feedback.fixed_shapes(self.architecture) if self.method.feedback else {}
         self.fixed = {
@@ -178,6 +177,15 @@ class PackState:
             self.feedback_gradients = self.feedback.like(trained)
             settings = [[feedback_settings(c, self._layer_of[name]) for name in trained] for c in self.configurations]
             self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings, trained)
+
+    def _require_own_names(self) -> None:
+        """Refuse an array of the rule's own that has the name of another one."""
+        feedback, sizes = self.method.feedback, self.architecture
+        others = {**feedback.shapes(sizes), **feedback.fixed_shapes(sizes)} if feedback else {}
+        for name in self.method.arrays(sizes) if self.method.arrays else ():
+            if name in self.forward.shapes or name in others:
+                whose = "a forward parameter" if name in self.forward.shapes else "an array of its feedback map"
+                raise RuleError(f"{self.method.title}: its array {name} has the name of {whose}")
 
     def _trained_arrays(self) -> list[str]:
         """Return the arrays that the feedback optimiser trains."""
@@ -557,12 +565,17 @@ class MutationGuard:
     """
 
     def __init__(self, batch: Minibatch) -> None:
-        self._batch = batch
-        self._tensors = [batch.forward_parameters.flat, batch.output_gradient, *batch.activities, *batch.slopes[1:]]
-        self._tensors += batch.hyperparameters.values()
+        self._tensors = {"the forward parameters": batch.forward_parameters.flat}
+        self._tensors["the output gradient"] = batch.output_gradient
+        activities = [f"the activities of layer {i}" for i in batch.architecture.layers]
+        self._tensors |= zip(["the inputs", *activities], batch.activities, strict=True)
+        self._tensors |= {f"the slopes of layer {i}": batch.slopes[i] for i in batch.architecture.hidden}
+        self._tensors |= {f"the hyperparameter {name}": values for name, values in batch.hyperparameters.items()}
         if batch.labels is not None:
-            self._tensors.append(batch.labels)
-        self._versions = [tensor._version for tensor in self._tensors]
+            self._tensors["the labels"] = batch.labels
+        if batch.feedback:
+            self._tensors |= {f"the fixed array {name}": values for name, values in batch.feedback.fixed.items()}
+        self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
 
     def require_unchanged(self, method: Method) -> None:
         """Compare with the versions that the rule got.
@@ -570,20 +583,11 @@ class MutationGuard:
         Raises:
             RuleError: the rule changed one of them in place.
         """
-        versions = [tensor._version for tensor in self._tensors]
-        if versions == self._versions:
-            return
-        pairs = zip(self._names(), versions, self._versions, strict=False)
-        name = next(name for name, now, then in pairs if now != then)
-        raise RuleError(f"{method.title}: the rule changes {name} of its minibatch in place: let it work on a copy")
-
-    def _names(self) -> list[str]:
-        """Name the tensors, in their order."""
-        architecture = self._batch.architecture
-        names = ["the forward parameters", "the output gradient", "the inputs"]
-        names += [f"the activities of layer {i}" for i in architecture.layers]
-        names += [f"the slopes of layer {i}" for i in architecture.hidden]
-        return [*names, *(f"the hyperparameter {name}" for name in self._batch.hyperparameters), "the labels"]
+        for name, tensor in self._tensors.items():
+            if tensor._version != self._versions[name]:
+                raise RuleError(
+                    f"{method.title}: the rule changes {name} of its minibatch in place: let it work on a copy"
+                )
 
 
 def compute_update(method: Method, batch: Minibatch) -> list[Tensor] | Update:

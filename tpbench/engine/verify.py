@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import random
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tpbench
+from tpbench.engine.alignment import angles
 from tpbench.engine.configuration import SCHEDULE, Hyperparameter
 from tpbench.engine.errors import RuleError, TpbenchError
 from tpbench.engine.golden import SHIPPED, compare_golden_file, golden_files, relative_error
-from tpbench.engine.methods import METHODS, Method, Minibatch, Update, example_configuration
+from tpbench.engine.methods import (
+    FEEDBACK_TRAINING,
+    FORWARD_ADAM,
+    METHODS,
+    Method,
+    Minibatch,
+    Update,
+    cross_entropy_loss,
+    example_configuration,
+)
 from tpbench.engine.network import Parameters, stream
 from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import forget_constants
@@ -35,12 +46,13 @@ from tpbench.engine.trainer import Trainer, dtype_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
 _SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3
+_ANGLE_EPOCHS = 10
 FLOAT64_BOUND = 1e-9
 """Largest relative difference in float64: a larger one is another computation, not rounding."""
 FLOAT32_BOUND = 1e-4
 """The same in float32 after some epochs. On a CPU the methods are then up to 2.3e-6 from float64."""
-_OR_DRAWS = ", or draws numbers without batch.draw"
-_HINT = f": it keeps a state of its own{_OR_DRAWS}"
+_HINT = ": it keeps a state of its own"
+_READ_BY_ENGINE = {"lr", "lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "wd", "clip", "clip_fb", *SCHEDULE}
 
 
 class _Undecided(Exception):  # noqa: N818 (no error of the rule's)
@@ -73,15 +85,18 @@ def _run(name: str, check: Callable[[], str], title: str = "") -> Check:
 def verify_method(method: Method) -> Iterator[Check]:
     """Run all checks of a rule on a small network in float64.
 
-    The first ones are of the targets of a minibatch; if one of them fails it is the last.
+    The first ones are of one minibatch; if one of them fails it is the last. Two results at the end have no verdict.
     """
-    for name, check in _OF_TARGETS:
+    for name, check in _OF_MINIBATCH:
         result = _run(name, partial(check, method), method.title)
         yield result
         if result.passed is False:
             return
     for name, check in _OF_TRAINING:
         yield _run(name, partial(check, method), method.title)
+    for name, check in _INFORMATION:
+        result = _run(name, partial(check, method), method.title)
+        yield Check(name, result.result, None)
 
 
 def _vary(hyperparameter: Hyperparameter, value: float, member: int, share: float) -> float:
@@ -124,7 +139,10 @@ def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
 
 
 def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return inputs, labels and noise of a pack's members, each one's from its seed alone."""
+    """Return inputs, labels and noise of a pack's members, each one's from its seed alone.
+
+    As in training, the noise is zero after the draws that a member needs.
+    """
     seeds, widths = pack.seeds, pack.method.noise_widths(_NETWORK)
     generators = [stream(seed, "verify method", step) for seed in seeds]
 
@@ -133,16 +151,26 @@ def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]
 
     x = draw(_BATCH, _NETWORK.sizes[0])
     labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
-    repeats = max(pack.noise_repeats, default=1)
-    return x, torch.stack(labels), [draw(_BATCH, width) for width in widths * repeats]
+    repeats = pack.noise_repeats or [1] * len(seeds)
+    noise = []
+    for k in range(max(repeats)):
+        needed = torch.tensor([k < count for count in repeats]).view(-1, 1, 1)
+        noise += [draw(_BATCH, width) * needed for width in widths]
+    return x, torch.stack(labels), noise
 
 
 def _train(pack: PackState, steps: Sequence[int] = range(_STEPS), *, epochs: bool = False) -> PackState:
-    """Train a pack on minibatches of these numbers and return it; with ``epochs`` each begins an epoch."""
+    """Train a pack on minibatches of these numbers and return it; with ``epochs`` each begins an epoch.
+
+    Where feedback is trained, each minibatch trains it alone first.
+    """
     for step in steps:
         if epochs:
             pack.generators = [stream(seed, "rule", step) for seed in pack.seeds]
-        pack.joint_step(*_data(pack, step))
+        x, y, noise = _data(pack, step)
+        if pack.method.trains_feedback:
+            pack.feedback_step(x, noise, y)
+        pack.joint_step(x, y, noise)
     return pack
 
 
@@ -154,8 +182,9 @@ def _minibatch(method: Method) -> Minibatch:
 
 def _check_shapes(method: Method) -> str:
     batch = _minibatch(method)
-    require_shapes(method, batch, compute_update(method, batch))
-    return f"{_NETWORK.depth} targets, each (members, batch, units)"
+    output = compute_update(method, batch)
+    require_shapes(method, batch, output)
+    return f"{_NETWORK.depth} {'errors' if isinstance(output, Update) else 'targets'}, each (members, batch, units)"
 
 
 def _check_finite(method: Method) -> str:
@@ -173,22 +202,68 @@ def _check_unchanged(method: Method) -> str:
     return "nothing of the minibatch is changed in place"
 
 
+def _random_states() -> list[object]:
+    """Return the states of the random streams that belong to no member: those of torch, numpy and Python."""
+    return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]
+
+
+def _check_draws(method: Method) -> str:
+    """Require that all random numbers come from the members' streams."""
+    before = _random_states()
+    _train(_pack(method), range(1))
+    if _random_states() != before:
+        raise RuleError("it draws numbers without batch.draw, which depend on no seed")
+    return "no random numbers but those of batch.draw and the phase's noise"
+
+
+def _check_phase(method: Method) -> str:
+    """Run the feedback phase once, with its guard against changes in place, and look for what it changes."""
+    if not method.feedback_phase:
+        return "declares none"
+    pack = _pack(method)
+    assert pack.feedback
+    before = {name: pack.feedback[name].clone() for name in pack.feedback}
+    x, y, noise = _data(pack)
+    pack.feedback_step(x, noise, y)
+    changed = [name for name, values in before.items() if not torch.equal(values, pack.feedback[name])]
+    if not changed:
+        how = "changes none of its arrays" if method.feedback_phase.own_step else "writes no gradients"
+        raise RuleError(f"its feedback phase {how}")
+    if any(not bool(torch.isfinite(pack.feedback[name]).all()) for name in changed):
+        raise RuleError("its feedback phase gives numbers that are not finite")
+    return f"trains {', '.join(changed)}, and changes nothing else in place"
+
+
 def _check_repeatable(method: Method) -> str:
-    batch = _minibatch(method)
-    arrays = batch.arrays.flat.clone() if batch.arrays else None
-    first = _results(compute_update(method, batch))
+    pack = _pack(method)
+    x, y, noise = _data(pack)
+    batch = pack.minibatch(x, y)
+    arrays = pack.feedback.flat.clone() if pack.feedback else None
+
+    def call() -> list[Tensor]:
+        if pack.feedback and arrays is not None:
+            pack.feedback.flat.copy_(arrays)
+        batch.generators = [stream(seed, "rule") for seed in _SEEDS]
+        return _results(compute_update(method, batch))
+
+    first = call()
     copies = [values.clone() for values in first]
-    if batch.arrays and arrays is not None:
-        batch.arrays.flat.copy_(arrays)
-    batch.generators = [stream(seed, "rule") for seed in _SEEDS]
-    second = _results(compute_update(method, batch))
+    second = call()
+    given = {values.data_ptr() for values in (batch.output_gradient, *batch.activities, *batch.slopes)}
     for number, (copy, mine, other) in enumerate(zip(copies, first, second, strict=True)):
         i = number % _NETWORK.depth + 1
         if not torch.equal(copy, other):
             raise RuleError(f"the second call gives another result for layer {i}{_HINT}")
-        if not torch.equal(copy, mine):
-            raise RuleError(f"the second call changes the first one's result for layer {i}")
-    return "the same minibatch gives the same targets"
+        if mine.data_ptr() == other.data_ptr() and mine.data_ptr() not in given:
+            raise RuleError(f"the second call writes to the memory of the first one's result for layer {i}")
+    if method.feedback_phase:
+        phases = [_pack(method) for _ in range(2)]
+        for other_pack in phases:
+            other_pack.feedback_step(x, noise, y)
+        trained = [other_pack.feedback.flat for other_pack in phases if other_pack.feedback]
+        if not torch.equal(trained[0], trained[1]):
+            raise RuleError(f"the second call of its feedback phase trains otherwise{_HINT}")
+    return "the same minibatch gives the same result"
 
 
 def _results(output: list[Tensor] | Update) -> list[Tensor]:
@@ -213,7 +288,7 @@ def _check_members(method: Method) -> str:
     if not drawn_alike:
         raise RuleError("a member draws other numbers than alone: let only those draw that need it (draw(members=...))")
     if worst > FLOAT64_BOUND:
-        raise RuleError(f"members differ from runs alone by {worst:.1e}: one depends on its pack{_OR_DRAWS}")
+        raise RuleError(f"members differ from runs alone by {worst:.1e}: one depends on its pack")
     return f"a pack of {len(_SEEDS)} is {len(_SEEDS)} runs alone (to {worst:.0e})"
 
 
@@ -291,7 +366,7 @@ def _check_read_backs(method: Method) -> str:
                     f"needs the host in the middle of a step ({cause}): declare capturable=False"
                 ) from error
             if _is_missing_gpu(cause):
-                raise _Undecided("the rule uses torch.autograd: only a machine with a GPU can tell") from error
+                raise _Undecided("cannot be told here: it uses torch.autograd, which needs a real GPU") from error
             raise
     return "nothing is read back to the host, so a GPU can replay a step"
 
@@ -302,30 +377,94 @@ def _check_checkpoint(method: Method) -> str:
     resumed = _pack(method)
     resumed.restore(stopped.state())
     _train(resumed, range(1, _STEPS), epochs=True)
-    if not torch.equal(straight.forward.flat, resumed.forward.flat):
+    same = torch.equal(straight.forward.flat, resumed.forward.flat)
+    if straight.feedback and resumed.feedback:
+        same &= torch.equal(straight.feedback.flat, resumed.feedback.flat)
+    if not same:
         raise RuleError(f"continued from a checkpoint it trains otherwise{_HINT}")
     return "continued from a checkpoint it trains the same"
 
 
+def _loss_gradients(pack: PackState, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+    """Return the gradients of a loss by autograd: of W1, b1, W2, ... of every member."""
+    h, depth = x, pack.architecture.depth
+    arrays = {name: pack.forward[name].clone().requires_grad_() for name in pack.forward}
+    for i in pack.architecture.layers:
+        h = torch.baddbmm(arrays[f"b{i}"].unsqueeze(1), h, arrays[f"W{i}"].mT)
+        h = h.tanh() if i < depth else h
+    return list(torch.autograd.grad(loss(h, y).sum(), list(arrays.values())))
+
+
 def _check_gradient(method: Method) -> str:
-    loss = method.descends
-    if loss is None:
+    if method.descends is None:
         return "declares no loss that it descends"
     pack = _pack(method)
-    h, y, _ = _data(pack)
-    arrays = {name: pack.forward[name].clone().requires_grad_() for name in pack.forward}
-    for i in _NETWORK.layers:
-        h = torch.baddbmm(arrays[f"b{i}"].unsqueeze(1), h, arrays[f"W{i}"].mT)
-        h = h.tanh() if i < _NETWORK.depth else h
-    gradients = torch.autograd.grad(loss(h, y).sum(), list(arrays.values()))
-    _train(pack, range(1))
-    worst = max(relative_error(pack.forward_gradients[n], g) for n, g in zip(arrays, gradients, strict=True))
+    x, y, noise = _data(pack)
+    gradients = _loss_gradients(pack, x, y, method.descends)
+    pack.joint_step(x, y, noise)
+    worst = max(relative_error(pack.forward_gradients[n], g) for n, g in zip(pack.forward, gradients, strict=True))
     if worst > FLOAT64_BOUND:
         raise RuleError(f"its updates differ from the gradient of the loss by {worst:.1e}")
     return f"its updates are the gradient of the loss (to {worst:.0e})"
 
 
-_OF_TARGETS = (("targets", _check_shapes), ("finite", _check_finite), ("minibatch", _check_unchanged))
+def loss_angles(method: Method) -> list[float]:
+    """Return the angles between updates and loss gradient after some training, the means over members, of W1 .. WL.
+
+    That of a layer without updates is nan.
+
+    Raises:
+        RuleError: all members diverge.
+    """
+    trainer = example_trainer(method, precision="float64", network=_NETWORK, equal=True, epochs=_ANGLE_EPOCHS)
+    while not trainer.done:
+        trainer.advance()
+    if not trainer.alive:
+        raise RuleError("cannot be measured: it diverges on the test network")
+    pack, found = trainer.pack, []
+
+    def measure(batch: Minibatch, gradients: Parameters) -> None:
+        assert batch.labels is not None
+        expected = _loss_gradients(pack, batch.activities[0], batch.labels, cross_entropy_loss)[::2]
+        found.append(torch.stack([angles(gradients[f"W{i}"], expected[i - 1]) for i in _NETWORK.layers]))
+
+    pack.observer = measure
+    trainer.train_epoch("joint")
+    mean: list[float] = torch.stack(found).mean((0, 2)).tolist()
+    return mean
+
+
+def _measure_angles(method: Method) -> str:
+    measured = loss_angles(method)
+    text = " ".join("-" if math.isnan(angle) else f"{angle:.0f}°" for angle in measured)
+    ascends = any(round(angle) > 90 for angle in measured if not math.isnan(angle))
+    return f"{text} with the loss gradient, layer by layer{': ascends?' if ascends else ''}"
+
+
+def _find_unused(method: Method) -> str:
+    """Train a pack whose members differ from the first in one hyperparameter each."""
+    names = [
+        name for name in method.names if name not in _READ_BY_ENGINE or (name == "sigma" and method.feedback_phase)
+    ]
+    base = example_configuration(method)
+    changed = [{**base, name: _vary(method.hyperparameter_specs[name], base[name], 1, 0.1)} for name in names]
+    pack = _train(PackState(method, _NETWORK, [base, *changed], [0] * (1 + len(names)), dtype=torch.float64))
+    learnt = [group for group in (pack.forward, pack.feedback) if group]
+    same = [
+        name
+        for row, name in enumerate(names, 1)
+        if all(torch.equal(group[array][row], group[array][0]) for group in learnt for array in group)
+    ]
+    return f"without effect on the test network: {', '.join(same)}" if same else "each has an effect"
+
+
+_OF_MINIBATCH = (
+    ("targets", _check_shapes),
+    ("finite", _check_finite),
+    ("minibatch", _check_unchanged),
+    ("feedback phase", _check_phase),
+    ("random numbers", _check_draws),
+)
 _OF_TRAINING = (
     ("second call", _check_repeatable),
     ("members", _check_members),
@@ -334,6 +473,7 @@ _OF_TRAINING = (
     ("checkpoint", _check_checkpoint),
     ("gradient", _check_gradient),
 )
+_INFORMATION = (("hyperparameters", _find_unused), ("angles", _measure_angles))
 
 
 def verify_device(device: str) -> Iterator[Check]:
@@ -414,9 +554,10 @@ def example_trainer(
     batch: int = 16,
     members: int = 3,
     equal: bool = False,
+    epochs: int = 2,
     **more: Any,
 ) -> Trainer:
-    """Return a trainer of two joint epochs on made-up points around class centres, with feedback epochs before each.
+    """Return a trainer of joint epochs on made-up points around class centres, with feedback epochs before each.
 
     An epoch has ten whole minibatches and one of five samples, which is never captured as a CUDA graph. Adam divides by
     the root of a mean square: with a small epsilon, gradients that are zero but for rounding would become steps of full
@@ -430,6 +571,7 @@ def example_trainer(
         batch: samples of a minibatch.
         members: of the pack, with the seeds 0, 1, ...
         equal: the members share one learning rate; otherwise that of member p is ``p + 1`` times as large.
+        epochs: how many joint ones.
         more: further arguments of :class:`Trainer`.
     """
     network = network or Architecture((20, 24, 16, 12, 5), random_hidden=32)
@@ -445,7 +587,7 @@ def example_trainer(
     rate = "lr" if "lr" in base else "lr_eta"
     configurations = [{**base, rate: base[rate] * (1 if equal else 1 + p)} for p in range(members)]
     return Trainer(
-        method, problem, configurations, range(members), epochs=2, precision=precision, device=device, **more
+        method, problem, configurations, range(members), epochs=epochs, precision=precision, device=device, **more
     )
 
 
