@@ -510,18 +510,15 @@ def modulated_input_update(batch: Minibatch) -> Update:
     labels, size, arrays = batch.labels, batch.output_gradient.shape[1], _arrays_of(batch)
     if labels is None or labels.is_floating_point():
         raise ValueError("PEPITA needs class labels")
-    modulated = batch.activities[0] + torch.bmm(batch.output_gradient * size, arrays["F"].mT)
-    inputs, errors = [modulated], []
-    for layer in batch.layers:
-        h = batch.activities[layer.index]
-        out = torch.empty_like(h)
-        layer.forward(batch.forward_parameters, inputs[-1], out)
-        if layer.index < batch.architecture.depth:
-            inputs.append(out)
-            errors.append((h - out) / size)
-        else:
-            errors.append(cross_entropy(out, labels)[2])
-    return Update(errors, inputs)
+    # The second pass as its difference from the first, which loses no digits.
+    change = torch.bmm(batch.output_gradient * size, arrays["F"].mT)
+    inputs, errors = [batch.activities[0] + change], []
+    for i in batch.architecture.hidden:
+        change = batch.difference(i, change)
+        inputs.append(batch.activities[i] + change)
+        errors.append(change / -size)
+    outputs = batch.activities[-1] + batch.difference(batch.architecture.depth, change)
+    return Update([*errors, cross_entropy(outputs, labels)[2]], inputs)
 
 
 # Predictive coding.
@@ -547,33 +544,29 @@ def relaxed_update(batch: Minibatch) -> Update:
     from tpbench.engine.network import cross_entropy
     from tpbench.engine.precision import tanh_slope
 
-    labels, size, depth = batch.labels, batch.output_gradient.shape[1], batch.architecture.depth
+    labels, size, hidden = batch.labels, batch.output_gradient.shape[1], batch.architecture.hidden
     if labels is None or labels.is_floating_point():
         raise ValueError("predictive coding needs class labels")
     counts = [int(configuration["pc_steps"]) for configuration in batch.configurations]
-    x = list(batch.activities[:-1])
+    # Everything as its difference from the forward pass, which loses no digits: moved[i] = x_i - h_i.
+    moved = [torch.zeros_like(h) for h in batch.activities[:-1]]
 
-    def errors_of(x: list[Tensor]) -> list[Tensor]:
-        """Return err_1 .. err_L of one sample each, without 1/B."""
-        errors = []
-        for layer in batch.layers:
-            out = torch.empty_like(batch.activities[layer.index])
-            layer.forward(batch.forward_parameters, x[layer.index - 1], out)
-            if layer.index == depth:
-                errors.append(cross_entropy(out, labels)[2] * size)
-            else:
-                errors.append((out - x[layer.index]) * tanh_slope(out))
-        return errors
+    def prediction_errors() -> tuple[list[Tensor], list[Tensor]]:
+        """Return eps_1 .. eps_{L-1} and err_1 .. err_L, without 1/B."""
+        changes = [batch.difference(i, moved[i - 1]) for i in batch.architecture.layers]
+        eps = [moved[i] - changes[i - 1] for i in hidden]
+        outputs = batch.activities[-1] + changes[-1]
+        slopes = [tanh_slope(batch.activities[i] + changes[i - 1]) for i in hidden]
+        errors = [-e * slope for e, slope in zip(eps, slopes, strict=True)]
+        return eps, [*errors, cross_entropy(outputs, labels)[2] * size]
 
     for k in range(max(counts)):
-        errors = errors_of(x)
-        moved = [x[0]]
-        for i in batch.architecture.hidden:
-            weight, step = batch.forward_parameters[f"W{i + 1}"], batch.of_layer("pc_rate", i)
+        eps, errors = prediction_errors()
+        for i in hidden:
+            step = batch.of_layer("pc_rate", i)
             if k >= min(counts):
                 step = step * _mask(step, [k < count for count in counts])
-            out = torch.empty_like(x[i])
-            batch.layers[i - 1].forward(batch.forward_parameters, x[i - 1], out)
-            moved.append(x[i] + step * (out - x[i] - torch.bmm(errors[i], weight)))
-        x = moved
-    return Update([error / size for error in errors_of(x)], x)
+            moved[i] = moved[i] - step * (eps[i - 1] + batch.product(errors[i], batch.forward_parameters[f"W{i + 1}"]))
+    errors = prediction_errors()[1]
+    x = [h + change for h, change in zip(batch.activities, moved, strict=False)]
+    return Update([error / size for error in errors], x)

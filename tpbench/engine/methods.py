@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tpbench.engine.feedback import FeedbackState
     from tpbench.engine.network import Dense, Parameters
     from tpbench.engine.parts import Architecture
-    from tpbench.engine.precision import MatmulPolicy
+    from tpbench.engine.precision import MatmulPolicy, Workspace
 
 # The smallest number that float32 holds with all its digits.
 _SMALLEST_DAMPING = 1.2e-38
@@ -115,6 +115,9 @@ class Minibatch:
     arrays: Parameters | None = None
     """The arrays of the feedback map (``Q{i}``, ``c{i}``) and of the rule's own, (P, ...) each; None: it has none."""
 
+    workspace: Workspace | None = None
+    """Named working memory, which is used again in the next step; None: a rule makes its own."""
+
     @property
     def layers(self) -> tuple[Dense, ...]:
         """The layers 1 .. L of the network, entry i - 1 layer i."""
@@ -129,6 +132,20 @@ class Minibatch:
     def product(self, values: Tensor, weight: Tensor) -> Tensor:
         """Return ``values`` (P, B, n) times ``weight`` (P, n, k), a parameter, as the pack multiplies."""
         return values.bmm(weight) if self.matmul is None else self.matmul.backward(values, weight)
+
+    def difference(self, i: int, change: Tensor) -> Tensor:
+        """Return the change of h_i (P, B, n_i) when layer i's inputs change by ``change`` (P, B, n_{i-1}).
+
+        It is ``tanh(a_i + W_i change) - tanh(a_i)`` without cancellation, linear at the output, in new memory.
+        """
+        from tpbench.engine.precision import EXACT_MATMUL, Workspace
+
+        layer, h = self.layers[i - 1], self.activities[i]
+        slope = self.slopes[i] if layer.squash else None
+        workspace, matmul = self.workspace or Workspace(h.dtype, h.device), self.matmul or EXACT_MATMUL
+        out = h.new_empty(h.shape).unsqueeze(1)
+        layer.difference(self.forward_parameters, change.unsqueeze(1), h, slope, out, workspace, matmul)
+        return out[:, 0]
 
     def draw(self, *shape: int, members: Sequence[bool] | Tensor | None = None) -> Tensor:
         """Draw standard-normal numbers (P, ...), each member's from its own stream.

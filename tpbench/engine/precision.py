@@ -7,7 +7,7 @@ precision however small the step of the output target is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,8 @@ LARGE = 64
 
 # Compute capability of the first GPUs with bfloat16 products.
 _FAST_GPU = (8, 0)
+# No version of a tensor.
+_CHANGED = -1
 # Below this many numbers, handing parts to threads costs more than it saves.
 _PARALLEL_SIZE = 1 << 19
 
@@ -92,6 +94,9 @@ class MatmulPolicy:
 
     def begin_step(self) -> None:
         """Forget the operands of the step before."""
+
+    def forget(self, operands: Iterable[Tensor]) -> None:
+        """Forget some operands: an optimiser has changed them, of which torch does not count every change."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """Write ``x weight^T + bias`` to ``out``, (P, B, n_out)."""
@@ -179,6 +184,12 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
     def begin_step(self) -> None:
         self._converted.clear()
+
+    def forget(self, operands: Iterable[Tensor]) -> None:
+        for operand in operands:
+            if (entry := self._converted.get(id(operand))) is not None:
+                # The same memory is filled again.
+                self._converted[id(operand)] = entry[0], _CHANGED, entry[2]
 
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):

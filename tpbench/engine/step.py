@@ -372,6 +372,7 @@ class PackState:
                         if phase.steps
                         else None
                     )
+            self.matmul.forget(self._arrays())
             if losses is not None:
                 losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
@@ -402,6 +403,9 @@ class PackState:
             return
         for array in names:
             clip_together([gradients[array]], of_layer(self.hyperparameters[name], self._layer_of[array]))
+
+    def _arrays(self) -> list[Tensor]:
+        return [self.feedback[name] for name in self.feedback] if self.feedback else []
 
     def _train_phase(
         self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
@@ -442,6 +446,7 @@ class PackState:
             configurations=self.configurations,
             matmul=self.matmul,
             arrays=self.feedback,
+            workspace=self.workspace,
         )
 
     @property
