@@ -36,13 +36,13 @@ def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
     watch.look()
     assert "no run" in said[0]
-    assert 'data-reload="10"' in watch.output.read_text()
+    assert 'data-reload="1" data-feed="report.live.js"' in watch.output.read_text()
     assert "no run" in watch.output.read_text()
     store.publish(record("bp", 0, [0.5, 0.02]))
     watch.look()
     assert said[1:] == [f"written: {watch.output} (1 run)"]
     page = watch.output.read_text()
-    assert 'data-reload="10"' in page
+    assert 'data-reload="1"' in page
     assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in page
     watch.look()
     assert len(said) == 2  # nothing is drawn where nothing changed
@@ -54,6 +54,7 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     assert "data-reload" not in watch.output.read_text()
     assert 'http-equiv="refresh"' not in watch.output.read_text()
     assert not list(watch.output.parent.glob("*.part"))
+    assert not watch.feed.exists()
 
 
 def test_who_watches_may_come_before_the_sweep(

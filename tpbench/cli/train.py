@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tpbench.cli.app import OptionsCommand, Results, app, complain, count_of, parse_names, print_records
+from tpbench.cli.app import OptionsCommand, Results, app, complain, parse_names, print_records
 from tpbench.engine import TpbenchError, method_names
-from tpbench.results.formats import listing, say
+from tpbench.results.formats import count_of, listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
 

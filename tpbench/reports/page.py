@@ -303,16 +303,20 @@ class Report:
 
     content: Mapping[str, Any]
 
-    def html(self, reload_s: int | None = None) -> str:
+    def html(self, reload_s: int | None = None, *, live: str = "", feed: str = "", stamp: str = "") -> str:
         """Render the page.
 
         Args:
-            reload_s: seconds after which it loads itself anew; None: it does not.
+            reload_s: seconds between two looks of a page that follows a store; None: it does not.
+            live: HTML of the section about what is going on now.
+            feed: name of the script beside the page that brings that section; empty: the page loads itself anew.
+            stamp: of the figures; the page loads itself anew once the script has another.
         """
         folder = files("tpbench.reports").joinpath("templates")
-        template, style, script = (
-            folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
-        )
+        names = ["report.html", "report.css", "report.js", *(["live.css", "live.js"] if reload_s else [])]
+        template, style, script, *of_live = (folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+        if of_live:
+            style, script = style + of_live[0], script + of_live[1]
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
         return environment.from_string(template).render(
@@ -320,6 +324,9 @@ class Report:
             title=TITLE,
             version=__version__,
             reload=reload_s,
+            live=Markup(live),
+            feed=feed,
+            stamp=stamp,
             style=Markup(style),
             script=Markup(script),
             style_hash=_hash(style),
