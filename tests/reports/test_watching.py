@@ -29,7 +29,8 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
+def watch(store: RunStore, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    monkeypatch.setattr(watching, "_REST", 0)
     return Watch(store, tmp_path / "report.html", "tpbench report --watch", 1, said.append)
 
 

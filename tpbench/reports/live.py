@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,18 +21,7 @@ from tpbench.search.campaigns import FILE, REPRODUCTION, Campaign, SweepProgress
 from tpbench.search.definition import SweepFolder, SweepStatus, sweep_status
 from tpbench.search.journal import format_ends
 from tpbench.search.listing import stored_sweeps
-from tpbench.training.progress import format_duration, format_error_rate
-
-KINDS = {
-    "node": "the machine lacks something",
-    "rule": "the learning rule is wrong",
-    "raised": "the training raised an error",
-    "lost": "the process was lost",
-    "gone": "the machine was lost",
-    "memory": "memory ran out",
-    "stalled": "no progress",
-}
-"""Kinds of :class:`tpbench.sweeps.sweep.Failure` for people."""
+from tpbench.training.progress import format_error_rate
 
 
 @dataclass(frozen=True)
@@ -77,12 +65,10 @@ class Live:
     """Those that run, were stopped or have failed, and all of the latest campaign."""
     done: Sequence[str]
     """Titles of the others."""
-    workers: Sequence[str]
-    """A line for each machine or GPU that trains now."""
-    packs: int
-    """Packs that train now."""
-    worker_count: int
-    seconds_left: float | None
+    campaigns: Sequence[str]
+    """A line about each campaign that runs: its packs, workers and the time left."""
+    places: Sequence[str]
+    """The places of packs that train now."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -91,7 +77,7 @@ class Live:
 
     @property
     def running(self) -> bool:
-        return bool(self.counts["running"])
+        return bool(self.counts["running"] or self.counts["waiting"])
 
     @property
     def headline(self) -> str:
@@ -107,6 +93,7 @@ class Live:
 
 _STATES = {
     "running": "running",
+    "waiting": "waiting for a worker",
     "done": "done",
     "interrupted": "stopped",
     "failed": "failed",
@@ -161,16 +148,12 @@ def _arrange(statuses: Sequence[SweepStatus], campaigns: Sequence[Campaign], now
     for campaign in latest:
         if campaign.folder.folder.name == REPRODUCTION:
             sweeps += [_cell(one, campaign) for one in campaign.state.sweeps if one.name not in known]
-    left = [campaign.state.seconds_left(now) for campaign in running]
-    places = Counter(pack.place for campaign in running for pack in campaign.state.packs)
-    devices = {campaign.state.device for campaign in running}
+    order = [*_STATES]
     return Live(
-        sorted(sweeps, key=lambda one: list(_STATES).index(one.state)),
+        sorted(sweeps, key=lambda one: order.index(one.state)),
         [_title(status) for status in statuses if status not in shown],
-        [f"{place} ({', '.join(sorted(devices))}): {count_of(count, 'pack')}" for place, count in places.items()],
-        sum(places.values()),
-        sum(campaign.state.workers for campaign in running),
-        max((one for one in left if one is not None), default=None) if None not in left else None,
+        [campaign.summary(now) for campaign in running],
+        [place for campaign in running for place in campaign.places()],
     )
 
 
@@ -199,15 +182,20 @@ def _sweep(status: SweepStatus, found: tuple[Campaign, SweepProgress] | None) ->
         Bar("search", status.trials, status.searched, flying if searching else 0.0, tried),
         _final_bar(status.seeds, trained, 0.0 if searching else flying),
     ]
-    problems = _problems(campaign, status.id) if campaign and status.state != "done" else []
+    problems = campaign.problems(status.id) if campaign and status.state != "done" else []
     if status.reason:
         problems.append(status.reason)
-    elif progress and progress.failure and status.state in ("interrupted", "failed"):
+    elif progress and progress.failure and status.state != "done":
         problems.append(progress.failure)
+    state = status.state
+    if now and campaign:
+        # The journal tells the end of a sweep only when its campaign is over.
+        training = any(pack.sweep == status.id for pack in campaign.state.packs)
+        state = "done" if now.done else "failed" if now.failure else "running" if training else "waiting"
     return LiveSweep(
         status.id,
         _title(status),
-        status.state,
+        state,
         bars if status.state != "damaged" else [],
         format_error_rate(best) if best is not None else "",
         ", ".join(f"{name} {value:.3g}" for name, value in status.configuration.items()),
@@ -224,26 +212,10 @@ def _cell(one: SweepProgress, campaign: Campaign) -> LiveSweep:
     """Return a cell of ``tpbench reproduce``, which has final runs alone."""
     state = "done" if one.done else "failed" if one.failure else "running" if campaign.running else "interrupted"
     bar = _final_bar(one.seeds, one.trained, one.in_flight)
-    problems = _problems(campaign, one.name) + ([one.failure] if one.failure else [])
+    problems = campaign.problems(one.name) + ([one.failure] if one.failure else [])
     command = campaign.state.command if state in ("interrupted", "failed") else ""
     best = format_error_rate(one.best) if one.best is not None else ""
     return LiveSweep(one.name, one.label, state, [bar], best, "", problems, command)
-
-
-def _problems(campaign: Campaign, sweep: str) -> list[str]:
-    """Return a line for each way in which attempts at packs of a sweep failed in its latest campaign."""
-    log = shlex.quote(str(campaign.folder.log))
-    return [
-        f"{count_of(one.count, 'attempt')} failed: {KINDS.get(one.kind, one.kind)}. {one.message} "
-        f"(last on {one.place}). More in {log}"
-        for one in campaign.state.failures
-        if one.sweep == sweep
-    ]
-
-
-def template(name: str) -> str:
-    """Return the text of a file of the page's templates."""
-    return files("tpbench.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def render_live(live: Live, looked: str, problem: str = "") -> str:
@@ -255,10 +227,8 @@ def render_live(live: Live, looked: str, problem: str = "") -> str:
         problem: the reason why the store could not be read since.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
-    left = "" if live.seconds_left is None else format_duration(live.seconds_left)
-    return environment.from_string(template("live.html")).render(
-        live=live, looked=looked, problem=problem, left=left, states=_STATES
-    )
+    template = files("tpbench.reports").joinpath("templates", "live.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(live=live, looked=looked, problem=problem, states=_STATES)
 
 
 def _visible(value: object) -> object:

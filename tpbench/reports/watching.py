@@ -7,6 +7,7 @@ The figures are drawn when runs or searches have changed, and seldom while somet
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,31 +81,32 @@ class Watch:
         self._live: Live | None = None
         self._page = ("", "", "")
         """The page before and after the section about what is going on now."""
-        self._draw_after = 0.0
+        self._drawn_at, self._cost = -math.inf, 0.0
+        """The time when the figures were drawn last, and the seconds that it took."""
+        self._message = ""
+        """What was said last."""
 
     @property
     def written(self) -> bool:
         """True once the page has been written."""
         return self._live is not None
 
-    def look(self, *, last: bool = False) -> float:
+    def look(self, *, last: bool = False) -> None:
         """Write what is going on now, and the page anew if its figures have changed and it is time.
 
         Args:
             last: no look follows; changed figures are drawn at once.
 
-        Returns:
-            Seconds to the next look.
-
         Raises:
             TpbenchError: the store cannot be read, or the page not written. The next look tries again.
         """
-        begun = time.monotonic()
         try:
             stamp, live = store_stamp(self.store), self._reader.read()
-            due = last or not live.running or time.monotonic() >= self._draw_after
-            drawn = stamp != self.stamp and due
-            message = self._draw(stamp) if drawn else ""
+            drawn = stamp != self.stamp and (last or self._may_draw(live))
+            if drawn and self.written:
+                # Drawing takes a while, in which an open page shows this.
+                self._write_feed(live)
+            message = self._draw(stamp) if drawn else self._message
         except TpbenchError as error:
             if self._live:
                 with suppress(TpbenchError):
@@ -116,9 +118,16 @@ class Watch:
         # After the page: an open one loads itself anew when the script names new figures.
         self._write_feed(live)
         self._live = live
-        if message:
+        if message != self._message:
             self.say(message)
-        return self.every if live.running else max(self.every, _REST * (time.monotonic() - begun))
+            self._message = message
+
+    def _may_draw(self, live: Live) -> bool:
+        """Return whether the cores have had their rest since the figures were drawn last."""
+        if self._live and self._live.running and not live.running:
+            return True
+        rest = (_REST_BESIDE_SWEEP if live.running else _REST) * self._cost
+        return time.monotonic() >= self._drawn_at + rest
 
     def _draw(self, stamp: str) -> str:
         """Draw the figures anew, and return a line about it."""
@@ -134,7 +143,8 @@ class Watch:
             message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
         page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=quote(self.feed.name), stamp=stamp)
         self._page, self.stamp = page.partition(_PLACE), stamp
-        self._draw_after = time.monotonic() + _REST_BESIDE_SWEEP * (time.monotonic() - begun)
+        self._drawn_at = time.monotonic()
+        self._cost = self._drawn_at - begun
         return message
 
     def _write_feed(self, live: Live, problem: str = "") -> None:
@@ -177,9 +187,8 @@ def _follow(watch: Watch) -> None:
     """Look in a loop. An error of the first look ends it; a later one may pass, such as a file that is being copied."""
     last_error = ""
     while True:
-        rest = watch.every
         try:
-            rest = watch.look()
+            watch.look()
             last_error = ""
         except TpbenchError as error:
             if not watch.written:
@@ -187,4 +196,4 @@ def _follow(watch: Watch) -> None:
             if str(error) != last_error:
                 watch.say(f"{error}; trying again")
             last_error = str(error)
-        time.sleep(rest)
+        time.sleep(watch.every)

@@ -7,6 +7,7 @@ It is out of date once the lock of that folder is free.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,34 @@ from typing import Any
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.artifacts import parse_json
+from tpbench.results.formats import count_of
 from tpbench.results.location import read_bytes
 from tpbench.results.schemas import Count, Fraction, Name, Natural, NonNegative, Record, check_fields
 from tpbench.results.store import write_atomically
 from tpbench.results.sweep_files import FOLDER, sweep_names
 from tpbench.search.definition import SweepFolder
+from tpbench.training.progress import format_duration
 
 FILE = "campaign.json"
 REPRODUCTION = "reproduce"
 """Folder of ``tpbench reproduce``, a campaign without searches."""
 _LARGEST = 20_000_000
+# Packs that are named one by one, at most.
+_MOST_PACKS = 8
 # With less than this a pace is chance: the first packs wait for Ray and imports.
 _LEAST_SECONDS, _LEAST_SHARE = 10.0, 0.01
+
+
+KINDS = {
+    "node": "the machine lacks something",
+    "rule": "the learning rule is wrong",
+    "raised": "the training raised an error",
+    "lost": "its process was lost",
+    "gone": "its machine was lost",
+    "memory": "memory ran out",
+    "stalled": "no progress",
+}
+"""Kinds of :class:`tpbench.sweeps.sweep.Failure` for people."""
 
 
 class TrainingPack(Record):
@@ -95,7 +112,8 @@ class CampaignState(Record):
         elapsed, work = self.written - self.begun, self.work_done + self.work_left
         if elapsed < _LEAST_SECONDS or not work or self.work_done < _LEAST_SHARE * work:
             return None
-        return max(0.0, elapsed * self.work_left / self.work_done - (now - self.written))
+        left = elapsed * self.work_left / self.work_done - (now - self.written)
+        return left if left > 0 else None
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,41 @@ class Campaign:
     state: CampaignState
     running: bool
     """False: it has ended, and the state is that of its end."""
+
+    def summary(self, now: float) -> str:
+        """Return a line about the packs that train, and the time left where that can be estimated.
+
+        Args:
+            now: the time, in seconds since 1970.
+        """
+        packs, left = len(self.state.packs), self.state.seconds_left(now)
+        about = (
+            f"{count_of(packs, 'pack')} in training on {count_of(self.state.workers, 'worker')} ({self.state.device})"
+        )
+        return about if left is None else f"{about}; about {format_duration(left)} left, estimated from the pace so far"
+
+    def places(self) -> list[str]:
+        """Return a line about each pack that trains and its place; of many packs, about each place."""
+        labels = {sweep.name: sweep.label for sweep in self.state.sweeps}
+        if len(self.state.packs) <= _MOST_PACKS:
+            return [
+                f"{pack.place}: {labels.get(pack.sweep, pack.sweep)}, pack {pack.pack} "
+                f"({count_of(pack.members, 'run')}, {pack.share:.0%} trained)"
+                for pack in self.state.packs
+            ]
+        counts = Counter(pack.place for pack in self.state.packs)
+        return [f"{place}: {count_of(count, 'pack')}" for place, count in counts.items()]
+
+    def problems(self, sweep: str) -> list[str]:
+        """Return a line about each way in which attempts at packs of a sweep failed."""
+        lines = []
+        for one in self.state.failures:
+            if one.sweep == sweep:
+                kind = KINDS.get(one.kind, one.kind)
+                cause = one.message if one.message.startswith(kind) else f"{kind}: {one.message}"
+                attempts = count_of(one.count, "failed attempt")
+                lines.append(f"{attempts} at a pack, the last on {one.place}: {cause}; see {self.folder.log}")
+        return lines
 
 
 def write_campaign(folder: SweepFolder, state: CampaignState) -> None:

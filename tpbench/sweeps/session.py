@@ -117,6 +117,11 @@ class StateFile:
         with suppress(TpbenchError, OSError):
             write_campaign(self.folder, self._state(now))
 
+    def close(self) -> None:
+        """Write the last state, in which nothing trains."""
+        self.scheduler = None
+        self.write(at_once=True)
+
     def _state(self, now: float) -> CampaignState:
         slots = list(self.scheduler.slots.values()) if self.scheduler else []
         packs = []
@@ -327,6 +332,8 @@ class Session:
             on_end: called with each sweep when it is over.
         """
         state = StateFile(self.folder, self.settings, sweeps)
+        # That of an earlier session is out of date.
+        state.write(at_once=True)
         reporter = ProgressReporter(self.view, sweeps, on_end, state)
         if all(sweep.finished for sweep in sweeps):
             reporter.show()
@@ -351,7 +358,7 @@ class Session:
                     membership=self.membership,
                 )
             finally:
-                state.write(at_once=True)
+                state.close()
 
 
 def for_workers(settings: PackSettings) -> PackSettings:
