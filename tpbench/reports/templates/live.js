@@ -39,16 +39,17 @@ function restorePage(kept) {
   focusable().find(one => called(one) === kept.focus)?.focus({preventScroll: true});
   scrollTo(0, kept.top);
 }
-// Replace the section without a move of what is below it on the screen.
+// Replace the section; what is in the middle of the screen stays there.
 function replaceNow(html) {
   const open = folds().filter(fold => fold.open).map(fold => fold.dataset.fold);
   const focus = now.contains(document.activeElement) ? called(document.activeElement) : null;
-  const anchor = [...document.querySelectorAll("main > section")].find(one => one.getBoundingClientRect().bottom > 0);
-  const before = anchor?.getBoundingClientRect().top;
+  const middle = document.elementFromPoint(innerWidth / 2, innerHeight / 2)?.closest(".sweeps > li, main > section");
+  const above = now.getBoundingClientRect().top < 0, before = middle?.getBoundingClientRect().top;
   now.innerHTML = html;
   for (const fold of now.querySelectorAll("details")) fold.open = open.includes(fold.dataset.fold);
   if (focus) focusable().find(one => called(one) === focus)?.focus({preventScroll: true});
-  if (anchor && anchor !== now) scrollBy(0, anchor.getBoundingClientRect().top - before);
+  const after = middle?.isConnected ? middle : document.getElementById(middle?.id);
+  if (above && after) scrollBy(0, after.getBoundingClientRect().top - before);
 }
 // Called by the script that tpbench writes beside the page: a page that is opened as a file can read nothing else.
 function showLive(state) {
