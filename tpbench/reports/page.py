@@ -33,6 +33,7 @@ from tpbench.reports.curves import (
     sort_by_method,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
+from tpbench.reports.redrawing import kept
 from tpbench.reports.style import Figure, Glyphs, colour, drawing, inline_svg, to_svg
 from tpbench.reports.summary import (
     State,
@@ -369,6 +370,7 @@ def summary_card(ranking: Ranking, rankings: Sequence[Ranking], glyphs: Glyphs, 
     return Card(ranking.title, statements(ranking), squares, label, progress, warnings_of(ranking), figure)
 
 
+@kept
 def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:
     """Return the section of learning curves, cost and epochs to target; only curves that are drawn are read."""
     section = Section(
@@ -420,6 +422,7 @@ def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | 
     return PageTable("Epochs to target", list(EPOCHS_HEADER), rows, [epochs_note(baseline)]) if rows else None
 
 
+@kept
 def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")

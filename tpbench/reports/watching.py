@@ -13,11 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tpbench.engine import TpbenchError
 from tpbench.reports.live import Live, LiveReader, render_live, script_of
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
+from tpbench.reports.redrawing import keeping_sections
 from tpbench.results.formats import count_of, say
 from tpbench.results.location import file_stamps
 from tpbench.results.ranking import BASELINE
@@ -81,6 +83,8 @@ class Watch:
         self._live: Live | None = None
         self._page = ("", "", "")
         """The page before and after the section about what is going on now."""
+        self._sections: dict[str, Any] = {}
+        """Sections of the last drawing."""
         self._drawn_at, self._cost = -math.inf, 0.0
         """The time when the figures were drawn last, and the seconds that it took."""
         self._message = ""
@@ -135,7 +139,8 @@ class Watch:
         # Read anew each time, with the messages of this reading alone.
         store = RunStore(self.store.folder)
         try:
-            self.report = make_report(store, self.command, self.baseline)
+            with keeping_sections(self._sections):
+                self.report = make_report(store, self.command, self.baseline)
             message = f"written: {self.output} ({count_of(self.report.content['runs'], 'run')})"
         except NoRunError:
             self.report = empty_report(store, self.command)

@@ -43,7 +43,8 @@ function restorePage(kept) {
 function replaceNow(html) {
   const open = folds().filter(fold => fold.open).map(fold => fold.dataset.fold);
   const focus = now.contains(document.activeElement) ? called(document.activeElement) : null;
-  const middle = document.elementFromPoint(innerWidth / 2, innerHeight / 2)?.closest(".sweeps > li, main > section");
+  const places = [...document.querySelectorAll(".sweeps > li, main > section:not(#live)")];
+  const middle = places.find(one => one.getBoundingClientRect().bottom > innerHeight / 2) ?? places.at(-1);
   const above = now.getBoundingClientRect().top < 0, before = middle?.getBoundingClientRect().top;
   now.innerHTML = html;
   for (const fold of now.querySelectorAll("details")) fold.open = open.includes(fold.dataset.fold);
