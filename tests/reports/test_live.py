@@ -224,7 +224,7 @@ def test_progress_is_written_at_every_look_and_figures_are_drawn_seldom(
     # The campaign is over: the cores are free.
     watch.look()
     assert (len(drawn), fed(watch)["stamp"] != first["stamp"]) == (2, True)
-    assert fed(watch)["every"] == 60
+    assert fed(watch)["every"] == 15
 
 
 def test_what_cannot_be_read_is_said_on_the_page(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,8 +299,12 @@ def test_an_open_page_becomes_the_final_one(watch: Watch, browser: Browser) -> N
     watch.store.publish(record())
     watch.look()
     browser.open(watch.output, 800)
-    browser.ask("scrollTo(0, 300); window.before = true")
-    assert browser.ask("[scrollY, !!document.querySelector('#live')]") == [300, True]
+    browser.ask("document.querySelector('details:not(#live *)').open = true")
+    browser.ask("document.querySelector('#summary').scrollIntoView(); window.before = true")
+    place = browser.ask("document.querySelector('#summary').getBoundingClientRect().top")
     watch.finish()
     browser.wait("!window.before && document.readyState === 'complete'")
+    assert browser.ask("document.querySelector('details').open")
+    # The section above it is gone.
+    assert browser.ask("document.querySelector('#summary').getBoundingClientRect().top") == pytest.approx(place, abs=1)
     assert browser.ask("[document.documentElement.dataset.reload, document.querySelector('#live')]") == [None, None]

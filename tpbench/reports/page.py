@@ -314,10 +314,10 @@ class Report:
             stamp: of the figures; the page loads itself anew once the script has another.
         """
         folder = files("tpbench.reports").joinpath("templates")
-        names = ["report.html", "report.css", "report.js", *(["live.css", "live.js"] if reload_s else [])]
+        names = ("report.html", "report.css", "report.js", "live.css", "live.js")
         template, style, script, *of_live = (folder.joinpath(name).read_text(encoding="utf-8") for name in names)
-        if of_live:
-            style, script = style + of_live[0], script + of_live[1]
+        # The script also on the final page, which an open one of the watch becomes.
+        style, script = style + of_live[0] * bool(reload_s), script + of_live[1]
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
         return environment.from_string(template).render(

@@ -28,7 +28,7 @@ from tpbench.search.listing import sweep_folders
 from tpbench.training.console import interrupt_on_signals
 
 # Seconds between two looks of the page while nothing trains.
-_IDLE_S = 60
+_IDLE_S = 15
 # Drawing takes seconds on a large store, and the cores belong to the training. It gets a fifth of one, and a twentieth
 # beside a sweep, of which the page shows the progress all the same.
 _REST, _REST_BESIDE_SWEEP = 4, 19
@@ -86,7 +86,7 @@ class Watch:
         self._sections: dict[str, Any] = {}
         """Sections of the last drawing."""
         self._drawn_at, self._cost = -math.inf, 0.0
-        """The time when the figures were drawn last, and the seconds that it took."""
+        """The time when the figures were drawn last, and the processor's seconds that it took."""
         self._message = ""
         """What was said last."""
 
@@ -135,7 +135,7 @@ class Watch:
 
     def _draw(self, stamp: str) -> str:
         """Draw the figures anew, and return a line about it."""
-        begun = time.monotonic()
+        begun = time.process_time()
         # Read anew each time, with the messages of this reading alone.
         store = RunStore(self.store.folder)
         try:
@@ -148,8 +148,7 @@ class Watch:
             message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
         page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=quote(self.feed.name), stamp=stamp)
         self._page, self.stamp = page.partition(_PLACE), stamp
-        self._drawn_at = time.monotonic()
-        self._cost = self._drawn_at - begun
+        self._drawn_at, self._cost = time.monotonic(), time.process_time() - begun
         return message
 
     def _write_feed(self, live: Live, problem: str = "") -> None:
