@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Inside
-from tests.results.records import record
+from tests.results.records import alignment_record, keep_alignments, record
+from tests.search.test_trials import searched
 from tests.training.test_signals import handlers  # noqa: F401 (a fixture)
 from tpbench.engine import TpbenchError
-from tpbench.reports import watching
+from tpbench.reports import page, watching
 from tpbench.reports.watching import Watch, store_stamp
-from tpbench.results import RunStore
+from tpbench.results import Cell, RunStore
 from tpbench.search.definition import SweepFolder
 
 
@@ -29,20 +33,21 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def watch(store: RunStore, said: list[str], tmp_path: Path) -> Watch:
+def watch(store: RunStore, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    monkeypatch.setattr(watching, "_REST", 0)
     return Watch(store, tmp_path / "report.html", "tpbench report --watch", 1, said.append)
 
 
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
     watch.look()
     assert "no run" in said[0]
-    assert 'data-reload="10"' in watch.output.read_text()
+    assert 'data-reload="1" data-feed="report.live.js"' in watch.output.read_text()
     assert "no run" in watch.output.read_text()
     store.publish(record("bp", 0, [0.5, 0.02]))
     watch.look()
     assert said[1:] == [f"written: {watch.output} (1 run)"]
     page = watch.output.read_text()
-    assert 'data-reload="10"' in page
+    assert 'data-reload="1"' in page
     assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in page
     watch.look()
     assert len(said) == 2  # nothing is drawn where nothing changed
@@ -54,6 +59,7 @@ def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[st
     assert "data-reload" not in watch.output.read_text()
     assert 'http-equiv="refresh"' not in watch.output.read_text()
     assert not list(watch.output.parent.glob("*.part"))
+    assert not watch.feed.exists()
 
 
 def test_who_watches_may_come_before_the_sweep(
@@ -75,6 +81,37 @@ def test_a_watched_page_has_its_baseline(store: RunStore, said: list[str], tmp_p
     watch.look()
     page = watch.output.read_text()
     assert ("minus DFA" in page, "minus BP" in page) == (True, False)
+
+
+def test_sections_are_drawn_anew_where_runs_or_angles_changed(
+    watch: Watch, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def counted(cells: Sequence[Cell], *rest: Any) -> Any:
+        drawn.append("")
+        return original(cells, *rest)
+
+    original = page.cost_panel
+    monkeypatch.setattr(page, "cost_panel", counted)
+    for seed in range(3):
+        store.publish(record("bp", seed, [0.5, 0.02]))
+    watch.look()
+    store.publish(record("dfa", 0, [0.5, 0.02]))
+    watch.look()
+    assert len(drawn) == 2
+    searched(store.folder)
+    watch.look()
+    assert len(drawn) == 2
+    text = watch.output.read_text()
+    assert "mnist-bp-1" in text
+    # What the kept figures use is on the page.
+    used, there = set(re.findall(r'xlink:href="#([^"]+)"', text)), set(re.findall(r' id="([^"]+)"', text))
+    assert used
+    assert used <= there
+    keep_alignments(store.folder, alignment_record("mnist", "ddtp-linear", [0.0]))
+    watch.look()
+    assert len(drawn) == 3
 
 
 def test_what_a_report_shows_changes_the_stamp_and_nothing_else_does(store: RunStore) -> None:

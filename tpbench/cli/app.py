@@ -17,7 +17,7 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, UsageError, method_names, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.formats import FORMATS, format_mean, mean_and_deviation, say
+from tpbench.results.formats import FORMATS, count_of, format_mean, mean_and_deviation, say
 from tpbench.results.location import is_url, location
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import read_options
@@ -471,11 +471,6 @@ def warn_damaged(store: RunStore) -> None:
     """Print a warning for every damaged file that a store has met."""
     for message in store.damaged:
         complain(f"warning: {message}")
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return ``1 run`` or ``3 runs``."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:

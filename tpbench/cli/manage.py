@@ -13,14 +13,13 @@ from tpbench.cli.app import (
     Track,
     command,
     complain,
-    count_of,
     data_app,
     results_app,
     warn_damaged,
 )
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target, user_path
-from tpbench.results.formats import EXPORT_FORMATS, export_format, listing, say
+from tpbench.results.formats import EXPORT_FORMATS, count_of, export_format, listing, say
 from tpbench.results.networks import EXPORTS
 from tpbench.results.opening import DEFAULT_STORE, find_record, open_source, open_store, read_store
 from tpbench.training.tracking import resolve_targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,13 +17,12 @@ from tpbench.cli.app import (
     app,
     command,
     complain,
-    count_of,
     parse_names,
     print_records,
 )
 from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.configuration import format_value
-from tpbench.results.formats import listing, say
+from tpbench.results.formats import count_of, listing, say
 from tpbench.results.opening import DEFAULT_STORE, read_store
 from tpbench.workloads import WORKLOADS
 
@@ -82,18 +82,33 @@ def sweeps(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with every number.")] = False,
 ) -> None:
     """List the sweeps of a store: state, progress, and the command that continues each or why it cannot."""
+    from tpbench.search.campaigns import read_campaigns
     from tpbench.search.listing import list_sweeps
     from tpbench.training.progress import format_error_rate
 
-    found = list_sweeps(read_store(results))
+    store = read_store(results)
+    found = list_sweeps(store)
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return
     rows = [
-        (s.id, s.state + ", archived" * bool(s.archive), f"{s.searched}/{s.trials}", format_error_rate(s.best))
+        (
+            s.id,
+            s.state + ", archived" * bool(s.archive),
+            f"{s.searched}/{s.trials}",
+            f"{s.seeds_done}/{s.seeds}",
+            format_error_rate(s.best),
+        )
         for s in found
     ]
-    print(listing(("sweep", "state", "searched", "best validation error"), rows), end="")
+    print(listing(("sweep", "state", "searched", "seeds", "best validation error"), rows), end="")
+    for campaign in read_campaigns(store):
+        if campaign.running:
+            for line in [campaign.summary(time.time()), *campaign.places()]:
+                say(line)
+            for one in campaign.state.sweeps:
+                for line in campaign.problems(one.name):
+                    say(f"{one.name}: {line}")
     # Not in the table: a cell would break the commands.
     for status in found:
         if status.command or status.reason:

@@ -37,6 +37,7 @@ from tpbench.reports.curves import (
     workload_title,
 )
 from tpbench.reports.forest import forest_figure, forest_legend
+from tpbench.reports.redrawing import kept
 from tpbench.reports.style import Figure, Glyphs, colour, colour_variables, drawing, inline_svg, to_svg, variable
 from tpbench.reports.summary import (
     few_seeds,
@@ -292,16 +293,20 @@ class Report:
     colours: Collection[str] = ()
     """Colours on white of its figures."""
 
-    def html(self, reload_s: int | None = None) -> str:
+    def html(self, reload_s: int | None = None, *, live: str = "", feed: str = "", stamp: str = "") -> str:
         """Render the page.
 
         Args:
-            reload_s: seconds after which it loads itself anew; None: it does not.
+            reload_s: seconds between two looks of a page that follows a store; None: it does not.
+            live: HTML of the section about what is going on now.
+            feed: name of the script beside the page that brings that section; empty: the page loads itself anew.
+            stamp: of the figures; the page loads itself anew once the script has another.
         """
         folder = files("tpbench.reports").joinpath("templates")
-        template, style, script = (
-            folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")
-        )
+        names = ("report.html", "report.css", "report.js", "live.css", "live.js")
+        template, style, script, *of_live = (folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+        # The script also on the final page, which an open one of the watch becomes.
+        style, script = style + of_live[0] * bool(reload_s), script + of_live[1]
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible)
         environment.filters["unbroken"] = _unbroken
         environment.filters["variable"] = variable
@@ -311,6 +316,9 @@ class Report:
             title=TITLE,
             version=__version__,
             reload=reload_s,
+            live=Markup(live),
+            feed=feed,
+            stamp=stamp,
             style=Markup(style),
             script=Markup(script),
             style_hash=_hash(style),
@@ -352,6 +360,7 @@ def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
     return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
 
 
+@kept
 def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, glyphs: Glyphs, results: str) -> Section:
     """Return the section of learning curves, cost and epochs to target; only curves that are drawn are read."""
     section = Section(
@@ -404,6 +413,7 @@ def _epochs_table(frames: Sequence[pd.DataFrame], baseline: str) -> PageTable | 
     return PageTable("Epochs to target", list(EPOCHS_HEADER), rows, [epochs_note(baseline)]) if rows else None
 
 
+@kept
 def alignment_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     """Figures 4 and S3 to S5, where alignment was recorded."""
     section = Section("alignment", "Alignment of the updates")

@@ -387,6 +387,11 @@ class Glyphs:
         """The SVG definitions that the page must hold once."""
         return f'<svg width="0" height="0" aria-hidden="true"><defs>{"".join(self._shapes.values())}</defs></svg>'
 
+    def update(self, other: Glyphs) -> None:
+        """Add all that another collection has."""
+        for name, values in vars(other).items():
+            getattr(self, name).update(values)
+
 
 def inline_svg(svg: str, alt: str, glyphs: Glyphs) -> str:
     """Prepare a figure of :func:`to_svg` for a page with many figures: its series can be focused and have labels.

@@ -1,26 +1,39 @@
-"""``tpbench report --watch``: write the page again whenever the store changes."""
+"""``tpbench report --watch``: a page that follows a store.
+
+What is going on now is written at every look, as a small script beside the page that a browser loads again and again.
+The figures are drawn when runs or searches have changed, and seldom while something trains, as drawing takes seconds.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from tpbench.engine import TpbenchError
+from tpbench.reports.live import Live, LiveReader, render_live, script_of
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
-from tpbench.results.formats import say
+from tpbench.reports.redrawing import keeping_sections
+from tpbench.results.formats import count_of, say
 from tpbench.results.location import file_stamps
 from tpbench.results.ranking import BASELINE
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
 from tpbench.training.console import interrupt_on_signals
 
-# A page that opens in a browser is to be read in between.
-_RELOAD_S = 10
-# Drawing takes seconds on a large store, and the cores belong to the training.
-_REST = 4
+# Seconds between two looks of the page while nothing trains.
+_IDLE_S = 15
+# Drawing takes seconds on a large store, and the cores belong to the training. It gets a fifth of one, and a twentieth
+# beside a sweep, of which the page shows the progress all the same.
+_REST, _REST_BESIDE_SWEEP = 4, 19
+# Stands in a page for the section about what is going on now.
+_PLACE = "<!-- now -->"
 
 
 def store_stamp(store: RunStore) -> str:
@@ -60,41 +73,102 @@ class Watch:
     ) -> None:
         self.store, self.output, self.command, self.every, self.say = store, output, command, every, say
         self.baseline = baseline
+        self.feed = output.with_name(f"{output.stem}.live.js")
+        """The script beside the page."""
         self.report: Report | None = None
-        """The page's content; None before the page has been written once."""
+        """The content of the page."""
         self.stamp = ""
+        """Of the store when the figures were drawn."""
+        self._reader = LiveReader(store)
+        self._live: Live | None = None
+        self._page = ("", "", "")
+        """The page before and after the section about what is going on now."""
+        self._sections: dict[str, Any] = {}
+        """Sections of the last drawing."""
+        self._drawn_at, self._cost = -math.inf, 0.0
+        """The time when the figures were drawn last, and the processor's seconds that it took."""
+        self._message = ""
+        """What was said last."""
 
-    def look(self) -> None:
-        """Write the page anew if the store has changed since the last time.
+    @property
+    def written(self) -> bool:
+        """True once the page has been written."""
+        return self._live is not None
+
+    def look(self, *, last: bool = False) -> None:
+        """Write what is going on now, and the page anew if its figures have changed and it is time.
+
+        Args:
+            last: no look follows; changed figures are drawn at once.
 
         Raises:
             TpbenchError: the store cannot be read, or the page not written. The next look tries again.
         """
-        stamp = store_stamp(self.store)
-        if stamp == self.stamp:
-            return
+        try:
+            stamp, live = store_stamp(self.store), self._reader.read()
+            drawn = stamp != self.stamp and (last or self._may_draw(live))
+            if drawn and self.written:
+                # Drawing takes a while, in which an open page shows this.
+                self._write_feed(live)
+            message = self._draw(stamp) if drawn else self._message
+        except TpbenchError as error:
+            if self._live:
+                with suppress(TpbenchError):
+                    self._write_feed(self._live, str(error))
+            raise
+        if drawn or live != self._live:
+            now = render_live(live, f"{datetime.now(UTC):%H:%M:%S} UTC")
+            write_atomically(self.output, now.join(self._page[::2]))
+        # After the page: an open one loads itself anew when the script names new figures.
+        self._write_feed(live)
+        self._live = live
+        if message != self._message:
+            self.say(message)
+            self._message = message
+
+    def _may_draw(self, live: Live) -> bool:
+        """Return whether the cores have had their rest since the figures were drawn last."""
+        if self._live and self._live.running and not live.running:
+            return True
+        rest = (_REST_BESIDE_SWEEP if live.running else _REST) * self._cost
+        return time.monotonic() >= self._drawn_at + rest
+
+    def _draw(self, stamp: str) -> str:
+        """Draw the figures anew, and return a line about it."""
+        begun = time.process_time()
         # Read anew each time, with the messages of this reading alone.
         store = RunStore(self.store.folder)
         try:
-            report = make_report(store, self.command, self.baseline)
-            runs = report.content["runs"]
-            message = f"written: {self.output} ({runs} run{'s' * (runs > 1)})"
+            with keeping_sections(self._sections):
+                self.report = make_report(store, self.command, self.baseline)
+            message = f"written: {self.output} ({count_of(self.report.content['runs'], 'run')})"
         except NoRunError:
-            report = empty_report(store, self.command)
+            self.report = empty_report(store, self.command)
             state = "holds no run yet" if store.folder_exists else "is no folder yet"
             message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
-        write_atomically(self.output, report.html(max(_RELOAD_S, round(self.every))))
-        self.report, self.stamp = report, stamp
-        self.say(message)
+        page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=quote(self.feed.name), stamp=stamp)
+        self._page, self.stamp = page.partition(_PLACE), stamp
+        self._drawn_at, self._cost = time.monotonic(), time.process_time() - begun
+        return message
+
+    def _write_feed(self, live: Live, problem: str = "") -> None:
+        """Write the script beside the page."""
+        looked = datetime.now(UTC)
+        html = render_live(live, f"{looked:%H:%M:%S} UTC", problem)
+        every = max(1, round(self.every)) if live.running else max(_IDLE_S, round(self.every))
+        fields = {"stamp": self.stamp, "html": html, "every": every, "written": looked.timestamp()}
+        write_atomically(self.feed, script_of(fields))
 
     def finish(self) -> None:
-        """Write the final page, which does not reload itself; where the store cannot be read, the last one."""
-        if self.report is None:
+        """Write the final page, which does not follow the store; where that cannot be read, the last one."""
+        if not self.written or self.report is None:
             return
-        # The page that is there must stop to reload itself, whatever is wrong with the store by now.
+        # The page that is there must stop to follow the store, whatever is wrong with that by now.
         with suppress(TpbenchError):
-            self.look()
+            self.look(last=True)
         write_atomically(self.output, self.report.html(None))
+        # An open page that misses it loads itself anew, and is the final one then.
+        self.feed.unlink(missing_ok=True)
         self.say(f"ended; {self.output} stays as it is, and reloads itself no more")
 
 
@@ -117,14 +191,13 @@ def _follow(watch: Watch) -> None:
     """Look in a loop. An error of the first look ends it; a later one may pass, such as a file that is being copied."""
     last_error = ""
     while True:
-        begun = time.monotonic()
         try:
             watch.look()
             last_error = ""
         except TpbenchError as error:
-            if watch.report is None:
+            if not watch.written:
                 raise
             if str(error) != last_error:
                 watch.say(f"{error}; trying again")
             last_error = str(error)
-        time.sleep(max(watch.every, _REST * (time.monotonic() - begun)))
+        time.sleep(watch.every)

@@ -83,6 +83,11 @@ def showable(text: str, stream: TextIO | None = None) -> str:
     return visible(text).encode(encoding, errors=REPLACE).decode(encoding)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return ``1 run`` or ``3 runs``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print a line; control characters in names from files and arguments become escapes.
 

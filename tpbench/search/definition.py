@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +18,14 @@ from tpbench.engine.files import user_cache
 from tpbench.results.archives import ArchivedRuns
 from tpbench.results.artifacts import digest, parse_json
 from tpbench.results.location import absolute, read_bytes
-from tpbench.results.runs import DEFAULT_OBJECTIVE, DEFAULT_PRECISION, FROM_FILE, OBJECTIVES, search_info
+from tpbench.results.runs import (
+    DEFAULT_OBJECTIVE,
+    DEFAULT_PRECISION,
+    FROM_FILE,
+    OBJECTIVES,
+    search_info,
+    tuning_budget,
+)
 from tpbench.results.schemas import Count, Epochs, Name, Natural, NonNegative, Record, Scalar, check_fields, model_of
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.results.sweep_files import (
@@ -664,6 +671,20 @@ class SweepStatus:
     """The reason why it cannot be continued, where it is not done."""
     archive: str = ""
     """Name of the archive that holds it; empty: it is a folder of the store."""
+    workload: str = ""
+    method: str = ""
+    label: str = ""
+    """The tuning label of its final runs in tables."""
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of configurations by their end: finished, diverged, pruned, stopped, failed."""
+    packs_open: int = 0
+    """Packs of the search that were handed out and have not ended."""
+    configuration: Mapping[str, float] = field(default_factory=dict)
+    """Values of what is searched in the best configuration so far."""
+    seeds: int = 0
+    """Seeds of the final runs."""
+    seeds_done: int = 0
+    """Those that are trained."""
 
 
 def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None = None) -> SweepStatus:
@@ -675,14 +696,18 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         store: of the results folder, where the states of several sweeps are read.
     """
     name, archive = folder.folder.name, folder.archive.name if folder.archive else ""
+    store = store or RunStore(folder.results)
     try:
         definition, journal = folder.read(), folder.read_journal()
-        done = journal.final_runs(store or RunStore(folder.results)) is not None
+        done = journal.final_runs(store) is not None
         running = not done and folder.locked
+        seeds_done = len(definition.seeds) if done else _trained_seeds(definition, journal, store)
     except TpbenchError as error:
         return SweepStatus(name, "damaged", 0, 0, None, reason=str(error), archive=archive)
     best, searched = journal.best(), journal.ended_count
-    known = (
+    status = SweepStatus(
+        name,
+        "done" if done else "running" if running else "interrupted",
         searched,
         definition.trials,
         best[1].validation_error if best else None,
@@ -694,12 +719,21 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         definition.search_epochs,
         len(definition.start),
         definition.start_from,
+        archive=archive,
+        workload=definition.workload,
+        method=definition.method,
+        label=str(tuning_budget(definition.found("final"))),
+        ends=journal.ends(),
+        packs_open=sum(pack.outcomes is None for pack in journal.packs),
+        configuration=best[0] if best else {},
+        seeds=len(definition.seeds),
+        seeds_done=seeds_done,
     )
     if done or running:
-        return SweepStatus(name, "done" if done else "running", *known, archive=archive)
+        return status
     if folder.archive and best is None and searched == definition.trials:
         reason = f"none of its {searched} configurations learnt anything"
-        return SweepStatus(name, "failed", *known, reason=reason, archive=archive)
+        return replace(status, state="failed", reason=reason)
     if folder.archive:
         merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])
         reason = f"it is in an archive, where no sweep is continued: '{merge}' copies it into the store"
@@ -707,9 +741,9 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
             reason = (
                 f"its folder is damaged ({damage}), and a copy in an archive counts: delete the folder, then '{merge}'"
             )
-        return SweepStatus(name, "interrupted", *known, reason=reason, archive=archive)
+        return replace(status, reason=reason)
     if journal.failure and journal.failure != FAILED_ELSEWHERE:
-        return SweepStatus(name, "failed", *known, reason=journal.failure)
+        return replace(status, state="failed", reason=journal.failure)
     state, reason, command = "failed" if journal.failure else "interrupted", "", ""
     latest = SweepFolder.latest(folder.folder.parent, definition.id, fresh=False)
     # A command names no folder: it continues the newest sweep of its kind, or begins one.
@@ -726,7 +760,21 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         # The command is no reason, but a failure of another machine need not be one of this.
         reason = f"{journal.failure}; {reason or f'to go on here: {command}'}"
         command = ""
-    return SweepStatus(name, state, *known, command=command, reason=reason)
+    return replace(status, state=state, command=command, reason=reason)
+
+
+def _trained_seeds(definition: SweepDefinition, journal: Journal, store: RunStore) -> int:
+    """Return how many final runs of a sweep that is not done are in the store."""
+    from tpbench.workloads.problems import BY_CLASS
+
+    best = journal.best()
+    searched = store.read(best[1].run) if best and journal.parts is not None else None
+    if searched is None:
+        return 0
+    final = replace(searched.definition, epochs=definition.epochs, precision=definition.precision)
+    # Own data may be split by class for some seeds.
+    ids = ({replace(final, seed=seed, split=split).id for split in ("", BY_CLASS)} for seed in definition.seeds)
+    return sum(any(store.read(run) for run in of_seed) for of_seed in ids)
 
 
 def _damage_of(folder: SweepFolder) -> str:

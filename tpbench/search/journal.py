@@ -95,6 +95,21 @@ FAILED_ELSEWHERE = "it failed on another machine, whose journal has the reason"
 """The reason of a failure in archives, and in stores that a sweep was merged into."""
 
 
+ENDS = {
+    "diverged": "diverged",
+    "pruned": "stopped early",
+    "stopped": "stopped at a rung",
+    "failed": "failed",
+    "finished": "finished",
+}
+"""The ends of a configuration, and the words for them."""
+
+
+def format_ends(ends: Mapping[str, int]) -> str:
+    """Return numbers of configurations by their end for people."""
+    return ", ".join(f"{ends[end]} {words}" for end, words in ENDS.items() if ends.get(end))
+
+
 @dataclass
 class PackEntry:
     """One pack of the search: HyperOpt's suggestions, and their outcomes once it has ended (empty: it failed)."""
@@ -228,16 +243,13 @@ class Journal:
 
     def tally(self) -> str:
         """Return the numbers of configurations by their end: ``3 diverged, 1 stopped early``."""
+        return format_ends(self.ends())
+
+    def ends(self) -> dict[str, int]:
+        """Return the numbers of configurations by their end, those that occur: ``{"diverged": 3, "pruned": 1}``."""
         ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])
         ends["failed"] = self.failed_count
-        words = {
-            "diverged": "diverged",
-            "pruned": "stopped early",
-            "stopped": "stopped at a rung",
-            "failed": "failed",
-            "finished": "finished",
-        }
-        return ", ".join(f"{ends[status]} {word}" for status, word in words.items() if ends[status])
+        return {end: ends[end] for end in ENDS if ends[end]}
 
     def final_runs(self, store: RunStore) -> list[RunRecord] | None:
         """Return the final runs from the store; None unless it has all of them, as files can be deleted or damaged."""

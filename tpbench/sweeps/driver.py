@@ -367,6 +367,8 @@ def run_queue(
     for node, lacks in (nodes.lacks if nodes else {}).items():
         scheduler.lacks(node, lacks)
     scheduler.stop_without_nodes()
+    if reporter.state:
+        reporter.state.scheduler = scheduler
     queue = SweepQueue(scheduler, lambda worker, job: mailbox.put.remote(worker, job))
     callback = QueueCallback(queue, reporter, resources, nodes, membership)
     callback.report_need()

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tpbench.engine import check_device_precision
+from tpbench.engine import TpbenchError, check_device_precision
 from tpbench.results.location import absolute, from_here
+from tpbench.search.campaigns import CampaignState, FailedAttempts, SweepProgress, TrainingPack, write_campaign
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps.cluster import Resources, cluster_resources, head_address, ray_running
 from tpbench.sweeps.nodes import Needs, NodeFindings, SweepNeeds, ask_nodes, capable_nodes, nodes
 from tpbench.sweeps.sharing import Membership
-from tpbench.sweeps.sweep import Admission, QueuedSweep
+from tpbench.sweeps.sweep import Admission, Place, QueuedSweep
 from tpbench.training.console import CONTINUES, interruptible, redirect_output
 from tpbench.training.plan import PackSettings
 from tpbench.training.progress import WARNING, Display, View
 from tpbench.training.tracking import environment_warning, prepare_trackers
+
+if TYPE_CHECKING:
+    from tpbench.sweeps.scheduler import Scheduler
 
 # Lines of standard input: the head's address, once it is known, and "done". The end of the input without it is the end
 # of the driver. Signals are the driver's to handle.
@@ -77,6 +84,103 @@ def watch_driver(command: str) -> Iterator[Callable[[str], None]]:
         watcher.wait()
 
 
+# Seconds between two states of a campaign on the disk.
+_STATE_EVERY = 3.0
+
+
+class StateFile:
+    """Keeps the file that says what a campaign does now (:mod:`tpbench.search.campaigns`).
+
+    Args:
+        folder: of the campaign's first sweep.
+        settings: with the command that continues it, and its device.
+        sweeps: all of the campaign.
+    """
+
+    def __init__(self, folder: SweepFolder, settings: PackSettings, sweeps: Sequence[QueuedSweep]) -> None:
+        self.folder, self.settings, self.sweeps = folder, settings, list(sweeps)
+        self.scheduler: Scheduler | None = None
+        """Knows the workers, once there are some."""
+        self._begun = 0.0
+        self._work = {sweep.name: sweep.untrained for sweep in sweeps}
+        """By sweep, what was left at the beginning."""
+        self._written = 0.0
+
+    def write(self, *, at_once: bool = False) -> None:
+        """Write the state, unless that was done a moment ago; an error is passed over, as no result depends on it."""
+        now = time.time()
+        if not at_once and now - self._written < _STATE_EVERY:
+            return
+        self._written = now
+        if not self._begun and any(sweep.in_flight for sweep in self.sweeps):
+            self._begun = now
+        with suppress(TpbenchError, OSError):
+            write_campaign(self.folder, self._state(now))
+
+    def close(self) -> None:
+        """Write the last state, in which nothing trains."""
+        self.scheduler = None
+        self.write(at_once=True)
+
+    def _state(self, now: float) -> CampaignState:
+        slots = list(self.scheduler.slots.values()) if self.scheduler else []
+        packs = []
+        for slot in slots:
+            if slot.work and not slot.work[0].failure:
+                sweep, pack = slot.work
+                share = sweep.progress.running.get(pack.key, (0, 0.0))[1]
+                place = (slot.place or Place()).name
+                packs.append(
+                    TrainingPack(
+                        sweep=sweep.name, pack=pack.key, members=pack.members, share=min(share, 1.0), place=place
+                    )
+                )
+        going = [sweep for sweep in self.sweeps if not sweep.failure]
+        left = sum(sweep.untrained for sweep in going)
+        return CampaignState(
+            command=self.settings.command,
+            device=self.settings.device or "cpu",
+            begun=self._begun or now,
+            written=now,
+            workers=sum(slot.place is not None for slot in slots),
+            packs=packs,
+            sweeps=[self._progress_of(sweep) for sweep in self.sweeps],
+            failures=self._failures(),
+            work_done=max(0.0, sum(self._work[sweep.name] for sweep in going) - left),
+            work_left=left,
+        )
+
+    @staticmethod
+    def _progress_of(sweep: QueuedSweep) -> SweepProgress:
+        search, final = sweep.search_progress, sweep.final_progress
+        return SweepProgress(
+            name=sweep.name,
+            label=sweep.label,
+            trials=search.total,
+            # All of a sweep that is over: its search may have ended before.
+            tried=search.total if sweep.done else search.done,
+            seeds=final.total,
+            trained=final.done,
+            in_flight=max(0.0, sweep.progress.so_far - sweep.progress.done),
+            best=sweep.best_error,
+            done=sweep.done,
+            failure=sweep.failure,
+        )
+
+    def _failures(self) -> list[FailedAttempts]:
+        counts: Counter[tuple[str, str, str]] = Counter()
+        places = {}
+        for sweep in self.sweeps:
+            for failure in (failure for of_pack in sweep.failures.values() for failure in of_pack):
+                key = sweep.name, failure.kind, failure.message
+                counts[key] += 1
+                places[key] = failure.place.name
+        return [
+            FailedAttempts(sweep=key[0], kind=key[1], message=key[2], place=places[key], count=count)
+            for key, count in counts.items()
+        ]
+
+
 _ALL = "all sweeps"
 
 
@@ -87,12 +191,17 @@ class ProgressReporter:
         view: where to show it.
         sweeps: all of the command.
         on_end: called with each sweep when it is over.
+        state: a file that tells other processes the same.
     """
 
     def __init__(
-        self, view: View, sweeps: Sequence[QueuedSweep], on_end: Callable[[QueuedSweep], None] = lambda sweep: None
+        self,
+        view: View,
+        sweeps: Sequence[QueuedSweep],
+        on_end: Callable[[QueuedSweep], None] = lambda sweep: None,
+        state: StateFile | None = None,
     ) -> None:
-        self.view, self.sweeps, self.on_end = view, list(sweeps), on_end
+        self.view, self.sweeps, self.on_end, self.state = view, list(sweeps), on_end, state
         self._tasks: dict[str, str] = {}
         """The task of the view by sweep."""
         self._over: set[str] = set()
@@ -121,6 +230,8 @@ class ProgressReporter:
             self._show(sweep)
         if len(self.sweeps) > 1:
             self.view.update(_ALL, self._done(), self._total(), None)
+        if self.state:
+            self.state.write()
 
     def _show(self, sweep: QueuedSweep) -> None:
         if sweep.finished:
@@ -220,7 +331,10 @@ class Session:
             admission: which sweeps may begin; None: all.
             on_end: called with each sweep when it is over.
         """
-        reporter = ProgressReporter(self.view, sweeps, on_end)
+        state = StateFile(self.folder, self.settings, sweeps)
+        # That of an earlier session is out of date.
+        state.write(at_once=True)
+        reporter = ProgressReporter(self.view, sweeps, on_end, state)
         if all(sweep.finished for sweep in sweeps):
             reporter.show()
             return
@@ -233,15 +347,18 @@ class Session:
             from tpbench.sweeps.driver import run_queue
 
             reporter.start()
-            run_queue(
-                sweeps,
-                self.resources,
-                self.folder.ray,
-                reporter,
-                admission=admission,
-                nodes=self.findings,
-                membership=self.membership,
-            )
+            try:
+                run_queue(
+                    sweeps,
+                    self.resources,
+                    self.folder.ray,
+                    reporter,
+                    admission=admission,
+                    nodes=self.findings,
+                    membership=self.membership,
+                )
+            finally:
+                state.close()
 
 
 def for_workers(settings: PackSettings) -> PackSettings:

@@ -250,6 +250,18 @@ class QueuedSweep:
         return self.seed_seconds * (self.final_progress.total - self.final_progress.done)
 
     @property
+    def untrained(self) -> float:
+        """Estimated seconds of one worker for all that is not trained; of packs in flight, for what is left of them."""
+        if self.finished:
+            return 0.0
+        return self.remaining - self._step_seconds * (self.progress.so_far - self.progress.done)
+
+    @property
+    def _step_seconds(self) -> float:
+        """Estimated seconds of one worker for a step of :attr:`progress`."""
+        return self.seed_seconds
+
+    @property
     def potential(self) -> int:
         """Number of packs that are in flight or could be."""
         if self.finished:
@@ -485,6 +497,10 @@ class SearchedSweep(QueuedSweep):
     def remaining(self) -> float:
         searching = 0 if self.final is not None else self.definition.trials - self.journal.ended_count
         return super().remaining + self._trial_seconds * searching
+
+    @property
+    def _step_seconds(self) -> float:
+        return self._trial_seconds if self.final is None else self.seed_seconds
 
     @property
     def new_packs(self) -> int:
