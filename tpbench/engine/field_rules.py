@@ -36,6 +36,11 @@ def errors_sent_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) ->
     return Update(errors)
 
 
+def _memory(batch: Minibatch, name: str, like: Tensor) -> Tensor:
+    """Return memory of the shape of a tensor, the same in each step: fresh memory is slow."""
+    return like.new_empty(like.shape) if batch.workspace is None else batch.workspace(name, *like.shape)
+
+
 def _arrays_of(batch: Minibatch) -> Parameters:
     """Return the arrays of the feedback map and the rule's own.
 
@@ -77,10 +82,13 @@ def kolen_pollack_update(batch: Minibatch) -> Update:
     Transport. There: SGD, and the decay acts on W too (here the hyperparameter wd does that); dW is a sum over the
     batch, B times this gradient, and db a mean that is divided by B once more, so that biases learn B times slower.
     """
+    import torch
+
     weights, differences = batch.forward_parameters, _arrays_of(batch)
 
     def send(i: int, error: Tensor) -> Tensor:
-        return batch.product(error, weights[f"W{i}"] + differences[f"D{i}"])
+        weight = weights[f"W{i}"]
+        return batch.product(error, torch.add(weight, differences[f"D{i}"], out=_memory(batch, f"sent by {i}", weight)))
 
     return errors_sent_back(batch, send)
 
@@ -140,11 +148,15 @@ def uniform_sign_update(batch: Minibatch) -> Update:
     Source: Liao et al., "How Important Is Weight Symmetry in Backpropagation?", 2016; Xiao et al. 2018; code
     jsalbert/biotorch, initialisation "xavier". There: SGD or Adam with weight decay (here wd), biases too.
     """
+    import torch
+
     weights = batch.forward_parameters
 
     def send(i: int, error: Tensor) -> Tensor:
         weight = weights[f"W{i}"]
-        return batch.product(error, weight.sign().mul_(sqrt(2 / (weight.shape[1] + weight.shape[2]))))
+        signs = torch.sign(weight, out=_memory(batch, f"sent by {i}", weight))
+        # The error has fewer numbers than the matrix.
+        return batch.product(error, signs).mul_(sqrt(2 / (weight.shape[1] + weight.shape[2])))
 
     return errors_sent_back(batch, send)
 
@@ -154,10 +166,16 @@ def fixed_sign_update(batch: Minibatch) -> Update:
 
     M_i is the absolute value of a Xavier-uniform draw. Source: as :func:`uniform_sign_update`.
     """
+    import torch
+
     weights, magnitudes = batch.forward_parameters, _arrays_of(batch)
-    return errors_sent_back(
-        batch, lambda i, error: batch.product(error, weights[f"W{i}"].sign().mul_(magnitudes[f"M{i}"]))
-    )
+
+    def send(i: int, error: Tensor) -> Tensor:
+        weight = weights[f"W{i}"]
+        signs = torch.sign(weight, out=_memory(batch, f"sent by {i}", weight))
+        return batch.product(error, signs.mul_(magnitudes[f"M{i}"]))
+
+    return errors_sent_back(batch, send)
 
 
 def sign_arrays(architecture: Architecture) -> dict[str, RuleArray]:

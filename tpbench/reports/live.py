@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment
 
 from tpbench.engine import method_title
+from tpbench.engine.configuration import format_value
 from tpbench.engine.errors import visible
 from tpbench.results import RunStore
 from tpbench.results.formats import count_of
@@ -198,7 +199,7 @@ def _sweep(status: SweepStatus, found: tuple[Campaign, SweepProgress] | None) ->
         state,
         bars if status.state != "damaged" else [],
         format_error_rate(best) if best is not None else "",
-        ", ".join(f"{name} {value:.3g}" for name, value in status.configuration.items()),
+        ", ".join(f"{name} {format_value(value, '.3g')}" for name, value in status.configuration.items()),
         problems,
         status.command,
     )
