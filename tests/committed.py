@@ -15,6 +15,7 @@ from tpbench.options import MODELS, options_table
 from tpbench.reports.alignment_tables import angle_table, damping_table
 from tpbench.results import RunStore, leaderboard, paper_table, render, render_rankings
 from tpbench.results.cells import choose_cells
+from tpbench.results.field_table import render_field
 from tpbench.results.ranking import board_csv, rank_all
 from tpbench.results.runs import from_search
 from tpbench.search.spaces import format_number, supplied_file
@@ -46,6 +47,7 @@ def documents() -> dict[Path, str]:
         RESULTS / "table_s7.md": damping_table(store, "md"),
         RESULTS / "angles.md": angle_table(store, "md"),
         RESULTS / "leaderboard.md": render_rankings(rank_all(choose_cells(store.summaries())), "md"),
+        RESULTS / "field.md": render_field(store, "md"),
         RESULTS / "leaderboard.csv": board_csv(leaderboard(store)),
         ROOT / "docs" / "options.md": _options(),
         supplied_file(): _supplied(store),
@@ -60,9 +62,11 @@ def _options() -> str:
 
 _SUPPLIED = """\
 # Configurations on the digits that come with tpbench, for 'tpbench run digits METHOD'. They are not the authors'.
-# Every one was found by a search of the same size, by one command:
+# Every one was found by a search of the same size, by one command for the paper's methods and relatives, and another
+# for the rules of other papers:
 #   {command}
-# results/digits.zip holds the campaign, and 'python -m tests.committed' writes this file from it.
+#   {field}
+# results/digits.zip and results/digits_field.zip hold the two campaigns; 'python -m tests.committed' writes this file.
 # tp learns next to nothing: its search has no winner, so its trial with the lowest validation error stands here.
 # `found` is what the file of a run records about the search. lr_eta is lr * eta_hat, as in published.yaml.
 digits:
@@ -73,7 +77,8 @@ def _supplied(store: RunStore) -> str:
     """The file of the configurations on the digits: those of the campaign's final runs."""
     runs = [run for run in store.summaries() if run.definition.workload == "digits" and run.definition.seed == 0]
     finals = {run.definition.method: run for run in runs if from_search(run.search_info, "final")}
-    lines = [_SUPPLIED.format(command=finals["bp"].provenance["command"])]
+    commands = {name: finals[method].provenance["command"] for name, method in (("command", "bp"), ("field", "kp"))}
+    lines = [_SUPPLIED.format(**commands)]
     for method in METHODS:
         found = yaml.safe_dump(dict(finals[method].search_info), default_flow_style=True, sort_keys=False, width=10_000)
         values = finals[method].definition.configuration

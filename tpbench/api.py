@@ -383,8 +383,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
           ``test_error_mean``, ``difference``, ``differs``, ``could_be_best``, ``tested``, as :func:`leaderboard` has
           them.
         - ``"field"``: the same with ``needs`` (what the rule needs to learn its feedback), ``low``, ``high`` and ``p``
-          of the difference, and ``cost``, the time of a joint minibatch over the baseline's on the same kind of
-          processor.
+          of the difference, and ``cost``, the time of a joint minibatch over the baseline's.
         - ``"epochs"``: the same on workloads with the baseline: ``workload``, ``data``, ``method``, ``tuning``,
           ``target`` (1.25 times the baseline's validation error), ``seeds``, ``reached`` (how many of them reach it),
           and the ``median``, ``first`` and ``last`` epoch over seeds, infinite for those that do not.

@@ -16,6 +16,7 @@ OUTSIDE = {
     "clusters.md": "cluster/README.md",
     "results.md": "results/README.md",
     "leaderboard.md": "results/leaderboard.md",
+    "field-table.md": "results/field.md",
     "table-1.md": "results/table_1.md",
     "table-s6.md": "results/table_s6.md",
     "table-s7.md": "results/table_s7.md",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
-from statistics import median
+from functools import lru_cache
+from importlib.resources import files
 
 import pandas as pd
 
@@ -54,25 +56,20 @@ def needs_of(method: str) -> str:
 
 
 def relative_cost(cell: Cell, base: Cell | None) -> float:
-    """Return the time of a joint minibatch over the baseline's, from runs on the same kind of processor.
+    """Return the time of a joint minibatch over the baseline's; not a number where it was not measured.
 
-    It is the median over runs of their share of their pack's time, pure feedback epochs and evaluation counted in, over
-    their joint epochs. Packs may differ in size and in what ran beside them. Not a number where no kind is shared.
+    The numbers are those of ``benchmarks/costs.py``: built-in methods, a pack of ten on one CPU thread in float32.
     """
-    if base is None:
-        return math.nan
-    mine, others = _epoch_seconds(cell), _epoch_seconds(base)
-    ratios = [median(mine[kind]) / median(others[kind]) for kind in mine if kind in others and median(others[kind]) > 0]
-    return median(ratios) if ratios else math.nan
+    costs = _costs()
+    mine, others = costs.get((cell.workload, cell.method)), base and costs.get((base.workload, base.method))
+    return mine / others if mine and others else math.nan
 
 
-def _epoch_seconds(cell: Cell) -> dict[tuple[str, ...], list[float]]:
-    """Return the seconds per joint epoch of a cell's runs, by processor, threads and precision."""
-    seconds: dict[tuple[str, ...], list[float]] = {}
-    for run in cell.counted_runs:
-        kind = tuple(str(run.provenance.get(name)) for name in ("device_name", "threads", "precision"))
-        seconds.setdefault(kind, []).append(run.wall_time_s / cell.epochs)
-    return seconds
+@lru_cache(maxsize=1)
+def _costs() -> dict[tuple[str, str], float]:
+    """Return the cost of a joint minibatch over BP's, by workload and method."""
+    text = files("tpbench.results").joinpath("costs.csv").read_text(encoding="utf-8")
+    return {(row["workload"], row["method"]): float(row["cost"]) for row in csv.DictReader(text.splitlines())}
 
 
 def field_order(ranking: Ranking) -> list[RankedCell]:
@@ -108,7 +105,7 @@ def field_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     base = method_title(ranking.baseline)
     return [
         *ranking_notes(ranking, mark),
-        f"Cost: time of a joint minibatch over that of {base} on the same kind of processor; packs may differ.",
+        f"Cost: time of a joint minibatch over that of {base}, a pack of ten on one CPU thread (benchmarks/costs.py).",
     ]
 
 
