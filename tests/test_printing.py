@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "leaderboard": ((), 0),
     "compare": (("bp", "dtp"), 0),
     "figure": (("é",), 2),
-    "plot": (("curves", "mnist"), 0),
+    "plot": (("forest", "mnist"), 0),
     "report": (("--output", "é.html"), 0),
     "bench": (("--workloads", "digits", "--methods", "bp", "--seconds", "0.01"), 0),
     "doctor": ((), 0),

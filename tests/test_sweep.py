@@ -119,7 +119,7 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=240)
     finally:
         process.terminate()
     assert process.returncode == 130

@@ -136,7 +136,7 @@ def store(tmp_path: Path) -> RunStore:
         ("results", "pack", "runs.zip"),
         ("results", "merge", "results", "into"),
         ("compare", "bp", "dfa"),
-        ("plot", "curves", "mnist"),
+        ("plot", "forest", "mnist"),
     ],
     ids=" ".join,
 )

@@ -141,7 +141,7 @@ def test_every_reading_command_takes_every_end(
         "table overview",
         "table epochs --baseline ddtp-linear",
         "table 1 --format csv",
-        "plot curves digits",
+        "plot forest digits",
         "plot cost digits",
         f"plot search {mixed_store}",
         "report",
@@ -156,7 +156,7 @@ def test_every_reading_command_takes_every_end(
         ended = tpbench_inside(*command.split())
         assert ended.returncode == 0, (command, ended)
         assert "nan" not in ended.stdout, command
-    for command in ("compare ddtp-linear bp", "compare ddtp-linear dfa --baseline ddtp-linear"):
+    for command in ("plot curves digits", "compare ddtp-linear bp", "compare ddtp-linear dfa --baseline ddtp-linear"):
         ended = tpbench_inside(*command.split())
         assert ended.returncode in (0, 1), (command, ended)
         assert ended.stderr.count("\n") <= 1, (command, ended)
