@@ -93,6 +93,15 @@ def test_the_page_asks_for_nothing_outside_and_is_well_formed(
     assert "data-reload" not in page
 
 
+def test_a_workload_with_a_copy_alone_is_named_as_one_without_runs(store: RunStore) -> None:
+    store.publish(record("bp", workload="cifar10", epochs=2, label="copy 0123abcd", found={"by": "published"}))
+    content = make_report(RunStore(store.folder), "tpbench report").content
+    assert "CIFAR10" in content["nothing"]
+    assert "MNIST" not in content["nothing"]
+    # BP has runs on that copy, and none with the published configuration of the exact data.
+    assert all(command.endswith(f"--results {store.folder}") for card in content["cards"] for command in card.commands)
+
+
 def test_the_policy_lets_through_the_pages_own_script_and_style_alone(
     store: RunStore, tpbench_inside: Inside, tmp_path: Path
 ) -> None:

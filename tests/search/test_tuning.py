@@ -27,9 +27,10 @@ from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch, random_trials
-from tpbench.search.spaces import space_for
+from tpbench.search.spaces import space_for, supplied_configuration
 from tpbench.search.tuning import OBSERVED, WITH, WITHOUT, expected_best, tuning_frames
 from tpbench.training.plan import Outcome
+from tpbench.workloads import WORKLOADS
 
 VALUES = [2.30, 2.50, 2.92, 3.10, 4.00, 5.80]
 ERRORS = st.lists(st.floats(0, 100, allow_subnormal=False), min_size=1, max_size=30)
@@ -303,4 +304,8 @@ def test_searches_without_a_journal_are_named(tmp_path: Path) -> None:
     assert curves.empty
     (note,) = notes
     assert "mnist bp (40 x 100)" in note
+    assert tuning_frames(store, "digits")[2] == []
+    # That of a configuration that comes with tpbench is no search of the user's.
+    _, supplied = supplied_configuration(WORKLOADS["digits"], "bp")
+    store.publish(record("bp", workload="digits", found=supplied))
     assert tuning_frames(store, "digits")[2] == []
