@@ -161,9 +161,8 @@ class Watch:
             self.report = empty_report(store, self.command)
             state = "holds no run yet" if store.folder_exists else "is no folder yet"
             message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
-        page = self.report.html(
-            max(1, round(self.every)), live=_PLACE, feed=quote(os.fsencode(self.feed.name)), stamp=stamp
-        )
+        feed = quote(os.fsencode(self.feed.name))
+        page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=feed, stamp=stamp)
         self._page, self.stamp = page.partition(_PLACE), stamp
         self._drawn_at, self._cost = time.monotonic(), time.process_time() - begun
         return message
