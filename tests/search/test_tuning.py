@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import warnings
@@ -233,6 +234,15 @@ def test_a_search_by_a_loss_is_left_out_and_named(tmp_path: Path) -> None:
         frame = tpbench.load_tuning(tmp_path)
     assert set(frame.sweep) == {kept}
     assert len(frame.attrs["notes"]) == 1
+
+
+@pytest.mark.parametrize("changed", [{"validation_error": 0.0, "status": "finished"}, {"status": "stopped"}])
+@pytest.mark.filterwarnings("error")
+def test_a_search_without_an_error_above_zero_is_drawn(tmp_path: Path, changed: dict[str, Any]) -> None:
+    searched(tmp_path, ends=[replace(end, **changed) for end in ENDS])
+    figure = tuning_figure(RunStore(tmp_path), "mnist")
+    figure.savefig(io.BytesIO())
+    assert [axes.get_yscale() for axes in figure.axes[:2]] == ["linear", "linear"]
 
 
 def test_a_search_of_which_none_came_to_its_end_has_no_expectation(tmp_path: Path) -> None:
