@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -179,6 +180,18 @@ def test_a_sweep_is_read_anew_when_its_runs_or_archive_change(tmp_path: Path) ->
     assert reader.read().counts == {"interrupted": 1}
     store.publish(final)
     assert reader.read().counts == {"done": 1}
+    # The same archive's name, with a sweep whose search has no end yet, and with the one that is done.
+    done = tmp_path / "done.zip"
+    pack_store(store, done)
+    shutil.rmtree(store.runs)
+    shutil.rmtree(sweep.folder)
+    shutil.copy(done, store.folder / "old.zip")
+    assert reader.read().counts == {"done": 1}
+    other = searched(tmp_path / "other")
+    RunStore(other.results).publish(final)
+    pack_store(RunStore(other.results), tmp_path / "open.zip")
+    shutil.copy(tmp_path / "open.zip", store.folder / "old.zip")
+    assert reader.read().counts == {"interrupted": 1}
 
 
 def test_the_state_of_a_campaign_is_no_result(store: RunStore, sweep: SweepFolder, tmp_path: Path) -> None:

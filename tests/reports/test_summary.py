@@ -149,6 +149,8 @@ def test_best_is_named_only_where_it_is_that_configuration() -> None:
         runs("dtp", 0.03, seeds=4, found=other), runs("dtp", 0.02, seeds=4, found=SEARCH), runs("dtp", 0.01, seeds=4)
     )
     assert missing_runs(ranking) == ["tpbench run mnist dtp --seeds 4-9"]
+    trial = search_info("s", 40, 100, "0" * 64, "search", range(10))
+    assert missing_runs(ranking_of(runs("dtp", 0.03, seeds=1, found=trial))) == []
     quoted = ranking_of(runs("a b", 0.03, seeds=9))
     assert missing_runs(quoted) == ["tpbench run mnist 'a b' --seeds 9"]
 

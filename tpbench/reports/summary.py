@@ -19,6 +19,7 @@ from tpbench.results.cells import PROTOCOL_SEEDS, Cell, seed_ranges
 from tpbench.results.formats import count_of
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import RankedCell, Ranking, format_p
+from tpbench.results.runs import from_search
 from tpbench.results.statistics import MARGIN
 from tpbench.results.tables import PUBLISHED, ErrorTable, OverviewRow, overview_cells
 
@@ -254,6 +255,9 @@ def _configuration_option(cell: Cell, ranking: Ranking, supplied: Collection[str
         return None
     if first.search_info.get("sweep") in supplied:
         return ""
+    if all(from_search(run.search_info, "search") for run in cell.runs):
+        # The sweep itself trains the final runs.
+        return None
     # ``best`` is the configuration of a method with the lowest validation error.
     alike = [row.cell for row in ranking.cells if row.cell.method == cell.method]
     best = min(alike, key=lambda other: (other.diverged > 0, not other.testable, other.validation))
