@@ -26,6 +26,8 @@ _FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
 # A word that stands for another: K, FILE.yaml, http://HOST:5000, ....
 _PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b|\.\.\.")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+# A difference and its interval: +0.12 [-0.05, +0.29].
+_AROUND_ZERO = re.compile(r"[-+][\d.]+ \[-[\d.]+, \+?(?!-)[\d.]+\]")
 _DIGEST = re.compile(r"\b(?=[a-z]*\d)[0-9a-f]{8}\b")
 
 
@@ -66,8 +68,8 @@ def write_files(page: Path, folder: Path) -> None:
 def missing_line(shown: list[str], printed: str) -> str:
     """Return the first line of a page's output that a command did not print, or nothing.
 
-    Numbers may differ, as processors round differently: by half a unit or a quarter of their size. A line ``...`` and
-    lines that the page leaves out are skipped.
+    Numbers may differ, as processors round differently (:func:`_near`). A line ``...`` and lines that the page leaves
+    out are skipped.
     """
     lines = iter(printed.splitlines())
     for wanted in shown:
@@ -81,8 +83,21 @@ def _like(wanted: str, line: str) -> bool:
     wanted, line = (re.sub(r"[\s━─═]+", " ", _DIGEST.sub("ID", text)).strip() for text in (wanted, line))
     if _NUMBER.sub("#", wanted) != _NUMBER.sub("#", line):
         return False
-    pairs = zip(map(float, _NUMBER.findall(wanted)), map(float, _NUMBER.findall(line)), strict=True)
-    return all(abs(a - b) <= max(0.5, 0.25 * abs(a)) for a, b in pairs)
+    # An interval around 0 says that the sign of what stands before it is chance.
+    signs = [_signed(text) for text in (wanted, line)]
+    return signs[0] == signs[1] and all(map(_near, _NUMBER.findall(wanted), _NUMBER.findall(line)))
+
+
+def _near(wanted: str, printed: str) -> bool:
+    """Return whether two numbers are alike: within a fifth of their size, or 0.35; whole ones a quarter, or 0.5."""
+    a, b = float(wanted), float(printed)
+    floor, share = (0.35, 0.2) if "." in wanted else (0.5, 0.25)
+    return abs(a - b) <= max(floor, share * abs(a))
+
+
+def _signed(text: str) -> list[str]:
+    """Return the signs of the numbers of a line, without those of differences whose interval holds 0."""
+    return re.findall(r"(?<!\w)[-+](?=\d)", _AROUND_ZERO.sub("", text))
 
 
 def mentioned(text: str) -> Iterator[list[str]]:

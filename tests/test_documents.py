@@ -120,6 +120,23 @@ def test_lines_of_an_example_are_found_by_their_words_and_numbers() -> None:
         assert missing_line(shown, printed) == shown[-1]
 
 
+@pytest.mark.parametrize(
+    ("shown", "printed", "alike"),
+    [
+        ("DFA 0.10 ± 0.05", "DFA 0.44 ± 0.05", True),
+        ("DFA 0.10 ± 0.05", "DFA 0.58 ± 0.05", False),
+        ("DFA 26.98", "DFA 31.00", True),
+        ("8 epochs", "10 epochs", True),
+        ("seeds 3-9", "seeds 3-9", True),
+        ("+0.20 [-0.42, +1.09]", "-0.10 [-0.60, +0.80]", True),
+        ("+0.20 [+0.10, +0.30]", "-0.10 [-0.20, -0.02]", False),
+        ("-0.10 (p 0.2)", "+0.10 (p 0.2)", False),
+    ],
+)
+def test_numbers_of_a_line_are_near_and_have_the_same_sign(shown: str, printed: str, alike: bool) -> None:
+    assert (not missing_line([shown], printed)) == alike
+
+
 def test_the_pages_for_beginners_are_examples() -> None:
     pages = {"tour.md", "your-own-data.md", "your-own-network.md", "adding-a-method.md"}
     assert {ROOT / "README.md", *(DOCUMENTS / page for page in pages)} <= set(EXAMPLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -165,6 +166,34 @@ def test_a_sweep_is_read_anew_when_its_files_change(
     assert len(read) == 2
 
 
+def test_a_sweep_is_read_anew_when_its_runs_or_archive_change(tmp_path: Path) -> None:
+    store, final = RunStore(tmp_path / "results"), record("bp", 1, epochs=100)
+    sweep = searched(store.folder, definition=replace(DEFINITION, trials=8, seeds=(1,)))
+    journal = Journal.open(sweep.journal_path)
+    journal.end_pack(2, OUTCOMES)
+    journal.split(1)
+    store.publish(final)
+    journal.finish([Outcome(final.definition.id, "finished", 0.1, 0.1)])
+    reader = LiveReader(store)
+    assert reader.read().counts == {"done": 1}
+    store.path(final.definition.id).unlink()
+    assert reader.read().counts == {"interrupted": 1}
+    store.publish(final)
+    assert reader.read().counts == {"done": 1}
+    # The same archive's name, with a sweep whose search has no end yet, and with the one that is done.
+    done = tmp_path / "done.zip"
+    pack_store(store, done)
+    shutil.rmtree(store.runs)
+    shutil.rmtree(sweep.folder)
+    shutil.copy(done, store.folder / "old.zip")
+    assert reader.read().counts == {"done": 1}
+    other = searched(tmp_path / "other")
+    RunStore(other.results).publish(final)
+    pack_store(RunStore(other.results), tmp_path / "open.zip")
+    shutil.copy(tmp_path / "open.zip", store.folder / "old.zip")
+    assert reader.read().counts == {"interrupted": 1}
+
+
 def test_the_state_of_a_campaign_is_no_result(store: RunStore, sweep: SweepFolder, tmp_path: Path) -> None:
     assert check_sweeps(store).problems == []
     merge_sweeps(store, RunStore(tmp_path / "other"))
@@ -200,7 +229,7 @@ def watch(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 def fed(watch: Watch) -> dict[str, Any]:
     """The values that the script hands to the page."""
     text = watch.feed.read_text()
-    values: dict[str, Any] = json.loads(text.removeprefix("showLive(").removesuffix(");\n"))
+    values: dict[str, Any] = json.loads(text.partition("showLive(")[2].removesuffix(");\n"))
     return values
 
 

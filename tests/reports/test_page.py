@@ -93,6 +93,23 @@ def test_the_page_asks_for_nothing_outside_and_is_well_formed(
     assert "data-reload" not in page
 
 
+@pytest.mark.parametrize(("wall_time", "error"), [(0.0, 0.02), (1.5, 0.0)])
+@pytest.mark.filterwarnings("error")
+def test_zero_errors_and_times_are_drawn_without_a_warning(tmp_path: Path, wall_time: float, error: float) -> None:
+    store = RunStore(tmp_path)
+    for method in ("bp", "dfa"):
+        store.publish(replace(record(method, 0, [error, error], epochs=2, test=[error] * 2), wall_time_s=wall_time))
+    assert make_report(RunStore(tmp_path), "tpbench report").html()
+    assert drawn_as_svg(learning_curves(store, cells_of(store, "mnist")))
+
+
+def test_a_workload_with_a_copy_alone_is_named_as_one_without_runs(store: RunStore) -> None:
+    store.publish(record("bp", workload="cifar10", epochs=2, label="copy 0123abcd", found={"by": "published"}))
+    content = make_report(RunStore(store.folder), "tpbench report").content
+    assert "CIFAR10" in content["nothing"]
+    assert "MNIST" not in content["nothing"]
+
+
 def test_the_policy_lets_through_the_pages_own_script_and_style_alone(
     store: RunStore, tpbench_inside: Inside, tmp_path: Path
 ) -> None:

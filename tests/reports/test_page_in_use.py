@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -249,3 +251,29 @@ def test_a_watched_page_is_after_a_reload_as_it_was_left(report: Report, browser
     browser.ask("document.querySelector('.live button').click()")
     assert browser.ask("document.querySelector('.live button').ariaPressed") == "true"
     assert browser.complaints == []
+
+
+def test_a_page_follows_though_what_its_reader_chose_is_gone(report: Report, browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "watched.html"
+    path.write_text(report.html(reload_s=1), encoding="utf-8")
+    show(browser, path, 800)
+    caption, name, title = browser.ask(
+        "(table => [table.caption.textContent, table.tHead.rows[0].cells[1].textContent,"
+        "document.querySelector('.linked h3').textContent])(document.querySelector('table.sortable'))"
+    )
+    gone = {"folds": ["gone"], "sorted": {caption: ["gone", True]}, "pinned": {title: "gone"}, "top": 0}
+    there = {**gone, "sorted": {caption: [name, False]}}
+    for state in (gone, {"folds": []}, {**gone, "sorted": {caption: [9, True]}}):
+        leave(browser, state)
+        assert browser.ask("document.querySelectorAll('th[aria-sort], .linked.chosen').length") == 0
+        browser.ask("window.before = true")
+        browser.wait("!window.before && document.readyState === 'complete'")  # it loads itself anew
+    leave(browser, there)
+    assert browser.ask("document.querySelector('table.sortable').tHead.rows[0].cells[1].ariaSort") == "descending"
+    assert browser.complaints == []
+
+
+def leave(browser: Browser, state: dict[str, Any]) -> None:
+    """Load the page anew as one that was left in this state."""
+    browser.ask(f"history.replaceState({json.dumps(state)}, ''); window.before = true; location.reload()")
+    browser.wait("!window.before && document.readyState === 'complete'")

@@ -131,12 +131,54 @@ def test_the_commands_train_what_is_missing() -> None:
     ranking = ranking_of(
         runs("bp", 0.02), runs("dfa", 0.03, seeds=3), runs("dtp", 0.03, seeds=4, found=SEARCH), runs("gnt", 0.03)
     )
-    assert missing_runs(ranking) == ["tpbench run mnist dfa --seeds 3-9"]
+    assert missing_runs(ranking) == [
+        "tpbench run mnist dfa --seeds 3-9",
+        "tpbench run mnist dtp --config best --seeds 4-9",
+    ]
+    assert missing_runs(ranking, [SEARCH["sweep"]])[1] == "tpbench run mnist dtp --seeds 4-9"
     names = missing_methods(ranking)
     assert len(names) == 10 - 2
     assert "DTP" in names
     digits = ranking_of(runs("bp", 0.02, workload="digits"))
     assert (missing_methods(digits), missing_runs(digits)) == ([], [])
+
+
+def test_best_is_named_only_where_it_is_that_configuration() -> None:
+    other = search_info("t", 80, 100, "0" * 64, "final", range(10))
+    ranking = ranking_of(
+        runs("dtp", 0.03, seeds=4, found=other), runs("dtp", 0.02, seeds=4, found=SEARCH), runs("dtp", 0.01, seeds=4)
+    )
+    assert missing_runs(ranking) == ["tpbench run mnist dtp --seeds 4-9"]
+    trial = search_info("s", 40, 100, "0" * 64, "search", range(10))
+    assert missing_runs(ranking_of(runs("dtp", 0.03, seeds=1, found=trial))) == []
+    quoted = ranking_of(runs("a b", 0.03, seeds=9))
+    assert missing_runs(quoted) == ["tpbench run mnist 'a b' --seeds 9"]
+
+
+def test_seeds_and_departures_of_untested_cells_are_told() -> None:
+    few = runs("dfa", 0.05, seeds=4, epochs=2)
+    (_, (cell,)), *_ = matrix([ranking_of(few)])
+    assert cell.detail.split(", ") == ["no BP", "4 seeds", "2 epochs"]
+    both = ranking_of(runs("bp", 0.02, seeds=2), few)
+    cells = [cells[0].detail for _, cells in matrix([both])]
+    assert cells == ["2 seeds", "2 epochs, BP 100, 4 seeds"]
+    assert [text.split(": ")[0] for text in warnings_of(both)] == [
+        "without seeds 2-9",
+        "without seeds 4-9",
+        "2 epochs",
+    ]
+
+
+def test_names_are_never_taken_for_places_of_text() -> None:
+    ranking = ranking_of(runs("bp", 0.02), runs("nosuch{}", 0.02), runs("other{0}", 0.5))
+    sentence = verdict_sentence(ranking)
+    assert [sentence.count(name) for name in ("nosuch{}", "other{0}", "BP (3.")] == [1, 1, 1]
+
+
+def test_the_best_of_the_others_is_told_where_nothing_is_tested_against_the_baseline() -> None:
+    ranking = ranking_of(runs("bp", 0.02, seeds=2), runs("dfa", 0.05), runs("dtp", 0.02))
+    sentence = verdict_sentence(ranking)
+    assert ("DTP could be the best" in sentence, "BP apart" in sentence) == (True, False)
 
 
 def test_departures_are_warnings_and_missing_seeds_are_not_said_twice() -> None:

@@ -41,7 +41,7 @@ def watch(store: RunStore, said: list[str], tmp_path: Path, monkeypatch: pytest.
 def test_the_page_follows_the_store(watch: Watch, store: RunStore, said: list[str]) -> None:
     watch.look()
     assert "no run" in said[0]
-    assert 'data-reload="1" data-feed="report.live.js"' in watch.output.read_text()
+    assert 'data-reload="1" data-feed="report.html.live.js"' in watch.output.read_text()
     assert "no run" in watch.output.read_text()
     store.publish(record("bp", 0, [0.5, 0.02]))
     watch.look()
@@ -160,7 +160,46 @@ def test_what_fails_at_first_ends_it_and_nothing_is_said_to_be_written(
     with pytest.raises(TpbenchError):
         watching._follow(watch)
     watch.finish()
-    assert said == []
+    assert (said, watch.feed.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("target", ["feed", "output"])
+def test_a_first_look_that_is_interrupted_leaves_a_page_that_follows_nothing(
+    watch: Watch, store: RunStore, said: list[str], monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    original = watching.write_atomically
+
+    def interrupted(path: Path, text: str) -> None:
+        original(path, text)
+        if path == getattr(watch, target):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "write_atomically", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            watch.look()
+    watch.finish()
+    assert not watch.feed.exists()
+    assert watch.output.exists() == bool(said) == (target == "output")
+    if said:
+        assert "data-reload" not in watch.output.read_text()
+
+
+def test_a_file_of_the_users_is_not_taken_for_the_script(store: RunStore, tpbench_inside: Inside) -> None:
+    store.publish(record("bp", 0, [0.5, 0.02]))
+    theirs = store.folder.parent / "report.html.live.js"
+    theirs.write_text("alert(1)")
+    ended = tpbench_inside("report", "--watch")
+    assert (ended.returncode, theirs.read_text()) == (2, "alert(1)")
+    assert str(theirs.name) in ended.stderr
+    assert not (store.folder.parent / "report.html").exists()
+
+
+def test_a_page_may_have_a_name_that_is_no_text(store: RunStore, said: list[str], tmp_path: Path) -> None:
+    watch = Watch(store, tmp_path / "a\udcffb.html", "tpbench report --watch", 1, said.append)
+    watch.look()
+    assert 'data-feed="a%FFb.html.live.js"' in watch.output.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

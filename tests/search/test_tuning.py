@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import warnings
@@ -27,9 +28,10 @@ from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.journal import Journal
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch, random_trials
-from tpbench.search.spaces import space_for
+from tpbench.search.spaces import space_for, supplied_configuration
 from tpbench.search.tuning import OBSERVED, WITH, WITHOUT, expected_best, tuning_frames
 from tpbench.training.plan import Outcome
+from tpbench.workloads import WORKLOADS
 
 VALUES = [2.30, 2.50, 2.92, 3.10, 4.00, 5.80]
 ERRORS = st.lists(st.floats(0, 100, allow_subnormal=False), min_size=1, max_size=30)
@@ -234,6 +236,15 @@ def test_a_search_by_a_loss_is_left_out_and_named(tmp_path: Path) -> None:
     assert len(frame.attrs["notes"]) == 1
 
 
+@pytest.mark.parametrize("changed", [{"validation_error": 0.0, "status": "finished"}, {"status": "stopped"}])
+@pytest.mark.filterwarnings("error")
+def test_a_search_without_an_error_above_zero_is_drawn(tmp_path: Path, changed: dict[str, Any]) -> None:
+    searched(tmp_path, ends=[replace(end, **changed) for end in ENDS])
+    figure = tuning_figure(RunStore(tmp_path), "mnist")
+    figure.savefig(io.BytesIO())
+    assert [axes.get_yscale() for axes in figure.axes[:2]] == ["linear", "linear"]
+
+
 def test_a_search_of_which_none_came_to_its_end_has_no_expectation(tmp_path: Path) -> None:
     searched(tmp_path, ends=[replace(end, status="stopped") for end in ENDS])
     frame = tpbench.load_tuning(tmp_path)
@@ -303,4 +314,8 @@ def test_searches_without_a_journal_are_named(tmp_path: Path) -> None:
     assert curves.empty
     (note,) = notes
     assert "mnist bp (40 x 100)" in note
+    assert tuning_frames(store, "digits")[2] == []
+    # That of a configuration that comes with tpbench is no search of the user's.
+    _, supplied = supplied_configuration(WORKLOADS["digits"], "bp")
+    store.publish(record("bp", workload="digits", found=supplied))
     assert tuning_frames(store, "digits")[2] == []

@@ -209,9 +209,10 @@ def draw_curves(
         axes.set_title(panel_title, fontsize=7.5, pad=2, loc="left")
         axes.tick_params(labelsize=7.5, labelbottom=place + columns >= count, labelleft=place % columns == 0)
     assert first is not None
-    first.set_yscale("log")
     first.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    plain_labels(first.yaxis)
+    if any((one.above > 0).any() for one in curves):
+        first.set_yscale("log")
+        plain_labels(first.yaxis)
     first.minorticks_off()
     parent.supxlabel("epoch", fontsize=9)
     parent.supylabel(label, fontsize=9)
@@ -327,6 +328,10 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
     label_beside(axes, labels, 72 * (height - 0.7), 7.5)
 
 
+_SHORTEST_S = 1e-3
+"""The left end of the axis of cost, which is logarithmic: shorter runs stand there, also those without a time."""
+
+
 def _on_gpu(origin: ProvenanceGroup) -> bool:
     return origin.entry("device").startswith("cuda")
 
@@ -336,9 +341,10 @@ def _cost_point(
 ) -> tuple[str, tuple[float, float], str]:
     """Draw the point of the runs of one device, the ``place``-th of the picture: its name, place and colour."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
+    place_on_axis = max(seconds, _SHORTEST_S)
     name, shade = cell_label(cell), colour(cell.method)
     point, caps, bars = axes.errorbar(
-        seconds,
+        place_on_axis,
         cell.mean,
         yerr=None if np.isnan(cell.std) else cell.std,
         marker=marker(cell, cells),
@@ -353,7 +359,7 @@ def _cost_point(
     mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)
-    return fill(name, _TITLE), (seconds, cell.mean), shade
+    return fill(name, _TITLE), (place_on_axis, cell.mean), shade
 
 
 COST_NOTE = "Point: mean test error; bar: one standard deviation over seeds. Seconds: a run's share of its pack's."

@@ -111,7 +111,11 @@ class LiveReader:
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
-        self._known: dict[str, tuple[object, SweepStatus]] = {}
+        self._known: dict[str, tuple[object, int, SweepStatus]] = {}
+        self._archives: dict[str, str] = {}
+        self._runs: dict[str, str] = {}
+        self._losses = 0
+        """How often a look missed files of runs, or found other ones in their place."""
 
     def read(self, now: float | None = None) -> Live:
         """Read the state of all sweeps and campaigns.
@@ -125,6 +129,9 @@ class LiveReader:
         now = time.time() if now is None else now
         # Lists of archives are read once per object.
         store = RunStore(self.store.folder)
+        runs, self._archives = file_stamps(store.runs, ".json"), file_stamps(store.folder, ".zip")
+        self._losses += not self._runs.items() <= runs.items()
+        self._runs = runs
         statuses = [self._status(sweep, store) for sweep in stored_sweeps(store)]
         campaigns = read_campaigns(store)
         return _arrange(statuses, campaigns, now)
@@ -132,11 +139,13 @@ class LiveReader:
     def _status(self, sweep: SweepFolder, store: RunStore) -> SweepStatus:
         stamps = {**file_stamps(sweep.folder, ".json"), **file_stamps(sweep.folder, ".jsonl")}
         stamps.pop(FILE, None)
-        stamp = sweep.archive, sweep.locked, stamps
+        stamp = sweep.archive, self._archives, sweep.locked, stamps, self._losses
+        runs = len(self._runs)
         known = self._known.get(sweep.folder.name)
-        if known is None or known[0] != stamp:
-            known = self._known[sweep.folder.name] = stamp, sweep_status(sweep, str(store.folder), store)
-        return known[1]
+        # Between two losses runs are only added, which changes nothing of a sweep that is done.
+        if known is None or known[0] != stamp or (known[1] != runs and known[2].state != "done"):
+            known = self._known[sweep.folder.name] = stamp, runs, sweep_status(sweep, str(store.folder), store)
+        return known[2]
 
 
 def _arrange(statuses: Sequence[SweepStatus], campaigns: Sequence[Campaign], now: float) -> Live:

@@ -90,6 +90,7 @@ from tpbench.results.tables import (
     paper_table,
 )
 from tpbench.search.listing import list_sweeps
+from tpbench.search.spaces import supplied_sweeps
 from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -350,11 +351,11 @@ def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
         glyphs,
         forest_figure(ranking.cells),
         f"{ranking.title}: test errors of its methods with intervals",
-        _with_store(f"tpbench plot forest {ranking.workload}", results),
+        _with_store(shlex.join(["tpbench", "plot", "forest", ranking.workload]), results),
     )
-    statements, commands = few_seeds(ranking), missing_runs(ranking)
+    statements, commands = few_seeds(ranking), missing_runs(ranking, supplied_sweeps())
     if methods := missing_methods(ranking):
-        statements.append(("Not run", [listed(methods)]))
+        statements.append(("Not run with the published configuration", [listed(methods)]))
         commands.append(PLAN)
     commands = [_with_store(command, results) for command in commands]
     return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
@@ -383,7 +384,10 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
 def _plots(
     runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
 ) -> PlotGroup:
-    command, title = _with_store(f"tpbench plot curves {workload}", results), workload_title(workload)
+    command, cost = (
+        _with_store(shlex.join(["tpbench", "plot", kind, workload]), results) for kind in ("curves", "cost")
+    )
+    title = workload_title(workload)
     figures = [
         _drawing(
             glyphs,
@@ -395,7 +399,6 @@ def _plots(
         for curve, (_, label) in CURVES.items()
         if (curves := cell_curves(cells, runs, curve))
     ]
-    cost = _with_store(f"tpbench plot cost {workload}", results)
     alt = f"{title}: test error against seconds per run"
     figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
@@ -468,7 +471,7 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
         with suppress(TpbenchError):  # its search has no results yet
             search = read_search(store, status.id)
             shares = importance(search.configurations)
-            command = _with_store(f"tpbench plot search {status.id}", results)
+            command = _with_store(shlex.join(["tpbench", "plot", "search", status.id]), results)
             figures = [
                 _drawing(glyphs, figure, f"{status.id}: {figure.axes[0].get_xlabel()} and error", command)
                 for figure in search_panels(search, shares)
@@ -480,7 +483,8 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
 
 
 def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
-    command, title = _with_store(f"tpbench plot tuning {plot.workload}", results), workload_title(plot.workload)
+    command = _with_store(shlex.join(["tpbench", "plot", "tuning", plot.workload]), results)
+    title = workload_title(plot.workload)
     figures = [
         _drawing(
             glyphs,
@@ -513,7 +517,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     cells, glyphs = choose_cells(runs), Glyphs()
     table = paper_table(store, "s6", cells)
     rankings = read_test_samples(store, rank_all(cells, baseline))
-    rows, known = matrix(rankings), {ranking.workload for ranking in rankings}
+    rows, exact = matrix(rankings), {ranking.workload for ranking in rankings if not ranking.data_label}
     paper = reproduction(rankings, table)
     searches = search_section(store, results, glyphs)
     sections = [
@@ -533,7 +537,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         "tunings": list(dict.fromkeys(row.cell.tuning for ranking in rankings for row in ranking.cells)),
         "verdicts": [(ranking.title, verdict_sentence(ranking)) for ranking in rankings],
         "reproduction": paper,
-        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in known],
+        "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in exact],
         "warnings": list(dict.fromkeys(store.damaged)),
         "cards": [workload_card(ranking, glyphs, results) for ranking in rankings],
         "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),

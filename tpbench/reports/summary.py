@@ -7,15 +7,19 @@ Nothing is computed here that tables and leaderboards do not compute: the tests 
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, repeat
 
 from tpbench.engine import method_title
 from tpbench.results.cells import PROTOCOL_SEEDS, Cell, seed_ranges
+from tpbench.results.formats import count_of
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import RankedCell, Ranking, format_p
+from tpbench.results.runs import from_search
 from tpbench.results.statistics import MARGIN
 from tpbench.results.tables import PUBLISHED, ErrorTable, OverviewRow, overview_cells
 
@@ -106,13 +110,15 @@ def _matrix_cell(row: OverviewRow, number: int, ranking: Ranking) -> MatrixCell:
         return MatrixCell((Verdict.MISSING if missing else Verdict.OUTSIDE,))
     ranked = row.cells[number]
     cell = ranked.cell
-    if not ranked.is_baseline and math.isnan(ranked.difference):
-        details = [ranked.tested.removeprefix("not tested: ")]
-    else:
-        details = [] if ranked.is_baseline else [f"{ranked.difference:+z.2f}"]
-        details += [] if cell.whole else [f"{cell.seeds} seed{'s' * (cell.seeds != 1)}"]
-        details += _departures(cell)
-    return MatrixCell(verdicts(ranked), f"{cell.mean:.2f}", ", ".join(details))
+    details = [] if cell.whole else [count_of(cell.seeds, "seed")]
+    details += [_OUTSIDE] if not cell.protocol_seeds else []
+    details += [mark for mark in cell.marks if cell.whole or not _names_seeds(mark)]
+    if reason := _reason(ranked):
+        # Such as "2 epochs, BP 100", of which the first part is a departure too.
+        details = [*reason.split(", "), *details]
+    elif not ranked.is_baseline:
+        details.insert(0, f"{ranked.difference:+z.2f}")
+    return MatrixCell(verdicts(ranked), f"{cell.mean:.2f}", ", ".join(dict.fromkeys(details)))
 
 
 def verdicts(ranked: RankedCell) -> tuple[Verdict, ...]:
@@ -128,9 +134,28 @@ def verdicts(ranked: RankedCell) -> tuple[Verdict, ...]:
     return (Verdict.BEST, against) if ranked.could_be_best == "yes" else (against,)
 
 
-def _departures(cell: Cell) -> list[str]:
-    """Return the marks of a cell but those on seeds of a cell that lacks some."""
-    return [mark for mark in cell.marks if cell.whole or "seed" not in mark]
+_OUTSIDE = "seeds outside the protocol"
+
+
+def _permuted(row: RankedCell) -> bool:
+    """Return whether a cell has the test of few seeds."""
+    return not (row.has_interval or math.isnan(row.p))
+
+
+def _reason(row: RankedCell) -> str:
+    """Return why a cell is not tested against the baseline; empty where it is, and of the baseline."""
+    return "" if row.is_baseline or not math.isnan(row.difference) else row.tested.removeprefix("not tested: ")
+
+
+def _names_seeds(mark: str) -> bool:
+    """Return whether a mark names the seeds that a cell lacks, or has in place of the protocol's."""
+    return mark.startswith(("without seed", "seed"))
+
+
+def _departures(row: RankedCell) -> list[str]:
+    """Return the marks of a cell, without those on seeds that :func:`few_seeds` counts."""
+    counted = _permuted(row) or _reason(row) in (count_of(row.cell.seeds, "seed"), _OUTSIDE)
+    return [mark for mark in row.cell.marks if not (counted and _names_seeds(mark))]
 
 
 # Sentences
@@ -146,24 +171,29 @@ def verdict_sentence(ranking: Ranking) -> str:
     others = [row for row in ranking.cells if not row.is_baseline]
     tested = [row for row in others if row.has_interval] or [row for row in others if not math.isnan(row.p)]
     same = [_name(row.cell) for row in tested if not row.differs]
+    # The baseline's error stands beside its first mention.
+    names = chain([f"{title} ({base.mean:.2f} %)"] if base else [], repeat(title))
     parts = []
     if same:
-        parts.append(f"{listed(same)} {'is' if len(same) == 1 else 'are'} not shown to differ from {{}}")
+        parts.append(f"{listed(same)} {'is' if len(same) == 1 else 'are'} not shown to differ from {next(names)}")
     for word, sign in (("better", -1), ("worse", 1)):
         rows = [row for row in tested if row.differs and sign * row.difference > 0]
         if rows:
             first, *more = rows
             more_words = [f"{_name(row.cell)} by {_size(row)}" for row in more]
-            parts.append(listed([f"{_name(first.cell)} is {word} than {{}} by {_size(first)}", *more_words]))
+            parts.append(listed([f"{_name(first.cell)} is {word} than {next(names)} by {_size(first)}", *more_words]))
     if base is None or not others:
         text = f"There is no run of {title} to compare with." if base is None else f"Only {title} has run."
     elif not tested:
-        text = "Nothing is tested yet."
+        text = f"Nothing is tested against {title} yet."
     else:
-        text = "; ".join(parts).replace("{}", f"{title} ({base.mean:.2f} %)", 1).replace("{}", title) + "."
+        text = "; ".join(parts) + "."
     best = [_name(row.cell) for row in ranking.could_be_best]
     if best and set(best) != set(same):
-        text += f" {listed(best)} could be the best{f', {title} apart' * bool(base)}."
+        if base and not tested:
+            text += f" Among the others, {listed(best)} could be the best."
+        else:
+            text += f" {listed(best)} could be the best{f', {title} apart' * bool(base)}."
     return text
 
 
@@ -185,11 +215,11 @@ def _size(row: RankedCell) -> str:
 
 def few_seeds(ranking: Ranking) -> list[tuple[str, list[str]]]:
     """Return the cells without all seeds: pairs of a statement and the cells that it is about."""
-    permuted = [row for row in ranking.cells if not (row.has_interval or math.isnan(row.p))]
+    permuted = [row for row in ranking.cells if _permuted(row)]
     untested: dict[str, list[str]] = defaultdict(list)
     for row in ranking.cells:
-        if row.tested.startswith("not tested: "):
-            untested[row.tested.removeprefix("not tested: ")].append(row.cell.title)
+        if reason := _reason(row):
+            untested[reason].append(row.cell.title)
     groups = [
         ("Fewer seeds", [f"{row.cell.title} {row.difference_text}" for row in permuted]),
         ("Not tested", [f"{'; '.join(names)} ({reason})" for reason, names in untested.items()]),
@@ -197,16 +227,41 @@ def few_seeds(ranking: Ranking) -> list[tuple[str, list[str]]]:
     return [(title, entries) for title, entries in groups if entries]
 
 
-def missing_runs(ranking: Ranking) -> list[str]:
-    """Return the commands that train the missing seeds of published configurations."""
-    return [
-        f"tpbench run {cell.workload} {cell.method} --seeds {seed_ranges(missing).replace(' ', '')}"
-        for row in ranking.cells
-        if (cell := row.cell).tuning == PUBLISHED
-        and cell.by_protocol
-        and not cell.whole
-        and (missing := set(PROTOCOL_SEEDS[0]) - cell.all_seeds)
-    ]
+def missing_runs(ranking: Ranking, supplied: Collection[str] = ()) -> list[str]:
+    """Return the commands that train the missing seeds of cells, with the configuration that each cell has.
+
+    Cells of which no command names the configuration are left out.
+
+    Args:
+        ranking: of the workload.
+        supplied: sweeps of the configurations that come with tpbench.
+    """
+    commands = []
+    for cell in (row.cell for row in ranking.cells):
+        option = _configuration_option(cell, ranking, supplied)
+        missing = set(PROTOCOL_SEEDS[0]) - cell.all_seeds
+        if option is not None and cell.by_protocol and not cell.whole and missing:
+            names = shlex.join([cell.workload, cell.method])
+            commands.append(f"tpbench run {names}{option} --seeds {seed_ranges(missing).replace(' ', '')}")
+    return commands
+
+
+def _configuration_option(cell: Cell, ranking: Ranking, supplied: Collection[str]) -> str | None:
+    """Return the option of ``tpbench run`` that names a cell's configuration, or None."""
+    if cell.tuning == PUBLISHED:
+        return ""
+    first = cell.runs[0]
+    if cell.budget.by != "search" or first.definition.workload_source:
+        return None
+    if first.search_info.get("sweep") in supplied:
+        return ""
+    if all(from_search(run.search_info, "search") for run in cell.runs):
+        # The sweep itself trains the final runs.
+        return None
+    # ``best`` is the configuration of a method with the lowest validation error.
+    alike = [row.cell for row in ranking.cells if row.cell.method == cell.method]
+    best = min(alike, key=lambda other: (other.diverged > 0, not other.testable, other.validation))
+    return " --config best" if cell is best and cell.configurations == 1 else None
 
 
 def missing_methods(ranking: Ranking) -> list[str]:
@@ -221,8 +276,7 @@ def warnings_of(ranking: Ranking) -> list[str]:
     """Return departures from the protocol, with the cells that have them, and the tunings where they differ."""
     departures: dict[str, list[str]] = defaultdict(list)
     for row in ranking.cells:
-        # Cells with missing seeds have a statement of their own.
-        for mark in _departures(row.cell):
+        for mark in _departures(row):
             departures[mark].append(row.cell.title)
     warnings = [f"{mark}: {'; '.join(titles)}" for mark, titles in departures.items()]
     tunings = Counter(row.cell.tuning for row in ranking.cells)

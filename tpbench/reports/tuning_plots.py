@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -359,9 +360,15 @@ def draw_tuning(axes: Axes, plot: TuningPlot, column: str) -> list[tuple[str, tu
             if kind == OBSERVED:
                 point = float(rows[column].iloc[-1]), float(rows["validation_error"].iloc[-1])
                 ends.append((search.label.replace(", ", "\n", 1), point, search.style["color"]))
-    axes.set(xscale="log", yscale="log", xlabel=TUNING_AXES[column], ylabel="best validation error (%)")
-    plain_labels(axes.xaxis)
-    plain_labels(axes.yaxis)
+    axes.set(xlabel=TUNING_AXES[column], ylabel="best validation error (%)")
+    shown = plot.curves.dropna(subset=[column, "validation_error"])
+    for axis, values, scale in (
+        (axes.xaxis, shown[column], axes.set_xscale),
+        (axes.yaxis, shown["validation_error"], axes.set_yscale),
+    ):
+        if (values > 0).any():
+            scale("log")
+            plain_labels(axis)
     axes.grid(alpha=0.3)
     return ends
 
@@ -388,8 +395,8 @@ def tuning_figure(store: RunStore, workload: str) -> Figure:
     if spread.empty:
         also = "".join(f"; {note}" for note in notes)
         raise TpbenchError(
-            f"{store.folder} holds no search on {workload} with results; 'tpbench sweep {workload} METHOD' "
-            f"makes one{also}"
+            f"{store.folder} holds no search on {workload} with results; "
+            f"'tpbench sweep {shlex.quote(workload)} METHOD' makes one{also}"
         )
     plot = TuningPlot(workload, curves, spread)
     header, rows = plot.table()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tpbench.engine import TpbenchError
+from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine.errors import reason_of
+from tpbench.engine.files import is_regular_file
 from tpbench.reports.live import Live, LiveReader, render_live, script_of
 from tpbench.reports.page import NoRunError, Report, empty_report, make_report
 from tpbench.reports.redrawing import keeping_sections
@@ -32,6 +35,8 @@ _IDLE_S = 15
 # Drawing takes seconds on a large store, and the cores belong to the training. It gets a fifth of one, and a twentieth
 # beside a sweep, of which the page shows the progress all the same.
 _REST, _REST_BESIDE_SWEEP = 4, 19
+# The first line of the script beside the page. A file that begins otherwise is not tpbench's.
+_MARKER = "// Written and deleted by tpbench report --watch.\n"
 # Stands in a page for the section about what is going on now.
 _PLACE = "<!-- now -->"
 
@@ -73,7 +78,7 @@ class Watch:
     ) -> None:
         self.store, self.output, self.command, self.every, self.say = store, output, command, every, say
         self.baseline = baseline
-        self.feed = output.with_name(f"{output.stem}.live.js")
+        self.feed = output.with_name(f"{output.name}.live.js")
         """The script beside the page."""
         self.report: Report | None = None
         """The content of the page."""
@@ -81,6 +86,8 @@ class Watch:
         """Of the store when the figures were drawn."""
         self._reader = LiveReader(store)
         self._live: Live | None = None
+        self._begun = False
+        """The page may be there."""
         self._page = ("", "", "")
         """The page before and after the section about what is going on now."""
         self._sections: dict[str, Any] = {}
@@ -102,8 +109,14 @@ class Watch:
             last: no look follows; changed figures are drawn at once.
 
         Raises:
+            UsageError: the script's name belongs to a file that is not tpbench's.
             TpbenchError: the store cannot be read, or the page not written. The next look tries again.
         """
+        if self._feed_is_foreign():
+            raise UsageError(
+                f"{self.feed}: tpbench did not write this file, but a watched page needs the name; move it away, or "
+                "give another --output"
+            )
         try:
             stamp, live = store_stamp(self.store), self._reader.read()
             drawn = stamp != self.stamp and (last or self._may_draw(live))
@@ -117,8 +130,10 @@ class Watch:
                     self._write_feed(self._live, str(error))
             raise
         if drawn or live != self._live:
-            now = render_live(live, f"{datetime.now(UTC):%H:%M:%S} UTC")
-            write_atomically(self.output, now.join(self._page[::2]))
+            if not self.written:
+                # A page without the script would load itself anew for ever.
+                self._write_feed(live)
+            self._write_page(live)
         # After the page: an open one loads itself anew when the script names new figures.
         self._write_feed(live)
         self._live = live
@@ -146,10 +161,32 @@ class Watch:
             self.report = empty_report(store, self.command)
             state = "holds no run yet" if store.folder_exists else "is no folder yet"
             message = f"{store.folder} {state}: waiting for the first run. Ctrl-C ends"
-        page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=quote(self.feed.name), stamp=stamp)
+        feed = quote(os.fsencode(self.feed.name))
+        page = self.report.html(max(1, round(self.every)), live=_PLACE, feed=feed, stamp=stamp)
         self._page, self.stamp = page.partition(_PLACE), stamp
         self._drawn_at, self._cost = time.monotonic(), time.process_time() - begun
         return message
+
+    def _write_page(self, live: Live) -> None:
+        now = render_live(live, f"{datetime.now(UTC):%H:%M:%S} UTC")
+        before, self._begun = self._begun, True
+        try:
+            write_atomically(self.output, now.join(self._page[::2]))
+        except TpbenchError:
+            self._begun = before
+            raise
+
+    def _feed_is_foreign(self) -> bool:
+        """Return whether another program's file, or no file, has the name of the script."""
+        if not os.path.lexists(self.feed):
+            return False
+        if not is_regular_file(self.feed):
+            return True
+        try:
+            with self.feed.open("rb") as file:
+                return file.read(len(_MARKER)) != _MARKER.encode()
+        except OSError as error:
+            raise TpbenchError(f"{self.feed}: could not be read ({reason_of(error)})") from error
 
     def _write_feed(self, live: Live, problem: str = "") -> None:
         """Write the script beside the page."""
@@ -157,19 +194,25 @@ class Watch:
         html = render_live(live, f"{looked:%H:%M:%S} UTC", problem)
         every = max(1, round(self.every)) if live.running else max(_IDLE_S, round(self.every))
         fields = {"stamp": self.stamp, "html": html, "every": every, "written": looked.timestamp()}
-        write_atomically(self.feed, script_of(fields))
+        write_atomically(self.feed, _MARKER + script_of(fields))
 
     def finish(self) -> None:
         """Write the final page, which does not follow the store; where that cannot be read, the last one."""
-        if not self.written or self.report is None:
+        if not self._begun or self.report is None:
+            self._remove_feed()
             return
         # The page that is there must stop to follow the store, whatever is wrong with that by now.
         with suppress(TpbenchError):
             self.look(last=True)
         write_atomically(self.output, self.report.html(None))
         # An open page that misses it loads itself anew, and is the final one then.
-        self.feed.unlink(missing_ok=True)
+        self._remove_feed()
         self.say(f"ended; {self.output} stays as it is, and reloads itself no more")
+
+    def _remove_feed(self) -> None:
+        with suppress(TpbenchError):
+            if not self._feed_is_foreign():
+                self.feed.unlink(missing_ok=True)
 
 
 def watch_store(store: RunStore, output: Path, command: str, every: float, baseline: str = BASELINE) -> None:

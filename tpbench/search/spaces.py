@@ -468,6 +468,13 @@ def supplied_file() -> Path:
     return spaces_folder() / "digits.yaml"
 
 
+@lru_cache(maxsize=1)
+def supplied_sweeps() -> frozenset[str]:
+    """Return the sweeps that found the configurations of :func:`supplied_file`; they are in no store of the user's."""
+    workloads = _own_file(supplied_file()).values.values()
+    return frozenset(entry["found"]["sweep"] for methods in workloads for entry in methods.values())
+
+
 def is_published(workload: Workload, method: str) -> bool:
     """Return whether the authors published a configuration of a cell.
 

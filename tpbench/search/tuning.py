@@ -16,6 +16,7 @@ from tpbench.results import RunStore
 from tpbench.results.runs import tuning_budget
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import stored_sweeps, sweep_trials
+from tpbench.search.spaces import supplied_sweeps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,12 +147,16 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
 
 
 def _without_journal(store: RunStore, workload: str | None, known: Collection[str]) -> list[str]:
-    """Return a line about the searches of which the store has runs alone; none where there are no such."""
+    """Return a line about the searches of which the store has runs alone; none where there are no such.
+
+    The searches of configurations that come with tpbench are no searches of the user's.
+    """
+    others = {*known, *supplied_sweeps()}
     found = dict.fromkeys(
         f"{run.definition.workload} {run.definition.method} ({tuning_budget(run.search_info)})"
         for run in store.summaries()
         if run.search_info.get("by") == "search"
-        and run.search_info.get("sweep") not in known
+        and run.search_info.get("sweep") not in others
         and workload in (None, run.definition.workload)
     )
     return [f"without a tuning curve, as the journal is not here: {', '.join(found)}"] if found else []

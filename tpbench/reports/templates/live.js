@@ -26,7 +26,7 @@ function openFolds(open) {
 }
 const openNames = () => folds().filter(fold => fold.open).map(fold => fold.dataset.fold);
 const kept = history.state;
-if (kept?.folds) {
+function restore() {
   openFolds(kept.folds);
   for (const table of captions()) if (kept.sorted[table.caption.textContent]) sort(table, ...kept.sorted[table.caption.textContent]);
   for (const [title, name] of Object.entries(kept.pinned)) pins.get(title)?.pin(name);
@@ -34,11 +34,17 @@ if (kept?.folds) {
   scrollTo(0, kept.top);
   if (kept.top && kept.middle) scrollBack(kept.middle);
 }
+try {
+  if (kept?.folds) restore();
+} catch (error) {
+  // The page of another version may have kept other things. It follows the store all the same.
+  console.warn(error);
+}
 
 const watched = document.documentElement.dataset, every = Number(watched.reload);
 if (every) {
   const pause = document.querySelector(".live button"), stale = document.querySelector(".live [role=status]");
-  let paused = kept?.paused ?? false, pressed = false, heard = Date.now(), pace = every;
+  let paused = kept?.paused ?? false, pressed = false, written = null, heard = Date.now(), pace = every;
 
   // Someone selects text, holds a button of the mouse, or has a menu open: nothing is replaced under their hands.
   const busy = () => pressed || getSelection().type === "Range" || !!document.querySelector("dialog[open], :popover-open")
@@ -66,26 +72,35 @@ if (every) {
   };
   // Called by the script that tpbench writes beside the page: a page that is opened as a file can read nothing else.
   globalThis.showLive = state => {
-    heard = 1000 * state.written;
+    // By the clock of this machine: that of the writer may be another.
+    if (state.written !== written) heard = Date.now();
+    written = state.written;
     pace = state.every;
     if (paused || busy()) return;
     if (state.stamp === watched.stamp) replace(state.html);
     else reload();
   };
   const look = then => {
-    const late = (Date.now() - heard) / 1000;
-    stale.textContent = late > 3 * pace + 60 ? "Nothing was written for a while: does tpbench report --watch still run?" : "";
-    if (paused || document.hidden) return then();
-    if (!watched.feed) {
-      reload();
+    if (paused || document.hidden) {
+      // What is not looked at is not late.
+      heard = Date.now();
       return then();
+    }
+    if (!watched.feed) {
+      then();
+      return reload();
     }
     const script = document.createElement("script");
     script.src = `${watched.feed}?${Date.now()}`;
-    const done = () => { script.remove(); then(); };
+    const done = () => {
+      const late = (Date.now() - heard) / 1000;
+      stale.textContent = late > 3 * pace + 60 ? "Nothing was written for a while: does tpbench report --watch still run?" : "";
+      script.remove();
+      then();
+    };
     script.addEventListener("load", done);
     // It is gone once nothing is watched any more: the last page is there.
-    script.addEventListener("error", () => { reload(); done(); });
+    script.addEventListener("error", () => { done(); reload(); });
     document.body.append(script);
   };
   const follow = () => look(() => setTimeout(follow, 1000 * pace));

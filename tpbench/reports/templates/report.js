@@ -2,9 +2,11 @@
 document.documentElement.classList.add("script");
 
 // Tables: a click on a column's name sorts by it. Numbers by size, words by the alphabet, what is missing last either way.
+// A page that is loaded anew may have more columns, so they are kept by their text.
 const sorted = new Map();
-function sort(table, column, up) {
-  const heads = [...table.tHead.rows[0].cells];
+function sort(table, name, up) {
+  const heads = [...table.tHead.rows[0].cells], column = heads.findIndex(head => head.textContent === name);
+  if (column < 0) return;
   heads.forEach(head => head.removeAttribute("aria-sort"));
   heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
   const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
@@ -17,12 +19,12 @@ function sort(table, column, up) {
     return (up ? order : -order) || a.place - b.place;
   };
   rows.sort(compare).forEach(({row}) => table.tBodies[0].append(row));
-  sorted.set(table.caption.textContent, [column, up]);
+  sorted.set(table.caption.textContent, [name, up]);
 }
 for (const table of document.querySelectorAll("table.sortable")) {
-  [...table.tHead.rows[0].cells].forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    sort(table, column, head.getAttribute("aria-sort") !== "ascending");
-  }));
+  for (const head of table.tHead.rows[0].cells) head.querySelector("button").addEventListener("click", () => {
+    sort(table, head.textContent, head.getAttribute("aria-sort") !== "ascending");
+  });
 }
 
 // Curves: what is pointed to, or has the focus, stands out in all figures beside it and says its name.
@@ -43,7 +45,7 @@ for (const group of document.querySelectorAll(".linked")) {
   const series = [...group.querySelectorAll(".series")], buttons = [...group.querySelectorAll(".legend button")];
   let pinned = null;
   const pin = name => {
-    pinned = name;
+    pinned = buttons.some(one => one.dataset.name === name) ? name : null;
     for (const other of buttons) other.setAttribute("aria-pressed", String(other.dataset.name === pinned));
     choose(pinned);
   };
