@@ -139,7 +139,7 @@ def test_leaderboard_tables_and_comparisons_are_those_of_the_commands(results: P
 
 
 RUN_NEEDED = "run 'bp': write the 24 hex digits that name the run's file, or at least the first 8"
-BASELINE_REFUSED = "baseline 'bp': only the tables 'overview' and 'epochs' have one"
+BASELINE_REFUSED = "baseline 'bp': only the tables 'overview', 'epochs', 'field' have one"
 
 
 def test_slips_are_told_as_on_the_command_line(results: Path) -> None:

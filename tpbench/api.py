@@ -406,7 +406,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
     """
     chosen = check_table(str(name))
     if baseline is not None and chosen not in BASELINE_TABLES:
-        tables = " and ".join(f"'{table}'" for table in BASELINE_TABLES)
+        tables = ", ".join(f"'{table}'" for table in BASELINE_TABLES)
         raise UsageError(f"only the tables {tables} have one", parameter="baseline", value=baseline)
     store = _store(results)
     if chosen == DAMPING_TABLE:

@@ -367,7 +367,7 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
     section = Section(
         "curves",
         "Learning curves and cost",
-        [f"{BANDS} Point to a curve, or go to a figure with the tabulator and on with the arrows, to see its name."],
+        [f"{BANDS} Point to a curve, or go to a figure with the Tab key and on with the arrow keys, to see its name."],
     )
     frames = []
     for workload in dict.fromkeys(ranking.workload for ranking in rankings):

@@ -122,11 +122,12 @@ class MethodStyle:
 
 _SOLID: tuple[float, ...] = ()
 _DASHED, _DOTTED, _DASH_DOT = (3.7, 1.6), (1.0, 1.65), (6.4, 1.6, 1.0, 1.6)
+_DASH_DOT_DOT, _LONG = (6.4, 1.6, 1.0, 1.6, 1.0, 1.6), (12.0, 2.0)
 _GREY = ("#767676", "#a8a8a8")
 _BLUE, _LIGHT_BLUE = ("#08519c", "#6aaeea"), ("#3f94d1", "#b5dafa")
 _ORANGE, _LIGHT_ORANGE = ("#a63603", "#ff9252"), ("#e6740a", "#ffc98a")
 _PURPLE = ("#7b3294", "#cfa3e3")
-_GREENS = (("#1b7837", "#5fc27e"), ("#4d9a3a", "#a6dba0"))
+_GREENS = (("#1b7837", "#5fc27e"), ("#4d9a3a", "#a6dba0"), ("#00776f", "#4fd1c5"))
 _STYLES = {
     "bp": MethodStyle("#000000", "#e8e8e8"),
     "dfa": MethodStyle(*_GREY),
@@ -143,12 +144,19 @@ _STYLES = {
     "ddtp-rhl-extra-fb": MethodStyle(*_LIGHT_ORANGE, _DASHED, "s"),
     "ddtp-rhl-rec": MethodStyle(*_LIGHT_ORANGE, _DOTTED, "^"),
     "ddtp-rhl-ggn": MethodStyle(*_LIGHT_ORANGE, _DASH_DOT, "D"),
-    "ddtp-rhl-rec-extra-fb": MethodStyle(*_LIGHT_ORANGE, (6.4, 1.6, 1.0, 1.6, 1.0, 1.6), "v"),
+    "ddtp-rhl-rec-extra-fb": MethodStyle(*_LIGHT_ORANGE, _DASH_DOT_DOT, "v"),
     "gnt": MethodStyle(*_PURPLE),
 }
 _OTHERS = [
     MethodStyle(*green, dashes, marker)
-    for dashes, marker in ((_SOLID, "o"), (_DASHED, "s"), (_DOTTED, "^"), (_DASH_DOT, "D"))
+    for dashes, marker in (
+        (_SOLID, "o"),
+        (_DASHED, "s"),
+        (_DOTTED, "^"),
+        (_DASH_DOT, "D"),
+        (_DASH_DOT_DOT, "v"),
+        (_LONG, "P"),
+    )
     for green in _GREENS
 ]
 _MOST_LABELS = 6

@@ -131,7 +131,9 @@ def verdicts(ranked: RankedCell) -> tuple[Verdict, ...]:
         against = Verdict.WORSE if ranked.difference > 0 else Verdict.BETTER
     else:
         against = Verdict.SAME
-    return (Verdict.BEST, against) if ranked.could_be_best == "yes" else (against,)
+    if ranked.could_be_best != "yes":
+        return (against,)
+    return (against, Verdict.BEST) if against is Verdict.BETTER else (Verdict.BEST, against)
 
 
 _OUTSIDE = "seeds outside the protocol"
@@ -300,8 +302,9 @@ def reproduction(rankings: Sequence[Ranking], table: ErrorTable) -> str:
     within = Counter(found.within for found in table.agreements)
     if compared := sum(within.values()):
         text += (
-            f" {within['yes']} of {compared} agree with the paper within {MARGIN:g} %, {within['no'] or 'none'} "
-            f"{_verb(within['no'], 'differ')}, {within['open'] or 'none'} {_verb(within['open'], 'are')} open."
+            f" Of {count_of(compared, 'cell')} of three seeds or more, {within['yes'] or 'none'} "
+            f"{_verb(within['yes'], 'are')} shown to be within ±{MARGIN:g} % of the paper's error, "
+            f"{within['no'] or 'none'} outside, and {within['open'] or 'none'} {_verb(within['open'], 'are')} open."
         )
     if shift := table.shift:
         side = "above" if shift.difference > 0 else "below"
