@@ -153,7 +153,9 @@ def _print_method(name: str, method: Method) -> None:
     known = known_configurations(name)
     if known:
         values = [(spec.name, *(format_value(one[spec.name], ".3g") for one in known.values())) for spec in specs]
-        note = "The authors' values; on the digits those of tpbench's own search."
+        note = (
+            "The authors' values, some outside the ranges that they print; on the digits those of tpbench's own search."
+        )
         print(listing(("value of", *known), values, note=note), end="")
 
 
@@ -468,6 +470,8 @@ def draw_figure(
     from tpbench.reports.style import check_picture, save
 
     path = check_picture(output or Path(f"figure_{name}.png"))
+    if name == "2":
+        say("training the feedback of twenty students: about half a minute")
     save(make_figure(name, store, workload), path)
     say(f"written: {path}")
     warn_damaged(store)
