@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import alignment_record, keep_alignments, record
-from tpbench.engine import METHODS, TpbenchError
+from tpbench.engine import METHODS, TpbenchError, method_names
 from tpbench.reports import paper_figures as toy
 from tpbench.reports.alignment_figures import alignment_figure, alignment_panel, shown_layers
 from tpbench.reports.alignment_tables import find_records
@@ -39,7 +39,15 @@ from tpbench.reports.curves import (
     scaling_figure,
 )
 from tpbench.reports.style import colour, logarithmic_labels, method_style, plain_labels, plain_number, save
-from tpbench.reports.tuning_plots import importance, read_search, search_figure, search_panels
+from tpbench.reports.tuning_plots import (
+    importance,
+    read_search,
+    search_figure,
+    search_panels,
+    tuning_figure,
+    tuning_panel,
+    tuning_plots,
+)
 from tpbench.results import RunStore
 from tpbench.results.cells import Cell, read_curves
 from tpbench.results.runs import search_info
@@ -299,6 +307,52 @@ def test_a_search_is_a_panel_each_on_a_page(halved_search: RunStore) -> None:
     assert [figure.axes[0].get_xlabel() for figure in search_panels(search, None)] == ["trial", "lr", "beta1"]
     own = replace(search, published={})
     assert not [line for line in search_panels(own, None)[1].axes[0].lines if line.get_label() == "published"]
+
+
+def _nine_searches(tmp_path: Path, last_trials: int) -> RunStore:
+    """Return a store of nine searches, of which the last has no finished trial and another number of trials."""
+    methods = method_names()[:9]
+    for place, method in enumerate(methods):
+        trials = last_trials if method == methods[-1] else 4
+        definition = SweepDefinition("mnist", method, "0" * 64, {"lr": ["uniform", 0, 1]}, trials, 2, (0,), 0, 2, 1)
+        folder = tmp_path / "sweeps" / definition.id
+        folder.mkdir(parents=True)
+        (folder / "sweep.json").write_text(json.dumps(definition.plain()))
+        journal = Journal.open(folder / "journal.jsonl")
+        for trial, error in enumerate((0.4, 0.2, 0.2, 0.1)):
+            journal.add_pack([{"lr": trial / 4}])
+            state = "diverged" if method == methods[-1] else "finished"
+            journal.end_pack(trial, [Outcome("0" * 24, state, error + place / 100, None, epochs=2)])
+    return RunStore(tmp_path)
+
+
+def test_each_of_many_searches_has_a_panel_in_its_colour_before_the_others(tmp_path: Path) -> None:
+    store = _nine_searches(tmp_path, last_trials=4)
+    panels = tuning_figure(store, "mnist").axes
+    methods = method_names()[:9]
+    assert [axes.get_title(loc="left") for axes in panels] == [METHODS[method].title for method in methods]
+    assert len({axes.get_subplotspec().colspan.start for axes in panels}) == 4  # type: ignore[union-attr]
+    for axes, method in zip(panels, methods, strict=True):
+        own = [line for line in axes.lines if line.get_gid()]
+        finished = method != methods[-1]
+        assert [line.get_color() for line in own] == [colour(method)] * 2 * finished
+        assert len(axes.texts) == (not finished)
+        others = next(line for line in axes.lines if not line.get_gid())
+        # A gap behind each of the others that has a curve.
+        assert np.isnan(np.asarray(others.get_ydata())).sum() == 8 - finished
+        assert to_hex(others.get_color()) == "#c8c8c8"
+        assert axes.get_ylim() == panels[0].get_ylim()
+    assert len(tuning_figure(store, "mnist").legends[0].get_lines()) == 3
+    [plot] = tuning_plots(store)[0]
+    narrow = tuning_panel(plot, "member_epochs").axes
+    assert len(narrow) == 9
+    assert {axes.get_subplotspec().colspan.start for axes in narrow} == {0, 1}  # type: ignore[union-attr]
+
+
+def test_panels_of_searches_name_their_tunings_where_these_differ(tmp_path: Path) -> None:
+    panels = tuning_figure(_nine_searches(tmp_path, last_trials=5), "mnist").axes
+    assert len(panels) == 9
+    assert not {axes.get_title(loc="left") for axes in panels} & {method.title for method in METHODS.values()}
 
 
 def test_the_gauss_newton_step_is_the_least_squares_slope() -> None:

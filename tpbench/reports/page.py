@@ -51,6 +51,7 @@ from tpbench.reports.summary import (
     warnings_of,
 )
 from tpbench.reports.tuning_plots import (
+    MULTIPLES_NOTE,
     SEARCH_NOTE,
     SPREAD_NOTE,
     SPREAD_TITLE,
@@ -458,7 +459,8 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     section = Section("searches", "Searches")
     plots, notes = tuning_plots(store)
     if plots:
-        section.paragraphs += [f"{TUNING_NOTE} {SPREAD_NOTE}", *notes]
+        several = [MULTIPLES_NOTE] if any(plot.multiples for plot in plots) else []
+        section.paragraphs += [" ".join([TUNING_NOTE, *several, SPREAD_NOTE]), *notes]
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(

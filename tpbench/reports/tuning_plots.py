@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from textwrap import fill
@@ -256,22 +256,41 @@ def search_figure(store: RunStore, sweep: str) -> Figure:
     return figure
 
 
+_AS_RANDOM_DRAW = (
+    "As a random draw it counts with its error at the stop (100 % if it diverged or failed), and at least with the "
+    "worst finished one."
+)
 TUNING_NOTE = (
     "Solid: the lowest validation error so far, in the order of suggestion. Dashed: the expected best of as many "
     "random trials of the search. Dotted: the same, drawn with replacement (Dodge et al. 2019). A trial that was "
-    "stopped costs its epochs and is never the best. As a random draw it counts with its error at the stop (100 % if "
-    "it diverged or failed), and at least with the worst finished one."
+    f"stopped costs its epochs and is never the best. {_AS_RANDOM_DRAW}"
 )
 """The lines of tuning curves."""
+MAX_IN_PANEL = 8
+"""Of more searches each has a panel of its own."""
+MULTIPLES_NOTE = (
+    f"With more than {MAX_IN_PANEL} searches each has a panel, without the dotted line. Grey: the lowest validation "
+    "error so far of the others."
+)
+"""The panels of many searches."""
 SPREAD_TITLE = "Random trials: number, and quantiles of validation error (%)"
 SPREAD_NOTE = "Unfinished trials were stopped, and rank last; a dash: the quantile falls among them."
 TUNING_AXES = {"trials": "trials", "member_epochs": "epochs trained, over all trials"}
 """The panels of tuning curves: column of the frame, and label of the axis."""
+_ERROR = "best validation error (%)"
 _LINES: dict[str, dict[str, Any]] = {
     OBSERVED: {"linestyle": "-", "linewidth": 1.6, "drawstyle": "steps-post", "zorder": 4},
     WITHOUT: {"linestyle": "--", "linewidth": 1.1},
     WITH: {"linestyle": ":", "linewidth": 1.1},
 }
+_IN_MULTIPLES = {OBSERVED: "best so far", WITHOUT: "expected best of as many random trials"}
+"""The lines in a panel of one search, and their entries in the legend."""
+_COLUMNS = 4
+"""Panels side by side in the figure of many searches."""
+_OTHERS = "#c8c8c8"
+"""Colour of the other searches behind that of a panel."""
+_TITLE = 29
+"""Characters in a line of a panel's title."""
 # Of the searches of one method, which share its colour.
 _MARKERS = ("", "o", "s", "^", "D", "v")
 
@@ -282,6 +301,8 @@ class Search:
 
     sweep: str
     label: str
+    title: str
+    """As the label, without the tuning where all searches of the plot have the same."""
     style: dict[str, Any]
     """Colour of the method, and a marker that tells its searches apart."""
 
@@ -293,6 +314,17 @@ class TuningPlot:
     workload: str
     curves: pd.DataFrame
     spread: pd.DataFrame
+
+    @property
+    def multiples(self) -> bool:
+        """Whether each search has a panel of its own."""
+        return len(self.spread) > MAX_IN_PANEL
+
+    @property
+    def tuning(self) -> str | None:
+        """The tuning that all searches have; None where they differ."""
+        tunings = set(self.spread["search"])
+        return str(tunings.pop()) if len(tunings) == 1 else None
 
     @cached_property
     def searches(self) -> list[Search]:
@@ -307,12 +339,14 @@ class TuningPlot:
         searches = []
         for row in rows:
             sweep, method = row["sweep"], row["method"]
-            label = f"{method_title(method)}, {row['search']}"
+            name, tuning, ending = method_title(method), f", {row['search']}", ""
             if budgets[method, row["search"]] > 1:
                 # Of another seed or space: the digits at the end of the sweep's name differ.
-                label += f" ({sweep.removeprefix(f'{self.workload}-{method}-')})"
+                ending = f" ({sweep.removeprefix(f'{self.workload}-{method}-')})"
+            label, title = f"{name}{tuning}{ending}", f"{name}{tuning * (self.tuning is None)}{ending}"
             marker = _MARKERS[number[method] % len(_MARKERS)]
-            searches.append(Search(sweep, visible(label), {"color": colour(method), "marker": marker, "markersize": 4}))
+            style = {"color": colour(method), "marker": marker, "markersize": 4}
+            searches.append(Search(sweep, visible(label), visible(title), style))
             number[method] += 1
         return searches
 
@@ -348,19 +382,38 @@ def draw_tuning(axes: Axes, plot: TuningPlot, column: str) -> list[tuple[str, tu
     ends = []
     for search in plot.searches:
         axes.plot([], [], label=search.label, **search.style)
-        of_search = plot.curves[plot.curves["sweep"] == search.sweep].dropna(subset=[column, "validation_error"])
-        for place, (kind, style) in enumerate(_LINES.items()):
-            rows = of_search[of_search["kind"] == kind]
-            if rows.empty:
-                continue
-            (line,) = axes.plot(rows[column], rows["validation_error"], markevery=0.2, **search.style, **style)
-            end = f"{rows['validation_error'].iloc[-1]:.2f} % after {plain_number(float(rows[column].iloc[-1]))}"
-            words = f"{search.label}, {kind}: {end} {'trials' if column == 'trials' else 'epochs'}"
-            mark(line, f"{column}-{place}", search.label, words)
-            if kind == OBSERVED:
-                point = float(rows[column].iloc[-1]), float(rows["validation_error"].iloc[-1])
-                ends.append((search.label.replace(", ", "\n", 1), point, search.style["color"]))
-    axes.set(xlabel=TUNING_AXES[column], ylabel="best validation error (%)")
+        if end := _draw_lines(axes, plot, search, column, _LINES, search.style).get(OBSERVED):
+            ends.append((search.label.replace(", ", "\n", 1), end, search.style["color"]))
+    axes.set(xlabel=TUNING_AXES[column], ylabel=_ERROR)
+    _set_scales(axes, plot, column)
+    axes.grid(alpha=0.3)
+    return ends
+
+
+def _points(plot: TuningPlot, search: Search, column: str, kind: str) -> tuple[NDArray[np.float64], ...]:
+    """Return the places and errors of a curve; empty where there is none."""
+    rows = plot.curves[(plot.curves["sweep"] == search.sweep) & (plot.curves["kind"] == kind)]
+    return tuple(rows[[column, "validation_error"]].dropna().to_numpy(dtype=float).T)
+
+
+def _draw_lines(
+    axes: Axes, plot: TuningPlot, search: Search, column: str, kinds: Iterable[str], style: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """Draw the curves of one search and return the ends of those that it has."""
+    ends = {}
+    for kind in kinds:
+        x, y = _points(plot, search, column, kind)
+        if not len(x):
+            continue
+        (line,) = axes.plot(x, y, markevery=0.2, **style, **_LINES[kind])
+        ends[kind] = float(x[-1]), float(y[-1])
+        end = f"{y[-1]:.2f} % after {plain_number(ends[kind][0])} {'trials' if column == 'trials' else 'epochs'}"
+        mark(line, f"{column}-{[*_LINES].index(kind)}", search.label, f"{search.label}, {kind}: {end}")
+    return ends
+
+
+def _set_scales(axes: Axes, plot: TuningPlot, column: str) -> None:
+    """Make the axes logarithmic where they have positive values."""
     shown = plot.curves.dropna(subset=[column, "validation_error"])
     for axis, values, scale in (
         (axes.xaxis, shown[column], axes.set_xscale),
@@ -369,13 +422,56 @@ def draw_tuning(axes: Axes, plot: TuningPlot, column: str) -> list[tuple[str, tu
         if (values > 0).any():
             scale("log")
             plain_labels(axis)
-    axes.grid(alpha=0.3)
-    return ends
+
+
+def draw_multiples(figure: Figure, plot: TuningPlot, column: str, columns: int) -> None:
+    """Draw a panel for each search: its curves in colour, the lowest error so far of the others in grey.
+
+    Args:
+        figure: gets the panels.
+        plot: of a workload.
+        column: a key of :data:`TUNING_AXES`.
+        columns: panels side by side.
+    """
+    behind = [_steps(*_points(plot, search, column, OBSERVED)) for search in plot.searches]
+    first: Axes | None = None
+    count = len(behind)
+    for place, search in enumerate(plot.searches):
+        axes = figure.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
+        first = first or axes
+        others = np.concatenate(behind[:place] + behind[place + 1 :])
+        axes.plot(*others.T, color=_OTHERS, linewidth=0.6, drawstyle="steps-post")
+        _draw_lines(axes, plot, search, column, _IN_MULTIPLES, {"color": search.style["color"]})
+        if not len(_points(plot, search, "trials", OBSERVED)[0]):
+            axes.text(0.5, 0.6, "no finished trial", transform=axes.transAxes, ha="center", fontsize=7.5)
+        axes.set_title(fill(search.title, _TITLE), fontsize=7.5, pad=2, loc="left")
+        axes.tick_params(labelsize=7.5, labelbottom=place + columns >= count, labelleft=place % columns == 0)
+        axes.grid(alpha=0.3)
+    assert first is not None
+    _set_scales(first, plot, column)
+    first.minorticks_off()
+    figure.supxlabel(TUNING_AXES[column], fontsize=9)
+    figure.supylabel(_ERROR, fontsize=9)
+
+
+def _steps(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the points where a falling curve changes, its end, and a gap behind it, as rows of x and y."""
+    if not len(x):
+        return np.empty((0, 2))
+    kept = np.diff(y, prepend=np.nan, append=np.nan)[:-1] != 0
+    kept[-1] = True
+    return np.vstack([np.column_stack([x, y])[kept], [x[-1], np.nan]])
 
 
 @drawing()
 def tuning_panel(plot: TuningPlot, column: str) -> Figure:
-    """Draw one of :data:`TUNING_AXES` for a page."""
+    """Draw one of :data:`TUNING_AXES` for a page; many searches as panels, two of them side by side."""
+    if plot.multiples:
+        lines = max(fill(search.title, _TITLE).count("\n") + 1 for search in plot.searches)
+        height = 0.45 + (1.0 + 0.13 * lines) * -(-len(plot.searches) // 2)
+        figure = Figure(figsize=(4.1, height), layout="constrained")
+        draw_multiples(figure, plot, column, 2)
+        return figure
     figure, axes = panel()
     label_beside(axes, draw_tuning(axes, plot, column), 170, 7.5)
     axes.tick_params(labelsize=8)
@@ -386,7 +482,8 @@ def tuning_panel(plot: TuningPlot, column: str) -> Figure:
 def tuning_figure(store: RunStore, workload: str) -> Figure:
     """Draw a workload's tuning curves over trials and over epochs, and the quantiles of the random trials below.
 
-    The panels stand one above the other, so that a narrow screen shows letters that can be read.
+    The panels stand one above the other, so that a narrow screen shows letters that can be read. Many searches get a
+    panel each, over trials alone and without the quantiles.
 
     Raises:
         TpbenchError: the store has no search on it with results.
@@ -399,6 +496,8 @@ def tuning_figure(store: RunStore, workload: str) -> Figure:
             f"'tpbench sweep {shlex.quote(workload)} METHOD' makes one{also}"
         )
     plot = TuningPlot(workload, curves, spread)
+    if plot.multiples:
+        return _multiples_figure(plot, notes)
     header, rows = plot.table()
     text = [fill(visible(line), 92) for line in (TUNING_NOTE, SPREAD_NOTE, *notes)]
     lines = sum(part.count("\n") + 1 for part in text)
@@ -416,6 +515,36 @@ def tuning_figure(store: RunStore, workload: str) -> Figure:
     )
     _draw_table(below, header, rows)
     figure.supxlabel("\n".join(text), fontsize=6.5, x=0.02, ha="left")
+    return figure
+
+
+def _multiples_figure(plot: TuningPlot, notes: Sequence[str]) -> Figure:
+    """Draw the tuning curves of many searches over trials, with a legend of the kinds of lines that occur."""
+    kinds = set(plot.curves.dropna(subset="validation_error")["kind"])
+    tuning = f" ({plot.tuning})" if plot.tuning else ""
+    text = [f"{workload_title(plot.workload)}: tuning curves of {len(plot.searches)} searches{tuning}."]
+    if plot.spread["unfinished"].any():
+        text.append("A trial that was stopped is never the best.")
+        if WITHOUT in kinds:
+            text.append(_AS_RANDOM_DRAW)
+    text.append("tpbench.load_tuning has the curves over epochs and the quantiles of random trials.")
+    lines = [fill(visible(line), 30 * _COLUMNS) for line in (" ".join(text), *notes)]
+    rows, height = -(-len(plot.searches) // _COLUMNS), 0.6 + 0.13 * sum(line.count("\n") + 1 for line in lines)
+    figure = Figure(figsize=(0.5 + 2 * _COLUMNS, height + 1.25 * rows), layout="constrained")
+    draw_multiples(figure, plot, "trials", _COLUMNS)
+    entries = {label: {"color": "black", **_LINES[kind]} for kind, label in _IN_MULTIPLES.items() if kind in kinds}
+    entries["best so far of the other searches"] = {"color": _OTHERS}
+    # Not the handles of a panel, whose lines have the colour of one method.
+    handles = [figure.axes[0].plot([], [], label=label, **style)[0] for label, style in entries.items()]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        title="\n".join(lines),
+        title_fontsize=8,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 
