@@ -153,9 +153,8 @@ def _print_method(name: str, method: Method) -> None:
     known = known_configurations(name)
     if known:
         values = [(spec.name, *(format_value(one[spec.name], ".3g") for one in known.values())) for spec in specs]
-        note = (
-            "The authors' values, some outside the ranges that they print; on the digits those of tpbench's own search."
-        )
+        note = "The authors' values, some outside the ranges that they print"
+        note += "; on the digits those of tpbench's own search." if _origin(name) == "built in" else "."
         print(listing(("value of", *known), values, note=note), end="")
 
 
@@ -393,7 +392,7 @@ def table(
             autocompletion=complete_from(TABLES),
         ),
     ],
-    baseline: Annotated[str | None, baseline_option(f"For {' and '.join(BASELINE_TABLES)}")] = None,
+    baseline: Annotated[str | None, baseline_option(f"For {', '.join(BASELINE_TABLES)}")] = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:

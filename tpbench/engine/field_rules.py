@@ -78,8 +78,9 @@ def kolen_pollack_update(batch: Minibatch) -> Update:
     ``delta_{i-1} = (B_i delta_i) * slope_{i-1}``, B_i in the place of W_i^T. As W and B take the same step, whatever
     the optimiser, ``D_i = B_i^T - W_i`` only decays, and D is what is kept (:func:`decay_differences`).
 
-    Source: Akrout et al., "Deep Learning without Weight Transport", 2019; code makrout/Deep-Learning-without-Weight-
-    Transport. There: SGD, and the decay acts on W too (here the hyperparameter wd does that); dW is a sum over the
+    Only where all weights step: with frozen ones D would give their transpose away. Source: Akrout et al., "Deep
+    Learning without Weight Transport", 2019; code makrout/Deep-Learning-without-Weight-Transport. There: SGD, and the
+    decay acts on W too (here the hyperparameter wd does that); dW is a sum over the
     batch, B times this gradient, and db a mean that is divided by B once more, so that biases learn B times slower.
     """
     import torch
@@ -389,7 +390,9 @@ def controlled_update(batch: Minibatch) -> Update:
     damping = batch.hyperparameters["damping_dfc"].double().view(-1, 1, 1, 1)
     identity = torch.eye(arrived.shape[-1], dtype=torch.float64, device=arrived.device)
     change = -batch.of_layer("eta") * batch.output_gradient
-    control = torch.linalg.solve(arrived + damping * identity, change.double().unsqueeze(-1)).squeeze(-1).to(change)
+    # solve would look at the host whether each system is regular; a singular one makes its own member diverge.
+    solved = torch.linalg.solve_ex(arrived + damping * identity, change.double().unsqueeze(-1))
+    control = solved.result.squeeze(-1).to(change)
     errors, inputs = [], [batch.activities[0]]
     below = None
     for i in batch.architecture.layers:

@@ -332,6 +332,8 @@ class Method:
     fixed_feedback: bool = False
     """Its feedback is random and stays so: the forward weights must come to fit it, so that it cannot learn where
     layers are frozen."""
+    needs_all_layers: bool = False
+    """It makes no sense where layers are frozen, for another reason."""
     one_number: tuple[str, ...] = ()
     """Hyperparameters that are one number for all layers, though the table says that a list is valid: the rule reads
     them itself, without a layer."""
@@ -476,6 +478,7 @@ def _target_propagation(
     loss: Reconstruction,
     schedule: str = SLEEP,
     targets: TargetRule = propagated_targets,
+    needs: str = NOISE,
 ) -> Method:
     hyperparameters = ("lr_eta", *FORWARD_ADAM, *FEEDBACK_TRAINING, "eta")
     formula = _UNCORRECTED if targets is uncorrected_targets else _DIRECT if feedback.direct else _LAYERWISE
@@ -484,7 +487,7 @@ def _target_propagation(
         formula = f"{_DIRECT_MAP}, g_i = tanh(Q_i tanh(R h_L + d){own} + c_i)"
     output = _OUTPUT if targets is not generalised_targets else f"{_OUTPUT}; g_i gets K_L^-1 times that change"
     return Method(
-        title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}", needs=NOISE
+        title, summary, targets, hyperparameters, feedback, loss, schedule, formula=f"{formula}; {output}", needs=needs
     )
 
 
@@ -631,7 +634,8 @@ METHODS: dict[str, Method] = {
         field_rules.kolen_pollack_update,
         (*_ERRORS, _KP_DECAY),
         arrays=field_rules.kolen_pollack_arrays,
-        feedback_phase=FeedbackPhase(field_rules.decay_differences, AFTER, own_step=True),
+        feedback_phase=FeedbackPhase(field_rules.decay_differences, AFTER, own_step=True, alone=False),
+        needs_all_layers=True,
         needs=SYMMETRIC,
         formula="delta_i = (B_i delta_i+1) * slope_i, where B_i - W_i+1^T loses the share kp_decay in each step",
     ),
@@ -711,6 +715,7 @@ METHODS: dict[str, Method] = {
         LAYERWISE,
         JOINT,
         field_rules.lee_targets,
+        WEIGHT_TRANSPORT,
     ),
     "l-drl": Method(
         "L-DRL",

@@ -7,6 +7,7 @@ from math import prod
 import torch
 
 from tpbench.engine.configuration import Configuration
+from tpbench.engine.field_rules import controlled_update
 from tpbench.engine.methods import Method, example_configuration, gauss_newton_targets
 from tpbench.engine.network import network_layers, stream
 from tpbench.engine.noise import minibatches_at_once
@@ -63,6 +64,14 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
     return element * (7 * (forward + feedback) + total + feedback + activities)
 
 
+def noise_repeats(method: Method, configuration: Configuration) -> int:
+    """Return how often a minibatch of a member needs the noise of its feedback phase."""
+    phase = method.feedback_phase
+    name = phase.steps or phase.draws if phase else ""
+    value = configuration.get(name, 1)
+    return int(max(value)) if isinstance(value, (list, tuple)) else int(value)
+
+
 def member_bytes(
     method: Method,
     problem: Problem,
@@ -71,6 +80,7 @@ def member_bytes(
     *,
     keep: bool = False,
     checkpoint: bool = False,
+    repeats: int = 1,
 ) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
@@ -84,6 +94,7 @@ def member_bytes(
         device: where it trains.
         keep: the network of the selected epoch is kept beside the one that trains.
         checkpoint: a checkpoint is copied on this device before it is written.
+        repeats: how often a minibatch needs the noise of the feedback phase.
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
@@ -101,7 +112,7 @@ def member_bytes(
     # Inputs as they are gathered and as they are scaled; activities, slopes and targets.
     rows = max(batch, min(EVALUATION_CHUNK, max(problem.validation_size, len(problem.x_test))))
     numbers += rows * (2 * sizes[0] + units + 3 * sizes[-1]) + 3 * batch * units
-    if method.targets is gauss_newton_targets:
+    if method.targets in (gauss_newton_targets, controlled_update):
         # Jacobians in float64, and as much again of intermediate results.
         numbers += 6 * batch * sizes[-1] * units
     if method.feedback:
@@ -114,6 +125,11 @@ def member_bytes(
             ]
             stacked = sum(m * n for m, n in zip(travelling, sizes[1:], strict=True))
             numbers += batch * (2 * stacked + 2 * units + len(hidden) * wide)
-            numbers += minibatches_at_once(batch * units, torch.device(device)) * batch * units
+    if noise := repeats * batch * sum(method.noise_widths(architecture)):
+        at_once = 1 if repeats > 1 else minibatches_at_once(noise, torch.device(device))
+        numbers += at_once * noise
+    if method.feedback_phase:
+        # The arrays of one step of the phase, and noise in the precision of the pack.
+        numbers += 6 * batch * sum(sizes[1:]) + (noise if dtype != torch.float32 else 0)
     # Sample numbers of the splits, and of an epoch's order before and after it is stacked.
     return int(numbers * dtype.itemsize + 4 * 8 * len(problem.x_train))

@@ -204,7 +204,7 @@ AFTER = "after"
 class FeedbackPhase:
     """Training of the feedback map's and the rule's own arrays by a function, once or more per minibatch.
 
-    It runs in joint steps and in the epochs of pure feedback training.
+    It runs in joint steps and, unless it is declared otherwise, in the epochs of pure feedback training.
     """
 
     train: Callable[[Minibatch, list[Tensor], Parameters], Tensor | None]
@@ -222,5 +222,7 @@ class FeedbackPhase:
     A phase of several steps draws once in each."""
     own_step: bool = False
     """The function changes the arrays itself, and there is no optimiser; the gradients are then empty."""
+    alone: bool = True
+    """It also runs in epochs of pure feedback training, without a step of the weights."""
     losses: bool = False
     """The function returns losses: they become the curve ``reconstruction_loss``."""

@@ -19,6 +19,8 @@ from tpbench.engine.errors import TpbenchError, UsageError, place_of, unknown, v
 
 Kind = TypeVar("Kind")
 
+RESERVED = ("all", "field")
+"""Names that stand for several methods or workloads."""
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
@@ -172,6 +174,8 @@ class Registry(Generic[Kind]):
                 problem = ": a name has 1 to 40 of a-z, A-Z, 0-9, '-' and '_'"
             elif name in self.built_in:
                 problem = ": that name is taken by a built-in one"
+            elif name in RESERVED:
+                problem = ": that name stands for several where names are given"
             elif others:
                 names = ", ".join(f"'{_package(other)}'" for other in others)
                 problem = f": that name is taken by the package {names}, too; uninstall one"

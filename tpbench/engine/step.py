@@ -291,6 +291,7 @@ class PackState:
             self._clip(self.forward_gradients, "clip", self.forward_adam.first_moment)
             self.forward_adam.step()
         if phase and phase.when == AFTER:
+            self.matmul.forget(self.forward[name] for name in self.forward)
             record.reconstruction_losses = self._run_phase(phase, batch, noise)
         return record
 
@@ -305,6 +306,8 @@ class PackState:
             The reconstruction losses, (P, L-1), or those of the rule's own phase.
         """
         phase = self.method.feedback_phase
+        if phase and not phase.alone:
+            return None
         if phase and y is not None:
             with self.clock("forward"):
                 batch = self.minibatch(x, y)

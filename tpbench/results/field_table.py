@@ -105,7 +105,8 @@ def field_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     base = method_title(ranking.baseline)
     return [
         *ranking_notes(ranking, mark),
-        f"Cost: time of a joint minibatch over that of {base}, a pack of ten on one CPU thread (benchmarks/costs.py).",
+        f"Cost: time of a joint minibatch over that of {base}, by benchmarks/costs.py, with the published "
+        "configuration or else that of the digits.",
     ]
 
 

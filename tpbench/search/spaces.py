@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -347,7 +347,7 @@ def load_configuration(workload: Workload, method: str, path: Path) -> dict[str,
         UsageError: the file or one of its values is wrong; with file and line.
     """
     file = YamlFile(path, "a configuration")
-    return _configuration_at((), file, file.values, workload, method)
+    return _configuration_at((), file, file.values, workload, method, notes=())
 
 
 def load_configurations(workload: Workload, method: str, path: Path) -> tuple[YamlFile, dict[Location, dict[str, Any]]]:
@@ -367,10 +367,21 @@ _NOTES = ("source", "departs", "found")
 
 
 def _configuration_at(
-    location: Location, file: YamlFile, values: Mapping[str, Any], workload: Workload, method: str
+    location: Location,
+    file: YamlFile,
+    values: Mapping[str, Any],
+    workload: Workload,
+    method: str,
+    notes: Collection[str] = _NOTES,
 ) -> dict[str, Any]:
-    """Return the configuration at a place of a file, checked and completed with the workload's schedule."""
-    given = {name: value for name, value in values.items() if name not in _NOTES}
+    """Return the configuration at a place of a file, checked and completed with the workload's schedule.
+
+    Args:
+        location, file, values: the place, and what stands there.
+        workload, method: what it is of.
+        notes: keys that are no hyperparameters.
+    """
+    given = {name: value for name, value in values.items() if name not in notes}
     entries = file.validate(ConfigurationEntries, given, location).root
     counts = get_method(method).entries(workload.architecture)
     for name, value in entries.items():

@@ -65,7 +65,7 @@ class CellChoice:
 
 
 def _excluded(method: str, workload: str) -> str:
-    return f"{method} cannot be trained on {workload}: all its forward parameters must be trained (section 4)"
+    return f"{method} cannot be trained on {workload}: the rule works only where all layers train"
 
 
 def split_names(text: str, groups: Mapping[str, Sequence[str]], what: str) -> list[str]:

@@ -73,12 +73,13 @@ class Workload:
         return Architecture((self.inputs, *self.hidden, self.outputs), random_hidden=self.random_hidden)
 
     def excludes(self, method: str) -> bool:
-        """Return whether a method makes no sense here: fixed feedback where layers are frozen (section 4).
+        """Return whether a method makes no sense here: one that needs all layers, where some are frozen (section 4).
 
         Raises:
             UsageError: there is no such method.
         """
-        return bool(self.trained_layers) and get_method(method).fixed_feedback
+        chosen = get_method(method)
+        return bool(self.trained_layers) and (chosen.fixed_feedback or chosen.needs_all_layers)
 
     def feedback_schedule(self, method: Method) -> dict[str, int]:
         """Return the epochs that train a method's feedback alone (section B.1), as hyperparameters.
