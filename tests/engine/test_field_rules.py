@@ -17,8 +17,10 @@ from torch import Tensor
 
 from tests.engine.dry_run import dry_run
 from tpbench.engine import (
+    AFTER,
     METHODS,
     Architecture,
+    FeedbackPhase,
     Method,
     Minibatch,
     Problem,
@@ -28,8 +30,10 @@ from tpbench.engine import (
     example_configuration,
 )
 from tpbench.engine.network import Parameters, stream
+from tpbench.engine.precision import ReducedPrecisionMatmul
 from tpbench.engine.step import PackState
 from tpbench.engine.verify import member_configurations
+from tpbench.workloads import get_workload
 
 RULES = ("kp", "wm", "usf", "frsf", "brsf", "drtp", "dkp", "fw-dtp", "dtp-lee", "l-drl", "dfc-ssa", "pepita", "pc")
 NETWORK = Architecture((7, 6, 5, 4, 3))
@@ -468,3 +472,35 @@ def test_a_fake_gpu_trains_a_pack_of_unlike_members(name: str, small_problem: Pr
     rule = METHODS[name]
     captured = dry_run(rule, small_problem, 3, configurations=member_configurations(rule))
     assert captured == (0 if rule.capturable is False else 1 + rule.trains_feedback)
+
+
+def test_kolen_pollack_learns_nothing_without_steps_of_the_weights() -> None:
+    """D decays only beside a step of W: otherwise the feedback would become the weights without any."""
+    pack = PackState(METHODS["kp"], Architecture((6, 5, 4, 3)), [example_configuration(METHODS["kp"])], [0])
+    assert pack.feedback is not None
+    before = pack.feedback.flat.clone()
+    x, y = torch.randn(1, 4, 6), torch.tensor([[0, 1, 2, 0]])
+    assert pack.feedback_step(x, None, y) is None
+    assert torch.equal(pack.feedback.flat, before)
+    pack.joint_step(x, y, None)
+    assert not torch.equal(pack.feedback.flat, before)
+    assert get_workload("mnist-frozen").excludes("kp")
+    assert not get_workload("mnist").excludes("kp")
+
+
+def test_a_phase_after_the_step_multiplies_by_the_new_weights() -> None:
+    """Also where products are reduced and converted weights are kept within a step."""
+    found = []
+
+    def train(batch: Minibatch, noise: list[Tensor], into: Parameters) -> None:
+        weight = batch.forward_parameters["W2"]
+        rounded = weight.bfloat16().float()
+        found.append((batch.product(torch.eye(64).expand(1, 64, 64), weight), rounded))
+
+    rule = replace(METHODS["kp"], feedback_phase=FeedbackPhase(train, AFTER, own_step=True))
+    configuration = {**example_configuration(METHODS["kp"]), "lr": 0.05}
+    policy = ReducedPrecisionMatmul("cpu", simulated=True)
+    pack = PackState(rule, Architecture((64, 64, 64, 10)), [configuration], [0], matmul=policy)
+    pack.joint_step(torch.randn(1, 64, 64), torch.arange(64).view(1, 64) % 10, None)
+    ((product, rounded),) = found
+    assert torch.equal(product, rounded)
