@@ -107,13 +107,14 @@ def count(workload: Workload, method: str, members: int, phase: str = JOINT) -> 
         rows = EVALUATION_CHUNK if phase == EVALUATION else batch
         x = torch.empty(members, rows, sizes[0], device="cuda")
         y = torch.zeros(members, rows, dtype=torch.int64, device="cuda")
-        noise = [torch.empty(members, batch, sizes[i], device="cuda") for i in workload.architecture.hidden]
+        widths = rule.noise_widths(workload.architecture) * max(pack.noise_repeats, default=1)
+        noise = [torch.empty(members, batch, width, device="cuda") for width in widths]
 
         def step() -> None:
             if phase == JOINT:
-                pack.joint_step(x, y, noise if rule.trains_feedback else None)
+                pack.joint_step(x, y, noise)
             elif phase == FEEDBACK:
-                pack.feedback_step(x, noise)
+                pack.feedback_step(x, noise, y)
             else:
                 pack.loss(pack.propagate(x)[-1], y)
 
@@ -139,9 +140,15 @@ _COUNTED = 2
 def csv_rows(workload: Workload, method: str) -> list[tuple[str | int | float, ...]]:
     """One row for each phase of a method, as CSV_COLUMNS names its entries."""
     rule, rows = get_method(method), []
-    for phase in (JOINT, FEEDBACK, EVALUATION) if rule.trains_feedback else (JOINT, EVALUATION):
+    own = rule.feedback_phase
+    alone = rule.trains_feedback and (own is None or own.alone)
+    for phase in (JOINT, FEEDBACK, EVALUATION) if alone else (JOINT, EVALUATION):
         counted = count(workload, method, _COUNTED, phase)
-        draws = 1 / minibatches_per_draw(workload) if rule.trains_feedback and phase != EVALUATION else 0.0
+        draws = (
+            1 / minibatches_per_draw(workload)
+            if rule.noise_widths(workload.architecture) and phase != EVALUATION
+            else 0.0
+        )
         gflop, mib = counted.operations / _COUNTED / 1e9, counted.bytes / _COUNTED / 2**20
         launches = sum(counted.launches.values())
         rows.append((workload.name, method, phase, launches, f"{draws:.4f}", f"{gflop:.4f}", f"{mib:.3f}"))

@@ -365,8 +365,8 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
             and S3 to S5, in numbers), ``"overview"`` (all methods on all workloads against the baseline),
             ``"epochs"`` (epochs until the validation error is near the baseline's), or ``"field"`` (all rules by what
             they need, with their cost).
-        baseline: the method that the others are compared with, of ``"overview"``, ``"epochs"`` and ``"field"`` alone.
-            None: BP.
+        baseline: the method that the others are compared with, of ``"overview"``, ``"epochs"`` and ``"field"`` alone;
+            None is BP.
 
     Returns:
         Errors are in per cent. ``marks`` says how an entry departs from the protocol, ``tuning`` how its configuration

@@ -630,7 +630,7 @@ METHODS: dict[str, Method] = {
     ),
     "kp": Method(
         "Kolen-Pollack",
-        "feedback matrices that take the steps of the weights and decay with them",
+        "feedback matrices that take the steps of the weights",
         field_rules.kolen_pollack_update,
         (*_ERRORS, _KP_DECAY),
         arrays=field_rules.kolen_pollack_arrays,
@@ -659,7 +659,7 @@ METHODS: dict[str, Method] = {
     ),
     "frsf": Method(
         "frSF",
-        "errors sent back by the signs of the weights with fixed random magnitudes",
+        "errors sent back by the weights' signs with fixed random magnitudes",
         field_rules.fixed_sign_update,
         _ERRORS,
         arrays=field_rules.sign_arrays,
@@ -668,7 +668,7 @@ METHODS: dict[str, Method] = {
     ),
     "brsf": Method(
         "brSF",
-        "errors sent back by the signs of the weights with magnitudes drawn for each minibatch",
+        "as frSF, with magnitudes drawn for each minibatch",
         field_rules.fixed_sign_update,
         _ERRORS,
         capturable=False,
@@ -689,7 +689,7 @@ METHODS: dict[str, Method] = {
     ),
     "dkp": Method(
         "DKP",
-        "direct Kolen-Pollack: direct feedback that is trained by the output's error",
+        "direct Kolen-Pollack: direct feedback trained by the output's error",
         field_rules.direct_update,
         (*_ERRORS, *FEEDBACK_ADAM),
         DIRECT_LINEAR,
@@ -710,7 +710,7 @@ METHODS: dict[str, Method] = {
     ),
     "dtp-lee": _target_propagation(
         "DTP (Lee)",
-        "difference target propagation with the gradient at the last hidden layer",
+        "DTP with the gradient at the last hidden layer",
         LAYERWISE_TANH,
         LAYERWISE,
         JOINT,
@@ -755,7 +755,7 @@ METHODS: dict[str, Method] = {
     ),
     "pc": Method(
         "Predictive coding",
-        "activities relax for some steps, then each layer learns from its prediction error",
+        "activities relax, then layers learn from their errors",
         field_rules.relaxed_update,
         (*_ERRORS, _PC_STEPS, _PC_RATE),
         needs=WEIGHT_TRANSPORT,

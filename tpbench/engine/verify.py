@@ -224,7 +224,10 @@ def _check_phase(method: Method) -> str:
     assert pack.feedback
     before = {name: pack.feedback[name].clone() for name in pack.feedback}
     x, y, noise = _data(pack)
-    pack.feedback_step(x, noise, y)
+    if method.feedback_phase.alone:
+        pack.feedback_step(x, noise, y)
+    else:
+        pack.joint_step(x, y, noise)
     changed = [name for name, values in before.items() if not torch.equal(values, pack.feedback[name])]
     if not changed:
         how = "changes none of its arrays" if method.feedback_phase.own_step else "writes no gradients"
