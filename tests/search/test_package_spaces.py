@@ -216,6 +216,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_methods: None) -
 
 
 def test_a_package_brings_space_configurations_and_reference_numbers(mine: Path) -> None:
+    """B-7: nobody has to invent the ranges of somebody else's rule."""
     space = space_for("mine")
     assert (space.path, space.describe()["gain"]) == (mine, ["uniform", 0.5, 2.0])
     digits = WORKLOADS["digits"]
