@@ -356,6 +356,15 @@ def _batch(batch: int) -> float:
     return float(batch)
 
 
+_CONTROLLED = RuleFile(
+    "dfc-ssa",
+    _controller,
+    _controller_settings,
+    feedback=_compare_controller,
+    noise=_controller_noise,
+    forward_state=True,
+)
+
 RULE_FILES = {
     # dW there is a sum over the batch, db a mean.
     "kolen-pollack-tanh": RuleFile("kp", _weights_below, weight_factor=_batch),
@@ -397,22 +406,7 @@ RULE_FILES = {
         feedback=_compare_local_differences,
         forward_state=True,
     ),
-    "dfc-ssa": RuleFile(
-        "dfc-ssa",
-        _controller,
-        _controller_settings,
-        feedback=_compare_controller,
-        noise=_controller_noise,
-        forward_state=True,
-    ),
-    "dfc-ssa-plain": RuleFile(
-        "dfc-ssa",
-        _controller,
-        _controller_settings,
-        feedback=_compare_controller,
-        noise=_controller_noise,
-        forward_state=True,
-    ),
+    **dict.fromkeys(("dfc-ssa", "dfc-ssa-plain"), _CONTROLLED),
     "pepita-tanh": RuleFile("pepita", lambda steps, state, step: {"F": steps.tensor("F")}),
 }
 """The golden files that are compared, by the names of the files."""

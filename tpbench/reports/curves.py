@@ -50,8 +50,8 @@ _VARIANTS: tuple[tuple[float, ...], ...] = ((9, 3), (9, 3, 3, 3), (3, 3), (1, 3)
 """Patterns of the second and further tunings of a method, in units of the line's width: dashes and gaps."""
 _VARIANT_MARKERS = ("P", "X", "*", "p", "h")
 """Markers of the second and further tunings of a method; no method has one of them."""
-_OTHERS = "#c8c8c8"
-"""Colour of the other methods' curves behind that of a panel."""
+OTHERS_COLOUR = "#c8c8c8"
+"""Colour of the others' curves behind that of a panel."""
 
 
 def cells_of(store: RunStore, workload: str) -> list[Cell]:
@@ -202,7 +202,7 @@ def draw_curves(
     columns = min(columns, count)
     behind = [_thinned(one.middle) for one in curves]
     first: Axes | None = None
-    for place, (one, panel_title) in enumerate((c, fill(cell_label(c.cell), _TITLE)) for c in curves):
+    for place, (one, panel_title) in enumerate((c, fill(cell_label(c.cell), TITLE_WIDTH)) for c in curves):
         axes = parent.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
         first = first or axes
         _draw_panel(axes, one, [pair for other, pair in enumerate(behind) if other != place], cells, curve)
@@ -218,7 +218,7 @@ def draw_curves(
     parent.supylabel(label, fontsize=9)
 
 
-_TITLE = 29
+TITLE_WIDTH = 29
 """Characters in a line of a panel's title."""
 
 
@@ -233,7 +233,7 @@ def _draw_panel(
 ) -> None:
     shade, name, label = colour(one.cell.method), cell_label(one.cell), CURVES[curve][1]
     if others:
-        axes.plot(*(np.concatenate(part) for part in zip(*others, strict=True)), color=_OTHERS, linewidth=0.7)
+        axes.plot(*(np.concatenate(part) for part in zip(*others, strict=True)), color=OTHERS_COLOUR, linewidth=0.7)
     epochs = np.arange(1, len(one.middle) + 1)
     (line,) = axes.plot(epochs, one.middle, color=shade, label=name, linewidth=1.3, zorder=3)
     line.set_linestyle(line_style(dashes(one.cell, cells)))
@@ -280,7 +280,7 @@ def panel(height: float = 3.1) -> tuple[Figure, Axes]:
 @drawing()
 def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) -> Figure:
     """Draw :func:`draw_curves` for a page: two panels side by side, which a narrow screen can still show."""
-    columns, lines = min(2, len(curves)), max(fill(cell_label(c.cell), _TITLE).count("\n") + 1 for c in curves)
+    columns, lines = min(2, len(curves)), max(fill(cell_label(c.cell), TITLE_WIDTH).count("\n") + 1 for c in curves)
     rows, title = -(-len(curves) // columns), 0.05 + 0.13 * lines
     height = 0.45 + (0.95 + title) * rows
     # Margins in inches, set by hand: a layout engine draws every panel once more.
@@ -359,7 +359,7 @@ def _cost_point(
     mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)
-    return fill(name, _TITLE), (place_on_axis, cell.mean), shade
+    return fill(name, TITLE_WIDTH), (place_on_axis, cell.mean), shade
 
 
 COST_NOTE = "Point: mean test error; bar: one standard deviation over seeds. Seconds: a run's share of its pack's."

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
-from tpbench.reports.curves import label_beside, panel, workload_title
+from tpbench.reports.curves import OTHERS_COLOUR, TITLE_WIDTH, label_beside, panel, workload_title
 from tpbench.reports.style import Axes, Bbox, Figure, MaxNLocator, colour, drawing, mark, plain_labels, plain_number
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepDefinition
@@ -287,10 +287,6 @@ _IN_MULTIPLES = {OBSERVED: "best so far", WITHOUT: "expected best of as many ran
 """The lines in a panel of one search, and their entries in the legend."""
 _COLUMNS = 4
 """Panels side by side in the figure of many searches."""
-_OTHERS = "#c8c8c8"
-"""Colour of the other searches behind that of a panel."""
-_TITLE = 29
-"""Characters in a line of a panel's title."""
 # Of the searches of one method, which share its colour.
 _MARKERS = ("", "o", "s", "^", "D", "v")
 
@@ -440,11 +436,11 @@ def draw_multiples(figure: Figure, plot: TuningPlot, column: str, columns: int) 
         axes = figure.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
         first = first or axes
         others = np.concatenate(behind[:place] + behind[place + 1 :])
-        axes.plot(*others.T, color=_OTHERS, linewidth=0.6, drawstyle="steps-post")
+        axes.plot(*others.T, color=OTHERS_COLOUR, linewidth=0.6, drawstyle="steps-post")
         _draw_lines(axes, plot, search, column, _IN_MULTIPLES, {"color": search.style["color"]})
         if not len(_points(plot, search, "trials", OBSERVED)[0]):
             axes.text(0.5, 0.6, "no finished trial", transform=axes.transAxes, ha="center", fontsize=7.5)
-        axes.set_title(fill(search.title, _TITLE), fontsize=7.5, pad=2, loc="left")
+        axes.set_title(fill(search.title, TITLE_WIDTH), fontsize=7.5, pad=2, loc="left")
         axes.tick_params(labelsize=7.5, labelbottom=place + columns >= count, labelleft=place % columns == 0)
         axes.grid(alpha=0.3)
     assert first is not None
@@ -467,7 +463,7 @@ def _steps(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64
 def tuning_panel(plot: TuningPlot, column: str) -> Figure:
     """Draw one of :data:`TUNING_AXES` for a page; many searches as panels, two of them side by side."""
     if plot.multiples:
-        lines = max(fill(search.title, _TITLE).count("\n") + 1 for search in plot.searches)
+        lines = max(fill(search.title, TITLE_WIDTH).count("\n") + 1 for search in plot.searches)
         height = 0.45 + (1.0 + 0.13 * lines) * -(-len(plot.searches) // 2)
         figure = Figure(figsize=(4.1, height), layout="constrained")
         draw_multiples(figure, plot, column, 2)
@@ -533,7 +529,7 @@ def _multiples_figure(plot: TuningPlot, notes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(0.5 + 2 * _COLUMNS, height + 1.25 * rows), layout="constrained")
     draw_multiples(figure, plot, "trials", _COLUMNS)
     entries = {label: {"color": "black", **_LINES[kind]} for kind, label in _IN_MULTIPLES.items() if kind in kinds}
-    entries["best so far of the other searches"] = {"color": _OTHERS}
+    entries["best so far of the other searches"] = {"color": OTHERS_COLOUR}
     # Not the handles of a panel, whose lines have the colour of one method.
     handles = [figure.axes[0].plot([], [], label=label, **style)[0] for label, style in entries.items()]
     figure.legend(
