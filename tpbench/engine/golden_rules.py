@@ -88,7 +88,7 @@ Arrays = Callable[[RuleSteps, str, int], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class RuleFile:
-    """How a golden file is compared."""
+    """The way in which a golden file is compared."""
 
     method: str
     arrays: Arrays = lambda steps, state, step: {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpbench.engine import field_rules
-from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter
+from tpbench.engine.configuration import HYPERPARAMETERS, SCHEDULE, Configuration, Hyperparameter, is_list
 from tpbench.engine.errors import RuleError, TpbenchError, unknown
 from tpbench.engine.parts import (
     AFTER,
@@ -457,6 +457,13 @@ class Method:
             return tuple(architecture.sizes[i] for i in architecture.hidden)
         phase = self.feedback_phase
         return phase.noise(architecture) if phase and phase.noise else ()
+
+    def noise_repeats(self, configuration: Configuration) -> int:
+        """Return the number of times that a minibatch of a member draws the noise of :meth:`noise_widths`."""
+        phase = self.feedback_phase
+        count = (phase.steps or phase.draws) if phase else ""
+        value: Any = configuration[count] if count else 1
+        return max(map(int, value)) if is_list(value) else int(value)
 
     def array_shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the feedback map's trained arrays and of the rule's own, by name."""

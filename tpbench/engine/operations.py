@@ -64,14 +64,6 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
     return element * (7 * (forward + feedback) + total + feedback + activities)
 
 
-def noise_repeats(method: Method, configuration: Configuration) -> int:
-    """Return how often a minibatch of a member needs the noise of its feedback phase."""
-    phase = method.feedback_phase
-    name = phase.steps or phase.draws if phase else ""
-    value = configuration.get(name, 1)
-    return int(max(value)) if isinstance(value, (list, tuple)) else int(value)
-
-
 def member_bytes(
     method: Method,
     problem: Problem,

@@ -454,26 +454,25 @@ class PackState:
 
     @property
     def _draws_per_step(self) -> int:
-        """How often one step of the feedback phase draws noise, in the member that needs most."""
+        """The number of times that one step of the feedback phase draws noise, in the member that needs most."""
         phase = self.method.feedback_phase
-        return max(int(c[phase.draws]) for c in self.configurations) if phase and phase.draws else 1
+        return max(self.noise_repeats) if phase and phase.draws else 1
 
     @property
     def noise_repeats(self) -> list[int]:
-        """How often each member needs the noise of :meth:`Method.noise_widths` in a minibatch; empty: all once."""
+        """The number of times that each member draws the noise of a minibatch; empty: all once."""
         phase = self.method.feedback_phase
         if not phase or not (phase.steps or phase.draws):
             return []
-        return self.phase_steps if phase.steps else [int(c[phase.draws]) for c in self.configurations]
+        return [self.method.noise_repeats(c) for c in self.configurations]
 
     @property
     def phase_steps(self) -> list[int]:
-        """How often each member's feedback phase runs in a minibatch; empty for a method without one."""
+        """The number of steps of each member's feedback phase in a minibatch; empty for a method without one."""
         phase = self.method.feedback_phase
         if not phase:
             return []
-        counts: list[Any] = [c[phase.steps] if phase.steps else 1 for c in self.configurations]
-        return [max(map(int, count)) if is_list(count) else int(count) for count in counts]
+        return [self.method.noise_repeats(c) if phase.steps else 1 for c in self.configurations]
 
     def _feedback_state(self, activities: list[Tensor]) -> FeedbackState | None:
         if not (self.feedback and self.method.feedback):

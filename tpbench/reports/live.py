@@ -60,7 +60,7 @@ class LiveSweep:
 
 @dataclass(frozen=True)
 class Live:
-    """What is going on in a store."""
+    """The state of all sweeps of a store, for the page."""
 
     sweeps: Sequence[LiveSweep]
     """Those that run, were stopped or have failed, and all of the latest campaign."""

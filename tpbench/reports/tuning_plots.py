@@ -313,7 +313,7 @@ class TuningPlot:
 
     @property
     def multiples(self) -> bool:
-        """Whether each search has a panel of its own."""
+        """True if each search has a panel of its own."""
         return len(self.spread) > MAX_IN_PANEL
 
     @property

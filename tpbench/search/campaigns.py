@@ -1,4 +1,4 @@
-"""What a campaign does now: a small file that its driver keeps, read by ``tpbench sweeps`` and ``report --watch``.
+"""The state of a running campaign: a small file of its driver, read by ``tpbench sweeps`` and ``report --watch``.
 
 The file lies in the folder of the campaign's first sweep. It is no result: archives and merged stores do not have it.
 It is out of date once the lock of that folder is free.

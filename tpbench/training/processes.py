@@ -19,7 +19,7 @@ import torch
 
 from tpbench.engine import EpochReport, Problem, TpbenchError, get_method
 from tpbench.engine.errors import format_bytes
-from tpbench.engine.operations import joint_operations, member_bytes, noise_repeats
+from tpbench.engine.operations import joint_operations, member_bytes
 from tpbench.engine.trainer import dtype_of
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackPlan, PackSettings
@@ -127,7 +127,7 @@ def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> 
     method, dtype = get_method(plan.method), dtype_of(settings.precision)
     # A GPU's checkpoints are copied to the host's memory.
     on_device = settings.device == "cpu"
-    counts = [noise_repeats(method, configuration) for configuration in plan.configurations]
+    counts = [method.noise_repeats(configuration) for configuration in plan.configurations]
     return member_bytes(
         method,
         problem,
