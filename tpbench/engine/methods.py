@@ -334,6 +334,10 @@ class Method:
     layers are frozen."""
     needs_all_layers: bool = False
     """It makes no sense where layers are frozen, for another reason."""
+    convolutions: bool | None = None
+    """It works in networks with convolutions. None: where its feedback maps go from the output to each hidden layer
+    at once, without arrays that grow with the square of a layer; others would pass through a convolution and its
+    pooling, for which no published form exists."""
     one_number: tuple[str, ...] = ()
     """Hyperparameters that are one number for all layers, though the table says that a list is valid: the rule reads
     them itself, without a layer."""
@@ -408,6 +412,18 @@ class Method:
         if missing or len(set(given)) < len(given):
             what = f"needs {', '.join(missing)} besides" if missing else "has one twice"
             raise ValueError(f"{self.title}: of hyperparameters it {what}")
+
+    def refusal(self, architecture: Architecture) -> str:
+        """Return the reason why the method cannot train a network, in a line; empty if it can."""
+        if not architecture.convolutions or self.convolutions:
+            return ""
+        if self.feedback and self.feedback.recurrent:
+            return f"{self.title} has a matrix of n x n numbers for each hidden layer of n units: too many for a map"
+        if self.convolutions is None and self.feedback and self.feedback.direct and not self.arrays:
+            return ""
+        if self.feedback and not self.feedback.direct:
+            return f"the feedback of {self.title} would pass through a convolution and its pooling: no rule is published"
+        return f"{self.title} multiplies by each layer's weights as a matrix, which a convolution has not"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -538,6 +554,7 @@ METHODS: dict[str, Method] = {
         "backpropagation",
         gradient_targets,
         ("lr", *FORWARD_ADAM),
+        convolutions=True,
         descends=cross_entropy_loss,
         formula="hhat_i = h_i - (B/2) dL/dh_i, with B samples in a batch: W_i descends dL/dW_i",
         needs=WEIGHT_TRANSPORT,
