@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 Sizes = tuple[int, ...]
 """Type of a field; tpbench.results.schemas has its model."""
 
-FORMAT = 1
+FORMAT = 2
+"""The format of the network of a run without a validation set; older versions read format 1 alone."""
+PLAIN_FORMAT = 1
+"""The format of all other networks."""
 EXPORTS = (".safetensors", ".pt", ".npz")
 """Suffixes of the files into which networks can be exported."""
 _AGAIN = "'tpbench run ... --keep-networks' with the run's configuration trains it again"
@@ -46,9 +49,9 @@ class TrainedNetwork(Artifact):
     precision: Name
     selected_epoch: Natural
     """From 0."""
-    validation_error: Fraction
+    validation_error: Fraction | None
+    """At the selected epoch, as the next is; None: the run has no validation set."""
     test_error: Fraction
-    """Fractions, at the selected epoch."""
     curves: str
     """Digest of the run's curves: another training of the same run may have others."""
     sizes: Sizes
@@ -61,13 +64,18 @@ class TrainedNetwork(Artifact):
     tpbench: str = field(default=__version__, metadata={"required": True})
     """The version that trained it."""
 
+    @property
+    def format(self) -> int:
+        """The format of the network's file."""
+        return FORMAT if self.validation_error is None else PLAIN_FORMAT
+
     def to_bytes(self) -> bytes:
         """Return the contents of the network's file: the same bytes for the same network."""
         from safetensors.numpy import save
 
         about = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
         about |= {
-            "format": FORMAT,
+            "format": self.format,
             "sizes": list(self.sizes),
             "activation": "tanh",
             "output": "linear",
@@ -85,7 +93,7 @@ class TrainedNetwork(Artifact):
             WrongNetwork: it is truncated, altered, or no network.
         """
         try:
-            about = verify_format(_metadata(content), where, FORMAT)
+            about = verify_format(_metadata(content), where, FORMAT, PLAIN_FORMAT)
             from safetensors.numpy import load
 
             from tpbench.results.schemas import NetworkFields, check_fields
@@ -96,6 +104,8 @@ class TrainedNetwork(Artifact):
                 raise ValueError("its numbers do not match their checksum")
             known = {f.name: about[f.name] for f in fields(cls) if f.name != "arrays"}
             network = cls(**{**known, "sizes": tuple(about["sizes"]), "arrays": arrays})
+            if network.format != about["format"]:
+                raise ValueError(f"its format is not {network.format}")
             network._check_shapes()
         except NewerFormat:
             raise
