@@ -45,7 +45,7 @@ from scipy.optimize import nnls
 from tpbench.engine import MemberHistory, TpbenchError, get_method
 from tpbench.engine.network import network_layers
 from tpbench.engine.protocol import Schedule
-from tpbench.engine.trainer import EVALUATION_CHUNK
+from tpbench.engine.trainer import evaluation_chunk
 from tpbench.options import SweepOptions
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
@@ -232,7 +232,7 @@ class PackCosts:
         seconds = math.ceil(samples / workload.batch_size) * self.steps.seconds(name, method, kind, members)
         if kind == "joint":
             evaluated = (workload.validation_size, known_test_size(workload.data) or 0)
-            chunks = sum(math.ceil(n / EVALUATION_CHUNK) for n in evaluated)
+            chunks = sum(math.ceil(n / evaluation_chunk(workload.architecture)) for n in evaluated)
             seconds += chunks * self.steps.seconds(name, method, "evaluation", members)
         return seconds
 

@@ -195,7 +195,7 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     return [
         ("workload", w.name),
         ("data", w.own_file.name if w.own_file else w.data),
-        ("network", "-".join(map(str, w.architecture.sizes))),
+        ("network", str(w.architecture)),
         ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
         ("epochs", str(w.epochs)),
         ("batch", str(w.batch_size)),
@@ -206,8 +206,22 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
         *chosen,
+        *_convolution_keys(w),
         ("in tables", _in_tables(w)),
     ]
+
+
+def _convolution_keys(w: Workload) -> list[tuple[str, str]]:
+    """Return a line on each convolution."""
+    lines = []
+    for layer, (convolution, (channels, rows, columns)) in enumerate(
+        zip(w.convolutions, w.architecture.maps[1:], strict=True), start=1
+    ):
+        kernel = f"kernel {convolution.kernel} x {convolution.kernel}"
+        pooling = f", max-pooling {convolution.pool} x {convolution.pool} with stride {convolution.stride}"
+        made = f" to {rows} x {columns} x {channels}"
+        lines.append((f"layer {layer}", f"{kernel}{pooling if convolution.pool > 1 else ''}{made}"))
+    return lines
 
 
 def _in_tables(w: Workload) -> str:

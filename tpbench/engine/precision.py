@@ -98,8 +98,10 @@ class MatmulPolicy:
     def forget(self, operands: Iterable[Tensor]) -> None:
         """Forget some operands: an optimiser has changed them, of which torch does not count every change."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
         """Write ``x weight^T + bias`` to ``out``, (P, B, n_out)."""
+        if bias is None:
+            return self._bmm(_Cached(x), _Cached(weight).mT, out)
         return self._baddbmm(bias.unsqueeze(1), _Cached(x), _Cached(weight).mT, out)
 
     def add_linear(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -133,11 +135,53 @@ class MatmulPolicy:
         other = _Cached(x) if cache else x
         return self._baddbmm(out, error.mT, other, out) if accumulate else self._bmm(error.mT, other, out)
 
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the convolution of a member's maps with its kernels, in new memory.
+
+        Args:
+            x: (B, C, H, W), its memory ordered by row, column and channel as that of all maps here.
+            weight: (C', C, k, k) with k odd: stride 1, and zeros around the maps, which keep their size.
+            bias: (C'), or none.
+
+        Returns:
+            (B, C', H, W).
+        """
+        return torch.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        """Write the gradient of the kernels of :meth:`convolve` to ``out`` (C', C, k, k).
+
+        Args:
+            error: at the result, (B, C', H, W).
+            x: what was convolved, (B, C, H, W).
+            out: receives the gradient.
+        """
+        return out.copy_(_convolution_gradients(error, x, out, kernels=True))
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return the error of the maps ``x`` (B, C, H, W) of an error at the result of :meth:`convolve`.
+
+        Args:
+            error: (B, C', H, W).
+            weight: (C', C, k, k).
+            x: maps of the right shape; their numbers are not read.
+        """
+        return _convolution_gradients(error, x, weight, kernels=False)
+
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         return torch.bmm(_plain(a), _plain(b), out=out)
 
     def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         return torch.baddbmm(summand, _plain(a), _plain(b), out=out)
+
+
+def _convolution_gradients(error: Tensor, x: Tensor, weight: Tensor, *, kernels: bool) -> Tensor:
+    padding = [weight.shape[-1] // 2] * 2
+    of_maps, of_kernels, _ = torch.ops.aten.convolution_backward(
+        error, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [not kernels, kernels, False]
+    )
+    gradient: Tensor = of_kernels if kernels else of_maps
+    return gradient
 
 
 EXACT_MATMUL = MatmulPolicy()
@@ -157,6 +201,22 @@ class CountingMatmul(MatmulPolicy):
     def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         self.operations += 2 * out.numel() * _plain(a).shape[2]
         return super()._baddbmm(summand, a, b, out)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        self._count(x, weight)
+        return super().convolve(x, weight, bias)
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        self._count(x, out)
+        return super().kernel_gradient(error, x, out)
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        self._count(x, weight)
+        return super().convolve_back(error, weight, x)
+
+    def _count(self, x: Tensor, weight: Tensor) -> None:
+        # Each position of the maps meets each number of the kernels; zeros around the maps count too.
+        self.operations += 2 * x.shape[0] * x.shape[2] * x.shape[3] * weight.numel()
 
 
 class ReducedPrecisionMatmul(MatmulPolicy):
@@ -207,6 +267,38 @@ class ReducedPrecisionMatmul(MatmulPolicy):
             return super()._baddbmm(summand, a, b, out)
         return torch.add(summand, self._bmm(a, b, self._results("result", *out.shape)), out=out)
 
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not _is_large_convolution(x, weight):
+            return super().convolve(x, weight, bias)
+        result = super().convolve(self._lower_maps(x), self._lower_maps(weight))
+        return self._raise(result) if bias is None else self._raise(result).add_(bias.view(-1, 1, 1))
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        if not _is_large_convolution(x, out):
+            return super().kernel_gradient(error, x, out)
+        lowered = _convolution_gradients(
+            self._lower_maps(error), self._lower_maps(x), self._lower_maps(out), kernels=True
+        )
+        return out.copy_(self._raise(lowered))
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        if not _is_large_convolution(x, weight):
+            return super().convolve_back(error, weight, x)
+        # Of x the shape alone is read.
+        shape = x.new_empty(x.shape, dtype=self._lowered.dtype).contiguous(memory_format=torch.channels_last)
+        return self._raise(super().convolve_back(self._lower_maps(error), self._lower_maps(weight), shape))
+
+    def _lower_maps(self, values: Tensor) -> Tensor:
+        """Round maps or kernels; torch keeps the order of their memory."""
+        rounded = values.to(torch.bfloat16)
+        return rounded.to(values.dtype) if self.simulated else rounded
+
+    def _raise(self, result: Tensor) -> Tensor:
+        """Return the float32 result of a convolution, which torch rounds to its operands' type."""
+        if self.simulated and self.rounded:
+            result = result.to(torch.bfloat16)
+        return result.to(torch.float32)
+
     def _lower(self, operand: _Operand, name: str) -> Tensor:
         if isinstance(operand, _Cached):
             lowered = self._lower_once(operand.tensor)
@@ -241,6 +333,11 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
 def _is_large(a: Tensor, b: Tensor) -> bool:
     return min(a.shape[1], a.shape[2], b.shape[2]) >= LARGE
+
+
+def _is_large_convolution(x: Tensor, weight: Tensor) -> bool:
+    # The channels of the result may be few: there are many positions.
+    return min(weight[0].numel(), x.shape[0] * x.shape[2] * x.shape[3]) >= LARGE
 
 
 def slow_bfloat16(device: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tpbench.engine.adam import Adam, feedback_settings, forward_settings
 from tpbench.engine.configuration import Configuration, is_list
+from tpbench.engine.convolution import PoolingMemory
 from tpbench.engine.errors import RuleError, place_of
 from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_arrays
 from tpbench.engine.methods import METHODS, Method, Minibatch, Update
@@ -109,6 +110,7 @@ class PackState:
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
         self.workspace, self.clock, self.matmul = Workspace(dtype, device), Clock(), matmul
+        self.pooling = PoolingMemory(dtype, device) if architecture.convolutions else None
         self.observer: Observer | None = None
         self.hyperparameters = {
             name: torch.tensor(self._rows(name), dtype=dtype, device=device) for name in method.names
@@ -249,10 +251,12 @@ class PackState:
         arrays = {name: parameters[name] for parameters in trained for name in parameters} | self.fixed
         return {name: values[row].to("cpu", copy=True) for name, values in arrays.items()}
 
-    def propagate(self, x: Tensor, matmul: MatmulPolicy = EXACT_MATMUL) -> list[Tensor]:
+    def propagate(
+        self, x: Tensor, matmul: MatmulPolicy = EXACT_MATMUL, pooling: PoolingMemory | None = None
+    ) -> list[Tensor]:
         """Return the activities h_0 .. h_L of inputs (P, B, n_0), in memory that the next pass uses again."""
         activities = [x, *(self.workspace(f"h{layer.index}", *x.shape[:2], layer.units) for layer in self.layers)]
-        forward(self.layers, self.forward, activities, matmul)
+        forward(self.layers, self.forward, activities, matmul, pooling)
         return activities
 
     def joint_step(self, x: Tensor, y: Tensor, noise: list[Tensor] | None) -> StepRecord:
@@ -325,6 +329,8 @@ class PackState:
     def local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
         """Compute the gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed.
 
+        The local loss of a convolutional layer is the mean over its units instead of their sum.
+
         Args:
             activities: h_0 .. h_L, (P, B, n_i).
             slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer.
@@ -332,9 +338,10 @@ class PackState:
         """
         for i in self.trained:
             layer, target = self.layers[i - 1], targets[i - 1]
-            error = torch.mul(target, -2 / target.shape[1], out=self.workspace("local error", *target.shape))
+            scale = -2 / target.shape[1] * layer.loss_weight
+            error = torch.mul(target, scale, out=self.workspace("local error", *target.shape))
             slope = slopes[i] if layer.squash else None
-            layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul)
+            layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul, self.pooling)
 
     def error_gradients(self, activities: list[Tensor], update: Update) -> None:
         """Compute the gradients of a rule that gives errors of the pre-activations.
@@ -346,7 +353,8 @@ class PackState:
         inputs = activities if update.inputs is None else update.inputs
         for i in self.trained:
             layer = self.layers[i - 1]
-            layer.gradient(update.errors[i - 1], None, inputs[i - 1], self.forward_gradients, self.matmul)
+            error = update.errors[i - 1]
+            layer.gradient(error, None, inputs[i - 1], self.forward_gradients, self.matmul, self.pooling)
 
     def _run_phase(self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor] | None) -> Tensor | None:
         """Train the arrays by the rule's own phase, each member as often as it says.
@@ -427,7 +435,7 @@ class PackState:
 
     def _forward_pass(self, x: Tensor) -> list[Tensor]:
         self.matmul.begin_step()
-        return self.propagate(x, self.matmul)
+        return self.propagate(x, self.matmul, self.pooling)
 
     def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
         """Return ``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
@@ -450,6 +458,7 @@ class PackState:
             matmul=self.matmul,
             arrays=self.feedback,
             workspace=self.workspace,
+            pooling=self.pooling,
         )
 
     @property
@@ -485,6 +494,7 @@ class PackState:
             activities,
             self.workspace,
             self.matmul,
+            self.pooling,
         )
 
     def _rule_output(self, batch: Minibatch) -> list[Tensor] | Update:

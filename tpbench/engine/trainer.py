@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,8 +21,9 @@ from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
-from tpbench.engine.network import stream
+from tpbench.engine.network import ConvolutionLayer, network_layers, stream
 from tpbench.engine.noise import by_layer, device_generators, draw_noise
+from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import MatmulPolicy, Workspace, matmul_policy
 from tpbench.engine.problem import Problem
 from tpbench.engine.protocol import (
@@ -39,7 +41,9 @@ from tpbench.engine.protocol import (
 from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
-EVALUATION_CHUNK = 1000
+_EVALUATION_CHUNK = 1000
+# The same for convolutions, whose maps are many numbers of each sample.
+_EVALUATION_NUMBERS = 1 << 22
 
 Step = Callable[[Tensor, Tensor | None], None]
 """Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers), in float32;
@@ -47,6 +51,12 @@ reads nothing back to the host."""
 
 # Steps that run as usual before a CUDA graph is captured, so that all memory and all library handles exist.
 _WARM_UP = 3
+
+
+def evaluation_chunk(architecture: Architecture) -> int:
+    """Return how many samples are evaluated at once."""
+    maps = [prod(layer.before) for layer in network_layers(architecture) if isinstance(layer, ConvolutionLayer)]
+    return min(_EVALUATION_CHUNK, max(1, _EVALUATION_NUMBERS // max(maps))) if maps else _EVALUATION_CHUNK
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -342,15 +352,16 @@ class Trainer:
     def _evaluate(self) -> dict[str, Tensor]:
         """Evaluate every alive member on its validation samples, where there are some, and on all test samples."""
         members, problem = len(self.alive), self.problem
+        chunk = evaluation_chunk(problem.architecture)
         evaluated: dict[str, Tensor] = {}
         if problem.validation_size:
             samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
-            chunks = torch.split(samples, EVALUATION_CHUNK, dim=1)
-            loss, error, _ = self._measure(problem.batch(chunk, self.dtype) for chunk in chunks)
+            chunks = torch.split(samples, chunk, dim=1)
+            loss, error, _ = self._measure(problem.batch(part, self.dtype) for part in chunks)
             evaluated = {"validation_loss": loss, "validation_error": error}
         loss, error, self._test_errors = self._measure(
             (x.expand(members, *x.shape), y.expand(members, *y.shape))
-            for x, y in problem.test_chunks(EVALUATION_CHUNK, self.dtype)
+            for x, y in problem.test_chunks(chunk, self.dtype)
         )
         return {**evaluated, "test_loss": loss, "test_error": error}
 
