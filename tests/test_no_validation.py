@@ -28,6 +28,7 @@ from tpbench.results.networks import TrainedNetwork, network_of
 from tpbench.results.ranking import leaderboard
 from tpbench.results.runs import PUBLISHED
 from tpbench.results.tables import loss_rows, loss_table
+from tpbench.search.spaces import is_published, published_configuration
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.tracking import selected_metrics
@@ -219,6 +220,25 @@ def test_a_run_that_diverges_at_once_is_known_to_have_no_validation_set(tmp_path
     frame = loss_rows(store)
     assert frame["diverged"].tolist() == [2]
     assert frame["train_loss_mean"].isna().all()
+
+
+def test_the_authors_configurations_for_losses_are_known() -> None:
+    workload = get_workload("cifar10-conv-loss")
+    found = {method: published_configuration(workload, method) for method in ("bp", "dfa", "ddtp-linear")}
+    assert [found[method]["epsilon"][0] for method in found] == pytest.approx(
+        [2.6463e-7, 1.982e-7, 7.9528e-6], rel=1e-4
+    )
+    assert {name: len(value) for name, value in found["ddtp-linear"].items() if isinstance(value, list)} == {
+        "lr_eta": 4,
+        "epsilon": 4,
+    }
+    schedule = [found["ddtp-linear"][name] for name in ("fb_pretrain_epochs", "fb_epochs_between")]
+    assert schedule == list(workload.feedback_schedule(METHODS["ddtp-linear"]).values()) == [10, 1]
+    assert not is_published(workload, "ddtp-control")
+    assert (
+        not is_published(get_workload("cifar10-conv"), "bp")
+        or published_configuration(get_workload("cifar10-conv"), "bp") != found["bp"]
+    )
 
 
 # Tables

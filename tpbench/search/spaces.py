@@ -443,7 +443,7 @@ class PublishedEntry:
 
 def published_files() -> tuple[Path, ...]:
     """Return the files of configurations that authors published, by workload and method; the paper's come first."""
-    return tuple(spaces_folder() / name for name in ("published.yaml", "mnist-3x256.yaml"))
+    return tuple(spaces_folder() / name for name in ("published.yaml", "mnist-3x256.yaml", "cifar10-conv-loss.yaml"))
 
 
 @lru_cache(maxsize=8)
