@@ -235,10 +235,6 @@ def test_the_authors_configurations_for_losses_are_known() -> None:
     schedule = [found["ddtp-linear"][name] for name in ("fb_pretrain_epochs", "fb_epochs_between")]
     assert schedule == list(workload.feedback_schedule(METHODS["ddtp-linear"]).values()) == [10, 1]
     assert not is_published(workload, "ddtp-control")
-    assert (
-        not is_published(get_workload("cifar10-conv"), "bp")
-        or published_configuration(get_workload("cifar10-conv"), "bp") != found["bp"]
-    )
 
 
 # Tables
