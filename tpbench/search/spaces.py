@@ -193,7 +193,7 @@ class SpaceEntries(FileModel):
     table: Any = None
     """The paper's table that the space is from; for readers of the file."""
     methods: list[Text]
-    workloads: list[Text] = []
+    workloads: tuple[Text, ...] = ()
     """Names of the workloads that the space is for; none: all."""
     hyperparameters: dict[str, Range]
 
@@ -218,7 +218,7 @@ def load_space(path: Path) -> SearchSpace:
     entries = file.validate(SpaceEntries)
     places: dict[str, Location] = {method: ("methods", k) for k, method in enumerate(entries.methods)}
     space = _checked_space(file, places, ("hyperparameters",), entries.hyperparameters)
-    return replace(space, workloads=tuple(entries.workloads))
+    return replace(space, workloads=entries.workloads)
 
 
 def _checked_space(
