@@ -259,13 +259,25 @@ def show_space(
     template: Annotated[
         bool, typer.Option("--template", help="One to start from, made of its hyperparameters.")
     ] = False,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="WORKLOAD",
+            help="Of searches on this workload.",
+            show_default="those without a space of their own",
+            autocompletion=complete_workloads,
+        ),
+    ] = None,
 ) -> None:
     """Print the search space of a method: tpbench's own, that of its package, or that of a file."""
     from tpbench.search.spaces import format_space, space_template
 
-    if template and space:
-        raise UsageError("--template goes without --space")
-    print(space_template(method) if template else format_space(method, space), end="")
+    given = [name for name, value in (("--space", space), ("--template", template), ("--workload", workload)) if value]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} goes without {given[1]}")
+    name = get_workload(workload).name if workload else ""
+    print(space_template(method) if template else format_space(method, space, name), end="")
 
 
 def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:
