@@ -27,7 +27,7 @@ from tpbench.results.frames import export_frame, runs_frame
 from tpbench.results.networks import TrainedNetwork, network_of
 from tpbench.results.ranking import leaderboard
 from tpbench.results.runs import PUBLISHED
-from tpbench.results.tables import loss_rows, loss_table
+from tpbench.results.tables import Column, loss_columns, loss_notes, loss_rows, loss_table
 from tpbench.search.spaces import is_published, published_configuration
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
@@ -262,6 +262,18 @@ def test_the_table_of_losses_says_what_trained_on_all_samples(tmp_path: Path) ->
     assert [(row["method"], row["seeds"], row["epochs"]) for row in rows] == [("bp", "10", "2"), ("dfa", "1", "1")]
     with pytest.raises(TpbenchError):
         loss_table(store, "text", "cifar10")
+
+
+def test_the_table_of_losses_names_copies_of_the_data(tmp_path: Path) -> None:
+    losses = {seed: [0.5] * 300 for seed in range(10)}
+    copy = without_validation("bp", losses, workload="cifar10-conv-loss", label="JPEG copy")
+    exact = without_validation("dfa", losses, workload="cifar10-conv-loss", fingerprint="e" * 64)
+    frame = loss_rows(store_of(tmp_path, copy, exact))
+    assert frame["marks"].tolist() == ["", ""]
+    assert loss_columns(frame) == [Column("cifar10-conv-loss", ""), Column("cifar10-conv-loss", "JPEG copy")]
+    # The legend, what trained on all samples, and what is no exact data set.
+    assert len(loss_notes(frame)) == 3
+    assert len(loss_notes(frame[frame["data"] == "exact"])) == 2
 
 
 def test_cells_without_a_validation_set_are_in_no_ranking(tmp_path: Path) -> None:
