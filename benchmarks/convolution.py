@@ -60,7 +60,11 @@ def main() -> None:
         rule = METHODS[name]
         configuration = example_configuration(rule)
         pack = PackState(
-            rule, NETWORK, [configuration] * members, list(range(members)), matmul=matmul_policy(options.precision, "cpu")
+            rule,
+            NETWORK,
+            [configuration] * members,
+            list(range(members)),
+            matmul=matmul_policy(options.precision, "cpu"),
         )
         widths = rule.noise_widths(NETWORK)
 
