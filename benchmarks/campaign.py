@@ -415,8 +415,8 @@ def make_sweeps(
 ) -> tuple[list[SimulatedSweep], Resources]:
     """Return the sweeps of a command and its resources, as :func:`tpbench.sweeps.campaign.run_sweeps` begins them."""
     settings = PackSettings(str(folder), device="cuda")
-    spaces = spaces_for(cell.method for cell in cells)
-    planned = [_plan(cell, spaces[cell.method], options, folder) for cell in cells]
+    spaces = spaces_for((cell.workload.name, cell.method) for cell in cells)
+    planned = [_plan(cell, space, options, folder) for cell, space in zip(cells, spaces, strict=True)]
     if rules.add40e1:
         planned = [_size_of_add40e1(one, resources, len(planned), costs) for one in planned]
     else:

@@ -171,7 +171,7 @@ def results_export_network(
 
     made = export_network(store, run, file)
     say(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
-    layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
+    layers, sign = made.architecture, "-" if made.shift < 0 else "+"
     say(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
 
 

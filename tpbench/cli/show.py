@@ -194,7 +194,7 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     return [
         ("workload", w.name),
         ("data", w.own_file.name if w.own_file else w.data),
-        ("network", "-".join(map(str, w.architecture.sizes))),
+        ("network", str(w.architecture)),
         ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
         ("epochs", str(w.epochs)),
         ("batch", str(w.batch_size)),
@@ -205,8 +205,22 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
         *chosen,
+        *_convolution_keys(w),
         ("in tables", _in_tables(w)),
     ]
+
+
+def _convolution_keys(w: Workload) -> list[tuple[str, str]]:
+    """Return a line on each convolution."""
+    lines = []
+    for layer, (convolution, (channels, rows, columns)) in enumerate(
+        zip(w.convolutions, w.architecture.maps[1:], strict=True), start=1
+    ):
+        kernel = f"kernel {convolution.kernel} x {convolution.kernel}"
+        pooling = f", max-pooling {convolution.pool} x {convolution.pool} with stride {convolution.stride}"
+        made = f" to {rows} x {columns} x {channels}"
+        lines.append((f"layer {layer}", f"{kernel}{pooling if convolution.pool > 1 else ''}{made}"))
+    return lines
 
 
 def _in_tables(w: Workload) -> str:
@@ -244,13 +258,25 @@ def show_space(
     template: Annotated[
         bool, typer.Option("--template", help="One to start from, made of its hyperparameters.")
     ] = False,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="WORKLOAD",
+            help="Of searches on this workload.",
+            show_default="those without a space of their own",
+            autocompletion=complete_workloads,
+        ),
+    ] = None,
 ) -> None:
     """Print the search space of a method: tpbench's own, that of its package, or that of a file."""
     from tpbench.search.spaces import format_space, space_template
 
-    if template and space:
-        raise UsageError("--template goes without --space")
-    print(space_template(method) if template else format_space(method, space), end="")
+    given = [name for name, value in (("--space", space), ("--template", template), ("--workload", workload)) if value]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} goes without {given[1]}")
+    name = get_workload(workload).name if workload else ""
+    print(space_template(method) if template else format_space(method, space, name), end="")
 
 
 def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:

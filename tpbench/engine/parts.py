@@ -56,7 +56,7 @@ class Convolution:
     @property
     def pool_padding(self) -> int:
         """Positions on each side that never win."""
-        return self.pool // 2
+        return (self.pool - 1) // 2
 
     def output(self, source: Map) -> Map:
         """Return the shape of the layer's activities, after the pooling, of a map of its inputs."""
@@ -121,6 +121,14 @@ class Architecture:
     def layers(self) -> range:
         """The layers 1 .. L."""
         return range(1, self.depth + 1)
+
+    def __str__(self) -> str:
+        """Return the layers in a word: ``784-256-10``, ``32x32x3-conv32-conv64-512-10``."""
+        if not self.image:
+            return "-".join(map(str, self.sizes))
+        channels, rows, columns = self.image
+        first = [f"{rows}x{columns}x{channels}", *(f"conv{layer.channels}" for layer in self.convolutions)]
+        return "-".join([*first, *map(str, self.sizes[len(first) :])])
 
     def is_convolution(self, layer: int) -> bool:
         """Return whether a layer (from 1) is a convolution."""

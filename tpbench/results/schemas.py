@@ -227,7 +227,23 @@ class _Header(Record):
     model_config = ConfigDict(extra="ignore")
 
 
-NetworkFields = model_of(TrainedNetwork, _Header, Sizes=Annotated[list[Count], Field(min_length=2)], NDArray=list)
+class ConvolutionFields(Record):
+    """A convolutional layer of a network's file."""
+
+    channels: Count
+    kernel: Count
+    pool: Count
+    stride: Count
+
+
+NetworkFields = model_of(
+    TrainedNetwork,
+    _Header,
+    Sizes=Annotated[list[Count], Field(min_length=2)],
+    Convolutions=list[ConvolutionFields],
+    ImageMap=Annotated[list[Count], Field(min_length=3, max_length=3)] | None,
+    NDArray=list,
+)
 
 
 def check_fields(model: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:

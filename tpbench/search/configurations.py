@@ -255,12 +255,13 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
     """
     for cell in cells:
         _check_search_epochs(cell.workload, options)
-    spaces = spaces_for((cell.method for cell in cells), [user_path(path) for path in options.space])
+    names = [(cell.workload.name, cell.method) for cell in cells]
+    spaces = spaces_for(names, [user_path(path) for path in options.space])
     inputs, errors = [], []
-    for cell in cells:
+    for cell, space in zip(cells, spaces, strict=True):
         try:
-            single = spaces[cell.method].of_network(get_method(cell.method), cell.workload.architecture)
-            inputs.append(SearchInput(spaces[cell.method], _find_known(cell, single, options)))
+            single = space.of_network(get_method(cell.method), cell.workload.architecture)
+            inputs.append(SearchInput(space, _find_known(cell, single, options)))
         except UsageError as error:
             # A file is read for the first cell; the authors' configurations differ from cell to cell.
             if options.start != "published":

@@ -59,13 +59,13 @@ class CellChoice:
         """
         found = get_workload(workload)
         get_method(method)
-        if found.excludes(method):
-            raise UsageError(_excluded(method, found.name))
+        if reason := found.refusal(method):
+            raise UsageError(_excluded(method, found, reason))
         return cls(found, method)
 
 
-def _excluded(method: str, workload: str) -> str:
-    return f"{method} cannot be trained on {workload}: the rule works only where all layers train"
+def _excluded(method: str, workload: Workload, reason: str) -> str:
+    return f"{method} cannot be trained on {workload.name}: {reason}"
 
 
 def split_names(text: str, groups: Mapping[str, Sequence[str]], what: str) -> list[str]:
@@ -133,7 +133,7 @@ def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str
         UsageError: a name is unknown, or no pair makes sense.
     """
     rules = choose_methods(methods)
-    return _pairs(choose_workloads(workloads), rules)
+    return pair_up(choose_workloads(workloads), rules)
 
 
 def choose_cells(workload: str, methods: str) -> tuple[list[CellChoice], list[str]]:
@@ -147,15 +147,20 @@ def choose_cells(workload: str, methods: str) -> tuple[list[CellChoice], list[st
         UsageError: a name is unknown, or no method makes sense.
     """
     found = get_workload(workload)
-    return _pairs([found], choose_methods(methods))
+    return pair_up([found], choose_methods(methods))
 
 
-def _pairs(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[CellChoice], list[str]]:
+def pair_up(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[CellChoice], list[str]]:
+    """Return every workload with every method, and a line for each pair that makes no sense and is left out.
+
+    Raises:
+        UsageError: no pair makes sense.
+    """
     cells, left = [], []
     for workload in workloads:
         for rule in rules:
-            if workload.excludes(rule):
-                left.append(_excluded(rule, workload.name))
+            if reason := workload.refusal(rule):
+                left.append(_excluded(rule, workload, reason))
             else:
                 get_method(rule)
                 cells.append(CellChoice(workload, rule))

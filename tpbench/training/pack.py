@@ -473,4 +473,6 @@ def trained_network(
         scale,
         shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
+        convolutions=workload.convolutions,
+        image=workload.architecture.image,
     )

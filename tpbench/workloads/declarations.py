@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,9 @@ from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, field_va
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.errors import shown
 from tpbench.engine.files import user_path
-from tpbench.engine.parts import EXTRA, JOINT, SLEEP
+from tpbench.engine.parts import EXTRA, JOINT, SLEEP, Convolution
 from tpbench.workloads.catalogue import WORKLOADS, get_workload, is_file
-from tpbench.workloads.workload import DATASETS, SCHEDULES, Shape, Workload, known_shape
+from tpbench.workloads.workload import DATASETS, SCHEDULES, Image, Shape, Workload, known_shape
 from tpbench.workloads.yaml_files import FileModel, Number, Text, Whole, YamlFile, invalid
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -35,6 +36,39 @@ Normalisation = Annotated[
 """A word, or mean and deviation."""
 
 
+class ConvolutionKeys(FileModel):
+    """The keys of a convolutional layer in ``network``."""
+
+    conv: Width
+    """Channels."""
+    kernel: Annotated[Whole, Field(ge=1, le=99)] = Convolution.kernel
+    """Rows and columns of the kernel."""
+    pool: Annotated[Whole, Field(ge=1, le=99)] = Convolution.pool
+    """Rows and columns of the pooling window; 1: no pooling."""
+    stride: Annotated[Whole, Field(ge=1, le=99)] | None = None
+    """Of the pooling window; by default 2, and without pooling 1."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> ConvolutionKeys:
+        if self.kernel % 2 == 0:
+            raise invalid(f"kernel must be odd, got {self.kernel}", "kernel")
+        if self.stride and self.stride > self.pool:
+            raise invalid(f"stride must be from 1 to the window's {self.pool}, got {self.stride}", "stride")
+        return self
+
+    @property
+    def layer(self) -> Convolution:
+        """The layer that the keys declare."""
+        return Convolution(self.conv, self.kernel, self.pool, self.stride or min(Convolution.stride, self.pool))
+
+
+Layer = Annotated[
+    Annotated[Width, Tag("width")] | Annotated[ConvolutionKeys, Tag("convolution")],
+    Discriminator(lambda value: "convolution" if isinstance(value, (dict, ConvolutionKeys)) else "width"),
+]
+"""A fully connected layer's width, or a convolution."""
+
+
 class FeedbackEpochs(FileModel):
     """The schedules of feedback training: epochs before, and between joint epochs."""
 
@@ -52,8 +86,10 @@ class Declaration(FileModel):
     """A known data set, or the path of an ``.npz`` file."""
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.0
     """Share of the samples that are the test set, where the file has none."""
-    network: Annotated[list[Width], Field(min_length=1, max_length=200)]
-    """Widths of the hidden layers."""
+    network: Annotated[list[Layer], Field(min_length=1, max_length=200)]
+    """The hidden layers: convolutions first, then widths of fully connected ones."""
+    image: tuple[Width, Width, Width] | None = None
+    """Rows, columns and channels of a sample, where the data do not say it."""
     random_hidden: Width = Workload.random_hidden
     normalise: Normalisation = "standard"
     batch_size: Count = Workload.batch_size
@@ -81,6 +117,11 @@ class Declaration(FileModel):
 
     @model_validator(mode="after")
     def _check_layers(self) -> Declaration:
+        kinds = [isinstance(layer, ConvolutionKeys) for layer in self.network]
+        if kinds != sorted(kinds, reverse=True):
+            raise invalid("convolutions come before the fully connected layers", "network")
+        if all(kinds):
+            raise invalid("a fully connected hidden layer must follow the convolutions, such as 64", "network")
         layers, chosen = len(self.network) + 1, sorted(self.trained_layers or ())
         if chosen and chosen[-1] > layers:
             raise invalid(f"trained_layers must be layers from 1 to {layers}, got {chosen[-1]}", "trained_layers")
@@ -91,13 +132,19 @@ class Declaration(FileModel):
             )
         return self
 
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The hidden layers that are convolutions."""
+        return tuple(layer.layer for layer in self.network if isinstance(layer, ConvolutionKeys))
+
     def settings(self) -> dict[str, Any]:
         """Return the fields of the workload that the file alone decides."""
         layers = tuple(sorted(self.trained_layers or ()))
         return {
             "name": self.name,
             "title": self.name,
-            "hidden": tuple(self.network),
+            "hidden": tuple(layer for layer in self.network if isinstance(layer, int)),
+            "convolutions": self.convolutions,
             "random_hidden": self.random_hidden,
             "normalise": self.normalise,
             "batch_size": self.batch_size,
@@ -136,6 +183,7 @@ def _declared(file: YamlFile) -> Workload:
     declaration = file.validate(Declaration, _completed(file))
     shape = _shape(file, declaration)
     workload = Workload(
+        image=_image(file, declaration, shape),
         data=shape.data,
         samples=shape.training,
         inputs=shape.inputs,
@@ -172,6 +220,7 @@ def _completed(file: YamlFile) -> dict[str, Any]:
     keys = base.declaration()
     if "data" in file.values:
         keys.pop("test", None)
+        keys.pop("image", None)
     values = {**keys, **file.values}
     if isinstance(schedules, dict):
         values["feedback_epochs"] = {**keys["feedback_epochs"], **schedules}
@@ -204,6 +253,45 @@ def _own_shape(file: YamlFile, data: str, test: float) -> Shape:
         return own_shape(path, own_dataset(path, test).arrays)
     except TpbenchError as error:
         raise file.error(("data",), str(error)) from error
+
+
+def _image(file: YamlFile, declaration: Declaration, shape: Shape) -> Image | None:
+    """Return the shape of a sample, after a check of the maps; None where the network has no convolutions."""
+    image = declaration.image or shape.image
+    if declaration.image:
+        if shape.image not in (None, declaration.image):
+            raise file.error(("image",), f"the data are images of {_format_image(shape.image)}")
+        if prod(declaration.image) != shape.inputs:
+            raise file.error(("image",), f"{_format_image(declaration.image)} are not the {shape.inputs} of a sample")
+    if not declaration.convolutions:
+        return None
+    if not image:
+        raise file.error(
+            ("network",),
+            f"a convolution needs images, and samples have {shape.inputs} numbers: 'image: [rows, columns, channels]' "
+            "gives them a shape",
+        )
+    if not declaration.image and image[0] <= 4 < min(image[1:]):
+        raise file.error(
+            ("data",),
+            f"images of {_format_image(image)} look as if channels came first: store rows, columns, channels "
+            f"(numpy.moveaxis(x, 1, 3)), or confirm them with 'image: {list(image)}'",
+        )
+    rows, columns, channels = image
+    maps = (channels, rows, columns)
+    for k, layer in enumerate(declaration.convolutions):
+        if layer.pool > 1 and (maps[1:] == (1, 1) or min(layer.output(maps)) < 1):
+            raise file.error(
+                ("network", k),
+                f"network, entry {k + 1}: its map of {maps[1]} x {maps[2]} is too small for pooling of {layer.pool} x "
+                f"{layer.pool}; 'pool: 1' leaves it out",
+            )
+        maps = layer.output(maps)
+    return image
+
+
+def _format_image(image: Image | None) -> str:
+    return " x ".join(map(str, image or ()))
 
 
 def _validation_size(file: YamlFile, size: float, samples: int) -> int:

@@ -156,9 +156,13 @@ def _error_at(path: Path, line: int, message: str) -> UsageError:
 
 def _message_of(error: ErrorDetails, location: Location) -> str:
     """Return one of pydantic's errors as a sentence: ``epochs should be greater than or equal to 1, got 0``."""
-    place = ".".join(part for part in location if isinstance(part, str))
-    if location and isinstance(location[-1], int):
-        place += f", entry {location[-1] + 1}"
+    place = ""
+    for k, part in enumerate(location):
+        if isinstance(part, int):
+            place += f", entry {part + 1}"
+        else:
+            within_entry = k and isinstance(location[k - 1], int)
+            place += f"{', ' if within_entry else '.'}{part}" if place else part
     kind, message, value = error["type"], error["msg"], error["input"]
     if kind == "invalid":
         return f"{place}: {message}" if place else message
