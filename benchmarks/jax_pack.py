@@ -47,7 +47,7 @@ GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 TOLERANCE = 1e-4
 """The largest relative difference of an array after one minibatch, in the Euclidean norm."""
 EPSILON = 1e-5
-"""Of Adam. Its first step is ``lr g / (|g| + epsilon)``: rounding errors of gradients near epsilon become large in it."""
+"""Of Adam. Its first step is ``lr g / (|g| + epsilon)``: rounding errors of gradients near epsilon grow large."""
 
 Arrays = dict[str, Any]
 """Arrays by the engine's names: ``W1``, ``b1``, of the feedback ``Q1``, ``c1``. JAX's functions see one member's,
