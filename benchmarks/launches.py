@@ -161,7 +161,7 @@ def print_csv() -> None:
     writer.writerow(CSV_COLUMNS)
     for workload in map(get_workload, workload_names()):
         for method in all_methods():
-            if not workload.excludes(method):
+            if not workload.refusal(method):
                 writer.writerows(csv_rows(workload, method))
                 sys.stdout.flush()
 
@@ -221,7 +221,7 @@ def main() -> None:
     print("| method |", " | ".join(COLUMNS), "|")
     print("|---" * (1 + len(COLUMNS)) + "|")
     for method in names:
-        if not workload.excludes(method):
+        if not workload.refusal(method):
             columns = zip(*(row(workload, method, members) for members in packs), strict=True)
             print(f"| {method} |", " | ".join(" / ".join(dict.fromkeys(column)) for column in columns), "|", flush=True)
 
