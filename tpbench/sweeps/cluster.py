@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,8 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
 
     if folder:
         require_loopback()
+        # Ray waits for its own processes most of the time.
+        threading.Thread(target=import_module, args=["ray.tune"], daemon=True).start()
     try:
         with warn_if_slow(say):
             if folder:
@@ -293,8 +296,6 @@ _TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Tune imports MLflow, where it is installed, and MLflow reports its use.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
 _AUTHENTICATION = {"RAY_AUTH_MODE": "token"}
@@ -358,7 +359,7 @@ def _read_again() -> None:
     A Ray that is started now reads the environment: both must say the same, or they never find each other.
     """
     if "ray" in sys.modules and not _connected():
-        core: Any = importlib.import_module("ray._raylet")
+        core: Any = import_module("ray._raylet")
         core.Config.initialize("")  # as Ray itself does where it switches authentication on
         core.AuthenticationTokenLoader.instance().reset_cache()
 

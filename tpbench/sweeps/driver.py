@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -410,13 +411,28 @@ def run_queue(
     )
     try:
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
-        with restored_environment(*pending), log_level(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
+        quiet = log_level(logging.ERROR, "ray.tune.analysis.experiment_analysis")
+        with restored_environment(*pending), quiet, _uncounted_callbacks():
             os.environ.update(pending)
             if not scheduler.over:
                 tuner.fit()
         reporter.show()
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+@contextmanager
+def _uncounted_callbacks() -> Iterator[None]:
+    """Keep Tune from counting callbacks for Ray's usage report: it imports MLflow for it, which takes a second."""
+    from ray.air._internal import usage
+
+    module: Any = usage
+    before = module.tag_callbacks
+    module.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        module.tag_callbacks = before
 
 
 def _place_for(config: Mapping[str, Any], share: Mapping[str, float]) -> PlacementGroupFactory:
