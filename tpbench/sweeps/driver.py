@@ -21,6 +21,7 @@ from ray.tune import PlacementGroupFactory
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
 from tpbench.sweeps.cluster import WAITING, Resources, format_waiting, restored_environment
+from tpbench.sweeps.mailbox import open_mailbox
 from tpbench.sweeps.nodes import (
     NodeFindings,
     call_on_nodes,
@@ -36,7 +37,7 @@ from tpbench.sweeps.scheduler import Timeouts, make_scheduler
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sharing import ClusterShare, Membership
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
-from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
+from tpbench.sweeps.trainable import Train, run_worker, train_job
 from tpbench.training.console import log_level
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import WARNING, in_notebook
