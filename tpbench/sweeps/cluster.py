@@ -7,7 +7,6 @@ import re
 import site
 import sys
 import sysconfig
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -187,8 +186,6 @@ def _start(resources: Resources, folder: Path | None, say: Callable[[str], None]
 
     if folder:
         require_loopback()
-        # Ray waits for its own processes most of the time.
-        threading.Thread(target=import_module, args=["ray.tune"], daemon=True).start()
     try:
         with warn_if_slow(say):
             if folder:
