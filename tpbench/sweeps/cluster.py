@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import site
@@ -10,7 +11,6 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +356,7 @@ def _read_again() -> None:
     A Ray that is started now reads the environment: both must say the same, or they never find each other.
     """
     if "ray" in sys.modules and not _connected():
-        core: Any = import_module("ray._raylet")
+        core: Any = importlib.import_module("ray._raylet")
         core.Config.initialize("")  # as Ray itself does where it switches authentication on
         core.AuthenticationTokenLoader.instance().reset_cache()
 
