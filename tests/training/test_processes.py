@@ -42,6 +42,18 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
     assert [part.seeds for part in pack_into_memory(again, 2**50).plans] == [(1, 2)]
 
 
+def test_several_threads_train_long_steps_alone(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = PackJob(digits_plan(seeds=(0, 1)), PackSettings(str(tmp_path)))
+    assert pack_into_memory(job, 2**50).threads == 1
+    monkeypatch.setattr(processes, "_MIN_THREADED_STEP", 0.0)
+    assert pack_into_memory(job, 2**50).threads == 2
+    # Processes side by side have one each.
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
+    assert pack_into_memory(job, 2**50).threads == 1
+
+
 def needed(job: PackJob) -> int:
     """Bytes that the error names of a single run."""
     problem = job.problem

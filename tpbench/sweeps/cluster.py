@@ -293,8 +293,6 @@ _TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Tune imports MLflow, where it is installed, and MLflow reports its use.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
 _AUTHENTICATION = {"RAY_AUTH_MODE": "token"}

@@ -28,6 +28,9 @@ from tpbench.training.plan import PackPlan, PackSettings
 _MIN_SECONDS = 60.0
 # Rough operations per second of one core, to tell small work from large.
 _OPERATIONS_PER_SECOND = 5e10
+# Threads of one process wait for each other some dozen times in a step: they gain nothing in a shorter one, and beside
+# other busy processes every wait may take a time slice of the system.
+_MIN_THREADED_STEP = 5e-3
 # Bytes that a process takes before it has read any data: Python, torch and its libraries.
 _PROCESS_BYTES = 300 * 2**20
 
@@ -49,16 +52,20 @@ ProgressCallback = Callable[[int, PackProgress], None]
 """Called with the number of a plan and its progress."""
 
 
-def _split_over_cores(job: PackJob) -> list[slice]:
-    """Return the members that train together.
+def _split_over_cores(job: PackJob) -> tuple[list[slice], int]:
+    """Return the members that train together, and the CPU threads of a process.
 
-    Two processes of one thread train more members per second than one of two threads. All seeds of the plan decide how
-    it is split, not those that are missing, so that the same command makes the same parts again.
+    Two processes of one thread train more members per second than one of two threads, and lose less beside other busy
+    processes. All seeds of the plan decide how it is split, not those that are missing, so that the same command makes
+    the same parts again.
     """
-    parts = min(torch.get_num_threads(), len(job.plan.seeds))
-    if parts < 2 or job.settings.device != "cpu" or _estimate_seconds(job) < _MIN_SECONDS:
-        return job.plan.slices(1)
-    return [members for members in job.plan.slices(parts) if _missing(job, members)]
+    cores, seeds = torch.get_num_threads(), len(job.plan.seeds)
+    if cores < 2 or job.settings.device != "cpu":
+        return job.plan.slices(1), cores
+    step = _estimate_step(job)
+    if seeds > 1 and step * _count_steps(job) >= _MIN_SECONDS:
+        return [members for members in job.plan.slices(min(cores, seeds)) if _missing(job, members)], 1
+    return job.plan.slices(1), cores if step >= _MIN_THREADED_STEP else 1
 
 
 def _missing(job: PackJob, members: slice) -> int:
@@ -73,6 +80,8 @@ class Packing:
     plans: list[PackPlan]
     at_once: int
     """Plans that train at the same time, each in a process of its own if they are several."""
+    threads: int = 1
+    """CPU threads of each process."""
     note: str = ""
     """A message for the user; empty where everything fits."""
 
@@ -100,7 +109,7 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
             f"{format_bytes(member + overhead(1))} of memory, and {format_bytes(free)} are free"
         )
     # The time of a step is estimated by doing one, which needs the memory of a run.
-    parts = _split_over_cores(job)
+    parts, threads = _split_over_cores(job)
     at_once = len(parts)
     while at_once > 1 and free / at_once < overhead(at_once) + member:
         at_once -= 1
@@ -108,11 +117,12 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [job.plan.part(members) for members in halves]
     if halves == parts and at_once == len(parts):
-        return Packing(plans, at_once)
+        return Packing(plans, at_once, threads)
     wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
     return Packing(
         plans,
         at_once,
+        threads,
         f"{len(job.missing)} runs at once need about {format_bytes(wanted)} of memory, and {format_bytes(free)} are "
         f"free: they are trained in {len(plans)} parts, {at_once} at a time",
     )
@@ -154,12 +164,16 @@ def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
     yield from _halves(job, slice(middle, members.stop), room)
 
 
-def _estimate_seconds(job: PackJob) -> float:
-    """Return roughly how many seconds one core needs for a job."""
+def _estimate_step(job: PackJob) -> float:
+    """Return roughly how many seconds one core needs for a step of all seeds."""
     problem, method, configuration = job.problem, get_method(job.plan.method), job.plan.configurations[0]
     step = joint_operations(method, problem.architecture, problem.batch_size, problem.trained, configuration)
-    steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.plan.seeds)
-    return step * steps / _OPERATIONS_PER_SECOND
+    return step * len(job.plan.seeds) / _OPERATIONS_PER_SECOND
+
+
+def _count_steps(job: PackJob) -> float:
+    """Return the joint steps of a job."""
+    return job.problem.training_size / job.problem.batch_size * job.plan.epochs
 
 
 # Not multiprocessing: each process would run the user's script from its top.
