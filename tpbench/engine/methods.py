@@ -443,9 +443,7 @@ class Method:
         if self.convolutions is None and self.feedback and self.feedback.direct and not self.arrays:
             return ""
         if self.feedback and not self.feedback.direct:
-            return (
-                f"the feedback of {self.title} would pass through a convolution and its pooling: no rule is published"
-            )
+            return f"the feedback of {self.title} would pass through convolution and pooling: tpbench has no such map"
         return f"{self.title} multiplies by each layer's weights as a matrix, which a convolution has not"
 
     @property
