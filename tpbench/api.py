@@ -148,8 +148,9 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
     Returns:
         ``id``, ``workload``, ``data`` (``exact``, or what kind of copy), ``method``, ``seed``, ``epochs``,
         ``protocol``, ``status`` (``finished`` or ``diverged``), ``selected_epoch`` (from 1, that with the lowest
-        validation error; missing where no epoch was finished), ``train_error``, ``validation_error`` and
-        ``test_error`` at that epoch in per cent, ``precision``, ``method_source``, ``workload_source``,
+        validation error, or the last one without a validation set; missing where no epoch was finished),
+        ``train_error``, ``validation_error`` and ``test_error`` at that epoch in per cent, ``precision``,
+        ``method_source``, ``workload_source``,
         ``wall_time_s`` (the run's share of its pack's time), ``pack_members``; then the hyperparameters as ``hp_*``,
         how they were found as ``found_*`` and where the run came from as ``from_*``. An empty store gives no rows.
         Trials of a search that were stopped early have no run: ``frame.attrs["notes"]`` and a warning name the
@@ -326,7 +327,8 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
         ``frame.attrs["notes"]`` are the notes below the printed tables.
 
     Raises:
-        UsageError: there is no such folder, workload or method, or no run of another baseline than BP.
+        UsageError: there is no such folder, workload or method, no run of another baseline than BP, or the runs of a
+            workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -335,10 +337,11 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
     """
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.ranking import leaderboard as ranked
-    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples
+    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples, require_validated
 
     store = _store(results)
     chosen = _workloads(results, workload)
+    require_validated(store.summaries(), chosen)
     method = _baseline(baseline, store, chosen)
     cells = {
         key: cell for key, cell in cells_of(store.summaries()).items() if chosen is None or cell.workload in chosen
@@ -388,7 +391,8 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
           ``target`` (1.25 times the baseline's validation error), ``seeds``, ``reached`` (how many of them reach it),
           and the ``median``, ``first`` and ``last`` epoch over seeds, infinite for those that do not.
         - ``"loss"``: the same: ``workload``, ``data``, ``method``, ``tuning``, ``seeds``, ``epochs``, ``diverged``,
-          ``train_loss_mean``, ``train_loss_std``, ``marks``.
+          ``train_loss_mean``, ``train_loss_std``, ``precision``, ``validated`` (False: all samples train, without a
+          validation set), ``marks``.
         - ``"s7"``: each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``, and the angles
           with them in degrees, ``angle`` and ``paper_angle``.
         - ``"angles"``: the same on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``,
@@ -419,9 +423,10 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
         frame, title, said = angle_frame(store), ANGLE_TITLE, [ANGLE_NOTE]
     elif chosen == LOSS_TABLE:
-        from tpbench.results.tables import NOTE, TITLE, loss_rows
+        from tpbench.results.tables import LOSS_TITLE, loss_notes, loss_rows
 
-        frame, title, said = loss_rows(store), TITLE, [NOTE]
+        frame, title = loss_rows(store), LOSS_TITLE
+        said = loss_notes(frame)
     elif chosen in BASELINE_TABLES:
         frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline)
     else:
@@ -462,7 +467,7 @@ def compare(
 
     Raises:
         UsageError: there is no such folder, workload or method, both methods are the same, or there is no run of
-            another baseline than BP.
+            another baseline than BP; or the runs of a workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:

@@ -74,7 +74,7 @@ def module_of(pack: PackState, row: int = 0) -> nn.Sequential:
         if pack.architecture.is_convolution(i):
             c = pack.architecture.convolutions[i - 1]
             layer: nn.Module = nn.Conv2d(weight.shape[1], c.channels, c.kernel, padding=c.kernel // 2)
-            after = [nn.Tanh()] + ([nn.MaxPool2d(c.pool, c.stride, c.pool // 2)] if c.pool > 1 else [])
+            after = [nn.Tanh()] + ([nn.MaxPool2d(c.pool, c.stride, (c.pool - 1) // 2)] if c.pool > 1 else [])
         else:
             flat = (
                 []

@@ -113,7 +113,7 @@ def test_more_than_a_network_is_none_and_a_newer_one_is_never_replaced(
     with pytest.raises(WrongNetwork):
         TrainedNetwork.from_bytes(CONTENT + b"\0" * 4, "x")
     path = NETWORKS.path(store.folder, record().definition.id)
-    monkeypatch.setattr(module, "DENSE_FORMAT", 3)
+    monkeypatch.setattr(TrainedNetwork, "format", 1 + module.FORMAT)
     path.write_bytes(newer := network(record()).to_bytes())
     monkeypatch.undo()
     with pytest.raises(NewerFormat, match="newer"):

@@ -18,6 +18,7 @@ SCHEDULES = {
     "cifar10": ((10, 2), (10, 4)),
     # The authors' later code.
     "cifar10-conv": ((10, 1), (10, 4)),
+    "cifar10-conv-loss": ((10, 1), (10, 4)),
     # Of another paper: Meulemans et al. 2021.
     "mnist-3x256": ((10, 2), (10, 4)),
 }
@@ -46,7 +47,8 @@ def test_networks_are_the_papers() -> None:
     assert WORKLOADS["cifar10"].architecture.random_hidden == 2048
     assert [w.name for w in WORKLOADS.values() if w.trained_layers == (1,)] == ["mnist-frozen"]
     assert {w.batch_size for w in WORKLOADS.values() if w.data != "digits"} == {128}
-    assert {w.validation_size for w in WORKLOADS.values() if w.data != "digits"} == {5000}
+    sizes = {name: w.validation_size for name, w in WORKLOADS.items() if w.data != "digits"}
+    assert {name for name, size in sizes.items() if size != 5000} == {"cifar10-conv-loss"}
 
 
 def test_the_convolutional_network_is_the_authors() -> None:
@@ -59,6 +61,14 @@ def test_the_convolutional_network_is_the_authors() -> None:
     assert (workload.normalise, workload.epochs, workload.prune) == ((0.5, 0.5), 100, (6, 0.75))
     assert str(network) == "32x32x3-conv32-conv64-512-10"
     assert str(WORKLOADS["digits"].architecture) == "64-64-64-10"
+
+
+def test_the_training_for_losses_differs_in_epochs_and_samples_alone() -> None:
+    loss, plain = (WORKLOADS[name].content() for name in ("cifar10-conv-loss", "cifar10-conv"))
+    assert {key: (loss[key], plain[key]) for key in loss if loss[key] != plain[key]} == {
+        "validation_size": (0, 5000),
+        "epochs": (300, 100),
+    }
 
 
 @pytest.mark.parametrize("name", ["cifar10-conv", "digits-conv"])

@@ -187,7 +187,8 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     feedback = [
         f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items() if kind != JOINT
     ]
-    drawn = f"{w.validation_size}{', by class for seeds that would lose one' * bool(w.own_file)}"
+    by_class = ", by class for seeds that would lose one" * bool(w.own_file)
+    drawn = f"{w.validation_size}{by_class}" if w.validation_size else "none: the last epoch counts"
     share = f"{100 * w.test:g} % of x and y, chosen by tpbench (x_train, ... y_test are a split of your own)"
     chosen = [("test set", share)] if w.test else []
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
@@ -322,8 +323,16 @@ def show_leaderboard(
         if not write and baseline not in (None, "bp"):
             raise UsageError(f"--write with --baseline {baseline}: name a file, as leaderboard.csv is against bp")
     from tpbench.results import choose_cells, write_leaderboard
-    from tpbench.results.ranking import board_csv, rank_all, ranking_frame, read_test_samples, render_rankings
+    from tpbench.results.ranking import (
+        board_csv,
+        rank_all,
+        ranking_frame,
+        read_test_samples,
+        render_rankings,
+        require_validated,
+    )
 
+    require_validated(store.summaries(), [workload] if workload else None)
     method = _chosen_baseline(baseline, store, workload)
     cells = choose_cells(store.summaries())
     ranked = rank_all(cells, method)
@@ -418,6 +427,10 @@ def table(
             autocompletion=complete_from(TABLES),
         ),
     ],
+    workload: Annotated[
+        str | None,
+        typer.Argument(metavar="WORKLOAD", help="For loss: only this workload.", autocompletion=complete_workloads),
+    ] = None,
     baseline: Annotated[str | None, baseline_option(f"For {', '.join(BASELINE_TABLES)}")] = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
@@ -425,6 +438,10 @@ def table(
     """Print a table of the store's runs; a table of the paper stands beside the paper's own numbers."""
     name = check_table(name)
     check_format(form)
+    if workload is not None:
+        if name != LOSS_TABLE:
+            raise UsageError(f"a workload goes with 'table {LOSS_TABLE}', not with 'table {name}'")
+        workload = stored_workload(workload, open_store(results))
     if baseline is not None and name not in BASELINE_TABLES:
         tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
         raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
@@ -436,7 +453,7 @@ def table(
     elif name == LOSS_TABLE:
         from tpbench.results.tables import loss_table
 
-        text = loss_table(store, form)
+        text = loss_table(store, form, workload)
     elif name in BASELINE_TABLES:
         from tpbench.results.field_table import render_field
         from tpbench.results.tables import render_epochs, render_overview
@@ -539,6 +556,7 @@ def plot(
     from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.style import check_picture, save
     from tpbench.reports.tuning_plots import search_figure, tuning_figure
+    from tpbench.results.ranking import require_validated
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
@@ -548,6 +566,8 @@ def plot(
     elif kind == "forest":
         figure = forest_figure(forest_rows(store, what, baseline=_chosen_baseline(baseline, store, what)), what)
     else:
+        if kind == "cost":
+            require_validated(store.summaries(), [what])
         cells = cells_of(store, what)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)

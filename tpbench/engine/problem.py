@@ -29,6 +29,7 @@ class Problem:
     x_test: Tensor
     y_test: Tensor
     validation_size: int
+    """Samples that are kept from training to select an epoch; 0: all samples train."""
     batch_size: int
     scale: float = 1.0
     shift: float = 0.0
@@ -39,7 +40,7 @@ class Problem:
     """A seed whose random validation samples would be all of a class draws them class by class instead."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation_size < len(self.x_train):
+        if not 0 <= self.validation_size < len(self.x_train):
             raise ValueError(f"validation_size {self.validation_size} leaves no samples of {len(self.x_train)}")
 
     @property

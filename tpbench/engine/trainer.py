@@ -27,8 +27,10 @@ from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import MatmulPolicy, Workspace, matmul_policy
 from tpbench.engine.problem import Problem
 from tpbench.engine.protocol import (
+    CURVES,
     PRECISIONS,
     PROTOCOL_VERSION,
+    UNVALIDATED_CURVES,
     EpochKind,
     EpochReport,
     MemberHistory,
@@ -209,7 +211,8 @@ class Trainer:
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, set by the caller that drives the epochs; part of a checkpoint."""
-        self.histories = [MemberHistory() for _ in seeds]
+        names = CURVES if problem.validation_size else UNVALIDATED_CURVES
+        self.histories = [MemberHistory({name: [] for name in names}) for _ in seeds]
         self.alive = list(range(len(seeds)))
         """Members that train; row r of the pack is member ``alive[r]``."""
         self.correct: dict[int, NDArray[np.bool_]] = {}
@@ -347,22 +350,20 @@ class Trainer:
         return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
 
     def _evaluate(self) -> dict[str, Tensor]:
-        """Evaluate every alive member on its validation samples and on all test samples."""
+        """Evaluate every alive member on its validation samples, where there are some, and on all test samples."""
         members, problem = len(self.alive), self.problem
-        samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
         chunk = evaluation_chunk(problem.architecture)
-        chunks = torch.split(samples, chunk, dim=1)
-        validation_loss, validation_error, _ = self._measure(problem.batch(part, self.dtype) for part in chunks)
-        test_loss, test_error, self._test_errors = self._measure(
+        evaluated: dict[str, Tensor] = {}
+        if problem.validation_size:
+            samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
+            chunks = torch.split(samples, chunk, dim=1)
+            loss, error, _ = self._measure(problem.batch(part, self.dtype) for part in chunks)
+            evaluated = {"validation_loss": loss, "validation_error": error}
+        loss, error, self._test_errors = self._measure(
             (x.expand(members, *x.shape), y.expand(members, *y.shape))
             for x, y in problem.test_chunks(chunk, self.dtype)
         )
-        return {
-            "validation_loss": validation_loss,
-            "validation_error": validation_error,
-            "test_loss": test_loss,
-            "test_error": test_error,
-        }
+        return {**evaluated, "test_loss": loss, "test_error": error}
 
     def _measure(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Measure every alive member on inputs (P, B, n_0) and labels (P, B).

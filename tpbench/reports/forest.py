@@ -13,7 +13,7 @@ from tpbench.reports.curves import cell_label, cells_of
 from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, drawing, mark, plain_labels
 from tpbench.results import RunStore
 from tpbench.results.paper import paper_cell
-from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all
+from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all, require_validated
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.statistics import t_interval
 from tpbench.results.tables import PUBLISHED, Column
@@ -32,8 +32,10 @@ def forest_rows(store: RunStore, workload: str, baseline: str = BASELINE) -> lis
     """Return the cells of a workload in the order of the leaderboard, one kind of data after the other.
 
     Raises:
+        UsageError: its runs have no validation set.
         TpbenchError: there are none.
     """
+    require_validated(store.summaries(), [workload])
     cells = {cell.key: cell for cell in cells_of(store, workload)}
     return [ranked for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
 

@@ -58,7 +58,7 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 "protocol": d.protocol,
                 "status": record.status,
                 "selected_epoch": history.selected_epoch,
-                "train_error": percent(history.at_selected("train_error") if "train_error" in record.curves else None),
+                "train_error": percent(history.at_selected("train_error")),
                 "validation_error": percent(record.validation_error),
                 "test_error": percent(record.test_error),
                 "precision": record.precision,

@@ -28,9 +28,10 @@ Convolutions = tuple[Convolution, ...]
 ImageMap = tuple[int, int, int] | None
 
 FORMAT = 2
-"""The format of a network with convolutions; older versions read format 1 alone, and name this as newer."""
-DENSE_FORMAT = 1
-"""The format of a fully connected network."""
+"""The format of a network with convolutions, or of a run without a validation set; older versions read format 1 alone,
+and name this as newer."""
+PLAIN_FORMAT = 1
+"""The format of all other networks."""
 EXPORTS = (".safetensors", ".pt", ".npz")
 """Suffixes of the files into which networks can be exported."""
 _AGAIN = "'tpbench run ... --keep-networks' with the run's configuration trains it again"
@@ -52,9 +53,9 @@ class TrainedNetwork(Artifact):
     precision: Name
     selected_epoch: Natural
     """From 0."""
-    validation_error: Fraction
+    validation_error: Fraction | None
+    """At the selected epoch, as the next is; None: the run has no validation set."""
     test_error: Fraction
-    """Fractions, at the selected epoch."""
     curves: str
     """Digest of the run's curves: another training of the same run may have others."""
     sizes: Sizes
@@ -77,6 +78,11 @@ class TrainedNetwork(Artifact):
         """The network's layers."""
         return Architecture(self.sizes, convolutions=self.convolutions, image=self.image)
 
+    @property
+    def format(self) -> int:
+        """The format of the network's file."""
+        return FORMAT if self.convolutions or self.validation_error is None else PLAIN_FORMAT
+
     def to_bytes(self) -> bytes:
         """Return the contents of the network's file: the same bytes for the same network."""
         from safetensors.numpy import save
@@ -85,7 +91,7 @@ class TrainedNetwork(Artifact):
         about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         about |= {"convolutions": list(map(asdict, self.convolutions))} if self.convolutions else {}
         about |= {
-            "format": FORMAT if self.convolutions else DENSE_FORMAT,
+            "format": self.format,
             "sizes": list(self.sizes),
             "activation": "tanh",
             "output": "linear",
@@ -103,7 +109,7 @@ class TrainedNetwork(Artifact):
             WrongNetwork: it is truncated, altered, or no network.
         """
         try:
-            about = verify_format(_metadata(content), where, FORMAT, DENSE_FORMAT)
+            about = verify_format(_metadata(content), where, FORMAT, PLAIN_FORMAT)
             from safetensors.numpy import load
 
             from tpbench.results.schemas import NetworkFields, check_fields
@@ -117,7 +123,7 @@ class TrainedNetwork(Artifact):
             known["convolutions"] = tuple(Convolution(**layer) for layer in about.get("convolutions", ()))
             network = cls(**{**known, "arrays": arrays})
             network._check_shapes()
-            if about["format"] != (FORMAT if network.convolutions else DENSE_FORMAT):
+            if about["format"] != network.format:
                 raise ValueError(f"its format is {about['format']}")
         except NewerFormat:
             raise

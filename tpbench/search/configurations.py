@@ -127,6 +127,12 @@ def _with_digest(values: Configuration, found: Mapping[str, Any]) -> FoundConfig
 
 
 def _find_best(cell: CellChoice, settings: PackSettings) -> FoundConfiguration:
+    if not cell.workload.validation_size:
+        raise UsageError(
+            f"{cell.workload.name} has no validation set, by which a configuration is the best",
+            parameter="configuration",
+            value="best",
+        )
     settings.obtain(cell.workload)
     _, dataset = load_problem(cell.workload, settings.data_folder)
     source = method_source(cell.method)
@@ -193,16 +199,24 @@ def _origin_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
 def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
-    epochs, error = runs[0].definition.epochs, _validation_error(runs)
+    epochs = runs[0].definition.epochs
     diverged = sum(run.diverged for run in runs)
     words = [
         f"{len(runs)} seed{'s' * (len(runs) > 1)}",
         f"{diverged} diverged" if diverged else "",
         f"{epochs} epoch{'s' * (epochs > 1)}",
-        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
+        _describe_error(runs),
         _describe_origin(found),
     ]
     return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+
+
+def _describe_error(runs: Sequence[RunRecord]) -> str:
+    """Format ``validation error 1.93 %``; empty without a validation set."""
+    if not all(run.validated for run in runs):
+        return ""
+    error = _validation_error(runs)
+    return f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished"
 
 
 def _describe_origin(found: Mapping[str, Any]) -> str:
@@ -250,10 +264,14 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
         The inputs, in the order of the cells.
 
     Raises:
-        UsageError: a file is wrong, a known configuration lies outside its space, there are more of them than trials,
-            or the search has more epochs than the final runs.
+        UsageError: a workload has no validation set, a file is wrong, a known configuration lies outside its space,
+            there are more of them than trials, or the search has more epochs than the final runs.
     """
     for cell in cells:
+        if not cell.workload.validation_size:
+            raise UsageError(
+                f"{cell.workload.name} has no validation set, which a search needs; 'tpbench run' trains on it"
+            )
         _check_search_epochs(cell.workload, options)
     names = [(cell.workload.name, cell.method) for cell in cells]
     spaces = spaces_for(names, [user_path(path) for path in options.space])

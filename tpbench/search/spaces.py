@@ -450,6 +450,8 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
 
 
 def _advice(workload: Workload, method: str) -> str:
+    if not workload.validation_size:
+        return "give --config FILE"
     name = "FILE.yaml" if workload.source else workload.name
     return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
 

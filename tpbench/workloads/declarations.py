@@ -94,7 +94,7 @@ class Declaration(FileModel):
     normalise: Normalisation = "standard"
     batch_size: Count = Workload.batch_size
     validation_size: StrictInt | StrictFloat = _VALIDATION_SHARE
-    """Samples, or their share of the training samples."""
+    """Samples, or their share of the training samples; 0: all samples train, and the last epoch counts."""
     epochs: Count = Workload.epochs
     trained_layers: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=1)] | None = None
     feedback_epochs: FeedbackEpochs = FeedbackEpochs()
@@ -295,17 +295,17 @@ def _format_image(image: Image | None) -> str:
 
 
 def _validation_size(file: YamlFile, size: float, samples: int) -> int:
-    """Return a number of validation samples that leaves some to train on, from a number or a share."""
+    """Return a number of validation samples that leaves some to train on, from a number or a share; 0 is none."""
     location = ("validation_size",)
     if isinstance(size, float) and 0 < size <= 1:
         count = round(size * samples)
         if not 0 < count < samples:
             raise file.error(location, f"validation_size {size:g} of {samples} samples leaves none on one side")
         return count
-    if not 1 <= size < samples or size != int(size):
+    if not 0 <= size < samples or size != int(size):
         raise file.error(
             location,
-            f"validation_size must be a whole number from 1 to {samples - 1}, or a share of the {samples} training "
+            f"validation_size must be a whole number from 0 to {samples - 1}, or a share of the {samples} training "
             f"samples, got {shown(size)}",
         )
     return int(size)

@@ -49,7 +49,7 @@ class Workload:
     hidden: tuple[int, ...]
     """Widths of the fully connected hidden layers."""
     validation_size: int
-    """Samples."""
+    """Samples that select an epoch; 0: all samples train, and the last epoch counts."""
     normalise: str | tuple[float, float] = "standard"
     """``standard``, ``unit``, ``none``, or mean and deviation (:func:`tpbench.workloads.own_data.scale_and_shift`)."""
     random_hidden: int = 1024
