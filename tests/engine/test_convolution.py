@@ -266,6 +266,13 @@ def test_angles_are_measured_after_the_pooling() -> None:
     assert bool(((log.target_angles[0] > 0) & (log.target_angles[0] < 180)).all())
 
 
+def test_a_change_of_the_inputs_is_refused_where_the_first_layer_pools() -> None:
+    pack = pack_of("bp", NETWORKS["two"], [1])
+    x, y, _ = data_of(pack)
+    with pytest.raises(ValueError, match="first layer"):
+        pack.minibatch(x, y).difference(1, x)
+
+
 def problem_of(architecture: Architecture, count: int = 60) -> Problem:
     x = (draw(count, architecture.sizes[0], seed=9) * 20 + 128).clamp(0, 255).to(torch.uint8)
     y = torch.arange(count) % architecture.sizes[-1]

@@ -18,7 +18,7 @@ from tpbench.engine.network import stream
 from tpbench.engine.parts import Architecture, Convolution, convolutional
 from tpbench.engine.precision import ReducedPrecisionMatmul, matmul_policy, slow_bfloat16
 from tpbench.engine.step import PackState
-from tpbench.engine.trainer import Step, dtype_of
+from tpbench.engine.trainer import Step, dtype_of, tf32_products
 from tpbench.engine.verify import (
     FLOAT32_BOUND,
     FLOAT64_BOUND,
@@ -102,16 +102,26 @@ def test_captured_epochs_of_convolutions_are_those_of_single_steps(name: str, pr
     assert error <= max(CAPTURED_BOUND[precision], ATOMIC_BOUND), name
 
 
+def test_tf32_is_allowed_in_products_and_convolutions_together() -> None:
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [setting.allow_tf32 for setting in settings]
+    for allowed in (True, False):
+        with tf32_products(torch.device("cuda"), allowed=allowed):
+            assert [setting.allow_tf32 for setting in settings] == [allowed] * 2
+        assert [setting.allow_tf32 for setting in settings] == before
+
+
 @on_gpu
+@pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_a_gpu_convolves_as_a_cpu(name: str) -> None:
+def test_a_gpu_convolves_as_a_cpu(name: str, precision: str) -> None:
     gpu, cpu = (
-        example_trainer(METHODS[name], place, "float64", network=CONVOLUTIONS, host_noise=True)
+        example_trainer(METHODS[name], place, precision, network=CONVOLUTIONS, host_noise=True)
         for place in ("cuda", "cpu")
     )
     finish(gpu, cpu)
     error, name = trainer_difference(gpu, cpu)
-    assert error <= FLOAT64_BOUND, name
+    assert error <= (FLOAT64_BOUND if precision == "float64" else FLOAT32_BOUND), name
 
 
 class Replayed:

@@ -370,3 +370,24 @@ def test_a_package_without_a_space_gets_a_template(mine: Path, tpbench_inside: I
 def test_notes_of_a_published_configuration_are_comments() -> None:
     text = format_configuration(THREE, "dfc-ssa")
     assert all(name not in yaml.safe_load(text) for name in ("source", "departs"))
+
+
+@pytest.mark.data
+def test_published_configurations_of_convolutions_are_those_of_the_specification(shared_data: Path) -> None:
+    specification = shared_data.parent / "conv.md"
+    if not specification.exists():
+        pytest.skip("../shared has no conv.md")
+    block = specification.read_text(encoding="utf-8").split("```yaml")[1].split("```")[0]
+    given, schedule = yaml.safe_load(block), {"fb_pretrain_epochs", "fb_epochs_between", "epochs"}
+    for key, workload in {
+        "published_conv": "cifar10-conv",
+        "published_conv_training_loss": "cifar10-conv-loss",
+    }.items():
+        for method, theirs in given[key].items():
+            declared = WORKLOADS[workload]
+            ours = published_configuration(declared, method)
+            assert declared.epochs == theirs["epochs"]
+            wanted = {name: value for name, value in theirs.items() if name not in schedule}
+            assert {name: value for name, value in ours.items() if name not in schedule} == {
+                name: value for name, value in wanted.items() if name in get_method(method).names
+            }

@@ -45,14 +45,6 @@ class PoolingMemory:
         """Return the winners that the last forward pass wrote."""
         return self._winners[layer]
 
-    def member(self, p: int) -> PoolingMemory:
-        """Return the memory of one member alone."""
-        part = PoolingMemory(self.maps.dtype, self.maps.device)
-        part.maps = self.maps
-        part._winners = {i: winners[p : p + 1] for i, winners in self._winners.items()}
-        part.before = {i: maps[p : p + 1] for i, maps in self.before.items()}
-        return part
-
 
 def channels_last(maps: Tensor) -> Tensor:
     """Return maps (B, C, H, W) with their memory ordered by row, column and channel."""
@@ -79,7 +71,8 @@ def pool(maps: Tensor, layer: Convolution, winners: Tensor, memory: Workspace) -
     batch, channels, rows, columns = winners.shape
     values = memory(f"pooled {rows}", batch, rows, columns, channels).permute(0, 3, 1, 2)
     window, stride, padding = [layer.pool] * 2, [layer.stride] * 2, [layer.pool_padding] * 2
-    _pool_with_winners(maps, window, stride, padding, [1, 1], False, out=values, indices=winners)
+    # A GPU's kernel takes the order of the results' memory from that of the maps.
+    _pool_with_winners(channels_last(maps), window, stride, padding, [1, 1], False, out=values, indices=winners)
     return values
 
 

@@ -35,6 +35,7 @@ from tpbench.engine.files import check_name
 from tpbench.engine.methods import Method, get_method
 from tpbench.engine.parts import Architecture, Convolution, convolutional
 from tpbench.engine.step import PackState, StepRecord
+from tpbench.engine.trainer import tf32_products
 
 Array = NDArray[np.float64]
 
@@ -279,7 +280,8 @@ def compare_golden_file(
     pack = golden.pack(members, precision, device)
     errors: dict[str, float] = {}
     for step in range(golden.steps):
-        record = golden.train(pack, step)
+        with tf32_products(pack.device, allowed=False):
+            record = golden.train(pack, step)
         if step == 0:
             errors |= _step_errors(pack, record, golden)
             errors["first step"] = _parameter_error(pack, golden, "after1")

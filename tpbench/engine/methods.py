@@ -438,13 +438,20 @@ class Method:
         """Return the reason why the method cannot train a network, in a line; empty if it can."""
         if not architecture.convolutions or self.convolutions:
             return ""
+        if self.convolutions is False:
+            return f"{self.title} is declared not to work in networks with convolutions"
         if self.feedback and self.feedback.recurrent:
             return f"{self.title} has a matrix of n x n numbers for each hidden layer of n units: too many for a map"
-        if self.convolutions is None and self.feedback and self.feedback.direct and not self.arrays:
+        if self.feedback and self.feedback.direct and not self.arrays:
             return ""
         if self.feedback and not self.feedback.direct:
-            return f"the feedback of {self.title} would pass through convolution and pooling: tpbench has no such map"
-        return f"{self.title} multiplies by each layer's weights as a matrix, which a convolution has not"
+            return (
+                f"the feedback of {self.title} would pass through a convolution and its pooling: no rule is published"
+            )
+        return (
+            f"{self.title} is not declared to work in networks with convolutions (Method.convolutions): most rules use "
+            "each layer's weights as a matrix"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -318,7 +318,13 @@ class ConvolutionLayer(_Layer):
         matmul: MatmulPolicy = EXACT_MATMUL,
         pooling: PoolingMemory | None = None,
     ) -> Tensor:
-        """Write the changes of the activities when the inputs change; the winners of the pooling may change too."""
+        """Write the changes of the activities when the inputs change; the winners of the pooling may change too.
+
+        Raises:
+            ValueError: it is the first layer and pools: no rule changes the inputs, and its maps are not kept.
+        """
+        if self.index == 1 and self.declared.pool > 1:
+            raise ValueError("a change of the inputs cannot be sent through the pooling of the first layer")
         weights = parameters[self.weight]
         for p in range(len(change)):
             for given, result in zip(change[p], out[p], strict=True):

@@ -107,8 +107,8 @@ def member_bytes(
     numbers += rows * (2 * sizes[0] + units + 3 * sizes[-1]) + 3 * batch * units
     for layer in network_layers(architecture):
         if isinstance(layer, ConvolutionLayer):
-            # Winners of the pooling, 8 bytes each; pre-activations, where a change may pass them.
-            numbers += batch * (8 // dtype.itemsize * layer.units + (prod(layer.before) if layer.index > 1 else 0))
+            # Winners of the pooling, 8 bytes each, and pre-activations, of the first layer for a moment only.
+            numbers += batch * (8 // dtype.itemsize * layer.units + prod(layer.before))
     if method.targets in (gauss_newton_targets, controlled_update):
         # Jacobians in float64, and as much again of intermediate results.
         numbers += 6 * batch * sizes[-1] * units

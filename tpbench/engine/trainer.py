@@ -67,16 +67,22 @@ def dtype_of(precision: str) -> torch.dtype:
 
 @contextmanager
 def tf32_products(device: torch.device, *, allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 in the float32 products of a GPU, a setting of the process, and restore it afterwards."""
+    """Allow or forbid TF32 in the float32 products and convolutions of a GPU, settings of the process; then restore.
+
+    torch allows it in convolutions unless it is told otherwise.
+    """
     if device.type != "cuda":
         yield
         return
-    settings = torch.backends.cuda.matmul
-    before, settings.allow_tf32 = settings.allow_tf32, allowed
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = allowed
     try:
         yield
     finally:
-        settings.allow_tf32 = before
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
 
 
 class CudaGraphStep:
