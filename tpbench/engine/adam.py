@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tpbench.engine.configuration import Configuration, layer_value
 from tpbench.engine.network import Parameters
+from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy
 
 # A GPU hardly runs more streams than this at once.
 _STREAMS = 16
@@ -54,6 +55,7 @@ class Adam:
         gradients: of the same layout.
         settings: the hyperparameters of every member: of all arrays, or of each in the order of ``names``.
         names: the arrays that train; None: all.
+        matmul: is told what changes; it may hold the gradients in its own type.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Adam:
         gradients: Parameters,
         settings: Sequence[AdamSettings | Sequence[AdamSettings]],
         names: Sequence[str] | None = None,
+        matmul: MatmulPolicy = EXACT_MATMUL,
     ) -> None:
+        self.matmul = matmul
         self.first_moment, self.second_moment = parameters.like(names), parameters.like(names)
         self.names = tuple(self.first_moment)
         # One counter per member and array on the parameters' device, as the fused kernel wants it.
@@ -92,6 +96,8 @@ class Adam:
         for k, settings in enumerate(self._settings[p]):
             if names is None or self.names[k] in names:
                 groups.setdefault(settings, []).append(k)
+        if self.matmul.keeps_copies:
+            return partial(self._update_lowered, p, groups)
         calls = [
             partial(
                 update,
@@ -102,6 +108,29 @@ class Adam:
             for settings, chosen in groups.items()
         ]
         return calls[0] if len(calls) == 1 else partial(_run_all, calls)
+
+    def _update_lowered(self, p: int, groups: Mapping[AdamSettings, Sequence[int]]) -> None:
+        """Update one member's arrays, and the converted copies of its parameters, while they are in the cache.
+
+        A deferred gradient becomes float32 a block at a time; the numbers are those of an update in one call.
+        """
+        parameters, gradients, first, second = self._arrays
+        for settings, chosen in groups.items():
+            others = []
+            for k in chosen:
+                flat, block = [buffer[k].view(-1) for buffer in (parameters, first, second)], None
+                for block, gradient in self.matmul.deferred_blocks(gradients[k], p):
+                    values, mean, square = (array[block] for array in flat)
+                    update([[values], [gradient], [mean], [square]], [self.steps[p, k]], settings)
+                    self.matmul.write_copy(parameters[k], block)
+                if block is None:
+                    others.append(k)
+            if others:
+                arrays = [[buffer[k][p] for k in others] for buffer in self._arrays]
+                update(arrays, [self.steps[p, k] for k in others], settings)
+            for k in others:
+                size = parameters[k][p].numel()
+                self.matmul.write_copy(parameters[k], slice(p * size, (p + 1) * size))
 
     @property
     def settings(self) -> tuple[tuple[AdamSettings, ...], ...]:
@@ -119,7 +148,7 @@ class Adam:
         """Update every array once, or those of these names alone, one sequence of names for each member."""
         if active is None or all(len(names) == len(self.names) for names in active):
             self.steps += 1
-            run_parallel(self._updates, self.steps.device)
+            self._run(self._updates)
             return
         updates = []
         for p, names in enumerate(active):
@@ -131,7 +160,12 @@ class Adam:
             updates.append(self._partial_updates[key])
             for name in names:
                 self.steps[p, self.names.index(name)] += 1
+        self._run(updates)
+
+    def _run(self, updates: Sequence[Callable[[], None]]) -> None:
         run_parallel(updates, self.steps.device)
+        if not self.matmul.keeps_copies:
+            self.matmul.forget(self._arrays[0])
 
     def select(self, other: Adam, members: list[int]) -> None:
         """Copy the moments and step counts of some members of another pack's optimiser."""

@@ -7,7 +7,7 @@ precision however small the step of the output target is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +25,8 @@ LARGE = 64
 _FAST_GPU = (8, 0)
 # No version of a tensor.
 _CHANGED = -1
+# Numbers of a deferred gradient that are converted and taken by the optimiser at once: 1 MiB of each float32 array.
+_BLOCK = 1 << 18
 # Below this many numbers, handing parts to threads costs more than it saves.
 _PARALLEL_SIZE = 1 << 19
 
@@ -85,8 +87,15 @@ class MatmulPolicy:
 
     Every operand leads with the member dimension P. Weights have the shape (P, n_out, n_in), activities (P, B, n).
     Differences come as a stack of m, (P, m, B, n). Weights and activities take part in several products of a step,
-    so a policy that converts its operands keeps their converted copies until the next step.
+    so a policy that converts its operands keeps their converted copies until the next step, and on a CPU those of
+    parameters from step to step (:meth:`keep`). The gradients of such parameters may wait in the type of the products'
+    results until the optimiser takes them (:meth:`deferred_blocks`), which then writes the new copies.
     """
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Converted copies of parameters outlive a step (:meth:`keep`)."""
+        return False
 
     def clone(self) -> MatmulPolicy:
         """Return a policy of the same kind with memory of its own."""
@@ -97,6 +106,39 @@ class MatmulPolicy:
 
     def forget(self, operands: Iterable[Tensor]) -> None:
         """Forget some operands: an optimiser has changed them, of which torch does not count every change."""
+
+    def keep(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor] = ()) -> None:
+        """Name the parameters whose converted copies outlive a step, and the gradients that may be deferred.
+
+        Changes of the parameters that torch does not count must be told: :meth:`write_copy`, :meth:`forget`.
+
+        Args:
+            parameters: (P, ...) each.
+            gradients: (P, ...) each, of the optimiser that asks for :meth:`deferred_blocks`. Nothing but
+                :meth:`weight_gradient` writes them.
+        """
+
+    def deferred_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield a member's part of a deferred gradient, a block at a time: where it lies, and its numbers in float32.
+
+        A block's numbers last until the next one. Nothing is yielded for a gradient that is not deferred.
+
+        Args:
+            gradient: (P, ...).
+            member: the row.
+        """
+        return iter(())
+
+    def complete(self, gradients: Iterable[Tensor]) -> None:
+        """Write what is deferred to the gradients themselves."""
+
+    def write_copy(self, parameter: Tensor, block: slice) -> None:
+        """Write the numbers of a kept parameter that an optimiser has just changed to its converted copy.
+
+        Args:
+            parameter: (P, ...).
+            block: where they lie in the flattened array.
+        """
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """Write ``x weight^T + bias`` to ``out``, (P, B, n_out)."""
@@ -159,8 +201,25 @@ class CountingMatmul(MatmulPolicy):
         return super()._baddbmm(summand, a, b, out)
 
 
+@dataclass(slots=True)
+class _Copy:
+    """The converted copy of an operand, and the version of the operand that it is of."""
+
+    operand: Tensor
+    version: int
+    lowered: Tensor | None
+
+
+@dataclass(slots=True)
+class _Deferred:
+    """A gradient as the sum of products whose results have stayed in bfloat16; none: it is what its array holds."""
+
+    gradient: Tensor
+    terms: list[Tensor]
+
+
 class ReducedPrecisionMatmul(MatmulPolicy):
-    """Large products of bfloat16 operands, added up in float32; all that is stored stays in float32.
+    """Large products of bfloat16 operands, added up in float32; all that is stored for long stays in float32.
 
     Args:
         device: of the operands.
@@ -176,36 +235,106 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         self._lowered = Workspace(torch.float32 if simulated else torch.bfloat16, device)
         self._bfloat16 = Workspace(torch.bfloat16, device)
         self._results = Workspace(torch.float32, device)
-        # By identity: the operand, the version that was converted, and its converted copy.
-        self._converted: dict[int, tuple[Tensor, int, Tensor]] = {}
+        # By identity of the operand or gradient.
+        self._of_step: dict[int, _Copy] = {}
+        self._kept: dict[int, _Copy] = {}
+        self._deferred: dict[int, _Deferred] = {}
+
+    @property
+    def keeps_copies(self) -> bool:
+        # The steps of a GPU may be replayed as a CUDA graph: each must convert what it needs by itself.
+        return self.device.type == "cpu"
 
     def clone(self) -> MatmulPolicy:
         return ReducedPrecisionMatmul(self.device, simulated=self.simulated, rounded=self.rounded)
 
     def begin_step(self) -> None:
-        self._converted.clear()
+        self._of_step.clear()
 
     def forget(self, operands: Iterable[Tensor]) -> None:
         for operand in operands:
-            if (entry := self._converted.get(id(operand))) is not None:
-                # The same memory is filled again.
-                self._converted[id(operand)] = entry[0], _CHANGED, entry[2]
+            for copies in (self._of_step, self._kept):
+                if (entry := copies.get(id(operand))) is not None:
+                    # The same memory is filled again.
+                    entry.version = _CHANGED
+
+    def keep(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor] = ()) -> None:
+        if not self.keeps_copies:
+            return
+        for parameter in parameters:
+            self._kept[id(parameter)] = _Copy(parameter, _CHANGED, None)
+        if self.rounded:
+            for gradient in gradients:
+                self._deferred[id(gradient)] = _Deferred(gradient, [])
+
+    def weight_gradient(
+        self, error: Tensor, x: Tensor, out: Tensor, *, accumulate: bool = False, cache: bool = True
+    ) -> Tensor:
+        deferred = self._deferred.get(id(out))
+        if deferred is None or not _is_large(error.mT, x) or (accumulate and not deferred.terms):
+            if deferred is not None:
+                self.complete([out])
+            return super().weight_gradient(error, x, out, accumulate=accumulate, cache=cache)
+        if not accumulate:
+            deferred.terms.clear()
+        name = f"gradient {list(self._deferred).index(id(out))}, {len(deferred.terms)}"
+        deferred.terms.append(self._rounded_product(error.mT, _Cached(x) if cache else x, name, out.shape))
+        return out
+
+    def deferred_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
+        deferred = self._deferred.get(id(gradient))
+        if deferred is None or not deferred.terms:
+            return
+        first, *others = (term.view(-1) for term in deferred.terms)
+        size = len(first) // len(gradient)
+        for start in range(member * size, (member + 1) * size, _BLOCK):
+            block = slice(start, min(start + _BLOCK, (member + 1) * size))
+            numbers = self._results("block", block.stop - block.start).copy_(first[block])
+            for other in others:
+                numbers.add_(self._results("other block", len(numbers)).copy_(other[block]))
+            yield block, numbers
+
+    def complete(self, gradients: Iterable[Tensor]) -> None:
+        for gradient in gradients:
+            for member in range(len(gradient)):
+                for block, numbers in self.deferred_blocks(gradient, member):
+                    gradient.view(-1)[block].copy_(numbers)
+            if (deferred := self._deferred.get(id(gradient))) is not None:
+                deferred.terms.clear()
+
+    def write_copy(self, parameter: Tensor, block: slice) -> None:
+        entry = self._kept.get(id(parameter))
+        # A copy that is out of date is made anew as a whole when it is needed.
+        if entry is not None and entry.lowered is not None and entry.version == parameter._version:
+            self._fill(entry.lowered.view(-1)[block], parameter.view(-1)[block])
 
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):
             return super()._bmm(a, b, out)
-        left, right = self._lower(a, "left"), self._lower(b, "right")
-        if self.simulated:
-            torch.bmm(left, right, out=out)
-            return out.copy_(self._round(out)) if self.rounded else out
-        if not self.rounded:
-            return torch.bmm(left, right, out_dtype=torch.float32, out=out)
-        return out.copy_(torch.bmm(left, right, out=self._bfloat16("result", *out.shape)))
+        if self.rounded:
+            return out.copy_(self._rounded_product(a, b, "result", out.shape))
+        return self._product(a, b, out)
 
     def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):
             return super()._baddbmm(summand, a, b, out)
-        return torch.add(summand, self._bmm(a, b, self._results("result", *out.shape)), out=out)
+        if summand is out:
+            return out.add_(self._bmm(a, b, self._results("result", *out.shape)))
+        return self._bmm(a, b, out).add_(summand)
+
+    def _product(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
+        """Write the product of the rounded operands to ``out``, float32."""
+        left, right = self._lower(a, "left"), self._lower(b, "right")
+        if self.simulated:
+            return torch.bmm(left, right, out=out)
+        return torch.bmm(left, right, out_dtype=torch.float32, out=out)
+
+    def _rounded_product(self, a: _Operand, b: _Operand, name: str, shape: torch.Size) -> Tensor:
+        """Return the product of the rounded operands in bfloat16; ``name`` names its memory."""
+        memory = self._bfloat16(name, *shape)
+        if self.simulated:
+            return memory.copy_(self._product(a, b, self._results("product", *shape)))
+        return torch.bmm(self._lower(a, "left"), self._lower(b, "right"), out=memory)
 
     def _lower(self, operand: _Operand, name: str) -> Tensor:
         if isinstance(operand, _Cached):
@@ -217,17 +346,17 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         return self._cast(operand, name)
 
     def _lower_once(self, values: Tensor) -> Tensor:
-        entry = self._converted.get(id(values))
-        if entry is None:
-            # In the order of first use, which is the same in each step of a kind: so is the memory.
-            lowered = self._cast(values, f"operand {len(self._converted)}")
-        else:
-            _, version, lowered = entry
-            if version == values._version:
-                return lowered
-            self._fill(lowered, values)
-        self._converted[id(values)] = values, values._version, lowered
-        return lowered
+        entry = self._kept.get(id(values)) or self._of_step.setdefault(id(values), _Copy(values, _CHANGED, None))
+        if entry.lowered is None:
+            if id(values) in self._kept:
+                entry.lowered = torch.empty_like(values, dtype=self._lowered.dtype)
+            else:
+                # In the order of first use, which is the same in each step of a kind: so is the memory.
+                entry.lowered = self._lowered(f"operand {len(self._of_step)}", *values.shape)
+        if entry.version != values._version:
+            self._fill(entry.lowered, values)
+            entry.version = values._version
+        return entry.lowered
 
     def _cast(self, values: Tensor, name: str) -> Tensor:
         return self._fill(self._lowered(name, *values.shape), values)

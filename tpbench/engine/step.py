@@ -153,14 +153,15 @@ class PackState:
     def _allocate(self) -> None:
         """Make all arrays, and the optimisers on them."""
         self.forward = forward_parameters(self.layers, self.members, dtype=self.dtype, device=self.device)
-        self.forward_gradients = self.forward.like()
+        self._forward_gradients = self.forward.like()
+        self.matmul.keep(_arrays_of(self.forward), _arrays_of(self._forward_gradients))
         names = [name for layer in self.layers if layer.index in self.trained for name in layer.shapes]
         settings = [[forward_settings(c, self._layer_of[name]) for name in names] for c in self.configurations]
-        self.forward_adam = Adam(self.forward, self.forward_gradients, settings, names)
+        self.forward_adam = Adam(self.forward, self._forward_gradients, settings, names, self.matmul)
         self.feedback: Parameters | None = None
         """The arrays of the feedback map and of the rule's own."""
         self.fixed: dict[str, Tensor] = {}
-        self.feedback_gradients: Parameters | None = None
+        self._feedback_gradients: Parameters | None = None
         self.feedback_adam: Adam | None = None
         shapes = self.method.array_shapes(self.architecture)
         if not shapes:
@@ -172,11 +173,15 @@ class PackState:
             name: torch.zeros(self.members, *shape, dtype=self.dtype, device=self.device)
             for name, shape in fixed_shapes.items()
         }
+        self.matmul.keep([*_arrays_of(self.feedback), *self.fixed.values()])
         trained = self._trained_arrays()
         if trained:
-            self.feedback_gradients = self.feedback.like(trained)
+            self._feedback_gradients = self.feedback.like(trained)
+            if self.method.reconstruction:
+                # A phase of a rule's own may write its gradients as it likes.
+                self.matmul.keep((), _arrays_of(self._feedback_gradients))
             settings = [[feedback_settings(c, self._layer_of[name]) for name in trained] for c in self.configurations]
-            self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings, trained)
+            self.feedback_adam = Adam(self.feedback, self._feedback_gradients, settings, trained, self.matmul)
 
     def _require_own_names(self) -> None:
         """Refuse an array of the rule's own that has the name of another one."""
@@ -214,6 +219,19 @@ class PackState:
     def members(self) -> int:
         """The number of members."""
         return len(self.seeds)
+
+    @property
+    def forward_gradients(self) -> Parameters:
+        """The gradients of the forward parameters in the last step."""
+        self.matmul.complete(_arrays_of(self._forward_gradients))
+        return self._forward_gradients
+
+    @property
+    def feedback_gradients(self) -> Parameters | None:
+        """The gradients of the arrays that the feedback optimiser trains, in the last step; None: it trains none."""
+        if self._feedback_gradients:
+            self.matmul.complete(_arrays_of(self._feedback_gradients))
+        return self._feedback_gradients
 
     def select(self, members: list[int]) -> PackState:
         """Return a pack of the named members only, with their parameters and optimiser states."""
@@ -288,10 +306,9 @@ class PackState:
         if self.method.reconstruction and batch.feedback and noise is not None:
             record.reconstruction_losses = self._train_feedback(batch.feedback, batch.slopes, noise)
         with self.clock("adam"):
-            self._clip(self.forward_gradients, "clip", self.forward_adam.first_moment)
+            self._clip(self._forward_gradients, "clip", self.forward_adam.first_moment)
             self.forward_adam.step()
         if phase and phase.when == AFTER:
-            self.matmul.forget(self.forward[name] for name in self.forward)
             record.reconstruction_losses = self._run_phase(phase, batch, noise)
         return record
 
@@ -334,7 +351,7 @@ class PackState:
             layer, target = self.layers[i - 1], targets[i - 1]
             error = torch.mul(target, -2 / target.shape[1], out=self.workspace("local error", *target.shape))
             slope = slopes[i] if layer.squash else None
-            layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul)
+            layer.gradient(error, slope, activities[i - 1], self._forward_gradients, self.matmul)
 
     def error_gradients(self, activities: list[Tensor], update: Update) -> None:
         """Compute the gradients of a rule that gives errors of the pre-activations.
@@ -346,7 +363,7 @@ class PackState:
         inputs = activities if update.inputs is None else update.inputs
         for i in self.trained:
             layer = self.layers[i - 1]
-            layer.gradient(update.errors[i - 1], None, inputs[i - 1], self.forward_gradients, self.matmul)
+            layer.gradient(update.errors[i - 1], None, inputs[i - 1], self._forward_gradients, self.matmul)
 
     def _run_phase(self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor] | None) -> Tensor | None:
         """Train the arrays by the rule's own phase, each member as often as it says.
@@ -355,7 +372,7 @@ class PackState:
             The mean of the losses of all steps, (P, n); None where the phase measures none.
         """
         draws, widths = noise or [], len(self.method.noise_widths(self.architecture)) * self._draws_per_step
-        into = self.feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
+        into = self._feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
         total: Tensor | None = None
         for k in range(max(self.phase_steps)):
             with self.clock("feedback"):
@@ -375,7 +392,8 @@ class PackState:
                         if phase.steps
                         else None
                     )
-            self.matmul.forget(self._arrays())
+            if phase.own_step and self.feedback:
+                self.matmul.forget(_arrays_of(self.feedback))
             if losses is not None:
                 losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
@@ -405,10 +423,8 @@ class PackState:
         if name not in self.hyperparameters:
             return
         for array in names:
+            self.matmul.complete([gradients[array]])
             clip_together([gradients[array]], of_layer(self.hyperparameters[name], self._layer_of[array]))
-
-    def _arrays(self) -> list[Tensor]:
-        return [self.feedback[name] for name in self.feedback] if self.feedback else []
 
     def _train_phase(
         self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
@@ -501,7 +517,7 @@ class PackState:
         return output
 
     def _train_feedback(self, state: FeedbackState | None, slopes: list[Tensor], noise: list[Tensor] | None) -> Tensor:
-        loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
+        loss, into, adam = self.method.reconstruction, self._feedback_gradients, self.feedback_adam
         if not (state and loss and into and adam and noise):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
         with self.clock("feedback"):
@@ -545,6 +561,10 @@ class PackState:
             self.fixed[name].copy_(values)
         if self.feedback_adam:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]
+
+
+def _arrays_of(parameters: Parameters) -> list[Tensor]:
+    return [parameters[name] for name in parameters]
 
 
 def clip_together(gradients: Sequence[Tensor], bound: Tensor) -> None:
