@@ -104,6 +104,10 @@ class MatmulPolicy:
     def begin_step(self) -> None:
         """Forget the operands of the step before."""
 
+    def stand_in(self, rounded: Tensor) -> Tensor:
+        """Return an operand of this step that large products read as these bfloat16 numbers; it holds nan itself."""
+        raise TypeError("exact products have no rounded operands")
+
     def forget(self, operands: Iterable[Tensor]) -> None:
         """Forget some operands: an optimiser has changed them, of which torch does not count every change."""
 
@@ -250,6 +254,12 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
     def begin_step(self) -> None:
         self._of_step.clear()
+
+    def stand_in(self, rounded: Tensor) -> Tensor:
+        values = torch.full((), torch.nan, device=self.device).expand(rounded.shape)
+        lowered = self._lowered("stand-in", *rounded.shape).copy_(rounded) if self.simulated else rounded
+        self._of_step[id(values)] = _Copy(values, values._version, lowered)
+        return values
 
     def forget(self, operands: Iterable[Tensor]) -> None:
         for operand in operands:

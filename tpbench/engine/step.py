@@ -17,14 +17,18 @@ from tpbench.engine.adam import Adam, feedback_settings, forward_settings
 from tpbench.engine.configuration import Configuration, is_list
 from tpbench.engine.errors import RuleError, place_of
 from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_arrays
+from tpbench.engine.field_rules import modulated_input_update, relaxed_update
 from tpbench.engine.methods import METHODS, Method, Minibatch, Update
 from tpbench.engine.network import Loss, Parameters, cross_entropy, forward, forward_parameters, network_layers, stream
 from tpbench.engine.parts import AFTER, BEFORE, Architecture, FeedbackPhase, of_layer
-from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_slope
+from tpbench.engine.precision import EXACT_MATMUL, LARGE, MatmulPolicy, Workspace, tanh_slope
 
 PHASES = ("batches", "forward", "targets", "gradients", "feedback", "adam")
 """batches: gathering and noise; forward: activities and loss; targets: hhat; gradients: of the forward parameters;
 feedback: reconstruction losses and their gradients; adam: both optimisers."""
+
+# The rules that compute with the inputs themselves.
+_READ_INPUTS = (modulated_input_update, relaxed_update)
 
 
 class Clock:
@@ -220,6 +224,17 @@ class PackState:
         """The number of members."""
         return len(self.seeds)
 
+    def takes_rounded_inputs(self, batch: int) -> bool:
+        """Return whether all that a step of ``batch`` samples does with the inputs are large products of bfloat16.
+
+        It then needs the inputs in bfloat16 alone. An observer, and the rule of a package, may read them in float32.
+        """
+        if not self.matmul.keeps_copies or self.observer:
+            return False
+        if not is_built_in(self.method) or self.method.targets in _READ_INPUTS:
+            return False
+        return min(batch, *self.architecture.sizes[:2]) >= LARGE
+
     @property
     def forward_gradients(self) -> Parameters:
         """The gradients of the forward parameters in the last step."""
@@ -277,7 +292,7 @@ class PackState:
         """Train both kinds of parameters on one minibatch (Algorithms 1-5).
 
         Args:
-            x: inputs (P, B, n_0).
+            x: inputs (P, B, n_0); in bfloat16 where the step :meth:`takes_rounded_inputs`.
             y: labels (P, B).
             noise: standard-normal draws: of hidden layer i at index i - 1, (P, B, n_i), or those of all steps of the
                 rule's own phase; None if no feedback is trained.
@@ -443,6 +458,8 @@ class PackState:
 
     def _forward_pass(self, x: Tensor) -> list[Tensor]:
         self.matmul.begin_step()
+        if x.dtype == torch.bfloat16:
+            x = self.matmul.stand_in(x)
         return self.propagate(x, self.matmul)
 
     def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
