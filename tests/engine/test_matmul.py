@@ -88,13 +88,14 @@ def noise_of(pack: PackState, batch: int) -> list[torch.Tensor] | None:
     return [draw(pack.members, batch, width, seed=i) for i, width in enumerate(widths, 1)] or None
 
 
-def packs(method: str, *policies: MatmulPolicy) -> list[PackState]:
+def packs(method: str, *policies: MatmulPolicy, **hyperparameters: float) -> list[PackState]:
     """The same step with each kind of products, on a network whose hidden products are large."""
     architecture = Architecture((80, 72, 70, 66, 10), random_hidden=68)
     rule = METHODS[method]
+    configuration = {**example_configuration(rule), **hyperparameters}
     found = []
     for kind in policies:
-        pack = PackState(rule, architecture, [example_configuration(rule)] * 2, [0, 1], matmul=kind)
+        pack = PackState(rule, architecture, [configuration] * 2, [0, 1], matmul=kind)
         labels = torch.arange(128).view(2, 64) % 10
         pack.joint_step(draw(2, 64, 80), labels, noise_of(pack, 64))
         found.append(pack)
@@ -377,3 +378,15 @@ def test_who_reads_the_inputs_gets_them_in_float32() -> None:
     assert not pack.takes_rounded_inputs(LARGE)
     (exact,) = packs("bp", EXACT_MATMUL)
     assert not exact.takes_rounded_inputs(LARGE)
+
+
+def test_deferred_gradients_are_clipped() -> None:
+    kind = ReducedPrecisionMatmul("cpu", simulated=True)
+    clipped, reference, free = (
+        *packs("dfc-ssa", kind.clone(), RoundedEachTime(), clip=1e-3),
+        *packs("dfc-ssa", kind.clone()),
+    )
+    assert torch.equal(clipped.forward.flat, reference.forward.flat)
+    norms = clipped.forward_gradients["W2"].flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 1e-3), rtol=1e-2, atol=0.0)
+    assert float(free.forward_gradients["W2"].norm()) > 1e-2

@@ -314,8 +314,8 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
     def write_copy(self, parameter: Tensor, block: slice) -> None:
         entry = self._kept.get(id(parameter))
-        # A copy that is out of date is made anew as a whole when it is needed.
-        if entry is not None and entry.lowered is not None and entry.version == parameter._version:
+        # A copy that was out of date before stays so: its version is left as it is.
+        if entry is not None and entry.lowered is not None:
             self._fill(entry.lowered.view(-1)[block], parameter.view(-1)[block])
 
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
