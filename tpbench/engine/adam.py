@@ -96,41 +96,27 @@ class Adam:
         for k, settings in enumerate(self._settings[p]):
             if names is None or self.names[k] in names:
                 groups.setdefault(settings, []).append(k)
-        if self.matmul.keeps_copies:
-            return partial(self._update_lowered, p, groups)
-        calls = [
-            partial(
-                update,
-                [[buffer[k][rows] for k in chosen] for buffer in self._arrays],
-                [self.steps[p, k] for k in chosen],
-                settings,
-            )
-            for settings, chosen in groups.items()
-        ]
+        calls: list[Callable[[], None]] = []
+        for settings, chosen in groups.items():
+            kept = [k for k in chosen if self.matmul.keeps(self._arrays[0][k])]
+            others = [k for k in chosen if k not in kept]
+            if others:
+                arrays = [[buffer[k][rows] for k in others] for buffer in self._arrays]
+                calls.append(partial(update, arrays, [self.steps[p, k] for k in others], settings))
+            calls += [partial(self._update_kept, k, p, settings) for k in kept]
         return calls[0] if len(calls) == 1 else partial(_run_all, calls)
 
-    def _update_lowered(self, p: int, groups: Mapping[AdamSettings, Sequence[int]]) -> None:
-        """Update one member's arrays, and the converted copies of its parameters, while they are in the cache.
+    def _update_kept(self, k: int, p: int, settings: AdamSettings) -> None:
+        """Update one member's part of an array of which the matmul policy keeps a copy, and of the copy.
 
-        A deferred gradient becomes float32 a block at a time; the numbers are those of an update in one call.
+        A deferred gradient becomes float32 a block at a time, which the cache holds. The numbers are those of an update
+        in one call.
         """
-        parameters, gradients, first, second = self._arrays
-        for settings, chosen in groups.items():
-            others = []
-            for k in chosen:
-                flat, block = [buffer[k].view(-1) for buffer in (parameters, first, second)], None
-                for block, gradient in self.matmul.deferred_blocks(gradients[k], p):
-                    values, mean, square = (array[block] for array in flat)
-                    update([[values], [gradient], [mean], [square]], [self.steps[p, k]], settings)
-                    self.matmul.write_copy(parameters[k], block)
-                if block is None:
-                    others.append(k)
-            if others:
-                arrays = [[buffer[k][p] for k in others] for buffer in self._arrays]
-                update(arrays, [self.steps[p, k] for k in others], settings)
-            for k in others:
-                size = parameters[k][p].numel()
-                self.matmul.write_copy(parameters[k], slice(p * size, (p + 1) * size))
+        parameter, gradient, *moments = (buffer[k] for buffer in self._arrays)
+        for block, numbers in self.matmul.gradient_blocks(gradient, p):
+            values, first, second = (array.view(-1)[block] for array in (parameter, *moments))
+            update([[values], [numbers], [first], [second]], [self.steps[p, k]], settings)
+            self.matmul.write_copy(parameter, block)
 
     @property
     def settings(self) -> tuple[tuple[AdamSettings, ...], ...]:

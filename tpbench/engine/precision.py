@@ -89,7 +89,7 @@ class MatmulPolicy:
     Differences come as a stack of m, (P, m, B, n). Weights and activities take part in several products of a step,
     so a policy that converts its operands keeps their converted copies until the next step, and on a CPU those of
     parameters from step to step (:meth:`keep`). The gradients of such parameters may wait in the type of the products'
-    results until the optimiser takes them (:meth:`deferred_blocks`), which then writes the new copies.
+    results until the optimiser takes them (:meth:`gradient_blocks`), which then writes the new copies.
     """
 
     @property
@@ -118,20 +118,26 @@ class MatmulPolicy:
 
         Args:
             parameters: (P, ...) each.
-            gradients: (P, ...) each, of the optimiser that asks for :meth:`deferred_blocks`. Nothing but
+            gradients: (P, ...) each, of the optimiser that asks for :meth:`gradient_blocks`. Nothing but
                 :meth:`weight_gradient` writes them.
         """
 
-    def deferred_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield a member's part of a deferred gradient, a block at a time: where it lies, and its numbers in float32.
+    def keeps(self, parameter: Tensor) -> bool:
+        """Return whether the converted copy of a parameter outlives a step."""
+        return False
 
-        A block's numbers last until the next one. Nothing is yielded for a gradient that is not deferred.
+    def gradient_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield a member's part of a gradient in blocks: where each lies in the flattened array, and its numbers.
+
+        The numbers of a deferred gradient are float32 and last until the next block.
 
         Args:
             gradient: (P, ...).
             member: the row.
         """
-        return iter(())
+        size = gradient[member].numel()
+        block = slice(member * size, (member + 1) * size)
+        yield block, gradient.view(-1)[block]
 
     def complete(self, gradients: Iterable[Tensor]) -> None:
         """Write what is deferred to the gradients themselves."""
@@ -271,11 +277,14 @@ class ReducedPrecisionMatmul(MatmulPolicy):
     def keep(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor] = ()) -> None:
         if not self.keeps_copies:
             return
-        for parameter in parameters:
+        for parameter in filter(_may_be_large, parameters):
             self._kept[id(parameter)] = _Copy(parameter, _CHANGED, None)
         if self.rounded:
-            for gradient in gradients:
+            for gradient in filter(_may_be_large, gradients):
                 self._deferred[id(gradient)] = _Deferred(gradient, [])
+
+    def keeps(self, parameter: Tensor) -> bool:
+        return id(parameter) in self._kept
 
     def weight_gradient(
         self, error: Tensor, x: Tensor, out: Tensor, *, accumulate: bool = False, cache: bool = True
@@ -291,9 +300,10 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         deferred.terms.append(self._rounded_product(error.mT, _Cached(x) if cache else x, name, out.shape))
         return out
 
-    def deferred_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
+    def gradient_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
         deferred = self._deferred.get(id(gradient))
         if deferred is None or not deferred.terms:
+            yield from super().gradient_blocks(gradient, member)
             return
         first, *others = (term.view(-1) for term in deferred.terms)
         size = len(first) // len(gradient)
@@ -306,11 +316,13 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
     def complete(self, gradients: Iterable[Tensor]) -> None:
         for gradient in gradients:
+            deferred = self._deferred.get(id(gradient))
+            if deferred is None or not deferred.terms:
+                continue
             for member in range(len(gradient)):
-                for block, numbers in self.deferred_blocks(gradient, member):
+                for block, numbers in self.gradient_blocks(gradient, member):
                     gradient.view(-1)[block].copy_(numbers)
-            if (deferred := self._deferred.get(id(gradient))) is not None:
-                deferred.terms.clear()
+            deferred.terms.clear()
 
     def write_copy(self, parameter: Tensor, block: slice) -> None:
         entry = self._kept.get(id(parameter))
@@ -376,6 +388,11 @@ class ReducedPrecisionMatmul(MatmulPolicy):
 
     def _round(self, values: Tensor) -> Tensor:
         return self._bfloat16("rounded", *values.shape).copy_(values)
+
+
+def _may_be_large(array: Tensor) -> bool:
+    """Return whether an array of a pack can be an operand, or the result, of a large product."""
+    return array.dim() == 3 and min(array.shape[1:]) >= LARGE
 
 
 def _is_large(a: Tensor, b: Tensor) -> bool:
