@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, UsageError, example_configuration
+from tpbench.engine import METHODS, Architecture, Minibatch, Problem, Trainer, UsageError, adam, example_configuration
 from tpbench.engine import precision as module
 from tpbench.engine.network import Parameters
 from tpbench.engine.precision import (
@@ -318,7 +318,7 @@ def test_gradients_that_are_read_train_as_those_that_are_not(
     method: str, kind: MatmulPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor do the numbers depend on the size of the blocks in which Adam takes deferred gradients."""
-    monkeypatch.setattr(module, "_BLOCK", 1 << 10)
+    monkeypatch.setattr(adam, "_BLOCK", 1 << 10)
     seen: list[dict[str, Tensor]] = []
 
     def observe(batch: Minibatch, gradients: Parameters) -> None:

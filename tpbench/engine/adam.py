@@ -13,6 +13,8 @@ from tpbench.engine.configuration import Configuration, layer_value
 from tpbench.engine.network import Parameters
 from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy
 
+# Numbers of an array that are updated at once where the matmul policy keeps a copy: 1 MiB of float32.
+_BLOCK = 1 << 18
 # A GPU hardly runs more streams than this at once.
 _STREAMS = 16
 
@@ -103,20 +105,31 @@ class Adam:
             if others:
                 arrays = [[buffer[k][rows] for k in others] for buffer in self._arrays]
                 calls.append(partial(update, arrays, [self.steps[p, k] for k in others], settings))
-            calls += [partial(self._update_kept, k, p, settings) for k in kept]
+            calls += [partial(self._update_kept, k, p, settings, self._blocks(k, p)) for k in kept]
         return calls[0] if len(calls) == 1 else partial(_run_all, calls)
 
-    def _update_kept(self, k: int, p: int, settings: AdamSettings) -> None:
+    def _blocks(self, k: int, p: int) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Return where the blocks of a member's array lie in the flattened one, their parameters and moments."""
+        parameter, first, second = (buffer[k].view(-1) for buffer in (self._arrays[0], *self._arrays[2:]))
+        size = len(parameter) // len(self._arrays[0][k])
+        starts = range(p * size, (p + 1) * size, _BLOCK)
+        blocks = [slice(start, min(start + _BLOCK, (p + 1) * size)) for start in starts]
+        return [(block, parameter[block], first[block], second[block]) for block in blocks]
+
+    def _update_kept(
+        self, k: int, p: int, settings: AdamSettings, blocks: Sequence[tuple[slice, Tensor, Tensor, Tensor]]
+    ) -> None:
         """Update one member's part of an array of which the matmul policy keeps a copy, and of the copy.
 
-        A deferred gradient becomes float32 a block at a time, which the cache holds. The numbers are those of an update
+        Gradient, moments, parameters and copy of a block are in the cache at once. The numbers are those of an update
         in one call.
         """
-        parameter, gradient, *moments = (buffer[k] for buffer in self._arrays)
-        for block, numbers in self.matmul.gradient_blocks(gradient, p):
-            values, first, second = (array.view(-1)[block] for array in (parameter, *moments))
-            update([[values], [numbers], [first], [second]], [self.steps[p, k]], settings)
-            self.matmul.write_copy(parameter, block)
+        parameter, gradient = self._arrays[0][k], self._arrays[1][k]
+        steps = [self.steps[p, k]]
+        for block, values, first, second in blocks:
+            numbers = self.matmul.gradient_block(gradient, block)
+            update([[values], [numbers], [first], [second]], steps, settings)
+            self.matmul.write_copy(parameter, block, values)
 
     @property
     def settings(self) -> tuple[tuple[AdamSettings, ...], ...]:

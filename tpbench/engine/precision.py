@@ -7,7 +7,7 @@ precision however small the step of the output target is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +25,6 @@ LARGE = 64
 _FAST_GPU = (8, 0)
 # No version of a tensor.
 _CHANGED = -1
-# Numbers of a deferred gradient that are converted and taken by the optimiser at once: 1 MiB of each float32 array.
-_BLOCK = 1 << 18
 # Below this many numbers, handing parts to threads costs more than it saves.
 _PARALLEL_SIZE = 1 << 19
 
@@ -89,7 +87,7 @@ class MatmulPolicy:
     Differences come as a stack of m, (P, m, B, n). Weights and activities take part in several products of a step,
     so a policy that converts its operands keeps their converted copies until the next step, and on a CPU those of
     parameters from step to step (:meth:`keep`). The gradients of such parameters may wait in the type of the products'
-    results until the optimiser takes them (:meth:`gradient_blocks`), which then writes the new copies.
+    results until the optimiser takes them (:meth:`gradient_block`), which then writes the new copies.
     """
 
     @property
@@ -118,7 +116,7 @@ class MatmulPolicy:
 
         Args:
             parameters: (P, ...) each.
-            gradients: (P, ...) each, of the optimiser that asks for :meth:`gradient_blocks`. Nothing but
+            gradients: (P, ...) each, of the optimiser that asks for :meth:`gradient_block`. Nothing but
                 :meth:`weight_gradient` writes them.
         """
 
@@ -126,28 +124,20 @@ class MatmulPolicy:
         """Return whether the converted copy of a parameter outlives a step."""
         return False
 
-    def gradient_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield a member's part of a gradient in blocks: where each lies in the flattened array, and its numbers.
-
-        The numbers of a deferred gradient are float32 and last until the next block.
-
-        Args:
-            gradient: (P, ...).
-            member: the row.
-        """
-        size = gradient[member].numel()
-        block = slice(member * size, (member + 1) * size)
-        yield block, gradient.view(-1)[block]
+    def gradient_block(self, gradient: Tensor, block: slice) -> Tensor:
+        """Return a part of a gradient (P, ...), flattened; the numbers of a deferred one last until the next call."""
+        return gradient.view(-1)[block]
 
     def complete(self, gradients: Iterable[Tensor]) -> None:
         """Write what is deferred to the gradients themselves."""
 
-    def write_copy(self, parameter: Tensor, block: slice) -> None:
-        """Write the numbers of a kept parameter that an optimiser has just changed to its converted copy.
+    def write_copy(self, parameter: Tensor, block: slice, values: Tensor) -> None:
+        """Write numbers of a kept parameter that an optimiser has just changed to its converted copy.
 
         Args:
             parameter: (P, ...).
             block: where they lie in the flattened array.
+            values: the numbers.
         """
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
@@ -222,7 +212,7 @@ class _Copy:
 
 @dataclass(slots=True)
 class _Deferred:
-    """A gradient as the sum of products whose results have stayed in bfloat16; none: it is what its array holds."""
+    """A gradient as the sum of products whose results have stayed in bfloat16, flattened; none: its array holds it."""
 
     gradient: Tensor
     terms: list[Tensor]
@@ -297,38 +287,32 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         if not accumulate:
             deferred.terms.clear()
         name = f"gradient {list(self._deferred).index(id(out))}, {len(deferred.terms)}"
-        deferred.terms.append(self._rounded_product(error.mT, _Cached(x) if cache else x, name, out.shape))
+        deferred.terms.append(self._rounded_product(error.mT, _Cached(x) if cache else x, name, out.shape).view(-1))
         return out
 
-    def gradient_blocks(self, gradient: Tensor, member: int) -> Iterator[tuple[slice, Tensor]]:
+    def gradient_block(self, gradient: Tensor, block: slice) -> Tensor:
         deferred = self._deferred.get(id(gradient))
         if deferred is None or not deferred.terms:
-            yield from super().gradient_blocks(gradient, member)
-            return
-        first, *others = (term.view(-1) for term in deferred.terms)
-        size = len(first) // len(gradient)
-        for start in range(member * size, (member + 1) * size, _BLOCK):
-            block = slice(start, min(start + _BLOCK, (member + 1) * size))
-            numbers = self._results("block", block.stop - block.start).copy_(first[block])
-            for other in others:
-                numbers.add_(self._results("other block", len(numbers)).copy_(other[block]))
-            yield block, numbers
+            return super().gradient_block(gradient, block)
+        first, *others = deferred.terms
+        numbers = self._results("block", block.stop - block.start).copy_(first[block])
+        for other in others:
+            numbers.add_(self._results("other block", len(numbers)).copy_(other[block]))
+        return numbers
 
     def complete(self, gradients: Iterable[Tensor]) -> None:
         for gradient in gradients:
             deferred = self._deferred.get(id(gradient))
-            if deferred is None or not deferred.terms:
-                continue
-            for member in range(len(gradient)):
-                for block, numbers in self.gradient_blocks(gradient, member):
-                    gradient.view(-1)[block].copy_(numbers)
-            deferred.terms.clear()
+            if deferred is not None and deferred.terms:
+                flat = gradient.view(-1)
+                flat.copy_(self.gradient_block(gradient, slice(0, len(flat))))
+                deferred.terms.clear()
 
-    def write_copy(self, parameter: Tensor, block: slice) -> None:
+    def write_copy(self, parameter: Tensor, block: slice, values: Tensor) -> None:
         entry = self._kept.get(id(parameter))
         # A copy that was out of date before stays so: its version is left as it is.
         if entry is not None and entry.lowered is not None:
-            self._fill(entry.lowered.view(-1)[block], parameter.view(-1)[block])
+            self._fill(entry.lowered.view(-1)[block], values)
 
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):

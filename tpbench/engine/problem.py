@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tpbench.engine.network import Loss, cross_entropy, stream
 from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import Workspace
 from tpbench.engine.splits import first_of_each_class, loses_class
 
 # Samples that are rounded at once.
@@ -83,21 +84,25 @@ class Problem:
             out.copy_(self.inputs(rows, dtype))
         return rounded
 
-    def batch(self, samples: Tensor, dtype: torch.dtype, rounded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, samples: Tensor, dtype: torch.dtype, rounded: Tensor | None = None, memory: Workspace | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Gather training-set samples.
 
         Args:
             samples: sample numbers of every member, (P, B).
             dtype: precision of the inputs.
             rounded: :meth:`rounded_inputs`, where the inputs are wanted in bfloat16.
+            memory: of the same type, for those inputs; they last until the next minibatch.
 
         Returns:
             Inputs (P, B, n_0) and labels (P, B) or (P, B, n_L).
         """
         flat = samples.reshape(-1)
-        stored = self.x_train if rounded is None else rounded
-        x = stored.index_select(0, flat)
-        x = self.inputs(x, dtype) if rounded is None else x
+        if rounded is None or memory is None:
+            x = self.inputs(self.x_train.index_select(0, flat), dtype)
+        else:
+            x = torch.index_select(rounded, 0, flat, out=memory("inputs", len(flat), rounded.shape[1]))
         y = self.y_train.index_select(0, flat)
         if y.is_floating_point():
             y = y.to(dtype)

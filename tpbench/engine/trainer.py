@@ -223,6 +223,7 @@ class Trainer:
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
         self._rounded_inputs: Tensor | None = None
+        self._rounded_memory = Workspace(torch.bfloat16, device)
 
     def _use(self, pack: PackState) -> None:
         """Train this pack from now on; graphs and sums of another go."""
@@ -313,7 +314,7 @@ class Trainer:
             return self.problem.batch(samples, self.dtype)
         if self._rounded_inputs is None:
             self._rounded_inputs = self.problem.rounded_inputs(self.dtype)
-        return self.problem.batch(samples, self.dtype, self._rounded_inputs)
+        return self.problem.batch(samples, self.dtype, self._rounded_inputs, self._rounded_memory)
 
     def _split_noise(self, noise: Tensor | None) -> list[Tensor] | None:
         """Split the noise of a minibatch by layer, one step of a feedback phase after the other."""
