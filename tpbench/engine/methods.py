@@ -270,9 +270,15 @@ def _send_error_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) ->
         batch: the minibatch.
         send: returns the error of layer i - 1 (P, B, n_{i-1}) of i and the error of layer i's pre-activations.
     """
+    import torch
+
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
-        error = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
+        error = differences[0]
+        if i < batch.architecture.depth:
+            # In memory that is used again: fresh memory is slow.
+            out = batch.workspace(f"error {i}", *error.shape) if batch.workspace else None
+            error = torch.mul(error, batch.slopes[i], out=out)
         differences.insert(0, send(i, error))
     for layer in batch.layers:
         if layer.loss_weight != 1.0:

@@ -74,6 +74,7 @@ def member_bytes(
     keep: bool = False,
     checkpoint: bool = False,
     repeats: int = 1,
+    lowered: bool = False,
 ) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
@@ -88,6 +89,7 @@ def member_bytes(
         keep: the network of the selected epoch is kept beside the one that trains.
         checkpoint: a checkpoint is copied on this device before it is written.
         repeats: how often a minibatch needs the noise of the feedback phase.
+        lowered: a CPU multiplies in bfloat16, and keeps its copies of the parameters and their gradients.
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
@@ -101,6 +103,9 @@ def member_bytes(
     if checkpoint:
         # Parameters and moments; the gradients are in none.
         numbers += 3 * forward + (3 if method.trains_feedback else 1) * feedback + fixed
+    if lowered:
+        # Half as many bytes as a number of the pack; the gradient of a tanh map is the sum of two products.
+        numbers += (2 * forward + (3 if method.trains_feedback else 1) * feedback + fixed) // 2
     units = sum(sizes[i] for i in hidden)
     # Inputs as they are gathered and as they are scaled; activities, slopes and targets.
     rows = max(batch, min(evaluation_chunk(architecture), max(problem.validation_size, len(problem.x_test))))

@@ -241,6 +241,8 @@ class Trainer:
         )
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
+        self._rounded_inputs: Tensor | None = None
+        self._rounded_memory = Workspace(torch.bfloat16, device)
 
     def _use(self, pack: PackState) -> None:
         """Train this pack from now on; graphs and sums of another go."""
@@ -311,7 +313,7 @@ class Trainer:
     def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train a joint minibatch; its measurements are added to the epoch's totals, on the device."""
         with self.pack.clock("batches"):
-            x, y = self.problem.batch(samples, self.dtype)
+            x, y = self._batch(samples)
         record = self.pack.joint_step(x, y, self._split_noise(noise))
         self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
         self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
@@ -320,10 +322,18 @@ class Trainer:
 
     def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train the feedback alone on a minibatch."""
-        x, y = self.problem.batch(samples, self.dtype)
+        x, y = self._batch(samples)
         losses = self.pack.feedback_step(x, self._split_noise(noise), y)
         if losses is not None:
             self._totals["reconstruction"] += losses.mean(1)
+
+    def _batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather a minibatch, in bfloat16 where the step needs no more."""
+        if not self.pack.takes_rounded_inputs(samples.shape[1]):
+            return self.problem.batch(samples, self.dtype)
+        if self._rounded_inputs is None:
+            self._rounded_inputs = self.problem.rounded_inputs(self.dtype)
+        return self.problem.batch(samples, self.dtype, self._rounded_inputs, self._rounded_memory)
 
     def _split_noise(self, noise: Tensor | None) -> list[Tensor] | None:
         """Split the noise of a minibatch by layer, one step of a feedback phase after the other."""

@@ -98,10 +98,11 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     """
     settings = job.settings
     member, data = _member_memory(job.plan, settings, job.problem), _data_memory(job.problem)
+    rounded = _rounded_memory(settings, job.problem)
 
     def overhead(processes: int) -> int:
         """Return the bytes that a process needs besides its members; this process has torch and the data already."""
-        return _PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu")
+        return rounded + (_PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu"))
 
     if free < overhead(1) + member:
         raise TpbenchError(
@@ -130,7 +131,8 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
 
 def memory_of_plan(plan: PackPlan, settings: PackSettings, problem: Problem, members: int) -> int:
     """Return about how many bytes a process takes that trains some members of a plan at once."""
-    return _PROCESS_BYTES + _data_memory(problem) + members * _member_memory(plan, settings, problem)
+    data = _data_memory(problem) + _rounded_memory(settings, problem)
+    return _PROCESS_BYTES + data + members * _member_memory(plan, settings, problem)
 
 
 def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> int:
@@ -146,7 +148,17 @@ def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> 
         keep=settings.keep_networks,
         checkpoint=on_device,
         repeats=max(counts, default=1),
+        lowered=_lowers(settings),
     )
+
+
+def _lowers(settings: PackSettings) -> bool:
+    return settings.precision == "bf16" and settings.device == "cpu"
+
+
+def _rounded_memory(settings: PackSettings, problem: Problem) -> int:
+    """Return the bytes of the inputs in bfloat16, which a CPU's process keeps beside those that are stored."""
+    return problem.x_train.numel() * torch.bfloat16.itemsize if _lowers(settings) else 0
 
 
 def _data_memory(problem: Problem) -> int:
