@@ -214,7 +214,22 @@ def train(pack: PackState, step: int, batch: int = 64, feedback_steps: int = 1) 
     pack.joint_step(x, y, noise)
 
 
-RULES = {**METHODS, "changing": replace(METHODS["ddtp-rhl"], targets=changing)}
+def changing_uncounted(batch: Minibatch) -> list[Tensor]:
+    """Changes the feedback in ways that torch does not count, for the next minibatch."""
+    assert batch.feedback
+    targets = batch.feedback.targets(-batch.output_gradient)
+    for i in batch.architecture.hidden:
+        batch.feedback.parameters[f"Q{i}"].data.mul_(1.5)
+        array = batch.feedback.parameters[f"Q{i}"].numpy()
+        array *= 0.5
+    return [*targets, -batch.output_gradient]
+
+
+RULES = {
+    **METHODS,
+    "changing": replace(METHODS["ddtp-rhl"], targets=changing),
+    "changing-uncounted": replace(METHODS["fw-dtp"], targets=changing_uncounted),
+}
 
 
 @pytest.mark.parametrize("method", RULES)

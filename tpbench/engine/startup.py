@@ -28,7 +28,9 @@ MOVED = {
 _ENGINE = "tpbench.engine."
 
 # The number that libgomp takes itself where it knows of more threads than cores, instead of 300,000.
-_SPINS = "1000"
+_FEW = "1000"
+SPINS = "GOMP_SPINCOUNT"
+"""The environment variable that says how often a waiting thread looks before it sleeps."""
 
 # Python's own limit of 700 new objects would have importing torch and Ray search a thousand times in vain.
 _THRESHOLDS = (100_000, 50, 100)
@@ -104,5 +106,5 @@ def wait_briefly() -> None:
     A thread that spins for one that another process has displaced takes its core away, so that a step takes many times
     as long beside busy processes. A variable that the user has set stays. For processes of tpbench's own alone.
     """
-    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-        os.environ["GOMP_SPINCOUNT"] = _SPINS
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", SPINS}:
+        os.environ[SPINS] = _FEW

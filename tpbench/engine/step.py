@@ -415,8 +415,8 @@ class PackState:
                         if phase.steps
                         else None
                     )
-            if phase.own_step and self.feedback:
-                self.matmul.forget(_arrays_of(self.feedback))
+            if phase.own_step or not is_built_in(self.method):
+                self._forget_feedback()
             if losses is not None:
                 losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
@@ -464,8 +464,15 @@ class PackState:
             raise RuleError(f"{self.method.title}: its feedback phase must return losses (members, n)")
         return losses if phase.losses else None
 
+    def _forget_feedback(self) -> None:
+        if self.feedback:
+            self.matmul.forget([*_arrays_of(self.feedback), *self.fixed.values()])
+
     def _forward_pass(self, x: Tensor) -> list[Tensor]:
         self.matmul.begin_step()
+        if not is_built_in(self.method):
+            # A package's rule may have changed its arrays in a way that torch does not count.
+            self._forget_feedback()
         if x.dtype == torch.bfloat16:
             x = self.matmul.stand_in(x)
         return self.propagate(x, self.matmul, self.pooling)

@@ -9,9 +9,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -430,7 +429,9 @@ def _uncounted_callbacks() -> Iterator[None]:
 
     The function is private to Ray: with a version that lacks it, that second is spent.
     """
-    module: Any = import_module("ray.air._internal.usage") if find_spec("ray.air._internal.usage") else None
+    module: Any = None
+    with suppress(ImportError):
+        module = import_module("ray.air._internal.usage")
     before = getattr(module, "tag_callbacks", None)
     if before is None:
         yield

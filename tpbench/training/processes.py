@@ -52,20 +52,28 @@ ProgressCallback = Callable[[int, PackProgress], None]
 """Called with the number of a plan and its progress."""
 
 
-def _split_over_cores(job: PackJob) -> tuple[list[slice], int]:
-    """Return the members that train together, and the CPU threads of a process.
+def _split_over_cores(job: PackJob, step: float) -> list[slice]:
+    """Return the members that train together.
 
     Two processes of one thread train more members per second than one of two threads, and lose less beside other busy
     processes. All seeds of the plan decide how it is split, not those that are missing, so that the same command makes
     the same parts again.
+
+    Args:
+        step: seconds that one core needs for a step of all seeds.
     """
-    cores, seeds = torch.get_num_threads(), len(job.plan.seeds)
-    if cores < 2 or job.settings.device != "cpu":
-        return job.plan.slices(1), cores
-    step = _estimate_step(job)
-    if seeds > 1 and step * _count_steps(job) >= _MIN_SECONDS:
-        return [members for members in job.plan.slices(min(cores, seeds)) if _missing(job, members)], 1
-    return job.plan.slices(1), cores if step >= _MIN_THREADED_STEP else 1
+    parts = min(torch.get_num_threads(), len(job.plan.seeds))
+    if parts < 2 or job.settings.device != "cpu" or step * _count_steps(job) < _MIN_SECONDS:
+        return job.plan.slices(1)
+    return [members for members in job.plan.slices(parts) if _missing(job, members)]
+
+
+def _threads_of(job: PackJob, step: float, at_once: int) -> int:
+    """Return the CPU threads of a process that trains beside others, or alone."""
+    if at_once > 1:
+        return 1
+    cores = torch.get_num_threads()
+    return cores if job.settings.device != "cpu" or step >= _MIN_THREADED_STEP else 1
 
 
 def _missing(job: PackJob, members: slice) -> int:
@@ -110,11 +118,13 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
             f"{format_bytes(member + overhead(1))} of memory, and {format_bytes(free)} are free"
         )
     # The time of a step is estimated by doing one, which needs the memory of a run.
-    parts, threads = _split_over_cores(job)
+    step = _estimate_step(job) if settings.device == "cpu" and torch.get_num_threads() > 1 else 0.0
+    parts = _split_over_cores(job, step)
     at_once = len(parts)
     while at_once > 1 and free / at_once < overhead(at_once) + member:
         at_once -= 1
     room = int((free / at_once - overhead(at_once)) / member)
+    threads = _threads_of(job, step, at_once)
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [job.plan.part(members) for members in halves]
     if halves == parts and at_once == len(parts):

@@ -124,7 +124,13 @@ def digits_arrays() -> Arrays:
     if package is None or not package.submodule_search_locations:
         raise TpbenchError("the workload digits needs scikit-learn: pip install scikit-learn")
     path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    samples = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    try:
+        samples = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    except (OSError, ValueError) as error:
+        raise TpbenchError(
+            f"the digits of this scikit-learn cannot be read ({reason_of(error)}); install it again: "
+            "pip install --force-reinstall scikit-learn"
+        ) from error
     images, labels = samples[:, :-1], samples[:, -1]
     order = np.random.default_rng(0).permutation(len(images))
     test, train = order[:-DIGITS_TRAINING], order[-DIGITS_TRAINING:]
