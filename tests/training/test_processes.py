@@ -88,6 +88,12 @@ def test_fewer_processes_train_where_the_memory_does_not_hold_them(
     little = processes.pack_into_memory(job, 2 * needed(job))
     assert ([plan.seeds for plan in little.plans], little.at_once) == ([(0, 1), (2, 3)], 1)
     assert little.note
+    # One after the other they have all cores, if their steps are long.
+    monkeypatch.setattr(processes, "_MIN_THREADED_STEP", 0.0)
+    assert (
+        processes.pack_into_memory(job, 2**40).threads,
+        processes.pack_into_memory(job, 2 * needed(job)).threads,
+    ) == (1, 2)
 
 
 _MEASURED = """
