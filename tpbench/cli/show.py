@@ -144,7 +144,8 @@ def _print_method(name: str, method: Method) -> None:
         say(method.formula)
     if _origin(name) != "built in":
         say(f"from {_origin(name)}")
-    say(f"convolutional networks: {method.convolution_refusal or 'trains them'}")
+    refusal = method.convolution_refusal
+    say(f"trains convolutional networks: {f'no, {refusal}' if refusal else 'yes'}")
     try:
         ranges = {key: str(entry) for key, entry in space_for(name).ranges.items()}
     except UsageError:
@@ -172,9 +173,7 @@ def workloads(
     """List the workloads; with names or .yaml files, show everything that these fix."""
     for name in files or ():
         workload = get_workload(name)
-        print(
-            listing(("key", name), [*_workload_keys(workload), ("methods that train it", _trained(workload))]), end=""
-        )
+        print(listing(("key", name), [*_workload_keys(workload), ("trained by", _trained(workload))]), end="")
     if not files:
         header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples")
         rows = [[value for _, value in _workload_keys(w)[: len(header)]] for w in all_workloads().values()]

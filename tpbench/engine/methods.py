@@ -455,11 +455,11 @@ class Method:
         if self.convolutions is False:
             return "declared not to work in networks with convolutions"
         if self.feedback and self.feedback.recurrent:
-            return "its feedback has a matrix of n x n numbers for a layer of n units: too many for a convolution"
+            return "the feedback has a matrix of n x n numbers for a layer of n units: too many for a convolution"
         if self.feedback and self.feedback.direct and not self.arrays:
             return ""
         if self.feedback and not self.feedback.direct:
-            return "its feedback would pass through a convolution and its pooling: no rule is published"
+            return "the feedback would pass through a convolution and its pooling: no rule is published"
         return (
             "not declared to work in networks with convolutions (Method.convolutions): most rules use each layer's "
             "weights as a matrix"

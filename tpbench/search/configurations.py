@@ -79,14 +79,14 @@ def run_configurations(
 def leave_out_unconfigured(cells: Sequence[CellChoice], options: RunOptions) -> tuple[list[CellChoice], list[str]]:
     """Return the cells to train, and the methods that are left out as they have no configuration.
 
-    Only methods that a group such as ``all`` brings are left out: a method that is named is refused later.
+    Only methods that a group such as ``all`` brings are left out, and only beside others: :func:`find_configuration`
+    refuses a method that is named, and the first where none has a configuration.
 
     Args:
         cells: of one workload.
         options: of ``tpbench run``.
 
     Raises:
-        UsageError: no cell is left.
         TpbenchError: the file of a package's configurations is wrong.
     """
     config = options.configuration
@@ -99,9 +99,7 @@ def leave_out_unconfigured(cells: Sequence[CellChoice], options: RunOptions) -> 
         if cell.method not in named and not has_configuration(cell.workload, cell.method, config)
     ]
     trained = [cell for cell in cells if cell.method not in missing]
-    if not trained:
-        raise UsageError(f"no method of '{options.method}' has a configuration on {cells[0].workload.name}")
-    return trained, missing
+    return (trained, missing) if trained else (list(cells), [])
 
 
 @dataclass(frozen=True)

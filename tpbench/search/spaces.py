@@ -450,8 +450,8 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
 
 def _supplied_entry(workload: Workload, method: str) -> Mapping[str, Any]:
     """Return what a file of tpbench's own searches says of a cell; empty without a configuration."""
-    known = {} if workload.source else _own_file(supplied_file()).values.get(workload.name, {})
-    return known.get(method, {})
+    known: Mapping[str, Mapping[str, Any]] = _own_file(supplied_file()).values.get(workload.name, {})
+    return {} if workload.source else known.get(method, {})
 
 
 def has_configuration(workload: Workload, method: str, config: str) -> bool:

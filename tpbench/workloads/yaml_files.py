@@ -144,8 +144,9 @@ class YamlFile:
     def _location_of(self, error: ErrorDetails, within: Location) -> Location:
         """Return the place of one of pydantic's errors, without the parts that name a kind of a union."""
         location: Location = ()
-        for part in error["loc"]:
-            if (*within, *location, part) in self._lines or error["type"] == "missing" or not location:
+        for k, part in enumerate(error["loc"], start=1):
+            missing = error["type"] == "missing" and k == len(error["loc"])
+            if (*within, *location, part) in self._lines or missing or not location:
                 location = (*location, part)
         return location
 
