@@ -50,18 +50,18 @@ def error_of(folder: Path, workload: Workload, run: RunRecord) -> float:
     return wrong.double().mean().item()
 
 
-def test_the_documented_module_of_convolutions_computes_a_kept_network(
-    tmp_path: Path, tpbench_inside: Inside, fresh_methods: None
-) -> None:
+def test_the_documented_module_of_convolutions_computes_a_kept_network(tmp_path: Path, tpbench_inside: Inside) -> None:
     frame = tpbench.run("digits-conv", "bp", seeds=[0], epochs=1, results=tmp_path, keep_networks=True, progress=False)
-    assert tpbench_inside("results", "export-network", frame.id[0], "net.pt", "--results", str(tmp_path)).returncode == 0
-    images = torch.from_numpy(load_problem(WORKLOADS["digits-conv"])[1].arrays["x_test"])
-    assert images.shape[1:] == (8, 8)
+    run = frame.id[0]
+    assert tpbench_inside("results", "export-network", run, "net.pt", "--results", str(tmp_path)).returncode == 0
     blocks = (DOCUMENTS / "networks.md").read_text().split("```python\n")[1:]
     (example,) = [block.split("```")[0] for block in blocks if "nn.Conv2d" in block]
-    names: dict[str, Any] = {"nn": torch.nn, "torch": torch, "images": images}
-    exec(example, names)
-    torch.testing.assert_close(names["logits"], tpbench.load_network(tmp_path, frame.id[0])(images))
+    images = torch.from_numpy(load_problem(WORKLOADS["digits-conv"])[1].arrays["x_test"]).reshape(-1, 8, 8)
+    expected = tpbench.load_network(tmp_path, run)(images)
+    for inputs in (images, images.flatten(1)):
+        names: dict[str, Any] = {"nn": torch.nn, "torch": torch, "images": inputs}
+        exec(example, names)
+        torch.testing.assert_close(names["logits"], expected)
 
 
 @pytest.fixture(scope="module")
