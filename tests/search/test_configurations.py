@@ -13,7 +13,7 @@ import yaml
 
 from tests.conftest import Inside
 from tests.results.records import record
-from tpbench.engine import UsageError
+from tpbench.engine import FIELD_METHODS, UsageError
 from tpbench.options import RunOptions, SweepOptions
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import PUBLISHED, search_info
@@ -147,6 +147,15 @@ def test_a_group_leaves_out_methods_without_a_configuration() -> None:
     assert left_out("bp,drtp") == ({"bp", "drtp"}, [])
     assert left_out("field", "mine.yaml") == ({"dkp", "drtp"}, [])
     assert left_out("field", "published") == ({"dkp", "drtp"}, [])  # none has one: it is refused
+
+
+def test_run_names_every_method_that_a_group_leaves_out(tpbench_inside: Inside, tmp_path: Path) -> None:
+    ended = tpbench_inside("run", "digits-conv", "field", "--epochs", "1", "--seeds", "0")
+    assert ended.returncode == 0, ended.stderr
+    trained = {run.definition.method for run in RunStore(tmp_path / "results").records()}
+    left = [line for line in ended.stderr.splitlines() if line.startswith("left out")]
+    assert set(re.findall(r"[a-z0-9-]+", " ".join(left))) >= set(FIELD_METHODS) - trained
+    assert trained == {"dkp"}
 
 
 @pytest.mark.parametrize(
