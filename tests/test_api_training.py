@@ -97,6 +97,12 @@ def test_several_methods_are_trained_one_after_the_other(folder: Path) -> None:
         tpbench.run("digits-conv", "fa", BP)
 
 
+def test_methods_of_a_group_without_a_configuration_are_left_out_with_a_warning(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"left out, .*: drtp$"):
+        frame = tpbench.run("digits-conv", "field", seeds=[0], epochs=1, progress=False)
+    assert list(frame.method) == ["dkp"]
+
+
 def test_the_best_configuration_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     first = tpbench.run("digits", "bp", BP, range(3), 1, data=Path("elsewhere"), progress=False)
     assert commands() == {f"tpbench.run('digits', 'bp', {BP}, seeds='0-2', epochs=1)"}

@@ -42,6 +42,8 @@ def test_listings(tpbench_inside: Inside) -> None:
         (["sweep", "mnist-frozen", "dfa"], "dfa cannot be trained on mnist-frozen"),
         (["run", "digits-conv", "fa"], "fa cannot be trained on digits-conv"),
         (["sweep", "digits-conv", "kp,dtp"], "kp cannot be trained on digits-conv"),
+        (["run", "digits-conv", "bp,drtp"], "no configuration of drtp on digits-conv"),
+        (["run", "digits-conv", "field,drtp"], "no configuration of drtp on digits-conv"),
         (["align", "digits-conv", "ddtp-rhl-rec"], "ddtp-rhl-rec cannot be trained on digits-conv"),
         (["bench", "--workloads", "digits-conv", "--methods", "fa"], "fa cannot be trained on digits-conv"),
         (["show", "config", "cifar10-conv", "usf"], "usf cannot be trained on cifar10-conv"),

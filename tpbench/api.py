@@ -161,10 +161,11 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
     from tpbench.results.frames import partial_searches, runs_frame
+    from tpbench.search.spaces import supplied_sweeps
 
     store = _store(results)
     frame = runs_frame(_records(store, results, workload, method))
-    searches = partial_searches(frame)
+    searches = partial_searches(frame, supplied_sweeps())
     note = "not every trial of a search is a run, and load_trials has all of them where the sweep's journal is"
     notes = [f"{note}: {searches}"] if searches else []
     frame.attrs["notes"] = notes
@@ -690,8 +691,11 @@ def run(
     cells, left = choose_cells(options.workload, options.method)
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
-    from tpbench.search.configurations import run_configurations
+    from tpbench.search.configurations import leave_out_unconfigured, run_configurations
 
+    cells, missing = leave_out_unconfigured(cells, options)
+    if missing:
+        _warn([f"left out, no configuration: {', '.join(missing)}"])
     trained = run_configurations(cells, options, progress=shown)
     return runs_frame(record for _, records in trained for record in records)
 

@@ -14,6 +14,7 @@ from ray import cloudpickle
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
+from tests.documents import DOCUMENTS
 from tests.training.memory import allow_one_member
 from tests.training.test_packs import InterruptedTrainingError
 from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer
@@ -23,7 +24,7 @@ from tpbench.results.networks import NETWORKS, has_network, read_network
 from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training.pack import PackJob, array_name
 from tpbench.training.plan import PackPlan, PackSettings, plan_seeds
-from tpbench.workloads import Workload, load_problem
+from tpbench.workloads import WORKLOADS, Workload, load_problem
 from tpbench.workloads.declarations import read_workload
 
 
@@ -47,6 +48,20 @@ def error_of(folder: Path, workload: Workload, run: RunRecord) -> float:
     labels = torch.from_numpy(dataset.arrays["y_test"]).long()
     wrong = network(torch.from_numpy(dataset.arrays["x_test"])).argmax(-1) != labels
     return wrong.double().mean().item()
+
+
+def test_the_documented_module_of_convolutions_computes_a_kept_network(tmp_path: Path, tpbench_inside: Inside) -> None:
+    frame = tpbench.run("digits-conv", "bp", seeds=[0], epochs=1, results=tmp_path, keep_networks=True, progress=False)
+    run = frame.id[0]
+    assert tpbench_inside("results", "export-network", run, "net.pt", "--results", str(tmp_path)).returncode == 0
+    blocks = (DOCUMENTS / "networks.md").read_text().split("```python\n")[1:]
+    (example,) = [block.split("```")[0] for block in blocks if "nn.Conv2d" in block]
+    images = torch.from_numpy(load_problem(WORKLOADS["digits-conv"])[1].arrays["x_test"]).reshape(-1, 8, 8)
+    expected = tpbench.load_network(tmp_path, run)(images)
+    for inputs in (images, images.flatten(1)):
+        names: dict[str, Any] = {"nn": torch.nn, "torch": torch, "images": inputs}
+        exec(example, names)
+        torch.testing.assert_close(names["logits"], expected)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tpbench.engine import METHODS, UsageError
+from tpbench.training.choice import pair_up
 from tpbench.workloads import WORKLOADS, get_workload, load_problem
 from tpbench.workloads.own_data import scale_and_shift
 
@@ -79,6 +80,12 @@ def test_methods_whose_feedback_crosses_a_convolution_are_refused(name: str) -> 
     assert not trained & {"fa", "kp", "wm", "usf", "dtp", "dtpdrl", "ddtp-rhl-rec", "gnt", "pepita"}
     assert all("\n" not in workload.refusal(method) for method in METHODS)
     assert not any(WORKLOADS["cifar10"].refusal(method) for method in METHODS)
+    cells, left = pair_up([workload], list(METHODS))
+    assert {cell.method for cell in cells} == trained
+    # A line for each reason, and each method in one of them.
+    assert len(left) == len({METHODS[method].convolution_refusal for method in METHODS} - {""})
+    names = [name for line in left for name in line.split(" cannot ")[0].split(", ")]
+    assert sorted(names) == sorted(set(METHODS) - trained)
 
 
 @pytest.mark.parametrize(

@@ -195,18 +195,23 @@ def test_like_a_convolutional_network(tmp_path: Path) -> None:
         ((4, 5), {"network": [{"conv": 4, "kernel": 4}, 6]}, "network", "entry 1: kernel"),
         ((4, 5), {"network": [{"conv": 4}, {"conv": 0}, 6]}, "network", "entry 2, conv"),
         ((4, 5), {"network": [{"conv": 4, "stride": 4}, 6]}, "network", "entry 1: stride"),
+        ((4, 5), {"network": [{"conv": 4, "pool": 1, "stride": 2}, 6]}, "network", "entry 1: stride 2 .*'pool: 1'"),
+        ((4, 5), {"network": [{"conv": 4, "kernel": 9}, 6]}, "network", "entry 1: .* 9 x 9.* at most 7"),
+        ((4, 5), {"network": [{"conv": 4}, {"conv": 4}, 6]}, "network", "entry 2: .* 5 x 5.* at most 3"),
         ((4, 5), {"network": [{"conv": 4, "kernle": 3}, 6]}, "network", "'kernel'"),
-        ((4, 5), {"network": [{"kernel": 3}, 6]}, "network", "'conv' is missing"),
+        ((4, 5), {"network": [{"kernel": 3}, 6]}, "network", "network, entry 1: .*'conv' is missing"),
+        ((4, 5), {"network": [{"conv": 4}, {}, 6]}, "network", "network, entry 2: .*'conv' is missing"),
         ((4, 5), {"network": [6, {"conv": 4}]}, "network", "before"),
         ((4, 5), {"network": [{"conv": 4}]}, "network", "fully connected"),
-        ((4, 5), {"network": [*[{"conv": 4}] * 4, 6]}, "network", "entry 4: its map of 1 x 1"),
-        ((4, 5), {"network": [*[{"conv": 4, "pool": 2}] * 3, 6]}, "network", "entry 3: its map of 1 x 1"),
+        ((4, 5), {"network": [*[{"conv": 4, "kernel": 1}] * 4, 6]}, "network", "entry 4: its map of 1 x 1"),
+        ((4, 5), {"network": [*[{"conv": 4, "kernel": 1, "pool": 2}] * 3, 6]}, "network", "entry 3: its map of 1 x 1"),
         ((60,), {}, "network", "needs images"),
         ((2, 3, 2, 5), {}, "network", "needs images"),
         ((3, 5, 7), {}, "data", "channels came first"),
         ((4, 5, 3), {"image": [4, 5, 1]}, "image", "4 x 5 x 3"),
         ((60,), {"image": [4, 5, 4]}, "image", "60"),
-        ((60,), {"image": [4, 5]}, "image", "image"),
+        ((60,), {"image": [4, 5]}, "image", r"image must be \[rows, columns, channels\]"),
+        ((60,), {"image": 60}, "image", r"image must be \[rows, columns, channels\]"),
     ],
 )
 def test_networks_that_cannot_be_built_are_refused(
@@ -220,6 +225,16 @@ def test_networks_that_cannot_be_built_are_refused(
     line = int(re.search(r"letters\.yaml:(\d+): ", text)[1])  # type: ignore[index]
     above = [line.split(":")[0] for line in path.read_text().splitlines()[:line] if line[0].isalpha()]
     assert above[-1] == key
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 9), (9, 4)])
+def test_the_largest_kernel_has_no_numbers_that_never_meet_the_image(tmp_path: Path, rows: int, columns: int) -> None:
+    keys = {"network": [{"conv": 2, "kernel": 7}, 6]}
+    workload = get_workload(str(write(tmp_path, keys, samples(rows, columns))))
+    (layer,) = workload.convolutions
+    assert layer.kernel == layer.largest_kernel((1, rows, columns))
+    # The outermost number lies over the last row when the kernel's middle lies over the first.
+    assert layer.kernel // 2 == min(rows, columns) - 1
 
 
 def test_data_of_another_shape_are_not_those_of_the_workload(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ def results_export(
         for problem in problems:
             complain(f"warning: {problem}")
         return
-    count, searches = export_runs(store, file, chosen)
+    from tpbench.search.spaces import supplied_sweeps
+
+    count, searches = export_runs(store, file, chosen, supplied_sweeps())
     say(f"{count} runs written to {file}")
     if searches:
         say(f"not every trial of a search is a run, and --trials writes all of them: {searches}")

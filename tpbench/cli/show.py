@@ -129,7 +129,8 @@ def methods(
 
 def _method_fields(name: str, method: Method) -> dict[str, Any]:
     hyperparameters = {spec.name: spec.meaning for spec in method.hyperparameter_specs.values()}
-    known = {"title": method.title, "summary": method.summary, "formula": method.formula}
+    known: dict[str, Any] = {"title": method.title, "summary": method.summary, "formula": method.formula}
+    known["convolutions"] = not method.convolution_refusal
     return {"name": name, **known, "hyperparameters": hyperparameters, "source": _origin(name)}
 
 
@@ -143,6 +144,8 @@ def _print_method(name: str, method: Method) -> None:
         say(method.formula)
     if _origin(name) != "built in":
         say(f"from {_origin(name)}")
+    refusal = method.convolution_refusal
+    say(f"trains convolutional networks: {f'no, {refusal}' if refusal else 'yes'}")
     try:
         ranges = {key: str(entry) for key, entry in space_for(name).ranges.items()}
     except UsageError:
@@ -169,7 +172,8 @@ def workloads(
 ) -> None:
     """List the workloads; with names or .yaml files, show everything that these fix."""
     for name in files or ():
-        print(listing(("key", name), _workload_keys(get_workload(name))), end="")
+        workload = get_workload(name)
+        print(listing(("key", name), [*_workload_keys(workload), ("trained by", _trained(workload))]), end="")
     if not files:
         header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples")
         rows = [[value for _, value in _workload_keys(w)[: len(header)]] for w in all_workloads().values()]
@@ -209,6 +213,13 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         *_convolution_keys(w),
         ("in tables", _in_tables(w)),
     ]
+
+
+def _trained(w: Workload) -> str:
+    """Return the methods that can be trained on a workload, with commas between them."""
+    known = all_methods()
+    trained = [name for name in known if not w.refusal(name)]
+    return "all" if len(trained) == len(known) else ", ".join(trained)
 
 
 def _convolution_keys(w: Workload) -> list[tuple[str, str]]:

@@ -442,21 +442,27 @@ class Method:
 
     def refusal(self, architecture: Architecture) -> str:
         """Return the reason why the method cannot train a network, in a line; empty if it can."""
-        if not architecture.convolutions or self.convolutions:
+        return self.convolution_refusal if architecture.convolutions else ""
+
+    @property
+    def convolution_refusal(self) -> str:
+        """The reason why it trains no network with convolutions, in a line; empty if it does.
+
+        Methods refused for the same reason have the same line.
+        """
+        if self.convolutions:
             return ""
         if self.convolutions is False:
-            return f"{self.title} is declared not to work in networks with convolutions"
+            return "declared not to work in networks with convolutions"
         if self.feedback and self.feedback.recurrent:
-            return f"{self.title} has a matrix of n x n numbers for each hidden layer of n units: too many for a map"
+            return "the feedback has a matrix of n x n numbers for a layer of n units: too many for a convolution"
         if self.feedback and self.feedback.direct and not self.arrays:
             return ""
         if self.feedback and not self.feedback.direct:
-            return (
-                f"the feedback of {self.title} would pass through a convolution and its pooling: no rule is published"
-            )
+            return "the feedback would pass through a convolution and its pooling: no rule is published"
         return (
-            f"{self.title} is not declared to work in networks with convolutions (Method.convolutions): most rules use "
-            "each layer's weights as a matrix"
+            "not declared to work in networks with convolutions (Method.convolutions): most rules use each layer's "
+            "weights as a matrix"
         )
 
     @property

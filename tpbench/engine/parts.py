@@ -58,6 +58,14 @@ class Convolution:
         """Positions on each side that never win."""
         return (self.pool - 1) // 2
 
+    @staticmethod
+    def largest_kernel(source: Map) -> int:
+        """Return the largest kernel for a map: 2 n - 1, with n the fewer of its rows and columns.
+
+        The outer numbers of a larger one meet nothing but the zeros around the map.
+        """
+        return 2 * min(source[1:]) - 1
+
     def output(self, source: Map) -> Map:
         """Return the shape of the layer's activities, after the pooling, of a map of its inputs."""
         rows, columns = (

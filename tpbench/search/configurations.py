@@ -25,6 +25,7 @@ from tpbench.results.runs import (
 from tpbench.results.statistics import MIN_SEEDS
 from tpbench.search.spaces import (
     SearchSpace,
+    has_configuration,
     is_published,
     load_configuration,
     load_configurations,
@@ -33,7 +34,7 @@ from tpbench.search.spaces import (
     spaces_for,
     supplied_configuration,
 )
-from tpbench.training.choice import CellChoice
+from tpbench.training.choice import CellChoice, split_names
 from tpbench.training.plan import PackSettings
 from tpbench.training.running import run_seeds
 from tpbench.workloads import Workload, load_problem
@@ -73,6 +74,32 @@ def run_configurations(
                 progress=progress,
             ),
         )
+
+
+def leave_out_unconfigured(cells: Sequence[CellChoice], options: RunOptions) -> tuple[list[CellChoice], list[str]]:
+    """Return the cells to train, and the methods that are left out as they have no configuration.
+
+    Only methods that a group such as ``all`` brings are left out, and only beside others: :func:`find_configuration`
+    refuses a method that is named, and the first where none has a configuration.
+
+    Args:
+        cells: of one workload.
+        options: of ``tpbench run``.
+
+    Raises:
+        TpbenchError: the file of a package's configurations is wrong.
+    """
+    config = options.configuration
+    if config not in ("default", "published"):
+        return list(cells), []
+    named = split_names(options.method, {}, "methods")
+    missing = [
+        cell.method
+        for cell in cells
+        if cell.method not in named and not has_configuration(cell.workload, cell.method, config)
+    ]
+    trained = [cell for cell in cells if cell.method not in missing]
+    return (trained, missing) if trained else (list(cells), [])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tpbench.engine import (
 from tpbench.engine.configuration import entry_name, is_list
 from tpbench.results.rule_files import package_errors, rule_file
 from tpbench.results.runs import tuning_budget
-from tpbench.workloads import Workload
+from tpbench.workloads import WORKLOADS, Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
 if TYPE_CHECKING:
@@ -440,8 +440,7 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
     Raises:
         UsageError: there is none.
     """
-    file = _own_file(supplied_file())
-    entry = {} if workload.source else file.values.get(workload.name, {}).get(method)
+    file, entry = _own_file(supplied_file()), _supplied_entry(workload, method)
     if not entry:
         raise UsageError(
             f"no configuration of {method} on {workload.name} comes with tpbench: {_advice(workload, method)}"
@@ -449,11 +448,53 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
     return _configuration_at((workload.name, method), file, entry, workload, method), entry["found"]
 
 
+def _supplied_entry(workload: Workload, method: str) -> Mapping[str, Any]:
+    """Return what a file of tpbench's own searches says of a cell; empty without a configuration."""
+    known: Mapping[str, Mapping[str, Any]] = _own_file(supplied_file()).values.get(workload.name, {})
+    return {} if workload.source else known.get(method, {})
+
+
+def has_configuration(workload: Workload, method: str, config: str) -> bool:
+    """Return whether ``default`` or ``published`` names a configuration of a cell.
+
+    Raises:
+        TpbenchError: as of :func:`published_entry`.
+    """
+    return is_published(workload, method) or (config == "default" and bool(_supplied_entry(workload, method)))
+
+
 def _advice(workload: Workload, method: str) -> str:
     if not workload.validation_size:
-        return "give --config FILE"
+        similar = _similar_workload(workload, method)
+        if similar:
+            return (
+                f"'tpbench show config {similar} {method} > config.yaml' writes one to start from, which "
+                "--config config.yaml takes"
+            )
+        return f"give --config FILE, with the hyperparameters that 'tpbench methods {method}' lists"
     name = "FILE.yaml" if workload.source else workload.name
     return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
+
+
+def _similar_workload(workload: Workload, method: str) -> str:
+    """Return the workload of the same data whose configuration of a method fits a network best; empty without one."""
+    fitting = []
+    for name, values in known_configurations(method).items():
+        other = WORKLOADS.get(name)
+        if other is None or other.data != workload.data or other.refusal(method):
+            continue
+        try:
+            workload.complete(get_method(method), values)
+        except UsageError:
+            # Lists of one number for each layer fit networks of as many layers.
+            continue
+        fitting.append(other)
+
+    def difference(other: Workload) -> tuple[bool, int]:
+        layers = len(other.architecture.layers) - len(workload.architecture.layers)
+        return bool(other.convolutions) != bool(workload.convolutions), abs(layers)
+
+    return min(fitting, key=difference).name if fitting else ""
 
 
 @dataclass(frozen=True)

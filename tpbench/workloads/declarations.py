@@ -53,7 +53,9 @@ class ConvolutionKeys(FileModel):
         if self.kernel % 2 == 0:
             raise invalid(f"kernel must be odd, got {self.kernel}", "kernel")
         if self.stride and self.stride > self.pool:
-            raise invalid(f"stride must be from 1 to the window's {self.pool}, got {self.stride}", "stride")
+            if self.pool == 1:
+                raise invalid(f"stride {self.stride} needs pooling, which 'pool: 1' leaves out", "stride")
+            raise invalid(f"stride must be at most the pooling window's {self.pool}, got {self.stride}", "stride")
         return self
 
     @property
@@ -114,6 +116,13 @@ class Declaration(FileModel):
         if not data.strip():
             raise ValueError("must name an .npz file or a data set")
         return data
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _check_image(cls, image: object) -> object:
+        if image is not None and not (isinstance(image, (list, tuple)) and len(image) == 3):
+            raise ValueError("must be [rows, columns, channels], such as [28, 28, 1]")
+        return image
 
     @model_validator(mode="after")
     def _check_layers(self) -> Declaration:
@@ -280,6 +289,12 @@ def _image(file: YamlFile, declaration: Declaration, shape: Shape) -> Image | No
     rows, columns, channels = image
     maps = (channels, rows, columns)
     for k, layer in enumerate(declaration.convolutions):
+        if layer.kernel > layer.largest_kernel(maps):
+            raise file.error(
+                ("network", k),
+                f"network, entry {k + 1}: its map of {maps[1]} x {maps[2]} is too small for a kernel of "
+                f"{layer.kernel} x {layer.kernel}; 'kernel' is at most {layer.largest_kernel(maps)} there",
+            )
         if layer.pool > 1 and (maps[1:] == (1, 1) or min(layer.output(maps)) < 1):
             raise file.error(
                 ("network", k),
