@@ -340,4 +340,4 @@ def test_commands_train_it_and_refuse_to_compare_it(tpbench_inside: Inside, tmp_
             function(str(tmp_path / "results"), *names, workload="digits-loss")  # type: ignore[operator]
     frame = package.table(str(tmp_path / "results"), "loss")
     assert frame["validated"].tolist() == [False]
-    assert len(frame.attrs["notes"]) == 3
+    assert len(frame.attrs["notes"]) == 2

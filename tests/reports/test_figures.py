@@ -604,6 +604,8 @@ def _check_zero(figure: Figure, ending: str, folder: Path) -> None:
                 assert low < np.nanmin(points) <= np.nanmax(points) < high
         if low < 0:
             assert 0 in axes.get_yticks()
+            bottom, zero = axes.transData.transform([(1, low), (1, 0)])[:, 1]
+            assert 0 < zero - bottom < 0.06 * box.height
         for text in axes.texts:
             extent = text.get_window_extent()
             assert -1 <= extent.y0 <= extent.y1 <= height + 1

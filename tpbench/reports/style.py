@@ -345,6 +345,8 @@ def log_scale(
         # Decades between 0 and the smallest positive number; the scale adds a ninth to them.
         gap = max(math.log10(2), math.log10(high / low) * _ZERO_SHARE / (1 - _ZERO_SHARE))
         set_scale("symlog", linthresh=low, linscale=0.9 * gap)
+        # The margins are those of the new scale.
+        axes.autoscale_view(scalex=name == "x", scaley=name == "y")
         steps = MaxNLocator(_MOST_LABELS - 1).tick_values(0, high) if low == high else logarithmic_labels(low, high)
         axis.set_major_locator(FixedLocator([0, *(step for step in steps if step > 0)]))
         minor = [] if low == high else LogLocator(subs=range(2, 10)).tick_values(low, high)

@@ -709,24 +709,26 @@ def loss_footnotes(frame: pd.DataFrame) -> list[str]:
     return [f"{extents}.", *(f"[{number}] {text}." for text, number in _numbered_footnotes(frame).items())]
 
 
-def _extent(row: Row) -> str:
-    return f"{count_of(row['seeds'], 'seed')}, {count_of(row['epochs'], 'epoch')}"
+def _extent(seeds: int, epochs: int) -> str:
+    return f"{count_of(seeds, 'seed')}, {count_of(epochs, 'epoch')}"
 
 
 def _usual_extents(frame: pd.DataFrame) -> dict[Column, str]:
-    """Return the commonest seeds and epochs of each column."""
-    counts: dict[Column, Counter[str]] = {}
+    """Return seeds and epochs of each column: the most seeds, with the epochs that most such rows have."""
+    counts: dict[Column, Counter[tuple[int, int]]] = {}
     for row in frame.to_dict("records"):
-        counts.setdefault(_loss_column(row), Counter())[_extent(row)] += 1
-    return {column: counts[column].most_common(1)[0][0] for column in loss_columns(frame)}
+        counts.setdefault(_loss_column(row), Counter())[row["seeds"], row["epochs"]] += 1
+    usual = {column: max(count, key=lambda pair: (pair[0], count[pair])) for column, count in counts.items()}
+    return {column: _extent(*usual[column]) for column in loss_columns(frame)}
 
 
 def _loss_footnotes(frame: pd.DataFrame) -> list[str]:
     """Return the footnote of each row: seeds and epochs where they are not its column's, and its marks."""
-    usual = _usual_extents(frame)
-    rows = frame.to_dict("records")
-    extents = [_extent(row) if _extent(row) != usual[_loss_column(row)] else "" for row in rows]
-    return ["; ".join(filter(None, (extent, row["marks"]))) for extent, row in zip(extents, rows, strict=True)]
+    usual, texts = _usual_extents(frame), []
+    for row in frame.to_dict("records"):
+        extent = _extent(row["seeds"], row["epochs"])
+        texts.append("; ".join([extent] * (extent != usual[_loss_column(row)]) + [row["marks"]] * bool(row["marks"])))
+    return texts
 
 
 def _numbered_footnotes(frame: pd.DataFrame) -> dict[str, int]:
