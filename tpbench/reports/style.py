@@ -49,7 +49,6 @@ import matplotlib.colors  # noqa: E402
 import matplotlib.style  # noqa: E402
 from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Annotation  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
@@ -59,7 +58,6 @@ __all__ = [
     "Annotation",
     "Artist",
     "Axes",
-    "Axis",
     "Bbox",
     "Figure",
     "FuncFormatter",
