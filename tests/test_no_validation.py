@@ -294,6 +294,18 @@ def test_cells_without_a_validation_set_are_in_no_ranking(tmp_path: Path) -> Non
     assert len(sections["provenance"].folds[0].tables) == 2
 
 
+def test_a_method_whose_seeds_all_diverged_has_no_entry_in_the_legend_of_curves(tmp_path: Path) -> None:
+    losses = {seed: [0.5, 0.1] for seed in range(3)}
+    store = store_of(
+        tmp_path,
+        without_validation("bp", losses, workload="digits", epochs=2),
+        without_validation("dfa", losses, workload="digits", epochs=2, status="diverged"),
+    )
+    sections = {section.id: section for section in make_report(store, "tpbench report").content["sections"]}
+    (curves,) = sections["losses"].groups
+    assert [name for name, *_ in curves.legend] == ["BP"]
+
+
 LOSS = "name: digits-loss\nlike: digits\nnetwork: [16]\nvalidation_size: 0\nepochs: 2\n"
 
 
@@ -340,4 +352,4 @@ def test_commands_train_it_and_refuse_to_compare_it(tpbench_inside: Inside, tmp_
             function(str(tmp_path / "results"), *names, workload="digits-loss")  # type: ignore[operator]
     frame = package.table(str(tmp_path / "results"), "loss")
     assert frame["validated"].tolist() == [False]
-    assert len(frame.attrs["notes"]) == 3
+    assert len(frame.attrs["notes"]) == 2

@@ -90,6 +90,7 @@ from tpbench.results.tables import (
     epochs_values,
     footnote,
     loss_columns,
+    loss_footnotes,
     loss_matrix,
     loss_notes,
     loss_rows,
@@ -261,12 +262,10 @@ def loss_section(store: RunStore, cells: Iterable[Cell], glyphs: Glyphs, results
     section, alike = Section("losses", "Trained without a validation set"), sort_by_method(cells)
     frame = loss_rows(store, alike)
     columns = loss_columns(frame)
-    rows = [
-        [PageEntry(value.text, below=value.below, loose=True) for value in row] for row in loss_matrix(frame, columns)
-    ]
+    rows = [[PageEntry(value.text, loose=True) for value in row] for row in loss_matrix(frame, columns)]
     if rows:
         header = ["method", *(column.title for column in columns)]
-        section.tables.append(PageTable(LOSS_TITLE, header, rows, loss_notes(frame)))
+        section.tables.append(PageTable(LOSS_TITLE, header, rows, [*loss_notes(frame), *loss_footnotes(frame)]))
     for workload in dict.fromkeys(column.workload for column in columns):
         of_workload = [cell for cell in alike if cell.workload == workload]
         plots = _plots(read_curves(store, of_workload), workload, of_workload, glyphs, results)
@@ -418,22 +417,27 @@ def _plots(
         _with_store(shlex.join(["tpbench", "plot", kind, workload]), results) for kind in ("curves", "cost")
     )
     title = workload_title(workload)
+    drawn = {curve: curves for curve in CURVES if (curves := cell_curves(cells, runs, curve))}
     figures = [
         _drawing(
             glyphs,
             curve_panel(cells, curves, curve),
-            f"{title}: {label} over epochs, a panel for each method",
+            f"{title}: {CURVES[curve][1]} over epochs, a panel for each method",
             command,
-            f"{label.capitalize()}.",
+            f"{CURVES[curve][1].capitalize()}.",
         )
-        for curve, (_, label) in CURVES.items()
-        if (curves := cell_curves(cells, runs, curve))
+        for curve, curves in drawn.items()
     ]
+    # The cost has a point of each cell, the curves have a line of those that did not diverge.
+    lines = {one.cell.key for curves in drawn.values() for one in curves}
     if all(cell.validated for cell in cells):
+        lines |= {cell.key for cell in cells}
         alt = f"{title}: test error against seconds per run"
         figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
-        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
+        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none")
+        for cell in cells
+        if cell.key in lines
     ]
     return PlotGroup(f"curves-{workload}", title, legend, figures)
 
@@ -490,7 +494,8 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     plots, notes = tuning_plots(store)
     if plots:
         several = [MULTIPLES_NOTE] if any(plot.multiples for plot in plots) else []
-        section.paragraphs += [" ".join([TUNING_NOTE, *several, SPREAD_NOTE]), *notes]
+        unfinished = [note for plot in plots for note in plot.unfinished_note]
+        section.paragraphs += [" ".join([TUNING_NOTE, *several, SPREAD_NOTE]), *unfinished, *notes]
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(
@@ -527,7 +532,7 @@ def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
         )
         for column, label in TUNING_AXES.items()
     ]
-    legend = [(search.label, search.style["color"], "none") for search in plot.searches]
+    legend = [(search.label, search.style["color"], "none") for search in plot.drawn]
     return PlotGroup(f"tuning-{plot.workload}", f"{title}: tuning curves", legend, figures)
 
 

@@ -697,25 +697,66 @@ def loss_notes(frame: pd.DataFrame) -> list[str]:
             lines.append(f"{text}: {', '.join(titles)}.")
     if frame["diverged"].any():
         lines.append("Diverged seeds have no loss.")
-    if frame["marks"].any():
-        lines.append(BRACKETS)
     return lines
+
+
+def loss_footnotes(frame: pd.DataFrame) -> list[str]:
+    """Return the notes of :func:`loss_matrix`: seeds and epochs of its columns, and a line for each number in it."""
+    columns: dict[str, list[str]] = {}
+    for column, usual in _usual_extents(frame).items():
+        columns.setdefault(usual, []).append(column.title)
+    extents = "; ".join(f"{', '.join(titles)}: {extent}" for extent, titles in columns.items())
+    return [f"{extents}.", *(f"[{number}] {text}." for text, number in _numbered_footnotes(frame).items())]
+
+
+def _extent(seeds: int, epochs: int) -> str:
+    return f"{count_of(seeds, 'seed')}, {count_of(epochs, 'epoch')}"
+
+
+def _usual_extents(frame: pd.DataFrame) -> dict[Column, str]:
+    """Return seeds and epochs of each column: the most seeds, with the epochs that most such rows have."""
+    counts: dict[Column, Counter[tuple[int, int]]] = {}
+    for row in frame.to_dict("records"):
+        counts.setdefault(_loss_column(row), Counter())[row["seeds"], row["epochs"]] += 1
+    usual = {column: max(count, key=lambda pair: (pair[0], count[pair])) for column, count in counts.items()}
+    return {column: _extent(*usual[column]) for column in loss_columns(frame)}
+
+
+def _loss_footnotes(frame: pd.DataFrame) -> list[str]:
+    """Return the footnote of each row: seeds and epochs where they are not its column's, and its marks."""
+    usual, texts = _usual_extents(frame), []
+    for row in frame.to_dict("records"):
+        extent = _extent(row["seeds"], row["epochs"])
+        texts.append("; ".join([extent] * (extent != usual[_loss_column(row)]) + [row["marks"]] * bool(row["marks"])))
+    return texts
+
+
+def _numbered_footnotes(frame: pd.DataFrame) -> dict[str, int]:
+    """Return the number of each footnote that differs from those before it."""
+    texts = dict.fromkeys(text for text in _loss_footnotes(frame) if text)
+    return {text: number for number, text in enumerate(texts, 1)}
 
 
 def loss_matrix(frame: pd.DataFrame, columns: Sequence[Column]) -> list[list[Value]]:
     """Return the rows of the table of training losses: a row per method and tuning, the names first.
 
+    Numbers in brackets after a loss are those of :func:`loss_footnotes`.
+
     Args:
         frame: as :func:`loss_rows` returns it.
         columns: of the table.
     """
-    found = {(row["method"], row["tuning"], _loss_column(row)): row for row in frame.to_dict("records")}
+    numbers = _numbered_footnotes(frame)
+    found = {
+        (row["method"], row["tuning"], _loss_column(row)): _loss_value(row, numbers.get(footnote))
+        for row, footnote in zip(frame.to_dict("records"), _loss_footnotes(frame), strict=True)
+    }
     keys = dict.fromkeys((method, tuning) for method, tuning, _ in found)
     several = Counter(method for method, _ in keys)
     return [
         [
             Value(method_title(method) + (f", {tuning}" if several[method] > 1 else "")),
-            *(_loss_value(found.get((method, tuning, column))) for column in columns),
+            *(found.get((method, tuning, column), Value("missing")) for column in columns),
         ]
         for method, tuning in keys
     ]
@@ -732,12 +773,9 @@ def _loss_column(row: Row) -> Column:
     return Column(row["workload"], "" if row["data"] == "exact" else row["data"])
 
 
-def _loss_value(row: Row | None) -> Value:
-    if row is None:
-        return Value("missing")
-    marks = f" [{row['marks']}]" if row["marks"] else ""
+def _loss_value(row: Row, footnote: int | None) -> Value:
     text = format_loss(row["train_loss_mean"], row["train_loss_std"])
-    return Value(text + marks, f"{count_of(row['seeds'], 'seed')}, {count_of(row['epochs'], 'epoch')}")
+    return Value(f"{text} [{footnote}]" if footnote else text)
 
 
 def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
@@ -746,7 +784,7 @@ def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
     Args:
         store: that holds the runs.
         form: one of :data:`tpbench.results.formats.FORMATS`.
-        workload: the only one; None: all, with a column for each of the paper's.
+        workload: the only one; None: all that have runs.
 
     Raises:
         UsageError: there is no such format.
@@ -760,7 +798,6 @@ def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
     if check_format(form) == "csv":
         return csv_text(frame, "%.6g")
     columns = loss_columns(frame)
-    if workload is None:
-        columns = table_columns((column.workload, column.data_label) for column in columns)
     header = ["method", *(column.title for column in columns)]
-    return format_table(LOSS_TITLE, header, loss_matrix(frame, columns), form, "\n".join(loss_notes(frame)))
+    note = "\n".join([*loss_notes(frame), *loss_footnotes(frame)])
+    return format_table(LOSS_TITLE, header, loss_matrix(frame, columns), form, note)
