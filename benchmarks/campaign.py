@@ -45,7 +45,7 @@ from scipy.optimize import nnls
 from tpbench.engine import MemberHistory, TpbenchError, get_method
 from tpbench.engine.network import network_layers
 from tpbench.engine.protocol import Schedule
-from tpbench.engine.trainer import EVALUATION_CHUNK
+from tpbench.engine.trainer import evaluation_chunk
 from tpbench.options import SweepOptions
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
@@ -232,7 +232,7 @@ class PackCosts:
         seconds = math.ceil(samples / workload.batch_size) * self.steps.seconds(name, method, kind, members)
         if kind == "joint":
             evaluated = (workload.validation_size, known_test_size(workload.data) or 0)
-            chunks = sum(math.ceil(n / EVALUATION_CHUNK) for n in evaluated)
+            chunks = sum(math.ceil(n / evaluation_chunk(workload.architecture)) for n in evaluated)
             seconds += chunks * self.steps.seconds(name, method, "evaluation", members)
         return seconds
 
@@ -415,8 +415,8 @@ def make_sweeps(
 ) -> tuple[list[SimulatedSweep], Resources]:
     """Return the sweeps of a command and its resources, as :func:`tpbench.sweeps.campaign.run_sweeps` begins them."""
     settings = PackSettings(str(folder), device="cuda")
-    spaces = spaces_for(cell.method for cell in cells)
-    planned = [_plan(cell, spaces[cell.method], options, folder) for cell in cells]
+    spaces = spaces_for((cell.workload.name, cell.method) for cell in cells)
+    planned = [_plan(cell, space, options, folder) for cell, space in zip(cells, spaces, strict=True)]
     if rules.add40e1:
         planned = [_size_of_add40e1(one, resources, len(planned), costs) for one in planned]
     else:

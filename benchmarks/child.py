@@ -1,7 +1,7 @@
 """Train small packs with one checkout of tpbench. ``compare.py`` and ``curves.py`` run it, in a process per checkout.
 
     python benchmarks/child.py TREE curves [--methods NAMES] [--epochs N]
-    python benchmarks/child.py TREE epoch WORKLOAD METHOD [--steps N]
+    python benchmarks/child.py TREE epoch WORKLOAD METHOD [--steps N] [--precision NAME]
     python benchmarks/child.py TREE store FOLDER RUNS
 
 No other part of the comparison depends on the Python interface of the checkout. Where the interface changed, give the
@@ -79,7 +79,7 @@ def curves(methods: list[str], epochs: int) -> dict[str, Any]:
     return recorded
 
 
-def epoch_seconds(workload_name: str, method_name: str, steps: int) -> float:
+def epoch_seconds(workload_name: str, method_name: str, steps: int, precision: str) -> float:
     """Measure joint training of a pack of ten on made-up data.
 
     An epoch is shortened to a few steps, and its evaluation in proportion. The first epoch, which allocates memory, is
@@ -104,7 +104,7 @@ def epoch_seconds(workload_name: str, method_name: str, steps: int) -> float:
     y = torch.randint(0, workload.architecture.sizes[-1], (len(x),), generator=generator)
     problem = Problem(workload.architecture, x[:count], y[:count], x[count:], y[count:], validation, batch, 1 / 255)
     configuration: dict[Any, float] = {key: VALUES[key] for key in method.hyperparameters}
-    trainer = Trainer(method, problem, [configuration] * PACK, list(range(PACK)), epochs=1000)
+    trainer = Trainer(method, problem, [configuration] * PACK, list(range(PACK)), epochs=1000, precision=precision)
     trainer.advance()
     times = []
     for _ in range(4):
@@ -133,6 +133,7 @@ def main() -> None:
     task.add_argument("workload")
     task.add_argument("method")
     task.add_argument("--steps", type=int)
+    task.add_argument("--precision", default="float32")
     task = tasks.add_parser("store")
     task.add_argument("folder")
     task.add_argument("runs", type=int)
@@ -147,7 +148,7 @@ def main() -> None:
         print(json.dumps(curves(options.methods.split(","), options.epochs)))
     elif options.task == "epoch":
         steps = options.steps or (5 if options.workload == "cifar10" else 20)
-        print(epoch_seconds(options.workload, options.method, steps))
+        print(epoch_seconds(options.workload, options.method, steps, options.precision))
     else:
         print(fill_store(tree, options.folder, options.runs))
 

@@ -4,9 +4,10 @@
     python benchmarks/compare.py OLD NEW --commands [--runs 5000]
 
 A cell is WORKLOAD:METHOD, for joint training of a pack of ten. To compare with an older commit:
-``git worktree add /tmp/old COMMIT``. Where the Python interface of a checkout is another one, ``--old-child`` and
-``--new-child`` name its version of ``benchmarks/child.py``. Compare times of one run of this script only. Exit code 1:
-a ratio (old time over new time) is below ``--at-least``.
+``git worktree add /tmp/old COMMIT``. ``--precision`` and ``--old-precision`` compare precisions, also of one checkout
+with itself. Where the Python interface of a checkout is another one, ``--old-child`` and ``--new-child`` name its
+version of ``benchmarks/child.py``. Compare times of one run of this script only. Exit code 1: a ratio (old time over
+new time) is below ``--at-least``.
 
 ``--commands`` times commands that train nothing instead: ``import tpbench``, ``tpbench --help`` and ``tpbench
 leaderboard`` of a made-up store, from its second time on.
@@ -69,13 +70,16 @@ def paired(old: Callable[[], float], new: Callable[[], float], pairs: int) -> tu
     return before, after, median(a / b for a, b in times)
 
 
-def compare_epochs(old: Checkout, new: Checkout, cells: list[str], pairs: int, steps: int | None) -> dict[str, float]:
-    """Print the time per member epoch of each cell. Returns the ratios."""
+def compare_epochs(
+    old: Checkout, new: Checkout, cells: list[str], pairs: int, steps: int | None, precisions: tuple[str, str]
+) -> dict[str, float]:
+    """Print the time per member epoch of each cell, in the precisions of old and new. Returns the ratios."""
     more = [] if steps is None else ["--steps", str(steps)]
     ratios = {}
     for cell in cells:
-        arguments = ["epoch", *cell.split(":"), *more]
-        before, after, ratio = paired(partial(old.seconds, *arguments), partial(new.seconds, *arguments), pairs)
+        arguments = ["epoch", *cell.split(":"), *more, "--precision"]
+        sides = [partial(side.seconds, *arguments, name) for side, name in zip((old, new), precisions, strict=True)]
+        before, after, ratio = paired(*sides, pairs)
         ratios[cell] = ratio
         print(f"{cell}: {before:.3f} -> {after:.3f} s per member epoch, {ratio:.3f} times", flush=True)
     return ratios
@@ -118,6 +122,8 @@ def main() -> None:
     parser.add_argument("cells", nargs="*", metavar="CELL", help=f"default: {' '.join(CELLS)}")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, help="steps of a short epoch; default: 20, and 5 of cifar10")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--old-precision", help="default: that of --precision")
     parser.add_argument("--at-least", type=float, default=0.0, help="ratio below which a cell is too slow")
     parser.add_argument("--old-child", type=Path, default=CHILD)
     parser.add_argument("--new-child", type=Path, default=CHILD)
@@ -129,7 +135,8 @@ def main() -> None:
     if options.commands:
         ratios = compare_commands(old, new, options.runs, options.pairs)
     else:
-        ratios = compare_epochs(old, new, options.cells or list(CELLS), options.pairs, options.steps)
+        precisions = (options.old_precision or options.precision, options.precision)
+        ratios = compare_epochs(old, new, options.cells or list(CELLS), options.pairs, options.steps, precisions)
     slow = [name for name, ratio in ratios.items() if ratio < options.at_least]
     if slow:
         sys.exit(f"below {options.at_least}: {', '.join(slow)}")

@@ -59,7 +59,7 @@ def relative_costs(workload: Workload) -> dict[str, float]:
     """Return the cost of each method that makes sense on a workload, by name."""
     base, costs = trainer_of(workload, "bp"), {"bp": 1.0}
     for method in METHODS:
-        if method in costs or workload.excludes(method):
+        if method in costs or workload.refusal(method):
             continue
         trainer = trainer_of(workload, method)
         seconds_of(trainer), seconds_of(base)

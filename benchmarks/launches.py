@@ -31,7 +31,7 @@ from tpbench.engine import all_methods, example_configuration, get_method
 from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.operations import joint_operations
 from tpbench.engine.step import PackState
-from tpbench.engine.trainer import EVALUATION_CHUNK
+from tpbench.engine.trainer import evaluation_chunk
 from tpbench.engine.verify import fake_gpu
 from tpbench.workloads import get_workload, workload_names
 from tpbench.workloads.workload import Workload
@@ -104,7 +104,7 @@ def count(workload: Workload, method: str, members: int, phase: str = JOINT) -> 
             initialise=False,
         )
         pack.validated = True
-        rows = EVALUATION_CHUNK if phase == EVALUATION else batch
+        rows = evaluation_chunk(workload.architecture) if phase == EVALUATION else batch
         x = torch.empty(members, rows, sizes[0], device="cuda")
         y = torch.zeros(members, rows, dtype=torch.int64, device="cuda")
         widths = rule.noise_widths(workload.architecture) * max(pack.noise_repeats, default=1)
@@ -161,7 +161,7 @@ def print_csv() -> None:
     writer.writerow(CSV_COLUMNS)
     for workload in map(get_workload, workload_names()):
         for method in all_methods():
-            if not workload.excludes(method):
+            if not workload.refusal(method):
                 writer.writerows(csv_rows(workload, method))
                 sys.stdout.flush()
 
@@ -221,7 +221,7 @@ def main() -> None:
     print("| method |", " | ".join(COLUMNS), "|")
     print("|---" * (1 + len(COLUMNS)) + "|")
     for method in names:
-        if not workload.excludes(method):
+        if not workload.refusal(method):
             columns = zip(*(row(workload, method, members) for members in packs), strict=True)
             print(f"| {method} |", " | ".join(" / ".join(dict.fromkeys(column)) for column in columns), "|", flush=True)
 

@@ -54,7 +54,7 @@ def made_up(workload: str, method: str, number: int, seed: int, role: str, chanc
 def fill(store: RunStore, runs: int) -> int:
     """Search runs and ten final runs of every cell of the paper, about ``runs`` in all; returns how many."""
     chance = random.Random(0)
-    cells = [(w, m) for w in _PAPER for m in method_names() if not WORKLOADS[w].excludes(m)]
+    cells = [(w, m) for w in _PAPER for m in method_names() if not WORKLOADS[w].refusal(m)]
     searched = max(1, round(runs / len(cells)) - 10)
     store.runs.mkdir(parents=True, exist_ok=True)
     for workload, method in cells:

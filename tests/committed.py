@@ -13,7 +13,7 @@ from tests.documents import ROOT
 from tpbench.engine import METHODS
 from tpbench.options import MODELS, options_table
 from tpbench.reports.alignment_tables import angle_table, damping_table
-from tpbench.results import RunStore, leaderboard, paper_table, render, render_rankings
+from tpbench.results import RunRecord, RunStore, leaderboard, paper_table, render, render_rankings
 from tpbench.results.cells import choose_cells
 from tpbench.results.field_table import render_field
 from tpbench.results.ranking import board_csv, rank_all
@@ -62,29 +62,39 @@ def _options() -> str:
 
 _SUPPLIED = """\
 # Configurations on the digits that come with tpbench, for 'tpbench run digits METHOD'. They are not the authors'.
-# Every one was found by a search of the same size, by one command for the paper's methods and relatives, and another
-# for the rules of other papers:
+# Every one was found by a search of the same size, by one command for the paper's methods and relatives, another for
+# the rules of other papers, and a third for the convolutional network:
 #   {command}
 #   {field}
-# results/digits.zip and results/digits_field.zip hold the two campaigns; 'python -m tests.committed' writes this file.
-# tp learns next to nothing: its search has no winner, so its trial with the lowest validation error stands here.
+#   {convolutional}
+# results/digits.zip, digits_field.zip and digits_conv.zip hold the three campaigns; 'python -m tests.committed' writes
+# this file.
+# tp learns next to nothing: its search has no winner, so its trial with the lowest validation error stands here. With
+# convolutions every configuration of drtp was stopped early, so that none stands here.
 # `found` is what the file of a run records about the search. lr_eta is lr * eta_hat, as in published.yaml.
-digits:
 """
 
 
 def _supplied(store: RunStore) -> str:
-    """The file of the configurations on the digits: those of the campaign's final runs."""
-    runs = [run for run in store.summaries() if run.definition.workload == "digits" and run.definition.seed == 0]
-    finals = {run.definition.method: run for run in runs if from_search(run.search_info, "final")}
-    commands = {name: finals[method].provenance["command"] for name, method in (("command", "bp"), ("field", "kp"))}
-    lines = [_SUPPLIED.format(**commands)]
-    for method in METHODS:
-        found = yaml.safe_dump(dict(finals[method].search_info), default_flow_style=True, sort_keys=False, width=10_000)
-        values = finals[method].definition.configuration
-        lines += [f"  {method}:\n    found: {found}"]
-        lines += [f"    {name}: {format_number(values[name])}\n" for name in METHODS[method].names]
+    """The file of the configurations on the digits: those of the campaigns' final runs."""
+    runs = [run for run in store.summaries() if run.definition.seed == 0 and from_search(run.search_info, "final")]
+    finals = {(run.definition.workload, run.definition.method): run for run in runs}
+    first = {"command": ("digits", "bp"), "field": ("digits", "kp"), "convolutional": ("digits-conv", "bp")}
+    lines = [_SUPPLIED.format(**{name: finals[cell].provenance["command"] for name, cell in first.items()})]
+    for workload in ("digits", "digits-conv"):
+        lines.append(f"{workload}:\n")
+        for method in METHODS:
+            if (workload, method) in finals:
+                lines += _supplied_entry(method, finals[workload, method])
     return "".join(lines)
+
+
+def _supplied_entry(method: str, run: RunRecord) -> list[str]:
+    """The lines of the configuration of a final run."""
+    found = yaml.safe_dump(dict(run.search_info), default_flow_style=True, sort_keys=False, width=10_000)
+    values = run.definition.configuration
+    settings = [f"    {name}: {format_number(values[name])}\n" for name in METHODS[method].names]
+    return [f"  {method}:\n    found: {found}", *settings]
 
 
 def main() -> None:

@@ -93,6 +93,14 @@ def test_several_methods_are_trained_one_after_the_other(folder: Path) -> None:
     assert list(zip(frame.method, frame.seed, strict=True)) == [("bp", 0), ("bp", 1), ("dfa", 0), ("dfa", 1)]
     with pytest.warns(UserWarning, match="dfa"), pytest.raises(tpbench.TpbenchError, match="mnist"):  # no such data
         tpbench.run("mnist-frozen", "dfa,bp", BP, offline=True, data=folder)
+    with pytest.raises(tpbench.TpbenchError, match="fa cannot be trained on digits-conv"):
+        tpbench.run("digits-conv", "fa", BP)
+
+
+def test_methods_of_a_group_without_a_configuration_are_left_out_with_a_warning(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"left out, .*: drtp$"):
+        frame = tpbench.run("digits-conv", "field", seeds=[0], epochs=1, progress=False)
+    assert list(frame.method) == ["dkp"]
 
 
 def test_the_best_configuration_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:

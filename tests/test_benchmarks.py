@@ -1,4 +1,4 @@
-"""``benchmarks/curves.py``, ``compare.py`` and ``size.py``: scripts that compare two checkouts."""
+"""``benchmarks/curves.py``, ``compare.py``, ``size.py`` and ``jax_pack.py``: scripts that compare two programs."""
 
 from __future__ import annotations
 
@@ -157,3 +157,50 @@ def test_counts_of_a_small_tree(
     ]
     assert run(size, monkeypatch, small_tree, small_tree) == 0
     assert len({len(line) for line in capsys.readouterr().out.splitlines()}) == 1
+
+
+@pytest.fixture
+def jax_pack() -> ModuleType:
+    return script("jax_pack")
+
+
+def test_without_jax_nothing_is_timed(
+    jax_pack: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax_pack, "jax", None)
+    assert run(jax_pack, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_each_cell_is_compared_with_jax(jax_pack: ModuleType, monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    compared: list[tuple[str, int, int]] = []
+
+    def compare(cell: str, options: Any) -> bool:
+        compared.append((cell, options.pack, options.rounds))
+        return same or not cell.endswith("bp")
+
+    monkeypatch.setattr(jax_pack, "jax", jax_pack)
+    monkeypatch.setattr(jax_pack, "use_one_cpu", lambda: None)
+    monkeypatch.setattr(jax_pack, "compare", compare)
+    assert run(jax_pack, monkeypatch) == (0 if same else 1)
+    assert compared == [(cell, 10, 5) for cell in jax_pack.CELLS]
+    compared.clear()
+    assert run(jax_pack, monkeypatch, "digits:ddtp-linear", "--pack", "2", "--rounds", 1) == 0
+    assert compared == [("digits:ddtp-linear", 2, 1)]
+    for invalid in ("mnist", "mnist:dfa", "nowhere:bp", "mnist-frozen:bp", "--pack=0", "--generator=dice"):
+        assert run(jax_pack, monkeypatch, invalid) == 2
+    assert len(compared) == 1
+
+
+@pytest.mark.parametrize("method", ["bp", "ddtp-linear"])
+def test_one_minibatch_is_the_same_in_jax(jax_pack: ModuleType, method: str) -> None:
+    pytest.importorskip("jax")
+    trainer = jax_pack.trainer_of("digits", method, members=3, minibatches=2)
+    assert len({tuple(settings) for settings in trainer.pack.forward_adam.settings}) == 3
+    pack = jax_pack.JaxPack(trainer, jax_pack.GENERATORS[0])
+    assert jax_pack.difference_of_one_minibatch(trainer, pack) <= jax_pack.TOLERANCE
+    pack.train_epoch()
+    assert pack.state.steps.tolist() == [3, 3, 3]

@@ -187,12 +187,12 @@ COMPLETED = {
     "sweep mn": ["mnist", "mnist-3x256", "mnist-frozen"],
     "sweep mnist ddtp-rhl-r": ["ddtp-rhl-rec", "ddtp-rhl-rec-extra-fb"],
     "compare bp gn": ["gnt"],
-    "leaderboard cif": ["cifar10"],
+    "leaderboard cif": ["cifar10", "cifar10-conv", "cifar10-conv-loss"],
     "leaderboard --baseline gn": ["gnt"],
     "table o": ["overview"],
     "plot search ": ["mnist-bp-12345678"],
-    "plot curves cif": ["cifar10"],
-    "plot tuning cif": ["cifar10"],
+    "plot curves cif": ["cifar10", "cifar10-conv", "cifar10-conv-loss"],
+    "plot tuning cif": ["cifar10", "cifar10-conv", "cifar10-conv-loss"],
     "plot --results nowhere search ": [],
     "figure s": ["s2", "s3", "s4", "s5", "s6"],
     "table s": ["s6", "s7"],
@@ -222,3 +222,16 @@ def test_completion_can_be_installed(folder: Path) -> None:
         ],
     )
     assert "_TPBENCH_COMPLETE" in (folder / ".bash_completions" / "tpbench.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import tpbench.sweeps.mailbox", ("torch", "ray", "pandas", "pydantic")),
+        ("import tpbench.workloads; tpbench.workloads.load('digits')", ("sklearn", "scipy.stats")),
+    ],
+)
+def test_a_process_of_a_sweep_imports_no_more_than_its_work_needs(code: str, absent: tuple[str, ...]) -> None:
+    shown = f"{code}; import sys; print([name for name in {absent!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr

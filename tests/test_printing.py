@@ -198,8 +198,19 @@ def test_methods_are_a_line_each_and_one_shows_all_of_it(tpbench_inside: Inside)
         assert all(f" {hyperparameter} " in shown for hyperparameter in method.names)
     rows = json.loads(tpbench_inside("methods", "--json", "bp", "gnt").stdout)
     assert [row["name"] for row in rows] == ["bp", "gnt"]
+    assert [row["convolutions"] for row in rows] == [True, False]
     assert set(rows[1]["hyperparameters"]) == set(METHODS["gnt"].names)
     assert tpbench_inside("methods", "pb").returncode == 2
+
+
+@pytest.mark.parametrize(("workload", "all_methods"), [("digits", True), ("digits-conv", False)])
+def test_a_workload_lists_the_methods_that_train_it(
+    tpbench_inside: Inside, workload: str, all_methods: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (line,) = [x for x in tpbench_inside("workloads", workload).stdout.splitlines() if "trained by" in x]
+    names = re.findall(r"[a-z0-9-]+", line.split("│")[2])
+    assert names == (["all"] if all_methods else [m for m in METHODS if not METHODS[m].convolution_refusal])
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

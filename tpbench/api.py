@@ -148,8 +148,9 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
     Returns:
         ``id``, ``workload``, ``data`` (``exact``, or what kind of copy), ``method``, ``seed``, ``epochs``,
         ``protocol``, ``status`` (``finished`` or ``diverged``), ``selected_epoch`` (from 1, that with the lowest
-        validation error; missing where no epoch was finished), ``train_error``, ``validation_error`` and
-        ``test_error`` at that epoch in per cent, ``precision``, ``method_source``, ``workload_source``,
+        validation error, or the last one without a validation set; missing where no epoch was finished),
+        ``train_error``, ``validation_error`` and ``test_error`` at that epoch in per cent, ``precision``,
+        ``method_source``, ``workload_source``,
         ``wall_time_s`` (the run's share of its pack's time), ``pack_members``; then the hyperparameters as ``hp_*``,
         how they were found as ``found_*`` and where the run came from as ``from_*``. An empty store gives no rows.
         Trials of a search that were stopped early have no run: ``frame.attrs["notes"]`` and a warning name the
@@ -160,10 +161,11 @@ def load_runs(results: Place, workload: Names | None = None, method: Names | Non
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
     """
     from tpbench.results.frames import partial_searches, runs_frame
+    from tpbench.search.spaces import supplied_sweeps
 
     store = _store(results)
     frame = runs_frame(_records(store, results, workload, method))
-    searches = partial_searches(frame)
+    searches = partial_searches(frame, supplied_sweeps())
     note = "not every trial of a search is a run, and load_trials has all of them where the sweep's journal is"
     notes = [f"{note}: {searches}"] if searches else []
     frame.attrs["notes"] = notes
@@ -326,7 +328,8 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
         ``frame.attrs["notes"]`` are the notes below the printed tables.
 
     Raises:
-        UsageError: there is no such folder, workload or method, or no run of another baseline than BP.
+        UsageError: there is no such folder, workload or method, no run of another baseline than BP, or the runs of a
+            workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -335,10 +338,11 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
     """
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.ranking import leaderboard as ranked
-    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples
+    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples, require_validated
 
     store = _store(results)
     chosen = _workloads(results, workload)
+    require_validated(store.summaries(), chosen)
     method = _baseline(baseline, store, chosen)
     cells = {
         key: cell for key, cell in cells_of(store.summaries()).items() if chosen is None or cell.workload in chosen
@@ -388,7 +392,8 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
           ``target`` (1.25 times the baseline's validation error), ``seeds``, ``reached`` (how many of them reach it),
           and the ``median``, ``first`` and ``last`` epoch over seeds, infinite for those that do not.
         - ``"loss"``: the same: ``workload``, ``data``, ``method``, ``tuning``, ``seeds``, ``epochs``, ``diverged``,
-          ``train_loss_mean``, ``train_loss_std``, ``marks``.
+          ``train_loss_mean``, ``train_loss_std``, ``precision``, ``validated`` (False: all samples train, without a
+          validation set), ``marks``.
         - ``"s7"``: each method and hidden layer: ``method``, ``layer`` (from 1), ``damping``, ``paper``, and the angles
           with them in degrees, ``angle`` and ``paper_angle``.
         - ``"angles"``: the same on each workload: ``workload``, ``data``, ``method``, ``seeds``, ``epochs``, ``layer``,
@@ -419,9 +424,10 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
         frame, title, said = angle_frame(store), ANGLE_TITLE, [ANGLE_NOTE]
     elif chosen == LOSS_TABLE:
-        from tpbench.results.tables import NOTE, TITLE, loss_rows
+        from tpbench.results.tables import LOSS_TITLE, loss_notes, loss_rows
 
-        frame, title, said = loss_rows(store), TITLE, [NOTE]
+        frame, title = loss_rows(store), LOSS_TITLE
+        said = loss_notes(frame)
     elif chosen in BASELINE_TABLES:
         frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline)
     else:
@@ -462,7 +468,7 @@ def compare(
 
     Raises:
         UsageError: there is no such folder, workload or method, both methods are the same, or there is no run of
-            another baseline than BP.
+            another baseline than BP; or the runs of a workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -685,8 +691,11 @@ def run(
     cells, left = choose_cells(options.workload, options.method)
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
-    from tpbench.search.configurations import run_configurations
+    from tpbench.search.configurations import leave_out_unconfigured, run_configurations
 
+    cells, missing = leave_out_unconfigured(cells, options)
+    if missing:
+        _warn([f"left out, no configuration: {', '.join(missing)}"])
     trained = run_configurations(cells, options, progress=shown)
     return runs_frame(record for _, records in trained for record in records)
 

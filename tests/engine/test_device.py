@@ -15,10 +15,10 @@ from tpbench.engine import METHODS, Method, Trainer, example_configuration, load
 from tpbench.engine.adam import Adam
 from tpbench.engine.golden import SHIPPED, GoldenFile, compare_golden_file, golden_files, relative_error
 from tpbench.engine.network import stream
-from tpbench.engine.parts import Architecture
+from tpbench.engine.parts import Architecture, Convolution, convolutional
 from tpbench.engine.precision import ReducedPrecisionMatmul, matmul_policy, slow_bfloat16
 from tpbench.engine.step import PackState
-from tpbench.engine.trainer import Step, dtype_of
+from tpbench.engine.trainer import Step, dtype_of, tf32_products
 from tpbench.engine.verify import (
     FLOAT32_BOUND,
     FLOAT64_BOUND,
@@ -78,6 +78,50 @@ def test_captured_epochs_are_those_of_single_steps(name: str, precision: str, eq
     assert stepwise.cuda_graphs == []
     error, name = trainer_difference(replayed, stepwise)
     assert error <= CAPTURED_BOUND[precision], name
+
+
+ATOMIC_BOUND = 1e-4
+"""Where a position won several windows of a pooling, a GPU adds their errors in no fixed order."""
+CONVOLUTIONS = convolutional((2, 6, 5), [Convolution(64), Convolution(66)], [64, 5], random_hidden=68)
+CONVOLUTIONAL = [name for name, method in METHODS.items() if not method.refusal(CONVOLUTIONS)]
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_captured_epochs_of_convolutions_are_those_of_single_steps(name: str, precision: str) -> None:
+    if precision == "bf16" and (slow := slow_bfloat16("cuda")):
+        pytest.skip(slow)
+    replayed, stepwise = (
+        example_trainer(METHODS[name], "cuda", precision, network=CONVOLUTIONS, batch=64, cuda_graph=capture)
+        for capture in (True, False)
+    )
+    finish(replayed, stepwise)
+    assert set(replayed.cuda_graphs) == {phase.kind for phase in replayed.phases}
+    error, name = trainer_difference(replayed, stepwise)
+    assert error <= max(CAPTURED_BOUND[precision], ATOMIC_BOUND), name
+
+
+def test_tf32_is_allowed_in_products_and_convolutions_together() -> None:
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [setting.allow_tf32 for setting in settings]
+    for allowed in (True, False):
+        with tf32_products(torch.device("cuda"), allowed=allowed):
+            assert [setting.allow_tf32 for setting in settings] == [allowed] * 2
+        assert [setting.allow_tf32 for setting in settings] == before
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_gpu_convolves_as_a_cpu(name: str, precision: str) -> None:
+    gpu, cpu = (
+        example_trainer(METHODS[name], place, precision, network=CONVOLUTIONS, host_noise=True)
+        for place in ("cuda", "cpu")
+    )
+    finish(gpu, cpu)
+    error, name = trainer_difference(gpu, cpu)
+    assert error <= (FLOAT64_BOUND if precision == "float64" else FLOAT32_BOUND), name
 
 
 class Replayed:
@@ -289,7 +333,7 @@ def test_the_screen(device: str) -> None:
     golden = [check for check in checks if check.name.startswith("golden file bp,")]
     assert golden[0].name.endswith("float64")
     assert golden[0].passed
-    assert len(checks) == (9 if device == "cpu" else 14)
+    assert len(checks) == (11 if device == "cpu" else 16)
 
 
 def test_a_check_that_fails_or_raises_is_a_line_of_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from tpbench.engine import (
     METHODS,
     PRECISIONS,
     Architecture,
+    Convolution,
     Minibatch,
     Problem,
     RuleError,
     Trainer,
+    convolutional,
     example_configuration,
 )
 from tpbench.engine import trainer as capture
@@ -40,6 +42,17 @@ def test_an_epoch_is_read_once_at_its_end(method: str, precision: str, small_pro
     # Wide enough that bf16 lowers its products.
     wide = replace(small_problem, architecture=Architecture((6, 66, 65, 64, 3), random_hidden=64), batch_size=64)
     assert dry_run(rule, wide, 3, precision) == (0 if rule.capturable is False else 1 + rule.trains_feedback)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("method", ["bp", "ddtp-linear", "ddtp-rhl", "drtp", "dkp"])
+def test_an_epoch_of_convolutions_is_read_once_at_its_end(method: str, precision: str, small_problem: Problem) -> None:
+    if precision == "bf16" and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::bmm.dtype_out", "Meta"):
+        pytest.skip("this torch cannot fake its product of bfloat16 operands into float32")
+    rule = METHODS[method]
+    network = convolutional((1, 2, 3), [Convolution(64, 3, 1, 1), Convolution(66)], [64, 3], random_hidden=64)
+    problem = replace(small_problem, architecture=network, batch_size=64)
+    assert dry_run(rule, problem, 3, precision) == 1 + rule.trains_feedback
 
 
 def test_the_built_in_methods_can_be_captured_but_the_one_that_draws() -> None:

@@ -484,8 +484,8 @@ def test_kolen_pollack_learns_nothing_without_steps_of_the_weights() -> None:
     assert torch.equal(pack.feedback.flat, before)
     pack.joint_step(x, y, None)
     assert not torch.equal(pack.feedback.flat, before)
-    assert get_workload("mnist-frozen").excludes("kp")
-    assert not get_workload("mnist").excludes("kp")
+    assert get_workload("mnist-frozen").refusal("kp")
+    assert not get_workload("mnist").refusal("kp")
 
 
 def test_a_phase_after_the_step_multiplies_by_the_new_weights() -> None:

@@ -375,3 +375,18 @@ def test_a_hyperparameter_may_give_an_example() -> None:
             Hyperparameter("rate", "how much", upper=1.0, example=example)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="example"):
         Hyperparameter("count", "how often", whole=True, example=1.5)
+
+
+def needing_matrices(batch: Minibatch) -> list[Tensor]:
+    """Backpropagation that takes every weight for a matrix."""
+    change = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
+    for i in range(batch.architecture.depth, 1, -1):
+        error = change[0] if i == batch.architecture.depth else change[0] * batch.slopes[i]
+        change.insert(0, error.bmm(batch.forward_parameters[f"W{i}"]))
+    return change
+
+
+def test_a_rule_that_is_declared_to_work_with_convolutions_is_tried_there() -> None:
+    assert failed(method(needing_matrices, convolutions=True)) == {"convolutions"}
+    assert failed(method(needing_matrices)) == set()
+    assert failed(method(convolutions=True)) == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,21 @@ from tpbench.reports.curves import (
     panel,
     scaling_figure,
 )
-from tpbench.reports.style import colour, logarithmic_labels, method_style, plain_labels, plain_number, save
+from tpbench.reports.page import search_section
+from tpbench.reports.style import (
+    Figure,
+    Glyphs,
+    colour,
+    log_scale,
+    logarithmic_labels,
+    method_style,
+    plain_number,
+    save,
+    to_svg,
+)
 from tpbench.reports.tuning_plots import (
+    TUNING_AXES,
+    TuningPlot,
     importance,
     read_search,
     search_figure,
@@ -396,13 +410,25 @@ def test_logarithmic_labels_are_few_and_differ(exponent: float, decades: float) 
     assert len({plain_number(label) for label in labels}) == len(labels)
 
 
-@pytest.mark.parametrize("ends", [(600.0, 900.0), (2e-7, 3e-4), (1.2, 2.9e6)])
-def test_labels_do_not_overlap(ends: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (600.0, 900.0),
+        (2e-7, 3e-4),
+        (1.2, 2.9e6),
+        (0, 0),
+        (0, 0.5),
+        (0, 3, 14),
+        (0, 3, 16),
+        (0, 0.02, 90),
+        (0, 1e-6, 90),
+    ],
+)
+def test_labels_do_not_overlap(ends: tuple[float, ...]) -> None:
     figure, axes = panel()
     axes.plot(ends, ends)
-    axes.set(xscale="log", yscale="log")
-    plain_labels(axes.xaxis)
-    plain_labels(axes.yaxis)
+    log_scale(axes, "x", ends)
+    log_scale(axes, "y", ends)
     figure.draw_without_rendering()
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         boxes = [label.get_window_extent() for label in labels if label.get_text()]
@@ -535,3 +561,131 @@ def test_figures_are_pixels_or_vectors_and_the_same_each_time(ending: str, start
     assert paths[0].read_bytes().startswith(start)
     if ending != "pdf":
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def _search_of(
+    tmp_path: Path, method: str, errors: list[float], state: str = "finished", workload: str = "mnist"
+) -> None:
+    """Add a search on a workload whose trials have these errors."""
+    space = {"lr": ["log_uniform", 1e-5, 1e-2]}
+    definition = SweepDefinition("mnist", method, "0" * 64, space, len(errors), len(errors), (0,), 0, 2, 1)
+    folder = tmp_path / "sweeps" / definition.id
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps(definition.plain()))
+    journal = Journal.open(folder / "journal.jsonl")
+    for trial, error in enumerate(errors):
+        journal.add_pack([{"lr": 1e-5 * 10 ** (3 * trial / len(errors))}])
+        journal.end_pack(trial, [Outcome("0" * 24, state, error, None, epochs=2)])
+
+
+ZEROS = {"some": [0.4, 0.02, 0.0, 0.1] * 6, "half, late": [0.4, 0.02, 0.01] * 4 + [0.0] * 12, "all": [0.0] * 12}
+"""Errors of the trials of searches that reach 0."""
+
+
+_POINT = re.compile(r"[ML] (-?[\d.e+]+) (-?[\d.e+]+)")
+
+
+def _check_zero(figure: Figure, ending: str, folder: Path) -> None:
+    """Check that a figure is drawn without a warning, and that its lines and labels are inside of it."""
+    if ending == "svg":
+        assert all(abs(float(number)) < 1e4 for point in _POINT.findall(to_svg(figure)) for number in point)
+    else:
+        save(figure, folder / f"x.{ending}")
+    width, height = figure.bbox.size
+    for axes in figure.axes:
+        if not axes.axison:
+            continue
+        box = axes.get_window_extent()
+        assert min(box.width, box.height) > 20
+        low, high = axes.get_ylim()
+        for line in axes.lines:
+            points = np.asarray(line.get_ydata(), dtype=float)
+            if line.get_gid() and len(points):
+                assert low < np.nanmin(points) <= np.nanmax(points) < high
+        if low < 0:
+            assert 0 in axes.get_yticks()
+            bottom, zero = axes.transData.transform([(1, low), (1, 0)])[:, 1]
+            assert 0 < zero - bottom < 0.06 * box.height
+        for text in axes.texts:
+            extent = text.get_window_extent()
+            assert -1 <= extent.y0 <= extent.y1 <= height + 1
+            assert extent.width < width
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ending", ["svg", "png"])
+@pytest.mark.parametrize("errors", ZEROS)
+def test_a_search_that_reaches_zero_is_drawn(errors: str, ending: str, tmp_path: Path) -> None:
+    _search_of(tmp_path, "bp", ZEROS[errors])
+    _search_of(tmp_path, "dfa", [0.3, 0.2] * 6)
+    store = RunStore(tmp_path)
+    [plot] = tuning_plots(store)[0]
+    for figure in (tuning_figure(store, "mnist"), *(tuning_panel(plot, column) for column in TUNING_AXES)):
+        _check_zero(figure, ending, tmp_path)
+        solid = [line for line in figure.axes[0].lines if line.get_gid() and line.get_linestyle() == "-"]
+        assert [line.get_color() for line in solid] == [colour("bp"), colour("dfa")]
+        assert solid[0].get_ydata()[-1] == 0  # type: ignore[index]
+        figure.draw_without_rendering()
+        assert figure.axes[0].bbox.contains(*solid[0].get_transform().transform(solid[0].get_xydata())[-1])
+    (sweep,) = plot.spread.loc[plot.spread["method"] == "bp", "sweep"]
+    for figure in (search_figure(store, sweep), *search_panels(read_search(store, sweep), None)):
+        _check_zero(figure, ending, tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ending", ["svg", "png"])
+@pytest.mark.parametrize("errors", ZEROS)
+def test_panels_of_many_searches_that_reach_zero_are_drawn(errors: str, ending: str, tmp_path: Path) -> None:
+    methods = method_names()[:9]
+    for method in methods:
+        _search_of(tmp_path, method, ZEROS[errors])
+    store = RunStore(tmp_path)
+    [plot] = tuning_plots(store)[0]
+    for figure in (tuning_figure(store, "mnist"), tuning_panel(plot, "member_epochs")):
+        assert len(figure.axes) == 9
+        _check_zero(figure, ending, tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ending", ["svg", "png"])
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_curves_and_cost_of_errors_of_zero_are_drawn(level: float, ending: str, tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for method in ("bp", "dfa"):
+        for seed in range(3):
+            run = record(method, seed, [level, level / 20 * seed, 0.0], epochs=3)
+            run.curves["train_loss"] = [level, level * seed, 0.0]
+            store.publish(run)
+    cells = cells_of(store, "mnist")
+    for figure in (learning_curves(store, cells), cost_plot(cells)):
+        _check_zero(figure, ending, tmp_path)
+
+
+def test_an_axis_with_a_zero_is_logarithmic_above_what_was_measured() -> None:
+    axes = panel()[1]
+    values = [0.0, 1e-20, 0.5, 90.0]
+    axes.plot(values, values)
+    log_scale(axes, "y", values, measured=[0.0, 0.5, 90.0])
+    assert axes.get_ylim()[0] < 0
+    places = axes.transData.transform([(1.0, value) for value in values])[:, 1]
+    box = axes.bbox
+    assert box.y0 < places[0] == pytest.approx(places[1])
+    assert 0.1 < (places[2] - places[0]) / box.height < 0.2
+    assert axes.get_yticks()[0] == 0
+    log_scale(axes, "x", values[1:])
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "symlog")
+
+
+def test_a_search_without_a_finished_trial_has_a_note_instead_of_an_entry_in_the_legend(tmp_path: Path) -> None:
+    _search_of(tmp_path, "bp", [0.3, 0.2])
+    _search_of(tmp_path, "dfa", [0.9, 0.9], "diverged")
+    store = RunStore(tmp_path)
+    (legend,) = tuning_figure(store, "mnist").legends
+    assert len(legend.get_texts()) == 1
+    [plot] = tuning_plots(store)[0]
+    (note,) = plot.unfinished_note
+    assert [METHODS[method].title in note for method in ("bp", "dfa")] == [False, True]
+    searches = search_section(store, "results", Glyphs())
+    assert [len(group.legend) for group in searches.groups] == [1]
+    assert note in searches.paragraphs
+    assert TuningPlot("mnist", plot.curves, plot.spread[plot.spread["method"] == "bp"]).unfinished_note == []

@@ -116,17 +116,27 @@ def test_the_legend_of_the_forest_names_what_occurs(forest_store: RunStore, tmp_
 
 
 @pytest.mark.parametrize(
-    ("levels", "scale"), [((0.01, 0.02), "linear"), ((0.01, 0.3), "log"), ((-0.01, 0.3), "linear")]
+    ("levels", "scale"),
+    [
+        ((0.01, 0.02), "linear"),
+        ((0.01, 0.3), "log"),
+        ((-0.01, 0.3), "linear"),
+        ((-0.01, 0.005, 0.3), "symlog"),
+        ((-0.01, -0.01), "linear"),
+    ],
 )
-def test_a_forest_of_errors_far_apart_is_logarithmic(levels: tuple[float, float], scale: str, tmp_path: Path) -> None:
+def test_a_forest_of_errors_far_apart_is_logarithmic(levels: tuple[float, ...], scale: str, tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    for method, level in zip(("dfa", "gnt"), levels, strict=True):
+    for method, level in zip(("dfa", "gnt", "fa"), levels, strict=False):
         for seed in range(3):
             # Errors that vary enough for an interval that reaches below zero; test errors are 0.01 higher.
-            store.publish(record(method, seed, [0.5, level + 0.005 * (seed - 1) * (level > 0)]))
+            error = level + 0.005 * (seed - 1) * (level > 0)
+            store.publish(record(method, seed, [0.5, max(error, 0)], test=[0.5, error + 0.01]))
     axes = forest_figure(forest_rows(store, "mnist")).axes[0]
     assert axes.get_xscale() == scale
     left, right = axes.get_xlim()
     for line in axes.lines:
         if line.get_marker() in ("o", "D"):
             assert left < float(line.get_xdata()[0]) < right
+    if scale == "symlog":
+        assert 0 in axes.get_xticks()

@@ -6,21 +6,26 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import tpbench
 from tests.conftest import Inside
 from tests.results.records import counts, record
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine.parts import Convolution, convolutional
 from tpbench.results import RunRecord, RunStore
 from tpbench.results import networks as module
 from tpbench.results.artifacts import NewerFormat
 from tpbench.results.location import location
 from tpbench.results.maintenance import check_store, merge_stores
+from tpbench.results.modules import export_network, sequential
 from tpbench.results.networks import (
     NETWORKS,
     TrainedNetwork,
@@ -69,6 +74,21 @@ def store(tmp_path: Path) -> RunStore:
     return made
 
 
+CONVOLUTIONS = (Convolution(4, kernel=3), Convolution(2, kernel=1, pool=1, stride=1), Convolution(3, kernel=5, pool=2))
+
+
+def convolutional_network(run: RunRecord) -> TrainedNetwork:
+    """Three convolutions over images of 7 x 6 pixels and 2 channels, then 5 units and 4 outputs; random numbers."""
+    architecture = convolutional((2, 7, 6), CONVOLUTIONS, [5, 4])
+    shapes = [(4, 2, 3, 3), (2, 4, 1, 1), (3, 2, 5, 5), (5, architecture.sizes[3]), (4, 5)]
+    random, arrays = np.random.default_rng(0), {}
+    for layer, shape in enumerate(shapes, start=1):
+        arrays[f"forward.{layer}.weight"] = random.normal(0, 0.3, shape).astype(np.float32)
+        arrays[f"forward.{layer}.bias"] = random.normal(0, 0.3, shape[:1]).astype(np.float32)
+    dense = network(run)
+    return replace(dense, sizes=architecture.sizes, convolutions=CONVOLUTIONS, image=architecture.image, arrays=arrays)
+
+
 CONTENT = network(record()).to_bytes()
 
 
@@ -93,7 +113,7 @@ def test_more_than_a_network_is_none_and_a_newer_one_is_never_replaced(
     with pytest.raises(WrongNetwork):
         TrainedNetwork.from_bytes(CONTENT + b"\0" * 4, "x")
     path = NETWORKS.path(store.folder, record().definition.id)
-    monkeypatch.setattr(module, "FORMAT", 2)
+    monkeypatch.setattr(TrainedNetwork, "format", 1 + module.FORMAT)
     path.write_bytes(newer := network(record()).to_bytes())
     monkeypatch.undo()
     with pytest.raises(NewerFormat, match="newer"):
@@ -203,6 +223,95 @@ def test_networks_lie_in_object_stores_too(store: RunStore) -> None:
     assert [type(layer).__name__ for layer in made] == ["Flatten", "Linear", "Tanh", "Linear"]
 
 
+def test_a_file_holds_convolutions(store: RunStore) -> None:
+    made = convolutional_network(record())
+    read = TrainedNetwork.from_bytes(made.to_bytes(), "x")
+    assert replace(read, arrays={}) == replace(made, arrays={})
+    assert str(read.architecture) == "7x6x2-conv4-conv2-conv3-5-4"
+    assert _header(made.to_bytes())["format"] == 2
+    # As older versions wrote and read it.
+    dense = _header(CONTENT)
+    assert dense["format"] == 1
+    assert not {"convolutions", "image"} & set(dense)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": (2, 7, 7)},
+        {"convolutions": CONVOLUTIONS[:2]},
+        {"convolutions": (Convolution(4), *CONVOLUTIONS[1:])},
+        {"sizes": (84, 5, 4)},
+    ],
+)
+def test_convolutions_that_do_not_fit_are_no_network(change: dict[str, Any]) -> None:
+    made = convolutional_network(record())
+    with pytest.raises(WrongNetwork, match="not a valid network"):
+        TrainedNetwork.from_bytes(replace(made, **change).to_bytes(), "x")
+
+
+def test_a_module_computes_convolutions_pooling_and_tanh() -> None:
+    made = convolutional_network(record())
+    images = np.random.default_rng(1).integers(0, 256, (9, 7, 6, 2)).astype(np.uint8)
+    inputs = images * made.scale + made.shift
+    expected = _naive_outputs(made, inputs)
+    module = sequential(made)
+    assert module(torch.from_numpy(images)).detach().numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    rows = torch.from_numpy(images.reshape(9, -1))
+    assert torch.equal(module(rows), module(torch.from_numpy(images)))
+    unnormalised = sequential(made, normalise=False)(torch.from_numpy(inputs.astype(np.float32)))
+    assert unnormalised.detach().numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def _naive_outputs(made: TrainedNetwork, inputs: NDArray[Any]) -> NDArray[Any]:
+    """The outputs (B, n_L) of images (B, rows, columns, channels), one window after the other."""
+    h = inputs.transpose(0, 3, 1, 2)
+    for i, layer in enumerate(made.convolutions, start=1):
+        weight, bias = made.arrays[f"forward.{i}.weight"], made.arrays[f"forward.{i}.bias"]
+        p, (rows, columns) = layer.kernel // 2, h.shape[2:]
+        padded = np.pad(h, [(0, 0), (0, 0), (p, p), (p, p)])
+        a = np.empty((len(h), layer.channels, rows, columns))
+        for r, c in np.ndindex(rows, columns):
+            window = padded[:, :, r : r + layer.kernel, c : c + layer.kernel]
+            a[:, :, r, c] = np.einsum("bdij,cdij->bc", window, weight) + bias
+        h = np.tanh(a)
+        _, below, beside = layer.output((layer.channels, rows, columns))
+        p = (layer.pool - 1) // 2
+        padded = np.pad(h, [(0, 0), (0, 0), (p, layer.pool), (p, layer.pool)], constant_values=-9.0)
+        pooled = np.empty((len(h), layer.channels, below, beside))
+        for r, c in np.ndindex(below, beside):
+            first, left = r * layer.stride, c * layer.stride
+            pooled[:, :, r, c] = padded[:, :, first : first + layer.pool, left : left + layer.pool].max((2, 3))
+        h = pooled
+    h = h.reshape(len(h), -1)
+    depth = len(made.sizes) - 1
+    for i in range(len(made.convolutions) + 1, depth + 1):
+        a = h @ made.arrays[f"forward.{i}.weight"].T + made.arrays[f"forward.{i}.bias"]
+        h = np.tanh(a) if i < depth else a
+    return h
+
+
+def test_exported_convolutions_have_the_names_of_the_module(store: RunStore, tmp_path: Path) -> None:
+    run = record(seed=7)
+    save_network(store, made := convolutional_network(run))
+    store.publish(run)
+    export_network(store, run.definition.id, tmp_path / "net.npz")
+    exported = np.load(tmp_path / "net.npz")
+    places = {1: 1, 2: 4, 3: 6, 4: 10, 5: 12}
+    assert set(exported) == {f"{place}.{kind}" for place in places.values() for kind in ("weight", "bias")}
+    for layer, place in places.items():
+        assert np.array_equal(exported[f"{place}.weight"], made.arrays[f"forward.{layer}.weight"])
+    export_network(store, run.definition.id, tmp_path / "net.safetensors")
+    about = _header((tmp_path / "net.safetensors").read_bytes())
+    assert (about["image"], about["convolutions"][2]["pool"]) == ([2, 7, 6], 2)
+
+
+def _header(content: bytes) -> Any:
+    """The description in a safetensors file."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["tpbench"])
+
+
 def test_exporting_checks_the_target_first(store: RunStore, tmp_path: Path, tpbench_inside: Inside) -> None:
     run_id = record().definition.id
     for arguments, code, message in (
@@ -216,6 +325,5 @@ def test_exporting_checks_the_target_first(store: RunStore, tmp_path: Path, tpbe
         assert (ended.returncode, message in ended.stderr) == (code, True), ended.stderr
     assert not (tmp_path / "net.pt").exists()
     assert tpbench_inside("results", "export-network", run_id[:8], "net.safetensors").returncode == 0
-    header = (tmp_path / "net.safetensors").read_bytes()
-    about = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
-    assert json.loads(about["tpbench"]) == {"run": run_id, "sizes": [2, 3, 2], "scale": 0.1 / 3, "shift": -0.5}
+    about = _header((tmp_path / "net.safetensors").read_bytes())
+    assert about == {"run": run_id, "sizes": [2, 3, 2], "scale": 0.1 / 3, "shift": -0.5}

@@ -31,6 +31,9 @@ from tpbench.results.tables import (
     Row,
     epochs_rows,
     footnote,
+    loss_columns,
+    loss_footnotes,
+    loss_matrix,
     loss_rows,
     loss_table,
     notes,
@@ -369,7 +372,7 @@ def test_latex_is_a_float_with_its_caption(store: RunStore, tmp_path: Path) -> N
     check_float(render_overview(store, "latex"), 1 + len(rankings))
     check_float(render_epochs(store, "latex"), 6)
     losses = store_of(tmp_path / "losses", with_losses("bp", {0: [0.1], 1: [0.2]}))
-    check_float(loss_table(losses, "latex"), 5)
+    check_float(loss_table(losses, "latex"), 2)
 
 
 @pytest.mark.data
@@ -592,8 +595,35 @@ def test_diverged_seeds_and_runs_without_a_loss_have_none(tmp_path: Path) -> Non
     for method in ("dfa", "dtp"):
         assert math.isnan(row_of(frame, method)["train_loss_mean"])
     text = " ".join(loss_table(made, "md").split())
-    assert "| 0.3 ± 0.14 [without seeds 3-9; 1 of 3 diverged]" in text
-    assert "| DTP | - [without seeds 3-9]" in text
+    assert "| BP | 0.3 ± 0.14 [1] |" in text
+    assert "| DTP | - [2] |" in text
+    assert "| DFA | - [3] |" in text
+    assert [note in text for note in loss_footnotes(frame)] == [True] * 4
+
+
+def test_the_table_of_losses_has_the_workloads_with_runs_in_entries_of_one_line(tmp_path: Path) -> None:
+    ten = {seed: [0.1 + 0.01 * seed] for seed in range(10)}
+    store = store_of(
+        tmp_path,
+        with_losses("bp", ten),
+        with_losses("dfa", {seed: ten[seed] for seed in range(2)}),
+        with_losses("dtp", {seed: ten[seed] for seed in range(2)}),
+        with_losses("dfa", ten, workload="fashion-mnist"),
+        with_losses("gnt", {seed: ten[seed] for seed in range(3)}, workload="fashion-mnist", status="diverged"),
+    )
+    frame = loss_rows(store)
+    columns = loss_columns(frame)
+    assert [column.workload for column in columns] == ["mnist", "fashion-mnist"]
+    matrix = loss_matrix(frame, columns)
+    assert [value.below for row in matrix for value in row] == [""] * 12
+    # The same departure from the protocol has one note.
+    marks = [[re.findall(r"\[(.*)\]", value.text) for value in row[1:]] for row in matrix]
+    assert marks == [[[], []], [["1"], []], [["1"], []], [[], ["2"]]]
+    assert len(loss_footnotes(frame)) == 3
+    rows = [line for line in loss_table(store, "text").split("\n") if "│" in line]
+    assert len(rows) == len(matrix)
+    assert max(map(len, rows)) < 80
+    assert "Fashion" not in loss_table(store, "text", "mnist")
 
 
 @pytest.mark.parametrize("form", FORMATS)

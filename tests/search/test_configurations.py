@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,19 @@ import yaml
 
 from tests.conftest import Inside
 from tests.results.records import record
-from tpbench.engine import UsageError
-from tpbench.options import SweepOptions
+from tpbench.engine import FIELD_METHODS, UsageError
+from tpbench.options import RunOptions, SweepOptions
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import PUBLISHED, search_info
-from tpbench.search.configurations import KnownConfigurations, best_runs, find_configuration, search_inputs
+from tpbench.search.configurations import (
+    KnownConfigurations,
+    best_runs,
+    find_configuration,
+    leave_out_unconfigured,
+    search_inputs,
+)
 from tpbench.search.spaces import format_configuration, format_space, published_configuration
-from tpbench.training.choice import CellChoice, choose_all
+from tpbench.training.choice import CellChoice, choose_all, choose_cells
 from tpbench.training.plan import PackSettings
 from tpbench.workloads import WORKLOADS, load_problem
 
@@ -122,6 +130,57 @@ def test_run_prints_the_best_and_its_runs_keep_how_it_was_found(tpbench_inside: 
     found = [run.search_info for run in RunStore(tmp_path / "results").records()]
     assert found[0] == found[1]
     assert found[0]["by"] == "file"
+
+
+def left_out(methods: str, configuration: str = "default") -> tuple[set[str], list[str]]:
+    """The methods that are trained on digits-conv, and those without a configuration."""
+    options = RunOptions.read({"workload": "digits-conv", "method": methods, "configuration": configuration})
+    cells, _ = choose_cells(options.workload, options.method)
+    trained, missing = leave_out_unconfigured(cells, options)
+    return {cell.method for cell in trained}, missing
+
+
+def test_a_group_leaves_out_methods_without_a_configuration() -> None:
+    assert left_out("field") == ({"dkp"}, ["drtp"])
+    assert left_out("bp,field") == ({"bp", "dkp"}, ["drtp"])
+    assert left_out("field,drtp") == ({"dkp", "drtp"}, [])
+    assert left_out("bp,drtp") == ({"bp", "drtp"}, [])
+    assert left_out("field", "mine.yaml") == ({"dkp", "drtp"}, [])
+    assert left_out("field", "published") == ({"dkp", "drtp"}, [])  # none has one: it is refused
+
+
+def test_run_names_every_method_that_a_group_leaves_out(tpbench_inside: Inside, tmp_path: Path) -> None:
+    ended = tpbench_inside("run", "digits-conv", "field", "--epochs", "1", "--seeds", "0")
+    assert ended.returncode == 0, ended.stderr
+    trained = {run.definition.method for run in RunStore(tmp_path / "results").records()}
+    left = [line for line in ended.stderr.splitlines() if line.startswith("left out")]
+    assert set(re.findall(r"[a-z0-9-]+", " ".join(left))) >= set(FIELD_METHODS) - trained
+    assert trained == {"dkp"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "method", "named"),
+    [
+        ({"like": "digits-conv"}, "bp", "digits-conv"),
+        ({"like": "digits-conv"}, "drtp", "digits"),
+        ({"like": "digits"}, "bp", "digits"),
+        ({"like": "cifar10-conv"}, "bp", "cifar10-conv"),
+        ({"like": "cifar10-conv", "network": [{"conv": 4}, 9]}, "bp", "cifar10"),
+    ],
+)
+def test_without_a_validation_set_the_error_names_a_configuration_that_fits(
+    tmp_path: Path, keys: dict[str, Any], method: str, named: str
+) -> None:
+    path = tmp_path / "nv.yaml"
+    path.write_text(yaml.safe_dump({"name": "nv", "validation_size": 0, **keys}))
+    cell = CellChoice.of(str(path), method)
+    with pytest.raises(UsageError) as refused:
+        find_configuration(cell, "default", PackSettings("r"))
+    words = shlex.split(re.search(r"'tpbench (show config [^>]*)>", str(refused.value))[1])  # type: ignore[index]
+    assert words == ["show", "config", named, method]
+    config = tmp_path / "config.yaml"
+    config.write_text(format_configuration(WORKLOADS[named], method))
+    assert find_configuration(cell, str(config), PackSettings("r")).found["by"] == "file"
 
 
 # --- known configurations of a search ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tpbench.results import RunStore
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, reference_numbers
 from tpbench.results.runs import PUBLISHED
 from tpbench.search.configurations import find_configuration, search_inputs
-from tpbench.search.definition import portable_options
+from tpbench.search.definition import SweepDefinition, portable_options
 from tpbench.search.spaces import (
     format_configuration,
     is_published,
@@ -126,12 +127,12 @@ hyperparameters:
 def test_a_space_may_name_what_one_of_its_methods_lacks(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(TWO)
-    spaces = spaces_for(["bp", "gnt"], [path])
-    assert list(spaces["gnt"].ranges) == [*spaces["bp"].ranges, "damping"]
+    bp, gnt = spaces_for([("mnist", "bp"), ("mnist", "gnt")], [path])
+    assert list(gnt.ranges) == [*bp.ranges, "damping"]
     # Alone or beside another method, a sweep of BP has the same definition.
     alone = tmp_path / "one.yaml"
     alone.write_text(TWO.replace(", gnt", "").replace("  damping: {choice: [0.1, 1]}\n", ""))
-    assert space_for("bp", alone).describe() == spaces["bp"].describe()
+    assert space_for("bp", alone).describe() == bp.describe()
 
 
 @pytest.mark.parametrize(
@@ -155,12 +156,12 @@ def test_several_files_give_each_method_its_space(tmp_path: Path) -> None:
     one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
     one.write_text(TWO)
     other.write_text(TWO.replace("[bp, gnt]", "[bp]").replace("  damping: {choice: [0.1, 1]}\n", ""))
-    spaces = spaces_for(["gnt", "dtp"], [one])
-    assert {name: space.path.name for name, space in spaces.items()} == {"gnt": "one.yaml", "dtp": "dtp.yaml"}
+    bp, gnt, dtp = (("digits", method) for method in ("bp", "gnt", "dtp"))
+    assert [space.path.name for space in spaces_for([gnt, dtp], [one])] == ["one.yaml", "dtp.yaml"]
     with pytest.raises(UsageError, match=r"other\.yaml.*bp.*one\.yaml"):
-        spaces_for(["bp", "gnt"], [one, other])
+        spaces_for([bp, gnt], [one, other])
     with pytest.raises(UsageError, match="dtp"):
-        spaces_for(["dtp"], [one])
+        spaces_for([dtp], [one])
     given = {"workloads": "digits", "methods": "bp,dtp", "space": [one, other]}
     options = SweepOptions.read(given)
     assert options.space == (str(one), str(other))
@@ -169,6 +170,72 @@ def test_several_files_give_each_method_its_space(tmp_path: Path) -> None:
     command = format_command(options.plain())
     assert command.count("--space") == 2
     assert parse_older_command(command) == options.plain()
+
+
+# --- spaces of some workloads ---
+
+CONVOLUTIONAL = WORKLOADS["cifar10-conv"]
+OWN = ("bp", "dfa", "ddtp-linear", "ddtp-control", "ddtp-rhl", "drtp", "dkp")
+
+
+def test_a_workload_may_have_a_space_of_its_own(tmp_path: Path) -> None:
+    own, default = spaces_for([("cifar10-conv", "bp"), ("cifar10", "bp")])
+    assert (own.path.name, default.path.name) == ("own-cifar10-conv.yaml", "bp-dfa.yaml")
+    assert space_for("bp") == default
+    assert space_for("fa", workload="cifar10-conv").path.name == "bp-dfa.yaml"
+    # A file that is given comes first, where it is for the workload.
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("workloads: [digits]\n" + TWO)
+    spaces = spaces_for([("digits", "bp"), ("cifar10-conv", "bp"), ("digits", "gnt")], [mine])
+    assert [space.path.name for space in spaces] == ["mine.yaml", "own-cifar10-conv.yaml", "mine.yaml"]
+    with pytest.raises(UsageError, match=r"mine\.yaml.*on digits"):
+        spaces_for([("mnist", "bp")], [mine])
+    assert space_for("bp", mine).path == mine
+
+
+def test_every_method_that_can_train_the_convolutional_network_is_searched_in_its_space() -> None:
+    trained = {method for method in METHODS if not CONVOLUTIONAL.refusal(method)}
+    assert set(OWN) <= trained
+    cells, _ = choose_all("cifar10-conv", ",".join(sorted(trained)))
+    inputs = search_inputs(
+        cells, SweepOptions.read({"workloads": "cifar10-conv", "methods": ",".join(sorted(trained))})
+    )
+    for cell, one in zip(cells, inputs, strict=True):
+        assert one.space.path.name == "own-cifar10-conv.yaml"
+        single = one.space.of_network(get_method(cell.method), CONVOLUTIONAL.architecture)
+        rate = "lr_eta" if "lr_eta" in one.space.ranges else "lr"
+        names = {f"{name}_{layer}" for name in (rate, "epsilon") for layer in (1, 2, 3, 4)}
+        assert names <= set(single.searched)
+
+
+def test_a_definition_knows_the_space_of_its_workload() -> None:
+    space = space_for("bp", workload="cifar10-conv").describe()
+    sweep = SweepDefinition("cifar10-conv", "bp", "f" * 64, space, 2, 1, (0,), 0, 2, 1)
+    assert sweep.paper_space
+    assert not replace(sweep, workload="cifar10").paper_space
+
+
+def test_published_configurations_of_the_convolutional_network() -> None:
+    published = {method for method in METHODS if is_published(CONVOLUTIONAL, method)}
+    assert published == {"bp", "dfa", "ddtp-linear", "ddtp-control"}
+    bp, linear = (published_configuration(CONVOLUTIONAL, method) for method in ("bp", "ddtp-linear"))
+    assert bp["lr"][3] == 1.0011818742335523e-06
+    assert bp["epsilon"][1] == 0.00019809119366335256
+    assert "fb_pretrain_epochs" not in bp
+    assert (linear["lr_eta"][1], linear["eta"]) == (0.000885500279951265, 0.015962099947441903)
+    assert (linear["fb_pretrain_epochs"], linear["fb_epochs_between"]) == (10, 1)
+    # A search of the own space can start from each.
+    cells, _ = choose_all("cifar10-conv", ",".join(sorted(published)))
+    options = SweepOptions.read(
+        {"workloads": "cifar10-conv", "methods": ",".join(sorted(published)), "start": "published"}
+    )
+    assert [one.known.origin for one in search_inputs(cells, options)] == ["published"] * 4
+    # One decade or more lies beyond every published number.
+    for cell, one in zip(cells, search_inputs(cells, options), strict=True):
+        single = one.space.of_network(get_method(cell.method), CONVOLUTIONAL.architecture)
+        for name, value in one.known.values[0].items():
+            lower, upper = single.ranges[name].values
+            assert lower * 10 <= value <= upper / 10, (cell.method, name)
 
 
 def test_the_command_line_takes_several_files(tpbench_inside: Inside, tmp_path: Path) -> None:
@@ -303,3 +370,24 @@ def test_a_package_without_a_space_gets_a_template(mine: Path, tpbench_inside: I
 def test_notes_of_a_published_configuration_are_comments() -> None:
     text = format_configuration(THREE, "dfc-ssa")
     assert all(name not in yaml.safe_load(text) for name in ("source", "departs"))
+
+
+@pytest.mark.data
+def test_published_configurations_of_convolutions_are_those_of_the_specification(shared_data: Path) -> None:
+    specification = shared_data.parent / "conv.md"
+    if not specification.exists():
+        pytest.skip("../shared has no conv.md")
+    block = specification.read_text(encoding="utf-8").split("```yaml")[1].split("```")[0]
+    given, schedule = yaml.safe_load(block), {"fb_pretrain_epochs", "fb_epochs_between", "epochs"}
+    for key, workload in {
+        "published_conv": "cifar10-conv",
+        "published_conv_training_loss": "cifar10-conv-loss",
+    }.items():
+        for method, theirs in given[key].items():
+            declared = WORKLOADS[workload]
+            ours = published_configuration(declared, method)
+            assert declared.epochs == theirs["epochs"]
+            wanted = {name: value for name, value in theirs.items() if name not in schedule}
+            assert {name: value for name, value in ours.items() if name not in schedule} == {
+                name: value for name, value in wanted.items() if name in get_method(method).names
+            }

@@ -319,3 +319,16 @@ def test_searches_without_a_journal_are_named(tmp_path: Path) -> None:
     _, supplied = supplied_configuration(WORKLOADS["digits"], "bp")
     store.publish(record("bp", workload="digits", found=supplied))
     assert tuning_frames(store, "digits")[2] == []
+
+
+def test_runs_of_a_supplied_configuration_name_no_search_that_is_not_here(tmp_path: Path) -> None:
+    _, supplied = supplied_configuration(WORKLOADS["digits-conv"], "bp")
+    store = RunStore(tmp_path)
+    store.publish(record("bp", workload="digits-conv", found=supplied))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tpbench.load_runs(tmp_path, "digits-conv", "bp").attrs["notes"] == []
+    # Runs of the search itself are here: its other trials are missing.
+    store.publish(record("bp", seed=1, workload="digits-conv", found={**supplied, "role": "search"}))
+    with pytest.warns(UserWarning, match=supplied["sweep"]):
+        assert len(tpbench.load_runs(tmp_path, "digits-conv", "bp").attrs["notes"]) == 1

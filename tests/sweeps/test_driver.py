@@ -64,6 +64,8 @@ class Queue:
     folder: Path
     sweeps: dict[str, QueuedSweep]
     said: list[str]
+    counted: list[object]
+    """The callbacks that Tune has counted for Ray's report of use."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     for name, seeds in (("raises", 1), ("lacks", 1), ("lost", 2), ("memory", 2), ("stops", 1)):
         (folder / name / "runs").mkdir(parents=True)
         sweeps[name] = plain(folder / name, seeds, 1, name, on_cluster=False)
+    counted: list[object] = []
     view, known = Lines(folder), Needs.of([], None, "cpu")
     needs = StoppingNeeds(known.sweeps, None, "cpu", known.tpbench, folder=str(folder))
 
@@ -87,6 +90,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     with pytest.MonkeyPatch.context() as patch, ray_running(Resources(1)):
         patch.setattr("tpbench.sweeps.driver.oom_kills", oom_kills)
         patch.setattr("tpbench.sweeps.driver._LOOK", 0.5)
+        patch.setattr("ray.air._internal.usage._count_callbacks", counted.append)
         run_queue(
             list(sweeps.values()),
             Resources(1),
@@ -107,7 +111,14 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
             train=train,
             timeouts=Timeouts(idle=60),
         )
-    return Queue(folder, sweeps, view.said)
+    return Queue(folder, sweeps, view.said, counted)
+
+
+def test_callbacks_are_not_counted_as_mlflow_would_be_imported_for_it(queue: Queue) -> None:
+    from ray.air._internal import usage
+
+    assert queue.counted == []
+    assert usage.tag_callbacks.__module__ == usage.__name__  # put back
 
 
 def test_what_raises_is_told_in_its_own_words_and_tried_again(queue: Queue) -> None:

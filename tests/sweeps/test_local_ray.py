@@ -124,6 +124,32 @@ def test_a_ray_that_is_started_by_hand_puts_its_folder_there(monkeypatch: pytest
         assert local_ray.default_folder() == get_default_ray_temp_dir()
 
 
+def test_the_autoscaler_is_ended_before_the_shutdown_that_would_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ray" / "autoscaler" / "_private" / "monitor.py"
+    program.parent.mkdir(parents=True)
+    program.write_text("import time; print(flush=True); time.sleep(600)")
+    processes = []
+    for path in (program, program.with_name("log_monitor.py")):
+        path.write_text(program.read_text())
+        processes.append(subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE))
+    try:
+        for process in processes:
+            assert process.stdout
+            process.stdout.readline()
+        monkeypatch.setattr(local_ray, "_processes_of", lambda folder: [psutil.Process(p.pid) for p in processes])
+        monkeypatch.setattr(local_ray, "_PATIENCE_AT_END", 0.0)
+        with local_ray.end_ray_processes(tmp_path):
+            assert processes[0].wait(60) == -signal.SIGKILL
+            assert processes[1].poll() is None
+        assert processes[1].wait(60) == -signal.SIGKILL
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 _WITH_RAY = """
 import json, os, threading
 from pathlib import Path

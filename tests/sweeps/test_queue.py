@@ -19,12 +19,12 @@ from tpbench.engine import RuleError, TpbenchError
 from tpbench.results import RunStore
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.spaces import space_for
+from tpbench.sweeps.mailbox import END
 from tpbench.sweeps.queue import SweepQueue
 from tpbench.sweeps.reproduction import TimeBudget
 from tpbench.sweeps.scheduler import Scheduler, Timeouts
 from tpbench.sweeps.sweep import Failure, Place, QueuedPack, QueuedSweep, SearchedSweep, should_abandon
 from tpbench.sweeps.sweep import Workers as Known
-from tpbench.sweeps.trainable import END
 from tpbench.training.plan import Outcome, PackSettings, plan_seeds
 from tpbench.training.sizing import guessed_cost
 from tpbench.workloads import get_workload

@@ -79,6 +79,10 @@ def test_a_quota_limits_what_a_sweep_uses_and_torchs_threads(monkeypatch: pytest
     with limited_threads():
         assert asked == [1]
     assert asked == [1, 8]
+    with limited_threads(3):
+        assert asked[2:] == [3]
+    with limited_threads(9):
+        assert asked[2:] == [3, 8]
     # What a person has set stays.
     asked.clear()
     monkeypatch.setenv("OMP_NUM_THREADS", "8")

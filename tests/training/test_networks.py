@@ -14,16 +14,17 @@ from ray import cloudpickle
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
+from tests.documents import DOCUMENTS
 from tests.training.memory import allow_one_member
 from tests.training.test_packs import InterruptedTrainingError
-from tpbench.engine import METHODS, EpochReport, TpbenchError
+from tpbench.engine import METHODS, EpochReport, TpbenchError, Trainer
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.maintenance import check_store
 from tpbench.results.networks import NETWORKS, has_network, read_network
 from tpbench.sweeps.sweep import QueuedPack
 from tpbench.training.pack import PackJob, array_name
 from tpbench.training.plan import PackPlan, PackSettings, plan_seeds
-from tpbench.workloads import Workload, load_problem
+from tpbench.workloads import WORKLOADS, Workload, load_problem
 from tpbench.workloads.declarations import read_workload
 
 
@@ -47,6 +48,20 @@ def error_of(folder: Path, workload: Workload, run: RunRecord) -> float:
     labels = torch.from_numpy(dataset.arrays["y_test"]).long()
     wrong = network(torch.from_numpy(dataset.arrays["x_test"])).argmax(-1) != labels
     return wrong.double().mean().item()
+
+
+def test_the_documented_module_of_convolutions_computes_a_kept_network(tmp_path: Path, tpbench_inside: Inside) -> None:
+    frame = tpbench.run("digits-conv", "bp", seeds=[0], epochs=1, results=tmp_path, keep_networks=True, progress=False)
+    run = frame.id[0]
+    assert tpbench_inside("results", "export-network", run, "net.pt", "--results", str(tmp_path)).returncode == 0
+    blocks = (DOCUMENTS / "networks.md").read_text().split("```python\n")[1:]
+    (example,) = [block.split("```")[0] for block in blocks if "nn.Conv2d" in block]
+    images = torch.from_numpy(load_problem(WORKLOADS["digits-conv"])[1].arrays["x_test"]).reshape(-1, 8, 8)
+    expected = tpbench.load_network(tmp_path, run)(images)
+    for inputs in (images, images.flatten(1)):
+        names: dict[str, Any] = {"nn": torch.nn, "torch": torch, "images": inputs}
+        exec(example, names)
+        torch.testing.assert_close(names["logits"], expected)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +116,43 @@ def test_a_network_has_the_test_error_of_its_run(undisturbed: Path, tiny: Worklo
             "feedback.random.weight": (8, 4),
             "feedback.random.bias": (8,),
         }
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_convolutional_network_has_the_test_error_and_the_outputs_of_its_run(tmp_path: Path, flat: bool) -> None:
+    y, image = np.arange(160) % 4, (7, 6, 3)
+    x = np.random.default_rng(0).integers(0, 120, (160, *image)) + 30 * y[:, None, None, None]
+    stored = (x.reshape(160, -1) if flat else x).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", x=stored, y=y)
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ndata: own.npz\ntest: 0.25\nnetwork: [{conv: 4, kernel: 3}, {conv: 2, pool: 1}, 8]\n"
+        f"image: {list(image)}\nbatch_size: 16\nvalidation_size: 24\nfeedback_epochs: {{sleep: [1, 1]}}\n"
+    )
+    workload = read_workload(tmp_path / "own.yaml")
+    PackJob(plan_of(workload, "ddtp-linear"), keeping(tmp_path)).run()
+    problem, dataset = load_problem(workload)
+    shapes = {
+        "forward.1.weight": (4, 3, 3, 3),
+        "forward.2.weight": (2, 4, 5, 5),
+        "forward.3.weight": (8, 2 * 4 * 3),
+        "forward.4.weight": (4, 8),
+        "feedback.1.weight": (4 * 4 * 3, 4),
+        "feedback.2.weight": (2 * 4 * 3, 4),
+        "feedback.3.weight": (8, 4),
+    }
+    for run in RunStore(tmp_path).records():
+        assert error_of(tmp_path, workload, run) == run.test_error
+        kept = read_network(RunStore(tmp_path), run.definition.id)
+        assert kept
+        assert {name: array.shape for name, array in kept.arrays.items() if "weight" in name} == shapes
+        assert {name for name in kept.arrays if "feedback" in name and "bias" in name} == {"feedback.3.bias"}
+        trainer = Trainer(METHODS["ddtp-linear"], problem, [dict(run.definition.configuration)], [0], epochs=1)
+        for name in trainer.pack.forward:
+            trainer.pack.forward[name][0] = torch.from_numpy(np.array(kept.arrays[array_name(name)]))
+        inputs = problem.inputs(problem.x_test, torch.float32)
+        engine = trainer.pack.propagate(inputs.unsqueeze(0))[-1][0]
+        module = tpbench.load_network(tmp_path, run.definition.id)(torch.from_numpy(dataset.arrays["x_test"]))
+        assert module.detach().numpy() == pytest.approx(engine.numpy(), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("normalise", ["standard", "unit", "none"])

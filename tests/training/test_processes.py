@@ -42,6 +42,18 @@ def test_a_plan_is_split_by_its_seeds_where_that_pays(
     assert [part.seeds for part in pack_into_memory(again, 2**50).plans] == [(1, 2)]
 
 
+def test_several_threads_train_long_steps_alone(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = PackJob(digits_plan(seeds=(0, 1)), PackSettings(str(tmp_path)))
+    assert pack_into_memory(job, 2**50).threads == 1
+    monkeypatch.setattr(processes, "_MIN_THREADED_STEP", 0.0)
+    assert pack_into_memory(job, 2**50).threads == 2
+    # Processes side by side have one each.
+    monkeypatch.setattr(processes, "_MIN_SECONDS", 0.0)
+    assert pack_into_memory(job, 2**50).threads == 1
+
+
 def needed(job: PackJob) -> int:
     """Bytes that the error names of a single run."""
     problem = job.problem
@@ -76,6 +88,12 @@ def test_fewer_processes_train_where_the_memory_does_not_hold_them(
     little = processes.pack_into_memory(job, 2 * needed(job))
     assert ([plan.seeds for plan in little.plans], little.at_once) == ([(0, 1), (2, 3)], 1)
     assert little.note
+    # One after the other they have all cores, if their steps are long.
+    monkeypatch.setattr(processes, "_MIN_THREADED_STEP", 0.0)
+    assert (
+        processes.pack_into_memory(job, 2**40).threads,
+        processes.pack_into_memory(job, 2 * needed(job)).threads,
+    ) == (1, 2)
 
 
 _MEASURED = """
@@ -85,12 +103,13 @@ import torch
 from tests.conftest import CONFIGURATION
 from tpbench.engine import Architecture, Problem, Trainer, get_method
 from tpbench.engine.operations import member_bytes
+from tpbench.engine.precision import matmul_policy
 
 def status(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 torch.set_num_threads(1)
-rule, members = get_method(sys.argv[1]), 8
+rule, members, precision = get_method(sys.argv[1]), 8, sys.argv[2]
 x, y = torch.rand(1200, 400), torch.arange(1200) % 10
 problem = Problem(
     Architecture((400, 500, 500, 500, 10), random_hidden=600), x, y, x, y, validation_size=1000, batch_size=100
@@ -98,7 +117,10 @@ problem = Problem(
 configuration = {name: CONFIGURATION[name] for name in rule.names}
 
 def train(members):
-    trainer = Trainer(rule, problem, [configuration] * members, list(range(members)), epochs=1)
+    kind = matmul_policy(precision, "cpu")
+    trainer = Trainer(
+        rule, problem, [configuration] * members, list(range(members)), epochs=1, precision=precision, matmul=kind
+    )
     while not trainer.done:
         trainer.advance()
 
@@ -106,17 +128,19 @@ train(1)
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 train(members)
-print((status("VmHWM") - before) / (members * member_bytes(rule, problem, torch.float32)))
+print((status("VmHWM") - before) / (members * member_bytes(rule, problem, torch.float32, lowered=precision == "bf16")))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-@pytest.mark.parametrize("method", ["bp", "dtp", "ddtp-rhl", "gnt"])
-def test_the_estimate_is_near_what_a_pack_takes(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("bp", "float32"), ("dtp", "float32"), ("ddtp-rhl", "float32"), ("gnt", "float32"), ("ddtp-rhl", "bf16")],
+)
+def test_the_estimate_is_near_what_a_pack_takes(method: str, precision: str) -> None:
     root = Path(__file__).parents[2]
-    ended = subprocess.run(
-        [sys.executable, "-c", _MEASURED, method], capture_output=True, text=True, check=True, cwd=root, timeout=240
-    )
+    command = [sys.executable, "-c", _MEASURED, method, precision]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, timeout=240)
     assert 0.5 < float(ended.stdout) < 1.5
 
 

@@ -52,6 +52,25 @@ def test_parts_that_continue_are_shown_once_all_have_reported(tmp_path: Path, mo
     assert shown(job) == ["warning: odd", "epochs: 1/3", "epochs: 2/3", "epochs: 3/3"]
 
 
+def test_a_job_trains_with_the_threads_of_its_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    used = []
+
+    def run(job: PackJob, report: object) -> None:
+        used.append(torch.get_num_threads())
+
+    monkeypatch.setattr(PackJob, "run", run)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        shown(PackJob(digits_plan("bp", (0,)), PackSettings(str(tmp_path))))
+        monkeypatch.setattr(processes, "_MIN_THREADED_STEP", 0.0)
+        shown(PackJob(digits_plan("bp", (0,)), PackSettings(str(tmp_path))))
+        assert (used, torch.get_num_threads()) == ([1, 2], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_torch_keeps_of_a_gpu_is_given_back_before_it_is_asked_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from tests.conftest import Inside
 from tests.results.records import counts, record
 from tpbench.engine import TpbenchError, UsageError, get_method
 from tpbench.engine.network import stream
+from tpbench.engine.parts import Convolution
 from tpbench.results import RunStore
 from tpbench.search.configurations import load_configuration
 from tpbench.training.plan import PackPlan, define_runs, plan_seeds
@@ -112,6 +113,138 @@ def test_a_file_can_declare_what_is_built_in(tmp_path: Path, name: str) -> None:
     path.write_text(replace(workload, name="copy").to_yaml())
     copy = get_workload(str(path))
     assert replace(copy, name=name, title=workload.title, source="") == workload
+
+
+def test_contents_of_fully_connected_workloads_are_those_of_older_versions() -> None:
+    digests = {
+        "digits": "f246917db3bd11a3",
+        "mnist": "e64241936b322599",
+        "mnist-3x256": "3752c133b3154d51",
+        "mnist-frozen": "51b004a5f46575a8",
+        "fashion-mnist": "a13dd0914a0fc4e2",
+        "cifar10": "3455f8f18a719a61",
+    }
+    assert {name: WORKLOADS[name].content_digest() for name in digests} == digests
+    older = WORKLOADS["digits"].plain()
+    del older["convolutions"], older["image"]
+    assert Workload.from_plain(older) == WORKLOADS["digits"]
+
+
+# --- convolutions ---
+
+CONVOLUTIONAL = {"network": [{"conv": 4}, {"conv": 2, "kernel": 3, "pool": 1}, 6]}
+
+
+def samples(*shape: int) -> dict[str, Any]:
+    """The letters as samples of another shape."""
+    return {name: np.resize(a, (len(a), *shape)) if name[0] == "x" else a for name, a in arrays().items()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "image"),
+    [
+        ((4, 5), {}, (4, 5, 1)),
+        ((4, 5, 3), {}, (4, 5, 3)),
+        ((60,), {"image": [4, 5, 3]}, (4, 5, 3)),
+        ((4, 5, 3), {"image": [4, 5, 3]}, (4, 5, 3)),
+        ((3, 5, 7), {"image": [3, 5, 7]}, (3, 5, 7)),
+    ],
+)
+def test_convolutions_of_any_images(
+    tmp_path: Path, shape: tuple[int, ...], keys: dict[str, Any], image: tuple[int, int, int]
+) -> None:
+    workload = get_workload(str(write(tmp_path, CONVOLUTIONAL | keys, samples(*shape))))
+    network = workload.architecture
+    assert (workload.image, network.image) == (image, (image[2], *image[:2]))
+    assert network.convolutions == (Convolution(4), Convolution(2, kernel=3, pool=1, stride=1))
+    assert workload.hidden == (6,)
+    assert network.sizes == (np.prod(image), *(np.prod(shape) for shape in network.maps[1:]), 6, 3)
+    assert Workload.from_plain(json.loads(json.dumps(workload.plain()))) == workload
+    assert workload.content()["image"] == image
+    (tmp_path / "copy.yaml").write_text(workload.to_yaml())
+    assert get_workload(str(tmp_path / "copy.yaml")) == workload
+    problem, _ = load_problem(workload)
+    assert problem.architecture == network
+
+
+def test_a_convolution_decides_the_digest(tmp_path: Path) -> None:
+    def digest(**keys: Any) -> str:
+        layer = {"conv": 4, **keys}
+        return get_workload(str(write(tmp_path, {"network": [layer, 6]}))).source
+
+    assert digest() == digest(kernel=5, pool=3, stride=2)
+    assert len({digest(), digest(kernel=3), digest(pool=5), digest(stride=1), digest(pool=1)}) == 5
+
+
+def test_like_a_convolutional_network(tmp_path: Path) -> None:
+    def like(base: str, **keys: Any) -> Workload:
+        path = tmp_path / "like.yaml"
+        path.write_text(yaml.safe_dump({"name": "mine", "like": base, **keys}))
+        return get_workload(str(path))
+
+    assert like("cifar10-conv", network=[9]).convolutions == ()
+    assert like("cifar10-conv", network=[9]).image is None
+    assert like("cifar10-conv", data="mnist").image == (28, 28, 1)
+    assert like("cifar10-conv", epochs=3).architecture == WORKLOADS["cifar10-conv"].architecture
+    assert like("digits", network=[{"conv": 3, "pool": 2}, 9]).architecture.maps == ((1, 8, 8), (3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "key", "message"),
+    [
+        ((4, 5), {"network": [{"conv": 4, "kernel": 4}, 6]}, "network", "entry 1: kernel"),
+        ((4, 5), {"network": [{"conv": 4}, {"conv": 0}, 6]}, "network", "entry 2, conv"),
+        ((4, 5), {"network": [{"conv": 4, "stride": 4}, 6]}, "network", "entry 1: stride"),
+        ((4, 5), {"network": [{"conv": 4, "pool": 1, "stride": 2}, 6]}, "network", "entry 1: stride 2 .*'pool: 1'"),
+        ((4, 5), {"network": [{"conv": 4, "kernel": 9}, 6]}, "network", "entry 1: .* 9 x 9.* at most 7"),
+        ((4, 5), {"network": [{"conv": 4}, {"conv": 4}, 6]}, "network", "entry 2: .* 5 x 5.* at most 3"),
+        ((4, 5), {"network": [{"conv": 4, "kernle": 3}, 6]}, "network", "'kernel'"),
+        ((4, 5), {"network": [{"kernel": 3}, 6]}, "network", "network, entry 1: .*'conv' is missing"),
+        ((4, 5), {"network": [{"conv": 4}, {}, 6]}, "network", "network, entry 2: .*'conv' is missing"),
+        ((4, 5), {"network": [6, {"conv": 4}]}, "network", "before"),
+        ((4, 5), {"network": [{"conv": 4}]}, "network", "fully connected"),
+        ((4, 5), {"network": [*[{"conv": 4, "kernel": 1}] * 4, 6]}, "network", "entry 4: its map of 1 x 1"),
+        ((4, 5), {"network": [*[{"conv": 4, "kernel": 1, "pool": 2}] * 3, 6]}, "network", "entry 3: its map of 1 x 1"),
+        ((60,), {}, "network", "needs images"),
+        ((2, 3, 2, 5), {}, "network", "needs images"),
+        ((3, 5, 7), {}, "data", "channels came first"),
+        ((4, 5, 3), {"image": [4, 5, 1]}, "image", "4 x 5 x 3"),
+        ((60,), {"image": [4, 5, 4]}, "image", "60"),
+        ((60,), {"image": [4, 5]}, "image", r"image must be \[rows, columns, channels\]"),
+        ((60,), {"image": 60}, "image", r"image must be \[rows, columns, channels\]"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], keys: dict[str, Any], key: str, message: str
+) -> None:
+    path = write(tmp_path, CONVOLUTIONAL | keys, samples(*shape))
+    with pytest.raises(UsageError, match=message) as refused:
+        get_workload(str(path))
+    text = str(refused.value)
+    assert "\n" not in text
+    line = int(re.search(r"letters\.yaml:(\d+): ", text)[1])  # type: ignore[index]
+    above = [line.split(":")[0] for line in path.read_text().splitlines()[:line] if line[0].isalpha()]
+    assert above[-1] == key
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 9), (9, 4)])
+def test_the_largest_kernel_has_no_numbers_that_never_meet_the_image(tmp_path: Path, rows: int, columns: int) -> None:
+    keys = {"network": [{"conv": 2, "kernel": 7}, 6]}
+    workload = get_workload(str(write(tmp_path, keys, samples(rows, columns))))
+    (layer,) = workload.convolutions
+    assert layer.kernel == layer.largest_kernel((1, rows, columns))
+    # The outermost number lies over the last row when the kernel's middle lies over the first.
+    assert layer.kernel // 2 == min(rows, columns) - 1
+
+
+def test_data_of_another_shape_are_not_those_of_the_workload(tmp_path: Path) -> None:
+    workload = get_workload(str(write(tmp_path, CONVOLUTIONAL)))
+    write(tmp_path, CONVOLUTIONAL, samples(5, 4))
+    with pytest.raises(TpbenchError, match="not the data"):
+        load_problem(workload)
+    dense = get_workload(str(write(tmp_path)))
+    write(tmp_path, data=samples(5, 4))
+    load_problem(dense)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tpbench.cli.app import app, format_error
 # isort: on
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import InterruptedWork
-from tpbench.engine.startup import collect_rarely
+from tpbench.engine.startup import collect_rarely, wait_briefly
 from tpbench.results.formats import prepare_streams, print_line
 from tpbench.training.console import interrupt_on_signals
 
@@ -29,6 +29,7 @@ __all__ = ["app", "check", "libraries", "main", "manage", "remote", "show", "tra
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, without a traceback."""
     collect_rarely()
+    wait_briefly()
     if os.environ.get("LC_ALL") in ("C", "POSIX") and not os.environ.get("PYTHONIOENCODING"):
         # Python writes UTF-8 there, but who sets this asks for plain letters.
         for stream in (sys.stdout, sys.stderr):

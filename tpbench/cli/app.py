@@ -17,7 +17,7 @@ from tpbench import __version__
 from tpbench.engine import TpbenchError, UsageError, method_names, unknown
 from tpbench.engine.files import is_regular_file, user_path
 from tpbench.results import RunRecord, RunStore
-from tpbench.results.formats import FORMATS, count_of, format_mean, mean_and_deviation, say
+from tpbench.results.formats import FORMATS, count_of, format_loss, format_mean, mean_and_deviation, say
 from tpbench.results.location import is_url, location
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.training.choice import read_options
@@ -489,6 +489,8 @@ def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:
 def print_records(records: Sequence[RunRecord], method: str, workload: str) -> None:
     """Print one line: mean and deviation over the seeds that did not diverge, as in tables.
 
+    Of runs without a validation set these are the training loss and the test error of the last epoch.
+
     Raises:
         TpbenchError: all of them diverged.
     """
@@ -501,4 +503,8 @@ def print_records(records: Sequence[RunRecord], method: str, workload: str) -> N
     diverged = len(records) - len(errors)
     note = f" ({diverged} diverged, not in the mean)" if diverged else ""
     known = format_mean(*mean_and_deviation(errors))
-    say(f"{workload} {method}: test error {known} % over {count_of(len(records), 'seed')}{note}")
+    measured = f"test error {known} %"
+    if not all(run.validated for run in records):
+        losses = [run.curves["train_loss"][-1] for run in records if not run.diverged]
+        measured = f"last epoch: training loss {format_loss(*mean_and_deviation(losses))}, {measured}"
+    say(f"{workload} {method}: {measured} over {count_of(len(records), 'seed')}{note}")

@@ -37,7 +37,7 @@ from tpbench.engine.files import user_path
 from tpbench.results.formats import listing, say
 from tpbench.results.location import location
 from tpbench.results.opening import DEFAULT_STORE
-from tpbench.training.choice import choose_workloads
+from tpbench.training.choice import choose_workloads, pair_up
 
 if TYPE_CHECKING:
     from tpbench.engine.verify import Check
@@ -75,8 +75,10 @@ def bench(
     ] = None,
 ) -> None:
     """Measure how fast packs train: epochs per second, floating-point rate, time by phase, memory."""
-    chosen = choose_workloads(workloads)
     rules = parse_names(methods, all_methods() if methods is None else method_names(), "method")
+    chosen, left = pair_up(choose_workloads(workloads), rules)
+    for line in left if methods else ():
+        complain(line)
     from dataclasses import asdict
 
     from tpbench.training.devices import choose_device
@@ -86,10 +88,11 @@ def bench(
         from tpbench.reports.style import check_picture
 
         check_picture(plot)
+    cells = [(cell.workload, cell.method) for cell in chosen]
     precisions, place = [check_precision(name.strip()) for name in precision.split(",")], choose_device(device)
     for name in precisions:
         check_device_precision(name, place)
-    rows = list(measure_all(chosen, rules, _sizes(pack), place, precisions, seconds))
+    rows = list(measure_all(cells, _sizes(pack), place, precisions, seconds))
     print(json.dumps([asdict(row) for row in rows], indent=1) if as_json else _spell_rows(rows).rstrip("\n"))
     # The numbers are there by now, whatever becomes of the picture.
     if plot:

@@ -150,7 +150,9 @@ def results_export(
         for problem in problems:
             complain(f"warning: {problem}")
         return
-    count, searches = export_runs(store, file, chosen)
+    from tpbench.search.spaces import supplied_sweeps
+
+    count, searches = export_runs(store, file, chosen, supplied_sweeps())
     say(f"{count} runs written to {file}")
     if searches:
         say(f"not every trial of a search is a run, and --trials writes all of them: {searches}")
@@ -171,7 +173,7 @@ def results_export_network(
 
     made = export_network(store, run, file)
     say(f"network of {made.workload} {made.method}, seed {made.seed} (run {made.run}) written to {file}")
-    layers, sign = "-".join(map(str, made.sizes)), "-" if made.shift < 0 else "+"
+    layers, sign = made.architecture, "-" if made.shift < 0 else "+"
     say(f"layers {layers}, tanh between them; inputs: stored numbers * {made.scale!r} {sign} {abs(made.shift)!r}")
 
 

@@ -129,7 +129,8 @@ def methods(
 
 def _method_fields(name: str, method: Method) -> dict[str, Any]:
     hyperparameters = {spec.name: spec.meaning for spec in method.hyperparameter_specs.values()}
-    known = {"title": method.title, "summary": method.summary, "formula": method.formula}
+    known: dict[str, Any] = {"title": method.title, "summary": method.summary, "formula": method.formula}
+    known["convolutions"] = not method.convolution_refusal
     return {"name": name, **known, "hyperparameters": hyperparameters, "source": _origin(name)}
 
 
@@ -143,6 +144,8 @@ def _print_method(name: str, method: Method) -> None:
         say(method.formula)
     if _origin(name) != "built in":
         say(f"from {_origin(name)}")
+    refusal = method.convolution_refusal
+    say(f"trains convolutional networks: {f'no, {refusal}' if refusal else 'yes'}")
     try:
         ranges = {key: str(entry) for key, entry in space_for(name).ranges.items()}
     except UsageError:
@@ -169,7 +172,8 @@ def workloads(
 ) -> None:
     """List the workloads; with names or .yaml files, show everything that these fix."""
     for name in files or ():
-        print(listing(("key", name), _workload_keys(get_workload(name))), end="")
+        workload = get_workload(name)
+        print(listing(("key", name), [*_workload_keys(workload), ("trained by", _trained(workload))]), end="")
     if not files:
         header = ("workload", "data", "network", "trained layers", "epochs", "batch", "validation samples")
         rows = [[value for _, value in _workload_keys(w)[: len(header)]] for w in all_workloads().values()]
@@ -187,14 +191,15 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
     feedback = [
         f"{kind}: {first} before, {between} between" for kind, (first, between) in w.schedules.items() if kind != JOINT
     ]
-    drawn = f"{w.validation_size}{', by class for seeds that would lose one' * bool(w.own_file)}"
+    by_class = ", by class for seeds that would lose one" * bool(w.own_file)
+    drawn = f"{w.validation_size}{by_class}" if w.validation_size else "none: the last epoch counts"
     share = f"{100 * w.test:g} % of x and y, chosen by tpbench (x_train, ... y_test are a split of your own)"
     chosen = [("test set", share)] if w.test else []
     normalise = w.normalise if isinstance(w.normalise, str) else "mean {:g}, deviation {:g}".format(*w.normalise)
     return [
         ("workload", w.name),
         ("data", w.own_file.name if w.own_file else w.data),
-        ("network", "-".join(map(str, w.architecture.sizes))),
+        ("network", str(w.architecture)),
         ("trained layers", ", ".join(map(str, w.trained_layers)) if w.trained_layers else "all"),
         ("epochs", str(w.epochs)),
         ("batch", str(w.batch_size)),
@@ -205,8 +210,29 @@ def _workload_keys(w: Workload) -> list[tuple[str, str]]:
         ("feedback epochs", "; ".join(feedback)),
         ("stopped in a search", "after {} epochs with a training error above {:g}".format(*w.prune)),
         *chosen,
+        *_convolution_keys(w),
         ("in tables", _in_tables(w)),
     ]
+
+
+def _trained(w: Workload) -> str:
+    """Return the methods that can be trained on a workload, with commas between them."""
+    known = all_methods()
+    trained = [name for name in known if not w.refusal(name)]
+    return "all" if len(trained) == len(known) else ", ".join(trained)
+
+
+def _convolution_keys(w: Workload) -> list[tuple[str, str]]:
+    """Return a line on each convolution."""
+    lines = []
+    for layer, (convolution, (channels, rows, columns)) in enumerate(
+        zip(w.convolutions, w.architecture.maps[1:], strict=True), start=1
+    ):
+        kernel = f"kernel {convolution.kernel} x {convolution.kernel}"
+        pooling = f", max-pooling {convolution.pool} x {convolution.pool} with stride {convolution.stride}"
+        made = f" to {rows} x {columns} x {channels}"
+        lines.append((f"layer {layer}", f"{kernel}{pooling if convolution.pool > 1 else ''}{made}"))
+    return lines
 
 
 def _in_tables(w: Workload) -> str:
@@ -244,13 +270,25 @@ def show_space(
     template: Annotated[
         bool, typer.Option("--template", help="One to start from, made of its hyperparameters.")
     ] = False,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="WORKLOAD",
+            help="Of searches on this workload.",
+            show_default="those without a space of their own",
+            autocompletion=complete_workloads,
+        ),
+    ] = None,
 ) -> None:
     """Print the search space of a method: tpbench's own, that of its package, or that of a file."""
     from tpbench.search.spaces import format_space, space_template
 
-    if template and space:
-        raise UsageError("--template goes without --space")
-    print(space_template(method) if template else format_space(method, space), end="")
+    given = [name for name, value in (("--space", space), ("--template", template), ("--workload", workload)) if value]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} goes without {given[1]}")
+    name = get_workload(workload).name if workload else ""
+    print(space_template(method) if template else format_space(method, space, name), end="")
 
 
 def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:
@@ -296,8 +334,16 @@ def show_leaderboard(
         if not write and baseline not in (None, "bp"):
             raise UsageError(f"--write with --baseline {baseline}: name a file, as leaderboard.csv is against bp")
     from tpbench.results import choose_cells, write_leaderboard
-    from tpbench.results.ranking import board_csv, rank_all, ranking_frame, read_test_samples, render_rankings
+    from tpbench.results.ranking import (
+        board_csv,
+        rank_all,
+        ranking_frame,
+        read_test_samples,
+        render_rankings,
+        require_validated,
+    )
 
+    require_validated(store.summaries(), [workload] if workload else None)
     method = _chosen_baseline(baseline, store, workload)
     cells = choose_cells(store.summaries())
     ranked = rank_all(cells, method)
@@ -392,6 +438,10 @@ def table(
             autocompletion=complete_from(TABLES),
         ),
     ],
+    workload: Annotated[
+        str | None,
+        typer.Argument(metavar="WORKLOAD", help="For loss: only this workload.", autocompletion=complete_workloads),
+    ] = None,
     baseline: Annotated[str | None, baseline_option(f"For {', '.join(BASELINE_TABLES)}")] = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
@@ -399,6 +449,10 @@ def table(
     """Print a table of the store's runs; a table of the paper stands beside the paper's own numbers."""
     name = check_table(name)
     check_format(form)
+    if workload is not None:
+        if name != LOSS_TABLE:
+            raise UsageError(f"a workload goes with 'table {LOSS_TABLE}', not with 'table {name}'")
+        workload = stored_workload(workload, open_store(results))
     if baseline is not None and name not in BASELINE_TABLES:
         tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
         raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
@@ -410,7 +464,7 @@ def table(
     elif name == LOSS_TABLE:
         from tpbench.results.tables import loss_table
 
-        text = loss_table(store, form)
+        text = loss_table(store, form, workload)
     elif name in BASELINE_TABLES:
         from tpbench.results.field_table import render_field
         from tpbench.results.tables import render_epochs, render_overview
@@ -513,6 +567,7 @@ def plot(
     from tpbench.reports.forest import forest_figure, forest_rows
     from tpbench.reports.style import check_picture, save
     from tpbench.reports.tuning_plots import search_figure, tuning_figure
+    from tpbench.results.ranking import require_validated
 
     store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
     if kind == "search":
@@ -522,6 +577,8 @@ def plot(
     elif kind == "forest":
         figure = forest_figure(forest_rows(store, what, baseline=_chosen_baseline(baseline, store, what)), what)
     else:
+        if kind == "cost":
+            require_validated(store.summaries(), [what])
         cells = cells_of(store, what)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)

@@ -123,10 +123,13 @@ def run(context: typer.Context) -> None:
     from tpbench.training.choice import choose_cells
 
     cells, left = choose_cells(options.workload, options.method)
-    from tpbench.search.configurations import run_configurations
+    from tpbench.search.configurations import leave_out_unconfigured, run_configurations
 
     for line in left:
         complain(f"left out: {line}")
+    cells, missing = leave_out_unconfigured(cells, options)
+    if missing:
+        complain(f"left out, no configuration: {', '.join(missing)}")
     diverged: list[TpbenchError] = []
     for cell, records in run_configurations(cells, options):
         try:

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from tpbench.engine.configuration import Configuration, layer_value
 from tpbench.engine.network import Parameters
+from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy
 
+# Numbers of an array that are updated at once where the matmul policy keeps a copy: 1 MiB of float32.
+_BLOCK = 1 << 18
 # A GPU hardly runs more streams than this at once.
 _STREAMS = 16
 
@@ -54,6 +57,7 @@ class Adam:
         gradients: of the same layout.
         settings: the hyperparameters of every member: of all arrays, or of each in the order of ``names``.
         names: the arrays that train; None: all.
+        matmul: is told what changes; it may hold the gradients in its own type.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Adam:
         gradients: Parameters,
         settings: Sequence[AdamSettings | Sequence[AdamSettings]],
         names: Sequence[str] | None = None,
+        matmul: MatmulPolicy = EXACT_MATMUL,
     ) -> None:
+        self.matmul = matmul
         self.first_moment, self.second_moment = parameters.like(names), parameters.like(names)
         self.names = tuple(self.first_moment)
         # One counter per member and array on the parameters' device, as the fused kernel wants it.
@@ -92,16 +98,38 @@ class Adam:
         for k, settings in enumerate(self._settings[p]):
             if names is None or self.names[k] in names:
                 groups.setdefault(settings, []).append(k)
-        calls = [
-            partial(
-                update,
-                [[buffer[k][rows] for k in chosen] for buffer in self._arrays],
-                [self.steps[p, k] for k in chosen],
-                settings,
-            )
-            for settings, chosen in groups.items()
-        ]
+        calls: list[Callable[[], None]] = []
+        for settings, chosen in groups.items():
+            kept = [k for k in chosen if self.matmul.keeps(self._arrays[0][k])]
+            others = [k for k in chosen if k not in kept]
+            if others:
+                arrays = [[buffer[k][rows] for k in others] for buffer in self._arrays]
+                calls.append(partial(update, arrays, [self.steps[p, k] for k in others], settings))
+            calls += [partial(self._update_kept, k, p, settings, self._blocks(k, p)) for k in kept]
         return calls[0] if len(calls) == 1 else partial(_run_all, calls)
+
+    def _blocks(self, k: int, p: int) -> list[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Return where the blocks of a member's array lie in the flattened one, their parameters and moments."""
+        parameter, first, second = (buffer[k].view(-1) for buffer in (self._arrays[0], *self._arrays[2:]))
+        size = len(parameter) // len(self._arrays[0][k])
+        starts = range(p * size, (p + 1) * size, _BLOCK)
+        blocks = [slice(start, min(start + _BLOCK, (p + 1) * size)) for start in starts]
+        return [(block, parameter[block], first[block], second[block]) for block in blocks]
+
+    def _update_kept(
+        self, k: int, p: int, settings: AdamSettings, blocks: Sequence[tuple[slice, Tensor, Tensor, Tensor]]
+    ) -> None:
+        """Update one member's part of an array of which the matmul policy keeps a copy, and of the copy.
+
+        Gradient, moments, parameters and copy of a block are in the cache at once. The numbers are those of an update
+        in one call.
+        """
+        parameter, gradient = self._arrays[0][k], self._arrays[1][k]
+        steps = [self.steps[p, k]]
+        for block, values, first, second in blocks:
+            numbers = self.matmul.gradient_block(gradient, block)
+            update([[values], [numbers], [first], [second]], steps, settings)
+            self.matmul.write_copy(parameter, block, values)
 
     @property
     def settings(self) -> tuple[tuple[AdamSettings, ...], ...]:
@@ -119,7 +147,7 @@ class Adam:
         """Update every array once, or those of these names alone, one sequence of names for each member."""
         if active is None or all(len(names) == len(self.names) for names in active):
             self.steps += 1
-            run_parallel(self._updates, self.steps.device)
+            self._run(self._updates)
             return
         updates = []
         for p, names in enumerate(active):
@@ -131,7 +159,12 @@ class Adam:
             updates.append(self._partial_updates[key])
             for name in names:
                 self.steps[p, self.names.index(name)] += 1
+        self._run(updates)
+
+    def _run(self, updates: Sequence[Callable[[], None]]) -> None:
         run_parallel(updates, self.steps.device)
+        if not self.matmul.keeps_copies:
+            self.matmul.forget(self._arrays[0])
 
     def select(self, other: Adam, members: list[int]) -> None:
         """Copy the moments and step counts of some members of another pack's optimiser."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+from tpbench.engine.gauss_newton import gauss_newton_change
 from tpbench.engine.methods import Minibatch, gradient_targets
 from tpbench.engine.network import Parameters
 
@@ -28,10 +28,11 @@ def angles(one: Tensor, other: Tensor) -> Tensor:
 
 def weight_gradient(batch: Minibatch, layer: int, change: Tensor) -> Tensor:
     """Return ``dL_i/dW_i`` of the local loss whose target lies ``change`` (P, B, n_i) away, up to its scale."""
-    error = -change
-    if layer < batch.architecture.depth:
-        error = error * batch.slopes[layer]
-    return torch.bmm(error.mT, batch.activities[layer - 1])
+    chosen = batch.layers[layer - 1]
+    into = Parameters(chosen.shapes, len(change), dtype=change.dtype, device=change.device)
+    slope = batch.slopes[layer] if chosen.squash else None
+    chosen.gradient(-change, slope, batch.activities[layer - 1], into, pooling=batch.pooling)
+    return into[chosen.weight]
 
 
 def null_space_share(jacobian: Tensor, slope: Tensor, gradient: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class AlignmentLog:
                 [angles(gradients[f"W{i}"], weight_gradient(batch, i, loss_targets[i - 1])) for i in hidden], 1
             ).cpu()
         )
-        jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
+        jacobians = batch.jacobians()
         members, rows = batch.output_gradient.shape[0], []
         for damping in self.dampings:
             damped = torch.full((members,), damping, dtype=torch.float64, device=batch.output_gradient.device)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tpbench.engine.convolution import PoolingMemory
 from tpbench.engine.gauss_newton import apply_factor, root_probabilities
 from tpbench.engine.network import Parameters, network_layers, stream, xavier_normal
 from tpbench.engine.parts import Architecture, Draw, Feedback, Reconstruction, of_layer
@@ -96,6 +97,7 @@ class FeedbackState:
         activities: ``h_0 .. h_L``, each (P, B, n_i).
         workspace: working memory; the tensors that methods return lie in it and last until the next minibatch.
         matmul: multiplies matrices.
+        pooling: what the convolutional layers kept of the forward pass.
     """
 
     def __init__(
@@ -107,8 +109,9 @@ class FeedbackState:
         activities: list[Tensor],
         workspace: Workspace,
         matmul: MatmulPolicy = EXACT_MATMUL,
+        pooling: PoolingMemory | None = None,
     ) -> None:
-        self.feedback, self.architecture = feedback, architecture
+        self.feedback, self.architecture, self.pooling = feedback, architecture, pooling
         self.parameters, self.fixed, self.activities = parameters, fixed, activities
         self.workspace, self.matmul = workspace, matmul
         self._values: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -136,7 +139,8 @@ class FeedbackState:
         """Return g_i at the activities (P, B, n_i), and the slope of its tanh there if it has one."""
         if i not in self._values:
             g = self.workspace(f"g{i}", *self.activities[i].shape)
-            self.matmul.linear(self.source(i), self.parameters[f"Q{i}"], self.parameters[f"c{i}"], g)
+            bias = self.parameters[f"c{i}"] if self.feedback.has_bias(i, self.architecture) else None
+            self.matmul.linear(self.source(i), self.parameters[f"Q{i}"], bias, g)
             if self.feedback.has_recurrence(i, self.architecture):
                 self.matmul.add_linear(self.activities[i], self.parameters[f"S{i}"], g)
             slope = None
@@ -253,6 +257,8 @@ class FeedbackState:
             moved = torch.add(source, source_change, out=self.workspace("moved source", *source.shape))
             self.matmul.weight_gradient(at_change, moved, weight_gradient, accumulate=accumulate, cache=False)
             at_rest = at_change
+        if not self.feedback.has_bias(i, self.architecture):
+            return
         if at_rest is None:
             if not accumulate:
                 into[f"c{i}"].zero_()
@@ -341,7 +347,7 @@ def _send_to_next_layer(
         h, slope = state.activities[i], slopes[i] if layer.squash else None
         out = state.workspace(f"next change {i}", h.shape[0], 1, h.shape[1], layer.units)
         corruption = corruptions[i - 2].unsqueeze(1)
-        layer.difference(forward_parameters, corruption, h, slope, out, state.workspace, state.matmul)
+        layer.difference(forward_parameters, corruption, h, slope, out, state.workspace, state.matmul, state.pooling)
         changes.append(out)
     return changes
 
@@ -364,7 +370,9 @@ def _send_to_output(
         k = layer.index
         h, slope = state.activities[k], slopes[k] if layer.squash else None
         arriving = stacks[k - 1][:, : k - 1]
-        layer.difference(forward_parameters, stacks[k - 2], h, slope, arriving, state.workspace, state.matmul)
+        layer.difference(
+            forward_parameters, stacks[k - 2], h, slope, arriving, state.workspace, state.matmul, state.pooling
+        )
     return stacks[-1]
 
 

@@ -10,7 +10,7 @@ has no inverse: its pseudo-inverse stands for it. That loses nothing: ``e_L = p 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,16 +22,24 @@ FLOOR = 1e-6
 wrong."""
 
 
-def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth: int) -> list[Tensor]:
+def output_jacobians(
+    forward_parameters: Parameters,
+    slopes: list[Tensor],
+    depth: int,
+    send_back: Callable[[int, Tensor], Tensor] | None = None,
+) -> list[Tensor]:
     """Return ``J_i = d h_L / d h_i`` of every sample for the hidden layers i = 1 .. L-1, in float64.
 
     Whatever the precision of the pack: behind a bottleneck J has exact zeros among its singular values, which float32
-    products would turn into small numbers that a pseudo-inverse then blows up.
+    products would turn into small numbers that a pseudo-inverse then blows up. The h_i of a convolutional layer lies
+    after its pooling.
 
     Args:
         forward_parameters: ``W{i}`` of the pack.
         slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer, each (P, B, n_i).
         depth: L.
+        send_back: returns the errors of h_{i-1} (P, B n_L, n_{i-1}) of i and errors of layer i's pre-activations, both
+            in float64, the rows of a sample together; None: every W_i is a matrix.
 
     Returns:
         Entry i - 1 is J_i, (P, B, n_L, n_i): one batched product per layer, all samples and outputs at once.
@@ -41,9 +49,9 @@ def output_jacobians(forward_parameters: Parameters, slopes: list[Tensor], depth
     jacobian = last.unsqueeze(1).expand(-1, batch, -1, -1)
     jacobians = [jacobian]
     for i in range(depth - 1, 1, -1):
-        weight = forward_parameters[f"W{i}"].double()
-        scaled = (jacobian * slopes[i].unsqueeze(2)).reshape(members, -1, weight.shape[1])
-        jacobian = torch.bmm(scaled, weight).view(members, batch, last.shape[1], weight.shape[2])
+        scaled = (jacobian * slopes[i].unsqueeze(2)).reshape(members, -1, slopes[i].shape[2])
+        back = send_back(i, scaled) if send_back else torch.bmm(scaled, forward_parameters[f"W{i}"].double())
+        jacobian = back.view(members, batch, last.shape[1], -1)
         jacobians.insert(0, jacobian)
     return jacobians
 

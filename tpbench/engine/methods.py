@@ -51,8 +51,9 @@ from tpbench.engine.plugins import Registry
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from tpbench.engine.convolution import PoolingMemory
     from tpbench.engine.feedback import FeedbackState
-    from tpbench.engine.network import Dense, Parameters
+    from tpbench.engine.network import Layer, Parameters
     from tpbench.engine.parts import Architecture
     from tpbench.engine.precision import MatmulPolicy, Workspace
 
@@ -118,8 +119,11 @@ class Minibatch:
     workspace: Workspace | None = None
     """Named working memory, which is used again in the next step; None: a rule makes its own."""
 
+    pooling: PoolingMemory | None = None
+    """What the convolutional layers kept of the forward pass; None: there are none."""
+
     @property
-    def layers(self) -> tuple[Dense, ...]:
+    def layers(self) -> tuple[Layer, ...]:
         """The layers 1 .. L of the network, entry i - 1 layer i."""
         from tpbench.engine.network import network_layers
 
@@ -144,8 +148,19 @@ class Minibatch:
         slope = self.slopes[i] if layer.squash else None
         workspace, matmul = self.workspace or Workspace(h.dtype, h.device), self.matmul or EXACT_MATMUL
         out = h.new_empty(h.shape).unsqueeze(1)
-        layer.difference(self.forward_parameters, change.unsqueeze(1), h, slope, out, workspace, matmul)
+        layer.difference(self.forward_parameters, change.unsqueeze(1), h, slope, out, workspace, matmul, self.pooling)
         return out[:, 0]
+
+    def jacobians(self) -> list[Tensor]:
+        """Return ``dh_L/dh_i`` of every sample for the hidden layers, entry i - 1 (P, B, n_L, n_i), in float64."""
+        from tpbench.engine.gauss_newton import output_jacobians
+
+        def send_back(i: int, error: Tensor) -> Tensor:
+            layer = self.layers[i - 1]
+            weights = {layer.weight: self.forward_parameters[layer.weight].double()}
+            return layer.backward(weights, error, pooling=self.pooling)
+
+        return output_jacobians(self.forward_parameters, self.slopes, self.architecture.depth, send_back)
 
     def draw(self, *shape: int, members: Sequence[bool] | Tensor | None = None) -> Tensor:
         """Draw standard-normal numbers (P, ...), each member's from its own stream.
@@ -249,21 +264,34 @@ def uncorrected_targets(batch: Minibatch) -> list[Tensor]:
 def _send_error_back(batch: Minibatch, send: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
     """Return ``-(B/2)`` times the error of every layer, for which the local loss has the gradient of that error.
 
+    Where the local loss weighs its units, as that of convolutional layers, the error is divided by the weight.
+
     Args:
         batch: the minibatch.
         send: returns the error of layer i - 1 (P, B, n_{i-1}) of i and the error of layer i's pre-activations.
     """
+    import torch
+
     differences = [batch.output_gradient * (-batch.output_gradient.shape[1] / 2)]
     for i in range(batch.architecture.depth, 1, -1):
-        error = differences[0] if i == batch.architecture.depth else differences[0] * batch.slopes[i]
+        error = differences[0]
+        if i < batch.architecture.depth:
+            # In memory that is used again: fresh memory is slow.
+            out = batch.workspace(f"error {i}", *error.shape) if batch.workspace else None
+            error = torch.mul(error, batch.slopes[i], out=out)
         differences.insert(0, send(i, error))
+    for layer in batch.layers:
+        if layer.loss_weight != 1.0:
+            differences[layer.index - 1] = differences[layer.index - 1] / layer.loss_weight
     return differences
 
 
 def gradient_targets(batch: Minibatch) -> list[Tensor]:
     """Write backpropagation as targets: ``hhat_i - h_i = -(B/2) dL/dh_i`` gives the local loss BP's gradient."""
     layers, parameters = batch.layers, batch.forward_parameters
-    return _send_error_back(batch, lambda i, error: layers[i - 1].backward(parameters, error, batch.matmul))
+    return _send_error_back(
+        batch, lambda i, error: layers[i - 1].backward(parameters, error, batch.matmul, batch.pooling)
+    )
 
 
 def aligned_targets(batch: Minibatch) -> list[Tensor]:
@@ -286,12 +314,11 @@ def _is_damped(configuration: Configuration) -> bool:
 
 def gauss_newton_targets(batch: Minibatch) -> list[Tensor]:
     """Take Gauss-Newton targets (Conditions 2 and S3) with stepsize 1; at the output J is the identity."""
-    from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+    from tpbench.engine.gauss_newton import gauss_newton_change
 
     damping = batch.hyperparameters["damping"]
     undamped = [not _is_damped(configuration) for configuration in batch.configurations] or None
-    jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
-    changes = [gauss_newton_change(jacobian, batch.output_gradient, damping, undamped) for jacobian in jacobians]
+    changes = [gauss_newton_change(j, batch.output_gradient, damping, undamped) for j in batch.jacobians()]
     return [*changes, -batch.output_gradient / (1 + damping).view(-1, 1, 1)]
 
 
@@ -334,6 +361,10 @@ class Method:
     layers are frozen."""
     needs_all_layers: bool = False
     """It makes no sense where layers are frozen, for another reason."""
+    convolutions: bool | None = None
+    """It works in networks with convolutions. None: where its feedback maps go from the output to each hidden layer
+    at once, without arrays that grow with the square of a layer; others would pass through a convolution and its
+    pooling, for which no published form exists."""
     one_number: tuple[str, ...] = ()
     """Hyperparameters that are one number for all layers, though the table says that a list is valid: the rule reads
     them itself, without a layer."""
@@ -408,6 +439,31 @@ class Method:
         if missing or len(set(given)) < len(given):
             what = f"needs {', '.join(missing)} besides" if missing else "has one twice"
             raise ValueError(f"{self.title}: of hyperparameters it {what}")
+
+    def refusal(self, architecture: Architecture) -> str:
+        """Return the reason why the method cannot train a network, in a line; empty if it can."""
+        return self.convolution_refusal if architecture.convolutions else ""
+
+    @property
+    def convolution_refusal(self) -> str:
+        """The reason why it trains no network with convolutions, in a line; empty if it does.
+
+        Methods refused for the same reason have the same line.
+        """
+        if self.convolutions:
+            return ""
+        if self.convolutions is False:
+            return "declared not to work in networks with convolutions"
+        if self.feedback and self.feedback.recurrent:
+            return "the feedback has a matrix of n x n numbers for a layer of n units: too many for a convolution"
+        if self.feedback and self.feedback.direct and not self.arrays:
+            return ""
+        if self.feedback and not self.feedback.direct:
+            return "the feedback would pass through a convolution and its pooling: no rule is published"
+        return (
+            "not declared to work in networks with convolutions (Method.convolutions): most rules use each layer's "
+            "weights as a matrix"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -538,6 +594,7 @@ METHODS: dict[str, Method] = {
         "backpropagation",
         gradient_targets,
         ("lr", *FORWARD_ADAM),
+        convolutions=True,
         descends=cross_entropy_loss,
         formula="hhat_i = h_i - (B/2) dL/dh_i, with B samples in a batch: W_i descends dL/dW_i",
         needs=WEIGHT_TRANSPORT,

@@ -9,13 +9,13 @@ import torch
 from tpbench.engine.configuration import Configuration
 from tpbench.engine.field_rules import controlled_update
 from tpbench.engine.methods import Method, example_configuration, gauss_newton_targets
-from tpbench.engine.network import network_layers, stream
+from tpbench.engine.network import ConvolutionLayer, network_layers, stream
 from tpbench.engine.noise import minibatches_at_once
 from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import CountingMatmul
 from tpbench.engine.problem import Problem
 from tpbench.engine.step import PackState
-from tpbench.engine.trainer import EVALUATION_CHUNK
+from tpbench.engine.trainer import evaluation_chunk
 
 
 def joint_operations(
@@ -57,10 +57,11 @@ def step_bytes(method: Method, architecture: Architecture, batch: int, trained: 
     Args:
         element: bytes of a number.
     """
-    forward = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in trained)
-    total = sum(architecture.sizes[i] * architecture.sizes[i - 1] for i in architecture.layers)
+    weights = {layer.index: prod(layer.shapes[layer.weight]) for layer in network_layers(architecture)}
+    forward, total = sum(weights[i] for i in trained), sum(weights.values())
     feedback = sum(map(prod, method.array_shapes(architecture).values())) if method.trains_feedback else 0
-    activities = 2 * batch * sum(architecture.sizes)
+    before = [prod(layer.before) for layer in network_layers(architecture) if isinstance(layer, ConvolutionLayer)]
+    activities = 2 * batch * (sum(architecture.sizes) + sum(before))
     return element * (7 * (forward + feedback) + total + feedback + activities)
 
 
@@ -73,6 +74,7 @@ def member_bytes(
     keep: bool = False,
     checkpoint: bool = False,
     repeats: int = 1,
+    lowered: bool = False,
 ) -> int:
     """Return the bytes that one member of a pack takes while it trains, roughly: the data that all share not counted.
 
@@ -87,6 +89,7 @@ def member_bytes(
         keep: the network of the selected epoch is kept beside the one that trains.
         checkpoint: a checkpoint is copied on this device before it is written.
         repeats: how often a minibatch needs the noise of the feedback phase.
+        lowered: a CPU multiplies in bfloat16, and keeps its copies of the parameters and their gradients.
     """
     architecture, batch = problem.architecture, problem.batch_size
     sizes, hidden = architecture.sizes, architecture.hidden
@@ -100,10 +103,17 @@ def member_bytes(
     if checkpoint:
         # Parameters and moments; the gradients are in none.
         numbers += 3 * forward + (3 if method.trains_feedback else 1) * feedback + fixed
+    if lowered:
+        # Half as many bytes as a number of the pack; the gradient of a tanh map is the sum of two products.
+        numbers += (2 * forward + (3 if method.trains_feedback else 1) * feedback + fixed) // 2
     units = sum(sizes[i] for i in hidden)
     # Inputs as they are gathered and as they are scaled; activities, slopes and targets.
-    rows = max(batch, min(EVALUATION_CHUNK, max(problem.validation_size, len(problem.x_test))))
+    rows = max(batch, min(evaluation_chunk(architecture), max(problem.validation_size, len(problem.x_test))))
     numbers += rows * (2 * sizes[0] + units + 3 * sizes[-1]) + 3 * batch * units
+    for layer in network_layers(architecture):
+        if isinstance(layer, ConvolutionLayer):
+            # Winners of the pooling, 8 bytes each, and pre-activations, of the first layer for a moment only.
+            numbers += batch * (8 // dtype.itemsize * layer.units + prod(layer.before))
     if method.targets in (gauss_newton_targets, controlled_update):
         # Jacobians in float64, and as much again of intermediate results.
         numbers += 6 * batch * sizes[-1] * units

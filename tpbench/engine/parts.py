@@ -6,8 +6,9 @@ workloads and methods need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,21 +19,101 @@ if TYPE_CHECKING:
     from tpbench.engine.network import Parameters
 
 
+Map = tuple[int, int, int]
+"""Channels, rows and columns of an image or of what a convolutional layer makes of it."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolutional layer: convolution with stride 1 and zeros around the image, tanh, max-pooling.
+
+    Raises:
+        ValueError: a size is not valid.
+    """
+
+    channels: int
+    """Of its output."""
+    kernel: int = 5
+    """Rows and columns of the kernel, odd."""
+    pool: int = 3
+    """Rows and columns of the pooling window; 1: no pooling."""
+    stride: int = 2
+    """Of the pooling window."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"a convolution needs at least one channel, got {self.channels}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+        if not 1 <= self.stride <= self.pool:
+            raise ValueError(f"the pooling stride must be from 1 to the window's {self.pool}, got {self.stride}")
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side: the map keeps its rows and columns."""
+        return self.kernel // 2
+
+    @property
+    def pool_padding(self) -> int:
+        """Positions on each side that never win."""
+        return (self.pool - 1) // 2
+
+    @staticmethod
+    def largest_kernel(source: Map) -> int:
+        """Return the largest kernel for a map: 2 n - 1, with n the fewer of its rows and columns.
+
+        The outer numbers of a larger one meet nothing but the zeros around the map.
+        """
+        return 2 * min(source[1:]) - 1
+
+    def output(self, source: Map) -> Map:
+        """Return the shape of the layer's activities, after the pooling, of a map of its inputs."""
+        rows, columns = (
+            (n + 2 * self.pool_padding - self.pool) // self.stride + 1 if self.pool > 1 else n for n in source[1:]
+        )
+        return self.channels, rows, columns
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a fully connected network: ``sizes[0]`` inputs, tanh hidden layers, ``sizes[-1]`` linear outputs.
+    """Sizes of a network: ``sizes[0]`` inputs, tanh hidden layers, ``sizes[-1]`` linear outputs.
 
     ``random_hidden`` is the width of the fixed random hidden feedback layer of the DDTP-RHL methods (section B.1).
+
+    The first hidden layers may be convolutions over the inputs as an image; :func:`convolutional` makes the sizes of
+    such a network. Activities stay vectors everywhere: those of a convolutional layer are its maps after the pooling,
+    in the order channel, row, column. Inputs are images as data sets store them: row, column, channel.
     """
 
     sizes: tuple[int, ...]
     random_hidden: int = 0
+    convolutions: tuple[Convolution, ...] = ()
+    """The layers 1, 2, ... that are convolutions; the others are fully connected."""
+    image: Map | None = None
+    """Channels, rows and columns of the inputs; None for a network without convolutions."""
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 3 or min(self.sizes) < 1:
             raise ValueError(f"a network needs an input, at least one hidden and an output layer, got {self.sizes}")
         if self.random_hidden < 0:
             raise ValueError(f"random_hidden must not be negative, got {self.random_hidden}")
+        if not self.convolutions:
+            return
+        if not self.image or len(self.convolutions) > len(self.sizes) - 2:
+            raise ValueError("convolutions need the shape of an image, and a fully connected layer after them")
+        units = tuple(prod(shape) for shape in self.maps)
+        if units != self.sizes[: len(units)]:
+            raise ValueError(f"the convolutions give {units} units, not {self.sizes[: len(units)]}")
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        """The shapes of the image and of the activities of each convolutional layer; empty without convolutions."""
+        if not self.image:
+            return ()
+        maps = [self.image]
+        for convolution in self.convolutions:
+            maps.append(convolution.output(maps[-1]))
+        return tuple(maps)
 
     @property
     def depth(self) -> int:
@@ -48,6 +129,42 @@ class Architecture:
     def layers(self) -> range:
         """The layers 1 .. L."""
         return range(1, self.depth + 1)
+
+    def __str__(self) -> str:
+        """Return the layers in a word: ``784-256-10``, ``32x32x3-conv32-conv64-512-10``."""
+        if not self.image:
+            return "-".join(map(str, self.sizes))
+        channels, rows, columns = self.image
+        first = [f"{rows}x{columns}x{channels}", *(f"conv{layer.channels}" for layer in self.convolutions)]
+        return "-".join([*first, *map(str, self.sizes[len(first) :])])
+
+    def is_convolution(self, layer: int) -> bool:
+        """Return whether a layer (from 1) is a convolution."""
+        return layer <= len(self.convolutions)
+
+
+def convolutional(
+    image: Map, convolutions: Sequence[Convolution], widths: Sequence[int], random_hidden: int = 0
+) -> Architecture:
+    """Return a network of convolutions over an image and fully connected layers after them.
+
+    Args:
+        image: channels, rows and columns of the inputs.
+        convolutions: the first hidden layers.
+        widths: of the fully connected layers; the last is the output.
+        random_hidden: as of :class:`Architecture`.
+
+    Raises:
+        ValueError: the layers make no network.
+
+    Example:
+        ``convolutional((3, 32, 32), [Convolution(32), Convolution(64)], [512, 10])``
+    """
+    maps = [image]
+    for convolution in convolutions:
+        maps.append(convolution.output(maps[-1]))
+    sizes = (*(prod(shape) for shape in maps), *widths)
+    return Architecture(sizes, random_hidden, tuple(convolutions), image if convolutions else None)
 
 
 def of_layer(values: Tensor, layer: int) -> Tensor:
@@ -87,12 +204,16 @@ class Feedback:
         return self.random_hidden and i < architecture.depth - 1
 
     def shapes(self, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``."""
+        """Return the shapes of the trained arrays ``Q{i}``, ``c{i}`` and, if recurrent, ``S{i}``.
+
+        The map to a convolutional layer has no bias, as in the authors' code.
+        """
         shapes: dict[str, tuple[int, ...]] = {}
         for i in architecture.hidden:
             size = architecture.sizes[i]
             shapes[f"Q{i}"] = (size, self.source_size(i, architecture))
-            shapes[f"c{i}"] = (size,)
+            if self.has_bias(i, architecture):
+                shapes[f"c{i}"] = (size,)
             if self.has_recurrence(i, architecture):
                 shapes[f"S{i}"] = (size, size)
         return shapes
@@ -102,6 +223,10 @@ class Feedback:
         if not self.random_hidden:
             return {}
         return {"R": (architecture.random_hidden, architecture.sizes[-1]), "d": (architecture.random_hidden,)}
+
+    def has_bias(self, i: int, architecture: Architecture) -> bool:
+        """Return whether g_i has the bias c_i."""
+        return not architecture.is_convolution(i)
 
     def has_recurrence(self, i: int, architecture: Architecture) -> bool:
         """Return whether g_i has the recurrent matrix S_i."""

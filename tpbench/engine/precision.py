@@ -85,8 +85,15 @@ class MatmulPolicy:
 
     Every operand leads with the member dimension P. Weights have the shape (P, n_out, n_in), activities (P, B, n).
     Differences come as a stack of m, (P, m, B, n). Weights and activities take part in several products of a step,
-    so a policy that converts its operands keeps their converted copies until the next step.
+    so a policy that converts its operands keeps their converted copies until the next step, and on a CPU those of
+    parameters from step to step (:meth:`keep`). The gradients of such parameters may wait in the type of the products'
+    results until the optimiser takes them (:meth:`gradient_block`), which then writes the new copies.
     """
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Converted copies of parameters outlive a step (:meth:`keep`)."""
+        return False
 
     def clone(self) -> MatmulPolicy:
         """Return a policy of the same kind with memory of its own."""
@@ -95,11 +102,48 @@ class MatmulPolicy:
     def begin_step(self) -> None:
         """Forget the operands of the step before."""
 
+    def stand_in(self, rounded: Tensor) -> Tensor:
+        """Return an operand of this step that large products read as these bfloat16 numbers; it holds nan itself."""
+        raise TypeError("exact products have no rounded operands")
+
     def forget(self, operands: Iterable[Tensor]) -> None:
         """Forget some operands: an optimiser has changed them, of which torch does not count every change."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    def keep(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor] = ()) -> None:
+        """Name the parameters whose converted copies outlive a step, and the gradients that may be deferred.
+
+        Changes of the parameters that torch does not count must be told: :meth:`write_copy`, :meth:`forget`.
+
+        Args:
+            parameters: (P, ...) each.
+            gradients: (P, ...) each, of the optimiser that asks for :meth:`gradient_block`. Nothing but
+                :meth:`weight_gradient` writes them.
+        """
+
+    def keeps(self, parameter: Tensor) -> bool:
+        """Return whether the converted copy of a parameter outlives a step."""
+        return False
+
+    def gradient_block(self, gradient: Tensor, block: slice) -> Tensor:
+        """Return a part of a gradient (P, ...), flattened; the numbers of a deferred one last until the next call."""
+        return gradient.view(-1)[block]
+
+    def complete(self, gradients: Iterable[Tensor]) -> None:
+        """Write what is deferred to the gradients themselves."""
+
+    def write_copy(self, parameter: Tensor, block: slice, values: Tensor) -> None:
+        """Write numbers of a kept parameter that an optimiser has just changed to its converted copy.
+
+        Args:
+            parameter: (P, ...).
+            block: where they lie in the flattened array.
+            values: the numbers.
+        """
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
         """Write ``x weight^T + bias`` to ``out``, (P, B, n_out)."""
+        if bias is None:
+            return self._bmm(_Cached(x), _Cached(weight).mT, out)
         return self._baddbmm(bias.unsqueeze(1), _Cached(x), _Cached(weight).mT, out)
 
     def add_linear(self, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -133,11 +177,53 @@ class MatmulPolicy:
         other = _Cached(x) if cache else x
         return self._baddbmm(out, error.mT, other, out) if accumulate else self._bmm(error.mT, other, out)
 
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the convolution of a member's maps with its kernels, in new memory.
+
+        Args:
+            x: (B, C, H, W), its memory ordered by row, column and channel as that of all maps here.
+            weight: (C', C, k, k) with k odd: stride 1, and zeros around the maps, which keep their size.
+            bias: (C'), or none.
+
+        Returns:
+            (B, C', H, W).
+        """
+        return torch.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        """Write the gradient of the kernels of :meth:`convolve` to ``out`` (C', C, k, k).
+
+        Args:
+            error: at the result, (B, C', H, W).
+            x: what was convolved, (B, C, H, W).
+            out: receives the gradient.
+        """
+        return out.copy_(_convolution_gradients(error, x, out, kernels=True))
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return the error of the maps ``x`` (B, C, H, W) of an error at the result of :meth:`convolve`.
+
+        Args:
+            error: (B, C', H, W).
+            weight: (C', C, k, k).
+            x: maps of the right shape; their numbers are not read.
+        """
+        return _convolution_gradients(error, x, weight, kernels=False)
+
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         return torch.bmm(_plain(a), _plain(b), out=out)
 
     def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         return torch.baddbmm(summand, _plain(a), _plain(b), out=out)
+
+
+def _convolution_gradients(error: Tensor, x: Tensor, weight: Tensor, *, kernels: bool) -> Tensor:
+    padding = [weight.shape[-1] // 2] * 2
+    of_maps, of_kernels, _ = torch.ops.aten.convolution_backward(
+        error, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [not kernels, kernels, False]
+    )
+    gradient: Tensor = of_kernels if kernels else of_maps
+    return gradient
 
 
 EXACT_MATMUL = MatmulPolicy()
@@ -158,9 +244,42 @@ class CountingMatmul(MatmulPolicy):
         self.operations += 2 * out.numel() * _plain(a).shape[2]
         return super()._baddbmm(summand, a, b, out)
 
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        self._count(x, weight)
+        return super().convolve(x, weight, bias)
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        self._count(x, out)
+        return super().kernel_gradient(error, x, out)
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        self._count(x, weight)
+        return super().convolve_back(error, weight, x)
+
+    def _count(self, x: Tensor, weight: Tensor) -> None:
+        # Each position of the maps meets each number of the kernels; zeros around the maps count too.
+        self.operations += 2 * x.shape[0] * x.shape[2] * x.shape[3] * weight.numel()
+
+
+@dataclass(slots=True)
+class _Copy:
+    """The converted copy of an operand, and the version of the operand that it is of."""
+
+    operand: Tensor
+    version: int
+    lowered: Tensor | None
+
+
+@dataclass(slots=True)
+class _Deferred:
+    """A gradient as the sum of products whose results have stayed in bfloat16, flattened; none: its array holds it."""
+
+    gradient: Tensor
+    terms: list[Tensor]
+
 
 class ReducedPrecisionMatmul(MatmulPolicy):
-    """Large products of bfloat16 operands, added up in float32; all that is stored stays in float32.
+    """Large products of bfloat16 operands, added up in float32; all that is stored for long stays in float32.
 
     Args:
         device: of the operands.
@@ -176,36 +295,144 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         self._lowered = Workspace(torch.float32 if simulated else torch.bfloat16, device)
         self._bfloat16 = Workspace(torch.bfloat16, device)
         self._results = Workspace(torch.float32, device)
-        # By identity: the operand, the version that was converted, and its converted copy.
-        self._converted: dict[int, tuple[Tensor, int, Tensor]] = {}
+        # By identity of the operand or gradient.
+        self._of_step: dict[int, _Copy] = {}
+        self._kept: dict[int, _Copy] = {}
+        self._deferred: dict[int, _Deferred] = {}
+
+    @property
+    def keeps_copies(self) -> bool:
+        # The steps of a GPU may be replayed as a CUDA graph: each must convert what it needs by itself.
+        return self.device.type == "cpu"
 
     def clone(self) -> MatmulPolicy:
         return ReducedPrecisionMatmul(self.device, simulated=self.simulated, rounded=self.rounded)
 
     def begin_step(self) -> None:
-        self._converted.clear()
+        self._of_step.clear()
+
+    def stand_in(self, rounded: Tensor) -> Tensor:
+        values = torch.full((), torch.nan, device=self.device).expand(rounded.shape)
+        lowered = self._lowered("stand-in", *rounded.shape).copy_(rounded) if self.simulated else rounded
+        self._of_step[id(values)] = _Copy(values, values._version, lowered)
+        return values
 
     def forget(self, operands: Iterable[Tensor]) -> None:
         for operand in operands:
-            if (entry := self._converted.get(id(operand))) is not None:
-                # The same memory is filled again.
-                self._converted[id(operand)] = entry[0], _CHANGED, entry[2]
+            for copies in (self._of_step, self._kept):
+                if (entry := copies.get(id(operand))) is not None:
+                    # The same memory is filled again.
+                    entry.version = _CHANGED
+
+    def keep(self, parameters: Iterable[Tensor], gradients: Iterable[Tensor] = ()) -> None:
+        if not self.keeps_copies:
+            return
+        for parameter in filter(_may_be_large, parameters):
+            self._kept[id(parameter)] = _Copy(parameter, _CHANGED, None)
+        if self.rounded:
+            for gradient in filter(_may_be_large, gradients):
+                self._deferred[id(gradient)] = _Deferred(gradient, [])
+
+    def keeps(self, parameter: Tensor) -> bool:
+        return id(parameter) in self._kept
+
+    def weight_gradient(
+        self, error: Tensor, x: Tensor, out: Tensor, *, accumulate: bool = False, cache: bool = True
+    ) -> Tensor:
+        deferred = self._deferred.get(id(out))
+        if deferred is None or not _is_large(error.mT, x) or (accumulate and not deferred.terms):
+            if deferred is not None:
+                self.complete([out])
+            return super().weight_gradient(error, x, out, accumulate=accumulate, cache=cache)
+        if not accumulate:
+            deferred.terms.clear()
+        name = f"gradient {list(self._deferred).index(id(out))}, {len(deferred.terms)}"
+        deferred.terms.append(self._rounded_product(error.mT, _Cached(x) if cache else x, name, out.shape).view(-1))
+        return out
+
+    def gradient_block(self, gradient: Tensor, block: slice) -> Tensor:
+        deferred = self._deferred.get(id(gradient))
+        if deferred is None or not deferred.terms:
+            return super().gradient_block(gradient, block)
+        first, *others = deferred.terms
+        numbers = self._results("block", block.stop - block.start).copy_(first[block])
+        for other in others:
+            numbers.add_(self._results("other block", len(numbers)).copy_(other[block]))
+        return numbers
+
+    def complete(self, gradients: Iterable[Tensor]) -> None:
+        for gradient in gradients:
+            deferred = self._deferred.get(id(gradient))
+            if deferred is not None and deferred.terms:
+                flat = gradient.view(-1)
+                flat.copy_(self.gradient_block(gradient, slice(0, len(flat))))
+                deferred.terms.clear()
+
+    def write_copy(self, parameter: Tensor, block: slice, values: Tensor) -> None:
+        entry = self._kept.get(id(parameter))
+        # A copy that was out of date before stays so: its version is left as it is.
+        if entry is not None and entry.lowered is not None:
+            self._fill(entry.lowered.view(-1)[block], values)
 
     def _bmm(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):
             return super()._bmm(a, b, out)
-        left, right = self._lower(a, "left"), self._lower(b, "right")
-        if self.simulated:
-            torch.bmm(left, right, out=out)
-            return out.copy_(self._round(out)) if self.rounded else out
-        if not self.rounded:
-            return torch.bmm(left, right, out_dtype=torch.float32, out=out)
-        return out.copy_(torch.bmm(left, right, out=self._bfloat16("result", *out.shape)))
+        if self.rounded:
+            return out.copy_(self._rounded_product(a, b, "result", out.shape))
+        return self._product(a, b, out)
 
     def _baddbmm(self, summand: Tensor, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
         if not _is_large(_plain(a), _plain(b)):
             return super()._baddbmm(summand, a, b, out)
-        return torch.add(summand, self._bmm(a, b, self._results("result", *out.shape)), out=out)
+        if summand is out:
+            return out.add_(self._bmm(a, b, self._results("result", *out.shape)))
+        return self._bmm(a, b, out).add_(summand)
+
+    def _product(self, a: _Operand, b: _Operand, out: Tensor) -> Tensor:
+        """Write the product of the rounded operands to ``out``, float32."""
+        left, right = self._lower(a, "left"), self._lower(b, "right")
+        if self.simulated:
+            return torch.bmm(left, right, out=out)
+        return torch.bmm(left, right, out_dtype=torch.float32, out=out)
+
+    def _rounded_product(self, a: _Operand, b: _Operand, name: str, shape: torch.Size) -> Tensor:
+        """Return the product of the rounded operands in bfloat16; ``name`` names its memory."""
+        memory = self._bfloat16(name, *shape)
+        if self.simulated:
+            return memory.copy_(self._product(a, b, self._results("product", *shape)))
+        return torch.bmm(self._lower(a, "left"), self._lower(b, "right"), out=memory)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not _is_large_convolution(x, weight):
+            return super().convolve(x, weight, bias)
+        result = super().convolve(self._lower_maps(x), self._lower_maps(weight))
+        return self._raise(result) if bias is None else self._raise(result).add_(bias.view(-1, 1, 1))
+
+    def kernel_gradient(self, error: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        if not _is_large_convolution(x, out):
+            return super().kernel_gradient(error, x, out)
+        lowered = _convolution_gradients(
+            self._lower_maps(error), self._lower_maps(x), self._lower_maps(out), kernels=True
+        )
+        return out.copy_(self._raise(lowered))
+
+    def convolve_back(self, error: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        if not _is_large_convolution(x, weight):
+            return super().convolve_back(error, weight, x)
+        # Of x the shape alone is read.
+        shape = x.new_empty(x.shape, dtype=self._lowered.dtype).contiguous(memory_format=torch.channels_last)
+        return self._raise(super().convolve_back(self._lower_maps(error), self._lower_maps(weight), shape))
+
+    def _lower_maps(self, values: Tensor) -> Tensor:
+        """Round maps or kernels; torch keeps the order of their memory."""
+        rounded = values.to(torch.bfloat16)
+        return rounded.to(values.dtype) if self.simulated else rounded
+
+    def _raise(self, result: Tensor) -> Tensor:
+        """Return the float32 result of a convolution, which torch rounds to its operands' type."""
+        if self.simulated and self.rounded:
+            result = result.to(torch.bfloat16)
+        return result.to(torch.float32)
 
     def _lower(self, operand: _Operand, name: str) -> Tensor:
         if isinstance(operand, _Cached):
@@ -217,17 +444,17 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         return self._cast(operand, name)
 
     def _lower_once(self, values: Tensor) -> Tensor:
-        entry = self._converted.get(id(values))
-        if entry is None:
-            # In the order of first use, which is the same in each step of a kind: so is the memory.
-            lowered = self._cast(values, f"operand {len(self._converted)}")
-        else:
-            _, version, lowered = entry
-            if version == values._version:
-                return lowered
-            self._fill(lowered, values)
-        self._converted[id(values)] = values, values._version, lowered
-        return lowered
+        entry = self._kept.get(id(values)) or self._of_step.setdefault(id(values), _Copy(values, _CHANGED, None))
+        if entry.lowered is None:
+            if id(values) in self._kept:
+                entry.lowered = torch.empty_like(values, dtype=self._lowered.dtype)
+            else:
+                # In the order of first use, which is the same in each step of a kind: so is the memory.
+                entry.lowered = self._lowered(f"operand {len(self._of_step)}", *values.shape)
+        if entry.version != values._version:
+            self._fill(entry.lowered, values)
+            entry.version = values._version
+        return entry.lowered
 
     def _cast(self, values: Tensor, name: str) -> Tensor:
         return self._fill(self._lowered(name, *values.shape), values)
@@ -239,8 +466,18 @@ class ReducedPrecisionMatmul(MatmulPolicy):
         return self._bfloat16("rounded", *values.shape).copy_(values)
 
 
+def _may_be_large(array: Tensor) -> bool:
+    """Return whether an array of a pack can be an operand, or the result, of a large product."""
+    return array.dim() == 3 and min(array.shape[1:]) >= LARGE
+
+
 def _is_large(a: Tensor, b: Tensor) -> bool:
     return min(a.shape[1], a.shape[2], b.shape[2]) >= LARGE
+
+
+def _is_large_convolution(x: Tensor, weight: Tensor) -> bool:
+    # The channels of the result may be few: there are many positions.
+    return min(weight[0].numel(), x.shape[0] * x.shape[2] * x.shape[3]) >= LARGE
 
 
 def slow_bfloat16(device: str) -> str:

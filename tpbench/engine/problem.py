@@ -10,7 +10,11 @@ from torch import Tensor
 
 from tpbench.engine.network import Loss, cross_entropy, stream
 from tpbench.engine.parts import Architecture
+from tpbench.engine.precision import Workspace
 from tpbench.engine.splits import first_of_each_class, loses_class
+
+# Samples that are rounded at once.
+_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Problem:
     x_test: Tensor
     y_test: Tensor
     validation_size: int
+    """Samples that are kept from training to select an epoch; 0: all samples train."""
     batch_size: int
     scale: float = 1.0
     shift: float = 0.0
@@ -39,7 +44,7 @@ class Problem:
     """A seed whose random validation samples would be all of a class draws them class by class instead."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation_size < len(self.x_train):
+        if not 0 <= self.validation_size < len(self.x_train):
             raise ValueError(f"validation_size {self.validation_size} leaves no samples of {len(self.x_train)}")
 
     @property
@@ -73,18 +78,32 @@ class Problem:
             values = rows.clone()
         return values.mul_(self.scale).add_(self.shift)
 
-    def batch(self, samples: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rounded_inputs(self, dtype: torch.dtype) -> Tensor:
+        """Return the inputs of all training-set samples (N, n_0) in bfloat16, rounded from ``dtype``."""
+        rounded = torch.empty(self.x_train.shape, dtype=torch.bfloat16, device=self.x_train.device)
+        for rows, out in zip(torch.split(self.x_train, _ROWS), torch.split(rounded, _ROWS), strict=True):
+            out.copy_(self.inputs(rows, dtype))
+        return rounded
+
+    def batch(
+        self, samples: Tensor, dtype: torch.dtype, rounded: Tensor | None = None, memory: Workspace | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Gather training-set samples.
 
         Args:
             samples: sample numbers of every member, (P, B).
             dtype: precision of the inputs.
+            rounded: :meth:`rounded_inputs`, where the inputs are wanted in bfloat16.
+            memory: of the same type, for those inputs; they last until the next minibatch.
 
         Returns:
             Inputs (P, B, n_0) and labels (P, B) or (P, B, n_L).
         """
         flat = samples.reshape(-1)
-        x = self.inputs(self.x_train.index_select(0, flat), dtype)
+        if rounded is None or memory is None:
+            x = self.inputs(self.x_train.index_select(0, flat), dtype)
+        else:
+            x = torch.index_select(rounded, 0, flat, out=memory("inputs", len(flat), rounded.shape[1]))
         y = self.y_train.index_select(0, flat)
         if y.is_floating_point():
             y = y.to(dtype)

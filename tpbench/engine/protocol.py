@@ -84,13 +84,16 @@ Losses are means over all samples, errors fractions of all samples; the training
 they were trained, the others are taken after the epoch. The reconstruction loss is the mean over the epoch's
 minibatches and the hidden layers."""
 
+UNVALIDATED_CURVES = tuple(name for name in CURVES if not name.startswith("validation_"))
+"""The curves of a run without a validation set."""
+
 Status = Literal["training", "finished", "diverged", "pruned", "stopped"]
 """``pruned``: learnt nothing (:class:`tpbench.engine.Trainer`); ``stopped``: by the caller that drives the epochs."""
 
 
 @dataclass
 class MemberHistory:
-    """The curves of one member and its status."""
+    """The curves of one member and its status. Without a validation set it lacks the validation curves."""
 
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
     status: Status = "training"
@@ -98,17 +101,28 @@ class MemberHistory:
     @property
     def epochs(self) -> int:
         """Joint epochs that were finished with finite numbers."""
-        return len(self.curves["validation_error"])
+        return max(map(len, self.curves.values()), default=0)
+
+    @property
+    def validated(self) -> bool:
+        """True if the training has a validation set, by which an epoch is selected."""
+        return not self.curves or "validation_error" in self.curves
 
     @property
     def selected_epoch(self) -> int | None:
-        """The first epoch (from 0) with the lowest validation error; None before any is finished."""
-        errors = self.curves["validation_error"]
-        return errors.index(min(errors)) if errors else None
+        """The first epoch (from 0) with the lowest validation error; None before any is finished.
+
+        Without a validation set it is the last epoch.
+        """
+        if not self.epochs:
+            return None
+        errors = self.curves.get("validation_error")
+        return errors.index(min(errors)) if errors else self.epochs - 1
 
     def at_selected(self, curve: str) -> float | None:
-        """Return the value of a curve at the selected epoch; None before any is finished."""
-        return None if self.selected_epoch is None else self.curves[curve][self.selected_epoch]
+        """Return the value of a curve at the selected epoch; None before any is finished, or without the curve."""
+        epoch = self.selected_epoch
+        return None if epoch is None or curve not in self.curves else self.curves[curve][epoch]
 
 
 EpochKind = Literal["joint", "feedback"]

@@ -1,9 +1,10 @@
-"""Imports and processes: names that are imported when they are used, moved modules, and the garbage collector."""
+"""Imports and processes: names imported when they are used, moved modules, threads, and the garbage collector."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,11 @@ MOVED = {
 """Modules of ``tpbench.engine`` in version 0.2.0 that a rule may import, and the modules that hold their names now."""
 
 _ENGINE = "tpbench.engine."
+
+# The number that libgomp takes itself where it knows of more threads than cores, instead of 300,000.
+_FEW = "1000"
+SPINS = "GOMP_SPINCOUNT"
+"""The environment variable that says how often a waiting thread looks before it sleeps."""
 
 # Python's own limit of 700 new objects would have importing torch and Ray search a thousand times in vain.
 _THRESHOLDS = (100_000, 50, 100)
@@ -92,3 +98,13 @@ def collect_rarely() -> None:
     # The interpreter passes over frozen objects when it ends; the system takes the memory back anyway.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
+
+
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin only briefly for each other before they sleep; to be called before torch is imported.
+
+    A thread that spins for one that another process has displaced takes its core away, so that a step takes many times
+    as long beside busy processes. A variable that the user has set stays. For processes of tpbench's own alone.
+    """
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", SPINS}:
+        os.environ[SPINS] = _FEW

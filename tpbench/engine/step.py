@@ -15,16 +15,21 @@ from torch import Tensor
 
 from tpbench.engine.adam import Adam, feedback_settings, forward_settings
 from tpbench.engine.configuration import Configuration, is_list
+from tpbench.engine.convolution import PoolingMemory
 from tpbench.engine.errors import RuleError, place_of
 from tpbench.engine.feedback import FeedbackState, feedback_gradients, fixed_arrays, initialise_arrays
+from tpbench.engine.field_rules import modulated_input_update, relaxed_update
 from tpbench.engine.methods import METHODS, Method, Minibatch, Update
 from tpbench.engine.network import Loss, Parameters, cross_entropy, forward, forward_parameters, network_layers, stream
 from tpbench.engine.parts import AFTER, BEFORE, Architecture, FeedbackPhase, of_layer
-from tpbench.engine.precision import EXACT_MATMUL, MatmulPolicy, Workspace, tanh_slope
+from tpbench.engine.precision import EXACT_MATMUL, LARGE, MatmulPolicy, Workspace, tanh_slope
 
 PHASES = ("batches", "forward", "targets", "gradients", "feedback", "adam")
 """batches: gathering and noise; forward: activities and loss; targets: hhat; gradients: of the forward parameters;
 feedback: reconstruction losses and their gradients; adam: both optimisers."""
+
+# The rules that compute with the inputs themselves.
+_READ_INPUTS = (modulated_input_update, relaxed_update)
 
 
 class Clock:
@@ -109,6 +114,7 @@ class PackState:
         self.trained = tuple(trained or architecture.layers)
         self.dtype, self.device = dtype, torch.device(device)
         self.workspace, self.clock, self.matmul = Workspace(dtype, device), Clock(), matmul
+        self.pooling = PoolingMemory(dtype, device) if architecture.convolutions else None
         self.observer: Observer | None = None
         self.hyperparameters = {
             name: torch.tensor(self._rows(name), dtype=dtype, device=device) for name in method.names
@@ -153,14 +159,15 @@ class PackState:
     def _allocate(self) -> None:
         """Make all arrays, and the optimisers on them."""
         self.forward = forward_parameters(self.layers, self.members, dtype=self.dtype, device=self.device)
-        self.forward_gradients = self.forward.like()
+        self._forward_gradients = self.forward.like()
+        self.matmul.keep(_arrays_of(self.forward), _arrays_of(self._forward_gradients))
         names = [name for layer in self.layers if layer.index in self.trained for name in layer.shapes]
         settings = [[forward_settings(c, self._layer_of[name]) for name in names] for c in self.configurations]
-        self.forward_adam = Adam(self.forward, self.forward_gradients, settings, names)
+        self.forward_adam = Adam(self.forward, self._forward_gradients, settings, names, self.matmul)
         self.feedback: Parameters | None = None
         """The arrays of the feedback map and of the rule's own."""
         self.fixed: dict[str, Tensor] = {}
-        self.feedback_gradients: Parameters | None = None
+        self._feedback_gradients: Parameters | None = None
         self.feedback_adam: Adam | None = None
         shapes = self.method.array_shapes(self.architecture)
         if not shapes:
@@ -172,11 +179,15 @@ class PackState:
             name: torch.zeros(self.members, *shape, dtype=self.dtype, device=self.device)
             for name, shape in fixed_shapes.items()
         }
+        self.matmul.keep([*_arrays_of(self.feedback), *self.fixed.values()])
         trained = self._trained_arrays()
         if trained:
-            self.feedback_gradients = self.feedback.like(trained)
+            self._feedback_gradients = self.feedback.like(trained)
+            if self.method.reconstruction:
+                # A phase of a rule's own may write its gradients as it likes.
+                self.matmul.keep((), _arrays_of(self._feedback_gradients))
             settings = [[feedback_settings(c, self._layer_of[name]) for name in trained] for c in self.configurations]
-            self.feedback_adam = Adam(self.feedback, self.feedback_gradients, settings, trained)
+            self.feedback_adam = Adam(self.feedback, self._feedback_gradients, settings, trained, self.matmul)
 
     def _require_own_names(self) -> None:
         """Refuse an array of the rule's own that has the name of another one."""
@@ -215,6 +226,30 @@ class PackState:
         """The number of members."""
         return len(self.seeds)
 
+    def takes_rounded_inputs(self, batch: int) -> bool:
+        """Return whether all that a step of ``batch`` samples does with the inputs are large products of bfloat16.
+
+        It then needs the inputs in bfloat16 alone. An observer, and the rule of a package, may read them in float32.
+        """
+        if not self.matmul.keeps_copies or self.observer or self.architecture.convolutions:
+            return False
+        if not is_built_in(self.method) or self.method.targets in _READ_INPUTS:
+            return False
+        return min(batch, *self.architecture.sizes[:2]) >= LARGE
+
+    @property
+    def forward_gradients(self) -> Parameters:
+        """The gradients of the forward parameters in the last step."""
+        self.matmul.complete(_arrays_of(self._forward_gradients))
+        return self._forward_gradients
+
+    @property
+    def feedback_gradients(self) -> Parameters | None:
+        """The gradients of the arrays that the feedback optimiser trains, in the last step; None: it trains none."""
+        if self._feedback_gradients:
+            self.matmul.complete(_arrays_of(self._feedback_gradients))
+        return self._feedback_gradients
+
     def select(self, members: list[int]) -> PackState:
         """Return a pack of the named members only, with their parameters and optimiser states."""
         chosen = PackState(
@@ -249,17 +284,19 @@ class PackState:
         arrays = {name: parameters[name] for parameters in trained for name in parameters} | self.fixed
         return {name: values[row].to("cpu", copy=True) for name, values in arrays.items()}
 
-    def propagate(self, x: Tensor, matmul: MatmulPolicy = EXACT_MATMUL) -> list[Tensor]:
+    def propagate(
+        self, x: Tensor, matmul: MatmulPolicy = EXACT_MATMUL, pooling: PoolingMemory | None = None
+    ) -> list[Tensor]:
         """Return the activities h_0 .. h_L of inputs (P, B, n_0), in memory that the next pass uses again."""
         activities = [x, *(self.workspace(f"h{layer.index}", *x.shape[:2], layer.units) for layer in self.layers)]
-        forward(self.layers, self.forward, activities, matmul)
+        forward(self.layers, self.forward, activities, matmul, pooling)
         return activities
 
     def joint_step(self, x: Tensor, y: Tensor, noise: list[Tensor] | None) -> StepRecord:
         """Train both kinds of parameters on one minibatch (Algorithms 1-5).
 
         Args:
-            x: inputs (P, B, n_0).
+            x: inputs (P, B, n_0); in bfloat16 where the step :meth:`takes_rounded_inputs`.
             y: labels (P, B).
             noise: standard-normal draws: of hidden layer i at index i - 1, (P, B, n_i), or those of all steps of the
                 rule's own phase; None if no feedback is trained.
@@ -288,10 +325,9 @@ class PackState:
         if self.method.reconstruction and batch.feedback and noise is not None:
             record.reconstruction_losses = self._train_feedback(batch.feedback, batch.slopes, noise)
         with self.clock("adam"):
-            self._clip(self.forward_gradients, "clip", self.forward_adam.first_moment)
+            self._clip(self._forward_gradients, "clip", self.forward_adam.first_moment)
             self.forward_adam.step()
         if phase and phase.when == AFTER:
-            self.matmul.forget(self.forward[name] for name in self.forward)
             record.reconstruction_losses = self._run_phase(phase, batch, noise)
         return record
 
@@ -325,6 +361,8 @@ class PackState:
     def local_gradients(self, activities: list[Tensor], slopes: list[Tensor], targets: list[Tensor]) -> None:
         """Compute the gradients of the local losses ``(1/B) sum_b |hhat_i - h_i|^2``, the targets held fixed.
 
+        The local loss of a convolutional layer is the mean over its units instead of their sum.
+
         Args:
             activities: h_0 .. h_L, (P, B, n_i).
             slopes: ``1 - h_i^2`` of the hidden layers, indexed by layer.
@@ -332,9 +370,10 @@ class PackState:
         """
         for i in self.trained:
             layer, target = self.layers[i - 1], targets[i - 1]
-            error = torch.mul(target, -2 / target.shape[1], out=self.workspace("local error", *target.shape))
+            scale = -2 / target.shape[1] * layer.loss_weight
+            error = torch.mul(target, scale, out=self.workspace("local error", *target.shape))
             slope = slopes[i] if layer.squash else None
-            layer.gradient(error, slope, activities[i - 1], self.forward_gradients, self.matmul)
+            layer.gradient(error, slope, activities[i - 1], self._forward_gradients, self.matmul, self.pooling)
 
     def error_gradients(self, activities: list[Tensor], update: Update) -> None:
         """Compute the gradients of a rule that gives errors of the pre-activations.
@@ -346,7 +385,8 @@ class PackState:
         inputs = activities if update.inputs is None else update.inputs
         for i in self.trained:
             layer = self.layers[i - 1]
-            layer.gradient(update.errors[i - 1], None, inputs[i - 1], self.forward_gradients, self.matmul)
+            error = update.errors[i - 1]
+            layer.gradient(error, None, inputs[i - 1], self._forward_gradients, self.matmul, self.pooling)
 
     def _run_phase(self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor] | None) -> Tensor | None:
         """Train the arrays by the rule's own phase, each member as often as it says.
@@ -355,7 +395,7 @@ class PackState:
             The mean of the losses of all steps, (P, n); None where the phase measures none.
         """
         draws, widths = noise or [], len(self.method.noise_widths(self.architecture)) * self._draws_per_step
-        into = self.feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
+        into = self._feedback_gradients or Parameters({}, self.members, dtype=self.dtype, device=self.device)
         total: Tensor | None = None
         for k in range(max(self.phase_steps)):
             with self.clock("feedback"):
@@ -375,7 +415,8 @@ class PackState:
                         if phase.steps
                         else None
                     )
-            self.matmul.forget(self._arrays())
+            if phase.own_step or not is_built_in(self.method):
+                self._forget_feedback()
             if losses is not None:
                 losses = losses * self._phase_weights[k]
                 total = losses if total is None else total + losses
@@ -405,10 +446,8 @@ class PackState:
         if name not in self.hyperparameters:
             return
         for array in names:
+            self.matmul.complete([gradients[array]])
             clip_together([gradients[array]], of_layer(self.hyperparameters[name], self._layer_of[array]))
-
-    def _arrays(self) -> list[Tensor]:
-        return [self.feedback[name] for name in self.feedback] if self.feedback else []
 
     def _train_phase(
         self, phase: FeedbackPhase, batch: Minibatch, noise: list[Tensor], into: Parameters
@@ -425,9 +464,18 @@ class PackState:
             raise RuleError(f"{self.method.title}: its feedback phase must return losses (members, n)")
         return losses if phase.losses else None
 
+    def _forget_feedback(self) -> None:
+        if self.feedback:
+            self.matmul.forget([*_arrays_of(self.feedback), *self.fixed.values()])
+
     def _forward_pass(self, x: Tensor) -> list[Tensor]:
         self.matmul.begin_step()
-        return self.propagate(x, self.matmul)
+        if not is_built_in(self.method):
+            # A package's rule may have changed its arrays in a way that torch does not count.
+            self._forget_feedback()
+        if x.dtype == torch.bfloat16:
+            x = self.matmul.stand_in(x)
+        return self.propagate(x, self.matmul, self.pooling)
 
     def _slopes(self, activities: list[Tensor]) -> list[Tensor]:
         """Return ``1 - h_i^2`` of the hidden layers, indexed by layer; entry 0 is a placeholder."""
@@ -450,6 +498,7 @@ class PackState:
             matmul=self.matmul,
             arrays=self.feedback,
             workspace=self.workspace,
+            pooling=self.pooling,
         )
 
     @property
@@ -485,6 +534,7 @@ class PackState:
             activities,
             self.workspace,
             self.matmul,
+            self.pooling,
         )
 
     def _rule_output(self, batch: Minibatch) -> list[Tensor] | Update:
@@ -501,7 +551,7 @@ class PackState:
         return output
 
     def _train_feedback(self, state: FeedbackState | None, slopes: list[Tensor], noise: list[Tensor] | None) -> Tensor:
-        loss, into, adam = self.method.reconstruction, self.feedback_gradients, self.feedback_adam
+        loss, into, adam = self.method.reconstruction, self._feedback_gradients, self.feedback_adam
         if not (state and loss and into and adam and noise):
             raise ValueError(f"{self.method.title} does not train its feedback parameters")
         with self.clock("feedback"):
@@ -545,6 +595,10 @@ class PackState:
             self.fixed[name].copy_(values)
         if self.feedback_adam:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]
+
+
+def _arrays_of(parameters: Parameters) -> list[Tensor]:
+    return [parameters[name] for name in parameters]
 
 
 def clip_together(gradients: Sequence[Tensor], bound: Tensor) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,13 +21,16 @@ from tpbench.engine.configuration import SCHEDULE, Configuration
 from tpbench.engine.errors import TpbenchError, UsageError
 from tpbench.engine.files import atomic_write
 from tpbench.engine.methods import Method
-from tpbench.engine.network import stream
+from tpbench.engine.network import ConvolutionLayer, network_layers, stream
 from tpbench.engine.noise import by_layer, device_generators, draw_noise
+from tpbench.engine.parts import Architecture
 from tpbench.engine.precision import MatmulPolicy, Workspace, matmul_policy
 from tpbench.engine.problem import Problem
 from tpbench.engine.protocol import (
+    CURVES,
     PRECISIONS,
     PROTOCOL_VERSION,
+    UNVALIDATED_CURVES,
     EpochKind,
     EpochReport,
     MemberHistory,
@@ -37,7 +41,9 @@ from tpbench.engine.protocol import (
 from tpbench.engine.step import PackState
 
 # Samples evaluated at once: large enough for full-speed products, small enough to stay in cache.
-EVALUATION_CHUNK = 1000
+_EVALUATION_CHUNK = 1000
+# The same for convolutions, whose maps are many numbers of each sample.
+_EVALUATION_NUMBERS = 1 << 22
 
 Step = Callable[[Tensor, Tensor | None], None]
 """Trains the minibatch of these sample numbers (P, B) with this noise (P, B * units of the hidden layers), in float32;
@@ -45,6 +51,12 @@ reads nothing back to the host."""
 
 # Steps that run as usual before a CUDA graph is captured, so that all memory and all library handles exist.
 _WARM_UP = 3
+
+
+def evaluation_chunk(architecture: Architecture) -> int:
+    """Return how many samples are evaluated at once."""
+    maps = [prod(layer.before) for layer in network_layers(architecture) if isinstance(layer, ConvolutionLayer)]
+    return min(_EVALUATION_CHUNK, max(1, _EVALUATION_NUMBERS // max(maps))) if maps else _EVALUATION_CHUNK
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -55,16 +67,22 @@ def dtype_of(precision: str) -> torch.dtype:
 
 @contextmanager
 def tf32_products(device: torch.device, *, allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 in the float32 products of a GPU, a setting of the process, and restore it afterwards."""
+    """Allow or forbid TF32 in the float32 products and convolutions of a GPU, settings of the process; then restore.
+
+    torch allows it in convolutions unless it is told otherwise.
+    """
     if device.type != "cuda":
         yield
         return
-    settings = torch.backends.cuda.matmul
-    before, settings.allow_tf32 = settings.allow_tf32, allowed
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [setting.allow_tf32 for setting in settings]
+    for setting in settings:
+        setting.allow_tf32 = allowed
     try:
         yield
     finally:
-        settings.allow_tf32 = before
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
 
 
 class CudaGraphStep:
@@ -199,7 +217,8 @@ class Trainer:
         self.position = 0
         self.elapsed = 0.0
         """Seconds spent so far, set by the caller that drives the epochs; part of a checkpoint."""
-        self.histories = [MemberHistory() for _ in seeds]
+        names = CURVES if problem.validation_size else UNVALIDATED_CURVES
+        self.histories = [MemberHistory({name: [] for name in names}) for _ in seeds]
         self.alive = list(range(len(seeds)))
         """Members that train; row r of the pack is member ``alive[r]``."""
         self.correct: dict[int, NDArray[np.bool_]] = {}
@@ -222,6 +241,8 @@ class Trainer:
         )
         self._use(pack)
         self._splits = [problem.split(seed) for seed in seeds]
+        self._rounded_inputs: Tensor | None = None
+        self._rounded_memory = Workspace(torch.bfloat16, device)
 
     def _use(self, pack: PackState) -> None:
         """Train this pack from now on; graphs and sums of another go."""
@@ -292,7 +313,7 @@ class Trainer:
     def _train_joint(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train a joint minibatch; its measurements are added to the epoch's totals, on the device."""
         with self.pack.clock("batches"):
-            x, y = self.problem.batch(samples, self.dtype)
+            x, y = self._batch(samples)
         record = self.pack.joint_step(x, y, self._split_noise(noise))
         self._totals["loss"] += record.losses.sum(1, dtype=torch.float64)
         self._totals["wrong"] += record.wrong.sum(1, dtype=torch.float64)
@@ -301,10 +322,18 @@ class Trainer:
 
     def _train_feedback(self, samples: Tensor, noise: Tensor | None) -> None:
         """Train the feedback alone on a minibatch."""
-        x, y = self.problem.batch(samples, self.dtype)
+        x, y = self._batch(samples)
         losses = self.pack.feedback_step(x, self._split_noise(noise), y)
         if losses is not None:
             self._totals["reconstruction"] += losses.mean(1)
+
+    def _batch(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather a minibatch, in bfloat16 where the step needs no more."""
+        if not self.pack.takes_rounded_inputs(samples.shape[1]):
+            return self.problem.batch(samples, self.dtype)
+        if self._rounded_inputs is None:
+            self._rounded_inputs = self.problem.rounded_inputs(self.dtype)
+        return self.problem.batch(samples, self.dtype, self._rounded_inputs, self._rounded_memory)
 
     def _split_noise(self, noise: Tensor | None) -> list[Tensor] | None:
         """Split the noise of a minibatch by layer, one step of a feedback phase after the other."""
@@ -337,21 +366,20 @@ class Trainer:
         return stream(self.pack.seeds[self.alive.index(member)], purpose, self.position)
 
     def _evaluate(self) -> dict[str, Tensor]:
-        """Evaluate every alive member on its validation samples and on all test samples."""
+        """Evaluate every alive member on its validation samples, where there are some, and on all test samples."""
         members, problem = len(self.alive), self.problem
-        samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
-        chunks = torch.split(samples, EVALUATION_CHUNK, dim=1)
-        validation_loss, validation_error, _ = self._measure(problem.batch(chunk, self.dtype) for chunk in chunks)
-        test_loss, test_error, self._test_errors = self._measure(
+        chunk = evaluation_chunk(problem.architecture)
+        evaluated: dict[str, Tensor] = {}
+        if problem.validation_size:
+            samples = torch.stack([self._splits[p][1] for p in self.alive]).to(self.device)
+            chunks = torch.split(samples, chunk, dim=1)
+            loss, error, _ = self._measure(problem.batch(part, self.dtype) for part in chunks)
+            evaluated = {"validation_loss": loss, "validation_error": error}
+        loss, error, self._test_errors = self._measure(
             (x.expand(members, *x.shape), y.expand(members, *y.shape))
-            for x, y in problem.test_chunks(EVALUATION_CHUNK, self.dtype)
+            for x, y in problem.test_chunks(chunk, self.dtype)
         )
-        return {
-            "validation_loss": validation_loss,
-            "validation_error": validation_error,
-            "test_loss": test_loss,
-            "test_error": test_error,
-        }
+        return {**evaluated, "test_loss": loss, "test_error": error}
 
     def _measure(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Measure every alive member on inputs (P, B, n_0) and labels (P, B).

@@ -38,13 +38,14 @@ from tpbench.engine.methods import (
     example_configuration,
 )
 from tpbench.engine.network import Parameters, stream
-from tpbench.engine.parts import Architecture
+from tpbench.engine.parts import Architecture, Convolution, convolutional
 from tpbench.engine.precision import forget_constants
 from tpbench.engine.problem import Problem
 from tpbench.engine.step import MutationGuard, PackState, compute_update, find_non_finite, require_shapes
 from tpbench.engine.trainer import Trainer, dtype_of
 
 _NETWORK = Architecture((12, 10, 8, 6, 4), random_hidden=9)
+_CONVOLUTIONS = convolutional((2, 5, 6), [Convolution(3, 3), Convolution(4, 3, 2, 2)], [6, 4], random_hidden=9)
 _SEEDS, _BATCH, _STEPS = (0, 1, 2), 5, 3
 _ANGLE_EPOCHS = 10
 FLOAT64_BOUND = 1e-9
@@ -131,11 +132,11 @@ def member_configurations(method: Method) -> list[dict[str, float]]:
     return configurations
 
 
-def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS) -> PackState:
+def _pack(method: Method, seeds: tuple[int, ...] = _SEEDS, network: Architecture = _NETWORK) -> PackState:
     """Return a pack of the test members with these seeds, or of one of them alone."""
     configurations = member_configurations(method)
     chosen = [configurations[_SEEDS.index(seed)] for seed in seeds]
-    return PackState(method, _NETWORK, chosen, list(seeds), dtype=torch.float64)
+    return PackState(method, network, chosen, list(seeds), dtype=torch.float64)
 
 
 def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -143,14 +144,14 @@ def _data(pack: PackState, step: int = 0) -> tuple[Tensor, Tensor, list[Tensor]]
 
     As in training, the noise is zero after the draws that a member needs.
     """
-    seeds, widths = pack.seeds, pack.method.noise_widths(_NETWORK)
+    seeds, sizes, widths = pack.seeds, pack.architecture.sizes, pack.method.noise_widths(pack.architecture)
     generators = [stream(seed, "verify method", step) for seed in seeds]
 
     def draw(*shape: int) -> Tensor:
         return torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
 
-    x = draw(_BATCH, _NETWORK.sizes[0])
-    labels = [torch.randint(0, _NETWORK.sizes[-1], (_BATCH,), generator=g) for g in generators]
+    x = draw(_BATCH, sizes[0])
+    labels = [torch.randint(0, sizes[-1], (_BATCH,), generator=g) for g in generators]
     repeats = pack.noise_repeats or [1] * len(seeds)
     noise = []
     for k in range(max(repeats)):
@@ -278,12 +279,12 @@ def _error_of(parameters: Parameters, expected: Parameters) -> float:
     return max(relative_error(parameters[name], expected[name]) for name in expected)
 
 
-def _check_members(method: Method) -> str:
+def _check_members(method: Method, network: Architecture = _NETWORK) -> str:
     """Compare members after some steps in a pack with the same ones alone: gradients, feedback and draws."""
-    pack = _train(_pack(method))
+    pack = _train(_pack(method, network=network))
     worst, drawn_alike = 0.0, True
     for row, seed in enumerate(_SEEDS):
-        alone = _train(_pack(method, (seed,)))
+        alone = _train(_pack(method, (seed,), network))
         drawn_alike &= torch.equal(pack.generators[row].get_state(), alone.generators[0].get_state())
         worst = max(worst, _error_of(pack.forward_gradients.select([row]), alone.forward_gradients))
         if pack.feedback and alone.feedback:
@@ -295,8 +296,16 @@ def _check_members(method: Method) -> str:
     return f"a pack of {len(_SEEDS)} is {len(_SEEDS)} runs alone (to {worst:.0e})"
 
 
-def _check_updates(method: Method) -> str:
-    idle = _train(_pack(method)).idle_layers
+def _check_convolutions(method: Method) -> str:
+    """Train a network with two convolutions, where the rule is declared to work there."""
+    if reason := method.refusal(_CONVOLUTIONS):
+        return f"refused there: {reason}"
+    _check_updates(method, _CONVOLUTIONS)
+    return _check_members(method, _CONVOLUTIONS)
+
+
+def _check_updates(method: Method, network: Architecture = _NETWORK) -> str:
+    idle = _train(_pack(method, network=network)).idle_layers
     if idle:
         raise RuleError(f"no update of hidden layer{'s' * (len(idle) > 1)} {', '.join(map(str, idle))}")
     return "every hidden layer is updated"
@@ -472,6 +481,7 @@ _OF_TRAINING = (
     ("second call", _check_repeatable),
     ("members", _check_members),
     ("updates", _check_updates),
+    ("convolutions", _check_convolutions),
     ("read-backs", _check_read_backs),
     ("checkpoint", _check_checkpoint),
     ("gradient", _check_gradient),

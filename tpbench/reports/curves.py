@@ -21,9 +21,9 @@ from tpbench.reports.style import (
     colour,
     drawing,
     line_style,
+    log_scale,
     mark,
     method_style,
-    plain_labels,
     plain_number,
     save,
 )
@@ -210,9 +210,7 @@ def draw_curves(
         axes.tick_params(labelsize=7.5, labelbottom=place + columns >= count, labelleft=place % columns == 0)
     assert first is not None
     first.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if any((one.above > 0).any() for one in curves):
-        first.set_yscale("log")
-        plain_labels(first.yaxis)
+    log_scale(first, "y", np.concatenate([part for one in curves for part in (one.below, one.middle, one.above)]))
     first.minorticks_off()
     parent.supxlabel("epoch", fontsize=9)
     parent.supylabel(label, fontsize=9)
@@ -316,13 +314,13 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
     origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
     labels = [_cost_point(axes, origin, place, cells) for place, origin in enumerate(origins)]
     hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
-    axes.set(xscale="log", xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
+    axes.set(xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
     seconds = [point[0] for _, point, _ in labels]
+    log_scale(axes, "x", seconds)
     # At least a factor of 2, so that a small difference looks small.
     low, high, least = min(seconds), max(seconds), 2**0.5
     middle = (low * high) ** 0.5
     axes.set_xlim(min(low / 1.25, middle / least), max(high * 1.25, middle * least))
-    plain_labels(axes.xaxis)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     label_beside(axes, labels, 72 * (height - 0.7), 7.5)

@@ -10,10 +10,10 @@ from itertools import groupby
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import cell_label, cells_of
-from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, drawing, mark, plain_labels
+from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, drawing, log_scale, mark
 from tpbench.results import RunStore
 from tpbench.results.paper import paper_cell
-from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all
+from tpbench.results.ranking import BASELINE, RankedCell, format_p, rank_all, require_validated
 from tpbench.results.runs import FULL_SEEDS
 from tpbench.results.statistics import t_interval
 from tpbench.results.tables import PUBLISHED, Column
@@ -32,8 +32,10 @@ def forest_rows(store: RunStore, workload: str, baseline: str = BASELINE) -> lis
     """Return the cells of a workload in the order of the leaderboard, one kind of data after the other.
 
     Raises:
+        UsageError: its runs have no validation set.
         TpbenchError: there are none.
     """
+    require_validated(store.summaries(), [workload])
     cells = {cell.key: cell for cell in cells_of(store, workload)}
     return [ranked for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
 
@@ -186,11 +188,10 @@ def describe_row(row: RankedCell) -> str:
 def _scale(axes: Axes, rows: Sequence[RankedCell]) -> None:
     means = [row.cell.mean for row in rows] + [printed[0] for row in rows if (printed := _printed(row))]
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    # An error of 0 has no place on a logarithmic axis.
-    if max(means) <= _WIDE * min(means) or min(means) == 0:
+    smallest = min((mean for mean in means if mean > 0), default=math.inf)
+    if max(means) <= _WIDE * smallest:
         return
-    axes.set_xscale("log")
-    plain_labels(axes.xaxis)
+    log_scale(axes, "x", means)
     # An interval that reaches below zero ends at the edge.
-    ends = [low for row in rows if (low := row.cell.interval[0]) > min(means) / _WIDE]
-    axes.set_xlim(left=min([*means, *ends]) / 1.1)
+    ends = [low for row in rows if (low := row.cell.interval[0]) > smallest / _WIDE]
+    axes.set_xlim(left=min([*means, *ends]) / 1.1 if min(means) > 0 else -smallest / 3)

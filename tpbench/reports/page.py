@@ -7,7 +7,8 @@ import hashlib
 import math
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ from tpbench.reports.tuning_plots import (
     tuning_plots,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import provenance_groups, read_curves, seed_ranges
+from tpbench.results.cells import provenance_groups, read_curves, seed_ranges, with_label
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import PAPER_WORKLOADS
@@ -81,12 +82,18 @@ from tpbench.results.ranking import (
 )
 from tpbench.results.tables import (
     EPOCHS_HEADER,
+    LOSS_TITLE,
     ErrorTable,
     entry_lines,
     epochs_note,
     epochs_rows,
     epochs_values,
     footnote,
+    loss_columns,
+    loss_footnotes,
+    loss_matrix,
+    loss_notes,
+    loss_rows,
     notes,
     paper_table,
 )
@@ -250,15 +257,36 @@ def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
     return section
 
 
-def provenance_section(rankings: Sequence[Ranking]) -> Section:
-    """Return the section of provenance: a table per workload, a row per cell and command."""
-    fold = Fold("What made each cell", [], [*map(_provenance_table, rankings)], printed=False)
+def loss_section(store: RunStore, cells: Iterable[Cell], glyphs: Glyphs, results: str) -> Section:
+    """Return the section of cells without a validation set: their training losses at the end and over epochs."""
+    section, alike = Section("losses", "Trained without a validation set"), sort_by_method(cells)
+    frame = loss_rows(store, alike)
+    columns = loss_columns(frame)
+    rows = [[PageEntry(value.text, loose=True) for value in row] for row in loss_matrix(frame, columns)]
+    if rows:
+        header = ["method", *(column.title for column in columns)]
+        section.tables.append(PageTable(LOSS_TITLE, header, rows, [*loss_notes(frame), *loss_footnotes(frame)]))
+    for workload in dict.fromkeys(column.workload for column in columns):
+        of_workload = [cell for cell in alike if cell.workload == workload]
+        plots = _plots(read_curves(store, of_workload), workload, of_workload, glyphs, results)
+        section.groups += [plots] if plots.figures else []
+    return section
+
+
+def provenance_section(groups: Mapping[str, Sequence[Cell]]) -> Section:
+    """Return the section of provenance: a table per workload, a row per cell and command.
+
+    Args:
+        groups: the cells of each workload, by its title.
+    """
+    tables = [_provenance_table(title, cells) for title, cells in groups.items()]
+    fold = Fold("What made each cell", [], tables, printed=False)
     return Section("provenance", "Provenance", folds=[fold])
 
 
-def _provenance_table(ranking: Ranking) -> PageTable:
+def _provenance_table(title: str, cells: Sequence[Cell]) -> PageTable:
     rows = []
-    for cell in sort_by_method(row.cell for row in ranking.cells):
+    for cell in sort_by_method(cells):
         values = cell.runs[0].definition.configuration
         configuration = ", ".join(f"{name} {format_value(value, '.4g')}" for name, value in values.items())
         for origin in provenance_groups(cell):
@@ -275,7 +303,7 @@ def _provenance_table(ranking: Ranking) -> PageTable:
                 ]
             )
     columns = ["method", "tuning", "seeds", "seconds", "command and hyperparameters", "machine and versions"]
-    return PageTable(f"Origin of the runs: {ranking.title}", columns, rows)
+    return PageTable(f"Origin of the runs: {title}", columns, rows)
 
 
 class NoRunError(TpbenchError):
@@ -389,21 +417,27 @@ def _plots(
         _with_store(shlex.join(["tpbench", "plot", kind, workload]), results) for kind in ("curves", "cost")
     )
     title = workload_title(workload)
+    drawn = {curve: curves for curve in CURVES if (curves := cell_curves(cells, runs, curve))}
     figures = [
         _drawing(
             glyphs,
             curve_panel(cells, curves, curve),
-            f"{title}: {label} over epochs, a panel for each method",
+            f"{title}: {CURVES[curve][1]} over epochs, a panel for each method",
             command,
-            f"{label.capitalize()}.",
+            f"{CURVES[curve][1].capitalize()}.",
         )
-        for curve, (_, label) in CURVES.items()
-        if (curves := cell_curves(cells, runs, curve))
+        for curve, curves in drawn.items()
     ]
-    alt = f"{title}: test error against seconds per run"
-    figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
+    # The cost has a point of each cell, the curves have a line of those that did not diverge.
+    lines = {one.cell.key for curves in drawn.values() for one in curves}
+    if all(cell.validated for cell in cells):
+        lines |= {cell.key for cell in cells}
+        alt = f"{title}: test error against seconds per run"
+        figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
-        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none") for cell in cells
+        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none")
+        for cell in cells
+        if cell.key in lines
     ]
     return PlotGroup(f"curves-{workload}", title, legend, figures)
 
@@ -460,7 +494,8 @@ def search_section(store: RunStore, results: str, glyphs: Glyphs) -> Section:
     plots, notes = tuning_plots(store)
     if plots:
         several = [MULTIPLES_NOTE] if any(plot.multiples for plot in plots) else []
-        section.paragraphs += [" ".join([TUNING_NOTE, *several, SPREAD_NOTE]), *notes]
+        unfinished = [note for plot in plots for note in plot.unfinished_note]
+        section.paragraphs += [" ".join([TUNING_NOTE, *several, SPREAD_NOTE]), *unfinished, *notes]
     for plot in plots:
         header, rows = plot.table()
         section.tables.append(
@@ -497,7 +532,7 @@ def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
         )
         for column, label in TUNING_AXES.items()
     ]
-    legend = [(search.label, search.style["color"], "none") for search in plot.searches]
+    legend = [(search.label, search.style["color"], "none") for search in plot.drawn]
     return PlotGroup(f"tuning-{plot.workload}", f"{title}: tuning curves", legend, figures)
 
 
@@ -522,6 +557,12 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     rows, exact = matrix(rankings), {ranking.workload for ranking in rankings if not ranking.data_label}
     paper = reproduction(rankings, table)
     searches = search_section(store, results, glyphs)
+    origins: dict[str, list[Cell]] = defaultdict(list)
+    for ranking in rankings:
+        origins[ranking.title] += [row.cell for row in ranking.cells]
+    unvalidated = [cell for cell in cells.values() if not cell.validated]
+    for cell in unvalidated:
+        origins[with_label(workload_title(cell.workload), cell.data_label)].append(cell)
     sections = [
         replace(searches, id="tuning", title="Tuning curves", folds=[]),
         curve_section(store, rankings, baseline, glyphs, results),
@@ -529,7 +570,8 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         Section(searches.id, searches.title, folds=searches.folds),
         paper_section(table, not paper, results),
         leaderboard_section(rankings),
-        provenance_section(rankings),
+        loss_section(store, unvalidated, glyphs, results),
+        provenance_section(origins),
     ]
     content = _heading(results, command, len(runs)) | {
         "baseline": method_title(baseline),

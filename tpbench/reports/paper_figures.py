@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tpbench.engine import Architecture, get_method, method_title
 from tpbench.engine.alignment import null_space_share
-from tpbench.engine.gauss_newton import gauss_newton_change, output_jacobians
+from tpbench.engine.gauss_newton import gauss_newton_change
 from tpbench.engine.methods import Minibatch
 from tpbench.engine.network import Parameters, squared_error, stream
 from tpbench.engine.step import PackState
@@ -98,7 +98,7 @@ class _Shares:
         self.shares: list[Tensor] = []
 
     def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
-        jacobians = output_jacobians(batch.forward_parameters, batch.slopes, batch.architecture.depth)
+        jacobians = batch.jacobians()
         gradient = gradients[f"W{self.layer}"]
         self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
 

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.errors import visible
 from tpbench.engine.files import atomic_write, check_target
@@ -46,17 +49,15 @@ import matplotlib.colors  # noqa: E402
 import matplotlib.style  # noqa: E402
 from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Annotation  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 from matplotlib.transforms import Bbox  # noqa: E402
 
 __all__ = [
     "Annotation",
     "Artist",
     "Axes",
-    "Axis",
     "Bbox",
     "Figure",
     "FuncFormatter",
@@ -66,9 +67,9 @@ __all__ = [
     "colour",
     "drawing",
     "line_style",
+    "log_scale",
     "logarithmic_labels",
     "method_style",
-    "plain_labels",
     "plain_number",
     "save",
 ]
@@ -294,12 +295,67 @@ class _PlainTicks(LogLocator):
         return logarithmic_labels(low, high)
 
 
-def plain_labels(axis: Axis) -> None:
-    """Label a logarithmic axis with few plain numbers (2, 5, 10): no formulas, which take long to be parsed."""
-    axis.set_major_locator(_PlainTicks())
+_ZERO_SHARE = 0.15
+"""Share of an axis with a 0 that lies between 0 and the smallest positive number."""
+_WIDE = 5.0
+"""Least ratio of the largest to the smallest positive number for which an axis with a 0 is logarithmic."""
+
+
+def log_scale(
+    axes: Axes, name: Literal["x", "y"], values: ArrayLike, measured: ArrayLike | None = None, *, all_zero: float = 1.0
+) -> None:
+    """Make an axis logarithmic, with few plain numbers (2, 5, 10) as labels.
+
+    Where a number is 0, the axis is linear from 0 to the smallest positive number, and 0 has a label. All of it is
+    linear where the positive numbers lie close together, where there are none, and where a number is negative. Labels
+    are no formulas, which take long to be parsed.
+
+    Args:
+        axes: the panel.
+        name: of the axis.
+        values: the numbers that are drawn; those that are not finite do not count.
+        measured: those from which the smallest positive number is taken; None: all. Expectations over trials that reach
+            0 fall far below everything that can be measured.
+        all_zero: the end of the axis where all numbers are 0.
+
+    Example:
+        >>> axes = Figure().subplots()
+        >>> log_scale(axes, "y", [0, 0.5, 20])
+        >>> axes.get_yscale()
+        'symlog'
+    """
+    drawn, counted = (_finite(values if numbers is None else numbers) for numbers in (values, measured))
+    axis, set_scale = (axes.xaxis, axes.set_xscale) if name == "x" else (axes.yaxis, axes.set_yscale)
+    if not drawn.size or drawn.min() < 0:
+        return
+    high = float(drawn.max())
+    if high == 0:
+        (axes.set_xlim if name == "x" else axes.set_ylim)(-0.05 * all_zero, all_zero)
+        return
+    if drawn.min() > 0:
+        set_scale("log")
+        axis.set_major_locator(_PlainTicks())
+        axis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    else:
+        low = float(min(counted[counted > 0], default=high))
+        if high < _WIDE * low:
+            low = high
+        # Decades between 0 and the smallest positive number; the scale adds a ninth to them.
+        gap = max(math.log10(2), math.log10(high / low) * _ZERO_SHARE / (1 - _ZERO_SHARE))
+        set_scale("symlog", linthresh=low, linscale=0.9 * gap)
+        # The margins are those of the new scale.
+        axes.autoscale_view(scalex=name == "x", scaley=name == "y")
+        steps = MaxNLocator(_MOST_LABELS - 1).tick_values(0, high) if low == high else logarithmic_labels(low, high)
+        axis.set_major_locator(FixedLocator([0, *(step for step in steps if step > 0)]))
+        minor = [] if low == high else LogLocator(subs=range(2, 10)).tick_values(low, high)
+        axis.set_minor_locator(FixedLocator([tick for tick in minor if tick >= low]))
     axis.set_major_formatter(FuncFormatter(lambda value, position: plain_number(value)))
-    axis.set_minor_locator(LogLocator(subs=range(2, 10)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = np.asarray(values, dtype=np.float64).ravel()
+    return numbers[np.isfinite(numbers)]
 
 
 @drawing()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import OTHERS_COLOUR, TITLE_WIDTH, label_beside, panel, workload_title
-from tpbench.reports.style import Axes, Bbox, Figure, MaxNLocator, colour, drawing, mark, plain_labels, plain_number
+from tpbench.reports.style import Axes, Bbox, Figure, MaxNLocator, colour, drawing, log_scale, mark, plain_number
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import get_sweep, scored_configurations, trials_frame
@@ -153,9 +153,7 @@ def _draw_errors(axes: Axes, search: SearchTrials, x: NDArray[np.float64]) -> No
             label="best",
             zorder=5,
         )
-    if error.min() > 0:
-        axes.set_yscale("log")
-        plain_labels(axes.yaxis)
+    log_scale(axes, "y", error)
     axes.set_ylabel(search.definition.score_label)
     axes.grid(alpha=0.3)
 
@@ -191,8 +189,7 @@ def draw_hyperparameter(axes: Axes, search: SearchTrials, name: str) -> None:
     if kind == "choice":
         axes.set_xticks(range(len(choices)), [plain_number(choice) for choice in choices])
     elif kind == "log_uniform":
-        axes.set_xscale("log")
-        plain_labels(axes.xaxis)
+        log_scale(axes, "x", values)
     axes.set_xlabel(visible(name))
 
 
@@ -346,6 +343,18 @@ class TuningPlot:
             number[method] += 1
         return searches
 
+    @cached_property
+    def drawn(self) -> list[Search]:
+        """The searches that have a curve: those with a finished trial."""
+        finished = set(self.curves.dropna(subset="validation_error")["sweep"])
+        return [search for search in self.searches if search.sweep in finished]
+
+    @property
+    def unfinished_note(self) -> list[str]:
+        """A line about the searches without a curve; empty where each has one."""
+        others = [search.label for search in self.searches if search not in self.drawn]
+        return [f"No trial was trained to its end, so there is no curve: {'; '.join(others)}."] if others else []
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows of the quantiles of random trials."""
         header = ["search", "random", "unfinished", *(f"{100 * share:.0f} %" for share in QUANTILES)]
@@ -376,7 +385,7 @@ def draw_tuning(axes: Axes, plot: TuningPlot, column: str) -> list[tuple[str, tu
         Label, end and colour of the solid line of each search.
     """
     ends = []
-    for search in plot.searches:
+    for search in plot.drawn:
         axes.plot([], [], label=search.label, **search.style)
         if end := _draw_lines(axes, plot, search, column, _LINES, search.style).get(OBSERVED):
             ends.append((search.label.replace(", ", "\n", 1), end, search.style["color"]))
@@ -409,15 +418,11 @@ def _draw_lines(
 
 
 def _set_scales(axes: Axes, plot: TuningPlot, column: str) -> None:
-    """Make the axes logarithmic where they have positive values."""
-    shown = plot.curves.dropna(subset=[column, "validation_error"])
-    for axis, values, scale in (
-        (axes.xaxis, shown[column], axes.set_xscale),
-        (axes.yaxis, shown["validation_error"], axes.set_yscale),
-    ):
-        if (values > 0).any():
-            scale("log")
-            plain_labels(axis)
+    """Make the axes logarithmic."""
+    drawn = plot.curves.dropna(subset=[column, "validation_error"])
+    log_scale(axes, "x", drawn[column])
+    errors = drawn["validation_error"]
+    log_scale(axes, "y", errors, measured=errors[drawn["kind"] == OBSERVED])
 
 
 def draw_multiples(figure: Figure, plot: TuningPlot, column: str, columns: int) -> None:
@@ -495,7 +500,7 @@ def tuning_figure(store: RunStore, workload: str) -> Figure:
     if plot.multiples:
         return _multiples_figure(plot, notes)
     header, rows = plot.table()
-    text = [fill(visible(line), 92) for line in (TUNING_NOTE, SPREAD_NOTE, *notes)]
+    text = [fill(visible(line), 92) for line in (TUNING_NOTE, SPREAD_NOTE, *plot.unfinished_note, *notes)]
     lines = sum(part.count("\n") + 1 for part in text)
     heights = [2.4, 2.4, 0.3 + 0.18 * len(rows)]
     figure = Figure(figsize=(5, sum(heights) + 0.9 + 0.18 * len(rows) + 0.11 * lines), layout="constrained")

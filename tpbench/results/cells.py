@@ -195,6 +195,11 @@ class Cell:
         return own if type(own) is int else protocol_epochs(self.workload)
 
     @property
+    def validated(self) -> bool:
+        """True if its runs have a validation set; without one there is no test error to compare."""
+        return all(run.validated for run in self.runs)
+
+    @property
     def precision(self) -> str:
         return self.runs[0].precision
 
@@ -239,7 +244,7 @@ class Cell:
 
     @cached_property
     def validation(self) -> float:
-        """Mean validation error in per cent at the selected epochs."""
+        """Mean validation error in per cent at the selected epochs; chance without a validation set."""
         return fmean(_error(run, "validation_error") for run in self.counted_runs)
 
     @property
@@ -283,7 +288,7 @@ class Cell:
 
 
 def _error(run: RunRecord, curve: str) -> float:
-    """Return a curve of a run at its selected epoch in per cent; chance where the run diverged."""
+    """Return a curve of a run at its selected epoch in per cent; chance where the run diverged or lacks the curve."""
     error = None if run.diverged else run.history.at_selected(curve)
     return chance_error(run) if error is None else percent(error)
 

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, UsageError, method_title
 from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, with_label, workload_label
 from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
-from tpbench.results.ranking import BASELINE, BRACKETS, OTHER_ORDER, RankedCell, Ranking, format_p, rank_all
+from tpbench.results.ranking import (
+    BASELINE,
+    BRACKETS,
+    OTHER_ORDER,
+    RankedCell,
+    Ranking,
+    format_p,
+    rank_all,
+    require_validated,
+)
 from tpbench.results.runs import RunRecord, percent
 from tpbench.results.statistics import ALPHA, McNemar, mcnemar
 from tpbench.results.store import RunStore
@@ -61,10 +70,11 @@ def compare_methods(
         baseline: the method that others are compared with.
 
     Raises:
-        UsageError: both are the same method.
+        UsageError: both are the same method, or the runs of a workload have no validation set.
     """
     if first == second:
         raise UsageError(f"'{first}' stands twice: name two methods to compare")
+    require_validated(store.summaries(), workloads)
     rows = [
         _row(ranking, *pair)
         for ranking in rank_all(choose_cells(store.summaries()), baseline)
@@ -230,7 +240,7 @@ def compare_runs(store: RunStore, first: RunRecord, second: RunRecord) -> McNema
     """Compare two runs sample by sample with McNemar's test, from their predictions.
 
     Raises:
-        UsageError: they are the same run, or of other test samples.
+        UsageError: they are the same run, of other test samples, or without a validation set.
         TpbenchError: one of them has no predictions.
     """
     return mcnemar(*_correct(store, first, second))
@@ -240,6 +250,8 @@ def _correct(store: RunStore, first: RunRecord, second: RunRecord) -> list[NDArr
     """Return which test samples each of two runs classifies correctly (test samples,)."""
     if first.definition.id == second.definition.id:
         raise UsageError(f"'{first.definition.id}' stands twice: name two runs to compare")
+    for record in (first, second):
+        require_validated([record], [record.definition.workload])
     if first.definition.fingerprint != second.definition.fingerprint:
         raise UsageError("these runs were tested on other samples: compare runs of one data set")
     correct = []

@@ -160,6 +160,13 @@ def format_mean(mean: float, std: float) -> str:
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} {PLUS_MINUS} {std:.2f}"
 
 
+def format_loss(mean: float, deviation: float) -> str:
+    """Return ``0.0123 ± 0.0011``, as :func:`format_mean`: losses span orders of magnitude, so three digits count."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} {PLUS_MINUS} {deviation:.2g}"
+
+
 # A sign of a number; that of a range, such as 0-9, is none.
 _SIGN = re.compile(r"(?<![\w.)])([+-])(?=\d)")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 "protocol": d.protocol,
                 "status": record.status,
                 "selected_epoch": history.selected_epoch,
-                "train_error": percent(history.at_selected("train_error") if "train_error" in record.curves else None),
+                "train_error": percent(history.at_selected("train_error")),
                 "validation_error": percent(record.validation_error),
                 "test_error": percent(record.test_error),
                 "precision": record.precision,
@@ -78,13 +78,15 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
 
 
-def partial_searches(frame: pd.DataFrame) -> str:
+def partial_searches(frame: pd.DataFrame, supplied: Collection[str] = ()) -> str:
     """Return the searches of which not every trial is among the runs of a frame, as ``NAME (8 of 12)``, with commas.
 
     Trials that were stopped early have no run.
 
     Args:
         frame: as :func:`export_frame` gives it.
+        supplied: sweeps of the configurations that come with tpbench; those without any trial here are no search of
+            the user's.
     """
     if not {"found_role", "found_sweep", "found_trials"} <= set(frame.columns):
         return ""
@@ -94,14 +96,14 @@ def partial_searches(frame: pd.DataFrame) -> str:
     return ", ".join(
         f"{sweep} ({there.get(sweep, 0)} of {count:.0f})"
         for sweep, count in trials.items()
-        if there.get(sweep, 0) < count
+        if there.get(sweep, 0) < count and (sweep in there or sweep not in supplied)
     )
 
 
-def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:
+def export_runs(store: RunStore, path: Path, form: str, supplied: Collection[str] = ()) -> tuple[int, str]:
     """Write the runs of a store as one table, in one of the formats of exports.
 
-    Returns how many, and the searches of which not every trial is among them.
+    Returns how many, and the searches of which not every trial is among them, as of :func:`partial_searches`.
 
     Raises:
         UsageError: there is no such format, or the file's name says another.
@@ -110,7 +112,7 @@ def export_runs(store: RunStore, path: Path, form: str) -> tuple[int, str]:
     form = export_format(path, form)
     frame = export_frame(store.records())
     write_frame(frame, path, form)
-    return len(frame), partial_searches(frame)
+    return len(frame), partial_searches(frame, supplied)
 
 
 def write_frame(frame: pd.DataFrame, path: Path, form: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tpbench import __version__
-from tpbench.engine import TpbenchError
+from tpbench.engine import Architecture, TpbenchError
 from tpbench.engine.files import atomic_write
+from tpbench.engine.parts import Convolution
 from tpbench.results.artifacts import ID_PATTERN, Artifact, ArtifactKind, NewerFormat, verify_format, with_checksum
 from tpbench.results.location import LARGEST_FILE
 from tpbench.results.runs import RunRecord
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
     from tpbench.results.schemas import Finite, Fraction, Name, Natural, RunId
     from tpbench.results.store import RunStore
 
+# Types of fields; tpbench.results.schemas has a model for each.
 Sizes = tuple[int, ...]
-"""Type of a field; tpbench.results.schemas has its model."""
+Convolutions = tuple[Convolution, ...]
+ImageMap = tuple[int, int, int] | None
 
-FORMAT = 1
+FORMAT = 2
+"""The format of a network with convolutions, or of a run without a validation set; older versions read format 1 alone,
+and name this as newer."""
+PLAIN_FORMAT = 1
+"""The format of all other networks."""
 EXPORTS = (".safetensors", ".pt", ".npz")
 """Suffixes of the files into which networks can be exported."""
 _AGAIN = "'tpbench run ... --keep-networks' with the run's configuration trains it again"
@@ -46,28 +53,45 @@ class TrainedNetwork(Artifact):
     precision: Name
     selected_epoch: Natural
     """From 0."""
-    validation_error: Fraction
+    validation_error: Fraction | None
+    """At the selected epoch, as the next is; None: the run has no validation set."""
     test_error: Fraction
-    """Fractions, at the selected epoch."""
     curves: str
     """Digest of the run's curves: another training of the same run may have others."""
     sizes: Sizes
-    """Widths of inputs, hidden tanh layers and linear outputs."""
+    """Numbers of inputs, units of hidden tanh layers and linear outputs."""
     scale: Finite
     shift: Finite
     """The network's inputs are ``stored number * scale + shift``."""
     arrays: Mapping[str, NDArray[Any]] = field(repr=False, metadata={"stored": False})
-    """``forward.{i}.weight`` (n_i, n_{i-1}), ``forward.{i}.bias`` (n_i), and the feedback's (docs/networks.md)."""
+    """``forward.{i}.weight`` (n_i, n_{i-1}), of a convolution (channels, channels of its inputs, k, k);
+    ``forward.{i}.bias``; and the feedback's (docs/files.md)."""
     tpbench: str = field(default=__version__, metadata={"required": True})
     """The version that trained it."""
+    convolutions: Convolutions = ()
+    """The first layers. The units of each are in the order channel, row, column."""
+    image: ImageMap = None
+    """Channels, rows and columns of the inputs, whose order is row, column, channel; None without convolutions."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's layers."""
+        return Architecture(self.sizes, convolutions=self.convolutions, image=self.image)
+
+    @property
+    def format(self) -> int:
+        """The format of the network's file."""
+        return FORMAT if self.convolutions or self.validation_error is None else PLAIN_FORMAT
 
     def to_bytes(self) -> bytes:
         """Return the contents of the network's file: the same bytes for the same network."""
         from safetensors.numpy import save
 
-        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
+        left_out = ("arrays",) if self.convolutions else ("arrays", "convolutions", "image")
+        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        about |= {"convolutions": list(map(asdict, self.convolutions))} if self.convolutions else {}
         about |= {
-            "format": FORMAT,
+            "format": self.format,
             "sizes": list(self.sizes),
             "activation": "tanh",
             "output": "linear",
@@ -85,7 +109,7 @@ class TrainedNetwork(Artifact):
             WrongNetwork: it is truncated, altered, or no network.
         """
         try:
-            about = verify_format(_metadata(content), where, FORMAT)
+            about = verify_format(_metadata(content), where, FORMAT, PLAIN_FORMAT)
             from safetensors.numpy import load
 
             from tpbench.results.schemas import NetworkFields, check_fields
@@ -94,9 +118,13 @@ class TrainedNetwork(Artifact):
             arrays = load(content)
             if arrays_digest(arrays) != about.get("arrays"):
                 raise ValueError("its numbers do not match their checksum")
-            known = {f.name: about[f.name] for f in fields(cls) if f.name != "arrays"}
-            network = cls(**{**known, "sizes": tuple(about["sizes"]), "arrays": arrays})
+            known = {f.name: about[f.name] for f in fields(cls) if f.name in about and f.name != "arrays"}
+            known |= {"sizes": tuple(about["sizes"]), "image": tuple(about["image"]) if about.get("image") else None}
+            known["convolutions"] = tuple(Convolution(**layer) for layer in about.get("convolutions", ()))
+            network = cls(**{**known, "arrays": arrays})
             network._check_shapes()
+            if about["format"] != network.format:
+                raise ValueError(f"its format is {about['format']}")
         except NewerFormat:
             raise
         except Exception as error:  # safetensors has exceptions of its own
@@ -105,12 +133,18 @@ class TrainedNetwork(Artifact):
         return network
 
     def _check_shapes(self) -> None:
-        for i, (below, width) in enumerate(zip(self.sizes, self.sizes[1:], strict=False), start=1):
+        for i, expected in enumerate(self._weight_shapes(), start=1):
             shapes = [self.arrays[f"forward.{i}.{kind}"].shape for kind in ("weight", "bias")]
-            if shapes != [(width, below), (width,)]:
+            if shapes != [expected, expected[:1]]:
                 raise ValueError(f"layer {i} has the shapes {shapes}")
         if f"forward.{len(self.sizes)}.weight" in self.arrays:
             raise ValueError("it has more layers than sizes")
+
+    def _weight_shapes(self) -> list[tuple[int, ...]]:
+        architecture = self.architecture
+        layers = zip(architecture.convolutions, architecture.maps, strict=False)
+        shapes = [(layer.channels, source[0], layer.kernel, layer.kernel) for layer, source in layers]
+        return [*shapes, *zip(self.sizes[len(shapes) + 1 :], self.sizes[len(shapes) :], strict=False)]
 
     def belongs(self, record: RunRecord) -> bool:
         """Return whether the training that made this run's file left the network; another's curves differ."""

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tpbench.engine import method_title
+from tpbench.engine import UsageError, method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
 from tpbench.results.formats import Value, csv_number, csv_text, format_mean, format_table
 from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
+from tpbench.results.runs import RunRecord
 from tpbench.results.statistics import (
     ALPHA,
     holm,
@@ -271,11 +272,37 @@ def _place(ranked: RankedCell) -> tuple[bool, int, bool, float, str, str]:
     return not ranked.is_baseline, tier, not cell.whole, cell.mean, cell.method, cell.tuning
 
 
+def require_validated(records: Iterable[RunRecord], workloads: Collection[str] | None = None) -> None:
+    """Check that there are test errors to compare: not of runs alone that were trained without a validation set.
+
+    Args:
+        records: all runs of a store.
+        workloads: those that are compared, each of which needs test errors; None: any.
+
+    Raises:
+        UsageError: there are runs of a workload, and all of them lack a validation set.
+    """
+    validated: dict[str, bool] = defaultdict(bool)
+    for record in records:
+        validated[record.definition.workload] |= record.validated
+    chosen = {name: known for name, known in validated.items() if workloads is None or name in workloads}
+    lacking = [name for name, known in chosen.items() if not known]
+    if lacking and (workloads is not None or len(lacking) == len(chosen)):
+        raise UsageError(
+            f"the runs of {', '.join(lacking)} have no validation set, so their test errors are not compared; "
+            f"'tpbench table loss {lacking[0]}' has their training losses"
+        )
+
+
 def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE) -> list[Ranking]:
-    """Return the ranking of every workload and kind of data of a store, the paper's workloads first."""
+    """Return the ranking of every workload and kind of data of a store, the paper's workloads first.
+
+    Cells without a validation set are left out.
+    """
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells.values():
-        groups[cell.workload, cell.data_label].append(cell)
+        if cell.validated:
+            groups[cell.workload, cell.data_label].append(cell)
     order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
     places = sorted(groups, key=lambda place: (order.get(place[0], len(order)), place))
     return [rank(groups[place], baseline) for place in places]

@@ -36,7 +36,8 @@ Split = str
 Status = str
 
 FORMAT = 2
-"""The format of a run whose configuration has lists; older versions read format 1 alone, and name this as newer."""
+"""The format of a run whose configuration has lists, or that was trained without a validation set; older versions read
+format 1 alone, and name this as newer."""
 PLAIN_FORMAT = 1
 """The format of all other runs."""
 DEFAULT_PRECISION = "float32"
@@ -82,11 +83,6 @@ class RunDefinition:
         """The id of the run: equal definitions have equal ids on every machine."""
         # 1 and 1.0 are the same hyperparameter, and must be the same run.
         return digest({**self.plain(), "configuration": as_floats(self.configuration)})[:24]
-
-    @property
-    def format(self) -> int:
-        """The format of the run's file."""
-        return FORMAT if any(map(is_list, self.configuration.values())) else PLAIN_FORMAT
 
 
 @dataclass(frozen=True)
@@ -145,9 +141,19 @@ class RunRecord(Artifact):
         return self.status == "diverged"
 
     @property
+    def format(self) -> int:
+        """The format of the run's file."""
+        lists = any(map(is_list, self.definition.configuration.values()))
+        return FORMAT if lists or not self.validated else PLAIN_FORMAT
+
+    @property
     def history(self) -> MemberHistory:
-        # A run that diverged in its first epoch has no curves.
-        return MemberHistory({"validation_error": [], **self.curves}, self.status)  # type: ignore[arg-type]
+        return MemberHistory(dict(self.curves), self.status)  # type: ignore[arg-type]
+
+    @property
+    def validated(self) -> bool:
+        """True if it was trained with a validation set; without one the last epoch is the selected one."""
+        return self.history.validated
 
     @property
     def test_error(self) -> float | None:
@@ -156,13 +162,13 @@ class RunRecord(Artifact):
 
     @property
     def validation_error(self) -> float | None:
-        """The lowest validation error."""
+        """The lowest validation error; None if no epoch was finished, or without a validation set."""
         return self.history.at_selected("validation_error")
 
     def to_json(self) -> str:
         """Return the contents of the run's file: readable JSON, closed by a checksum of everything before it."""
         body = {
-            "format": self.definition.format,
+            "format": self.format,
             "id": self.definition.id,
             "definition": self.definition.plain(),
             "data_label": self.data_label,
@@ -199,8 +205,8 @@ class RunRecord(Artifact):
                 search_info=body.get("found", {}),
                 workload=body.get("workload", {}),
             )
-            if record.definition.format != body["format"]:
-                raise ValueError(f"its format is not {record.definition.format}")
+            if record.format != body["format"]:
+                raise ValueError(f"its format is not {record.format}")
             if record.definition.id != body["id"]:
                 raise ValueError("its id is not that of its definition")
         except ValueError as error:

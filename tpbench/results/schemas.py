@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from tpbench.engine import CURVES
+from tpbench.engine.protocol import UNVALIDATED_CURVES
 from tpbench.results.alignments import AlignmentRecord
 from tpbench.results.artifacts import ID_PATTERN
 from tpbench.results.networks import TrainedNetwork
@@ -118,7 +119,8 @@ class _Checked(Record):
             raise ValueError(f"its curves have {points} points, but it has {self.definition.epochs} epochs")
         if not points and self.status == "finished":
             raise ValueError("it is finished, but has no curves")
-        if points and not {"validation_error", "test_error"} <= set(self.curves):
+        validated = any(name not in UNVALIDATED_CURVES for name in self.curves)
+        if points and not {"test_error", *["validation_error"] * validated} <= set(self.curves):
             raise ValueError("its curves lack the validation or the test error")
         for name, values in self.curves.items():
             if name.endswith("_error") and values and not (min(values) >= 0 and max(values) <= MOST):
@@ -227,7 +229,23 @@ class _Header(Record):
     model_config = ConfigDict(extra="ignore")
 
 
-NetworkFields = model_of(TrainedNetwork, _Header, Sizes=Annotated[list[Count], Field(min_length=2)], NDArray=list)
+class ConvolutionFields(Record):
+    """A convolutional layer of a network's file."""
+
+    channels: Count
+    kernel: Count
+    pool: Count
+    stride: Count
+
+
+NetworkFields = model_of(
+    TrainedNetwork,
+    _Header,
+    Sizes=Annotated[list[Count], Field(min_length=2)],
+    Convolutions=list[ConvolutionFields],
+    ImageMap=Annotated[list[Count], Field(min_length=3, max_length=3)] | None,
+    NDArray=list,
+)
 
 
 def check_fields(model: type[BaseModel] | TypeAdapter[Any], value: Any) -> None:

@@ -28,8 +28,10 @@ from tpbench.results.cells import (
 from tpbench.results.formats import (
     Value,
     check_format,
+    count_of,
     csv_number,
     csv_text,
+    format_loss,
     format_mean,
     format_table,
     markdown,
@@ -47,6 +49,7 @@ from tpbench.results.ranking import (
     leaderboard,
     rank_all,
     ranking_frame,
+    require_validated,
 )
 from tpbench.results.runs import DEFAULT_PRECISION, RunRecord, percent
 from tpbench.results.statistics import (
@@ -499,8 +502,10 @@ def rankings_of(store: RunStore, baseline: str) -> list[Ranking]:
     """Return the rankings of all workloads of a store.
 
     Raises:
+        UsageError: no run has a validation set.
         TpbenchError: the store is empty.
     """
+    require_validated(store.summaries())
     found = rank_all(choose_cells(store.summaries()), baseline)
     if not found:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
@@ -620,13 +625,7 @@ def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
 
 Row = Mapping[Hashable, Any]
 
-TITLE = "Training loss of the last epoch"
-
-NOTE = (
-    "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its minibatches "
-    "as they were trained)."
-)
-
+LOSS_TITLE = "Training loss of the last epoch"
 
 _LOSS_COLUMNS = (
     "workload",
@@ -638,22 +637,31 @@ _LOSS_COLUMNS = (
     "diverged",
     "train_loss_mean",
     "train_loss_std",
+    "precision",
+    "validated",
     "marks",
 )
 
 
-def loss_rows(store: RunStore) -> pd.DataFrame:
-    """Return one row per cell of a store, in the order of Table S6."""
+def loss_rows(store: RunStore, cells: Iterable[Cell] | None = None) -> pd.DataFrame:
+    """Return one row per cell of a store, in the order of Table S6.
+
+    Args:
+        store: that holds the runs.
+        cells: those that get a row; None: all.
+    """
     order = table_methods("s6")
 
     def place(cell: Cell) -> tuple[int, str, int, str, str, str]:
         number = order.index(cell.method) if cell.method in order else len(order)
         return number, cell.method, cell.budget.rank, cell.tuning, cell.workload, cell.data_label or "exact"
 
+    chosen = sorted(choose_cells(store.summaries()).values() if cells is None else cells, key=place)
+    runs = read_curves(store, chosen)
     rows = []
-    for cell in sorted(choose_cells(store.summaries()).values(), key=place):
-        curves = [run.curves.get("train_loss") for run in store.with_curves(cell.counted_runs) if not run.diverged]
-        losses = [curve[-1] for curve in curves if curve]
+    for cell in chosen:
+        there = [run for one in cell.counted_runs if (run := runs.get(one.definition.id)) and not run.diverged]
+        losses = [curve[-1] for run in there if (curve := run.curves.get("train_loss"))]
         mean, deviation = mean_and_deviation(losses) if losses else (math.nan, math.nan)
         rows.append(
             {
@@ -666,51 +674,130 @@ def loss_rows(store: RunStore) -> pd.DataFrame:
                 "diverged": cell.diverged,
                 "train_loss_mean": mean,
                 "train_loss_std": deviation,
+                "precision": cell.precision,
+                "validated": cell.validated,
                 "marks": "; ".join(cell.marks),
             }
         )
     return pd.DataFrame(rows, columns=_LOSS_COLUMNS)
 
 
-def loss_table(store: RunStore, form: str) -> str:
-    """Format the table of training losses.
+def loss_notes(frame: pd.DataFrame) -> list[str]:
+    """Return the legend of :func:`loss_rows`, a line for each property that occurs in them."""
+    lines = [
+        "Mean and sample standard deviation over seeds of the training loss of the last epoch (mean over its "
+        "minibatches as they were trained)."
+    ]
+    copies = frame[(frame["data"] != "exact") & frame["workload"].isin(WORKLOADS)]
+    for rows, text in (
+        (frame[~frame["validated"]], "All samples train, without a validation set"),
+        (copies, "Not the exact data set"),
+    ):
+        if titles := dict.fromkeys(_loss_column(row).title for row in rows.to_dict("records")):
+            lines.append(f"{text}: {', '.join(titles)}.")
+    if frame["diverged"].any():
+        lines.append("Diverged seeds have no loss.")
+    return lines
 
-    Raises:
-        UsageError: there is no such format.
-        TpbenchError: the store is empty.
+
+def loss_footnotes(frame: pd.DataFrame) -> list[str]:
+    """Return the notes of :func:`loss_matrix`: seeds and epochs of its columns, and a line for each number in it."""
+    columns: dict[str, list[str]] = {}
+    for column, usual in _usual_extents(frame).items():
+        columns.setdefault(usual, []).append(column.title)
+    extents = "; ".join(f"{', '.join(titles)}: {extent}" for extent, titles in columns.items())
+    return [f"{extents}.", *(f"[{number}] {text}." for text, number in _numbered_footnotes(frame).items())]
+
+
+def _extent(seeds: int, epochs: int) -> str:
+    return f"{count_of(seeds, 'seed')}, {count_of(epochs, 'epoch')}"
+
+
+def _usual_extents(frame: pd.DataFrame) -> dict[Column, str]:
+    """Return seeds and epochs of each column: the most seeds, with the epochs that most such rows have."""
+    counts: dict[Column, Counter[tuple[int, int]]] = {}
+    for row in frame.to_dict("records"):
+        counts.setdefault(_loss_column(row), Counter())[row["seeds"], row["epochs"]] += 1
+    usual = {column: max(count, key=lambda pair: (pair[0], count[pair])) for column, count in counts.items()}
+    return {column: _extent(*usual[column]) for column in loss_columns(frame)}
+
+
+def _loss_footnotes(frame: pd.DataFrame) -> list[str]:
+    """Return the footnote of each row: seeds and epochs where they are not its column's, and its marks."""
+    usual, texts = _usual_extents(frame), []
+    for row in frame.to_dict("records"):
+        extent = _extent(row["seeds"], row["epochs"])
+        texts.append("; ".join([extent] * (extent != usual[_loss_column(row)]) + [row["marks"]] * bool(row["marks"])))
+    return texts
+
+
+def _numbered_footnotes(frame: pd.DataFrame) -> dict[str, int]:
+    """Return the number of each footnote that differs from those before it."""
+    texts = dict.fromkeys(text for text in _loss_footnotes(frame) if text)
+    return {text: number for number, text in enumerate(texts, 1)}
+
+
+def loss_matrix(frame: pd.DataFrame, columns: Sequence[Column]) -> list[list[Value]]:
+    """Return the rows of the table of training losses: a row per method and tuning, the names first.
+
+    Numbers in brackets after a loss are those of :func:`loss_footnotes`.
+
+    Args:
+        frame: as :func:`loss_rows` returns it.
+        columns: of the table.
     """
-    frame = loss_rows(store)
-    if frame.empty:
-        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
-    if check_format(form) == "csv":
-        return csv_text(frame, "%.6g")
-    found = {(r["method"], r["tuning"], r["workload"], _label(r)): r for r in frame.to_dict("records")}
-    columns = table_columns({(workload, label) for _, _, workload, label in found})
-    keys = dict.fromkeys((method, tuning) for method, tuning, _, _ in found)
+    numbers = _numbered_footnotes(frame)
+    found = {
+        (row["method"], row["tuning"], _loss_column(row)): _loss_value(row, numbers.get(footnote))
+        for row, footnote in zip(frame.to_dict("records"), _loss_footnotes(frame), strict=True)
+    }
+    keys = dict.fromkeys((method, tuning) for method, tuning, _ in found)
     several = Counter(method for method, _ in keys)
-    rows = [
+    return [
         [
-            method_title(method) + (f", {tuning}" if several[method] > 1 else ""),
-            *(_entry(found.get((method, tuning, c.workload, c.data_label))) for c in columns),
+            Value(method_title(method) + (f", {tuning}" if several[method] > 1 else "")),
+            *(found.get((method, tuning, column), Value("missing")) for column in columns),
         ]
         for method, tuning in keys
     ]
-    lines = [NOTE]
-    if any(row["diverged"] for row in found.values()):
-        lines.append("Diverged seeds have no loss.")
-    if any(row["marks"] for row in found.values()):
-        lines.append(BRACKETS)
-    return format_table(TITLE, ["method", *(c.title for c in columns)], rows, form, "\n".join(lines))
 
 
-def _label(row: Row) -> str:
-    return "" if row["data"] == "exact" else str(row["data"])
+def loss_columns(frame: pd.DataFrame) -> list[Column]:
+    """Return the columns of :func:`loss_rows`, those of the paper's workloads first."""
+    there = {_loss_column(row) for row in frame.to_dict("records")}
+    columns = table_columns((column.workload, column.data_label) for column in there)
+    return [column for column in columns if column in there]
 
 
-def _entry(row: Row | None) -> str:
-    """``0.0123 ± 0.0011``: losses span orders of magnitude, so three digits that count."""
-    if row is None:
-        return "missing"
-    mean, deviation = row["train_loss_mean"], row["train_loss_std"]
-    text = "-" if math.isnan(mean) else f"{mean:.3g}" if math.isnan(deviation) else f"{mean:.3g} ± {deviation:.2g}"
-    return text + (f" [{row['marks']}]" if row["marks"] else "")
+def _loss_column(row: Row) -> Column:
+    return Column(row["workload"], "" if row["data"] == "exact" else row["data"])
+
+
+def _loss_value(row: Row, footnote: int | None) -> Value:
+    text = format_loss(row["train_loss_mean"], row["train_loss_std"])
+    return Value(f"{text} [{footnote}]" if footnote else text)
+
+
+def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
+    """Format the table of training losses.
+
+    Args:
+        store: that holds the runs.
+        form: one of :data:`tpbench.results.formats.FORMATS`.
+        workload: the only one; None: all that have runs.
+
+    Raises:
+        UsageError: there is no such format.
+        TpbenchError: there is no run.
+    """
+    cells = choose_cells(store.summaries()).values()
+    frame = loss_rows(store, (cell for cell in cells if workload in (None, cell.workload)))
+    if frame.empty:
+        where = f"of {workload} " if workload else ""
+        raise TpbenchError(f"{store.folder} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+    if check_format(form) == "csv":
+        return csv_text(frame, "%.6g")
+    columns = loss_columns(frame)
+    header = ["method", *(column.title for column in columns)]
+    note = "\n".join([*loss_notes(frame), *loss_footnotes(frame)])
+    return format_table(LOSS_TITLE, header, loss_matrix(frame, columns), form, note)

@@ -25,6 +25,7 @@ from tpbench.results.runs import (
 from tpbench.results.statistics import MIN_SEEDS
 from tpbench.search.spaces import (
     SearchSpace,
+    has_configuration,
     is_published,
     load_configuration,
     load_configurations,
@@ -33,7 +34,7 @@ from tpbench.search.spaces import (
     spaces_for,
     supplied_configuration,
 )
-from tpbench.training.choice import CellChoice
+from tpbench.training.choice import CellChoice, split_names
 from tpbench.training.plan import PackSettings
 from tpbench.training.running import run_seeds
 from tpbench.workloads import Workload, load_problem
@@ -73,6 +74,32 @@ def run_configurations(
                 progress=progress,
             ),
         )
+
+
+def leave_out_unconfigured(cells: Sequence[CellChoice], options: RunOptions) -> tuple[list[CellChoice], list[str]]:
+    """Return the cells to train, and the methods that are left out as they have no configuration.
+
+    Only methods that a group such as ``all`` brings are left out, and only beside others: :func:`find_configuration`
+    refuses a method that is named, and the first where none has a configuration.
+
+    Args:
+        cells: of one workload.
+        options: of ``tpbench run``.
+
+    Raises:
+        TpbenchError: the file of a package's configurations is wrong.
+    """
+    config = options.configuration
+    if config not in ("default", "published"):
+        return list(cells), []
+    named = split_names(options.method, {}, "methods")
+    missing = [
+        cell.method
+        for cell in cells
+        if cell.method not in named and not has_configuration(cell.workload, cell.method, config)
+    ]
+    trained = [cell for cell in cells if cell.method not in missing]
+    return (trained, missing) if trained else (list(cells), [])
 
 
 @dataclass(frozen=True)
@@ -127,6 +154,12 @@ def _with_digest(values: Configuration, found: Mapping[str, Any]) -> FoundConfig
 
 
 def _find_best(cell: CellChoice, settings: PackSettings) -> FoundConfiguration:
+    if not cell.workload.validation_size:
+        raise UsageError(
+            f"{cell.workload.name} has no validation set, by which a configuration is the best",
+            parameter="configuration",
+            value="best",
+        )
     settings.obtain(cell.workload)
     _, dataset = load_problem(cell.workload, settings.data_folder)
     source = method_source(cell.method)
@@ -193,16 +226,24 @@ def _origin_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
 def _describe(runs: Sequence[RunRecord], found: Mapping[str, Any]) -> str:
     """Format ``run 1a2b3c (10 seeds, 100 epochs, validation error 1.93 %, found by a search of 40 configurations)``."""
-    epochs, error = runs[0].definition.epochs, _validation_error(runs)
+    epochs = runs[0].definition.epochs
     diverged = sum(run.diverged for run in runs)
     words = [
         f"{len(runs)} seed{'s' * (len(runs) > 1)}",
         f"{diverged} diverged" if diverged else "",
         f"{epochs} epoch{'s' * (epochs > 1)}",
-        f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished",
+        _describe_error(runs),
         _describe_origin(found),
     ]
     return f"run {runs[0].definition.id[:8]} ({', '.join(word for word in words if word)})"
+
+
+def _describe_error(runs: Sequence[RunRecord]) -> str:
+    """Format ``validation error 1.93 %``; empty without a validation set."""
+    if not all(run.validated for run in runs):
+        return ""
+    error = _validation_error(runs)
+    return f"validation error {100 * error:.2f} %" if error < math.inf else "no epoch finished"
 
 
 def _describe_origin(found: Mapping[str, Any]) -> str:
@@ -250,17 +291,22 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
         The inputs, in the order of the cells.
 
     Raises:
-        UsageError: a file is wrong, a known configuration lies outside its space, there are more of them than trials,
-            or the search has more epochs than the final runs.
+        UsageError: a workload has no validation set, a file is wrong, a known configuration lies outside its space,
+            there are more of them than trials, or the search has more epochs than the final runs.
     """
     for cell in cells:
+        if not cell.workload.validation_size:
+            raise UsageError(
+                f"{cell.workload.name} has no validation set, which a search needs; 'tpbench run' trains on it"
+            )
         _check_search_epochs(cell.workload, options)
-    spaces = spaces_for((cell.method for cell in cells), [user_path(path) for path in options.space])
+    names = [(cell.workload.name, cell.method) for cell in cells]
+    spaces = spaces_for(names, [user_path(path) for path in options.space])
     inputs, errors = [], []
-    for cell in cells:
+    for cell, space in zip(cells, spaces, strict=True):
         try:
-            single = spaces[cell.method].of_network(get_method(cell.method), cell.workload.architecture)
-            inputs.append(SearchInput(spaces[cell.method], _find_known(cell, single, options)))
+            single = space.of_network(get_method(cell.method), cell.workload.architecture)
+            inputs.append(SearchInput(space, _find_known(cell, single, options)))
         except UsageError as error:
             # A file is read for the first cell; the authors' configurations differ from cell to cell.
             if options.start != "published":

@@ -253,7 +253,7 @@ class SweepDefinition:
         from tpbench.search.spaces import space_for
 
         try:
-            return space_for(self.method).describe() == dict(self.space)
+            return space_for(self.method, workload=self.workload).describe() == dict(self.space)
         except TpbenchError:
             return False
 

@@ -94,7 +94,8 @@ def _describe(record: RunRecord | None) -> str:
     if record is None:
         return "damaged"
     d, role = record.definition, str(record.search_info.get("role") or record.search_info.get("by") or "")
-    error = "no error" if record.validation_error is None else f"validation error {100 * record.validation_error:.2f} %"
+    missing = "no error" if record.validated else "no validation set"
+    error = missing if record.validation_error is None else f"validation error {100 * record.validation_error:.2f} %"
     epochs = f"{d.epochs} epoch{'s' * (d.epochs != 1)}"
     return ", ".join(filter(None, [f"{d.workload} {d.method}", f"seed {d.seed}", epochs, role, error]))
 

@@ -24,7 +24,7 @@ from tpbench.engine import (
 from tpbench.engine.configuration import entry_name, is_list
 from tpbench.results.rule_files import package_errors, rule_file
 from tpbench.results.runs import tuning_budget
-from tpbench.workloads import Workload
+from tpbench.workloads import WORKLOADS, Workload
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
 if TYPE_CHECKING:
@@ -119,6 +119,12 @@ class SearchSpace:
     path: Path
     methods: tuple[str, ...]
     ranges: Mapping[str, Range]
+    workloads: tuple[str, ...] = ()
+    """The workloads that it is for; empty: all that have no space of their own."""
+
+    def covers(self, method: str, workload: str) -> bool:
+        """Return whether it is for a method on a workload."""
+        return method in self.methods and (not self.workloads or workload in self.workloads)
 
     def of(self, method: str) -> SearchSpace:
         """Return the space of one of its methods, without the hyperparameters that only others have."""
@@ -187,6 +193,8 @@ class SpaceEntries(FileModel):
     table: Any = None
     """The paper's table that the space is from; for readers of the file."""
     methods: list[Text]
+    workloads: tuple[Text, ...] = ()
+    """Names of the workloads that the space is for; none: all."""
     hyperparameters: dict[str, Range]
 
 
@@ -209,7 +217,8 @@ def load_space(path: Path) -> SearchSpace:
     file = YamlFile(path, "a search space")
     entries = file.validate(SpaceEntries)
     places: dict[str, Location] = {method: ("methods", k) for k, method in enumerate(entries.methods)}
-    return _checked_space(file, places, ("hyperparameters",), entries.hyperparameters)
+    space = _checked_space(file, places, ("hyperparameters",), entries.hyperparameters)
+    return replace(space, workloads=entries.workloads)
 
 
 def _checked_space(
@@ -296,48 +305,63 @@ def _check_method(
         raise file.error(location, f"every hyperparameter of {method} is constant, there is nothing to search")
 
 
-def space_for(method: str, path: Path | None = None) -> SearchSpace:
+def space_for(method: str, path: Path | None = None, workload: str = "") -> SearchSpace:
     """Return the search space of a method: of the given file, of the package that adds the method, or tpbench's own.
+
+    Args:
+        method: the method.
+        path: the file.
+        workload: the workload's name; of tpbench's own spaces, one for this workload comes before one for all. Empty:
+            the space for all.
 
     Raises:
         UsageError: no space covers the method.
         TpbenchError: that of its package is wrong.
     """
-    if path is None and (found := package_space(method)):
-        return found
-    own = sorted(set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()})
-    for candidate in [path] if path else own:
-        space = load_space(candidate)
+    if path:
+        space = load_space(path)
         if method in space.methods:
             return space.of(method)
-    if path:
         raise UsageError(f"{path}: no search space covers the method '{method}'; give one with --space FILE")
+    if found := package_space(method):
+        return found
+    own = sorted(set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()})
+    covering = [space for space in map(load_space, own) if space.covers(method, workload)]
+    if covering:
+        return max(covering, key=lambda space: bool(space.workloads)).of(method)
     raise UsageError(
         f"no search space covers the method '{method}'; give one with --space FILE "
         f"('tpbench show space {method} --template' prints one to start from)"
     )
 
 
-def spaces_for(methods: Iterable[str], paths: Sequence[Path] = ()) -> dict[str, SearchSpace]:
-    """Return the search space of each method: of the given file that covers it, otherwise as of :func:`space_for`.
+def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> list[SearchSpace]:
+    """Return the search space of each cell: of the given file that covers it, otherwise as of :func:`space_for`.
+
+    Args:
+        cells: names of workload and method.
+        paths: the files.
 
     Raises:
         UsageError: a file covers none of them, two cover the same, or there is none for a method.
         TpbenchError: as of :func:`space_for`.
     """
-    names = list(dict.fromkeys(methods))
-    given: dict[str, SearchSpace] = {}
+    cells = list(cells)
+    given: dict[tuple[str, str], SearchSpace] = {}
     for path in paths:
         space = load_space(path)
-        if not set(names) & set(space.methods):
+        covered = [cell for cell in dict.fromkeys(cells) if space.covers(cell[1], cell[0])]
+        if not covered:
+            names = ", ".join(dict.fromkeys(method for _, method in cells))
+            where = f" on {', '.join(space.workloads)}" if space.workloads else ""
             raise UsageError(
-                f"{path}: no search space for {', '.join(names)}; this file has one for {', '.join(space.methods)}"
+                f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}"
             )
-        for name in (name for name in names if name in space.methods):
-            if name in given:
-                raise UsageError(f"{path}: a search space of {name}, as {given[name].path} has; give one of both files")
-            given[name] = space.of(name)
-    return {name: given.get(name) or space_for(name) for name in names}
+        for workload, method in covered:
+            if other := given.get((workload, method)):
+                raise UsageError(f"{path}: a search space of {method}, as {other.path} has; give one of both files")
+            given[workload, method] = space.of(method)
+    return [given.get(cell) or space_for(cell[1], workload=cell[0]) for cell in cells]
 
 
 def load_configuration(workload: Workload, method: str, path: Path) -> dict[str, Any]:
@@ -416,8 +440,7 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
     Raises:
         UsageError: there is none.
     """
-    file = _own_file(supplied_file())
-    entry = {} if workload.source else file.values.get(workload.name, {}).get(method)
+    file, entry = _own_file(supplied_file()), _supplied_entry(workload, method)
     if not entry:
         raise UsageError(
             f"no configuration of {method} on {workload.name} comes with tpbench: {_advice(workload, method)}"
@@ -425,9 +448,53 @@ def supplied_configuration(workload: Workload, method: str) -> tuple[dict[str, f
     return _configuration_at((workload.name, method), file, entry, workload, method), entry["found"]
 
 
+def _supplied_entry(workload: Workload, method: str) -> Mapping[str, Any]:
+    """Return what a file of tpbench's own searches says of a cell; empty without a configuration."""
+    known: Mapping[str, Mapping[str, Any]] = _own_file(supplied_file()).values.get(workload.name, {})
+    return {} if workload.source else known.get(method, {})
+
+
+def has_configuration(workload: Workload, method: str, config: str) -> bool:
+    """Return whether ``default`` or ``published`` names a configuration of a cell.
+
+    Raises:
+        TpbenchError: as of :func:`published_entry`.
+    """
+    return is_published(workload, method) or (config == "default" and bool(_supplied_entry(workload, method)))
+
+
 def _advice(workload: Workload, method: str) -> str:
+    if not workload.validation_size:
+        similar = _similar_workload(workload, method)
+        if similar:
+            return (
+                f"'tpbench show config {similar} {method} > config.yaml' writes one to start from, which "
+                "--config config.yaml takes"
+            )
+        return f"give --config FILE, with the hyperparameters that 'tpbench methods {method}' lists"
     name = "FILE.yaml" if workload.source else workload.name
     return f"search one with 'tpbench sweep {name} {method}' and take --config best, or give --config FILE"
+
+
+def _similar_workload(workload: Workload, method: str) -> str:
+    """Return the workload of the same data whose configuration of a method fits a network best; empty without one."""
+    fitting = []
+    for name, values in known_configurations(method).items():
+        other = WORKLOADS.get(name)
+        if other is None or other.data != workload.data or other.refusal(method):
+            continue
+        try:
+            workload.complete(get_method(method), values)
+        except UsageError:
+            # Lists of one number for each layer fit networks of as many layers.
+            continue
+        fitting.append(other)
+
+    def difference(other: Workload) -> tuple[bool, int]:
+        layers = len(other.architecture.layers) - len(workload.architecture.layers)
+        return bool(other.convolutions) != bool(workload.convolutions), abs(layers)
+
+    return min(fitting, key=difference).name if fitting else ""
 
 
 @dataclass(frozen=True)
@@ -441,7 +508,7 @@ class PublishedEntry:
 
 def published_files() -> tuple[Path, ...]:
     """Return the files of configurations that authors published, by workload and method; the paper's come first."""
-    return tuple(spaces_folder() / name for name in ("published.yaml", "mnist-3x256.yaml"))
+    return tuple(spaces_folder() / name for name in ("published.yaml", "mnist-3x256.yaml", "cifar10-conv.yaml"))
 
 
 @lru_cache(maxsize=8)
@@ -534,14 +601,14 @@ def format_configuration(workload: Workload, method: str) -> str:
     return "\n".join([*head, *(f"{name}: {format_number(value)}" for name, value in values.items())]) + "\n"
 
 
-def format_space(method: str, path: Path | None = None) -> str:
-    """Return the search space of a method as YAML, which ``--space`` takes.
+def format_space(method: str, path: Path | None = None, workload: str = "") -> str:
+    """Return the search space of a method as YAML, which ``--space`` takes; the arguments are as of :func:`space_for`.
 
     Raises:
         UsageError: no space covers the method.
         TpbenchError: that of its package is wrong.
     """
-    space = space_for(method, path)
+    space = space_for(method, path, workload)
     return _space_text(method, f"from {space.path.name}", space.describe())
 
 

@@ -18,6 +18,7 @@ import torch
 
 import tpbench
 from tpbench.engine import TpbenchError, UsageError
+from tpbench.engine.startup import SPINS, wait_briefly
 from tpbench.results.location import is_url
 from tpbench.sweeps.local_ray import (
     SESSIONS,
@@ -293,7 +294,7 @@ _TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Tune imports MLflow, where it is installed, and MLflow reports its use.
+    # Some versions of Tune import MLflow, where it is installed, and MLflow reports its use.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # Ray chooses this by itself where it starts a cluster, but not where it joins one.
@@ -310,6 +311,8 @@ def prepare_environment() -> None:
     """Set the variables that Ray reads. Those that the user has set stay; so does a connected Ray."""
     wanted = _TUNE if _connected() else {**_TUNE, **_AUTHENTICATION}
     os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
+    # For the workers of a Ray that is started now.
+    wait_briefly()
     _read_again()
 
 
@@ -335,7 +338,7 @@ def ray_environment(token: Path | None = None) -> Iterator[None]:
         token: the file with the token of a Ray that is started for it; None: it joins one.
     """
     try:
-        with restored_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE):
+        with restored_environment(*_TUNE, *_AUTHENTICATION, *_TOKEN, *_BY_RAY, _OPTIMIZE, SPINS):
             if token:
                 os.environ.pop("RAY_AUTH_TOKEN", None)
                 os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)

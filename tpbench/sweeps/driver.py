@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ray.tune import PlacementGroupFactory
 from tpbench.engine import TpbenchError
 from tpbench.engine.errors import format_bytes
 from tpbench.sweeps.cluster import WAITING, Resources, format_waiting, restored_environment
+from tpbench.sweeps.mailbox import open_mailbox
 from tpbench.sweeps.nodes import (
     NodeFindings,
     call_on_nodes,
@@ -35,7 +38,7 @@ from tpbench.sweeps.scheduler import Timeouts, make_scheduler
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sharing import ClusterShare, Membership
 from tpbench.sweeps.sweep import ALL_SWEEPS, Admission, Failure, QueuedPack, QueuedSweep
-from tpbench.sweeps.trainable import Train, open_mailbox, run_worker, train_job
+from tpbench.sweeps.trainable import Train, run_worker, train_job
 from tpbench.training.console import log_level
 from tpbench.training.processes import memory_of_plan
 from tpbench.training.progress import WARNING, in_notebook
@@ -410,13 +413,34 @@ def run_queue(
     )
     try:
         # Results are in the journals and the store: that Tune finds none in its own files is no news.
-        with restored_environment(*pending), log_level(logging.ERROR, "ray.tune.analysis.experiment_analysis"):
+        quiet = log_level(logging.ERROR, "ray.tune.analysis.experiment_analysis")
+        with restored_environment(*pending), quiet, _uncounted_callbacks():
             os.environ.update(pending)
             if not scheduler.over:
                 tuner.fit()
         reporter.show()
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+@contextmanager
+def _uncounted_callbacks() -> Iterator[None]:
+    """Keep Tune from counting callbacks for Ray's usage report: it imports MLflow for it, which takes a second.
+
+    The function is private to Ray: with a version that lacks it, that second is spent.
+    """
+    module: Any = None
+    with suppress(ImportError):
+        module = import_module("ray.air._internal.usage")
+    before = getattr(module, "tag_callbacks", None)
+    if before is None:
+        yield
+        return
+    module.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        module.tag_callbacks = before
 
 
 def _place_for(config: Mapping[str, Any], share: Mapping[str, float]) -> PlacementGroupFactory:

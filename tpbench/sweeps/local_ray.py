@@ -38,6 +38,8 @@ LOOPBACK = "127.0.0.1"
 SLOW_START = 60.0
 # Seconds in which Ray's processes end by themselves.
 _PATIENCE_AT_END = 5.0
+# The program of a process that has nothing to do in a Ray of one machine.
+_AUTOSCALER = "/autoscaler/_private/monitor.py"
 # Seconds in which the processes of a Ray that was shut down write their last lines.
 _REMOVAL = 10.0
 
@@ -181,6 +183,11 @@ def end_ray_processes(folder: Path) -> Iterator[None]:
     Shut Ray down within the ``with`` block. A process that ends later would write into the folder, which is removed.
     """
     processes = _processes_of(folder)
+    for process in processes:
+        # Ray's shutdown waits a second for it, as it passes over the signal to end.
+        with suppress(psutil.Error):
+            if any(word.endswith(_AUTOSCALER) for word in process.cmdline()):
+                process.kill()
     try:
         yield
     finally:

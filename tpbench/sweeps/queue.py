@@ -11,9 +11,9 @@ from ray import cloudpickle
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from tpbench.sweeps.mailbox import END
 from tpbench.sweeps.scheduler import Scheduler, Slot
 from tpbench.sweeps.sweep import Failure, Place, QueuedSweep
-from tpbench.sweeps.trainable import END
 from tpbench.training.plan import Outcome
 
 METRIC = "share"

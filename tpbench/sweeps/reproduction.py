@@ -88,7 +88,7 @@ def plan(
     known, planned = table_methods(table), []
     left: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in workloads or PAPER_WORKLOADS:
-        rules = [method for method in methods or known if not get_workload(name).excludes(method)]
+        rules = [method for method in methods or known if not get_workload(name).refusal(method)]
         try:
             # Once per data set: a download that failed would fail again for the next method.
             settings.obtain(get_workload(name))

@@ -12,9 +12,9 @@ from tpbench.engine import RuleError, TpbenchError
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.packed_tpe import RANDOM_FIRST
 from tpbench.sweeps.cluster import warn_without_place
+from tpbench.sweeps.mailbox import open_mailbox
 from tpbench.sweeps.nodes import NodeFindings, capable_nodes, exclude_nodes, gpu_kinds, last_line
 from tpbench.sweeps.sweep import ALL_SWEEPS
-from tpbench.sweeps.trainable import open_mailbox
 from tpbench.training.choice import CellChoice
 from tpbench.training.sizing import Sizing, choose_sizes
 

@@ -59,13 +59,13 @@ class CellChoice:
         """
         found = get_workload(workload)
         get_method(method)
-        if found.excludes(method):
-            raise UsageError(_excluded(method, found.name))
+        if reason := found.refusal(method):
+            raise UsageError(_excluded([method], found, reason))
         return cls(found, method)
 
 
-def _excluded(method: str, workload: str) -> str:
-    return f"{method} cannot be trained on {workload}: the rule works only where all layers train"
+def _excluded(methods: Sequence[str], workload: Workload, reason: str) -> str:
+    return f"{', '.join(methods)} cannot be trained on {workload.name}: {reason}"
 
 
 def split_names(text: str, groups: Mapping[str, Sequence[str]], what: str) -> list[str]:
@@ -124,7 +124,7 @@ def choose_methods(text: str) -> list[str]:
 
 
 def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str]]:
-    """Every workload with every method, and a line for each pair that makes no sense and is left out.
+    """Every workload with every method, and lines about the pairs that are left out, as of :func:`pair_up`.
 
     Args:
         workloads, methods: a name (of a workload also a file), several with commas between them, or ``all``.
@@ -133,11 +133,11 @@ def choose_all(workloads: str, methods: str) -> tuple[list[CellChoice], list[str
         UsageError: a name is unknown, or no pair makes sense.
     """
     rules = choose_methods(methods)
-    return _pairs(choose_workloads(workloads), rules)
+    return pair_up(choose_workloads(workloads), rules)
 
 
 def choose_cells(workload: str, methods: str) -> tuple[list[CellChoice], list[str]]:
-    """Return one workload with every method, and a line for each method that makes no sense on it.
+    """Return one workload with every method, and lines about the methods that are left out, as of :func:`pair_up`.
 
     Args:
         workload: a name or a file.
@@ -147,18 +147,24 @@ def choose_cells(workload: str, methods: str) -> tuple[list[CellChoice], list[st
         UsageError: a name is unknown, or no method makes sense.
     """
     found = get_workload(workload)
-    return _pairs([found], choose_methods(methods))
+    return pair_up([found], choose_methods(methods))
 
 
-def _pairs(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[CellChoice], list[str]]:
+def pair_up(workloads: Sequence[Workload], rules: Sequence[str]) -> tuple[list[CellChoice], list[str]]:
+    """Return every workload with every method, and a line for each reason why methods are left out on a workload.
+
+    Raises:
+        UsageError: no pair makes sense.
+    """
     cells, left = [], []
     for workload in workloads:
+        refused: dict[str, list[str]] = {}
         for rule in rules:
-            if workload.excludes(rule):
-                left.append(_excluded(rule, workload.name))
+            if reason := workload.refusal(rule):
+                refused.setdefault(reason, []).append(rule)
             else:
-                get_method(rule)
                 cells.append(CellChoice(workload, rule))
+        left += [_excluded(methods, workload, reason) for reason, methods in refused.items()]
     if not cells:
         raise UsageError(left[0])
     return cells, left

@@ -128,17 +128,17 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 @contextmanager
-def limited_threads() -> Iterator[None]:
-    """Let torch use no more threads than usable cores within the block.
+def limited_threads(most: int | None = None) -> Iterator[None]:
+    """Let torch use no more threads than these, or than usable cores, within the block.
 
     torch itself counts the cores that a process is bound to and does not know of quotas. A number in
     ``OMP_NUM_THREADS`` stays.
     """
     import torch
 
-    before = torch.get_num_threads()
-    if not os.environ.get("OMP_NUM_THREADS") and usable_cpus() < before:
-        torch.set_num_threads(usable_cpus())
+    before, limit = torch.get_num_threads(), usable_cpus() if most is None else most
+    if not os.environ.get("OMP_NUM_THREADS") and limit < before:
+        torch.set_num_threads(limit)
     try:
         yield
     finally:

@@ -355,7 +355,9 @@ class PackJob:
         origin = provenance(self.settings.device, self.settings.precision, self.settings.options)
         for member, (definition, history) in enumerate(zip(self.missing, trainer.histories, strict=True)):
             if history.status in ("finished", "diverged"):
-                curves = {name: values for name, values in history.curves.items() if values}
+                # Also without any epoch, a run without a validation set lacks the validation curves.
+                named = not (history.epochs or history.validated)
+                curves = {name: values for name, values in history.curves.items() if values or named}
                 record = RunRecord(
                     definition,
                     self.dataset.label,
@@ -456,8 +458,8 @@ def trained_network(
         ValueError: the run has no selected epoch.
     """
     d = record.definition
-    epoch, validation, test = record.history.selected_epoch, record.validation_error, record.test_error
-    if epoch is None or validation is None or test is None:
+    epoch, test = record.history.selected_epoch, record.test_error
+    if epoch is None or test is None:
         raise ValueError(f"the run {d.id} has no epoch to take a network from")
     return TrainedNetwork(
         d.id,
@@ -466,11 +468,13 @@ def trained_network(
         d.seed,
         record.precision,
         epoch,
-        validation,
+        record.validation_error,
         test,
         record.curves_digest,
         workload.architecture.sizes,
         scale,
         shift + 0.0,  # no -0.0
         {array_name(name): values.contiguous().numpy() for name, values in arrays.items()},
+        convolutions=workload.convolutions,
+        image=workload.architecture.image,
     )

@@ -28,6 +28,9 @@ from tpbench.training.plan import PackPlan, PackSettings
 _MIN_SECONDS = 60.0
 # Rough operations per second of one core, to tell small work from large.
 _OPERATIONS_PER_SECOND = 5e10
+# Threads of one process wait for each other some dozen times in a step: they gain nothing in a shorter one, and beside
+# other busy processes every wait may take a time slice of the system.
+_MIN_THREADED_STEP = 5e-3
 # Bytes that a process takes before it has read any data: Python, torch and its libraries.
 _PROCESS_BYTES = 300 * 2**20
 
@@ -49,16 +52,28 @@ ProgressCallback = Callable[[int, PackProgress], None]
 """Called with the number of a plan and its progress."""
 
 
-def _split_over_cores(job: PackJob) -> list[slice]:
+def _split_over_cores(job: PackJob, step: float) -> list[slice]:
     """Return the members that train together.
 
-    Two processes of one thread train more members per second than one of two threads. All seeds of the plan decide how
-    it is split, not those that are missing, so that the same command makes the same parts again.
+    Two processes of one thread train more members per second than one of two threads, and lose less beside other busy
+    processes. All seeds of the plan decide how it is split, not those that are missing, so that the same command makes
+    the same parts again.
+
+    Args:
+        step: seconds that one core needs for a step of all seeds.
     """
     parts = min(torch.get_num_threads(), len(job.plan.seeds))
-    if parts < 2 or job.settings.device != "cpu" or _estimate_seconds(job) < _MIN_SECONDS:
+    if parts < 2 or job.settings.device != "cpu" or step * _count_steps(job) < _MIN_SECONDS:
         return job.plan.slices(1)
     return [members for members in job.plan.slices(parts) if _missing(job, members)]
+
+
+def _threads_of(job: PackJob, step: float, at_once: int) -> int:
+    """Return the CPU threads of a process that trains beside others, or alone."""
+    if at_once > 1:
+        return 1
+    cores = torch.get_num_threads()
+    return cores if job.settings.device != "cpu" or step >= _MIN_THREADED_STEP else 1
 
 
 def _missing(job: PackJob, members: slice) -> int:
@@ -73,6 +88,8 @@ class Packing:
     plans: list[PackPlan]
     at_once: int
     """Plans that train at the same time, each in a process of its own if they are several."""
+    threads: int = 1
+    """CPU threads of each process."""
     note: str = ""
     """A message for the user; empty where everything fits."""
 
@@ -89,10 +106,11 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     """
     settings = job.settings
     member, data = _member_memory(job.plan, settings, job.problem), _data_memory(job.problem)
+    rounded = _rounded_memory(settings, job.problem)
 
     def overhead(processes: int) -> int:
         """Return the bytes that a process needs besides its members; this process has torch and the data already."""
-        return _PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu")
+        return rounded + (_PROCESS_BYTES + data if processes > 1 else data * (settings.device != "cpu"))
 
     if free < overhead(1) + member:
         raise TpbenchError(
@@ -100,19 +118,22 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
             f"{format_bytes(member + overhead(1))} of memory, and {format_bytes(free)} are free"
         )
     # The time of a step is estimated by doing one, which needs the memory of a run.
-    parts = _split_over_cores(job)
+    step = _estimate_step(job) if settings.device == "cpu" and torch.get_num_threads() > 1 else 0.0
+    parts = _split_over_cores(job, step)
     at_once = len(parts)
     while at_once > 1 and free / at_once < overhead(at_once) + member:
         at_once -= 1
     room = int((free / at_once - overhead(at_once)) / member)
+    threads = _threads_of(job, step, at_once)
     halves = [half for members in parts for half in _halves(job, members, room)]
     plans = [job.plan.part(members) for members in halves]
     if halves == parts and at_once == len(parts):
-        return Packing(plans, at_once)
+        return Packing(plans, at_once, threads)
     wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
     return Packing(
         plans,
         at_once,
+        threads,
         f"{len(job.missing)} runs at once need about {format_bytes(wanted)} of memory, and {format_bytes(free)} are "
         f"free: they are trained in {len(plans)} parts, {at_once} at a time",
     )
@@ -120,7 +141,8 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
 
 def memory_of_plan(plan: PackPlan, settings: PackSettings, problem: Problem, members: int) -> int:
     """Return about how many bytes a process takes that trains some members of a plan at once."""
-    return _PROCESS_BYTES + _data_memory(problem) + members * _member_memory(plan, settings, problem)
+    data = _data_memory(problem) + _rounded_memory(settings, problem)
+    return _PROCESS_BYTES + data + members * _member_memory(plan, settings, problem)
 
 
 def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> int:
@@ -136,7 +158,17 @@ def _member_memory(plan: PackPlan, settings: PackSettings, problem: Problem) -> 
         keep=settings.keep_networks,
         checkpoint=on_device,
         repeats=max(counts, default=1),
+        lowered=_lowers(settings),
     )
+
+
+def _lowers(settings: PackSettings) -> bool:
+    return settings.precision == "bf16" and settings.device == "cpu"
+
+
+def _rounded_memory(settings: PackSettings, problem: Problem) -> int:
+    """Return the bytes of the inputs in bfloat16, which a CPU's process keeps beside those that are stored."""
+    return problem.x_train.numel() * torch.bfloat16.itemsize if _lowers(settings) else 0
 
 
 def _data_memory(problem: Problem) -> int:
@@ -154,12 +186,16 @@ def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
     yield from _halves(job, slice(middle, members.stop), room)
 
 
-def _estimate_seconds(job: PackJob) -> float:
-    """Return roughly how many seconds one core needs for a job."""
+def _estimate_step(job: PackJob) -> float:
+    """Return roughly how many seconds one core needs for a step of all seeds."""
     problem, method, configuration = job.problem, get_method(job.plan.method), job.plan.configurations[0]
     step = joint_operations(method, problem.architecture, problem.batch_size, problem.trained, configuration)
-    steps = problem.training_size / problem.batch_size * job.plan.epochs * len(job.plan.seeds)
-    return step * steps / _OPERATIONS_PER_SECOND
+    return step * len(job.plan.seeds) / _OPERATIONS_PER_SECOND
+
+
+def _count_steps(job: PackJob) -> float:
+    """Return the joint steps of a job."""
+    return job.problem.training_size / job.problem.batch_size * job.plan.epochs
 
 
 # Not multiprocessing: each process would run the user's script from its top.

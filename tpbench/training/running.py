@@ -167,8 +167,9 @@ def _train(job: PackJob, epochs: int, view: View) -> None:
     total = _ProgressSum(view, epochs, len(plans), at_once)
     if not _has_checkpoint(job, plans):
         total.start()
-    for first in range(0, len(plans), at_once):
-        if at_once == 1:
-            _job_of(job, plans[first], plans).run(partial(total.update, first))
-        else:
-            train_side_by_side(plans[first : first + at_once], job.settings, partial(total.update, first=first))
+    with limited_threads(packing.threads):
+        for first in range(0, len(plans), at_once):
+            if at_once == 1:
+                _job_of(job, plans[first], plans).run(partial(total.update, first))
+            else:
+                train_side_by_side(plans[first : first + at_once], job.settings, partial(total.update, first=first))

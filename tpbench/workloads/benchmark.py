@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -150,12 +150,10 @@ def measure(
 
 
 def measure_all(
-    workloads: list[Workload], methods: list[str], packs: list[int], device: str, precisions: list[str], seconds: float
+    cells: Iterable[tuple[Workload, str]], packs: list[int], device: str, precisions: list[str], seconds: float
 ) -> Iterator[BenchmarkRow]:
-    """Yield every combination that makes sense, as it is measured; the precisions of one directly after each other."""
-    for workload in workloads:
-        for method in methods:
-            if not workload.excludes(method):
-                for pack in packs:
-                    for precision in precisions:
-                        yield measure(workload, method, pack, device, precision, seconds=seconds)
+    """Yield every combination of workload and method, as it is measured; its precisions directly after each other."""
+    for workload, method in cells:
+        for pack in packs:
+            for precision in precisions:
+                yield measure(workload, method, pack, device, precision, seconds=seconds)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tpbench.engine import UsageError, unknown
 from tpbench.engine.files import is_regular_file, user_path
-from tpbench.engine.parts import EXTRA, SLEEP
+from tpbench.engine.parts import EXTRA, SLEEP, Convolution
 from tpbench.engine.plugins import Registry
 from tpbench.workloads.workload import SCHEDULES, Workload, known_shape
 
@@ -28,9 +29,23 @@ def _built_in(title: str, name: str, data: str, hidden: Sequence[int], **setting
         inputs=shape.inputs,
         outputs=shape.outputs,
         hidden=tuple(hidden),
+        image=shape.image if "convolutions" in settings else None,
         **settings,
     )
 
+
+# Not in the paper: the network of its authors' later code, and their training for the table of training losses.
+_CIFAR10_CONV = _built_in(
+    "CIFAR10 (conv)",
+    "cifar10-conv",
+    "cifar10",
+    [512],
+    convolutions=(Convolution(32), Convolution(64)),
+    random_hidden=2048,
+    normalise=(0.5, 0.5),
+    schedules={**SCHEDULES, SLEEP: (10, 1)},
+    prune=(6, 0.75),
+)
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
@@ -42,6 +57,19 @@ WORKLOADS: dict[str, Workload] = {
             "digits",
             "digits",
             [64] * 2,
+            random_hidden=128,
+            normalise=(0.0, 16 / 255),
+            schedules={**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
+            epochs=30,
+            batch_size=32,
+            validation_size=240,
+        ),
+        _built_in(
+            "Digits (conv)",
+            "digits-conv",
+            "digits",
+            [64],
+            convolutions=(Convolution(8, kernel=3), Convolution(16, kernel=3)),
             random_hidden=128,
             normalise=(0.0, 16 / 255),
             schedules={**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
@@ -78,6 +106,14 @@ WORKLOADS: dict[str, Workload] = {
             normalise=(0.5, 0.5),
             schedules={**SCHEDULES, SLEEP: (10, 2)},
             prune=(6, 0.75),
+        ),
+        _CIFAR10_CONV,
+        replace(
+            _CIFAR10_CONV,
+            name="cifar10-conv-loss",
+            title="CIFAR10 (conv, all samples)",
+            validation_size=0,
+            epochs=300,
         ),
     )
 }

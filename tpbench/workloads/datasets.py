@@ -12,6 +12,7 @@ import unicodedata
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,19 @@ def content_digest(arrays: Arrays) -> str:
 
 def digits_arrays() -> Arrays:
     """Return scikit-learn's 1,797 images of 8 x 8 pixels in 0..16; a fixed fifth of them is the test set."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images, labels = digits.data.astype(np.uint8), digits.target.astype(np.uint8)
+    # Its file alone: to import scikit-learn takes most of a second in every process.
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise TpbenchError("the workload digits needs scikit-learn: pip install scikit-learn")
+    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    try:
+        samples = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    except (OSError, ValueError) as error:
+        raise TpbenchError(
+            f"the digits of this scikit-learn cannot be read ({reason_of(error)}); install it again: "
+            "pip install --force-reinstall scikit-learn"
+        ) from error
+    images, labels = samples[:, :-1], samples[:, -1]
     order = np.random.default_rng(0).permutation(len(images))
     test, train = order[:-DIGITS_TRAINING], order[-DIGITS_TRAINING:]
     return {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}

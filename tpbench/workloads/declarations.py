@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,9 @@ from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, field_va
 from tpbench.engine import TpbenchError, UsageError, unknown
 from tpbench.engine.errors import shown
 from tpbench.engine.files import user_path
-from tpbench.engine.parts import EXTRA, JOINT, SLEEP
+from tpbench.engine.parts import EXTRA, JOINT, SLEEP, Convolution
 from tpbench.workloads.catalogue import WORKLOADS, get_workload, is_file
-from tpbench.workloads.workload import DATASETS, SCHEDULES, Shape, Workload, known_shape
+from tpbench.workloads.workload import DATASETS, SCHEDULES, Image, Shape, Workload, known_shape
 from tpbench.workloads.yaml_files import FileModel, Number, Text, Whole, YamlFile, invalid
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -35,6 +36,41 @@ Normalisation = Annotated[
 """A word, or mean and deviation."""
 
 
+class ConvolutionKeys(FileModel):
+    """The keys of a convolutional layer in ``network``."""
+
+    conv: Width
+    """Channels."""
+    kernel: Annotated[Whole, Field(ge=1, le=99)] = Convolution.kernel
+    """Rows and columns of the kernel."""
+    pool: Annotated[Whole, Field(ge=1, le=99)] = Convolution.pool
+    """Rows and columns of the pooling window; 1: no pooling."""
+    stride: Annotated[Whole, Field(ge=1, le=99)] | None = None
+    """Of the pooling window; by default 2, and without pooling 1."""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> ConvolutionKeys:
+        if self.kernel % 2 == 0:
+            raise invalid(f"kernel must be odd, got {self.kernel}", "kernel")
+        if self.stride and self.stride > self.pool:
+            if self.pool == 1:
+                raise invalid(f"stride {self.stride} needs pooling, which 'pool: 1' leaves out", "stride")
+            raise invalid(f"stride must be at most the pooling window's {self.pool}, got {self.stride}", "stride")
+        return self
+
+    @property
+    def layer(self) -> Convolution:
+        """The layer that the keys declare."""
+        return Convolution(self.conv, self.kernel, self.pool, self.stride or min(Convolution.stride, self.pool))
+
+
+Layer = Annotated[
+    Annotated[Width, Tag("width")] | Annotated[ConvolutionKeys, Tag("convolution")],
+    Discriminator(lambda value: "convolution" if isinstance(value, (dict, ConvolutionKeys)) else "width"),
+]
+"""A fully connected layer's width, or a convolution."""
+
+
 class FeedbackEpochs(FileModel):
     """The schedules of feedback training: epochs before, and between joint epochs."""
 
@@ -52,13 +88,15 @@ class Declaration(FileModel):
     """A known data set, or the path of an ``.npz`` file."""
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.0
     """Share of the samples that are the test set, where the file has none."""
-    network: Annotated[list[Width], Field(min_length=1, max_length=200)]
-    """Widths of the hidden layers."""
+    network: Annotated[list[Layer], Field(min_length=1, max_length=200)]
+    """The hidden layers: convolutions first, then widths of fully connected ones."""
+    image: tuple[Width, Width, Width] | None = None
+    """Rows, columns and channels of a sample, where the data do not say it."""
     random_hidden: Width = Workload.random_hidden
     normalise: Normalisation = "standard"
     batch_size: Count = Workload.batch_size
     validation_size: StrictInt | StrictFloat = _VALIDATION_SHARE
-    """Samples, or their share of the training samples."""
+    """Samples, or their share of the training samples; 0: all samples train, and the last epoch counts."""
     epochs: Count = Workload.epochs
     trained_layers: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=1)] | None = None
     feedback_epochs: FeedbackEpochs = FeedbackEpochs()
@@ -79,8 +117,20 @@ class Declaration(FileModel):
             raise ValueError("must name an .npz file or a data set")
         return data
 
+    @field_validator("image", mode="before")
+    @classmethod
+    def _check_image(cls, image: object) -> object:
+        if image is not None and not (isinstance(image, (list, tuple)) and len(image) == 3):
+            raise ValueError("must be [rows, columns, channels], such as [28, 28, 1]")
+        return image
+
     @model_validator(mode="after")
     def _check_layers(self) -> Declaration:
+        kinds = [isinstance(layer, ConvolutionKeys) for layer in self.network]
+        if kinds != sorted(kinds, reverse=True):
+            raise invalid("convolutions come before the fully connected layers", "network")
+        if all(kinds):
+            raise invalid("a fully connected hidden layer must follow the convolutions, such as 64", "network")
         layers, chosen = len(self.network) + 1, sorted(self.trained_layers or ())
         if chosen and chosen[-1] > layers:
             raise invalid(f"trained_layers must be layers from 1 to {layers}, got {chosen[-1]}", "trained_layers")
@@ -91,13 +141,19 @@ class Declaration(FileModel):
             )
         return self
 
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The hidden layers that are convolutions."""
+        return tuple(layer.layer for layer in self.network if isinstance(layer, ConvolutionKeys))
+
     def settings(self) -> dict[str, Any]:
         """Return the fields of the workload that the file alone decides."""
         layers = tuple(sorted(self.trained_layers or ()))
         return {
             "name": self.name,
             "title": self.name,
-            "hidden": tuple(self.network),
+            "hidden": tuple(layer for layer in self.network if isinstance(layer, int)),
+            "convolutions": self.convolutions,
             "random_hidden": self.random_hidden,
             "normalise": self.normalise,
             "batch_size": self.batch_size,
@@ -136,6 +192,7 @@ def _declared(file: YamlFile) -> Workload:
     declaration = file.validate(Declaration, _completed(file))
     shape = _shape(file, declaration)
     workload = Workload(
+        image=_image(file, declaration, shape),
         data=shape.data,
         samples=shape.training,
         inputs=shape.inputs,
@@ -172,6 +229,7 @@ def _completed(file: YamlFile) -> dict[str, Any]:
     keys = base.declaration()
     if "data" in file.values:
         keys.pop("test", None)
+        keys.pop("image", None)
     values = {**keys, **file.values}
     if isinstance(schedules, dict):
         values["feedback_epochs"] = {**keys["feedback_epochs"], **schedules}
@@ -206,18 +264,63 @@ def _own_shape(file: YamlFile, data: str, test: float) -> Shape:
         raise file.error(("data",), str(error)) from error
 
 
+def _image(file: YamlFile, declaration: Declaration, shape: Shape) -> Image | None:
+    """Return the shape of a sample, after a check of the maps; None where the network has no convolutions."""
+    image = declaration.image or shape.image
+    if declaration.image:
+        if shape.image not in (None, declaration.image):
+            raise file.error(("image",), f"the data are images of {_format_image(shape.image)}")
+        if prod(declaration.image) != shape.inputs:
+            raise file.error(("image",), f"{_format_image(declaration.image)} are not the {shape.inputs} of a sample")
+    if not declaration.convolutions:
+        return None
+    if not image:
+        raise file.error(
+            ("network",),
+            f"a convolution needs images, and samples have {shape.inputs} numbers: 'image: [rows, columns, channels]' "
+            "gives them a shape",
+        )
+    if not declaration.image and image[0] <= 4 < min(image[1:]):
+        raise file.error(
+            ("data",),
+            f"images of {_format_image(image)} look as if channels came first: store rows, columns, channels "
+            f"(numpy.moveaxis(x, 1, 3)), or confirm them with 'image: {list(image)}'",
+        )
+    rows, columns, channels = image
+    maps = (channels, rows, columns)
+    for k, layer in enumerate(declaration.convolutions):
+        if layer.kernel > layer.largest_kernel(maps):
+            raise file.error(
+                ("network", k),
+                f"network, entry {k + 1}: its map of {maps[1]} x {maps[2]} is too small for a kernel of "
+                f"{layer.kernel} x {layer.kernel}; 'kernel' is at most {layer.largest_kernel(maps)} there",
+            )
+        if layer.pool > 1 and (maps[1:] == (1, 1) or min(layer.output(maps)) < 1):
+            raise file.error(
+                ("network", k),
+                f"network, entry {k + 1}: its map of {maps[1]} x {maps[2]} is too small for pooling of {layer.pool} x "
+                f"{layer.pool}; 'pool: 1' leaves it out",
+            )
+        maps = layer.output(maps)
+    return image
+
+
+def _format_image(image: Image | None) -> str:
+    return " x ".join(map(str, image or ()))
+
+
 def _validation_size(file: YamlFile, size: float, samples: int) -> int:
-    """Return a number of validation samples that leaves some to train on, from a number or a share."""
+    """Return a number of validation samples that leaves some to train on, from a number or a share; 0 is none."""
     location = ("validation_size",)
     if isinstance(size, float) and 0 < size <= 1:
         count = round(size * samples)
         if not 0 < count < samples:
             raise file.error(location, f"validation_size {size:g} of {samples} samples leaves none on one side")
         return count
-    if not 1 <= size < samples or size != int(size):
+    if not 0 <= size < samples or size != int(size):
         raise file.error(
             location,
-            f"validation_size must be a whole number from 1 to {samples - 1}, or a share of the {samples} training "
+            f"validation_size must be a whole number from 0 to {samples - 1}, or a share of the {samples} training "
             f"samples, got {shown(size)}",
         )
     return int(size)

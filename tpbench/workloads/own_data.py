@@ -19,7 +19,7 @@ from tpbench.engine.files import require_regular_file
 from tpbench.engine.splits import first_of_each_class, loses_class
 from tpbench.workloads.datasets import ARRAY_NAMES, check_label_type
 from tpbench.workloads.memory import available_memory, require_memory
-from tpbench.workloads.workload import Shape
+from tpbench.workloads.workload import Shape, image_of
 
 if TYPE_CHECKING:
     from tpbench.workloads.cache import Dataset
@@ -52,8 +52,8 @@ def read_own(path: Path, test: float) -> dict[str, NDArray[Any]]:
 
 def own_shape(path: Path, arrays: dict[str, NDArray[Any]]) -> Shape:
     """Return the sizes that a network for the arrays of a file must fit."""
-    images = arrays["x_train"]
-    return Shape(str(path), prod(images.shape[1:]), int(arrays["y_train"].max()) + 1, len(images))
+    images, classes = arrays["x_train"], int(arrays["y_train"].max()) + 1
+    return Shape(str(path), prod(images.shape[1:]), classes, len(images), image_of(images.shape[1:]))
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

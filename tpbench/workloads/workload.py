@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tpbench.engine import HYPERPARAMETERS, SCHEDULE, Architecture, Method, check_configuration, get_method, unknown
-from tpbench.engine.parts import EXTRA, JOINT, SLEEP
+from tpbench.engine.parts import EXTRA, JOINT, SLEEP, Convolution, convolutional
 
 _NO_CONTENT = ("name", "title", "data", "samples", "source")
 """Names and places, which change no result; the data themselves have a fingerprint of their own."""
+_OF_CONVOLUTIONS = ("convolutions", "image")
+"""Fields that are left out of the content of a fully connected network: its digests are those of older versions."""
+
+Image = tuple[int, int, int]
+"""Rows, columns and channels of a sample, the order in which data sets store them."""
 
 SCHEDULES: Mapping[str, tuple[int, int]] = {JOINT: (0, 0), SLEEP: (6, 1), EXTRA: (10, 4)}
 """The paper's schedules for most of its data sets (section B.1)."""
@@ -42,9 +47,9 @@ class Workload:
     outputs: int
     """Classes."""
     hidden: tuple[int, ...]
-    """Widths of the hidden layers."""
+    """Widths of the fully connected hidden layers."""
     validation_size: int
-    """Samples."""
+    """Samples that select an epoch; 0: all samples train, and the last epoch counts."""
     normalise: str | tuple[float, float] = "standard"
     """``standard``, ``unit``, ``none``, or mean and deviation (:func:`tpbench.workloads.own_data.scale_and_shift`)."""
     random_hidden: int = 1024
@@ -61,6 +66,10 @@ class Workload:
     """Share of the samples of an own file that are its test set; 0: the file has one."""
     source: str = ""
     """Digest of the content of a workload's file; empty for a built-in workload."""
+    convolutions: tuple[Convolution, ...] = ()
+    """The hidden layers before the fully connected ones."""
+    image: Image | None = None
+    """Shape of a sample; None for a network without convolutions."""
 
     @property
     def own_file(self) -> Path | None:
@@ -69,17 +78,25 @@ class Workload:
 
     @property
     def architecture(self) -> Architecture:
-        """The network's layer widths."""
-        return Architecture((self.inputs, *self.hidden, self.outputs), random_hidden=self.random_hidden)
+        """The network's layers."""
+        if not self.image:
+            return Architecture((self.inputs, *self.hidden, self.outputs), random_hidden=self.random_hidden)
+        rows, columns, channels = self.image
+        widths = (*self.hidden, self.outputs)
+        return convolutional((channels, rows, columns), self.convolutions, widths, self.random_hidden)
 
-    def excludes(self, method: str) -> bool:
-        """Return whether a method makes no sense here: one that needs all layers, where some are frozen (section 4).
+    def refusal(self, method: str) -> str:
+        """Return the reason why a method cannot be trained here, in a line; empty if it can.
+
+        It needs all layers, where some are frozen (section 4); or its feedback cannot pass through a convolution.
 
         Raises:
             UsageError: there is no such method.
         """
         chosen = get_method(method)
-        return bool(self.trained_layers) and (chosen.fixed_feedback or chosen.needs_all_layers)
+        if self.trained_layers and (chosen.fixed_feedback or chosen.needs_all_layers):
+            return "the rule works only where all layers train"
+        return chosen.refusal(self.architecture)
 
     def feedback_schedule(self, method: Method) -> dict[str, int]:
         """Return the epochs that train a method's feedback alone (section B.1), as hyperparameters.
@@ -111,15 +128,17 @@ class Workload:
     def from_plain(cls, plain: Mapping[str, Any]) -> Workload:
         """Return the workload of :meth:`plain`, also after it was JSON."""
         fields = dict(plain)
-        for name in ("hidden", "trained_layers", "prune", "normalise"):
-            if isinstance(fields[name], list):
+        for name in ("hidden", "trained_layers", "prune", "normalise", "image"):
+            if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
+        fields["convolutions"] = tuple(Convolution(**layer) for layer in fields.get("convolutions", ()))
         fields["schedules"] = {name: tuple(epochs) for name, epochs in fields["schedules"].items()}
         return cls(**fields)
 
     def content(self) -> dict[str, Any]:
         """Return the fields that change the numbers of runs; the data have a fingerprint of their own."""
-        return {name: value for name, value in self.plain().items() if name not in _NO_CONTENT}
+        left_out = _NO_CONTENT if self.convolutions else (*_NO_CONTENT, *_OF_CONVOLUTIONS)
+        return {name: value for name, value in self.plain().items() if name not in left_out}
 
     def content_digest(self) -> str:
         """Return 16 hex digits of the SHA-256 over :meth:`content`; the spelling of a file does not change it."""
@@ -130,7 +149,7 @@ class Workload:
         """Return the keys of a file that declares this workload, without its name."""
         keys: dict[str, Any] = {
             "data": self.data,
-            "network": list(self.hidden),
+            "network": [*map(_plain_convolution, self.convolutions), *self.hidden],
             "validation_size": self.validation_size,
             "normalise": self.normalise if isinstance(self.normalise, str) else list(self.normalise),
             "trained_layers": list(self.trained_layers) if self.trained_layers else None,
@@ -138,11 +157,17 @@ class Workload:
             "prune": list(self.prune),
         }
         keys |= {key: getattr(self, key) for key in ("random_hidden", "batch_size", "epochs")}
+        keys |= {"image": list(self.image)} if self.image else {}
         return {**keys, "test": self.test} if self.test else keys
 
     def to_yaml(self) -> str:
         """Return a file that declares this workload: JSON, which is YAML in which no name looks like a number."""
         return json.dumps({"name": self.name, **self.declaration()}, indent=1) + "\n"
+
+
+def _plain_convolution(layer: Convolution) -> dict[str, int]:
+    """Return the entry of a convolution in the ``network`` of a workload's file."""
+    return {"conv": layer.channels, "kernel": layer.kernel, "pool": layer.pool, "stride": layer.stride}
 
 
 @dataclass(frozen=True)
@@ -245,16 +270,26 @@ class Shape:
     """Classes."""
     training: int
     """Training samples, validation samples among them."""
+    image: Image | None = None
+    """Shape of a sample; None where samples are no images."""
+
+
+def image_of(shape: tuple[int, ...]) -> Image | None:
+    """Return rows, columns and channels of samples of a shape; None where they are no images."""
+    if len(shape) == 2:
+        return shape[0], shape[1], 1
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
 
 
 def known_shape(data: str) -> Shape | None:
     """Return the shape of a known data set; None for any other name."""
     if data == "digits":
-        return Shape(data, 64, 10, DIGITS_TRAINING)
+        return Shape(data, 64, 10, DIGITS_TRAINING, (8, 8, 1))
     if data not in DATASETS:
         return None
     spec = DATASETS[data]
-    return Shape(data, prod(spec.image_shape), spec.classes, sum(spec.train_counts))
+    inputs, image = prod(spec.image_shape), image_of(spec.image_shape)
+    return Shape(data, inputs, spec.classes, sum(spec.train_counts), image)
 
 
 def known_test_size(data: str) -> int | None:

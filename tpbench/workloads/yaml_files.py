@@ -144,8 +144,9 @@ class YamlFile:
     def _location_of(self, error: ErrorDetails, within: Location) -> Location:
         """Return the place of one of pydantic's errors, without the parts that name a kind of a union."""
         location: Location = ()
-        for part in error["loc"]:
-            if (*within, *location, part) in self._lines or error["type"] == "missing" or not location:
+        for k, part in enumerate(error["loc"], start=1):
+            missing = error["type"] == "missing" and k == len(error["loc"])
+            if (*within, *location, part) in self._lines or missing or not location:
                 location = (*location, part)
         return location
 
@@ -154,16 +155,29 @@ def _error_at(path: Path, line: int, message: str) -> UsageError:
     return UsageError(f"{shown_path(path)}:{line}: {shorten(message, _MAX_MESSAGE)}")
 
 
+def _format_place(location: Location) -> str:
+    """Return a place in a file as text: ``network, entry 2, kernel``."""
+    place = ""
+    for k, part in enumerate(location):
+        if isinstance(part, int):
+            place += f", entry {part + 1}"
+        else:
+            within_entry = k and isinstance(location[k - 1], int)
+            place += f"{', ' if within_entry else '.'}{part}" if place else part
+    return place
+
+
 def _message_of(error: ErrorDetails, location: Location) -> str:
     """Return one of pydantic's errors as a sentence: ``epochs should be greater than or equal to 1, got 0``."""
-    place = ".".join(part for part in location if isinstance(part, str))
-    if location and isinstance(location[-1], int):
-        place += f", entry {location[-1] + 1}"
+    place = _format_place(location)
     kind, message, value = error["type"], error["msg"], error["input"]
     if kind == "invalid":
         return f"{place}: {message}" if place else message
     if kind == "missing":
-        return f"{place} is missing" if isinstance(location[-1], int) else f"the key '{location[-1]}' is missing"
+        if isinstance(location[-1], int):
+            return f"{place} is missing"
+        around = _format_place(location[:-1])
+        return f"{around}: the key '{location[-1]}' is missing" if around else f"the key '{location[-1]}' is missing"
     if kind == "literal_error" and isinstance(value, str):
         return str(unknown(place, value, re.findall(r"'([^']+)'", error["ctx"]["expected"])))
     if kind == "model_type":
