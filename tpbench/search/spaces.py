@@ -305,6 +305,13 @@ def _check_method(
         raise file.error(location, f"every hyperparameter of {method} is constant, there is nothing to search")
 
 
+@lru_cache(maxsize=1)
+def _own_spaces() -> tuple[SearchSpace, ...]:
+    """Return all of tpbench's own spaces, in the order of their files; read once for all cells of a command."""
+    own = set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()}
+    return tuple(map(load_space, sorted(own)))
+
+
 def space_for(method: str, path: Path | None = None, workload: str = "") -> SearchSpace:
     """Return the search space of a method: of the given file, of the package that adds the method, or tpbench's own.
 
@@ -325,8 +332,7 @@ def space_for(method: str, path: Path | None = None, workload: str = "") -> Sear
         raise UsageError(f"{path}: no search space covers the method '{method}'; give one with --space FILE")
     if found := package_space(method):
         return found
-    own = sorted(set(spaces_folder().glob("*.yaml")) - {*published_files(), supplied_file()})
-    covering = [space for space in map(load_space, own) if space.covers(method, workload)]
+    covering = [space for space in _own_spaces() if space.covers(method, workload)]
     if covering:
         return max(covering, key=lambda space: bool(space.workloads)).of(method)
     raise UsageError(
