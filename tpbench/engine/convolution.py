@@ -51,6 +51,11 @@ def channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
+def _windows(layer: Convolution) -> tuple[list[int], list[int], list[int], list[int], bool]:
+    """Return window, stride, padding, dilation and rounding of the map's size, as torch's kernels take them."""
+    return [layer.pool] * 2, [layer.stride] * 2, [layer.pool_padding] * 2, [1, 1], False
+
+
 def largest_of_windows(maps: Tensor, layer: Convolution) -> Tensor:
     """Return the largest number of each window of maps (B, C, H, W), (B, C, H', W')."""
     if layer.pool == 1:
@@ -70,9 +75,8 @@ def pool(maps: Tensor, layer: Convolution, winners: Tensor, memory: Workspace) -
     """
     batch, channels, rows, columns = winners.shape
     values = memory(f"pooled {rows}", batch, rows, columns, channels).permute(0, 3, 1, 2)
-    window, stride, padding = [layer.pool] * 2, [layer.stride] * 2, [layer.pool_padding] * 2
     # A GPU's kernel takes the order of the results' memory from that of the maps.
-    _pool_with_winners(channels_last(maps), window, stride, padding, [1, 1], False, out=values, indices=winners)
+    _pool_with_winners(channels_last(maps), *_windows(layer), out=values, indices=winners)
     return values
 
 
@@ -88,9 +92,8 @@ def send_to_winners(error: Tensor, winners: Tensor, layer: Convolution, shape: M
     """
     channels, rows, columns = shape
     sent = memory(f"sent {rows}", len(error), rows, columns, channels).permute(0, 3, 1, 2)
-    window, stride, padding = [layer.pool] * 2, [layer.stride] * 2, [layer.pool_padding] * 2
     # Of the maps before the pooling torch reads the shape alone.
-    _send_to_winners(channels_last(error), sent, window, stride, padding, [1, 1], False, winners, grad_input=sent)
+    _send_to_winners(channels_last(error), sent, *_windows(layer), winners, grad_input=sent)
     return sent
 
 

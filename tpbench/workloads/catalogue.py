@@ -34,6 +34,16 @@ def _built_in(title: str, name: str, data: str, hidden: Sequence[int], **setting
     )
 
 
+# Training on the digits. Their pixels are 0 to 16, which becomes 0 to 1.
+_DIGITS: dict[str, Any] = {
+    "random_hidden": 128,
+    "normalise": (0.0, 16 / 255),
+    "schedules": {**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
+    "epochs": 30,
+    "batch_size": 32,
+    "validation_size": 240,
+}
+
 # Not in the paper: the network of its authors' later code, and their training for the table of training losses.
 _CIFAR10_CONV = _built_in(
     "CIFAR10 (conv)",
@@ -50,19 +60,13 @@ _CIFAR10_CONV = _built_in(
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn. Its pixels
-        # are 0 to 16, which becomes 0 to 1.
+        # Not in the paper: small enough to search on a laptop in a minute, and shipped with scikit-learn.
         _built_in(
             "Digits",
             "digits",
             "digits",
             [64] * 2,
-            random_hidden=128,
-            normalise=(0.0, 16 / 255),
-            schedules={**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
-            epochs=30,
-            batch_size=32,
-            validation_size=240,
+            **_DIGITS,
         ),
         _built_in(
             "Digits (conv)",
@@ -70,12 +74,7 @@ WORKLOADS: dict[str, Workload] = {
             "digits",
             [64],
             convolutions=(Convolution(8, kernel=3), Convolution(16, kernel=3)),
-            random_hidden=128,
-            normalise=(0.0, 16 / 255),
-            schedules={**SCHEDULES, SLEEP: (2, 1), EXTRA: (4, 2)},
-            epochs=30,
-            batch_size=32,
-            validation_size=240,
+            **_DIGITS,
         ),
         _built_in("MNIST", "mnist", "mnist", [256] * 5, normalise=(0.1307, 0.3081)),
         # Not in the paper: network and schedule of Meulemans et al. 2021 (deep feedback control).
