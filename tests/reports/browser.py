@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,23 @@ class Browser:
         """Until an expression is true."""
         end = time.monotonic() + _PATIENCE_S
         while True:
-            with suppress(PageLeftError):
-                if self.ask(condition):
-                    return
+            if self.ask(condition):
+                return
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression in the page, also of a promise; the page's policy does not apply to it."""
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        """The value of an expression in the page, also of a promise; the page's policy does not apply to it.
+
+        A page that follows a store may be loading itself anew just now: then the new one is asked.
+        """
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+                break
+            except PageLeftError:
+                assert time.monotonic() < end, f"the page is loaded again and again: {expression}"
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
