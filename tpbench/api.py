@@ -729,6 +729,7 @@ def sweep(
     offline: bool | None = None,
     keep_networks: bool = False,
     track: Track | None = None,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Search hyperparameters with TPE, then train the best configuration over all seeds: ``tpbench sweep``.
@@ -768,11 +769,13 @@ def sweep(
         keep_networks: True: the store gets the networks of the final runs too (:func:`load_network`).
         track: trackers that follow the runs: ``"tensorboard[:DIR]"``, ``"mlflow[:URI]"``, or several in a list; None:
             none.
+        dry_run: train nothing, and return how long the sweeps would still take here.
         progress: False: nothing is printed.
 
     Returns:
         The final runs, one row per workload, method and seed, with the columns of :func:`load_runs`; the runs of the
-        searches are in the store too.
+        searches are in the store too. With ``dry_run`` one row per sweep: workload, method, members of a pack,
+        configurations and seeds that are left, and the seconds of search and final runs on one CPU core or GPU.
 
     Raises:
         UsageError: an argument is wrong, or this process is connected to a Ray and ``address`` is None.
@@ -785,10 +788,13 @@ def sweep(
     cells, left = choose_all(options.workloads, options.methods)
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
-    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.sweeps.campaign import estimate_sweeps, estimates_frame, require_success, run_sweeps
     from tpbench.training.plan import PackSettings
 
-    found = run_sweeps(cells, options, PackSettings.of(options, None), progress=shown)
+    settings = PackSettings.of(options, None)
+    if options.dry_run:
+        return estimates_frame(estimate_sweeps(cells, options, settings)[0])
+    found = run_sweeps(cells, options, settings, progress=shown)
     require_success(found)
     return runs_frame(record for one in found for record in one.records)
 

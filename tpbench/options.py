@@ -564,6 +564,9 @@ class SearchOptions(EpochOptions):
         return self.pack if isinstance(self.pack, int) else None
 
 
+DryRun = Annotated[Flag, Option("Print the plan and how long it takes here, and train nothing.", kind="once")]
+
+
 class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptions):
     """Options of ``tpbench sweep``."""
 
@@ -591,6 +594,7 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
             "Names with commas between them, or 'all' (see 'tpbench methods').", flag="METHODS", completion="methods"
         ),
     ]
+    dry_run: DryRun = False
 
 
 class RunOptions(ConfigurationOptions, SeedOptions, EpochOptions, KeptOptions):
@@ -673,7 +677,7 @@ class ReproduceOptions(SeveralSeedsOptions, ClusterOptions, KeptOptions):
             "Time for all, such as 2h or 90m; a cell that would end later is not begun.", metavar="TIME", shown="none"
         ),
     ] = None
-    dry_run: Annotated[Flag, Option("Print the plan and train nothing.")] = False
+    dry_run: DryRun = False
 
     @property
     def budget_seconds(self) -> float | None:

@@ -28,6 +28,8 @@ from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from tpbench.options import AlignOptions, ReproduceOptions, RunOptions, SweepOptions
+    from tpbench.sweeps.campaign import SweepEstimate
+    from tpbench.sweeps.cluster import Resources
 
 
 @command(app, "tpbench sweep digits bp,ddtp-linear --trials 27 --halving 3 --pack 9", TRAIN, cls=OptionsCommand)
@@ -40,11 +42,14 @@ def sweep(context: typer.Context) -> None:
     from tpbench.training.choice import choose_all
 
     cells, left = choose_all(options.workloads, options.methods)
-    from tpbench.sweeps.campaign import require_success, run_sweeps
+    from tpbench.sweeps.campaign import estimate_sweeps, require_success, run_sweeps
     from tpbench.training.plan import PackSettings
 
     for line in left:
         complain(f"left out: {line}")
+    if options.dry_run:
+        print(_render_estimates(*estimate_sweeps(cells, options, PackSettings.of(options, None))), end="")
+        return
     found = run_sweeps(cells, options, PackSettings.of(options, None))
     if len(found) > 1:
         print(_render_results(found), end="")
@@ -60,6 +65,28 @@ def sweep(context: typer.Context) -> None:
         say(f"  {name}: {format_value(value)}")
     only = found[0].cell
     print_records(found[0].records, only.method, only.workload.name)
+
+
+def _render_estimates(estimates: Sequence[SweepEstimate], resources: Resources) -> str:
+    """Return the plan of a campaign: one row per sweep, and a line about all of them."""
+    from tpbench.training.progress import format_duration
+
+    rows = [
+        (
+            f"{one.cell.workload.name} {one.cell.method}",
+            str(one.configurations),
+            format_duration(one.search_seconds),
+            str(one.seeds),
+            format_duration(one.final_seconds),
+        )
+        for one in estimates
+    ]
+    columns = ("sweep", "configurations left", "search", "seeds left", "final runs")
+    seconds, worker = sum(one.seconds for one in estimates), "GPU" if resources.gpus else "CPU core"
+    line = f"{count_of(len(rows), 'sweep')}: {format_duration(seconds)} of one {worker}"
+    if resources.concurrent > 1:
+        line += f", about {format_duration(seconds / resources.concurrent)} on {resources.concurrent}"
+    return listing(columns, rows, "Plan (measured on this machine)") + f"{line}\n"
 
 
 def _render_results(results: Sequence[Any]) -> str:

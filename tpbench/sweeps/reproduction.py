@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tpbench.engine import TpbenchError, get_method, method_source
-from tpbench.engine.protocol import precision_problem
+from tpbench.engine import TpbenchError, method_source
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.runs import PUBLISHED
@@ -23,9 +22,8 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, View
-from tpbench.training.sizing import feedback_share
+from tpbench.training.sizing import measure_for_plan, member_seconds
 from tpbench.workloads import get_workload, load_problem
-from tpbench.workloads.benchmark import measure
 
 # A cell is split over so large a part of the workers: about two others train beside it.
 _CELLS_AT_ONCE = 8
@@ -49,20 +47,9 @@ class PlannedCell:
 
 
 def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
-    """Return the seconds of a pack's training, from a short measurement of its joint step.
-
-    An evaluation is forward passes over the validation and test samples. What only a cluster's nodes can compute in is
-    measured in float32 here.
-    """
-    precision = "float32" if precision_problem(settings.precision, settings.device) else settings.precision
-    row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
-    joint = members / row.member_epochs_per_second
-    share = feedback_share(row)
-    epochs = cell.workload.epochs
-    pretrain, between = (int(configuration.get(n, 0)) for n in ("fb_pretrain_epochs", "fb_epochs_between"))
-    feedback = (pretrain + between * (epochs - 1)) * share if get_method(cell.method).trains_feedback else 0.0
-    evaluation = epochs * row.phases["forward"] * 0.3
-    return joint * (epochs + feedback + evaluation)
+    """Return the seconds of a pack's training, from a short measurement of its joint step."""
+    row = measure_for_plan(cell.workload, cell.method, members, settings.device, settings.precision)
+    return members * member_seconds(row, cell.method, cell.workload.epochs, configuration)
 
 
 def missing_seeds(
