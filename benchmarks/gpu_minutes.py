@@ -5,24 +5,25 @@
     python benchmarks/gpu_minutes.py --search --workloads mnist,fashion-mnist --methods field
 
 The steps are those of ``campaign.py``, whose fit and its error are printed first. A cell is one pack. A search is
-``--trials 54 --search-epochs 27 --halving 3`` in packs of 18, and ten seeds of its best. Starts of processes and packs
+``--trials 54 --search-epochs 27 --halving 3`` in packs of 18. Starts of processes and packs
 are not counted. The times of CPUs are measured by ``tpbench reproduce --dry-run`` and ``tpbench sweep --dry-run``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 
 from campaign import PackCosts
 
-from tpbench.engine import SCHEDULE, get_method
+from tpbench.engine import SCHEDULE, TpbenchError, get_method
 from tpbench.engine.protocol import Schedule
 from tpbench.search.brackets import Bracket
 from tpbench.search.spaces import published_configuration
 from tpbench.training.choice import CellChoice, choose_all
 
-_TRIALS, _EPOCHS, _FACTOR, _PACK, _FINAL_SEEDS = 54, 27, 3, 18, 10
+_TRIALS, _EPOCHS, _FACTOR, _PACK = 54, 27, 3, 18
 
 
 def cell_seconds(costs: PackCosts, cell: CellChoice, schedule: Mapping[str, float], seeds: int) -> float:
@@ -43,26 +44,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", default="all")
     parser.add_argument("--methods", default="all")
-    parser.add_argument("--seeds", type=int, default=_FINAL_SEEDS)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--search", action="store_true", help="searches and their final runs")
     arguments = parser.parse_args()
     costs = PackCosts()
+    try:
+        cells, left = choose_all(arguments.workloads, arguments.methods)
+    except TpbenchError as error:
+        sys.exit(f"error: {error}")
     print(costs.steps.description(), end="\n\n")
-    last = "ten seeds, min" if arguments.search else f"{arguments.seeds} seeds, min"
-    columns = ["cell", "search, min", last] if arguments.search else ["cell", last]
+    columns = ["cell", *["search, min"] * arguments.search, f"{arguments.seeds} seeds, min"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     total = 0.0
-    for cell in choose_all(arguments.workloads, arguments.methods)[0]:
-        if arguments.search:
-            schedule = cell.workload.feedback_schedule(get_method(cell.method))
-            times = [search_seconds(costs, cell), cell_seconds(costs, cell, schedule, _FINAL_SEEDS)]
-        else:
-            configuration = published_configuration(cell.workload, cell.method)
-            times = [cell_seconds(costs, cell, configuration, arguments.seeds)]
+    for cell in cells:
+        try:
+            if arguments.search:
+                schedule: Mapping[str, float] = cell.workload.feedback_schedule(get_method(cell.method))
+                times = [search_seconds(costs, cell)]
+            else:
+                schedule, times = published_configuration(cell.workload, cell.method), []
+            times.append(cell_seconds(costs, cell, schedule, arguments.seeds))
+        except (TpbenchError, KeyError) as error:
+            left.append(f"{cell.workload.name} {cell.method}: {error}")
+            continue
         total += sum(times)
         minutes = " | ".join(f"{seconds / 60:.1f}" for seconds in times)
         print(f"| {cell.workload.name} {cell.method} | {minutes} |")
     print(f"\n{total / 3600:.1f} h in all")
+    for line in left:
+        print(f"left out: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -775,7 +775,7 @@ def sweep(
     Returns:
         The final runs, one row per workload, method and seed, with the columns of :func:`load_runs`; the runs of the
         searches are in the store too. With ``dry_run`` one row per sweep: workload, method, members of a pack,
-        configurations and seeds that are left, and the seconds of search and final runs on one CPU core or GPU.
+        configurations and final runs that are left, and the seconds of both on one CPU core or GPU.
 
     Raises:
         UsageError: an argument is wrong, or this process is connected to a Ray and ``address`` is None.
@@ -788,12 +788,18 @@ def sweep(
     cells, left = choose_all(options.workloads, options.methods)
     _warn(f"left out: {line}" for line in left)
     from tpbench.results.frames import runs_frame
-    from tpbench.sweeps.campaign import estimate_sweeps, estimates_frame, require_success, run_sweeps
+    from tpbench.sweeps.campaign import require_success, run_sweeps
     from tpbench.training.plan import PackSettings
 
     settings = PackSettings.of(options, None)
     if options.dry_run:
-        return estimates_frame(estimate_sweeps(cells, options, settings)[0])
+        from tpbench.sweeps.estimates import estimate_sweeps
+
+        plan = estimate_sweeps(cells, options, settings, lambda line: None)
+        if not plan.sweeps:
+            raise TpbenchError("; ".join(plan.left))
+        _warn(f"left out: {line}" for line in plan.left)
+        return plan.frame()
     found = run_sweeps(cells, options, settings, progress=shown)
     require_success(found)
     return runs_frame(record for one in found for record in one.records)

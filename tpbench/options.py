@@ -564,7 +564,7 @@ class SearchOptions(EpochOptions):
         return self.pack if isinstance(self.pack, int) else None
 
 
-DryRun = Annotated[Flag, Option("Print the plan and how long it takes here, and train nothing.", kind="once")]
+DryRun = Annotated[Flag, Option("Plan, with the time that it takes here, and train nothing.", kind="once")]
 
 
 class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptions):

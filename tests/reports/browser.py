@@ -112,6 +112,7 @@ class Browser:
                 break
             except PageLeftError:
                 assert time.monotonic() < end, f"the page is loaded again and again: {expression}"
+                time.sleep(0.02)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import tpbench
 from tests.conftest import Inside
 from tests.results.records import counts
 from tests.sweeps.playing import FINGERPRINT, no_ray, run_here
@@ -25,7 +23,7 @@ from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.journal import Journal
 from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign, sizes
-from tpbench.sweeps.campaign import SweepEstimate, SweepResult, estimate_sweeps, run_sweeps
+from tpbench.sweeps.campaign import SweepResult, run_sweeps
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.session import Session, on_device
 from tpbench.training.choice import CellChoice, choose_all
@@ -435,76 +433,3 @@ def test_a_search_that_learnt_nothing_advises_the_epochs_that_it_had(run: Run, m
     failure = run(trials=2, epochs=7, search_epochs=3)[0].failure
     assert failure
     assert "more than 3 --search-epochs" in failure
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str]]:
-    """What was measured for plans: method, members and precision. A member's epoch takes 1 s, or 0.5 s in bf16."""
-    asked: list[tuple[str, int, str]] = []
-
-    def measure(workload: object, method: str, members: int, device: str, precision: str, **_: object) -> Any:
-        asked.append((method, members, precision))
-        rate = 2.0 if precision == "bf16" else 1.0
-        return SimpleNamespace(member_epochs_per_second=rate, phases={"forward": 0.0})
-
-    monkeypatch.setattr(campaign, "measure_for_plan", measure)
-    return asked
-
-
-def plan(tmp_path: Path, methods: str = "bp", **options: Any) -> list[SweepEstimate]:
-    cells, _ = choose_all("digits", methods)
-    chosen = SweepOptions.read({**OPTIONS, "methods": methods, **options})
-    return estimate_sweeps(cells, chosen, PackSettings(str(tmp_path), precision=chosen.precision))[0]
-
-
-def test_a_plan_adds_up_the_epochs_of_searches_and_final_runs(
-    measured: list[tuple[str, int, str]], tmp_path: Path
-) -> None:
-    (one,) = plan(tmp_path, trials=54, epochs=100, search_epochs=27, halving=3, pack="auto", seeds="0-9")
-    # Packs of 9: all train 3 epochs, 3 of them 6 more, and one the last 18.
-    assert (one.pack, one.configurations, one.seeds) == (9, 54, 10)
-    assert one.search_seconds == pytest.approx(6 * (9 * 3 + 3 * 6 + 18))
-    assert one.final_seconds == pytest.approx(10 * 100)
-    assert one.seconds == one.search_seconds + one.final_seconds
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_plan_measures_search_and_final_runs_in_their_own_precisions(
-    measured: list[tuple[str, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(products, "slow_bfloat16", lambda device: "")
-    one, other = plan(tmp_path, "bp,dfa", trials=10, epochs=4, search_precision="bf16")
-    assert (one.search_seconds, one.final_seconds) == (10 * 4 * 0.5, 2 * 4)
-    assert one.seconds == other.seconds
-    assert measured == [(m, 2, p) for m in ("bp", "dfa") for p in ("bf16", "float32")]
-
-
-def test_a_plan_counts_what_is_left_alone(run: Run, measured: list[tuple[str, int, str]], tmp_path: Path) -> None:
-    (result,) = run()
-    (done,) = plan(tmp_path)
-    assert (done.configurations, done.seeds, done.seconds) == (0, 0, 0)
-    RunStore(tmp_path).path(result.records[0].definition.id).unlink()
-    (left,) = plan(tmp_path)
-    assert (left.configurations, left.seeds, left.seconds) == (0, 1, 1)
-    (anew,) = plan(tmp_path, fresh=True)
-    assert (anew.configurations, anew.seeds) == (3, 2)
-
-
-def test_a_plan_is_not_made_for_a_cluster(measured: list[tuple[str, int, str]], tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        plan(tmp_path, address="head:6379")
-    assert measured == []
-
-
-def test_the_command_prints_a_plan_and_trains_nothing(
-    measured: list[tuple[str, int, str]], tpbench_inside: Inside, tmp_path: Path
-) -> None:
-    found = tpbench_inside("sweep", "digits", "bp,dfa", "--trials", "3", "--epochs", "60", "--cpus", "2", "--dry-run")
-    assert found.returncode == 0, found.stderr
-    assert "2 sweeps: 26 min of one CPU core, about 13 min on 2" in found.stdout
-    assert not (tmp_path / "results").exists()
-    missing = tpbench_inside("sweep", "mnist", "bp", "--dry-run")
-    assert missing.returncode == 1
-    assert "tpbench data get mnist" in missing.stderr
-    frame = tpbench.sweep("digits", "bp", 3, epochs=60, cpus=2, results=tmp_path / "results", dry_run=True)
-    assert frame.loc[0, ["configurations", "seeds", "search_seconds", "final_seconds"]].tolist() == [3, 10, 180, 600]

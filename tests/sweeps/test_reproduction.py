@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,23 @@ def test_missing_data_is_said_once_per_workload(tpbench_inside: Inside) -> None:
     assert "left out: mnist bp, dfa:" in result.stderr
     assert tpbench_inside("reproduce", "--workloads", "mnist", "--methods", "bp,dfa").returncode == 1
     assert tpbench_inside("reproduce", "--table", "2").returncode == 2
+
+
+@pytest.mark.parametrize(("precision", "measured"), [("tf32", "float32"), ("float64", "float64")])
+def test_what_only_a_clusters_nodes_can_compute_is_estimated_in_float32(
+    precision: str, measured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(workload: object, method: str, members: int, device: str, precision: str, *, seconds: float) -> object:
+        asked.append(precision)
+        phases = dict.fromkeys(("batches", "forward", "feedback", "adam"), 0.1)
+        return SimpleNamespace(member_epochs_per_second=1.0, phases=phases)
+
+    monkeypatch.setattr(reproduction, "measure", measure)
+    seconds = reproduction.estimate(CellChoice.of("digits", "bp"), {}, 2, PackSettings("results", precision=precision))
+    assert seconds > 0
+    assert asked == [measured]
 
 
 @pytest.mark.parametrize(("budget", "first"), [(None, "dfa"), (1000.0, "bp")])

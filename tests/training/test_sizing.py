@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpbench.engine import TpbenchError, get_method
+from tpbench.engine import get_method
 from tpbench.training import sizing
-from tpbench.training.sizing import Sizing, choose_sizes, measure_for_plan, member_seconds, pack_sizes
+from tpbench.training.sizing import Sizing, choose_sizes, pack_sizes, run_seconds
 from tpbench.workloads import WORKLOADS, get_workload
 
 
@@ -164,37 +164,9 @@ def test_a_real_measurement_leaves_the_threads_as_they_were() -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("precision", "measured"), [("tf32", "float32"), ("float64", "float64")])
-def test_a_plan_measures_in_float32_what_only_a_clusters_nodes_can_compute(
-    precision: str, measured: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, int]] = []
-
-    def measure(workload: Any, method: str, pack: int, device: str, precision: str, **_: Any) -> Row:
-        asked.append((precision, torch.get_num_threads()))
-        return Row(1.0, 0, forward=0.1)
-
-    monkeypatch.setattr(sizing, "measure", measure)
-    before = torch.get_num_threads()
-    measure_for_plan(WORKLOADS["digits"], "bp", 2, "cpu", precision, threads=1)
-    assert asked == [(measured, 1)]
-    assert torch.get_num_threads() == before
-
-
-def test_a_plan_refuses_a_pack_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(*_: Any, **__: Any) -> Row:
-        raise MemoryError
-
-    monkeypatch.setattr(sizing, "measure", measure)
-    with pytest.raises(TpbenchError, match="10000 of digits bp"):
-        measure_for_plan(WORKLOADS["digits"], "bp", 10_000, "cpu", "float32")
-
-
 def test_the_time_of_a_run_has_its_feedback_epochs() -> None:
     row: Any = Row(2.0, 0, batches=0.1, forward=0.1, feedback=0.2, adam=0.2)
-    schedule = {"fb_pretrain_epochs": 6, "fb_epochs_between": 1}
     # A joint epoch takes 2 s and an evaluation 0.06; a feedback epoch half of the joint one's.
-    assert member_seconds(row, "bp", 10, schedule) == pytest.approx(10 * 2.06)
-    assert member_seconds(row, "dtp", 10, {}) == pytest.approx(10 * 2.06)
-    assert member_seconds(row, "dtp", 10, schedule) == pytest.approx(10 * 2.06 + (6 + 9) * 1.0)
-    assert member_seconds(row, "dtp", 0.5, schedule) == pytest.approx(0.5 * 2.06 + 6 * 1.0)
+    assert run_seconds(row, "bp", 10, 15) == pytest.approx(10 * 2.06)
+    assert run_seconds(row, "dtp", 10, 0) == pytest.approx(10 * 2.06)
+    assert run_seconds(row, "dtp", 10, 15) == pytest.approx(10 * 2.06 + 15 * 1.0)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tpbench.cli.app import CLUSTER, JobsAddress, app, command, complete_methods, complete_workloads
-from tpbench.engine.errors import visible
+from tpbench.engine.errors import UsageError, visible
 from tpbench.results.formats import listing, say
 
 Workloads = Annotated[
@@ -51,6 +51,8 @@ def submit(context: typer.Context, workload: Workloads, method: Methods, address
     # Read here as the cluster will read them, so that a slip shows now.
     sweep = typer.main.get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     options = sweep.read(sweep.make_context("sweep", list(arguments)))
+    if options.dry_run:
+        raise UsageError("a dry run is no job: make it with 'tpbench sweep' on one of the cluster's nodes")
     data = user_path(options.data) if options.data else None
     line = jobs.job_command(arguments, options.results, data, options.track)
     search_inputs(cells, options)

@@ -28,8 +28,7 @@ from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from tpbench.options import AlignOptions, ReproduceOptions, RunOptions, SweepOptions
-    from tpbench.sweeps.campaign import SweepEstimate
-    from tpbench.sweeps.cluster import Resources
+    from tpbench.sweeps.estimates import SweepPlan
 
 
 @command(app, "tpbench sweep digits bp,ddtp-linear --trials 27 --halving 3 --pack 9", TRAIN, cls=OptionsCommand)
@@ -42,14 +41,21 @@ def sweep(context: typer.Context) -> None:
     from tpbench.training.choice import choose_all
 
     cells, left = choose_all(options.workloads, options.methods)
-    from tpbench.sweeps.campaign import estimate_sweeps, require_success, run_sweeps
+    from tpbench.sweeps.campaign import require_success, run_sweeps
     from tpbench.training.plan import PackSettings
 
+    if options.dry_run:
+        from tpbench.sweeps.estimates import estimate_sweeps
+
+        plan = estimate_sweeps(cells, options, PackSettings.of(options, None), complain)
+        for line in [*left, *plan.left]:
+            complain(f"left out: {line}")
+        print(_render_plan(plan), end="")
+        if not plan.sweeps:
+            raise typer.Exit(1)
+        return
     for line in left:
         complain(f"left out: {line}")
-    if options.dry_run:
-        print(_render_estimates(*estimate_sweeps(cells, options, PackSettings.of(options, None))), end="")
-        return
     found = run_sweeps(cells, options, PackSettings.of(options, None))
     if len(found) > 1:
         print(_render_results(found), end="")
@@ -67,26 +73,31 @@ def sweep(context: typer.Context) -> None:
     print_records(found[0].records, only.method, only.workload.name)
 
 
-def _render_estimates(estimates: Sequence[SweepEstimate], resources: Resources) -> str:
+def _render_plan(plan: SweepPlan) -> str:
     """Return the plan of a campaign: one row per sweep, and a line about all of them."""
     from tpbench.training.progress import format_duration
+
+    def time(count: int, seconds: float) -> str:
+        return "-" if not count else "under 1 s" if seconds < 1 else format_duration(seconds)
 
     rows = [
         (
             f"{one.cell.workload.name} {one.cell.method}",
-            str(one.configurations),
-            format_duration(one.search_seconds),
+            f"{one.configurations} in packs of {one.pack}" if one.configurations else "0",
+            time(one.configurations, one.search_seconds),
             str(one.seeds),
-            format_duration(one.final_seconds),
+            time(one.seeds, one.final_seconds),
         )
-        for one in estimates
+        for one in plan.sweeps
     ]
     columns = ("sweep", "configurations left", "search", "seeds left", "final runs")
-    seconds, worker = sum(one.seconds for one in estimates), "GPU" if resources.gpus else "CPU core"
-    line = f"{count_of(len(rows), 'sweep')}: {format_duration(seconds)} of one {worker}"
-    if resources.concurrent > 1:
-        line += f", about {format_duration(seconds / resources.concurrent)} on {resources.concurrent}"
-    return listing(columns, rows, "Plan (measured on this machine)") + f"{line}\n"
+    worker = "GPU" if plan.on_gpus else "CPU core"
+    line = f"{count_of(len(rows), 'sweep')}: {time(1, plan.seconds)} of one {worker}"
+    if not plan.seconds:
+        line = f"{count_of(len(rows), 'sweep')}: nothing is left to train"
+    elif plan.workers > 1:
+        line += f", at least {time(1, plan.shortest)} on {plan.workers}"
+    return listing(columns, rows, "Plan (measured on this machine, starts not counted)") + f"{line}\n"
 
 
 def _render_results(results: Sequence[Any]) -> str:

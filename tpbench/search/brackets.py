@@ -39,13 +39,17 @@ class Bracket:
         """Joint epochs after which members stop."""
         return rung_epochs(self.epochs, self.factor)
 
+    def stretches(self, members: int) -> list[tuple[int, int]]:
+        """Return how many of so many members train between rungs, and for how many epochs, if none leaves before."""
+        going, done, found = members, 0, []
+        for number, rung in enumerate(self.rungs, start=1):
+            found.append((going, rung - done))
+            going, done = max(1, round(members / self.factor**number)), rung
+        return [*found, (going, self.epochs - done)]
+
     def share(self, members: int) -> float:
         """Return the share of all epochs that so many members train, if none of them diverges or is pruned."""
-        going, done, trained = members, 0, 0
-        for number, rung in enumerate(self.rungs, start=1):
-            trained += going * (rung - done)
-            going, done = max(1, round(members / self.factor**number)), rung
-        return (trained + going * (self.epochs - done)) / (members * self.epochs)
+        return sum(going * epochs for going, epochs in self.stretches(members)) / (members * self.epochs)
 
     def stopped(self, histories: Sequence[MemberHistory], epoch: int) -> dict[int, int]:
         """Return the members that are stopped by a joint epoch, each with its rung: all but the best of each rung.

@@ -182,11 +182,6 @@ class SweepDefinition:
         """Number of packs of the search."""
         return -(-self.trials // self.pack)
 
-    @property
-    def mean_trial_epochs(self) -> float:
-        """Joint epochs of the search's runs on average, if no member diverges or is pruned."""
-        return self.trial_epochs * (self.bracket.share(min(self.pack, self.trials)) if self.bracket else 1.0)
-
     def search_seconds(self, cost: float, trials: int | None = None) -> float:
         """Return about how long one worker trains the search, if no member diverges or is pruned.
 
@@ -194,7 +189,8 @@ class SweepDefinition:
             cost: seconds of a member's epoch.
             trials: configurations that are left; None: all.
         """
-        return (self.trials if trials is None else trials) * self.mean_trial_epochs * cost
+        share = self.bracket.share(min(self.pack, self.trials)) if self.bracket else 1.0
+        return (self.trials if trials is None else trials) * self.trial_epochs * share * cost
 
     @property
     def random_count(self) -> int:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING
 
-from tpbench.engine import TpbenchError, UsageError, get_method
+from tpbench.engine import TpbenchError, get_method
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
 from tpbench.search.brackets import bracket_sizes
 from tpbench.search.configurations import SearchInput, search_inputs
-from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
+from tpbench.search.definition import SweepDefinition, SweepFolder
 from tpbench.search.spaces import SearchSpace
 from tpbench.sweeps.cluster import Resources, choose_resources, require_no_other_ray
 from tpbench.sweeps.nodes import SweepNeeds
@@ -24,11 +23,8 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.console import process_lock
 from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
 from tpbench.training.progress import WARNING, View
-from tpbench.training.sizing import Sizing, guessed_cost, measure_for_plan, member_seconds, pack_sizes
+from tpbench.training.sizing import Sizing, guessed_cost
 from tpbench.workloads import load_problem
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def require_success(results: Sequence[SweepResult]) -> None:
 
 
 @dataclass(frozen=True)
-class _PlannedSweep:
+class PlannedSweep:
     """A sweep before it begins."""
 
     cell: CellChoice
@@ -114,7 +110,7 @@ def run_sweeps(
         if not resources.address:
             # Refused before anything is downloaded.
             settings = on_device(settings, resources, options.searched_in)
-        planned = [_plan(cell, one, options, settings) for cell, one in zip(cells, inputs, strict=True)]
+        planned = [plan_sweep(cell, one, options, settings) for cell, one in zip(cells, inputs, strict=True)]
         folders = [one.folder for one in planned]
         with training_session(
             folders, settings, resources, searched_in=options.searched_in, progress=progress
@@ -138,93 +134,13 @@ def run_sweeps(
             return results
 
 
-@dataclass(frozen=True)
-class SweepEstimate:
-    """The time that a sweep still takes, in seconds of one worker: a CPU core or a GPU."""
-
-    cell: CellChoice
-    pack: int
-    """Members of a pack of the search."""
-    configurations: int
-    """Those that the search has yet to try."""
-    search_seconds: float
-    seeds: int
-    """Those that the final runs lack."""
-    final_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        """Search and final runs together."""
-        return self.search_seconds + self.final_seconds
-
-
-def estimate_sweeps(
-    cells: Sequence[CellChoice], options: SweepOptions, settings: PackSettings
-) -> tuple[list[SweepEstimate], Resources]:
-    """Measure on this machine how long sweeps would take; nothing is trained, downloaded or written.
-
-    Args:
-        cells: what would be searched.
-        options: of ``tpbench sweep``.
-        settings: how packs would be trained.
-
-    Returns:
-        The estimates, in the order of the cells, and the resources of the sweeps.
+def plan_sweep(cell: CellChoice, searched: SearchInput, options: SweepOptions, settings: PackSettings) -> PlannedSweep:
+    """Return a sweep whose data and search space are checked; nothing is written.
 
     Raises:
-        UsageError: a search space or known configuration is wrong, the device cannot do a precision, or the sweeps
-            would run on a cluster.
-        TpbenchError: a data set is missing, a sweep in the store is damaged, or a pack does not fit into the memory.
+        UsageError: the search space is wrong.
+        TpbenchError: the data set is missing.
     """
-    if options.address:
-        reason = "a plan is measured where it is made: on a node of the cluster, leave the address out"
-        raise UsageError(reason, parameter="address", value=options.address)
-    inputs, resources = search_inputs(cells, options), choose_resources(options.cpus, options.gpus, None)
-    settings = on_device(replace(settings, offline=True), resources, options.searched_in)
-    planned = [_plan(cell, one, options, settings) for cell, one in zip(cells, inputs, strict=True)]
-    return [_estimate(one, len(planned), options, settings, resources) for one in planned], resources
-
-
-def estimates_frame(estimates: Sequence[SweepEstimate]) -> pd.DataFrame:
-    """Return one row per sweep."""
-    import pandas as pd
-
-    names = ("pack", "configurations", "search_seconds", "seeds", "final_seconds")
-    rows = [
-        {"workload": one.cell.workload.name, "method": one.cell.method} | {name: getattr(one, name) for name in names}
-        for one in estimates
-    ]
-    return pd.DataFrame(rows, columns=["workload", "method", *names])
-
-
-def _estimate(
-    one: _PlannedSweep, cells: int, options: SweepOptions, settings: PackSettings, resources: Resources
-) -> SweepEstimate:
-    """Measure a pack of the search, and one of the final runs where that is faster or of another precision."""
-    d, workload, method = one.definition, one.cell.workload, one.cell.method
-    configurations, seeds, pack = d.trials, len(d.seeds), options.pack_size
-    if one.folder.exists:
-        status, pack = sweep_status(one.folder, store=settings.store), one.folder.read().pack
-        configurations, seeds = d.trials - status.searched, seeds - status.seeds_done
-    on_gpus = bool(resources.gpus)
-    if pack is None:
-        # The smallest that the sweep may choose.
-        brackets = bracket_sizes(d.halving, on_gpus=on_gpus) if d.halving else ()
-        concurrent, device = resources.concurrent, settings.device
-        pack = pack_sizes(d.trials, cells=cells, concurrent=concurrent, device=device, brackets=brackets)[0]
-    schedule, threads = workload.feedback_schedule(get_method(method)), int(resources.share["cpu"])
-
-    def seconds(members: int, precision: str, epochs: float) -> float:
-        row = measure_for_plan(workload, method, members, settings.device, precision, threads=threads)
-        return member_seconds(row, method, epochs, schedule)
-
-    of_search = seconds(pack, d.searched_in, replace(d, pack=pack).mean_trial_epochs) if configurations else 0.0
-    of_final = seconds(seeds if on_gpus else min(seeds, pack), d.precision, d.epochs) if seeds else 0.0
-    return SweepEstimate(one.cell, pack, configurations, configurations * of_search, seeds, seeds * of_final)
-
-
-def _plan(cell: CellChoice, searched: SearchInput, options: SweepOptions, settings: PackSettings) -> _PlannedSweep:
-    """Check the data of a sweep before anything trains."""
     space = searched.space
     settings.obtain(cell.workload)
     _, dataset = load_problem(cell.workload, settings.data_folder)
@@ -233,10 +149,10 @@ def _plan(cell: CellChoice, searched: SearchInput, options: SweepOptions, settin
     )
     space.of_network(get_method(cell.method), cell.workload.architecture).to_hyperopt()
     folder = SweepFolder.latest(settings.store.folder / "sweeps", definition.id, fresh=options.fresh)
-    return _PlannedSweep(cell, space, definition, folder)
+    return PlannedSweep(cell, space, definition, folder)
 
 
-def _choose_sizes(planned: list[_PlannedSweep], options: SweepOptions, session: Session) -> list[_PlannedSweep]:
+def _choose_sizes(planned: list[PlannedSweep], options: SweepOptions, session: Session) -> list[PlannedSweep]:
     """Give new sweeps their pack size and lag, and the session how many packs share a GPU: one number for all.
 
     Nothing is measured for a sweep that was begun, unless it comes to GPUs for the first time.
@@ -288,7 +204,7 @@ def format_idle(definitions: Sequence[SweepDefinition], resources: Resources) ->
 
 
 def _measure_sizes(
-    new: Sequence[_PlannedSweep], packs: Mapping[str, int | None], cells: int, session: Session
+    new: Sequence[PlannedSweep], packs: Mapping[str, int | None], cells: int, session: Session
 ) -> dict[str, Sizing]:
     """Measure the sizes of sweeps: here one after the other, or at the same time on the nodes of the cluster.
 
@@ -321,7 +237,7 @@ def _measure_sizes(
     return measure_on_nodes(requests, resources.share, session.findings, session.view.say)
 
 
-def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> SearchedSweep:
+def _begin(one: PlannedSweep, options: SweepOptions, session: Session) -> SearchedSweep:
     """Begin a sweep or continue it, and print a line about it."""
     settings = session.settings
     definition, journal = one.folder.begin(one.definition, settings.options)
@@ -350,7 +266,7 @@ def _begin(one: _PlannedSweep, options: SweepOptions, session: Session) -> Searc
     return sweep
 
 
-def _result(one: _PlannedSweep, sweep: SearchedSweep) -> SweepResult:
+def _result(one: PlannedSweep, sweep: SearchedSweep) -> SweepResult:
     records, failure = [], sweep.failure
     try:
         records = sweep.result()

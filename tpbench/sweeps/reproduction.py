@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tpbench.engine import TpbenchError, method_source
+from tpbench.engine import SCHEDULE, TpbenchError, method_source
+from tpbench.engine.protocol import precision_problem
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.runs import PUBLISHED
@@ -22,8 +23,9 @@ from tpbench.training.choice import CellChoice
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings, plan_seeds
 from tpbench.training.progress import WARNING, View
-from tpbench.training.sizing import measure_for_plan, member_seconds
+from tpbench.training.sizing import run_seconds
 from tpbench.workloads import get_workload, load_problem
+from tpbench.workloads.benchmark import measure
 
 # A cell is split over so large a part of the workers: about two others train beside it.
 _CELLS_AT_ONCE = 8
@@ -47,9 +49,15 @@ class PlannedCell:
 
 
 def estimate(cell: CellChoice, configuration: dict[str, float], members: int, settings: PackSettings) -> float:
-    """Return the seconds of a pack's training, from a short measurement of its joint step."""
-    row = measure_for_plan(cell.workload, cell.method, members, settings.device, settings.precision)
-    return members * member_seconds(row, cell.method, cell.workload.epochs, configuration)
+    """Return the seconds of a pack's training, from a short measurement of its joint step.
+
+    What only a cluster's nodes can compute in is measured in float32 here.
+    """
+    precision = "float32" if precision_problem(settings.precision, settings.device) else settings.precision
+    row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
+    epochs = cell.workload.epochs
+    pretrain, between = (int(configuration.get(name, 0)) for name in SCHEDULE)
+    return members * run_seconds(row, cell.method, epochs, pretrain + between * (epochs - 1))
 
 
 def missing_seeds(

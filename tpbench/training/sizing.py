@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tpbench.engine import SCHEDULE, TpbenchError, get_method
-from tpbench.engine.protocol import precision_problem
+from tpbench.engine import get_method
 from tpbench.training.devices import release_memory, require_gpu
 from tpbench.training.pack import is_out_of_memory
 from tpbench.workloads import Workload
@@ -149,48 +148,21 @@ def feedback_share(row: BenchmarkRow) -> float:
     return sum(factor * row.phases.get(phase, 0.0) for phase, factor in shares.items())
 
 
-def measure_for_plan(
-    workload: Workload, method: str, members: int, device: str, precision: str, *, threads: int | None = None
-) -> BenchmarkRow:
-    """Measure a pack of a plan; what only a cluster's nodes can compute in is measured in float32 here.
-
-    Args:
-        workload, method: of the pack.
-        members: of the pack.
-        device: to measure on.
-        precision: of the training.
-        threads: CPU threads; None: torch's number.
-
-    Raises:
-        TpbenchError: the pack does not fit into the memory.
-    """
-    measured_in = "float32" if precision_problem(precision, device) else precision
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
-    try:
-        row = _measure_pack(workload, method, members, device, measured_in)
-    finally:
-        torch.set_num_threads(threads_before)
-    if row is None:
-        raise TpbenchError(f"a pack of {members} of {workload.name} {method} does not fit into the memory")
-    return row
-
-
-def member_seconds(row: BenchmarkRow, method: str, epochs: float, schedule: Mapping[str, float]) -> float:
-    """Return about how long a run takes as a member of a pack, in seconds.
+def run_seconds(row: BenchmarkRow, method: str, joint: float, feedback: float) -> float:
+    """Return about how long one member of a pack trains, in seconds.
 
     An evaluation is forward passes over the validation and test samples.
 
     Args:
         row: the measurement of such a pack's joint step.
         method: its method.
-        epochs: joint epochs; a fraction where it is the mean of several runs.
-        schedule: ``fb_pretrain_epochs`` and ``fb_epochs_between``; what it lacks is 0.
+        joint: number of joint epochs.
+        feedback: number of epochs of feedback training; they count where the method trains its feedback.
     """
-    pretrain, between = (schedule.get(name, 0) for name in SCHEDULE)
-    trains = get_method(method).trains_feedback
-    feedback = (pretrain + between * max(epochs - 1, 0)) * feedback_share(row) if trains else 0.0
-    return _seconds(row) * (epochs + feedback + epochs * row.phases["forward"] * 0.3)
+    shares = joint * (1 + 0.3 * row.phases["forward"])
+    if get_method(method).trains_feedback:
+        shares += feedback * feedback_share(row)
+    return _seconds(row) * shares
 
 
 @dataclass(frozen=True)
