@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,30 +91,28 @@ class Browser:
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.readyState === 'complete'")
 
-    def wait(self, condition: str) -> None:
-        """Until an expression is true."""
+    def wait(self, condition: str) -> Any:
+        """Until an expression is true; returns its value."""
         end = time.monotonic() + _PATIENCE_S
         while True:
-            if self.ask(condition):
-                return
+            with suppress(PageLeftError):
+                if value := self.ask(condition):
+                    return value
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression in the page, also of a promise; the page's policy does not apply to it.
-
-        A page that follows a store may be loading itself anew just now: then the new one is asked.
-        """
-        end = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-                break
-            except PageLeftError:
-                assert time.monotonic() < end, f"the page is loaded again and again: {expression}"
-                time.sleep(0.02)
+        """The value of an expression in the page, also of a promise; the page's policy does not apply to it."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def ask_loaded(self, *expressions: str, condition: str = "true") -> Any:
+        """The value of the last of these expressions, of a page that loads itself anew from time to time.
+
+        All are evaluated at once, on a page that is loaded and where the condition holds.
+        """
+        return self.wait(f"document.readyState === 'complete' && ({condition}) && [({', '.join(expressions)})]")[0]
 
     def press(self, key: str) -> None:
         """Press a key, as a person does."""

@@ -232,9 +232,14 @@ def test_a_watched_page_is_after_a_reload_as_it_was_left(report: Report, browser
     path = tmp_path / "watched.html"
     path.write_text(report.html(reload_s=1), encoding="utf-8")
     show(browser, path, 800)
-    browser.ask("document.querySelector('details').open = true; document.querySelector('th button').click()")
-    browser.ask("document.querySelector('.legend button').click()")
-    browser.ask("document.querySelectorAll('summary')[1].focus(); scrollTo(0, 500); window.before = true")
+    browser.ask_loaded(
+        "document.querySelector('details').open = true",
+        "document.querySelector('th button').click()",
+        "document.querySelector('.legend button').click()",
+        "document.querySelectorAll('summary')[1].focus()",
+        "scrollTo(0, 500)",
+        "window.before = true",
+    )
     # What is written meanwhile has one more link before it, and another title.
     changed = (
         report.html(reload_s=1)
@@ -242,14 +247,18 @@ def test_a_watched_page_is_after_a_reload_as_it_was_left(report: Report, browser
         .replace("<ul><li>", "<ul><li><a href='#main'>new</a></li><li>", 1)
     )
     path.write_text(changed, encoding="utf-8")
-    browser.wait("!window.before && document.readyState === 'complete'")
-    assert browser.ask("[...document.querySelectorAll('details')].map(one => one.open).indexOf(true)") == 0
-    assert browser.ask("document.querySelector('th').ariaSort") == "ascending"
-    assert browser.ask("scrollY") == 500
-    assert browser.ask("document.activeElement === document.querySelectorAll('summary')[1]")
-    assert browser.ask("document.querySelector('.legend button').ariaPressed") == "true"
-    browser.ask("document.querySelector('.live button').click()")
-    assert browser.ask("document.querySelector('.live button').ariaPressed") == "true"
+    seen = browser.ask_loaded(
+        "[[...document.querySelectorAll('details')].map(one => one.open).indexOf(true),"
+        "document.querySelector('th').ariaSort, scrollY,"
+        "document.activeElement === document.querySelectorAll('summary')[1],"
+        "document.querySelector('.legend button').ariaPressed]",
+        condition="!window.before && document.querySelector('summary').textContent.startsWith('more')",
+    )
+    assert seen == [0, "ascending", 500, True, "true"]
+    pressed = browser.ask_loaded(
+        "document.querySelector('.live button').click()", "document.querySelector('.live button').ariaPressed"
+    )
+    assert pressed == "true"
     assert browser.complaints == []
 
 
@@ -257,7 +266,7 @@ def test_a_page_follows_though_what_its_reader_chose_is_gone(report: Report, bro
     path = tmp_path / "watched.html"
     path.write_text(report.html(reload_s=1), encoding="utf-8")
     show(browser, path, 800)
-    caption, name, title = browser.ask(
+    caption, name, title = browser.ask_loaded(
         "(table => [table.caption.textContent, table.tHead.rows[0].cells[1].textContent,"
         "document.querySelector('.linked h3').textContent])(document.querySelector('table.sortable'))"
     )
@@ -265,15 +274,16 @@ def test_a_page_follows_though_what_its_reader_chose_is_gone(report: Report, bro
     there = {**gone, "sorted": {caption: [name, False]}}
     for state in (gone, {"folds": []}, {**gone, "sorted": {caption: [9, True]}}):
         leave(browser, state)
-        assert browser.ask("document.querySelectorAll('th[aria-sort], .linked.chosen').length") == 0
-        browser.ask("window.before = true")
-        browser.wait("!window.before && document.readyState === 'complete'")  # it loads itself anew
+        assert browser.ask_loaded("document.querySelectorAll('th[aria-sort], .linked.chosen').length") == 0
+        browser.ask_loaded("window.before = true")
+        browser.ask_loaded("null", condition="!window.before")  # it loads itself anew
     leave(browser, there)
-    assert browser.ask("document.querySelector('table.sortable').tHead.rows[0].cells[1].ariaSort") == "descending"
+    order = browser.ask_loaded("document.querySelector('table.sortable').tHead.rows[0].cells[1].ariaSort")
+    assert order == "descending"
     assert browser.complaints == []
 
 
 def leave(browser: Browser, state: dict[str, Any]) -> None:
     """Load the page anew as one that was left in this state."""
-    browser.ask(f"history.replaceState({json.dumps(state)}, ''); window.before = true; location.reload()")
-    browser.wait("!window.before && document.readyState === 'complete'")
+    browser.ask_loaded(f"history.replaceState({json.dumps(state)}, '')", "window.before = true", "location.reload()")
+    browser.ask_loaded("null", condition="!window.before")
