@@ -1,10 +1,13 @@
 """The committed tables and configurations, made from the committed archives and the models of options. Not a test.
 
-``python -m tests.committed`` writes them anew.
+``python -m tests.committed`` writes them anew, and ``python -m tests.committed --figures`` draws the figures of the
+pages, apart from what is measured (``docs/scaling.png``).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -21,6 +24,13 @@ from tpbench.results.runs import from_search
 from tpbench.search.spaces import format_number, supplied_file
 
 RESULTS = ROOT / "results"
+FIGURES: dict[str, tuple[str, ...]] = {
+    **{f"figure_{name}": ("figure", name) for name in ("2", "4", "s2", "s3", "s4", "s5", "s6")},
+    **{f"forest_{name}": ("plot", "forest", name) for name in ("mnist", "mnist-frozen", "fashion-mnist")},
+    "tuning_digits": ("plot", "tuning", "digits"),
+    "search_mnist_ddtp_linear_halving": ("plot", "search", "mnist-ddtp-linear-ce3e265d"),
+}
+"""The commands that draw the figures of ``docs``, by the names of their files."""
 _OPTIONS = """# Options of commands that train
 
 The tables are made from the models in [tpbench/options.py](../tpbench/options.py), as the command line and the Python
@@ -97,9 +107,18 @@ def _supplied_entry(method: str, run: RunRecord) -> list[str]:
     return [f"  {method}:\n    found: {found}", *settings]
 
 
+def draw_figures() -> None:
+    """Draw every figure of the pages with today's code from the committed archives."""
+    for name, command in FIGURES.items():
+        line = ["tpbench", *command, "--results", str(RESULTS), "--output", str(ROOT / "docs" / f"{name}.png")]
+        subprocess.run(line, check=True)
+
+
 def main() -> None:
     for path, text in documents().items():
         path.write_text(text, encoding="utf-8")
+    if "--figures" in sys.argv[1:]:
+        draw_figures()
 
 
 if __name__ == "__main__":
