@@ -78,7 +78,7 @@ class Failure:
     place: Place = Place()
 
 
-# Attempts at a pack by kind of failure. A pack that raises does so each time. Nodes of a cluster come and go (spot
+# Attempts at a pack by kind of failure. A rule that raises does so each time. Nodes of a cluster come and go (spot
 # instances), which is no fault of the pack's: it continues from its checkpoint.
 _ATTEMPTS = {"rule": 1, "raised": 3, "stalled": 3, "lost": 4, "gone": 50}
 _LOST_ON_A_CLUSTER = 10
