@@ -465,7 +465,7 @@ class SeveralSeedsOptions(SeedOptions):
 
     seeds: Annotated[
         SeveralSeeds | None,
-        Option("Seeds of the final runs: a range or a list; a search trains seed 0.", metavar="SEEDS", shown="0-9"),
+        Option("Seeds of the final runs: a range or a list.", metavar="SEEDS", shown="0-9"),
     ] = None
 
     @property
@@ -510,7 +510,7 @@ class SearchOptions(EpochOptions):
     space: Annotated[
         tuple[str, ...],
         BeforeValidator(_places),
-        Option("A search space; may be given several times.", metavar="FILE", shown="tpbench's own", kind="file"),
+        Option("A search space; may be given several times.", metavar="FILE", shown="the method's", kind="file"),
     ] = ()
     start: Annotated[
         Place | None,
@@ -591,7 +591,9 @@ class SweepOptions(SearchOptions, SeveralSeedsOptions, ClusterOptions, KeptOptio
     methods: Annotated[
         Names,
         Option(
-            "Names with commas between them, or 'all' (see 'tpbench methods').", flag="METHODS", completion="methods"
+            "Names with commas between them, 'all' or 'field' (see 'tpbench methods').",
+            flag="METHODS",
+            completion="methods",
         ),
     ]
     dry_run: DryRun = False
@@ -615,7 +617,9 @@ class RunOptions(ConfigurationOptions, SeedOptions, EpochOptions, KeptOptions):
     method: Annotated[
         Names,
         Option(
-            "Names with commas between them, or 'all' (see 'tpbench methods').", flag="METHODS", completion="methods"
+            "Names with commas between them, 'all' or 'field' (see 'tpbench methods').",
+            flag="METHODS",
+            completion="methods",
         ),
     ]
     again: Annotated[

@@ -254,7 +254,7 @@ def data_import(
         str | None, typer.Option(metavar="TEXT", help="Name of an inexact copy, which tables show.")
     ] = None,
 ) -> None:
-    """Copy a data set that you have into the cache: a Keras-style .npz file, the authors' files, or torchvision's folder."""
+    """Copy a data set that you have into the cache: a Keras-style .npz file, or the files that its authors publish."""
     from tpbench.workloads import import_file
 
     _say_dataset(import_file(name, file, data, label), data)

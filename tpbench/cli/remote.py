@@ -23,7 +23,7 @@ Methods = Annotated[
     str,
     typer.Argument(
         metavar="METHODS",
-        help="Names with commas between them, or 'all' (see 'tpbench methods').",
+        help="Names with commas between them, 'all' or 'field' (see 'tpbench methods').",
         autocompletion=complete_methods,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Golden files of the field's rules: three steps each, made with the code of the rules' own authors.
+"""Golden files of the field's rules: three steps each, made with code of other authors.
 
 Every step is compared from the file's own state before it (``init``, ``after1``, ``after2``) and with the file's noise:
 activities, targets, and the gradients of all arrays. Parameters after a step are compared where the authors' optimiser
