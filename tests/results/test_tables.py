@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from tests.results.records import counts, record, runs_with, store_of
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells, paper_table, render
 from tpbench.results.cells import read_curves
-from tpbench.results.formats import FORMATS, Value, latex
+from tpbench.results.formats import FORMATS, Value, format_interval, latex
 from tpbench.results.paper import paper_cell
 from tpbench.results.ranking import Ranking, rank_all
 from tpbench.results.runs import FROM_FILE, PUBLISHED, Predictions, search_info
@@ -648,3 +650,10 @@ def test_the_table_of_losses_has_every_format(tmp_path: Path, form: str) -> None
         loss_table(made, "pdf")
     with pytest.raises(TpbenchError):
         loss_table(RunStore(tmp_path / "none"), form)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.sampled_from([1, 2]))
+def test_a_bound_shows_on_which_side_of_zero_it_lies(low: float, high: float, digits: int) -> None:
+    shown = format_interval(low, high, digits).strip("[]").split(", ")
+    assert [text.startswith("-") for text in shown] == [math.copysign(1, bound) < 0 for bound in (low, high)]
+    assert [float(text) for text in shown] == [round(low, digits), round(high, digits)]

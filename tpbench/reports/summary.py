@@ -16,7 +16,7 @@ from itertools import chain, repeat
 
 from tpbench.engine import method_title
 from tpbench.results.cells import PROTOCOL_SEEDS, Cell, seed_ranges
-from tpbench.results.formats import count_of
+from tpbench.results.formats import count_of, format_interval
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import RankedCell, Ranking, format_p
 from tpbench.results.runs import from_search
@@ -211,7 +211,8 @@ def _size(row: RankedCell) -> str:
     size = f"{abs(row.difference):.2f}"
     if row.has_interval:
         low, high = sorted((sign * row.low, sign * row.high))
-        return f"{size} [{low:z.2f}, {high:z.2f}]"
+        # A bound that is rounded to 0 keeps its sign, which tells whether 0 lies inside.
+        return f"{size} [{low:.2f}, {high:.2f}]"
     return f"{size} (p {format_p(row.p)}, {row.cell.seeds} seeds)"
 
 
@@ -310,7 +311,7 @@ def reproduction(rankings: Sequence[Ranking], table: ErrorTable) -> str:
         side = "above" if shift.difference > 0 else "below"
         text += (
             f" The mean error of {shift.cells} cells with all seeds is {abs(shift.difference):.1f} % {side} the "
-            f"paper's [{shift.low:+z.1f}, {shift.high:+z.1f}]."
+            f"paper's {format_interval(shift.low, shift.high, 1)}."
         )
     return text
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, UsageError, method_title
 from tpbench.results.cells import Cell, choose_cells, preferred_cell, seed_ranges, with_label, workload_label
-from tpbench.results.formats import csv_number, csv_text, format_mean, format_table
+from tpbench.results.formats import csv_number, csv_text, format_interval, format_mean, format_table
 from tpbench.results.ranking import (
     BASELINE,
     BRACKETS,
@@ -229,7 +229,7 @@ def _error(row: Mapping[Hashable, Any], which: str) -> str:
 def _difference(row: Mapping[Hashable, Any]) -> str:
     if math.isnan(row["difference"]):
         return "-"
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:+z.2f}, {row['high']:+z.2f}]"
+    interval = "" if math.isnan(row["low"]) else f" {format_interval(row['low'], row['high'], 2)}"
     return f"{row['difference']:+z.2f}{interval}"
 
 

@@ -160,6 +160,11 @@ def format_mean(mean: float, std: float) -> str:
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} {PLUS_MINUS} {std:.2f}"
 
 
+def format_interval(low: float, high: float, digits: int) -> str:
+    """Return ``[-0.0, +3.9]``: a bound that is rounded to 0 keeps its sign, which tells whether 0 lies inside."""
+    return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
 def format_loss(mean: float, deviation: float) -> str:
     """Return ``0.0123 ± 0.0011``, as :func:`format_mean`: losses span orders of magnitude, so three digits count."""
     if math.isnan(mean):

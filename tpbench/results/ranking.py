@@ -15,7 +15,7 @@ import pandas as pd
 
 from tpbench.engine import UsageError, method_title
 from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
-from tpbench.results.formats import Value, csv_number, csv_text, format_mean, format_table
+from tpbench.results.formats import Value, csv_number, csv_text, format_interval, format_mean, format_table
 from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
 from tpbench.results.runs import RunRecord
 from tpbench.results.statistics import (
@@ -80,7 +80,7 @@ class RankedCell:
         if self.is_baseline or math.isnan(self.difference):
             return "" if self.is_baseline else self.tested
         if self.has_interval:
-            return f"{self.difference:+z.2f} [{self.low:+z.2f}, {self.high:+z.2f}]"
+            return f"{self.difference:+z.2f} {format_interval(self.low, self.high, 2)}"
         order = f", {OTHER_ORDER}" if OTHER_ORDER in self.tested else ""
         return f"{self.difference:+z.2f} (p {format_p(self.p)}, {self.cell.seeds} seeds{order})"
 

@@ -31,6 +31,7 @@ from tpbench.results.formats import (
     count_of,
     csv_number,
     csv_text,
+    format_interval,
     format_loss,
     format_mean,
     format_table,
@@ -253,7 +254,9 @@ def entry_lines(entry: Entry) -> tuple[str, str]:
     if entry.paper is None:
         return measured, "not in the paper"
     found = entry.agreement
-    against = f"\n{found.difference:+z.1f} % [{found.low:+z.1f}, {found.high:+z.1f}] {found.within}" if found else ""
+    against = ""
+    if found:
+        against = f"\n{found.difference:+z.1f} % {format_interval(found.low, found.high, 1)} {found.within}"
     return measured, f"paper: {format_mean(*entry.paper)}{against}"
 
 
@@ -307,8 +310,8 @@ def against_paper(table: ErrorTable) -> str:
     if shift := table.shift:
         lines.append(
             f"Mean difference of the {shift.cells} cells with all seeds: {shift.difference:+z.1f} % "
-            f"[{shift.low:+z.1f}, {shift.high:+z.1f}], seeds resampled for all cells at once, the paper's cells taken "
-            "as independent."
+            f"{format_interval(shift.low, shift.high, 1)}, seeds resampled for all cells at once, the paper's cells "
+            "taken as independent."
         )
     return " ".join(lines)
 
