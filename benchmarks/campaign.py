@@ -445,14 +445,14 @@ def make_sweeps(
     return sweeps, resources
 
 
-def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, folder: Path) -> campaign._PlannedSweep:
+def _plan(cell: CellChoice, space: SearchSpace, options: SweepOptions, folder: Path) -> campaign.PlannedSweep:
     definition = SweepDefinition.of(options, cell.workload, cell.method, FINGERPRINT, space.describe())
-    return campaign._PlannedSweep(cell, space, definition, SweepFolder(folder / "sweeps" / definition.id))
+    return campaign.PlannedSweep(cell, space, definition, SweepFolder(folder / "sweeps" / definition.id))
 
 
 def _size_of_add40e1(
-    one: campaign._PlannedSweep, resources: Resources, sweeps: int, costs: PackCosts
-) -> campaign._PlannedSweep:
+    one: campaign.PlannedSweep, resources: Resources, sweeps: int, costs: PackCosts
+) -> campaign.PlannedSweep:
     d, workers = one.definition, resources.concurrent
     pack, cost = 1, math.inf
     for size in (1, 2, 4, 8, 16, 32, 64, 128):

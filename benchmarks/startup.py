@@ -82,7 +82,9 @@ def run_watched(arguments: list[str]) -> None:
     from tpbench.sweeps import campaign, cluster
 
     marks.set("import tpbench")
-    for name, part in (("_plan", "read data and spaces"), ("_choose_sizes", "measure sizes")):
+    # An older checkout has the older name.
+    planning = "plan_sweep" if hasattr(campaign, "plan_sweep") else "_plan"
+    for name, part in ((planning, "read data and spaces"), ("_choose_sizes", "measure sizes")):
         marks.after(campaign, name, part)
     start: Callable[..., None] = cluster._start
 

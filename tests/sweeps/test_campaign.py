@@ -257,7 +257,7 @@ def choose(
         space = space_for(cell.method)
         definition = SweepDefinition.of(read, cell.workload, cell.method, FINGERPRINT, space.describe())
         folder = SweepFolder(results / "sweeps" / definition.id)
-        planned.append(campaign._PlannedSweep(cell, space, definition, folder))
+        planned.append(campaign.PlannedSweep(cell, space, definition, folder))
     view = Lines()
     session = Session(view, PackSettings(str(results), device="cuda"), resources, planned[0].folder)
     chosen = [one.definition for one in campaign._choose_sizes(planned, read, session)]
