@@ -148,8 +148,13 @@ class Schedule:
     pretrain: int
     between: int
 
+    @property
+    def feedback_epochs(self) -> int:
+        """Number of epochs that train the feedback alone."""
+        return self.pretrain + self.between * max(self.epochs - 1, 0)
+
     def __len__(self) -> int:
-        return self.pretrain + self.epochs + self.between * max(self.epochs - 1, 0)
+        return self.epochs + self.feedback_epochs
 
     def __iter__(self) -> Iterator[Phase]:
         return map(self.__getitem__, range(len(self)))

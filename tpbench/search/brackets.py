@@ -73,9 +73,11 @@ class Bracket:
 
 
 def bracket_sizes(factor: int, *, on_gpus: bool) -> tuple[int, ...]:
-    """Return sizes of packs that can be halved twice, in ascending order.
+    """Return sizes of packs that can be halved twice, in ascending order; none where the factor is 0.
 
     On CPU cores members hardly get cheaper in larger packs, on a GPU they do.
     """
+    if not factor:
+        return ()
     smallest = int(factor**RUNGS)
     return tuple(smallest * multiple for multiple in ((1, 2, 4, 8) if on_gpus else (1, factor)))

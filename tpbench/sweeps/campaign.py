@@ -229,7 +229,7 @@ def _measure_sizes(
             "threads": int(resources.share["cpu"]),
             "device": session.settings.device,
             "precision": d.searched_in,
-            "brackets": bracket_sizes(d.halving, on_gpus=bool(resources.gpus)) if d.halving else (),
+            "brackets": bracket_sizes(d.halving, on_gpus=bool(resources.gpus)),
         }
         requests.append(SizeRequest(one.name, one.cell, arguments))
     if session.findings is None:

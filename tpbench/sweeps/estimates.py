@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tpbench.engine import SCHEDULE, TpbenchError, UsageError, get_method
+from tpbench.engine.protocol import Schedule
 from tpbench.options import SweepOptions
 from tpbench.search.brackets import bracket_sizes
 from tpbench.search.configurations import search_inputs
@@ -155,7 +156,7 @@ def _estimate(
     d, workload, method, on_gpus = one.definition, one.cell.workload, one.cell.method, bool(resources.gpus)
     configurations, seeds = _work_left(one, settings)
     pack = one.folder.read().pack if one.folder.exists else options.pack_size
-    brackets = bracket_sizes(d.halving, on_gpus=on_gpus) if d.halving else ()
+    brackets = bracket_sizes(d.halving, on_gpus=on_gpus)
     workers = resources.concurrent
     sizes = pack_sizes(d.trials, cells=cells, concurrent=workers, device=settings.device, brackets=brackets)
     schedule = workload.feedback_schedule(get_method(method))
@@ -190,6 +191,6 @@ def _estimate(
     if seeds:
         parts = Workers(workers, cells, workers if cells > 1 else 0, on_gpus).parts(len(d.seeds))
         row = largest(d.precision, -(-len(d.seeds) // parts))[1]
-        of_final = run_seconds(row, method, d.epochs, pretrain + between * (d.epochs - 1))
+        of_final = run_seconds(row, method, d.epochs, Schedule(d.epochs, pretrain, between).feedback_epochs)
     pack = pack or sizes[0]
     return SweepEstimate(one.cell, pack, configurations, configurations / pack * of_search, seeds, seeds * of_final)

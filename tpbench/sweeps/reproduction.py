@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tpbench.engine import SCHEDULE, TpbenchError, method_source
-from tpbench.engine.protocol import precision_problem
+from tpbench.engine.protocol import Schedule, precision_problem
 from tpbench.results import RunStore, leaderboard, paper_table, render, write_leaderboard
 from tpbench.results.paper import ERROR_TABLES, PAPER_WORKLOADS, table_methods
 from tpbench.results.runs import PUBLISHED
@@ -56,8 +56,8 @@ def estimate(cell: CellChoice, configuration: dict[str, float], members: int, se
     precision = "float32" if precision_problem(settings.precision, settings.device) else settings.precision
     row = measure(cell.workload, cell.method, members, settings.device, precision, seconds=0.3)
     epochs = cell.workload.epochs
-    pretrain, between = (int(configuration.get(name, 0)) for name in SCHEDULE)
-    return members * run_seconds(row, cell.method, epochs, pretrain + between * (epochs - 1))
+    schedule = Schedule(epochs, *(int(configuration.get(name, 0)) for name in SCHEDULE))
+    return members * run_seconds(row, cell.method, epochs, schedule.feedback_epochs)
 
 
 def missing_seeds(
