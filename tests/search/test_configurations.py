@@ -305,3 +305,12 @@ def test_a_search_does_not_train_longer_than_the_final_runs() -> None:
         with pytest.raises(UsageError) as raised:
             known(**wrong)
         assert (raised.value.parameter, raised.value.value) == ("search_epochs", wrong["search_epochs"])
+
+
+def test_halving_that_would_stop_nothing_is_refused() -> None:
+    known(halving=3, pack=2, search_epochs=2)
+    known(pack=1, trials=1, search_epochs=1)
+    for wrong in ({"pack": 1}, {"trials": 1}, {"search_epochs": 1}, {"epochs": 1}):
+        with pytest.raises(UsageError) as raised:
+            known(halving=3, **wrong)
+        assert {raised.value.parameter: raised.value.value} == wrong

@@ -14,6 +14,7 @@ from tpbench.engine.configuration import as_floats, entry_name, flatten, is_list
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
+from tpbench.results.formats import count_of
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
     FROM_FILE,
@@ -23,6 +24,7 @@ from tpbench.results.runs import (
     with_precision,
 )
 from tpbench.results.statistics import MIN_SEEDS
+from tpbench.search.brackets import RUNGS, rung_epochs
 from tpbench.search.spaces import (
     SearchSpace,
     has_configuration,
@@ -292,7 +294,8 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
 
     Raises:
         UsageError: a workload has no validation set, a file is wrong, a known configuration lies outside its space,
-            there are more of them than trials, or the search has more epochs than the final runs.
+            there are more of them than trials, the search has more epochs than the final runs, or halving would stop
+            nothing.
     """
     for cell in cells:
         if not cell.workload.validation_size:
@@ -300,6 +303,7 @@ def search_inputs(cells: Sequence[CellChoice], options: SweepOptions) -> list[Se
                 f"{cell.workload.name} has no validation set, which a search needs; 'tpbench run' trains on it"
             )
         _check_search_epochs(cell.workload, options)
+        _check_halving(cell.workload, options)
     names = [(cell.workload.name, cell.method) for cell in cells]
     spaces = spaces_for(names, [user_path(path) for path in options.space])
     inputs, errors = [], []
@@ -332,6 +336,28 @@ def _check_search_epochs(workload: Workload, options: SweepOptions) -> None:
             parameter="search_epochs",
             value=options.search_epochs,
         )
+
+
+def _check_halving(workload: Workload, options: SweepOptions) -> None:
+    """Refuse a factor of halving by which no member of a pack is ever stopped: the label of the runs would say so."""
+    if not options.halving:
+        return
+    epochs = options.search_epochs or options.epochs or workload.epochs
+    if not rung_epochs(epochs, options.halving):
+        raise UsageError(
+            f"--halving {options.halving} stops no configuration of a search of {count_of(epochs, 'epoch')}; give it "
+            "more, or leave --halving out",
+            parameter="search_epochs" if options.search_epochs else "epochs",
+            value=epochs,
+        )
+    for name in ("pack", "trials"):
+        if getattr(options, name) == 1:
+            raise UsageError(
+                f"--halving {options.halving} stops the worst configurations of each pack, and of one it stops none; "
+                f"give {options.halving**RUNGS} or more, or leave --halving out",
+                parameter=name,
+                value=1,
+            )
 
 
 def _find_known(cell: CellChoice, space: SearchSpace, options: SweepOptions) -> KnownConfigurations:
