@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -31,6 +32,22 @@ with suppress(ImportError):
     # A busy machine is no failure, and a failure comes back when the suite runs again.
     settings.register_profile("tpbench", deadline=None, derandomize=True)
     settings.load_profile("tpbench")
+
+
+def pytest_collection_finish() -> None:
+    leave_out_of_collections()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        leave_out_of_collections()
+
+
+def leave_out_of_collections() -> None:
+    """Let no garbage collection look again at what is there, mostly imports: it took half a second in each pack."""
+    gc.collect()
+    gc.freeze()
+
 
 WITHOUT_RAY = {
     "theory": ("engine/test_theory.py",),
