@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -148,6 +149,24 @@ CONFIGURATION = {
     "wd_fb": 1e-5,
     "damping": 0.1,
 }
+
+
+def wait_for(
+    condition: Callable[[], object],
+    process: subprocess.Popen[Any] | None = None,
+    *,
+    tell: Callable[[], str] = str,
+) -> None:
+    """Look until a condition holds; that a process ends before is a failure.
+
+    Args:
+        tell: gives the message of a failure.
+    """
+    until = time.monotonic() + 240
+    while not condition():
+        assert process is None or process.poll() is None, tell() or f"ended too early: {process.args!r}"
+        assert time.monotonic() < until, tell()
+        time.sleep(0.05)
 
 
 @dataclass

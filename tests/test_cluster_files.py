@@ -11,13 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.conftest import wait_for
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 SCRIPT = CLUSTER / "slurm.sbatch"
@@ -450,15 +451,15 @@ ls -ld "$(dirname "$folder")" >>"$LOG/folder"
 exec /bin/sleep 60
 """,
     "tpbench": """
+trap 'echo ended >"$LOG/ended"; exit 130' TERM
 [ "$SLURM_CPUS_PER_TASK" = 8 ] && [ -n "$RAY_AUTH_TOKEN" ] || exit 3
 echo "$@" >"$LOG/tpbench"
 ulimit -Sn >"$LOG/files-of-sweep"
-trap 'echo ended >"$LOG/ended"; exit 130' TERM
 for i in $(seq 200); do [ "$(wc -l <"$LOG/folder")" = 2 ] || /bin/sleep 0.1; done
 for i in $(seq $STEPS); do /bin/sleep 0.1; done
 """,
     # The script waits 0.5 to 1 s between two looks.
-    "sleep": "exec /bin/sleep 0.1",
+    "sleep": "exec /bin/sleep 0.2",
     "mountpoint": """
 echo "$@" >>"$LOG/mountpoint"
 [ -z "$NEVER" ] && [ "$(wc -l <"$LOG/mountpoint")" -gt 2 ]
@@ -520,14 +521,6 @@ def end(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
             os.killpg(process.pid, signal.SIGKILL)
         output = "".join(process.communicate())
     return code, output
-
-
-def appears(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, "".join(process.communicate())
-        time.sleep(0.05)
 
 
 def test_the_slurm_script_starts_a_head_and_workers_and_the_sweep(slurm: dict[str, str], tmp_path: Path) -> None:
@@ -605,8 +598,7 @@ def test_the_slurm_script_hands_on_the_token_where_sbatch_exports_nothing(
 
 def test_the_slurm_script_goes_back_into_the_queue_before_its_limit(slurm: dict[str, str], tmp_path: Path) -> None:
     process = run_script({**slurm, "STEPS": "600"}, "digits", "bp")
-    appears(tmp_path / "tpbench", process)
-    time.sleep(0.5)
+    wait_for((tmp_path / "tpbench").exists, process, tell=lambda: process.communicate()[0])
     os.kill(process.pid, signal.SIGTERM)
     code, output = end(process)
     assert code == -signal.SIGKILL, output  # as SLURM ends a job that goes back
@@ -639,10 +631,7 @@ def test_the_stand_in_for_srun_kills_its_step_as_the_real_one_does(slurm: dict[s
     process = subprocess.Popen(
         ["srun", "tpbench", "x"], env={**slurm, "SRUN_CPUS_PER_TASK": "8", "RAY_AUTH_TOKEN": "x", "STEPS": "600"}
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "tpbench").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "tpbench").exists)
     process.terminate()
     assert process.wait(timeout=60) == 137
     assert not (tmp_path / "ended").exists()

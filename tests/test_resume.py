@@ -8,15 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import Inside
+from tests.conftest import Inside, wait_for
 from tests.sweeps.playing import no_ray, run_here
 from tests.training.test_tracking import require_curves
 from tpbench.options import SweepOptions
@@ -60,14 +59,6 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "tpbench.cli", *ARGUMENTS], cwd=folder, stdout=output, stderr=output
         )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, "the sweep ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def journal(folder: Path) -> str:
@@ -188,12 +179,18 @@ def end_in_the_search(folder: Path, tpbench_inside: Inside) -> None:
 
 
 def kill_a_process_that_trains_and_then_the_driver(folder: Path) -> None:
-    before = checkpoints(folder)
+    before, training = checkpoints(folder), list[int]()
     process = start(folder)
-    wait_for(lambda: bool(checkpoints(folder).items() - before.items() and capable_nodes(process.pid)), process)
+
+    def trains() -> bool:
+        # A process has its name only while it trains.
+        training[:] = capable_nodes(process.pid) if checkpoints(folder).items() - before.items() else []
+        return bool(training)
+
+    wait_for(trains, process)
     in_flight = packs(folder, ended=False)
     assert in_flight
-    os.kill(capable_nodes(process.pid)[0], signal.SIGKILL)
+    os.kill(training[0], signal.SIGKILL)
     # The driver goes on, and what was lost is trained again before it is killed in its turn.
     wait_for(lambda: in_flight <= packs(folder, ended=True), process)
     wait_for(lambda: b"final runs" in (folder / "output").read_bytes(), process)

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+
+from tests.conftest import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,9 @@ def test_a_sweep_searches_trains_and_fills_the_table(tmp_path: Path, temporary: 
     assert result.returncode == 0, result.stdout + result.stderr
     # Ray is gone with its folder.
     assert not list(temporary.glob("*tpb-*"))
-    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if str(temporary) in " ".join(p.info["cmdline"] or ())]
+    wait_for(
+        lambda: not any(str(temporary) in " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
+    )
     assert "3 seeds" in result.stdout
     assert "starting Ray; its log: " in result.stdout
     for noise in ("Traceback", "WARNING", "Configuration for experiment", "ray.init"):
@@ -112,12 +115,8 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
         "5",
     ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
     try:
-        while not list(tmp_path.glob("results/checkpoints/*.pt")):  # it trains, and will for long
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.2)
+        wait_for(lambda: list(tmp_path.glob("results/checkpoints/*.pt")), process)  # it trains, and will for long
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=240)
     finally:

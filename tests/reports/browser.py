@@ -35,6 +35,10 @@ def chromium() -> str | None:
     return next((path for path in found if path), None)
 
 
+_LEFT = ("navigated", "execution context", "Execution context", "Promise was collected")
+"""What Chromium says of a command that meets a page which is being left."""
+
+
 class PageLeftError(Exception):
     """The page was left, or loaded anew, while it was asked."""
 
@@ -64,7 +68,7 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
-                if "navigated" in str(answer.get("error")):
+                if any(words in str(answer.get("error")) for words in _LEFT):
                     raise PageLeftError
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return dict(answer["result"])

@@ -239,6 +239,7 @@ def test_progress_is_written_at_every_look_and_figures_are_drawn_seldom(
     drawn: list[str] = []
     original = watching.make_report
     monkeypatch.setattr(watching, "make_report", lambda *rest: drawn.append("") or original(*rest))
+    monkeypatch.setattr(watching, "_REST_BESIDE_SWEEP", 1e9)
     watch.store.publish(record())
     with sweep.lock():
         watch.look()

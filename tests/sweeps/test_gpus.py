@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import wait_for
 from tests.sweeps import played_gpus, playing
 from tests.sweeps.played_gpus import BUSY, Training, is_free, noted, taken
 from tests.sweeps.playing import no_ray, run_here
@@ -177,10 +177,7 @@ def test_the_sizing_process_gives_the_gpu_back_and_the_sweep_is_that_on_a_cpu(
     """Its GPU takes one process at a time: one that lives on would be in the way of the first pack."""
     (state / "exclusive").touch()
     assert measure_on_ray(1, monkeypatch).pack == 32
-    until = time.monotonic() + 60
-    while not (is_free("0") and is_free("1")):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: is_free("0") and is_free("1"))
     on_gpu, packs, said = train("gpu", Resources(2, 1))
     on_cpu, others, others_said = train("cpu", Resources(1))
     assert on_gpu.done

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import wait_for
 from tpbench.engine import TpbenchError
 from tpbench.engine.files import user_cache
 from tpbench.sweeps import local_ray
@@ -217,7 +218,7 @@ def test_a_local_ray_listens_on_loopback_alone_and_leaves_nothing(temporary: Pat
     assert found["environment"] == f"{found['folder']}/token"
     assert not found["arguments"]
     assert not (tmp_path / ".ray").exists()
-    assert not [pid for pid in found["processes"] if psutil.pid_exists(pid)]
+    wait_for(lambda: not any(map(psutil.pid_exists, found["processes"])))
 
 
 def test_without_a_loopback_interface_ray_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

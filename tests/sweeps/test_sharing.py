@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import wait_for
 from tests.sweeps.playing import Workers, pretend
 from tests.sweeps.test_queue import journals, stored, sweep
 from tests.sweeps.test_scheduler import ask, on_a_cluster, plain
@@ -147,13 +146,6 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("the head has no tpbench\nModuleNotFoundError: tpbench")
 
     monkeypatch.setattr(sharing, "open_registry", open_registry)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_registry_that_cannot_be_reached_stops_no_campaign(unreachable: None) -> None:
