@@ -144,7 +144,8 @@ def test_the_autoscaler_is_ended_before_the_shutdown_that_would_wait_for_it(
         with local_ray.end_ray_processes(tmp_path):
             assert processes[0].wait(60) == -signal.SIGKILL
             assert processes[1].poll() is None
-        assert processes[1].wait(60) == -signal.SIGKILL
+        # 0 where psutil, which waits for it too, was the first.
+        assert processes[1].wait(60) in (-signal.SIGKILL, 0)
     finally:
         for process in processes:
             process.kill()
