@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ray._private.utils import get_ray_address_file, write_ray_address
 from ray.cluster_utils import Cluster
@@ -33,9 +34,23 @@ cluster = Cluster(
 write_ray_address(cluster.address, temporary)
 print(cluster.address, cluster.head_node.webui_url, flush=True)
 added = []
+
+
+def add_node(cores: int) -> Any:
+    """Start a node; Ray gives it 30 s, which a busy machine may exceed twice."""
+    for attempts_left in (2, 1, 0):
+        try:
+            return cluster.add_node(num_cpus=cores)
+        except Exception:
+            if not attempts_left:
+                raise
+            for late in cluster.worker_nodes - set(added):
+                cluster.remove_node(late, allow_graceful=False)
+
+
 for line in sys.stdin:
     if line.startswith("start"):
-        added.append(cluster.add_node(num_cpus=int(line.split()[1])))
+        added.append(add_node(int(line.split()[1])))
     elif line.strip() == "kill":
         cluster.remove_node(added.pop(), allow_graceful=False)
     alive = sum(node["Alive"] for node in cluster.global_state.node_table())

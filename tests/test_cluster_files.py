@@ -411,16 +411,17 @@ while [ "${1#--}" != "$1" ]; do
 done
 [ "$export" != NONE ] || unset RAY_AUTH_TOKEN RAY_AUTH_MODE
 busy="$LOG/busy-$host"
-if [ -z "$overlap" ]; then
-  mkdir "$busy" 2>/dev/null || { echo "srun: Job step creation temporarily disabled" >&2; exit 1; }
-fi
-export SLURM_CPUS_PER_TASK=$cpus
 killed() {
   while [ -n "${!:-}" ] && kill -0 "$!" 2>/dev/null; do kill -KILL -- "-$!" 2>/dev/null; sleep 0.05; done
   [ -n "$overlap" ] || rmdir "$busy"
   exit 137
 }
+# Before there is anything to clear away: the shell waits for mkdir's end with it.
 trap killed TERM
+if [ -z "$overlap" ]; then
+  mkdir "$busy" 2>/dev/null || { echo "srun: Job step creation temporarily disabled" >&2; exit 1; }
+fi
+export SLURM_CPUS_PER_TASK=$cpus
 ulimit -Sn 1024
 setsid "$@" &
 wait "$!"; code=$?
@@ -437,6 +438,8 @@ esac
     "ray": """
 if [ "$1" = health-check ]; then
   echo "$@" >>"$LOG/health"
+  # The head is there before the workers begin.
+  until [ -n "$RAY_FAILS" ] || [ -s "$LOG/ray" ]; do /bin/sleep 0.05; done
   [ -z "$RAY_FAILS" ] && [ "$(wc -l <"$LOG/health")" -gt 1 ]
   exit
 fi
@@ -598,7 +601,12 @@ def test_the_slurm_script_hands_on_the_token_where_sbatch_exports_nothing(
 
 def test_the_slurm_script_goes_back_into_the_queue_before_its_limit(slurm: dict[str, str], tmp_path: Path) -> None:
     process = run_script({**slurm, "STEPS": "600"}, "digits", "bp")
-    wait_for((tmp_path / "tpbench").exists, process, tell=lambda: process.communicate()[0])
+    nodes = tmp_path / "folder"
+
+    def begun() -> bool:
+        return (tmp_path / "tpbench").exists() and nodes.exists() and len(nodes.read_text().splitlines()) == 2
+
+    wait_for(begun, process, tell=lambda: process.communicate()[0])
     os.kill(process.pid, signal.SIGTERM)
     code, output = end(process)
     assert code == -signal.SIGKILL, output  # as SLURM ends a job that goes back

@@ -80,8 +80,8 @@ def test_the_sdist_is_what_git_tracks(built: Path) -> None:
 def test_the_wheel_holds_what_the_package_reads(built: Path) -> None:
     with zipfile.ZipFile(built / f"tpbench-{__version__}-py3-none-any.whl") as archive:
         names = set(archive.namelist())
-    beside = {path.relative_to(ROOT) for path in (ROOT / "tpbench").rglob("*") if path.is_file()}
-    assert {str(path) for path in beside if path.suffix != ".pyc"} <= names
+    files = (path for path in (ROOT / "tpbench").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert {str(path.relative_to(ROOT)) for path in files} <= names
     assert {f"tpbench/search_spaces/{path.name}" for path in (ROOT / "search_spaces").iterdir()} <= names
     info = f"tpbench-{__version__}.dist-info"
     assert {"tpbench/py.typed", f"{info}/licenses/LICENSE"} <= names

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.sweeps.dying import KILLED_FOR_MEMORY, LACKS, STOPPED, StoppingNeeds, attempts, train
+from tests.sweeps.starting import ray_started
 from tests.sweeps.test_scheduler import plain
-from tpbench.sweeps.cluster import Resources, ray_running
+from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.nodes import Needs
 from tpbench.sweeps.scheduler import Timeouts
 from tpbench.sweeps.session import ProgressReporter
@@ -87,7 +88,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
         (folder / KILLED_FOR_MEMORY).unlink(missing_ok=True)
         return 10**9 if killed else 0
 
-    with pytest.MonkeyPatch.context() as patch, ray_running(Resources(1)):
+    with pytest.MonkeyPatch.context() as patch, ray_started(Resources(1)):
         patch.setattr("tpbench.sweeps.driver.oom_kills", oom_kills)
         patch.setattr("tpbench.sweeps.driver._LOOK", 0.5)
         patch.setattr("ray.air._internal.usage._count_callbacks", counted.append)

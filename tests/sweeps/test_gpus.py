@@ -15,12 +15,13 @@ from tests.conftest import wait_for
 from tests.sweeps import played_gpus, playing
 from tests.sweeps.played_gpus import BUSY, Training, is_free, noted, taken
 from tests.sweeps.playing import no_ray, run_here
+from tests.sweeps.starting import ray_started
 from tests.sweeps.test_queue import journals, stored, sweep
 from tpbench.engine import TpbenchError
 from tpbench.options import SweepOptions
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps import campaign, sizes
-from tpbench.sweeps.cluster import Resources, ray_running
+from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.nodes import Needs, NodeFindings
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sizes import SizeRequest, measure_on_nodes
@@ -44,6 +45,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def state(played: Path) -> Iterator[Path]:
     """The folder of the GPUs, which are usable, shared and without MPS again afterwards."""
+    # A process of the test before may still be ending.
+    wait_for(lambda: is_free("0") and is_free("1"))
     yield played
     for name in ("unusable", "exclusive", "mps/control"):
         (played / name).unlink(missing_ok=True)
@@ -132,7 +135,7 @@ class Lines:
 @pytest.fixture(scope="module")
 def ray_with_gpus(played: Path) -> Iterator[None]:
     """Ray of this machine with two GPUs, which it counts and does not look for."""
-    with ray_running(Resources(2, 2)):
+    with ray_started(Resources(2, 2)):
         yield
 
 

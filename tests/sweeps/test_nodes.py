@@ -246,7 +246,7 @@ class Watched:
         from tpbench.sweeps.session import ProgressReporter
 
         self.now, self.said, self.ended = 0.0, [], []
-        monkeypatch.setattr(driver.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(driver, "capable_nodes", lambda share: {"a": "a"})
         monkeypatch.setattr(driver, "format_waiting", lambda share, workers: f"{workers} wait")
         monkeypatch.setattr(driver, "end_remote_process", lambda node, pid, created: self.ended.append(pid))

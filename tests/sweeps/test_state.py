@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_it_is_written_every_few_seconds_and_never_in_the_way(
     cell: QueuedSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(session.time, "time", lambda: now[0])
+    monkeypatch.setattr(session, "time", SimpleNamespace(time=lambda: now[0]))
     written: list[float] = []
     monkeypatch.setattr(session, "write_campaign", lambda folder, state: written.append(state.written))
     state = StateFile(SweepFolder(tmp_path / "sweeps" / REPRODUCTION), cell.settings, [cell])

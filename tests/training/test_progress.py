@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from tpbench.training import progress
 
 def test_the_time_left_does_not_count_what_a_checkpoint_brought_along(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 20.0, 80.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     written = io.StringIO()
     view = progress.PlainView(Console(file=written))
     view.start("epochs", 100)
@@ -42,7 +43,7 @@ class Shown:
 def test_a_notebook_shows_one_output_that_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     shown, clock = Shown(), iter([0.0, 0.0, 0.1, 0.2, 0.9, 0.9, 1.0, 1.0])
     monkeypatch.setattr("IPython.display.display", shown.display)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, 2.0))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock, 2.0)))
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
     with progress.Display() as view:
         view.say("2 runs are there")

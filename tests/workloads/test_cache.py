@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -379,7 +380,7 @@ def test_progress_is_a_line_a_minute_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 1.0, 59.0, 61.0, 62.0, 125.0])
-    monkeypatch.setattr(downloads.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(downloads, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     lines = downloads.ProgressLines("mnist", 12)
     for _ in range(5):
         lines.advance(1_000_000)
