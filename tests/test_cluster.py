@@ -279,7 +279,7 @@ def busy(intervals: list[tuple[float, float]], begin: float, end: float) -> floa
 
 
 def test_two_campaigns_divide_a_cluster(host: Host, tmp_path: Path) -> None:
-    """Four places, which the first campaign has alone; the second one has half of them from two packs later on."""
+    """Four places, which the first campaign has alone; the second one has half of them from four packs later on."""
     wait_for(lambda: host.do("count") == 1)
     host.do("start 3")
     options = ("--pack", "1", "--n-seeds", "1", "--epochs", "1", "--address", host.address)

@@ -606,7 +606,7 @@ def test_the_slurm_script_goes_back_into_the_queue_before_its_limit(slurm: dict[
     def begun() -> bool:
         return (tmp_path / "tpbench").exists() and nodes.exists() and len(nodes.read_text().splitlines()) == 2
 
-    wait_for(begun, process, tell=lambda: process.communicate()[0])
+    wait_for(begun, process, tell=lambda: end(process)[1])
     os.kill(process.pid, signal.SIGTERM)
     code, output = end(process)
     assert code == -signal.SIGKILL, output  # as SLURM ends a job that goes back

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import wait_for
 from tests.training.test_packs import InterruptedTrainingError, bracket_plan, digits_plan
 from tpbench.engine import EpochReport, TpbenchError, get_method
 from tpbench.engine import trainer as engine
@@ -145,6 +146,8 @@ def test_the_newest_waits_while_one_is_written(tmp_path: Path, monkeypatch: pyte
         for position in range(1, 8):
             writer.after_epoch(fake_trainer(position))
         assert writer.writing
+        wait_for(lambda: slow.begun)
+        assert slow.begun == [2]
         slow.go.set()
         let_write()
         writer.after_epoch(fake_trainer(9))

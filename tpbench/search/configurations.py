@@ -24,7 +24,7 @@ from tpbench.results.runs import (
     with_precision,
 )
 from tpbench.results.statistics import MIN_SEEDS
-from tpbench.search.brackets import RUNGS, rung_epochs
+from tpbench.search.brackets import bracket_sizes, rung_epochs
 from tpbench.search.spaces import (
     SearchSpace,
     has_configuration,
@@ -354,7 +354,7 @@ def _check_halving(workload: Workload, options: SweepOptions) -> None:
         if getattr(options, name) == 1:
             raise UsageError(
                 f"--halving {options.halving} stops the worst configurations of each pack, and of one it stops none; "
-                f"give {options.halving**RUNGS} or more, or leave --halving out",
+                f"give {bracket_sizes(options.halving, on_gpus=False)[0]} or more, or leave --halving out",
                 parameter=name,
                 value=1,
             )
