@@ -26,8 +26,13 @@ from tpbench.search.spaces import format_number, supplied_file
 RESULTS = ROOT / "results"
 FIGURES: dict[str, tuple[str, ...]] = {
     **{f"figure_{name}": ("figure", name) for name in ("2", "4", "s2", "s3", "s4", "s5", "s6")},
-    **{f"forest_{name}": ("plot", "forest", name) for name in ("mnist", "mnist-frozen", "fashion-mnist")},
+    **{
+        f"forest_{name}": ("plot", "forest", name, "--tuning", "published")
+        for name in ("mnist", "mnist-frozen", "fashion-mnist")
+    },
+    "forest_fashion-mnist_tuned": ("plot", "forest", "fashion-mnist", "--tuning", "54 x 27 halved"),
     "tuning_digits": ("plot", "tuning", "digits"),
+    "tuning_fashion-mnist": ("plot", "tuning", "fashion-mnist"),
     "search_mnist_ddtp_linear_halving": ("plot", "search", "mnist-ddtp-linear-ce3e265d"),
 }
 """The commands that draw the figures of ``docs``, by the names of their files."""

@@ -180,6 +180,54 @@ def test_a_leaderboard_against_another_baseline_is_written_into_a_file_of_its_ow
     assert (tmp_path / "mine.csv").read_text() == printed
 
 
+def test_one_tuning_is_compared_within_itself(
+    store: RunStore, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rows, baseline, families and shared seeds are those of a store without the other tunings."""
+    search = {"by": "search", "trials": 54, "epochs": 27, "halving": 3}
+    alone = RunStore(tmp_path / "alone")
+    for method, mean in (("bp", 1.9), ("dfa", 2.4), ("dtp", 2.5)):
+        for seed, published in zip(range(1, 11), errors_of("mnist", method), strict=True):
+            error = (published - MEANS[method] + mean) / 100
+            run = record(method, seed, [0.5, error], workload="mnist", found=search, lr=0.5)
+            store.publish(run)
+            alone.publish(run)
+    board = csv_of(tpbench_inside("leaderboard", "mnist", "--format", "csv", "--tuning", "54x27 HALVED"))
+    pd.testing.assert_frame_equal(board, csv_of(tpbench_inside("leaderboard", "--results", "alone", "--format", "csv")))
+    assert list(board["method"]) == ["bp", "dfa", "dtp"]
+    assert set(board["seeds"]) == {"1-10"}
+    every = csv_of(tpbench_inside("leaderboard", "mnist", "--format", "csv"))
+    assert (len(every), set(every["seeds"])) == (7, {"1-9"})
+    pd.testing.assert_frame_equal(
+        package.compare(store.folder, "dfa", "dtp", "mnist", tuning="54 x 27 halved"),
+        package.compare(alone.folder, "dfa", "dtp"),
+    )
+    rows = package.leaderboard(store.folder, "mnist", tuning="published")
+    assert (set(rows["seeds"]), list(rows["tuning"])) == ({"0-9"}, ["published"] * 4)
+
+    from tpbench.reports import forest
+
+    drawn: list[list[str]] = []
+    figure = forest.forest_figure
+    monkeypatch.setattr(
+        forest,
+        "forest_figure",
+        lambda rows, *rest: drawn.append([row.cell.tuning for row in rows]) or figure(rows, *rest),
+    )
+    assert tpbench_inside("plot", "forest", "mnist", "--tuning", "54 x 27 halved").returncode == 0
+    assert drawn == [["54 x 27 halved"] * 3]
+    assert "54 x 27 halved" in refused(tpbench_inside("leaderboard", "--tuning", "54 x 72 halved"))
+    assert "published" in refused(tpbench_inside("compare", "dfa", "dtp", "--workload", "digits", "--tuning", "file"))
+    with pytest.raises(package.UsageError):
+        package.leaderboard(store.folder, tuning="file")
+    with pytest.raises(package.UsageError):
+        package.leaderboard(store.folder, tuning=3)  # type: ignore[arg-type]
+    refused(tpbench_inside("plot", "curves", "mnist", "--tuning", "published"))
+    refused(tpbench_inside("leaderboard", "--write", "--tuning", "published"))
+    ended = tpbench_inside("leaderboard", "mnist", "--tuning", "54 x 27 halved", "--baseline", "ddtp-linear")
+    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1)
+
+
 def test_a_workload_without_the_baseline_says_so_above_its_table(store: RunStore, tpbench_inside: Inside) -> None:
     for form in ("text", "md", "latex"):
         shown = " ".join(tpbench_inside("leaderboard", "--format", form).stdout.split())
@@ -435,9 +483,9 @@ def test_forest_and_report_take_a_baseline(
     def spy(module: Any, name: str) -> None:
         before = getattr(module, name)
 
-        def called(*arguments: Any, baseline: str) -> Any:
+        def called(*arguments: Any, baseline: str, **more: Any) -> Any:
             baselines.append(baseline)
-            return before(*arguments, baseline=baseline)
+            return before(*arguments, baseline=baseline, **more)
 
         monkeypatch.setattr(module, name, called)
 

@@ -26,6 +26,7 @@ from tpbench.results.opening import (
     read_store,
     stored_baseline,
     stored_method,
+    stored_tuning,
     stored_workload,
 )
 from tpbench.results.paper import (
@@ -300,13 +301,16 @@ def load_predictions(results: Place, workload: Names | None = None, method: Name
 
 
 @public
-def leaderboard(results: Place, workload: Names | None = None, baseline: str = "bp") -> pd.DataFrame:
+def leaderboard(
+    results: Place, workload: Names | None = None, baseline: str = "bp", tuning: str | None = None
+) -> pd.DataFrame:
     """Every method of a store against one baseline, and which of the others could be the best.
 
     Args:
         results: the store: a folder or a URL.
         workload: only these, as :func:`load_runs` takes them.
         baseline: the method that all others are compared with.
+        tuning: only rows with this tuning label (``"published"``, ``"54 x 27 halved"``), also in the tests; None: all.
 
     Returns:
         One row per workload, kind of data, method and tuning: the baseline first, then by test error, those of few
@@ -328,8 +332,8 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
         ``frame.attrs["notes"]`` are the notes below the printed tables.
 
     Raises:
-        UsageError: there is no such folder, workload or method, no run of another baseline than BP, or the runs of a
-            workload have no validation set.
+        UsageError: there is no such folder, workload, method or tuning, no run of another baseline than BP, or the
+            runs of a workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -344,9 +348,8 @@ def leaderboard(results: Place, workload: Names | None = None, baseline: str = "
     chosen = _workloads(results, workload)
     require_validated(store.summaries(), chosen)
     method = _baseline(baseline, store, chosen)
-    cells = {
-        key: cell for key, cell in cells_of(store.summaries()).items() if chosen is None or cell.workload in chosen
-    }
+    every = cells_of(store.summaries(), _tuning(tuning, store, chosen))
+    cells = {key: cell for key, cell in every.items() if chosen is None or cell.workload in chosen}
     board = ranked(store, cells, method)
     rankings = read_test_samples(store, rank_all(cells, method))
     notes = [
@@ -446,7 +449,12 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
 
 @public
 def compare(
-    results: Place, first: str, second: str, workload: Names | None = None, baseline: str = "bp"
+    results: Place,
+    first: str,
+    second: str,
+    workload: Names | None = None,
+    baseline: str = "bp",
+    tuning: str | None = None,
 ) -> pd.DataFrame:
     """Two methods of a store on every workload that both were trained on, tested as in its leaderboard.
 
@@ -456,6 +464,7 @@ def compare(
         workload: only these, as :func:`load_runs` takes them.
         baseline: the method that all others are compared with. Where it is one of the two, the test is one of all
             methods against it; otherwise one of all pairs of the other methods.
+        tuning: only configurations with this tuning label, also in the tests, as :func:`leaderboard` takes it.
 
     Returns:
         One row per workload, kind of data and tuning with both; errors in per cent, differences in percentage points.
@@ -467,8 +476,8 @@ def compare(
         No rows where no workload has both. ``frame.attrs["notes"]`` says what the numbers are.
 
     Raises:
-        UsageError: there is no such folder, workload or method, both methods are the same, or there is no run of
-            another baseline than BP; or the runs of a workload have no validation set.
+        UsageError: there is no such folder, workload, method or tuning, both methods are the same, or there is no run
+            of another baseline than BP; or the runs of a workload have no validation set.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -482,7 +491,8 @@ def compare(
         stored_method(_checked(check_name, method, "method"), open_store(_checked(format_place, results, "results")))
     store = _store(results)
     chosen = _workloads(results, workload)
-    frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen))
+    label = _tuning(tuning, store, chosen)
+    frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen), label)
     _warn(store.damaged)
     title = f"{method_title(first)} against {method_title(second)}"
     return _annotated(frame, title, comparison_notes(frame, first, second))
@@ -555,6 +565,11 @@ def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None
 
     chosen = _checked(check_name, name, "baseline")
     return chosen if chosen == BASELINE else stored_baseline(chosen, store, workloads)
+
+
+def _tuning(label: str | None, store: RunStore, workloads: Sequence[str] | None) -> str | None:
+    """Return a tuning label of a call as the store writes it; None: all."""
+    return None if label is None else stored_tuning(_checked(check_name, label, "tuning"), store, workloads)
 
 
 def _annotated(frame: pd.DataFrame, title: str, notes: Sequence[str]) -> pd.DataFrame:

@@ -408,6 +408,21 @@ def baseline_option(only: str = "") -> Any:
 
 Baseline = Annotated[str | None, baseline_option()]
 
+
+def tuning_option(only: str = "") -> Any:
+    """Return the option that restricts tests to the cells of one tuning label.
+
+    Args:
+        only: words of the help that say for what it is; empty: for all that the command prints.
+    """
+    text = "only what was tuned so, such as 'published' or '54 x 27 halved'."
+    return typer.Option(
+        "--tuning", metavar="LABEL", help=f"{only}: {text}" if only else text.capitalize(), show_default="all"
+    )
+
+
+Tuning = Annotated[str | None, tuning_option()]
+
 Results = Annotated[str, typer.Option("--results", metavar="DIR|URL", help="Folder or URL of the run store.")]
 
 

@@ -21,6 +21,7 @@ from tpbench.cli.app import (
     MethodName,
     OfWorkload,
     Results,
+    Tuning,
     WorkloadName,
     app,
     baseline_option,
@@ -32,6 +33,7 @@ from tpbench.cli.app import (
     complete_plotted,
     complete_workloads,
     show_app,
+    tuning_option,
     warn_damaged,
 )
 from tpbench.engine import (
@@ -55,6 +57,7 @@ from tpbench.results.opening import (
     read_store,
     stored_baseline,
     stored_method,
+    stored_tuning,
     stored_workload,
 )
 from tpbench.results.paper import (
@@ -298,11 +301,18 @@ def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = 
     return BASELINE if given is None else stored_baseline(given, store, [workload] if workload else None)
 
 
-def _hint_baseline(baseline: str, found: Collection[str]) -> None:
-    """Print a line on the choice of a baseline where none of the methods of a table is it."""
+def _chosen_tuning(given: str | None, store: RunStore, workload: str | None = None) -> str | None:
+    """Return the tuning label of a command as the store writes it; None: all."""
+    return None if given is None else stored_tuning(given, store, [workload] if workload else None)
+
+
+def _hint_baseline(baseline: str, found: Collection[str], tuning: str | None = None) -> None:
+    """Print a line on the choice of a baseline where none of the methods of a table, of one tuning or all, is it."""
     if baseline not in found:
-        others = ", ".join(sorted(found))
-        complain(f"nothing is compared with {baseline}, of which there is no run; --baseline names another: {others}")
+        others, tuned = ", ".join(sorted(found)), f" tuned as '{tuning}'" if tuning else ""
+        complain(
+            f"nothing is compared with {baseline}, of which there is no run{tuned}; --baseline names another: {others}"
+        )
 
 
 @command(app, "tpbench leaderboard mnist", RESULTS, name="leaderboard", cls=OptionalFile)
@@ -311,6 +321,7 @@ def show_leaderboard(
         str | None, typer.Argument(metavar="WORKLOAD", help="Only this workload.", autocompletion=complete_workloads)
     ] = None,
     baseline: Baseline = None,
+    tuning: Tuning = None,
     form: Format = "text",
     write: Annotated[
         str | None,
@@ -333,6 +344,8 @@ def show_leaderboard(
         check_target(target, [".csv"])
         if not write and baseline not in (None, "bp"):
             raise UsageError(f"--write with --baseline {baseline}: name a file, as leaderboard.csv is against bp")
+        if not write and tuning is not None:
+            raise UsageError("--write with --tuning: name a file, as leaderboard.csv has all tunings")
     from tpbench.results import choose_cells, write_leaderboard
     from tpbench.results.ranking import (
         board_csv,
@@ -345,7 +358,8 @@ def show_leaderboard(
 
     require_validated(store.summaries(), [workload] if workload else None)
     method = _chosen_baseline(baseline, store, workload)
-    cells = choose_cells(store.summaries())
+    label = _chosen_tuning(tuning, store, workload)
+    cells = choose_cells(store.summaries(), label)
     ranked = rank_all(cells, method)
     rankings = [ranking for ranking in ranked if workload in (None, ranking.workload)]
     if not rankings:
@@ -357,7 +371,7 @@ def show_leaderboard(
         print(board_csv(shown), end="")
     else:
         print(render_rankings(read_test_samples(store, rankings), form), end="")
-    _hint_baseline(method, {row.cell.method for ranking in rankings for row in ranking.cells})
+    _hint_baseline(method, {row.cell.method for ranking in rankings for row in ranking.cells}, label)
     if write is not None:
         write_leaderboard(shown if write else board, store, target)
         complain(f"written: {target}")
@@ -387,6 +401,7 @@ def compare(
     ],
     workload: OfWorkload = None,
     baseline: Baseline = None,
+    tuning: Tuning = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
@@ -396,8 +411,8 @@ def compare(
     if any(runs):
         if not all(runs):
             raise UsageError(f"'{first}' and '{second}': name two methods, or two runs by their ids")
-        if (workload, baseline) != (None, None):
-            raise UsageError("--workload and --baseline go with two methods, not with two runs")
+        if (workload, baseline, tuning) != (None, None, None):
+            raise UsageError("--workload, --baseline and --tuning go with two methods, not with two runs")
         _compare_runs(first, second, form, results)
         return
     for method in (first, second):
@@ -408,9 +423,10 @@ def compare(
     from tpbench.results.comparison import compare_methods, render_comparison
 
     base = _chosen_baseline(baseline, store, workload)
-    frame = compare_methods(store, first, second, [workload] if workload else None, base)
+    label = _chosen_tuning(tuning, store, workload)
+    frame = compare_methods(store, first, second, [workload] if workload else None, base, label)
     if frame.empty:
-        where = f" on {workload}" if workload else ""
+        where = (f" on {workload}" if workload else "") + (f" tuned as '{label}'" if label else "")
         found = {record.definition.method for record in store.summaries()}
         there = f"it has runs of {', '.join(sorted(found))}" if found else "it holds no run yet"
         raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}; {there}")
@@ -554,6 +570,7 @@ def plot(
         _output("KIND_WHAT.png"),
     ] = None,
     baseline: Annotated[str | None, baseline_option("For a forest")] = None,
+    tuning: Annotated[str | None, tuning_option("For a forest")] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Draw the methods of a workload (learning curves, cost, forest, tuning curves) or the trials of a search."""
@@ -561,6 +578,8 @@ def plot(
         raise unknown("plot", kind, PLOTS)
     if baseline is not None and kind != "forest":
         raise UsageError(f"--baseline goes with 'plot forest', not with 'plot {kind}'")
+    if tuning is not None and kind != "forest":
+        raise UsageError(f"--tuning goes with 'plot forest', not with 'plot {kind}'")
     if kind != "search":
         what = stored_workload(what, open_store(results))
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
@@ -575,7 +594,8 @@ def plot(
     elif kind == "tuning":
         figure = tuning_figure(store, what)
     elif kind == "forest":
-        figure = forest_figure(forest_rows(store, what, baseline=_chosen_baseline(baseline, store, what)), what)
+        method, label = _chosen_baseline(baseline, store, what), _chosen_tuning(tuning, store, what)
+        figure = forest_figure(forest_rows(store, what, baseline=method, tuning=label), what)
     else:
         if kind == "cost":
             require_validated(store.summaries(), [what])

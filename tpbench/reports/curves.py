@@ -54,13 +54,16 @@ OTHERS_COLOUR = "#c8c8c8"
 """Colour of the others' curves behind that of a panel."""
 
 
-def cells_of(store: RunStore, workload: str) -> list[Cell]:
+def cells_of(store: RunStore, workload: str, tuning: str | None = None) -> list[Cell]:
     """Return all cells of a workload, in the order of the table of methods.
+
+    Args:
+        tuning: only those with this tuning label; None: all.
 
     Raises:
         TpbenchError: there are none.
     """
-    cells = [c for c in choose_cells(store.summaries()).values() if c.workload == workload]
+    cells = [c for c in choose_cells(store.summaries(), tuning).values() if c.workload == workload]
     if not cells:
         raise TpbenchError(f"{store.folder} holds no run of {workload} yet")
     return sort_by_method(cells)

@@ -384,7 +384,7 @@ def _of_one_source(method: str, cells: list[Cell]) -> list[Cell]:
     return [replace(cell, sources=len(seeds)) for cell in cells if cell.source == chosen]
 
 
-def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
+def choose_cells(records: Iterable[RunRecord], tuning: str | None = None) -> dict[CellKey, Cell]:
     """Choose the cell of every (workload, data label, method, tuning label) in a store.
 
     Of the candidates of one label those with three of the protocol's seeds come first, then the workload's own epochs
@@ -392,8 +392,13 @@ def choose_cells(records: Iterable[RunRecord]) -> dict[CellKey, Cell]:
     *validation* error, so that no choice looks at the test set, then the first id. Runs that a search itself trained
     stand for a method only where nothing else does. A cell is of one source of its method (:func:`_of_one_source`), and
     says how many configurations it was chosen from.
+
+    Args:
+        tuning: only the cells with this tuning label, which then share seeds with each other alone; None: all.
     """
-    return share_seeds({key: _counted(alike) for key, alike in candidates(records).items()})
+    found = candidates(records)
+    chosen = {key: _counted(alike) for key, alike in found.items() if tuning is None or key[-1] == tuning}
+    return share_seeds(chosen)
 
 
 def _counted(alike: Sequence[Cell]) -> Cell:

@@ -55,7 +55,12 @@ COLUMNS = (
 
 
 def compare_methods(
-    store: RunStore, first: str, second: str, workloads: Collection[str] | None = None, baseline: str = BASELINE
+    store: RunStore,
+    first: str,
+    second: str,
+    workloads: Collection[str] | None = None,
+    baseline: str = BASELINE,
+    tuning: str | None = None,
 ) -> pd.DataFrame:
     """Return one row per workload, kind of data and tuning label of two methods, as the leaderboard tests them.
 
@@ -68,6 +73,7 @@ def compare_methods(
     Args:
         workloads: only these; None: all.
         baseline: the method that others are compared with.
+        tuning: only cells with this tuning label, also in the families of tests; None: all.
 
     Raises:
         UsageError: both are the same method, or the runs of a workload have no validation set.
@@ -77,7 +83,7 @@ def compare_methods(
     require_validated(store.summaries(), workloads)
     rows = [
         _row(ranking, *pair)
-        for ranking in rank_all(choose_cells(store.summaries()), baseline)
+        for ranking in rank_all(choose_cells(store.summaries(), tuning), baseline)
         if workloads is None or ranking.workload in workloads
         for pair in _pairs(ranking, first, second)
     ]

@@ -120,6 +120,31 @@ def stored_baseline(name: str, store: RunStore, workloads: Collection[str] | Non
     return name
 
 
+def stored_tuning(label: str, store: RunStore, workloads: Collection[str] | None = None) -> str:
+    """Return a tuning label that cells of a store have; spaces and capitals may differ.
+
+    A store without any run says nothing of it.
+
+    Args:
+        workloads: that cells are to be of; None: any.
+
+    Raises:
+        UsageError: there is no such cell; the message names the labels that there are.
+    """
+    from tpbench.results.cells import candidates
+
+    cells = candidates(store.summaries())
+    found = {tuning for workload, _, _, tuning in cells if workloads is None or workload in workloads}
+    same = [tuning for tuning in found if _squeezed(tuning) == _squeezed(label)]
+    if found and not same:
+        raise unknown("tuning", label, found)
+    return same[0] if same else label
+
+
+def _squeezed(label: str) -> str:
+    return "".join(label.split()).lower()
+
+
 _ID_PREFIX = re.compile(r"[0-9a-f]{8,24}")
 
 
