@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,52 +181,165 @@ def test_a_leaderboard_against_another_baseline_is_written_into_a_file_of_its_ow
     assert (tmp_path / "mine.csv").read_text() == printed
 
 
-def test_one_tuning_is_compared_within_itself(
-    store: RunStore, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Rows, baseline, families and shared seeds are those of a store without the other tunings."""
-    search = {"by": "search", "trials": 54, "epochs": 27, "halving": 3}
-    alone = RunStore(tmp_path / "alone")
+HALVED = "54 x 27 halved"
+SEARCH = {"by": "search", "trials": 54, "epochs": 27, "halving": 3}
+
+
+@pytest.fixture
+def tuned(store: RunStore, tmp_path: Path) -> RunStore:
+    """A store of searches of bp, dfa and dtp on mnist, with the seeds 1 to 10; their runs are in ``store`` too."""
+    tuned = RunStore(tmp_path / "tuned")
     for method, mean in (("bp", 1.9), ("dfa", 2.4), ("dtp", 2.5)):
         for seed, published in zip(range(1, 11), errors_of("mnist", method), strict=True):
             error = (published - MEANS[method] + mean) / 100
-            run = record(method, seed, [0.5, error], workload="mnist", found=search, lr=0.5)
+            run = record(method, seed, [0.5, error], found=SEARCH, lr=0.5)
             store.publish(run)
-            alone.publish(run)
+            tuned.publish(run)
+    return tuned
+
+
+def test_one_tuning_is_compared_as_in_a_store_of_it_alone(
+    store: RunStore, tuned: RunStore, tpbench_inside: Inside
+) -> None:
     board = csv_of(tpbench_inside("leaderboard", "mnist", "--format", "csv", "--tuning", "54x27 HALVED"))
-    pd.testing.assert_frame_equal(board, csv_of(tpbench_inside("leaderboard", "--results", "alone", "--format", "csv")))
-    assert list(board["method"]) == ["bp", "dfa", "dtp"]
-    assert set(board["seeds"]) == {"1-10"}
+    alone = csv_of(tpbench_inside("leaderboard", "--results", str(tuned.folder), "--format", "csv"))
+    pd.testing.assert_frame_equal(board, alone)
+    assert (list(board["method"]), set(board["seeds"])) == (["bp", "dfa", "dtp"], {"1-10"})
     every = csv_of(tpbench_inside("leaderboard", "mnist", "--format", "csv"))
     assert (len(every), set(every["seeds"])) == (7, {"1-9"})
-    pd.testing.assert_frame_equal(
-        package.compare(store.folder, "dfa", "dtp", "mnist", tuning="54 x 27 halved"),
-        package.compare(alone.folder, "dfa", "dtp"),
-    )
     rows = package.leaderboard(store.folder, "mnist", tuning="published")
     assert (set(rows["seeds"]), list(rows["tuning"])) == ({"0-9"}, ["published"] * 4)
+    for form in ("text", "md", "latex"):
+        shown = tpbench_inside("leaderboard", "mnist", "--tuning", HALVED, "--format", form).stdout
+        assert f"MNIST, {HALVED}" in shown
+        assert f"'{HALVED}'" in shown
 
+
+def test_two_methods_of_one_tuning_are_compared_as_in_a_store_of_it_alone(
+    store: RunStore, tuned: RunStore, tpbench_inside: Inside
+) -> None:
+    frame = compared(tpbench_inside, "dfa", "dtp", "--workload", "mnist", "--tuning", HALVED)
+    pd.testing.assert_frame_equal(frame, compared(tpbench_inside, "dfa", "dtp", "--results", str(tuned.folder)))
+    called = package.compare(store.folder, "dfa", "dtp", "mnist", tuning=HALVED)
+    assert list(called["second_tuning"]) == [HALVED]
+    assert any(HALVED in note for note in called.attrs["notes"])
+    assert f"'{HALVED}'" in tpbench_inside("compare", "dfa", "dtp", "--tuning", HALVED).stdout
+    # There is none on digits, and none of ddtp-linear.
+    assert "mnist" not in refused(tpbench_inside("compare", "dfa", "ddtp-linear", "--tuning", HALVED), 1)
+
+
+def test_tables_of_several_tunings_say_how_to_compare_one(
+    store: RunStore, tuned: RunStore, tpbench_inside: Inside
+) -> None:
+    def notes(workload: str) -> list[str]:
+        board = package.leaderboard(store.folder, workload)
+        pair = package.compare(store.folder, "dfa", "dtp", workload)
+        return [note for frame in (board, pair) for note in frame.attrs["notes"] if "--tuning" in note]
+
+    assert [all(f"'{label}'" in note for label in (HALVED, "published")) for note in notes("mnist")] == [True, True]
+    assert notes("digits") == []
+    assert "--tuning" in tpbench_inside("compare", "dfa", "dtp", "--workload", "mnist").stdout
+    # An empty comparison says nothing of tunings.
+    assert not any("--tuning" in note for note in package.compare(store.folder, "bp", "dfa", "digits").attrs["notes"])
+
+
+def test_a_source_that_has_no_run_of_the_tuning_hides_none(tmp_path: Path, tpbench_inside: Inside) -> None:
+    """A package's rule of one version has published runs, that of another the searched ones."""
+    store = RunStore(tmp_path / "results")
+    for seed in SEEDS:
+        store.publish(record("bp", seed, [0.5, 0.02], found=SEARCH, lr=0.5))
+        store.publish(record("my-rule", seed, [0.5, 0.03], found=PUBLISHED, source="package 1 aaaa"))
+        if seed < 5:
+            store.publish(record("my-rule", seed, [0.5, 0.025], found=SEARCH, lr=0.5, source="package 2 bbbb"))
+    board = csv_of(tpbench_inside("leaderboard", "--tuning", HALVED, "--format", "csv"))
+    assert list(board["method"]) == ["bp", "my-rule"]
+
+
+def test_the_forest_of_one_tuning_has_its_rows_and_title(
+    tuned: RunStore, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tpbench.reports import forest
 
-    drawn: list[list[str]] = []
-    figure = forest.forest_figure
-    monkeypatch.setattr(
-        forest,
-        "forest_figure",
-        lambda rows, *rest: drawn.append([row.cell.tuning for row in rows]) or figure(rows, *rest),
-    )
-    assert tpbench_inside("plot", "forest", "mnist", "--tuning", "54 x 27 halved").returncode == 0
-    assert drawn == [["54 x 27 halved"] * 3]
-    assert "54 x 27 halved" in refused(tpbench_inside("leaderboard", "--tuning", "54 x 72 halved"))
-    assert "published" in refused(tpbench_inside("compare", "dfa", "dtp", "--workload", "digits", "--tuning", "file"))
+    drawn: list[tuple[set[str], str]] = []
+    before = forest.forest_figure
+
+    def figure(rows: Any, *rest: Any) -> Any:
+        made = before(rows, *rest)
+        drawn.append(({row.cell.tuning for row in rows}, made.get_suptitle()))
+        return made
+
+    monkeypatch.setattr(forest, "forest_figure", figure)
+    for options in ((), ("--tuning", HALVED)):
+        assert tpbench_inside("plot", "forest", "mnist", *options).returncode == 0
+    (both, every), (one, title) = drawn
+    assert (both, one) == ({"published", HALVED}, {HALVED})
+    assert (HALVED in every, HALVED in title) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("leaderboard", "--tuning", "54 x 72 halved"), [HALVED, "published"]),
+        (("leaderboard", "--tuning", ""), [HALVED, "published"]),
+        (("leaderboard", "digits", "--tuning", HALVED), ["digits", "published"]),
+        (("compare", "dfa", "dtp", "--workload", "digits", "--tuning", HALVED), ["digits", "published"]),
+        (("plot", "forest", "digits", "--tuning", HALVED), ["digits", "published"]),
+        # A baseline of which there are runs, of another tuning.
+        (("leaderboard", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
+        (("compare", "dfa", "dtp", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
+        (("plot", "forest", "mnist", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
+        (("plot", "curves", "mnist", "--tuning", "published"), ["forest"]),
+        (("leaderboard", "--write", "--tuning", "published"), ["--tuning"]),
+    ],
+)
+def test_a_wrong_tuning_names_the_right_ones(
+    tuned: RunStore, tpbench_inside: Inside, arguments: tuple[str, ...], names: list[str]
+) -> None:
+    said = refused(tpbench_inside(*arguments))
+    assert all(name in said for name in names)
+
+
+def test_calls_refuse_a_wrong_tuning(store: RunStore, tuned: RunStore) -> None:
+    for wrong in ("file", "", 3):
+        with pytest.raises(package.UsageError):
+            package.leaderboard(store.folder, tuning=wrong)  # type: ignore[arg-type]
     with pytest.raises(package.UsageError):
-        package.leaderboard(store.folder, tuning="file")
+        package.compare(store.folder, "dfa", "dtp", "digits", tuning=HALVED)
     with pytest.raises(package.UsageError):
-        package.leaderboard(store.folder, tuning=3)  # type: ignore[arg-type]
-    refused(tpbench_inside("plot", "curves", "mnist", "--tuning", "published"))
-    refused(tpbench_inside("leaderboard", "--write", "--tuning", "published"))
-    ended = tpbench_inside("leaderboard", "mnist", "--tuning", "54 x 27 halved", "--baseline", "ddtp-linear")
-    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1)
+        package.compare(store.folder, "dfa", "dtp", tuning=HALVED, baseline="ddtp-linear")
+
+
+def test_a_tuning_of_one_method_is_not_tested_and_an_empty_store_has_none(
+    store: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    store.publish(record("dfa", 0, [0.5, 0.02], found={"by": "file"}, lr=0.5))
+    ended = tpbench_inside("leaderboard", "--tuning", "file", "--format", "csv")
+    (row,) = csv_of(ended).to_dict("records")
+    assert (row["method"], row["differs"]) == ("dfa", "not tested")
+    assert "'file'" in ended.stderr
+    (tmp_path / "empty").mkdir()
+    refused(tpbench_inside("leaderboard", "--results", "empty", "--tuning", "published"), 1)
+    assert package.leaderboard(tmp_path / "empty", tuning="published").empty
+
+
+def test_the_leaderboard_of_one_tuning_is_written_into_a_file_of_its_own(
+    tuned: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    printed = tpbench_inside("leaderboard", "--tuning", HALVED, "--format", "csv").stdout
+    assert tpbench_inside("leaderboard", "--tuning", HALVED, "--write", "mine.csv").returncode == 0
+    assert (tmp_path / "mine.csv").read_text() == printed
+
+
+def test_completion_offers_the_tunings_of_the_store(
+    tuned: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tpbench.cli.app import complete_tunings
+
+    monkeypatch.chdir(tmp_path)
+    for results, labels in ((None, ["54x27halved", "published"]), ("missing", []), ("s3://bucket/runs", [])):
+        context = SimpleNamespace(params={"results": results})
+        assert complete_tunings(context, "") == labels  # type: ignore[arg-type]
+    assert complete_tunings(SimpleNamespace(params={}), "5") == ["54x27halved"]  # type: ignore[arg-type]
 
 
 def test_a_workload_without_the_baseline_says_so_above_its_table(store: RunStore, tpbench_inside: Inside) -> None:

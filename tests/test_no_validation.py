@@ -353,3 +353,13 @@ def test_commands_train_it_and_refuse_to_compare_it(tpbench_inside: Inside, tmp_
     frame = package.table(str(tmp_path / "results"), "loss")
     assert frame["validated"].tolist() == [False]
     assert len(frame.attrs["notes"]) == 2
+
+
+def test_a_tuning_label_of_such_runs_alone_is_none(tmp_path: Path, tpbench_inside: Inside) -> None:
+    store = RunStore(tmp_path / "results")
+    store.publish(record("bp", 0, [0.02], found=PUBLISHED))
+    for run in without_validation("dfa", {0: [0.5, 0.1]}, epochs=100, found={"by": "file"}):
+        store.publish(run)
+    for arguments in (("leaderboard",), ("plot", "forest", "mnist")):
+        ended = tpbench_inside(*arguments, "--tuning", "file")
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)

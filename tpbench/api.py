@@ -347,11 +347,12 @@ def leaderboard(
     store = _store(results)
     chosen = _workloads(results, workload)
     require_validated(store.summaries(), chosen)
-    method = _baseline(baseline, store, chosen)
-    every = cells_of(store.summaries(), _tuning(tuning, store, chosen))
-    cells = {key: cell for key, cell in every.items() if chosen is None or cell.workload in chosen}
+    label = _tuning(tuning, store, chosen)
+    method = _baseline(baseline, store, chosen, label)
+    all_cells = cells_of(store.summaries(), label)
+    cells = {key: cell for key, cell in all_cells.items() if chosen is None or cell.workload in chosen}
     board = ranked(store, cells, method)
-    rankings = read_test_samples(store, rank_all(cells, method))
+    rankings = read_test_samples(store, rank_all(cells, method, label))
     notes = [
         f"{ranking.title}: {note}" if len(rankings) > 1 else note
         for ranking in rankings
@@ -492,7 +493,7 @@ def compare(
     store = _store(results)
     chosen = _workloads(results, workload)
     label = _tuning(tuning, store, chosen)
-    frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen), label)
+    frame = compare_methods(store, first, second, chosen, _baseline(baseline, store, chosen, label), label)
     _warn(store.damaged)
     title = f"{method_title(first)} against {method_title(second)}"
     return _annotated(frame, title, comparison_notes(frame, first, second))
@@ -559,12 +560,12 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
     return rows, "Epochs to target", [epochs_note(method)]
 
 
-def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None) -> str:
+def _baseline(name: str, store: RunStore, workloads: Sequence[str] | None = None, tuning: str | None = None) -> str:
     """Return the baseline of a call, of which there must be runs; BP need not have any."""
     from tpbench.results.ranking import BASELINE
 
     chosen = _checked(check_name, name, "baseline")
-    return chosen if chosen == BASELINE else stored_baseline(chosen, store, workloads)
+    return chosen if chosen == BASELINE else stored_baseline(chosen, store, workloads, tuning)
 
 
 def _tuning(label: str | None, store: RunStore, workloads: Sequence[str] | None) -> str | None:

@@ -105,11 +105,11 @@ def test_the_papers_mean_is_that_of_published_cells_on_its_data(tmp_path: Path) 
     assert upright == [(rows[0].cell.mean,) * 2, (rows[2].cell.mean,) * 2]
 
 
-def test_the_title_names_the_tuning_that_all_rows_have(forest_store: RunStore) -> None:
+def test_the_title_names_the_tuning_that_was_asked_for(forest_store: RunStore) -> None:
     fill(forest_store, "bp", 0.03, found={"by": "file"}, lr=0.5)
 
     def drawn(tuning: str | None) -> tuple[str, str]:
-        figure = forest_figure(forest_rows(forest_store, "mnist", tuning=tuning), "mnist")
+        figure = forest_figure(forest_rows(forest_store, "mnist", tuning=tuning), "mnist", tuning)
         labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         return figure.get_suptitle(), next(label for label in labels if label.startswith("BP"))
 

@@ -407,6 +407,18 @@ def test_fewer_than_three_of_the_protocols_seeds_are_not_tested() -> None:
     assert two.cell.errors() == pytest.approx([1.0, 1.0])
 
 
+def test_the_least_p_of_several_rows_of_few_seeds_is_corrected_too() -> None:
+    """Twice 2/20 for two rows of three seeds against three, and three times 1/35 for a third row, of four seeds."""
+    base, rows = trained("bp", 2.0, range(3)), [trained(name, 9.0, range(3)) for name in ("dfa", "dtp")]
+    for cells, least in (
+        ([rows[0]], ["0.1"]),
+        (rows, ["0.2"]),
+        ([*rows, trained("ddtp-linear", 9.0, range(4))], ["0.2", "0.086"]),
+    ):
+        notes = " ".join(ranking_notes(ranked(base, *cells)))
+        assert set(re.findall(r"no p is below (\S+)\.", notes)) == set(least)
+
+
 def test_cells_of_few_seeds_are_corrected_among_themselves() -> None:
     few = {"dtp": [2.31, 2.28, 2.35], "tp": [2.09, 2.1, 2.02], "dfa": [2.12, 2.2, 2.15, 2.06]}
     groups = [runs_with(method, errors) for method, errors in few.items()]
@@ -743,6 +755,23 @@ def test_the_committed_sets_that_could_be_best(workload: str, methods: set[str],
         assert {cell.method for cell in found if cell.tuning == "published"} == expected
     searched = {cell.method for cell in found if cell.tuning != "published"}
     assert searched == ({"dfa", "dtp"} if beside_searches else set())
+
+
+def test_the_published_pairs_that_differ_are_ordered_as_in_the_paper() -> None:
+    """The summary counts them: against BP by the family of the baseline, the others by that of all pairs."""
+    better: list[tuple[float, bool]] = []
+    for workload in ("mnist", "mnist-frozen", "fashion-mnist"):
+        ranking = published(workload)
+        means = {each.cell.key: paper_cell(workload, each.cell.method) or (math.nan, 0.0) for each in ranking.cells}
+        base, *others = ranking.cells
+        for each in others:
+            better.append((each.p, (each.difference < 0) == (means[each.cell.key] < means[base.cell.key])))
+        for one, other in combinations(others, 2):
+            worse, best = sorted((one, other), key=lambda each: each.cell.mean, reverse=True)
+            p = ranking.rival_p[worse.cell.key, best.cell.key]
+            better.append((p, means[best.cell.key] < means[worse.cell.key]))
+    assert len(better) == 77
+    assert [alike for p, alike in better if p < 0.05] == [True] * 48
 
 
 def test_the_committed_searches_on_fashion_mnist_keep_the_order_of_the_published_configurations() -> None:

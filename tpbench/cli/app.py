@@ -157,6 +157,21 @@ def complete_methods(context: typer.Context, incomplete: str) -> list[str]:
     return complete_from(method_names())(context, incomplete)
 
 
+def complete_tunings(context: typer.Context, incomplete: str) -> list[str]:
+    """Offer the tuning labels of the results folder, without the spaces that a shell would part them at."""
+    results = str(context.params.get("results") or DEFAULT_STORE)
+    if is_url(results):
+        return []
+    from tpbench.results.cells import tuning_labels
+    from tpbench.results.opening import squeeze_label
+
+    try:
+        labels = tuning_labels(RunStore(location(results)).summaries())
+    except (OSError, TpbenchError):
+        return []
+    return complete_from(sorted(map(squeeze_label, labels)))(context, incomplete)
+
+
 def complete_plotted(context: typer.Context, incomplete: str) -> list[str]:
     """Offer what ``tpbench plot`` can draw: sweeps of the results folder for a search, workloads otherwise."""
     if context.params.get("kind") == "search":
@@ -410,14 +425,18 @@ Baseline = Annotated[str | None, baseline_option()]
 
 
 def tuning_option(only: str = "") -> Any:
-    """Return the option that restricts tests to the cells of one tuning label.
+    """Return the option that restricts rows and tests to one tuning label.
 
     Args:
         only: words of the help that say for what it is; empty: for all that the command prints.
     """
-    text = "only what was tuned so, such as 'published' or '54 x 27 halved'."
+    text = "only what was tuned so, also in the tests: 'published', '54 x 27 halved' or another of the table's."
     return typer.Option(
-        "--tuning", metavar="LABEL", help=f"{only}: {text}" if only else text.capitalize(), show_default="all"
+        "--tuning",
+        metavar="LABEL",
+        help=f"{only}: {text}" if only else text.capitalize(),
+        show_default="all",
+        autocompletion=complete_tunings,
     )
 
 

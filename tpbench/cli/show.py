@@ -57,6 +57,7 @@ from tpbench.results.opening import (
     read_store,
     stored_baseline,
     stored_method,
+    stored_methods,
     stored_tuning,
     stored_workload,
 )
@@ -294,11 +295,11 @@ def show_space(
     print(space_template(method) if template else format_space(method, space, name), end="")
 
 
-def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None) -> str:
+def _chosen_baseline(given: str | None, store: RunStore, workload: str | None = None, tuning: str | None = None) -> str:
     """Return the baseline of a command: the one that is given, of which there must be runs, or BP."""
     from tpbench.results.ranking import BASELINE
 
-    return BASELINE if given is None else stored_baseline(given, store, [workload] if workload else None)
+    return BASELINE if given is None else stored_baseline(given, store, [workload] if workload else None, tuning)
 
 
 def _chosen_tuning(given: str | None, store: RunStore, workload: str | None = None) -> str | None:
@@ -310,9 +311,8 @@ def _hint_baseline(baseline: str, found: Collection[str], tuning: str | None = N
     """Print a line on the choice of a baseline where none of the methods of a table, of one tuning or all, is it."""
     if baseline not in found:
         others, tuned = ", ".join(sorted(found)), f" tuned as '{tuning}'" if tuning else ""
-        complain(
-            f"nothing is compared with {baseline}, of which there is no run{tuned}; --baseline names another: {others}"
-        )
+        choice = f"--baseline names another: {others}" if len(found) > 1 else f"there is {others} alone"
+        complain(f"nothing is compared with {baseline}, of which there is no run{tuned}; {choice}")
 
 
 @command(app, "tpbench leaderboard mnist", RESULTS, name="leaderboard", cls=OptionalFile)
@@ -357,10 +357,10 @@ def show_leaderboard(
     )
 
     require_validated(store.summaries(), [workload] if workload else None)
-    method = _chosen_baseline(baseline, store, workload)
     label = _chosen_tuning(tuning, store, workload)
+    method = _chosen_baseline(baseline, store, workload, label)
     cells = choose_cells(store.summaries(), label)
-    ranked = rank_all(cells, method)
+    ranked = rank_all(cells, method, label)
     rankings = [ranking for ranking in ranked if workload in (None, ranking.workload)]
     if not rankings:
         where = f"of {workload} " if workload else ""
@@ -422,13 +422,14 @@ def compare(
     store = read_store(results)
     from tpbench.results.comparison import compare_methods, render_comparison
 
-    base = _chosen_baseline(baseline, store, workload)
+    workloads = [workload] if workload else None
     label = _chosen_tuning(tuning, store, workload)
-    frame = compare_methods(store, first, second, [workload] if workload else None, base, label)
+    base = _chosen_baseline(baseline, store, workload, label)
+    frame = compare_methods(store, first, second, workloads, base, label)
     if frame.empty:
         where = (f" on {workload}" if workload else "") + (f" tuned as '{label}'" if label else "")
-        found = {record.definition.method for record in store.summaries()}
-        there = f"it has runs of {', '.join(sorted(found))}" if found else "it holds no run yet"
+        found = stored_methods(store, workloads, label)
+        there = f"there are runs of {', '.join(sorted(found))}" if found else "there is no run yet"
         raise TpbenchError(f"{results} holds no workload with runs of both {first} and {second}{where}; {there}")
     print(render_comparison(frame, first, second, form), end="")
     warn_damaged(store)
@@ -594,8 +595,11 @@ def plot(
     elif kind == "tuning":
         figure = tuning_figure(store, what)
     elif kind == "forest":
-        method, label = _chosen_baseline(baseline, store, what), _chosen_tuning(tuning, store, what)
-        figure = forest_figure(forest_rows(store, what, baseline=method, tuning=label), what)
+        label = _chosen_tuning(tuning, store, what)
+        method = _chosen_baseline(baseline, store, what, label)
+        rows = forest_rows(store, what, baseline=method, tuning=label)
+        _hint_baseline(method, {row.cell.method for row in rows}, label)
+        figure = forest_figure(rows, what, label)
     else:
         if kind == "cost":
             require_validated(store.summaries(), [what])

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
@@ -44,11 +43,11 @@ def forest_rows(
     """
     require_validated(store.summaries(), [workload])
     cells = {cell.key: cell for cell in cells_of(store, workload, tuning)}
-    return [ranked for ranking in rank_all(cells, baseline) for ranked in ranking.cells]
+    return [ranked for ranking in rank_all(cells, baseline, tuning) for ranked in ranking.cells]
 
 
 @drawing()
-def forest_figure(rows: Sequence[RankedCell], workload: str = "") -> Figure:
+def forest_figure(rows: Sequence[RankedCell], workload: str = "", tuning: str | None = None) -> Figure:
     """Draw mean test error with its 95 % interval, a line per cell, beside the difference from the baseline as text.
 
     A vertical line is at the baseline's mean, a hollow diamond with a thin bar at the paper's. The methods that could
@@ -57,22 +56,20 @@ def forest_figure(rows: Sequence[RankedCell], workload: str = "") -> Figure:
     Args:
         rows: of one workload, in their order.
         workload: for the title above the figure, which then has a legend below.
+        tuning: label of all rows, for the title, where only such rows were asked for.
     """
     legend = forest_legend(rows) if workload else []
     figure = Figure(figsize=(8, 0.95 + 0.34 * len(rows) + 0.17 * len(legend)), layout="constrained")
     axes = figure.subplots()
-    labels, tunings = {row.cell.data_label for row in rows}, {row.cell.tuning for row in rows}
-    # The title names the kind of data, and the tuning, that all rows have in common.
-    common: dict[str, Any] = {"data_label": ""} if len(labels) == 1 else {}
-    if workload and len(tunings) == 1:
-        common["tunings"] = 1
-    names = [cell_label(replace(row.cell, **common)) for row in rows]
+    several = len({row.cell.data_label for row in rows}) > 1
+    # Where all are of one kind of data, the title names it.
+    names = [cell_label(row.cell if several else replace(row.cell, data_label="")) for row in rows]
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         _draw(axes, place, name, row)
     _draw_baselines(axes, rows)
     # In two lines, so that long names leave room for the picture.
-    wrapped = [name.replace(" (", "\n(").replace(", ", "\n", 1) for name in names]
-    ticked = [f"{_TICK} {name}" if _shaded(row) else name for name, row in zip(wrapped, rows, strict=True)]
+    labels = [name.replace(" (", "\n(").replace(", ", "\n", 1) for name in names]
+    ticked = [f"{_TICK} {label}" if _shaded(row) else label for label, row in zip(labels, rows, strict=True)]
     axes.set_yticks(range(len(rows)), ticked, fontsize=10, linespacing=1)
     axes.set(ylim=(len(rows) - 0.4, -0.6))
     axes.set_xlabel("test error (%)", fontsize=9)
@@ -82,10 +79,9 @@ def forest_figure(rows: Sequence[RankedCell], workload: str = "") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if workload:
-        title = Column(workload, "" if len(labels) > 1 else rows[0].cell.data_label).title
-        if len(tunings) == 1 and any(row.cell.tunings > 1 for row in rows):
-            title += f", {rows[0].cell.tuning}"
-        figure.suptitle(visible(f"{title}: test error of each method"), fontsize=12)
+        title = Column(workload, "" if several else rows[0].cell.data_label).title
+        only = f", {tuning}" if tuning else ""
+        figure.suptitle(visible(f"{title}{only}: test error of each method"), fontsize=12)
         figure.supxlabel("\n".join(legend), fontsize=9, x=0.01, ha="left")
     return figure
 

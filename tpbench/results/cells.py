@@ -342,11 +342,8 @@ def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
     return tuple(first[seed] for seed in sorted(first))
 
 
-def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
-    """Return all cells that could stand for each entry, best choice first.
-
-    They have one tuning label, and differ in configuration, epochs, precision or data.
-    """
+def _variants(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], list[Cell]]:
+    """Return the cells of each workload, data label and method: of all its configurations, sources and so on."""
     groups: dict[tuple[str, str, str], dict[Hashable, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     runs = list(records)
     labels = column_labels(runs)
@@ -355,15 +352,45 @@ def candidates(records: Iterable[RunRecord]) -> dict[CellKey, list[Cell]]:
         # A workload of the user's says in its label what it and its data are.
         label = record.data_label if d.workload_source else labels[d.fingerprint, record.data_label]
         groups[d.workload, label, d.method][_variant(record)].append(record)
+    return {
+        (workload, label, method): [
+            Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()
+        ]
+        for (workload, label, method), variants in groups.items()
+    }
+
+
+def tuning_labels(records: Iterable[RunRecord], workloads: Collection[str] | None = None) -> set[str]:
+    """Return the tuning labels of cells with a validation set.
+
+    Args:
+        workloads: of the cells; None: all.
+    """
+    variants = _variants(records)
+    return {
+        cell.tuning
+        for (workload, _, _), cells in variants.items()
+        for cell in cells
+        if cell.validated and (workloads is None or workload in workloads)
+    }
+
+
+def candidates(records: Iterable[RunRecord], tuning: str | None = None) -> dict[CellKey, list[Cell]]:
+    """Return all cells that could stand for each entry, best choice first.
+
+    They have one tuning label, and differ in configuration, epochs, precision or data.
+
+    Args:
+        tuning: only cells with this label, as if there were no others; None: all.
+    """
     cells_by_key: dict[CellKey, list[Cell]] = {}
-    for (workload, label, method), variants in groups.items():
-        cells = [Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()]
+    for (workload, label, method), cells in _variants(records).items():
         by_tuning: dict[str, list[Cell]] = defaultdict(list)
-        for cell in _of_one_source(method, cells):
+        for cell in _of_one_source(method, [cell for cell in cells if tuning in (None, cell.tuning)]):
             by_tuning[cell.tuning].append(cell)
-        for tuning, alike in by_tuning.items():
+        for its_tuning, alike in by_tuning.items():
             ordered = sorted((replace(cell, tunings=len(by_tuning)) for cell in alike), key=_preference)
-            cells_by_key[workload, label, method, tuning] = ordered
+            cells_by_key[workload, label, method, its_tuning] = ordered
     return cells_by_key
 
 
@@ -394,11 +421,9 @@ def choose_cells(records: Iterable[RunRecord], tuning: str | None = None) -> dic
     says how many configurations it was chosen from.
 
     Args:
-        tuning: only the cells with this tuning label, which then share seeds with each other alone; None: all.
+        tuning: only the cells with this tuning label, as if there were no others; None: all.
     """
-    found = candidates(records)
-    chosen = {key: _counted(alike) for key, alike in found.items() if tuning is None or key[-1] == tuning}
-    return share_seeds(chosen)
+    return share_seeds({key: _counted(alike) for key, alike in candidates(records, tuning).items()})
 
 
 def _counted(alike: Sequence[Cell]) -> Cell:

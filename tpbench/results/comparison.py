@@ -23,6 +23,7 @@ from tpbench.results.ranking import (
     format_p,
     rank_all,
     require_validated,
+    tuning_note,
 )
 from tpbench.results.runs import RunRecord, percent
 from tpbench.results.statistics import ALPHA, McNemar, mcnemar
@@ -70,6 +71,8 @@ def compare_methods(
     without a tuning label in common are compared with the best known one of each; against the baseline every cell of
     the other method is compared with the one that the leaderboard tests against.
 
+    ``frame.attrs["notes"]`` says which tunings were tested together.
+
     Args:
         workloads: only these; None: all.
         baseline: the method that others are compared with.
@@ -81,13 +84,15 @@ def compare_methods(
     if first == second:
         raise UsageError(f"'{first}' stands twice: name two methods to compare")
     require_validated(store.summaries(), workloads)
-    rows = [
-        _row(ranking, *pair)
-        for ranking in rank_all(choose_cells(store.summaries(), tuning), baseline)
+    compared = [
+        (ranking, list(_pairs(ranking, first, second)))
+        for ranking in rank_all(choose_cells(store.summaries(), tuning), baseline, tuning)
         if workloads is None or ranking.workload in workloads
-        for pair in _pairs(ranking, first, second)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    frame = pd.DataFrame([_row(ranking, *pair) for ranking, pairs in compared for pair in pairs], columns=COLUMNS)
+    labels = {ranked.cell.tuning for ranking, pairs in compared if pairs for ranked in ranking.cells}
+    frame.attrs["notes"] = tuning_note(tuning, labels)
+    return frame
 
 
 def _pairs(ranking: Ranking, first: str, second: str) -> Iterator[tuple[RankedCell, RankedCell]]:
@@ -188,6 +193,7 @@ def _verdict(first: Cell, second: Cell, difference: float, p: float, tested: str
 def comparison_notes(frame: pd.DataFrame, first: str, second: str) -> list[str]:
     """Return the notes below a comparison, a line for each test and mark that occurs in it."""
     lines = [f"Test error (%), mean and sample standard deviation. Difference: {first} - {second}, in points."]
+    lines += frame.attrs.get("notes", [])
     against = frame[frame["family"].str.startswith(_AGAINST)]
     if against["tested"].str.startswith("max-T").any():
         lines.append("Against the baseline: p and 95 % interval of all methods of the workload at once (max-T).")

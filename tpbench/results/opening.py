@@ -96,22 +96,24 @@ def stored_method(name: str, store: RunStore) -> str:
     return name
 
 
-def stored_baseline(name: str, store: RunStore, workloads: Collection[str] | None = None) -> str:
+def stored_baseline(
+    name: str, store: RunStore, workloads: Collection[str] | None = None, tuning: str | None = None
+) -> str:
     """Return a method that others can be compared with: one of which the store has runs.
 
     A store without any run says nothing of it.
 
     Args:
         workloads: that runs are to be of; None: any.
+        tuning: label that its cells are to have; None: any.
 
     Raises:
         UsageError: there is no such method, or no run of it; the message names the methods that have some.
     """
     stored_method(name, store)
-    definitions = [record.definition for record in store.summaries()]
-    found = {d.method for d in definitions if workloads is None or d.workload in workloads}
+    found = stored_methods(store, workloads, tuning)
     if found and name not in found:
-        where = f" on {', '.join(workloads)}" if workloads else ""
+        where = (f" on {', '.join(workloads)}" if workloads else "") + (f" tuned as '{tuning}'" if tuning else "")
         raise UsageError(
             f"{store.folder} holds no run of it{where} to compare with; there are runs of {', '.join(sorted(found))}",
             parameter="baseline",
@@ -120,8 +122,24 @@ def stored_baseline(name: str, store: RunStore, workloads: Collection[str] | Non
     return name
 
 
+def stored_methods(store: RunStore, workloads: Collection[str] | None = None, tuning: str | None = None) -> set[str]:
+    """Return the methods of which a store has runs.
+
+    Args:
+        workloads: of the runs; None: any.
+        tuning: label of the cells of the runs; None: any.
+    """
+    if tuning is None:
+        definitions = [record.definition for record in store.summaries()]
+        return {d.method for d in definitions if workloads is None or d.workload in workloads}
+    from tpbench.results.cells import candidates
+
+    keys = candidates(store.summaries(), tuning)
+    return {method for workload, _, method, _ in keys if workloads is None or workload in workloads}
+
+
 def stored_tuning(label: str, store: RunStore, workloads: Collection[str] | None = None) -> str:
-    """Return a tuning label that cells of a store have; spaces and capitals may differ.
+    """Return a tuning label as the cells of a store have it; in the given one spaces and capitals may differ.
 
     A store without any run says nothing of it.
 
@@ -129,20 +147,24 @@ def stored_tuning(label: str, store: RunStore, workloads: Collection[str] | None
         workloads: that cells are to be of; None: any.
 
     Raises:
-        UsageError: there is no such cell; the message names the labels that there are.
+        UsageError: no cell with a validation set has it; the message names the labels that there are.
     """
-    from tpbench.results.cells import candidates
+    from tpbench.results.cells import tuning_labels
 
-    cells = candidates(store.summaries())
-    found = {tuning for workload, _, _, tuning in cells if workloads is None or workload in workloads}
-    same = [tuning for tuning in found if _squeezed(tuning) == _squeezed(label)]
-    if found and not same:
-        raise unknown("tuning", label, found)
-    return same[0] if same else label
+    labels = tuning_labels(store.summaries(), workloads)
+    alike = [each for each in labels if squeeze_label(each) == squeeze_label(label)]
+    if labels and not alike:
+        where = f" on {', '.join(workloads)}" if workloads else ""
+        there = ", ".join(f"'{each}'" for each in sorted(labels))
+        raise UsageError(
+            f"{store.folder} holds nothing{where} that was tuned so; there is {there}", parameter="tuning", value=label
+        )
+    return alike[0] if alike else label
 
 
-def _squeezed(label: str) -> str:
-    return "".join(label.split()).lower()
+def squeeze_label(label: str) -> str:
+    """Return a tuning label without spaces and capitals, and with the letter x for a multiplication sign."""
+    return "".join(label.split()).lower().replace("\N{MULTIPLICATION SIGN}", "x")
 
 
 _ID_PREFIX = re.compile(r"[0-9a-f]{8,24}")

@@ -109,12 +109,14 @@ class Ranking:
     """p of the first cell being worse than the second, one-sided, over all ordered pairs without the baseline."""
     test_samples: int | None = None
     """Number of test samples; None where it is not known."""
+    tuning: str | None = None
+    """The tuning label that all cells have because only such cells were asked for; None: all were."""
 
     @property
     def title(self) -> str:
-        """The workload's title with the label of the data."""
+        """The workload's title with the label of the data, and that of the tuning where it is one alone."""
         title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return with_label(title, self.data_label)
+        return with_label(title, self.data_label) + (f", {self.tuning}" if self.tuning else "")
 
     @property
     def baseline_cell(self) -> Cell | None:
@@ -137,7 +139,7 @@ class Ranking:
         )
 
 
-def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
+def rank(cells: Iterable[Cell], baseline: str = BASELINE, tuning: str | None = None) -> Ranking:
     """Compare the cells of one workload, on one kind of data, with the baseline and with each other.
 
     Two families of tests with joint sign flips over the seeds that all whole cells share: each whole cell against the
@@ -150,6 +152,7 @@ def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
     Args:
         cells: of one workload, as :func:`tpbench.results.cells.choose_cells` chooses them.
         baseline: its method; of several tunings the one that :func:`tpbench.results.cells.preferred_cell` chooses.
+        tuning: label of the cells, where only such cells were chosen.
     """
     group = list(cells)
     base = preferred_cell(cell for cell in group if cell.method == baseline)
@@ -165,7 +168,7 @@ def rank(cells: Iterable[Cell], baseline: str = BASELINE) -> Ranking:
     first = group[0]
     samples = known_test_size(WORKLOADS[first.workload].data) if first.workload in WORKLOADS else None
     ordered = sorted(against.values(), key=_place)
-    return Ranking(first.workload, first.data_label, baseline, ordered, rival_p, samples)
+    return Ranking(first.workload, first.data_label, baseline, ordered, rival_p, samples, tuning)
 
 
 def _training(cell: Cell) -> tuple[str, int]:
@@ -294,10 +297,15 @@ def require_validated(records: Iterable[RunRecord], workloads: Collection[str] |
         )
 
 
-def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE) -> list[Ranking]:
+def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE, tuning: str | None = None) -> list[Ranking]:
     """Return the ranking of every workload and kind of data of a store, the paper's workloads first.
 
     Cells without a validation set are left out.
+
+    Args:
+        cells: as :func:`tpbench.results.cells.choose_cells` chooses them.
+        baseline: the method that the others are compared with.
+        tuning: label of the cells, where only such cells were chosen.
     """
     groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells.values():
@@ -305,7 +313,7 @@ def rank_all(cells: Mapping[CellKey, Cell], baseline: str = BASELINE) -> list[Ra
             groups[cell.workload, cell.data_label].append(cell)
     order = {name: n for n, name in enumerate(dict.fromkeys([*PAPER_WORKLOADS, *WORKLOADS]))}
     places = sorted(groups, key=lambda place: (order.get(place[0], len(order)), place))
-    return [rank(groups[place], baseline) for place in places]
+    return [rank(groups[place], baseline, tuning) for place in places]
 
 
 def read_test_samples(store: RunStore, rankings: Iterable[Ranking]) -> list[Ranking]:
@@ -454,6 +462,7 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     tests = {ranked.tested.partition(",")[0] for ranked in cells}
     words = {ranked.could_be_best for ranked in cells}
     legend = ["Test error: mean and sample standard deviation over seeds."]
+    legend += tuning_note(ranking.tuning, {ranked.cell.tuning for ranked in cells})
     if "max-T" in tests:
         legend.append(
             f"Intervals: 95 %, of the differences from {base}, for all methods at once (max-T, joint sign flips over "
@@ -477,6 +486,21 @@ def ranking_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     return [*legend, *_published(cells), *([ranking.test_set] if ranking.test_set else [])]
 
 
+def tuning_note(tuning: str | None, tunings: Collection[str]) -> list[str]:
+    """Return a sentence on the tuning labels that are tested together; none where there is one, and it is all.
+
+    Args:
+        tuning: the label that alone was asked for; None: all were.
+        tunings: labels of the rows.
+    """
+    if tuning:
+        return [f"Only configurations tuned as '{tuning}', also in the tests."]
+    if len(set(tunings)) < 2:
+        return []
+    labels = ", ".join(f"'{each}'" for each in sorted(set(tunings)))
+    return [f"Rows of all tunings are tested together; --tuning of leaderboard and compare tests one alone: {labels}."]
+
+
 BRACKETS = "In brackets after an error: departures from the protocol."
 """Note of tables whose cells have marks."""
 
@@ -493,16 +517,19 @@ def _published(cells: Iterable[RankedCell]) -> list[str]:
 
 
 def _powerless(ranking: Ranking) -> list[str]:
-    """Return a sentence on permutation tests of so few seeds that no difference can be shown."""
+    """Return a sentence on permutation tests of so few seeds that, as corrected, no difference can be shown."""
     base = ranking.baseline_cell
-    few = [ranked.cell.seeds for ranked in ranking.cells if ranked.tested.startswith("permutation")]
+    few = [ranked.cell for ranked in ranking.cells if ranked.tested.startswith("permutation")]
     if base is None or not few:
         return []
     # Equal groups have a mirror image with as large a difference.
-    least = {seeds: (1 + (seeds == base.seeds)) / math.comb(seeds + base.seeds, seeds) for seeds in few}
+    least = holm(
+        {cell.key: (1 + (cell.seeds == base.seeds)) / math.comb(cell.seeds + base.seeds, cell.seeds) for cell in few}
+    )
+    rows = f", and {len(few)} such rows," if len(few) > 1 else ""
     return [
-        f"With {seeds} and {base.seeds} seeds no p is below {p:.2g}."
-        for seeds, p in sorted(least.items())
+        f"With {seeds} and {base.seeds} seeds{rows} no p is below {p:.2g}."
+        for seeds, p in sorted({(cell.seeds, least[cell.key]) for cell in few})
         if p >= ALPHA
     ]
 
