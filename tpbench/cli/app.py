@@ -411,34 +411,22 @@ def baseline_option(only: str = "") -> Any:
     Args:
         only: words of the help that say for what it is; empty: for all that the command prints.
     """
-    text = "the method that others are compared with."
-    return typer.Option(
-        "--baseline",
-        metavar="METHOD",
-        help=f"{only}: {text}" if only else text.capitalize(),
-        show_default="bp",
-        autocompletion=complete_methods,
-    )
-
-
-Baseline = Annotated[str | None, baseline_option()]
+    text = _help_for(only, "the method that others are compared with.")
+    return typer.Option("--baseline", metavar="METHOD", help=text, show_default="bp", autocompletion=complete_methods)
 
 
 def tuning_option(only: str = "") -> Any:
-    """Return the option that restricts rows and tests to one tuning label.
+    """Return the option that restricts rows and tests to one tuning label; ``only`` as of :func:`baseline_option`."""
+    labels = "'published', '54 x 27 halved' or another of the table's"
+    text = _help_for(only, f"only what was tuned so, also in the tests: {labels}.")
+    return typer.Option("--tuning", metavar="LABEL", help=text, show_default="all", autocompletion=complete_tunings)
 
-    Args:
-        only: words of the help that say for what it is; empty: for all that the command prints.
-    """
-    text = "only what was tuned so, also in the tests: 'published', '54 x 27 halved' or another of the table's."
-    return typer.Option(
-        "--tuning",
-        metavar="LABEL",
-        help=f"{only}: {text}" if only else text.capitalize(),
-        show_default="all",
-        autocompletion=complete_tunings,
-    )
 
+def _help_for(only: str, text: str) -> str:
+    return f"{only}: {text}" if only else text[0].upper() + text[1:]
+
+
+Baseline = Annotated[str | None, baseline_option()]
 
 Tuning = Annotated[str | None, tuning_option()]
 
