@@ -341,8 +341,7 @@ def leaderboard(
         >>> list(board.query("could_be_best == 'yes'").method)
     """
     from tpbench.results.cells import choose_cells as cells_of
-    from tpbench.results.ranking import leaderboard as ranked
-    from tpbench.results.ranking import rank_all, ranking_notes, read_test_samples, require_validated
+    from tpbench.results.ranking import rank_all, ranking_frame, ranking_notes, read_test_samples, require_validated
 
     store = _store(results)
     chosen = _workloads(results, workload)
@@ -351,7 +350,6 @@ def leaderboard(
     method = _baseline(baseline, store, chosen, label)
     all_cells = cells_of(store.summaries(), label)
     cells = {key: cell for key, cell in all_cells.items() if chosen is None or cell.workload in chosen}
-    board = ranked(store, cells, method)
     rankings = read_test_samples(store, rank_all(cells, method, label))
     notes = [
         f"{ranking.title}: {note}" if len(rankings) > 1 else note
@@ -359,7 +357,7 @@ def leaderboard(
         for note in ranking_notes(ranking)
     ]
     _warn(store.damaged)
-    return _annotated(board, f"Test error (%) against {method_title(method)}", notes)
+    return _annotated(ranking_frame(rankings), f"Test error (%) against {method_title(method)}", notes)
 
 
 @public
