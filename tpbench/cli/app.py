@@ -159,38 +159,43 @@ def complete_methods(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_tunings(context: typer.Context, incomplete: str) -> list[str]:
     """Offer the tuning labels of the results folder, without the spaces that a shell would part them at."""
-    results = str(context.params.get("results") or DEFAULT_STORE)
-    if is_url(results):
-        return []
-    from tpbench.results.cells import tuning_labels
-    from tpbench.results.opening import squeeze_label
 
-    try:
-        labels = tuning_labels(RunStore(location(results)).summaries())
-    except (OSError, TpbenchError):
-        return []
-    return complete_from(sorted(map(squeeze_label, labels)))(context, incomplete)
+    def labels(store: RunStore) -> Iterable[str]:
+        from tpbench.results.cells import tuning_labels
+        from tpbench.results.opening import squeeze_label
+
+        return map(squeeze_label, tuning_labels(store.summaries()))
+
+    return complete_from(_names_in_results(context, labels))(context, incomplete)
 
 
 def complete_plotted(context: typer.Context, incomplete: str) -> list[str]:
     """Offer what ``tpbench plot`` can draw: sweeps of the results folder for a search, workloads otherwise."""
     if context.params.get("kind") == "search":
-        return complete_from(_sweep_names(context))(context, incomplete)
+        return complete_from(_names_in_results(context, _sweep_names))(context, incomplete)
     return complete_workloads(context, incomplete)
 
 
-def _sweep_names(context: typer.Context) -> list[str]:
-    """Return the sweeps in the ``--results`` that stand on the line so far; those of a URL would take too long."""
+def _sweep_names(store: RunStore) -> Iterable[str]:
+    """Return the sweeps of a store, of its archives too."""
+    from tpbench.results.sweep_files import archived_sweeps, sweep_names
+
+    with store.archived.opened() as archives:
+        return {*sweep_names(store.folder), *archived_sweeps(store, archives)}
+
+
+def _names_in_results(context: typer.Context, names: Callable[[RunStore], Iterable[str]]) -> list[str]:
+    """Return names of the ``--results`` that stand on the line so far; those of a URL would take too long.
+
+    Args:
+        names: returns those of a store.
+    """
     results = str(context.params.get("results") or DEFAULT_STORE)
     if is_url(results):
         return []
-    from tpbench.results.sweep_files import archived_sweeps, sweep_names
-
     try:
-        store = RunStore(location(results))
-        with store.archived.opened() as archives:
-            return sorted({*sweep_names(store.folder), *archived_sweeps(store, archives)})
-    except TpbenchError:
+        return sorted(names(RunStore(location(results))))
+    except (OSError, TpbenchError):
         return []
 
 
