@@ -778,11 +778,11 @@ def test_the_published_pairs_that_differ_are_ordered_as_in_the_paper() -> None:
 def test_the_committed_searches_on_fashion_mnist_keep_the_order_of_the_published_configurations() -> None:
     cells = choose_cells(RunStore(ROOT / "results").summaries(), "54 x 27 halved")
     ranking = next(r for r in rank_all(cells) if r.workload == "fashion-mnist")
-    assert [each.cell.method for each in ranking.cells] == ["bp", "ddtp-linear", "dfa", "dtp"]
-    assert [each.differs for each in ranking.cells] == [False, False, True, True]
-    assert answers(ranking) == {"bp": "baseline", "ddtp-linear": "yes", "dfa": "yes", "dtp": "no"}
+    assert [each.cell.method for each in ranking.cells] == ["bp", "ddtp-linear", "dfa", "dtp", "drtp"]
+    assert [each.differs for each in ranking.cells] == [False, False, True, True, True]
+    assert answers(ranking) == {"bp": "baseline", "ddtp-linear": "yes", "dfa": "yes", "dtp": "no", "drtp": "no"}
     keys = {each.cell.method: each.cell.key for each in ranking.cells}
-    assert ranking.rival_p[keys["dtp"], keys["ddtp-linear"]] == pytest.approx(0.023, abs=5e-4)
+    assert ranking.rival_p[keys["dtp"], keys["ddtp-linear"]] == pytest.approx(0.031, abs=5e-4)
 
 
 @pytest.mark.parametrize(("workload", "quantile"), [("mnist-frozen", 3.29), ("fashion-mnist", 3.42)])
@@ -846,6 +846,6 @@ def test_the_mean_over_minibatches_is_lower_by_one_per_cent_where_it_is_known() 
     cells = {key: cell for key, cell in committed().items() if cell.workload in PAPER_WORKLOADS and cell.whole}
     found = minibatch_means(RunStore(ROOT / "results"), cells)
     change = {key: 100 * (mean / cells[key].mean - 1) for key, mean in found.items()}
-    assert len(change) == 7
+    assert len(change) == 8
     assert min(change.values()) == pytest.approx(100 * (10_000 / (79 * 128) - 1))
-    assert max(change.values()) == pytest.approx(-0.92, abs=5e-3)
+    assert max(change.values()) == pytest.approx(-0.71, abs=5e-3)
