@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import tpbench
 from tests.conftest import Inside
-from tests.results.records import archive_of, counts, record
+from tests.results.records import archive_of, counts, record, store_of
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
+from tpbench.results import store as store_module
 from tpbench.results.artifacts import digest
 from tpbench.results.maintenance import check_store, merge_stores
 from tpbench.results.opening import open_source
@@ -329,8 +330,8 @@ def test_predictions_of_a_run_that_came_too_late_do_not_stay(tmp_path: Path, mon
     whole = RunStore.add_predictions
     added = []
 
-    def interleaved(self: RunStore, predictions: Predictions) -> None:
-        whole(self, predictions)
+    def interleaved(self: RunStore, predictions: Predictions, *, replace: bool = True) -> None:
+        whole(self, predictions, replace=replace)
         if not added:  # another process writes its own between the predictions and the run
             added.append(True)
             whole(late, bits(NEW))
@@ -338,6 +339,33 @@ def test_predictions_of_a_run_that_came_too_late_do_not_stay(tmp_path: Path, mon
     monkeypatch.setattr(RunStore, "add_predictions", interleaved)
     store.publish(OLD, bits(OLD))
     assert store.predictions(OLD) is not None
+
+
+def test_predictions_of_a_run_that_came_first_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process publishes the run after this one saw none."""
+    first, late = record(errors=[0.4, 0.2]), record(errors=[0.4, 0.1])
+    inspect = store_module._inspect
+
+    def inspect_and_lose(kind: Any, path: Path) -> Any:
+        found = inspect(kind, path)
+        monkeypatch.setattr(store_module, "_inspect", inspect)
+        RunStore(tmp_path).publish(first, bits(first))
+        return found
+
+    monkeypatch.setattr(store_module, "_inspect", inspect_and_lose)
+    RunStore(tmp_path).publish(late, bits(late))
+    assert RunStore(tmp_path).read(first.definition.id) == first
+    assert RunStore(tmp_path).predictions(first) == bits(first)
+
+
+def test_a_file_that_an_archive_replaced_goes_aside_too(tmp_path: Path) -> None:
+    old, new = record(errors=[0.4, 0.3]), record(errors=[0.4, 0.1])
+    store = store_of(tmp_path, [old])
+    between = replace(record(errors=[0.4, 0.2]), provenance={"torch": "x", "replaces": [old.curves_digest]})
+    (tmp_path / "x.zip").write_bytes(archive_of(between))
+    RunStore(tmp_path).replace_run(old, new, None)
+    kept = {RunRecord.from_json(p.read_text(), str(p)).curves_digest for p in store.replaced.glob("*.json")}
+    assert kept == {old.curves_digest, between.curves_digest}
 
 
 def test_predictions_that_contradict_their_run_are_made_anew(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -129,6 +129,10 @@ def test_copies_of_unknown_content_are_columns_of_their_own() -> None:
         ("mnist", full, "bp"): 9,
         ("mnist", full, "dtp"): 10,
     }
+    # A known copy is one whatever an older version called it; no run makes the others exact.
+    known = [*runs(label="JPEG copy", seeds=range(5)), *runs(label=full, seeds=range(5, 10))]
+    assert {key[1]: cell.seeds for key, cell in choose_cells(known).items()} == {"JPEG copy": 10}
+    assert {key[1] for key in choose_cells([*runs(label=full, seeds=[0]), *runs(seeds=[1])])} == {full, ""}
 
 
 def test_an_empty_store_has_no_cells() -> None:
@@ -321,6 +325,29 @@ def test_the_weakest_label_of_a_cells_runs_is_the_cells(
 ) -> None:
     others = [seed for seed in range(10) if seed != place]
     assert list(cells_of(runs(seeds=others, found=most), runs(seeds=[place], found=one))) == [label]
+
+
+def test_a_trial_of_a_search_says_nothing_beside_other_runs() -> None:
+    """The authors' configuration, which a search tried first; and a configuration that two searches share."""
+    trial, final = searched(role="search", start="published"), searched("s1", trials=54)
+    assert list(cells_of(runs(seeds=[0], found=trial), runs(seeds=range(1, 10), found=PUBLISHED))) == ["published"]
+    other = runs(seeds=[0], found=searched("s0", role="search", objective="train_loss"))
+    assert list(cells_of(other, runs(seeds=range(1, 10), found=final))) == ["54 x 100"]
+    assert list(cells_of(runs(seeds=[0], found=trial))) == ["40 x 100 from published"]
+    # The search's winner keeps a row beside the published one.
+    winner = runs(error=0.019, lr=2e-3, found=searched(start="published"))
+    found = cells_of(runs(seeds=[0], found=trial), runs(seeds=range(1, 10), found=PUBLISHED), winner)
+    assert {label: cell.runs[-1].definition.configuration["lr"] for label, cell in found.items()} == {
+        "published": 1e-3,
+        "40 x 100 from published": 2e-3,
+    }
+
+
+def test_of_two_splits_of_a_seed_todays_counts() -> None:
+    def split(by: Literal["", "by class"], error: float) -> list[RunRecord]:
+        return [replace(run, definition=replace(run.definition, split=by)) for run in runs(error=error)]
+
+    assert [run.definition.split for run in chosen(split("", 0.01), split("by class", 0.09)).runs] == ["by class"] * 10
 
 
 def test_the_label_is_of_the_protocols_seeds() -> None:

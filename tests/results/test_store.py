@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import threading
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.results.records import of_newer_format, record
+from tests.results.records import archive_of, of_newer_format, record
 from tpbench.engine import TpbenchError
 from tpbench.results import RunDefinition, RunRecord, RunStore
 from tpbench.results.artifacts import NewerFormat
+from tpbench.results.runs import PUBLISHED
+from tpbench.results.store import append_line
 
 fractions = st.lists(st.floats(0, 0.99), min_size=1, max_size=5)
 
@@ -168,3 +172,34 @@ def test_the_file_is_readable_json_with_the_selected_numbers(tmp_path: Path) -> 
     assert body["validation_error"] == 0.2
     assert body["test_error"] == pytest.approx(0.21)
     assert path.stem == body["id"]
+
+
+def test_half_a_line_does_not_stay(tmp_path: Path) -> None:
+    """On a full disk a part of a line may be written; the next one must not be glued to it."""
+    path = tmp_path / "journal.jsonl"
+    append_line(path, "first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Beyond the limit the kernel sends a signal too.
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 3, hard))
+    try:
+        with pytest.raises(TpbenchError):
+            append_line(path, "a line that does not fit")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    append_line(path, "second")
+    assert path.read_text().splitlines() == ["first", "second"]
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_of_equal_copies_the_best_known_origin_counts_not_the_name_of_an_archive(tmp_path: Path, names: str) -> None:
+    published, final = (record(found=found) for found in (PUBLISHED, {"by": "file"}))
+    for name, run in zip(names, (published, final), strict=True):
+        (tmp_path / f"{name}.zip").write_bytes(archive_of(run))
+    run_id = published.definition.id
+    store = RunStore(tmp_path)
+    read = store.read(run_id)
+    # Once from the files, and once from the cache of summaries.
+    found = [read and read.search_info, *(run.search_info for _ in range(2) for run in store.summaries())]
+    assert found == [PUBLISHED] * 3

@@ -19,6 +19,7 @@ from tpbench.results import RunRecord, RunStore
 from tpbench.results.runs import PUBLISHED, search_info
 from tpbench.search.configurations import (
     KnownConfigurations,
+    _origin_of,
     best_runs,
     find_configuration,
     leave_out_unconfigured,
@@ -50,6 +51,23 @@ def test_the_best_has_the_lowest_mean_validation_error() -> None:
     low, high = digits(1e-3, [0.01, 0.04]), digits(1e-2, [0.02, 0.02])
     assert best_runs([*low, *high]) == high
     assert best_runs([*high[1:], *low[::-1]]) == high[1:]
+
+
+def test_seeds_that_are_split_by_class_are_no_configuration_of_their_own() -> None:
+    """Four of B's seeds are better than A's, its mean over ten is not."""
+    low, high = digits(1e-3, [0.1] * 10), digits(1e-2, [0.2] * 6 + [0.05] * 4)
+    split = [
+        replace(run, definition=replace(run.definition, split="by class" if run.definition.seed > 5 else ""))
+        for run in [*low, *high]
+    ]
+    assert best_runs(split) == split[:10]
+
+
+def test_new_seeds_of_the_best_have_the_origin_of_its_other_runs() -> None:
+    """A search's trial of the authors' configuration does not make it a find of the search."""
+    trial = {"by": "search", "role": "search", "trials": 54, "epochs": 100, "sweep": "s", "start": "published"}
+    of_seed = [replace(run, search_info=PUBLISHED if run.definition.seed else trial) for run in digits(1e-3, [0.1] * 3)]
+    assert _origin_of(of_seed, "float32") == PUBLISHED
 
 
 def test_a_configuration_that_diverged_comes_last() -> None:

@@ -100,6 +100,14 @@ def test_a_sweep_at_work_is_not_removed(store: RunStore) -> None:
     assert before <= files(store)
 
 
+@pytest.mark.parametrize("locked", [0, 1])
+def test_a_run_of_two_sweeps_stays_while_one_of_them_is_at_work(store: RunStore, locked: int) -> None:
+    folders = [sweep(store, "mnist-bp-one", 0, 1), sweep(store, "mnist-bp-two", 1, 2)]
+    with folders[locked].lock(), pytest.raises(TpbenchError):
+        plan_runs(store, [record(seed=1).definition.id])
+    assert len(plan_runs(store, [record(seed=1).definition.id]).staying) == 2
+
+
 def test_a_run_that_a_sweep_only_found_stays(store: RunStore) -> None:
     store.publish(record(seed=5))
     sweep(store, "mnist-bp-one", 0, 5)

@@ -18,12 +18,12 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine import precision as products
 from tpbench.options import SweepOptions
 from tpbench.results import RunStore
-from tpbench.results.runs import tuning_budget
+from tpbench.results.runs import PUBLISHED, tuning_budget
 from tpbench.search.definition import SweepDefinition, SweepFolder, sweep_status
 from tpbench.search.journal import Journal
 from tpbench.search.spaces import space_for
 from tpbench.sweeps import campaign, sizes
-from tpbench.sweeps.campaign import SweepResult, run_sweeps
+from tpbench.sweeps.campaign import SweepResult, other_label, run_sweeps
 from tpbench.sweeps.cluster import Resources
 from tpbench.sweeps.session import Session, on_device
 from tpbench.training.choice import CellChoice, choose_all
@@ -414,6 +414,18 @@ def test_epochs_of_the_search_that_are_those_of_the_final_runs_make_no_other_swe
     run()
     run(search_epochs=1)
     assert [folder.read().search_epochs for folder in folders(tmp_path)] == [0]
+
+
+def test_final_runs_that_tables_show_under_another_label_are_told(run: Run, tmp_path: Path) -> None:
+    """A second search of another budget that finds the same configuration has no row of its own."""
+    (result,) = run()
+    (sweep,) = folders(tmp_path)
+    definition, own = sweep.read(), result.records
+    assert other_label(definition, own) == ""
+    assert other_label(definition, []) == ""
+    found = [replace(record, search_info=PUBLISHED) for record in own]
+    assert other_label(definition, found) == "published"
+    assert other_label(replace(definition, trials=definition.trials + 1), own) == definition.label
 
 
 def test_known_configurations_and_epochs_are_checked_before_anything_begins(run: Run, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from tests.training.test_packs import InterruptedTrainingError, bracket_plan, di
 from tpbench.engine import EpochReport, TpbenchError, get_method
 from tpbench.engine import trainer as engine
 from tpbench.engine.operations import member_bytes
-from tpbench.results import RunStore
+from tpbench.results import RunRecord, RunStore
 from tpbench.search.brackets import Bracket
 from tpbench.training.checkpoints import CheckpointWriter
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackSettings
+from tpbench.training.processes import pack_into_memory
 
 write_checkpoint = engine.write_checkpoint
 
@@ -361,8 +362,98 @@ def test_the_estimate_counts_one_copy(tmp_path: Path, method: str) -> None:
     def size(state: Any) -> int:
         return state.nbytes if isinstance(state, torch.Tensor) else sum(map(size, state.values()))
 
-    copied = size(job._trainer().snapshot()["pack"]) / 2
+    copied = size(job._trainer(job.missing).snapshot()["pack"]) / 2
     with_copy, without = (
         member_bytes(get_method(method), job.problem, torch.float32, checkpoint=copy) for copy in (True, False)
     )
     assert with_copy - without == pytest.approx(copied, rel=0.01)
+
+
+# The members of a checkpoint, and those that are missing by now.
+
+
+def interrupted(job: PackJob, epoch: int) -> None:
+    """Train until an epoch, counted over all parts, and lose the process."""
+
+    def stop(report: EpochReport) -> None:
+        if report.done == epoch:
+            raise InterruptedTrainingError
+
+    with pytest.raises(InterruptedTrainingError):
+        job.run(stop)
+
+
+def epochs_of(job: PackJob) -> list[int]:
+    """The epochs that a job reports."""
+    done: list[int] = []
+    job.run(lambda report: done.append(report.done))
+    return done
+
+
+def curves_of(folder: Path) -> dict[str, Any]:
+    return {record.definition.id: record.curves for record in RunStore(folder).records()}
+
+
+def test_a_run_that_was_stored_meanwhile_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
+    settings = PackSettings(str(tmp_path), checkpoint_every=1)
+    plan = digits_plan("ddtp-rhl", (0, 1, 2), epochs=6)
+    interrupted(PackJob(plan, settings), 7)
+    PackJob(digits_plan("ddtp-rhl", (1,), epochs=6), settings).run()
+    job = PackJob(plan, settings)
+    assert [d.seed for d in job.missing] == [0, 2]
+    assert epochs_of(job)[0] == 8
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    PackJob(plan, PackSettings(str(tmp_path / "alone"))).run()
+    assert curves_of(tmp_path) == curves_of(tmp_path / "alone")
+
+
+def test_a_process_that_is_lost_while_runs_are_stored_costs_no_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, publish = PackSettings(str(tmp_path), checkpoint_every=1), RunStore.publish
+    plan = digits_plan("bp", (0, 1, 2), epochs=6)
+
+    def publish_one(store: RunStore, record: RunRecord, predictions: Any = None) -> Path:
+        if record.definition.seed:
+            raise InterruptedTrainingError
+        return publish(store, record, predictions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "publish", publish_one)
+        with pytest.raises(InterruptedTrainingError):
+            PackJob(plan, settings).run()
+    assert len(RunStore(tmp_path).ids()) == 1
+    assert epochs_of(PackJob(plan, settings)) == [6]
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_part_continues_once_the_others_are_stored(tmp_path: Path, again: int) -> None:
+    """Also where another process knows nothing of the parts."""
+    settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1, 2, 3), epochs=8)
+    interrupted(PackJob(plan, settings, parts=2), 8 + 6)
+    assert len(RunStore(tmp_path).ids()) == 2
+    # Of two parts; the first is stored and takes no time.
+    assert epochs_of(PackJob(plan, settings, parts=again)) == [7, 8]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_run_that_the_checkpoint_lacks_begins_anew(tmp_path: Path) -> None:
+    settings = PackSettings(str(tmp_path), checkpoint_every=1)
+    plan = digits_plan("bp", (0, 1), epochs=4)
+    PackJob(digits_plan("bp", (0,), epochs=4), settings).run()
+    interrupted(PackJob(plan, settings), 3)
+    (record,) = RunStore(tmp_path).records()
+    RunStore(tmp_path).path(record.definition.id).unlink()
+    assert epochs_of(PackJob(plan, settings)) == [1, 2, 3, 4]
+
+
+def test_halves_that_were_begun_go_on_though_more_memory_is_free(tmp_path: Path) -> None:
+    settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1, 2, 3), epochs=4)
+    job = PackJob(plan, settings)
+    whole, part = pack_into_memory(job, 2**50), plan.part(slice(2, 4))
+    assert [p.seeds for p in whole.plans] == [(0, 1, 2, 3)]
+    interrupted(job.with_plan(part), 3)
+    begun = pack_into_memory(PackJob(plan, settings), 2**50)
+    assert [p.seeds for p in begun.plans] == [(0, 1), (2, 3)]
+    assert begun.note == ""
+    assert epochs_of(PackJob(begun.plans[1], settings)) == [4]

@@ -119,6 +119,24 @@ def test_a_sweep_is_not_trained_on_other_data_than_it_began_with(tmp_path: Path)
         PackJob(plan, PackSettings(str(tmp_path)))
 
 
+def test_a_sweep_is_not_trained_with_another_rule_than_it_began_with(tmp_path: Path) -> None:
+    """A package's rule that is edited while a sweep runs: workers that start later import the new one."""
+    plan = replace(digits_plan(seeds=(0,)), method_source="mypackage 1.0 0123456789abcdef")
+    with pytest.raises(TpbenchError, match="0123456789abcdef"):
+        PackJob(plan, PackSettings(str(tmp_path)))
+
+
+def test_a_search_prunes_runs_that_the_store_has_like_others(tmp_path: Path) -> None:
+    """Its outcome must not depend on what else was trained."""
+    given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
+    plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)
+    alone = PackJob(plan, PackSettings(str(tmp_path / "a"))).run()
+    settings = PackSettings(str(tmp_path / "b"))
+    PackJob(replace(plan.part(slice(0, 1)), prune=False), settings).run()
+    assert PackJob(plan, settings).run() == alone
+    assert [o.status for o in alone] == ["pruned", "finished"]
+
+
 def test_pruned_runs_are_reported_but_not_published(tmp_path: Path) -> None:
     given = {k: CONFIGURATION[k] for k in METHODS["bp"].hyperparameters}
     plan = PackPlan(WORKLOADS["digits"], "bp", ({**given, "lr": 1e-9}, given), (0, 0), 8, prune=True)

@@ -459,6 +459,21 @@ class Trainer:
         if rows:
             self._use(self.pack.select(rows))
 
+    def keep_only(self, members: Sequence[int]) -> None:
+        """Forget all other members; those that stay are numbered anew, in the given order.
+
+        Args:
+            members: each once, in ascending order.
+        """
+        rows = [row for row, p in enumerate(self.alive) if p in members]
+        if rows and len(rows) < len(self.alive):
+            self._use(self.pack.select(rows))
+        self.alive = [members.index(self.alive[row]) for row in rows]
+        self.histories = [self.histories[p] for p in members]
+        self._splits = [self._splits[p] for p in members]
+        self.correct = {n: self.correct[p] for n, p in enumerate(members) if p in self.correct}
+        self.kept = {n: self.kept[p] for n, p in enumerate(members) if p in self.kept}
+
     @property
     def uses_cuda_graphs(self) -> bool:
         """Steps become CUDA graphs: on a GPU, for rules that allow it, unless they are timed or observed."""
@@ -608,14 +623,25 @@ def _copy_to_host(state: Any) -> Any:
     return state
 
 
+def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Return the contents of a file written by :func:`write_checkpoint`, for :meth:`Trainer.restore`.
+
+    Raises:
+        TpbenchError: the file is damaged.
+    """
+    try:
+        checkpoint = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location=device)
+        if not isinstance(checkpoint, dict):
+            raise ValueError("it holds no names")
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TpbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
+    return checkpoint
+
+
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """Continue from a file written by :func:`save_checkpoint`.
 
     Raises:
         TpbenchError: the file is damaged or belongs to something else.
     """
-    try:
-        checkpoint = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location=trainer.device)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise TpbenchError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
-    trainer.restore(checkpoint)
+    trainer.restore(read_checkpoint(path, trainer.device))

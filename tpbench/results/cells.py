@@ -53,7 +53,8 @@ def column_labels(records: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
     """Return the labels of the data that runs were trained on, by fingerprint and label in their files.
 
     Labels of unknown copies end in a digest of the content. Those of older versions do not: they take over the label of
-    a newer run on the same data, or end in the data's fingerprint.
+    a newer run on the same data, or end in the data's fingerprint. A known copy has its name, whatever other runs on
+    the same data say.
     """
     pairs = {
         (record.definition.fingerprint, record.data_label)
@@ -61,11 +62,12 @@ def column_labels(records: Iterable[RunRecord]) -> dict[tuple[str, str], str]:
         if not record.definition.workload_source
     }
     with_content = {fingerprint: label for fingerprint, label in sorted(pairs) if _ENDS_IN_CONTENT.fullmatch(label)}
+    with_content |= {fingerprint: label for fingerprint, label in pairs if label in _KNOWN_COPIES}
     return {(fingerprint, label): _column_label(fingerprint, label, with_content) for fingerprint, label in pairs}
 
 
 def _column_label(fingerprint: str, label: str, with_content: Mapping[str, str]) -> str:
-    if not label or label in _KNOWN_COPIES or _ENDS_IN_CONTENT.fullmatch(label):
+    if not label or (_ENDS_IN_CONTENT.fullmatch(label) and with_content[fingerprint] not in _KNOWN_COPIES):
         return label
     kind = "unverified copy" if label.strip().lower() == "exact" else label
     return with_content.get(fingerprint, f"{kind} {fingerprint[:8]}")
@@ -138,9 +140,14 @@ class Cell:
 
     @cached_property
     def budget(self) -> TuningBudget:
-        """Tuning budget: the least known of the runs of the protocol's seeds, or of all where it has none."""
+        """Tuning budget: the least known of the runs of the protocol's seeds, or of all where it has none.
+
+        A search's own run says nothing beside others: a trial is the same run whichever search met it first.
+        """
         seeds = self.all_seeds & {*PROTOCOL_SEEDS[0], *PROTOCOL_SEEDS[1]} or self.all_seeds
-        return weakest_budget(tuning_budget(run.search_info) for run in self.runs if run.definition.seed in seeds)
+        infos = [run.search_info for run in self.runs if run.definition.seed in seeds]
+        others = [info for info in infos if not from_search(info, "search")]
+        return weakest_budget(map(tuning_budget, others or infos))
 
     @property
     def tuning(self) -> str:
@@ -334,10 +341,18 @@ def _final(runs: list[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if not from_search(run.search_info, "search") or run.definition.seed in seeds]
 
 
-def _by_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
-    """Return one run per seed, in order. There may be two: the oldest versions named runs of all precisions alike."""
+def one_per_seed(runs: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
+    """Return one run per seed, in order.
+
+    There may be two: the oldest versions named runs of all precisions alike, and older ones knew no split by class,
+    which a run has where the other split would lose a class.
+    """
+
+    def older(run: RunRecord) -> tuple[bool, bool, str]:
+        return run.definition.precision != run.precision, not run.definition.split, run.definition.id
+
     first: dict[int, RunRecord] = {}
-    for run in sorted(runs, key=lambda run: (run.definition.precision != run.precision, run.definition.id)):
+    for run in sorted(runs, key=older):
         first.setdefault(run.definition.seed, run)
     return tuple(first[seed] for seed in sorted(first))
 
@@ -354,7 +369,7 @@ def _variants(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], list[C
         groups[d.workload, label, d.method][_variant(record)].append(record)
     return {
         (workload, label, method): [
-            Cell(workload, method, label, _by_seed(_final(variant))) for variant in variants.values()
+            Cell(workload, method, label, one_per_seed(_final(variant))) for variant in variants.values()
         ]
         for (workload, label, method), variants in groups.items()
     }

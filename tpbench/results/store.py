@@ -18,7 +18,7 @@ from tpbench.results.archives import ArchivedRuns, ArchiveReader
 from tpbench.results.artifacts import Artifact, ArtifactKind, Copies, Copy, NewerFormat, quarantine
 from tpbench.results.location import Unreadable, file_stamps, io_errors
 from tpbench.results.networks import NETWORKS, TrainedNetwork, WrongNetwork, read_network
-from tpbench.results.runs import PREDICTIONS, RUNS, Predictions, RunRecord
+from tpbench.results.runs import PREDICTIONS, RUNS, Predictions, RunRecord, from_search, tuning_budget
 from tpbench.results.summaries import SummaryCache, summarised
 
 A = TypeVar("A", bound=Artifact)
@@ -318,9 +318,9 @@ class RunStore:
         path = self.path(record.definition.id)
         there, problem = _inspect(RUNS, path)
         self._quarantine_damaged(path, problem)
-        # Before the run: where the run is, its predictions are too.
+        # Before the run: where the run is, its predictions are too. Those of another process, of the same moment, stay.
         if predictions and not _is_other(record, there, problem):
-            self.add_predictions(predictions)
+            self.add_predictions(predictions, replace=there is not None)
         with atomic_write(path, replace=False) as file:
             file.write(RUNS.encode(record))
         # Another process may have written its own predictions in the meantime, of a run that came too late.
@@ -343,8 +343,12 @@ class RunStore:
         if problem and not isinstance(problem, NewerFormat) and (aside := quarantine(path, str(problem))):
             self.damaged.append(f"{problem}; it was set aside as {aside.name}, and published anew")
 
-    def add_predictions(self, predictions: Predictions) -> None:
+    def add_predictions(self, predictions: Predictions, *, replace: bool = True) -> None:
         """Write the predictions of a run that is there, or is published next; equal ones stay as they are.
+
+        Args:
+            predictions: to be written.
+            replace: whether others may be replaced; otherwise those that are there stay.
 
         Raises:
             TpbenchError: the store cannot be written; nothing half-written stays behind.
@@ -355,7 +359,7 @@ class RunStore:
             return
         if there and there == predictions and there.correct.tolist() == predictions.correct.tolist():
             return
-        with atomic_write(path) as file:
+        with atomic_write(path, replace=replace) as file:
             file.write(PREDICTIONS.encode(predictions))
 
     def replace_run(self, old: RunRecord, record: RunRecord, predictions: Predictions | None) -> None:
@@ -383,6 +387,10 @@ class RunStore:
         # Named by the curves too: a run may be replaced more than once.
         stem = f"{run_id}-{old.curves_digest[:8]}"
         self._write_replaced(RUNS, stem, old)
+        # The file may be another training, that an archive's copy replaced.
+        file_here, _ = _inspect(RUNS, self.path(run_id))
+        if file_here and file_here.curves_digest != old.curves_digest:
+            self._write_replaced(RUNS, f"{run_id}-{file_here.curves_digest[:8]}", file_here)
         self._write_replaced(PREDICTIONS, stem, self.predictions(old))
         self._write_replaced(NETWORKS, stem, network)
         if predictions:
@@ -405,9 +413,16 @@ class RunStore:
 
 
 def _counted(copies: Copies[RunRecord]) -> RunRecord | None:
-    """Return the run that counts of some copies, with the number of its versions."""
+    """Return the run that counts of some copies, with the number of its versions.
+
+    Copies with equal curves may name several origins of the configuration; the best known one counts.
+    """
+    if not (first := copies.value):
+        return None
+    equal = [copy.value for copy in copies.current if copy.value.curves_digest == first.curves_digest]
+    run = min(equal, key=lambda run: (from_search(run.search_info, "search"), tuning_budget(run.search_info).rank))
     versions = len({copy.value.curves_digest for copy in copies.current})
-    return replace(copies.value, versions=versions) if copies.value and versions > 1 else copies.value
+    return replace(run, versions=versions) if versions > 1 else run
 
 
 def _inspect(kind: ArtifactKind[A], path: Path) -> tuple[A | None, TpbenchError | None]:
@@ -451,7 +466,14 @@ def append_line(path: Path, line: str) -> None:
         return
     with io_errors(path, f"{path}: could not be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            # The next line would be glued to half a line.
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise

@@ -14,6 +14,7 @@ from tpbench.engine.configuration import as_floats, entry_name, flatten, is_list
 from tpbench.engine.files import is_regular_file, shown_path, user_path
 from tpbench.results import RunRecord
 from tpbench.results.artifacts import canonical_json, digest
+from tpbench.results.cells import one_per_seed
 from tpbench.results.formats import count_of
 from tpbench.results.runs import (
     DEFAULT_PRECISION,
@@ -189,7 +190,7 @@ def _find_best(cell: CellChoice, settings: PackSettings) -> FoundConfiguration:
 
 
 def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return the runs, by seed, of the configuration with the lowest mean validation error over its seeds.
+    """Return the runs, one per seed, of the configuration with the lowest mean validation error over its seeds.
 
     Configurations with a diverged seed come last, and before them those of fewer than three seeds: the lowest of many
     single seeds of a search is partly luck. Among equals the one with more seeds wins, then the first by id.
@@ -200,9 +201,10 @@ def best_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.definition.seed, record.definition.id)):
         what = {**record.definition.plain(), "configuration": as_floats(record.definition.configuration)}
-        what |= {"seed": None, "precision": record.precision}
+        # Own data may be split by class for some of the seeds.
+        what |= {"seed": None, "split": "", "precision": record.precision}
         groups[canonical_json(what)].append(record)
-    return min(groups.values(), key=_preference)
+    return min((list(one_per_seed(group)) for group in groups.values()), key=_preference)
 
 
 def _preference(runs: Sequence[RunRecord]) -> tuple[bool, bool, float, int, str]:
@@ -221,7 +223,10 @@ def _origin_of(runs: Sequence[RunRecord], precision: str) -> dict[str, Any]:
 
     Runs that are trained with it now are no part of its search.
     """
-    known = sorted((run.search_info for run in runs if run.search_info), key=lambda found: found.get("role") != "final")
+    places = {"final": 0, "search": 2}
+    known = sorted(
+        (run.search_info for run in runs if run.search_info), key=lambda found: places.get(str(found.get("role")), 1)
+    )
     found = with_precision(known[0], runs[0].precision, precision) if known else {}
     return {**found, "role": "final"} if found.get("by") == "search" else found
 

@@ -175,6 +175,7 @@ class SweepDefinition:
             curve=self.objective,
             found=self.found("search"),
             fingerprint=self.fingerprint,
+            method_source=self.method_source,
         )
 
     @property
@@ -305,6 +306,11 @@ class SweepDefinition:
             # The search's own runs are of that precision themselves.
             search_precision=self.search_precision if role == "final" else "",
         )
+
+    @property
+    def label(self) -> str:
+        """The tuning label of its final runs in tables: ``54 x 27 halved``."""
+        return str(tuning_budget(self.found("final")))
 
 
 def _epochs(count: int) -> str:
@@ -722,7 +728,7 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
         archive=archive,
         workload=definition.workload,
         method=definition.method,
-        label=str(tuning_budget(definition.found("final"))),
+        label=definition.label,
         ends=journal.ends(),
         packs_open=sum(pack.outcomes is None for pack in journal.packs),
         configuration=best[0] if best else {},

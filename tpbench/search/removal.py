@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -81,11 +82,14 @@ def plan_runs(store: RunStore, texts: Sequence[str]) -> Removal:
         ids = [run_id for run_id in known if len(wanted) >= 8 and run_id.startswith(wanted)]
         record = None if len(ids) == 1 and store.read(ids[0]) is None else find_record(store, wanted)
         run_id = record.definition.id if record else ids[0]
-        if (sweep := users.get(run_id)) and sweep.locked:
-            raise TpbenchError(f"the sweep {sweep.folder.name} is at work and uses the run {run_id}: stop it first")
+        sweeps = users.get(run_id, [])
+        for sweep in sweeps:
+            if sweep.locked:
+                raise TpbenchError(f"the sweep {sweep.folder.name} is at work and uses the run {run_id}: stop it first")
         _add_run(removal, store, run_id, record)
-        if sweep:
-            removal.staying.append(f"run {run_id}: the sweep {sweep.folder.name} uses it, and would train it again")
+        removal.staying += [
+            f"run {run_id}: the sweep {sweep.folder.name} uses it, and would train it again" for sweep in sweeps
+        ]
     return removal
 
 
@@ -119,12 +123,13 @@ def _add_run(removal: Removal, store: RunStore, run_id: str, record: RunRecord |
         removal.staying.append(f"run {run_id}: its copy in {which} stays, as archives are never changed{counts}")
 
 
-def _users(store: RunStore) -> dict[str, SweepFolder]:
+def _users(store: RunStore) -> dict[str, list[SweepFolder]]:
     """Return the sweeps that use runs, by run; a damaged journal names none."""
-    users: dict[str, SweepFolder] = {}
+    users: dict[str, list[SweepFolder]] = defaultdict(list)
     for sweep in stored_sweeps(store):
         with suppress(TpbenchError):
-            users |= dict.fromkeys(_runs_of(sweep), sweep)
+            for run_id in _runs_of(sweep):
+                users[run_id].append(sweep)
     return users
 
 

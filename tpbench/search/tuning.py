@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError
 from tpbench.results import RunStore
 from tpbench.results.runs import tuning_budget
-from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import stored_sweeps, sweep_trials
 from tpbench.search.spaces import supplied_sweeps
 
@@ -82,11 +81,6 @@ def expected_best(
     return np.asarray((above[:, :-1] - above[:, 1:]) @ ascending)
 
 
-def search_label(definition: SweepDefinition) -> str:
-    """Return the label of a search, as tables have it: ``54 x 27 halved``."""
-    return str(tuning_budget(definition.found("final")))
-
-
 def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Return tuning curves and the spread of the random trials of a store's sweeps, and lines about those left out.
 
@@ -134,7 +128,7 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
             "sweep": name,
             "workload": definition.workload,
             "method": definition.method,
-            "search": search_label(definition),
+            "search": definition.label,
         }
         made = _curves(trials)
         curves.append(made.assign(**head))

@@ -10,6 +10,7 @@ from statistics import median
 from tpbench.engine import TpbenchError, get_method
 from tpbench.options import SweepOptions
 from tpbench.results import RunRecord, RunStore, leaderboard, write_leaderboard
+from tpbench.results.cells import Cell
 from tpbench.search.brackets import bracket_sizes
 from tpbench.search.configurations import SearchInput, search_inputs
 from tpbench.search.definition import SweepDefinition, SweepFolder
@@ -18,7 +19,7 @@ from tpbench.sweeps.cluster import Resources, choose_resources, require_no_other
 from tpbench.sweeps.nodes import SweepNeeds
 from tpbench.sweeps.session import Session, for_workers, on_device, training_session
 from tpbench.sweeps.sizes import SizeRequest, measure_here, measure_on_nodes, share_workers
-from tpbench.sweeps.sweep import SearchedSweep, Workers
+from tpbench.sweeps.sweep import QueuedSweep, SearchedSweep, Workers
 from tpbench.training.choice import CellChoice
 from tpbench.training.console import process_lock
 from tpbench.training.plan import PackSettings, format_missing_networks, require_precision
@@ -122,13 +123,15 @@ def run_sweeps(
             for sweep in sweeps:
                 others = sum(other.potential for other in sweeps if other is not sweep)
                 sweep.begin(Workers(count, len(sweeps), others, on_gpus=bool(session.resources.gpus)))
-            session.train(sweeps)
-            for sweep in sweeps:
-                # Its result holds what is wrong with it.
-                with suppress(TpbenchError):
-                    sweep.close()
+            session.train(sweeps, on_end=_close)
             _write_leaderboard(session.settings.store, session.view)
             results = [_result(one, sweep) for one, sweep in zip(planned, sweeps, strict=True)]
+            for one, result in zip(planned, results, strict=True):
+                if shown := other_label(one.definition, result.records):
+                    session.view.say(
+                        f"{one.name}: runs of its best configuration were in the store before; tables show them as "
+                        f"'{shown}', not as '{one.definition.label}'"
+                    )
             if missing := session.settings.missing_networks(record for one in results for record in one.records):
                 session.view.say(format_missing_networks(missing))
             return results
@@ -266,6 +269,13 @@ def _begin(one: PlannedSweep, options: SweepOptions, session: Session) -> Search
     return sweep
 
 
+def _close(sweep: QueuedSweep) -> None:
+    """Note in a sweep's journal that its final runs are there; its result holds what is wrong with it."""
+    if isinstance(sweep, SearchedSweep):
+        with suppress(TpbenchError):
+            sweep.close()
+
+
 def _result(one: PlannedSweep, sweep: SearchedSweep) -> SweepResult:
     records, failure = [], sweep.failure
     try:
@@ -282,6 +292,17 @@ def _result(one: PlannedSweep, sweep: SearchedSweep) -> SweepResult:
         sweep.seconds,
         failure,
     )
+
+
+def other_label(definition: SweepDefinition, finals: Sequence[RunRecord]) -> str:
+    """Return the tuning label of a sweep's final runs in tables; empty if it is the sweep's own, or there are none.
+
+    A run keeps the origin that it was stored with: of the authors' configuration, or of another search.
+    """
+    if not finals:
+        return ""
+    shown = Cell(definition.workload, definition.method, "", tuple(finals)).tuning
+    return "" if shown == definition.label else shown
 
 
 def _write_leaderboard(store: RunStore, view: View) -> None:

@@ -543,7 +543,11 @@ class SearchedSweep(QueuedSweep):
             self.journal.end_pack(int(key), outcomes)
         super().ended(key, outcomes, workers)
         if searching and self.search.ended:
-            self._begin_final(workers)
+            try:
+                self._begin_final(workers)
+            except TpbenchError as error:
+                # The journal has the pack's end; a run that cannot be read is this sweep's error, not the others'.
+                self.fail(str(error))
 
     def requeue(self, key: str) -> None:
         """Let a pack wait for another attempt."""
@@ -571,7 +575,14 @@ class SearchedSweep(QueuedSweep):
         assert best is not None  # or there were a reason
         d = self.definition
         plan = plan_seeds(
-            self.workload, d.method, self._complete(best[0]), d.seeds, d.epochs, d.found("final"), d.fingerprint
+            self.workload,
+            d.method,
+            self._complete(best[0]),
+            d.seeds,
+            d.epochs,
+            d.found("final"),
+            d.fingerprint,
+            d.method_source,
         )
         if self.journal.parts is None:
             self.journal.split(workers.parts(len(d.seeds)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -34,14 +34,15 @@ class CheckpointWriter:
         every: the time between checkpoints (:func:`tpbench.options.parse_duration`), with none in the first minute of
             training, or a number of epochs of any kind.
         clock: returns seconds.
+        names: of the trainer's members, kept in the checkpoint.
 
     Example:
-        ``with CheckpointWriter(path, "60s", time.perf_counter) as writer:`` around the training, and in it
+        ``with CheckpointWriter(path, "60s", time.perf_counter, names) as writer:`` around the training, and in it
         ``writer.after_epoch(trainer)`` after every epoch.
     """
 
-    def __init__(self, path: Path, every: int | str, clock: Callable[[], float]) -> None:
-        self.path, self.clock = path, clock
+    def __init__(self, path: Path, every: int | str, clock: Callable[[], float], names: Sequence[str] = ()) -> None:
+        self.path, self.clock, self.names = path, clock, list(names)
         self.epochs = every if isinstance(every, int) else None
         self.seconds = 0.0 if isinstance(every, int) else parse_duration(every)
         self._last = clock()
@@ -65,7 +66,7 @@ class CheckpointWriter:
         if self._is_due(trainer):
             # Dropped before the copy is made, which needs as much memory.
             self._waiting = None
-            self._waiting = trainer.snapshot()
+            self._waiting = {**trainer.snapshot(), "names": self.names}
         if not self.writing:
             self._write_waiting()
 

@@ -14,9 +14,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpbench.engine import MemberHistory, TpbenchError, get_method
+from tpbench.engine import MemberHistory, TpbenchError, get_method, method_source
 from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.artifacts import digest
+from tpbench.results.location import file_stamps
 from tpbench.results.networks import TrainedNetwork, has_network, save_network
 from tpbench.results.runs import Predictions, can_have_predictions
 from tpbench.training.devices import release_memory
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tpbench.engine import EpochReport, Trainer
+    from tpbench.engine.protocol import Status
     from tpbench.workloads import Dataset
 
 # The precision of a GPU's products and the capture of a CUDA graph hold for the whole process: packs of several threads
@@ -56,9 +58,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def _cut(history: MemberHistory, epochs: int) -> MemberHistory:
-    """Return a member's history up to the epoch at which it was stopped."""
-    return MemberHistory({name: values[:epochs] for name, values in history.curves.items()}, "stopped")
+def _cut(history: MemberHistory, epochs: int, status: Status = "stopped") -> MemberHistory:
+    """Return a member's history up to the epoch at which it was stopped or pruned."""
+    return MemberHistory({name: values[:epochs] for name, values in history.curves.items()}, status)
 
 
 def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
@@ -104,6 +106,11 @@ class PackJob:
                 f"the data of {plan.workload.name} are not the same here as where the work began (fingerprints "
                 f"{self.dataset.fingerprint[:8]} and {plan.fingerprint[:8]})"
             )
+        if plan.method_source and plan.method_source != (here := method_source(plan.method)):
+            raise TpbenchError(
+                f"the rule {plan.method} is not the same here as where the work began ({here} and "
+                f"{plan.method_source}): it was edited meanwhile, or another version is installed"
+            )
         self._compare_with_store()
 
     def _compare_with_store(self) -> None:
@@ -133,12 +140,26 @@ class PackJob:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The file of the checkpoint; its name is a hash of what it can continue."""
-        content: list[Any] = [[d.id for d in self.missing], self.plan.prune, self.settings.precision]
+        """The file of the checkpoint; its name is a hash of the plan, not of the runs that are missing by now."""
+        return self._checkpoint_of(self.definitions, self.stop_rule)
+
+    def part_path(self, part: slice) -> Path:
+        """Return the file of the checkpoint of some members that train without the others."""
+        nobody = [MemberHistory() for _ in self.definitions]
+        return self._checkpoint_of(
+            self.definitions[part], PartStopRule(self.stop_rule, part, nobody) if self.stop_rule else None
+        )
+
+    def _checkpoint_of(self, definitions: Sequence[RunDefinition], stop_rule: StopRule | None) -> Path:
+        content: list[Any] = [[d.id for d in definitions], self.plan.prune, self.settings.precision]
         # With networks a checkpoint holds more, and one begun without them cannot be continued.
         content += ["networks"] if self.settings.keep_networks else []
-        content += [self.stop_rule.name] if self.stop_rule else []
+        content += [stop_rule.name] if stop_rule else []
         return self.store.folder / "checkpoints" / f"{digest(content)[:24]}.pt"
+
+    def has_checkpoints(self) -> bool:
+        """Return whether the store has checkpoints, of any pack."""
+        return bool(file_stamps(self.store.folder / "checkpoints", ".pt"))
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
         """Train what is missing, and return one outcome per member of the plan, in its order.
@@ -173,7 +194,14 @@ class PackJob:
         Args:
             trained: those that were trained here, by id; the store has the others.
         """
-        return [self.finished[d.id].history if d.id in self.finished else trained[d.id] for d in self.definitions]
+        return [self._stored_history(d.id) if d.id in self.finished else trained[d.id] for d in self.definitions]
+
+    def _stored_history(self, run_id: str) -> MemberHistory:
+        """Return the history of a stored run as if the plan had trained it: pruned where it would have been."""
+        history = self.finished[run_id].history
+        epochs, error = self.plan.workload.prune
+        pruned = self.plan.prune and history.epochs >= epochs and history.curves["train_error"][epochs - 1] > error
+        return _cut(history, epochs, "pruned") if pruned else history
 
     def _by_id(self, histories: Sequence[MemberHistory]) -> dict[str, MemberHistory]:
         """Return histories of the missing runs by the runs' ids."""
@@ -184,6 +212,8 @@ class PackJob:
     def _train_missing(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train the missing runs at once, or in twice as many parts as long as memory runs out."""
         count = len(self.definitions)
+        if self.parts == 1:
+            self.parts = self._parts_begun()
         while True:
             try:
                 return self._train_in_parts(on_epoch) if self.parts > 1 else self._by_id(self._train(on_epoch))
@@ -199,6 +229,18 @@ class PackJob:
             )
             release_memory(self.settings.device)
 
+    def _parts_begun(self) -> int:
+        """Return in how many parts another process has begun to train the members: 1 if not in parts."""
+        count = len(self.definitions)
+        if not self.has_checkpoints() or self.checkpoint_path.exists():
+            return 1
+        parts = 2
+        while parts < 2 * count:
+            if any(self.part_path(part).exists() for part in self.plan.slices(min(parts, count))):
+                return min(parts, count)
+            parts *= 2
+        return 1
+
     def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train the members part by part, with the same results as together.
 
@@ -207,8 +249,8 @@ class PackJob:
         histories = [MemberHistory() for _ in self.definitions]
         for k, definition in enumerate(self.definitions):
             if definition.id in self.finished:
-                histories[k] = self.finished[definition.id].history
-        self._remove_checkpoints_of_larger_parts(histories)
+                histories[k] = self._stored_history(definition.id)
+        self._remove_checkpoints_of_larger_parts()
         # Each part's own epochs, which are reported as epochs of the whole; every part counts as much.
         done: dict[int, int] = {}
 
@@ -242,16 +284,16 @@ class PackJob:
             self.plan.part(part), PartStopRule(self.stop_rule, part, histories, decided) if self.stop_rule else None
         )
 
-    def _remove_checkpoints_of_larger_parts(self, histories: list[MemberHistory]) -> None:
+    def _remove_checkpoints_of_larger_parts(self) -> None:
         """Remove what was begun with more members at once: it cannot be continued."""
-        self.checkpoint_path.unlink(missing_ok=True)
-        if not any(self.store.folder.joinpath("checkpoints").glob("*.pt")):
+        if not self.has_checkpoints():
             return
+        self.checkpoint_path.unlink(missing_ok=True)
         parts = 2
         while parts < self.parts:
             for part in self.plan.slices(parts):
                 if part not in self.plan.slices(self.parts):
-                    self._part(part, histories).checkpoint_path.unlink(missing_ok=True)
+                    self.part_path(part).unlink(missing_ok=True)
             parts *= 2
 
     # One pack: the loop over its epochs.
@@ -279,13 +321,14 @@ class PackJob:
         self, on_epoch: Callable[[EpochReport], None] | None, trackers: PackTracking, until: int | None
     ) -> tuple[list[MemberHistory], EpochReport | None]:
         """Train, publish at the end, and return the histories and the last report."""
-        from tpbench.engine import save_checkpoint
+        from tpbench.engine.trainer import write_checkpoint
         from tpbench.training.checkpoints import CheckpointWriter
 
         started, path, report = self.clock(), self.checkpoint_path, None
         trainer = self._resumed_trainer()
         started -= trainer.elapsed
-        with CheckpointWriter(path, self.settings.checkpoint_every, self.clock) as writer:
+        names = [d.id for d in self.missing]
+        with CheckpointWriter(path, self.settings.checkpoint_every, self.clock, names) as writer:
             while not trainer.done and (until is None or trainer.joint_epochs < until):
                 report = trainer.advance()
                 trainer.elapsed = self.clock() - started
@@ -301,18 +344,18 @@ class PackJob:
             self._publish(trainer)
             path.unlink(missing_ok=True)
         else:
-            save_checkpoint(trainer, path)
+            write_checkpoint({**trainer.checkpoint(), "names": names}, path)
         return trainer.histories, report
 
-    def _trainer(self) -> Trainer:
-        """Return a trainer of the missing runs, before the first epoch."""
+    def _trainer(self, definitions: Sequence[RunDefinition]) -> Trainer:
+        """Return a trainer of runs of the plan, before the first epoch."""
         from tpbench.engine import Trainer
 
         return Trainer(
             get_method(self.plan.method),
             self.problem,
-            [d.configuration for d in self.missing],
-            [d.seed for d in self.missing],
+            [d.configuration for d in definitions],
+            [d.seed for d in definitions],
             epochs=self.plan.epochs,
             precision=self.settings.precision,
             device=self.settings.device,
@@ -321,18 +364,25 @@ class PackJob:
         )
 
     def _resumed_trainer(self) -> Trainer:
-        """Return a trainer where the checkpoint left it, or at the beginning without one."""
-        from tpbench.engine import load_checkpoint
+        """Return a trainer of the missing runs where the checkpoint left it, or at the beginning without one."""
+        from tpbench.engine.trainer import read_checkpoint
 
-        trainer = self._trainer()
         if not self.checkpoint_path.exists():
-            return trainer
+            return self._trainer(self.missing)
         try:
-            load_checkpoint(trainer, self.checkpoint_path)
+            checkpoint = read_checkpoint(self.checkpoint_path, self.settings.device)
+            # Some of its runs may have been stored since; a run that it lacks begins anew, and the others with it.
+            of_name = {d.id: d for d in self.definitions}
+            names = [str(name) for name in checkpoint.get("names", ())]
+            if not {d.id for d in self.missing} <= set(names) <= set(of_name):
+                raise TpbenchError(f"{self.checkpoint_path}: of other runs")
+            trainer = self._trainer([of_name[name] for name in names])
+            trainer.restore(checkpoint)
+            trainer.keep_only([names.index(d.id) for d in self.missing])
         except TpbenchError:
             # A damaged checkpoint costs its epochs, not the sweep.
             self.checkpoint_path.unlink(missing_ok=True)
-            return self._trainer()
+            return self._trainer(self.missing)
         if isinstance(self.stop_rule, PartStopRule):
             # The other parts have come as far meanwhile.
             self._stop_members(trainer)

@@ -48,6 +48,8 @@ class PackPlan:
     """The search behind the configurations (:mod:`tpbench.results.runs`); in the runs' files, not in their ids."""
     fingerprint: str = ""
     """The fingerprint of the data that another process began with; empty: any data will do."""
+    method_source: str = ""
+    """The source of the rule that another process began with; empty: built in, or any will do."""
 
     def part(self, members: slice) -> PackPlan:
         """Return the plan of some of the members."""
@@ -77,6 +79,7 @@ def plan_seeds(
     epochs: int,
     search_info: Mapping[str, Any],
     fingerprint: str = "",
+    method_source: str = "",
 ) -> PackPlan:
     """Return the plan of one configuration over several seeds.
 
@@ -88,6 +91,7 @@ def plan_seeds(
         epochs: joint epochs.
         search_info: the search behind the configuration (:mod:`tpbench.results.runs`).
         fingerprint: of the data that the plan must be trained on; empty: any.
+        method_source: of the rule that it must be trained with; empty: any.
     """
     return PackPlan(
         workload,
@@ -97,6 +101,7 @@ def plan_seeds(
         epochs,
         found=search_info,
         fingerprint=fingerprint,
+        method_source=method_source,
     )
 
 

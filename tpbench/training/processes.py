@@ -125,9 +125,10 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
         at_once -= 1
     room = int((free / at_once - overhead(at_once)) / member)
     threads = _threads_of(job, step, at_once)
-    halves = [half for members in parts for half in _halves(job, members, room)]
+    begun = job.has_checkpoints()
+    halves = [half for members in parts for half in _halves(job, members, room, begun=begun)]
     plans = [job.plan.part(members) for members in halves]
-    if halves == parts and at_once == len(parts):
+    if at_once == len(parts) and all(_missing(job, members) <= room for members in parts):
         return Packing(plans, at_once, threads)
     wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
     return Packing(
@@ -175,15 +176,33 @@ def _data_memory(problem: Problem) -> int:
     return sum(t.nbytes for t in (problem.x_train, problem.y_train, problem.x_test, problem.y_test))
 
 
-def _halves(job: PackJob, members: slice, room: int) -> Iterator[slice]:
-    """Halve a part until no half has more members to train than there is room; those with none are left out."""
-    if _missing(job, members) <= room:
+def _halves(job: PackJob, members: slice, room: int, *, begun: bool) -> Iterator[slice]:
+    """Halve a part until no half has more members to train than there is room; those with none are left out.
+
+    What an interrupted command has begun in smaller halves goes on in these: another split could not continue it.
+
+    Args:
+        job: the plan, and which of its runs are missing.
+        members: the part.
+        room: members that fit.
+        begun: whether there are checkpoints at all.
+    """
+    if _missing(job, members) <= room and not (begun and _begun_in_halves(job, members)):
         if _missing(job, members):
             yield members
         return
     middle = (members.start + members.stop) // 2
-    yield from _halves(job, slice(members.start, middle), room)
-    yield from _halves(job, slice(middle, members.stop), room)
+    yield from _halves(job, slice(members.start, middle), room, begun=begun)
+    yield from _halves(job, slice(middle, members.stop), room, begun=begun)
+
+
+def _begun_in_halves(job: PackJob, members: slice) -> bool:
+    """Return whether there are checkpoints of a part's halves, or of theirs, and none of the part itself."""
+    if members.stop - members.start < 2 or job.part_path(members).exists():
+        return False
+    middle = (members.start + members.stop) // 2
+    halves = slice(members.start, middle), slice(middle, members.stop)
+    return any(job.part_path(half).exists() or _begun_in_halves(job, half) for half in halves)
 
 
 def _estimate_step(job: PackJob) -> float:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tpbench.results import RunRecord
-from tpbench.results.location import file_stamps
 from tpbench.training.choice import CellChoice
 from tpbench.training.console import interruptible
 from tpbench.training.devices import limited_threads, release_memory
@@ -100,9 +99,7 @@ def _format_retrained(job: PackJob, ended: PackJob) -> str:
 
 def _has_checkpoint(job: PackJob, plans: Sequence[PackPlan]) -> bool:
     """Return whether one of a job's parts continues from a checkpoint."""
-    if not file_stamps(job.checkpoint_path.parent, ".pt"):
-        return False
-    return any(_job_of(job, plan, plans).checkpoint_path.exists() for plan in plans)
+    return job.has_checkpoints() and any(_job_of(job, plan, plans).checkpoint_path.exists() for plan in plans)
 
 
 def _job_of(job: PackJob, plan: PackPlan, plans: Sequence[PackPlan]) -> PackJob:
