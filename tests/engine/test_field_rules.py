@@ -504,3 +504,25 @@ def test_a_phase_after_the_step_multiplies_by_the_new_weights() -> None:
     pack.joint_step(torch.randn(1, 64, 64), torch.arange(64).view(1, 64) % 10, None)
     ((product, rounded),) = found
     assert torch.equal(product, rounded)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "neighbours"),
+    [
+        ("dfc-ssa", {"dt_fb": 0.9, "tau_fb": 0.2, "times_fb": 8}, {"dt_fb": 0.05, "tau_fb": 0.5, "times_fb": 200}),
+        ("pc", {"pc_rate": 1.8, "pc_steps": 3}, {"pc_rate": 0.1, "pc_steps": 2000}),
+    ],
+)
+def test_a_member_whose_simulation_would_overflow_later_is_not_simulated_further(
+    name: str, own: dict[str, float], neighbours: dict[str, float], small_problem: Problem
+) -> None:
+    """A neighbour's simulation takes longer; 0 times infinity would be no number."""
+    rule, example = METHODS[name], example_configuration(METHODS[name])
+    if name == "pc":
+        small_problem = replace(small_problem, x_train=small_problem.x_train[:80], y_train=small_problem.y_train[:80])
+    configurations = [{**example, **own}, {**example, **neighbours}]
+    alone = Trainer(rule, small_problem, configurations[:1], [0], epochs=1)
+    pack = Trainer(rule, small_problem, configurations, [0, 1], epochs=1)
+    alone.advance(), pack.advance()
+    assert alone.histories[0].status == "finished"
+    assert pack.histories[0].curves == alone.histories[0].curves

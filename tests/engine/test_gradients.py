@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.conftest import CONFIGURATION
 from tpbench.engine import METHODS, Architecture
+from tpbench.engine.gauss_newton import gauss_newton_change
 from tpbench.engine.methods import generalised_targets, uncorrected_targets
 from tpbench.engine.network import cross_entropy
 from tpbench.engine.step import PackState, StepRecord
@@ -192,6 +193,18 @@ def test_gauss_newton_targets(architecture: Architecture, seed: int, damping: fl
                 expected = -torch.linalg.pinv(jacobian) @ gradient[b]
             torch.testing.assert_close(record.targets[i - 1][0, b], expected, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(record.targets[-1][0], -gradient / (1 + damping))
+
+
+def test_a_member_that_is_no_number_does_not_end_its_pack_without_damping() -> None:
+    generator = torch.Generator().manual_seed(3)
+    jacobian = torch.randn(3, 4, 2, 5, generator=generator, dtype=torch.float64)
+    gradient = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
+    whole = gauss_newton_change(jacobian, gradient, torch.zeros(3))
+    for value in (torch.nan, torch.inf):
+        jacobian[1, 2, 0, 3] = value
+        change = gauss_newton_change(jacobian, gradient, torch.zeros(3))
+        assert torch.equal(change[[0, 2]], whole[[0, 2]])
+        assert change[1].isfinite().all(-1).tolist() == [True, True, False, True]
 
 
 def test_a_damping_that_float32_does_not_know_is_none() -> None:

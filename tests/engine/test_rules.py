@@ -36,8 +36,8 @@ from tpbench.engine.methods import (
     gradient_targets,
     propagated_targets,
 )
-from tpbench.engine.network import stream
-from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP, Architecture
+from tpbench.engine.network import squared_error, stream
+from tpbench.engine.parts import DIRECT_LINEAR, EXTRA, LAYERWISE_LINEAR, SLEEP, Architecture, RuleArray
 from tpbench.engine.step import PackState
 from tpbench.engine.verify import verify_method
 
@@ -435,7 +435,46 @@ def test_feedback_epochs_need_feedback_that_is_trained(schedule: str) -> None:
         method(aligned_targets, feedback=LAYERWISE_LINEAR, schedule=schedule)
     with pytest.raises(ValueError, match=r"Mine: .*needs feedback that is trained"):
         method(gradient_targets, hyperparameters=(*PLAIN, SCHEDULE[0]))
+    # Feedback that trains together with the weights has no epochs of its own: they would train nothing.
+    with pytest.raises(ValueError, match=r"Kolen-Pollack: .*needs feedback that is trained by itself"):
+        replace(METHODS["kp"], schedule=schedule)
     assert replace(METHODS["dtp"], schedule=schedule).schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [
+        (lambda draw: torch.zeros(draw.shape[1]), r"\(7,\)"),
+        (lambda draw: torch.zeros(()), r"\(\)"),
+        (lambda draw: torch.zeros(draw.shape[0], 1), r"\(8, 1\)"),
+        (lambda draw: [[0.0] * draw.shape[1]] * draw.shape[0], "list"),
+    ],
+)
+def test_an_initialiser_returns_the_whole_array(values: Callable[[Any], Any], given: str) -> None:
+    """One of another shape would be spread over the array: a matrix of rank one."""
+    arrays = {"own": RuleArray((8, 7), values)}
+    of_map = method(propagated_targets, feedback=DIRECT_LINEAR, fixed_feedback=True, initialise_feedback=values)
+    example = example_configuration(METHODS["bp"])
+    with pytest.raises(RuleError, match=f"^Mine.*own are {given}"):
+        PackState(method(gradient_targets, arrays=lambda _: arrays), Architecture((6, 8, 7, 3)), [example], [0])
+    with pytest.raises(RuleError, match=r"^Mine.*Q1"):
+        PackState(of_map, Architecture((6, 8, 7, 3)), [example], [0])
+
+
+@pytest.mark.parametrize("name", ["ddtp-linear-ggn", "ddtp-rhl-ggn", "dtpdrl-ggn"])
+def test_generalised_targets_are_those_of_cross_entropy(name: str) -> None:
+    configurations = [example_configuration(METHODS[name])]
+    with pytest.raises(ValueError, match="cross-entropy"):
+        PackState(METHODS[name], Architecture((6, 8, 3), random_hidden=5), configurations, [0], loss=squared_error)
+
+
+def test_samples_and_labels_of_a_problem_belong_together(small_problem: Problem) -> None:
+    """A shorter or longer list of labels would train, with wrong numbers."""
+    for changed in ({"y_train": small_problem.y_test}, {"y_test": small_problem.y_test[:1]}):
+        with pytest.raises(ValueError, match="labels"):
+            replace(small_problem, **changed)
+    with pytest.raises(ValueError, match="5 inputs"):
+        replace(small_problem, architecture=Architecture((5, 8, 3)))
 
 
 @pytest.mark.parametrize("schedule", ["slep", "", "SLEEP", None, 3, []])

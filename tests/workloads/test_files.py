@@ -270,6 +270,9 @@ def test_normalising_by_the_data(normalise: str) -> None:
     assert bounds == pytest.approx((0, 1))
     with pytest.raises(TpbenchError, match="are 3"):
         scale_and_shift(normalise, np.full((2, 2), 3.0))
+    # Of so many tenths the mean is not quite a tenth.
+    with pytest.raises(TpbenchError):
+        scale_and_shift(normalise, np.full((1437, 16), 0.1))
 
 
 WRONG_KEYS = [

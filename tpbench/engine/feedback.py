@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tpbench.engine.convolution import PoolingMemory
+from tpbench.engine.errors import RuleError
 from tpbench.engine.gauss_newton import apply_factor, root_probabilities
 from tpbench.engine.network import Parameters, network_layers, stream, xavier_normal
 from tpbench.engine.parts import Architecture, Draw, Feedback, Reconstruction, of_layer
@@ -52,6 +53,9 @@ def initialise_arrays(
         method, architecture: what they belong to.
         seeds, configurations: of the members.
         forward: the initial forward parameters.
+
+    Raises:
+        RuleError: an initialiser returns another shape.
     """
     own = method.arrays(architecture) if method.arrays else {}
     for member, (seed, configuration) in enumerate(zip(seeds, configurations, strict=True)):
@@ -62,6 +66,11 @@ def initialise_arrays(
             draw = own[name].initialise if name in own else method.initialise_feedback if len(shape) == 2 else None
             if draw is not None:
                 values = draw(Draw(shape, generator, configuration, known))
+                if not isinstance(values, torch.Tensor) or tuple(values.shape) != tuple(shape):
+                    given = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+                    raise RuleError(
+                        f"{method.title}: the initial values of its array {name} are {given}, not a tensor of {shape}"
+                    )
             else:
                 values = xavier_normal(shape, generator) if len(shape) == 2 else torch.zeros(shape)
             parameters[name][member] = values

@@ -217,7 +217,8 @@ def direct_random_target_update(batch: Minibatch) -> Update:
     ``delta_i = (Q_i y) * slope_i / B``; no error is sent back, and the output layer has its own.
 
     Source: Frenkel et al., "Learning Without Feedback: Fixed Random Learning Signals Allow for Feedforward Training of
-    Deep Neural Networks", 2021.
+    Deep Neural Networks", 2021. There: the label is not divided by B, though the output's error is, and the matrices
+    are Kaiming-uniform; here they are Xavier-normal, as all feedback. Adam's step hardly depends on such a factor.
 
     Raises:
         ValueError: the labels are no classes.
@@ -457,12 +458,16 @@ def controller_gradients(batch: Minibatch, noise: list[Tensor], into: Parameters
     deviations = {i: torch.zeros_like(batch.activities[i]) for i in layers}
     output_change = torch.zeros_like(u)
     for k in range(max(times) - 1):
+        if k >= min(times) - 1:
+            # Members whose time is over are at rest: what went on could grow without bound.
+            over = _mask(u, [k >= count - 1 for count in times]).bool()
+            for state in (integral, output_change, u, *voltages.values(), *deviations.values()):
+                state.masked_fill_(over, 0)
         integral = integral + dt * (-output_change - leak * u)
         following = integral - proportional * output_change
-        counted = following if k < min(times) - 1 else following * _mask(u, [k < count - 1 for count in times])
         below = None
         for i in layers:
-            into[f"Q{i}"].baddbmm_(voltages[i].mT, counted)
+            into[f"Q{i}"].baddbmm_(voltages[i].mT, following)
             drive = torch.bmm(u, arrays[f"Q{i}"].mT) - voltages[i]
             voltages[i] = voltages[i] + dt / apical * drive + scales[i] * noise[k * depth + i - 1]
             pull = voltages[i] - deviations[i]
@@ -491,9 +496,9 @@ def _of_list(like: Tensor, numbers: list[float]) -> Tensor:
     return torch.cat([torch.full((1, 1, 1), number, dtype=like.dtype, device=like.device) for number in numbers])
 
 
-def _mask(like: Tensor, active: list[bool]) -> Tensor:
-    """Return 1 for the members that are active and 0 for the others, (P, 1, 1)."""
-    return _of_list(like, [float(value) for value in active])
+def _mask(like: Tensor, members: list[bool]) -> Tensor:
+    """Return 1 for some members and 0 for the others, (P, 1, 1)."""
+    return _of_list(like, [float(value) for value in members])
 
 
 # PEPITA.
@@ -584,10 +589,11 @@ def relaxed_update(batch: Minibatch) -> Update:
     for k in range(max(counts)):
         eps, errors = prediction_errors()
         for i in hidden:
-            step = batch.of_layer("pc_rate", i)
+            pull = eps[i - 1] + batch.product(errors[i], batch.forward_parameters[f"W{i + 1}"])
             if k >= min(counts):
-                step = step * _mask(step, [k < count for count in counts])
-            moved[i] = moved[i] - step * (eps[i - 1] + batch.product(errors[i], batch.forward_parameters[f"W{i + 1}"]))
+                # Members whose steps are over stay: 0 times a pull that grew without bound would not be 0.
+                pull.masked_fill_(_mask(pull, [k >= count for count in counts]).bool(), 0)
+            moved[i] = moved[i] - batch.of_layer("pc_rate", i) * pull
     errors = prediction_errors()[1]
     x = [h + change for h, change in zip(batch.activities, moved, strict=False)]
     return Update([error / size for error in errors], x)

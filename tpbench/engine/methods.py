@@ -401,12 +401,12 @@ class Method:
         """Refuse epochs of pure feedback training where nothing trains the feedback."""
         if self.schedule not in SCHEDULES:
             raise ValueError(f"{self.title}: {unknown('schedule', self.schedule, SCHEDULES)}")
-        if self.trains_feedback:
+        if self.trains_feedback and not self.trains_with_weights:
             return
         if self.schedule != JOINT:
-            raise ValueError(f"{self.title}: the schedule '{self.schedule}' needs feedback that is trained")
+            raise ValueError(f"{self.title}: the schedule '{self.schedule}' needs feedback that is trained by itself")
         if idle := [name for name in SCHEDULE if name in self.names]:
-            raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs feedback that is trained")
+            raise ValueError(f"{self.title}: the hyperparameter {idle[0]} needs feedback that is trained by itself")
 
     def _check_phase(self, phase: FeedbackPhase) -> None:
         """Require what a feedback phase is made of."""
@@ -501,6 +501,11 @@ class Method:
     def trains_feedback(self) -> bool:
         """A reconstruction loss or a phase of its own trains its feedback."""
         return self.reconstruction is not None or self.feedback_phase is not None
+
+    @property
+    def trains_with_weights(self) -> bool:
+        """Its feedback trains in joint epochs alone, together with the weights."""
+        return self.feedback_phase is not None and not self.feedback_phase.alone
 
     @property
     def measures_feedback(self) -> bool:

@@ -44,6 +44,12 @@ class Problem:
     """A seed whose random validation samples would be all of a class draws them class by class instead."""
 
     def __post_init__(self) -> None:
+        for what, x, y in (("training", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if len(x) != len(y) or x.shape[1:].numel() != self.architecture.sizes[0]:
+                raise ValueError(
+                    f"{what} samples {tuple(x.shape)} and labels {tuple(y.shape)} of a network with "
+                    f"{self.architecture.sizes[0]} inputs"
+                )
         if not 0 <= self.validation_size < len(self.x_train):
             raise ValueError(f"validation_size {self.validation_size} leaves no samples of {len(self.x_train)}")
 

@@ -90,6 +90,9 @@ class PackState:
         dtype, device: of all tensors.
         matmul: multiplies the matrices of steps; :meth:`propagate` is exact by default.
         initialise: draw the initial weights; False: all arrays are zero until they are copied or restored.
+
+    Raises:
+        ValueError: the method has the curvature of cross-entropy in it, and the loss is another one.
     """
 
     def __init__(
@@ -106,6 +109,8 @@ class PackState:
         matmul: MatmulPolicy = EXACT_MATMUL,
         initialise: bool = True,
     ) -> None:
+        if method.reconstruction and method.reconstruction.curvature and loss is not cross_entropy:
+            raise ValueError(f"{method.title}: its targets hold the curvature of cross-entropy, not of another loss")
         self.method, self.architecture, self.loss = method, architecture, loss
         self.layers = network_layers(architecture)
         # Read-only: the optimisers and the tensors of hyperparameters are made of them once.

@@ -193,7 +193,8 @@ def scale_and_shift(normalise: str | tuple[float, float], stored: NDArray[Any]) 
         with np.errstate(all="ignore"):  # checked below
             mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(stored)) / stored.size
             squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in _parts(stored))
-        deviation = math.sqrt(squares / stored.size)
+        # Of equal numbers the mean may be off by a rounding.
+        deviation = math.sqrt(squares / stored.size) if stored.min() < stored.max() else 0.0
     if not (deviation > 0 and math.isfinite(deviation)):
         what = f"are {mean:g}" if deviation == 0 else "are too large"
         raise TpbenchError(f"all numbers of the training images {what}, so they cannot be normalised")

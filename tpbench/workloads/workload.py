@@ -13,7 +13,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tpbench.engine import HYPERPARAMETERS, SCHEDULE, Architecture, Method, check_configuration, get_method, unknown
+from tpbench.engine import (
+    HYPERPARAMETERS,
+    SCHEDULE,
+    Architecture,
+    Method,
+    UsageError,
+    check_configuration,
+    get_method,
+    unknown,
+)
 from tpbench.engine.parts import EXTRA, JOINT, SLEEP, Convolution, convolutional
 
 _NO_CONTENT = ("name", "title", "data", "samples", "source")
@@ -118,6 +127,11 @@ class Workload:
         optional = [HYPERPARAMETERS[name] for name in SCHEDULE] if method.trains_feedback else []
         entries = method.entries(self.architecture)
         checked = check_configuration(given, method.hyperparameter_specs.values(), optional, where, entries)
+        idle = [name for name in SCHEDULE if method.trains_with_weights and checked.get(name)]
+        if idle:
+            raise UsageError(
+                f"{where}: {idle[0]} must be 0, as {method.title} trains its feedback together with the weights only"
+            )
         return {**checked, **{k: v for k, v in self.feedback_schedule(method).items() if k not in checked}}
 
     def plain(self) -> dict[str, Any]:
