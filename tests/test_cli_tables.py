@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,7 +238,8 @@ def test_tables_of_several_tunings_say_how_to_compare_one(
         pair = package.compare(store.folder, "dfa", "dtp", workload)
         return [note for frame in (board, pair) for note in frame.attrs["notes"] if "--tuning" in note]
 
-    assert [all(f"'{label}'" in note for label in (HALVED, "published")) for note in notes("mnist")] == [True, True]
+    board, _ = notes("mnist")
+    assert all(f"'{label}'" in board for label in (HALVED, "published"))
     assert notes("digits") == []
     assert "--tuning" in tpbench_inside("compare", "dfa", "dtp", "--workload", "mnist").stdout
     # An empty comparison says nothing of tunings.
@@ -612,3 +615,40 @@ def test_forest_and_report_take_a_baseline(
     refused(tpbench_inside("report", "--baseline", "tp"))
     refused(tpbench_inside("report", "--baseline", "dpt", "--watch"))
     refused(tpbench_inside("plot", "forest", "digits", "--baseline", "ddtp-linear"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("leaderboard",), ("compare", "bp", "dtp"), ("table", "overview"), ("plot", "forest", "mnist"), ("report",)],
+    ids=" ".join,
+)
+def test_a_damaged_archive_is_named_before_an_error_that_it_may_be_the_cause_of(
+    command: Sequence[str], tmp_path: Path, tpbench_inside: Inside
+) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.zip").write_bytes(b"PK no archive")
+    ended = tpbench_inside(*command)
+    assert ended.returncode in (1, 2)
+    warnings = [line for line in ended.stderr.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    assert "a.zip" in warnings[0]
+
+
+def test_a_store_is_not_merged_into_itself(store: RunStore, tpbench_inside: Inside) -> None:
+    (store.folder.parent / "link").symlink_to(store.folder)
+    before = sorted(store.folder.rglob("*"))
+    for source in ("results", "link", "./results"):
+        assert tpbench_inside("results", "merge", source, "results").returncode == 2
+    assert sorted(store.folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["leaderboard"]], ids=" ".join)
+def test_output_to_a_full_disk_is_one_line(store: RunStore, arguments: Sequence[str]) -> None:
+    command = [sys.executable, "-m", "tpbench", *arguments]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command, check=False, cwd=store.folder.parent, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240
+        )
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1

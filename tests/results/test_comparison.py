@@ -161,13 +161,33 @@ def test_without_a_label_in_common_the_best_known_are_compared(tmp_path: Path) -
     assert (row["first_tuning"], row["second_tuning"]) == ("40 x 100", "published")
 
 
-def test_all_tunings_are_compared_with_the_one_baseline_of_the_leaderboard(tmp_path: Path) -> None:
-    """The baseline's other tuning is no baseline: its pair would have a p that nothing corrects."""
+@pytest.mark.parametrize("baseline", ["bp", "dfa", "dtp"])
+def test_a_tuning_that_both_have_is_compared_within_itself(tmp_path: Path, baseline: str) -> None:
+    """A tuned method is not compared with one that was not: the rows are those of ``--tuning``, also p."""
+    labels = {"published": PUBLISHED, "40 x 100": SEARCHED}
+    means = {"bp": 2.0, "dfa": 2.3, "dtp": 2.6}
+    store = store_of(
+        tmp_path,
+        *(
+            trained(method, mean - 0.2 * n, lr=n + 1.0, found=info)
+            for method, mean in means.items()
+            for n, info in enumerate(labels.values())
+        ),
+        trained("tp", 9.0, found=PUBLISHED),
+    )
+    for names in (("dfa", "bp"), ("bp", "dfa"), ("dfa", "dtp")):
+        found = compare_methods(store, *names, baseline=baseline)
+        assert found.first_tuning.tolist() == found.second_tuning.tolist() == list(labels)
+        alone = [compare_methods(store, *names, baseline=baseline, tuning=label) for label in labels]
+        pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
+        assert len(found.attrs["notes"]) == 1
+
+
+def test_without_a_label_in_common_the_baseline_is_the_leaderboards(tmp_path: Path) -> None:
     store = store_of(
         tmp_path,
         trained("bp", 2.0, found=PUBLISHED),
-        trained("bp", 1.8, lr=1.0, found=SEARCHED),
-        trained("dfa", 2.3, found=PUBLISHED),
+        trained("dfa", 2.3, found=FROM_FILE),
         trained("dfa", 2.1, lr=1.0, found=SEARCHED),
     )
     ranking = rank_all(choose_cells(store.summaries()))[0]
@@ -175,7 +195,7 @@ def test_all_tunings_are_compared_with_the_one_baseline_of_the_leaderboard(tmp_p
     for names, sign in ((("dfa", "bp"), 1), (("bp", "dfa"), -1)):
         found = compare_methods(store, *names)
         side, other = ("first", "second") if sign == 1 else ("second", "first")
-        assert set(found[f"{side}_tuning"]) == {"published", "40 x 100"}
+        assert set(found[f"{side}_tuning"]) == {"file", "40 x 100"}
         assert set(found[f"{other}_tuning"]) == {"published"}
         for row in found.to_dict("records"):
             each = expected[row[f"{side}_tuning"]]

@@ -30,6 +30,7 @@ from tpbench.search.listing import check_sweeps, get_sweep, list_sweeps, merge_s
 from tpbench.search.removal import plan_sweep
 from tpbench.search.spaces import space_for
 from tpbench.search.tuning import tuning_frames
+from tpbench.training.plan import Outcome
 from tpbench.workloads import WORKLOADS, Workload, get_workload
 
 NAME = "mnist-bp-1"
@@ -571,3 +572,17 @@ def test_the_committed_sweep_of_an_older_version_has_its_id_still() -> None:
     definition = get_sweep(RunStore(ROOT / "results"), COMMITTED).read()
     assert definition.id == COMMITTED
     assert definition.trial_epochs == definition.epochs == 27
+
+
+def test_a_search_that_learnt_nothing_says_so_where_it_is_merged(tmp_path: Path) -> None:
+    """No command to repeat it: the journal is whole and has the reason."""
+    folder = SweepFolder(tmp_path / "results" / "sweeps" / DEFINITION.id)
+    folder.begin(replace(DEFINITION, trials=2), {})
+    journal = Journal.open(folder.journal_path)
+    journal.add_pack([{"lr": 1e-3}, {"lr": 1e-2}])
+    journal.end_pack(0, [Outcome("a" * 24, "pruned", 0.9, 0.9)] * 2)
+    journal.fail("none of them learnt anything")
+    merge_sweeps(RunStore(tmp_path / "results"), RunStore(tmp_path / "into"))
+    [status] = list_sweeps(RunStore(tmp_path / "into"))
+    assert (status.state, status.command) == ("failed", "")
+    assert not status.reason.startswith(FAILED_ELSEWHERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -14,7 +15,7 @@ from rich.console import Console
 
 # Imported in the order in which --help lists their commands.
 from tpbench.cli import train, show, check, manage, remote
-from tpbench.cli.app import app, format_error
+from tpbench.cli.app import app, format_error, opened, warn_of_opened
 
 # isort: on
 from tpbench.engine import TpbenchError
@@ -36,6 +37,7 @@ def main() -> None:
             if reconfigure := getattr(stream, "reconfigure", None):
                 reconfigure(encoding="ascii")
     prepare_streams()
+    opened.clear()
     try:
         # SIGTERM lets every command put its temporary files away, as Ctrl-C does.
         with interrupt_on_signals():
@@ -44,8 +46,18 @@ def main() -> None:
     except TpbenchError as error:
         # A terminal that was closed shows nothing any more.
         with suppress(OSError):
+            warn_of_opened()
             print_line(f"error: {format_error(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)
+    except OSError as error:
+        # What a command reads and writes has errors of its own: this is its output, to a full disk.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        with suppress(OSError):
+            print_line(f"error: the output could not be written ({error.strerror})", Console(stderr=True), "red")
+        with suppress(OSError):
+            sys.stdout.close()  # or Python would try once more
+        sys.exit(1)
     except SystemExit as end:
         # Ctrl-C before the work began, as while libraries are imported: typer ends without a word.
         if end.code == InterruptedWork.exit_code:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from tpbench import __version__
 from tpbench.engine import TpbenchError, UsageError, method_names, unknown
 from tpbench.engine.files import is_regular_file, user_path
-from tpbench.results import RunRecord, RunStore
+from tpbench.results import RunRecord, RunStore, opening
 from tpbench.results.formats import FORMATS, count_of, format_loss, format_mean, mean_and_deviation, say
 from tpbench.results.location import is_url, location
 from tpbench.results.opening import DEFAULT_STORE
@@ -494,10 +494,37 @@ def complain(message: str) -> None:
     say(message, error=True)
 
 
+opened: list[RunStore] = []
+"""The stores that the command has opened."""
+
+
+def read_store(results: str) -> RunStore:
+    """Return the store that a command reads (:func:`tpbench.results.opening.read_store`).
+
+    Should the command fail, the damage that was met is printed first: it may be the cause.
+    """
+    opened.append(opening.read_store(results))
+    return opened[-1]
+
+
+def open_store(results: str) -> RunStore:
+    """Return a store as :func:`read_store` does, also one that is not there yet."""
+    opened.append(opening.open_store(results))
+    return opened[-1]
+
+
 def warn_damaged(store: RunStore) -> None:
     """Print a warning for every damaged file that a store has met."""
     for message in store.damaged:
         complain(f"warning: {message}")
+    store.damaged.clear()
+
+
+def warn_of_opened() -> None:
+    """Print the warnings of all stores that the command has opened and not told of, each once."""
+    for message in dict.fromkeys(message for store in opened for message in store.damaged):
+        complain(f"warning: {message}")
+    opened.clear()
 
 
 def parse_names(text: str | None, known: Iterable[str], what: str) -> list[str]:

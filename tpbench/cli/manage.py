@@ -14,6 +14,8 @@ from tpbench.cli.app import (
     command,
     complain,
     data_app,
+    open_store,
+    read_store,
     results_app,
     warn_damaged,
 )
@@ -21,7 +23,7 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.files import check_target, user_path
 from tpbench.results.formats import EXPORT_FORMATS, count_of, export_format, listing, say
 from tpbench.results.networks import EXPORTS
-from tpbench.results.opening import DEFAULT_STORE, find_record, open_source, open_store, read_store
+from tpbench.results.opening import DEFAULT_STORE, find_record, open_source
 from tpbench.training.tracking import resolve_targets
 
 DatasetName = Annotated[
@@ -73,6 +75,8 @@ def results_merge(
     from tpbench.search.listing import merge_sweeps
 
     store, into = open_source(source), open_store(target)
+    if store.is_same_folder(into):
+        raise UsageError(f"'{source}' and '{target}' are one store")
     merged = merge_stores(store, into)
     also = f"; {count_of(merged.networks, 'network')} copied" if merged.networks else ""
     if merged.predictions:
@@ -149,13 +153,14 @@ def results_export(
         say(f"{count} trials written to {file}")
         for problem in problems:
             complain(f"warning: {problem}")
+        warn_damaged(store)
         return
     from tpbench.search.spaces import supplied_sweeps
 
     count, searches = export_runs(store, file, chosen, supplied_sweeps())
     say(f"{count} runs written to {file}")
     if searches:
-        say(f"not every trial of a search is a run, and --trials writes all of them: {searches}")
+        say(f"not every trial of a search is a run; --trials writes those of journals in the store: {searches}")
     warn_damaged(store)
 
 

@@ -32,6 +32,8 @@ from tpbench.cli.app import (
     complete_methods,
     complete_plotted,
     complete_workloads,
+    open_store,
+    read_store,
     show_app,
     tuning_option,
     warn_damaged,
@@ -53,8 +55,6 @@ from tpbench.results.formats import check_format, listing, say
 from tpbench.results.opening import (
     DEFAULT_STORE,
     find_record,
-    open_store,
-    read_store,
     stored_baseline,
     stored_method,
     stored_methods,
@@ -651,3 +651,4 @@ def report(
     text = make_report(store, command, baseline=_chosen_baseline(baseline, open_store(results))).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")
+    warn_damaged(store)

@@ -19,11 +19,13 @@ from tpbench.cli.app import (
     complain,
     parse_names,
     print_records,
+    read_store,
+    warn_damaged,
 )
 from tpbench.engine import TpbenchError, method_names
 from tpbench.engine.configuration import format_value
 from tpbench.results.formats import count_of, listing, say
-from tpbench.results.opening import DEFAULT_STORE, read_store
+from tpbench.results.opening import DEFAULT_STORE
 from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -126,6 +128,7 @@ def sweeps(
 
     store = read_store(results)
     found = list_sweeps(store)
+    warn_damaged(store)
     if as_json:
         print(json.dumps([asdict(status) for status in found], indent=1))
         return

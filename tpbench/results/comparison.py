@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -63,13 +63,15 @@ def compare_methods(
     baseline: str = BASELINE,
     tuning: str | None = None,
 ) -> pd.DataFrame:
-    """Return one row per workload, kind of data and tuning label of two methods, as the leaderboard tests them.
+    """Return one row per workload, kind of data and tuning label of two methods.
 
     Where one of them is the baseline, ``p``, ``low`` and ``high`` are those of its family: all methods of the workload
     against the baseline. Otherwise ``p`` is that of all ordered pairs without the baseline, one-sided, for the method
-    with the lower mean being better. ``difference`` is the first minus the second, in percentage points. Methods
-    without a tuning label in common are compared with the best known one of each; against the baseline every cell of
-    the other method is compared with the one that the leaderboard tests against.
+    with the lower mean being better. ``difference`` is the first minus the second, in percentage points.
+
+    A tuning label that both methods have is compared within itself: its families are those of the leaderboard of that
+    label. Methods without a label in common are compared as the leaderboard of all labels tests them: with the best
+    known one of each, or every cell of one with the baseline's.
 
     ``frame.attrs["notes"]`` says which tunings were tested together.
 
@@ -83,16 +85,45 @@ def compare_methods(
     """
     if first == second:
         raise UsageError(f"'{first}' stands twice: name two methods to compare")
-    require_validated(store.summaries(), workloads)
-    compared = [
-        (ranking, list(_pairs(ranking, first, second)))
-        for ranking in rank_all(choose_cells(store.summaries(), tuning), baseline, tuning)
-        if workloads is None or ranking.workload in workloads
-    ]
-    frame = pd.DataFrame([_row(ranking, *pair) for ranking, pairs in compared for pair in pairs], columns=COLUMNS)
-    labels = {ranked.cell.tuning for ranking, pairs in compared if pairs for ranked in ranking.cells}
-    frame.attrs["notes"] = tuning_note(tuning, labels)
+    records = store.summaries()
+    require_validated(records, workloads)
+    rows: list[dict[str, Any]] = []
+    together: set[str] = set()
+    apart = False
+    for ranking in rank_all(choose_cells(records, tuning), baseline, tuning):
+        if workloads is not None and ranking.workload not in workloads:
+            continue
+        by_label = _by_label(ranking, first, second, records) if tuning is None else []
+        for one in by_label or [ranking]:
+            pairs = list(_pairs(one, first, second))
+            rows += [_row(one, *pair) for pair in pairs]
+            together |= {ranked.cell.tuning for ranked in one.cells if pairs and not by_label}
+        apart |= bool(by_label)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame.attrs["notes"] = [_APART] * apart + tuning_note(tuning, together)
     return frame
+
+
+_APART = "A tuning that both have is compared within itself, also in the tests, as with --tuning."
+
+
+def _by_label(ranking: Ranking, first: str, second: str, records: Iterable[RunRecord]) -> list[Ranking]:
+    """Return the ranking of each tuning label that two methods have in common; none where there is one label at all."""
+    if len({ranked.cell.tuning for ranked in ranking.cells}) < 2:
+        return []
+    of_method = {
+        name: {ranked.cell.tuning: ranked.cell.budget.rank for ranked in ranking.cells if ranked.cell.method == name}
+        for name in (first, second)
+    }
+    ranks = of_method[first]
+    common = sorted(ranks.keys() & of_method[second].keys(), key=lambda label: (ranks[label], label))
+    of_workload = [record for record in records if record.definition.workload == ranking.workload]
+    return [
+        one
+        for label in common
+        for one in rank_all(choose_cells(of_workload, label), ranking.baseline, label)
+        if one.data_label == ranking.data_label
+    ]
 
 
 def _pairs(ranking: Ranking, first: str, second: str) -> Iterator[tuple[RankedCell, RankedCell]]:

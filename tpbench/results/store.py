@@ -95,6 +95,11 @@ class RunStore:
 
     # Reading
 
+    def is_same_folder(self, other: RunStore) -> bool:
+        """Return whether both are of one folder, also where a link leads to it."""
+        places = [store.folder.resolve() if isinstance(store.folder, Path) else store.folder for store in (self, other)]
+        return str(places[0]) == str(places[1])
+
     def __contains__(self, run_id: str) -> bool:
         return self.read(run_id) is not None
 

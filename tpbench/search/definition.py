@@ -737,7 +737,7 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
     )
     if done or running:
         return status
-    if folder.archive and best is None and searched == definition.trials:
+    if (folder.archive or journal.failure) and best is None and searched == definition.trials:
         reason = f"none of its {searched} configurations learnt anything"
         return replace(status, state="failed", reason=reason)
     if folder.archive:
