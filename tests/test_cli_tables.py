@@ -18,6 +18,7 @@ from scipy import stats
 import tpbench as package
 from tests.conftest import Ended, Inside
 from tests.results.records import record
+from tpbench.engine import UsageError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.comparison import RUN_COLUMNS
@@ -244,6 +245,21 @@ def test_tables_of_several_tunings_say_how_to_compare_one(
     assert "--tuning" in tpbench_inside("compare", "dfa", "dtp", "--workload", "mnist").stdout
     # An empty comparison says nothing of tunings.
     assert not any("--tuning" in note for note in package.compare(store.folder, "bp", "dfa", "digits").attrs["notes"])
+
+
+@pytest.mark.parametrize("name", ["overview", "epochs", "field"])
+def test_tables_of_one_tuning_are_those_of_a_store_of_it_alone(
+    store: RunStore, tuned: RunStore, tpbench_inside: Inside, name: str
+) -> None:
+    wanted = csv_of(tpbench_inside("table", name, "--results", str(tuned.folder), "--format", "csv"))
+    pd.testing.assert_frame_equal(csv_of(tpbench_inside("table", name, "--tuning", HALVED, "--format", "csv")), wanted)
+    called = package.table(store.folder, name, tuning=HALVED)
+    assert (list(called["method"]), set(called["tuning"])) == (list(wanted["method"]), {HALVED})
+    assert HALVED in tpbench_inside("table", name, "--tuning", HALVED).stdout
+    for other in ("s6", "loss"):
+        assert tpbench_inside("table", other, "--tuning", HALVED).returncode == 2
+    with pytest.raises(UsageError):
+        package.table(store.folder, "s6", tuning=HALVED)
 
 
 def test_a_source_that_has_no_run_of_the_tuning_hides_none(tmp_path: Path, tpbench_inside: Inside) -> None:

@@ -361,7 +361,7 @@ def leaderboard(
 
 
 @public
-def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFrame:
+def table(results: Place, name: str, baseline: str | None = None, tuning: str | None = None) -> pd.DataFrame:
     """One of the tables that are computed from a store, in tidy form: one row per entry.
 
     Args:
@@ -373,6 +373,8 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
             they need, with their cost).
         baseline: the method that the others are compared with, of ``"overview"``, ``"epochs"`` and ``"field"`` alone;
             None is BP.
+        tuning: of the same tables: only configurations with this tuning label, also in the tests, as of
+            :func:`leaderboard`.
 
     Returns:
         Errors are in per cent. ``marks`` says how an entry departs from the protocol, ``tuning`` how its configuration
@@ -404,7 +406,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         ``frame.attrs["title"]`` and ``frame.attrs["notes"]`` are what stands above and below the printed table.
 
     Raises:
-        UsageError: there is no such folder, table or method, or the table has no baseline.
+        UsageError: there is no such folder, table, method or tuning, or the table has no baseline.
         TpbenchError: the store cannot be read. Of runs that are damaged a warning tells.
 
     Example:
@@ -412,9 +414,10 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         >>> frame.query("within == 'no'").filter(["workload", "method", "difference", "low", "high"])
     """
     chosen = check_table(str(name))
-    if baseline is not None and chosen not in BASELINE_TABLES:
-        tables = ", ".join(f"'{table}'" for table in BASELINE_TABLES)
-        raise UsageError(f"only the tables {tables} have one", parameter="baseline", value=baseline)
+    for parameter, value in (("baseline", baseline), ("tuning", tuning)):
+        if value is not None and chosen not in BASELINE_TABLES:
+            tables = ", ".join(f"'{table}'" for table in BASELINE_TABLES)
+            raise UsageError(f"only the tables {tables} have one", parameter=parameter, value=value)
     store = _store(results)
     if chosen == DAMPING_TABLE:
         from tpbench.reports.alignment_tables import DAMPING_TITLE
@@ -431,7 +434,7 @@ def table(results: Place, name: str, baseline: str | None = None) -> pd.DataFram
         frame, title = loss_rows(store), LOSS_TITLE
         said = loss_notes(frame)
     elif chosen in BASELINE_TABLES:
-        frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline)
+        frame, title, said = _against_baseline(store, chosen, "bp" if baseline is None else baseline, tuning)
     else:
         from tpbench.results.tables import footnote, notes, others_note, paper_table, table_rows
 
@@ -534,7 +537,9 @@ def compare_runs(results: Place, first: str, second: str) -> pd.DataFrame:
     return _annotated(frame, "Two runs, sample by sample", [RUN_NOTE])
 
 
-def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.DataFrame, str, list[str]]:
+def _against_baseline(
+    store: RunStore, name: str, baseline: str, tuning: str | None
+) -> tuple[pd.DataFrame, str, list[str]]:
     """Return one of the tables with a baseline, its title and its notes; no rows where there are no runs."""
     from tpbench.results.cells import choose_cells as cells_of
     from tpbench.results.cells import read_curves
@@ -543,18 +548,18 @@ def _against_baseline(store: RunStore, name: str, baseline: str) -> tuple[pd.Dat
     from tpbench.results.ranking import rank_all
     from tpbench.results.tables import epochs_note, epochs_rows, overview_notes, overview_rows
 
-    method = _baseline(baseline, store)
+    label = _tuning(tuning, store, None)
+    method = _baseline(baseline, store, tuning=label)
+    cells = cells_of(store.summaries(), label)
+    rankings = rank_all(cells, method, label)
     if name == OVERVIEW_TABLE:
-        rankings = rank_all(cells_of(store.summaries()), method)
         said = overview_notes(rankings, "differs") if rankings else []
-        return overview_rows(store, method), f"Methods against {method_title(method)}", said
+        return overview_rows(rankings), f"Methods against {method_title(method)}", said
     if name == FIELD_TABLE:
-        rankings = rank_all(cells_of(store.summaries()), method)
         notes = [line for ranking in rankings for line in field_notes(ranking, "differs")]
-        rows = field_rows(store, method) if rankings else pd.DataFrame()
+        rows = field_rows(rankings) if rankings else pd.DataFrame()
         return rows, f"Rules against {method_title(method)}, by what they need", list(dict.fromkeys(notes))
-    cells = cells_of(store.summaries())
-    rows = epochs_rows(rank_all(cells, method), read_curves(store, cells.values()))
+    rows = epochs_rows(rankings, read_curves(store, cells.values()))
     return rows, "Epochs to target", [epochs_note(method)]
 
 

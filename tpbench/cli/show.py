@@ -460,6 +460,7 @@ def table(
         typer.Argument(metavar="WORKLOAD", help="For loss: only this workload.", autocompletion=complete_workloads),
     ] = None,
     baseline: Annotated[str | None, baseline_option(f"For {', '.join(BASELINE_TABLES)}")] = None,
+    tuning: Annotated[str | None, tuning_option(f"For {', '.join(BASELINE_TABLES)}")] = None,
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
@@ -470,9 +471,10 @@ def table(
         if name != LOSS_TABLE:
             raise UsageError(f"a workload goes with 'table {LOSS_TABLE}', not with 'table {name}'")
         workload = stored_workload(workload, open_store(results))
-    if baseline is not None and name not in BASELINE_TABLES:
-        tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
-        raise UsageError(f"--baseline goes with {tables}, not with 'table {name}'")
+    for flag, given in (("--baseline", baseline), ("--tuning", tuning)):
+        if given is not None and name not in BASELINE_TABLES:
+            tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
+            raise UsageError(f"{flag} goes with {tables}, not with 'table {name}'")
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
         from tpbench.reports.alignment_tables import angle_table, damping_table
@@ -487,9 +489,10 @@ def table(
         from tpbench.results.tables import render_epochs, render_overview
 
         draw = {OVERVIEW_TABLE: render_overview, EPOCHS_TABLE: render_epochs, FIELD_TABLE: render_field}[name]
-        method = _chosen_baseline(baseline, store)
-        text = draw(store, form, method)
-        _hint_baseline(method, {record.definition.method for record in store.summaries()})
+        label = _chosen_tuning(tuning, store)
+        method = _chosen_baseline(baseline, store, tuning=label)
+        text = draw(store, form, method, label)
+        _hint_baseline(method, stored_methods(store, tuning=label), label)
     else:
         from tpbench.results import paper_table, render
 

@@ -78,16 +78,8 @@ def field_order(ranking: Ranking) -> list[RankedCell]:
     return sorted(ranking.cells, key=lambda ranked: groups.index(needs_of(ranked.cell.method)))
 
 
-def field_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
-    """Return one row per cell: the leaderboard's, with what the rule needs and its relative cost.
-
-    Raises:
-        TpbenchError: the store is empty.
-    """
-    return _frame(rankings_of(store, baseline))
-
-
-def _frame(rankings: Sequence[Ranking]) -> pd.DataFrame:
+def field_rows(rankings: Sequence[Ranking]) -> pd.DataFrame:
+    """Return one row per cell: the leaderboard's, with what the rule needs and its relative cost."""
     frames = []
     for ranking in rankings:
         ordered = field_order(ranking)
@@ -110,16 +102,16 @@ def field_notes(ranking: Ranking, mark: str = "bold") -> list[str]:
     ]
 
 
-def render_field(store: RunStore, form: str, baseline: str = BASELINE) -> str:
-    """Format a table for each workload in one of :data:`tpbench.results.formats.FORMATS`.
+def render_field(store: RunStore, form: str, baseline: str = BASELINE, tuning: str | None = None) -> str:
+    """Format a table for each workload, of one tuning label or all, in one of :data:`tpbench.results.formats.FORMATS`.
 
     Raises:
         UsageError: there is no such format.
         TpbenchError: the store is empty.
     """
-    rankings = rankings_of(store, baseline)
+    rankings = rankings_of(store, baseline, tuning)
     if check_format(form) == "csv":
-        return csv_text(_frame(rankings), csv_number)
+        return csv_text(field_rows(rankings), csv_number)
     mark = "*" if form == "text" else "bold"
     tables = []
     for ranking in rankings:

@@ -498,7 +498,7 @@ def tuning_note(tuning: str | None, tunings: Collection[str]) -> list[str]:
     if len(set(tunings)) < 2:
         return []
     labels = ", ".join(f"'{each}'" for each in sorted(set(tunings)))
-    return [f"Rows of all tunings are tested together; --tuning of leaderboard and compare tests one alone: {labels}."]
+    return [f"Rows of all tunings are tested together; --tuning tests one alone: {labels}."]
 
 
 BRACKETS = "In brackets after an error: departures from the protocol."

@@ -47,10 +47,10 @@ from tpbench.results.ranking import (
     RankedCell,
     Ranking,
     format_error,
-    leaderboard,
     rank_all,
     ranking_frame,
     require_validated,
+    tuning_note,
 )
 from tpbench.results.runs import DEFAULT_PRECISION, RunRecord, percent
 from tpbench.results.statistics import (
@@ -399,9 +399,9 @@ OVERVIEW_COLUMNS = (
 )
 
 
-def overview_rows(store: RunStore, baseline: str = BASELINE) -> pd.DataFrame:
+def overview_rows(rankings: Sequence[Ranking]) -> pd.DataFrame:
     """Return one row per cell with its difference from the baseline, as the leaderboard has them."""
-    return leaderboard(store, baseline=baseline)[list(OVERVIEW_COLUMNS)]
+    return ranking_frame(rankings)[list(OVERVIEW_COLUMNS)]
 
 
 @dataclass(frozen=True)
@@ -475,6 +475,7 @@ def overview_notes(rankings: Sequence[Ranking], mark: str = "bold") -> list[str]
         lines.append("Open: seeds or epochs are missing.")
     if any(ranked.cell.marks for ranked in cells):
         lines.append(BRACKETS)
+    lines += tuning_note(rankings[0].tuning, {ranked.cell.tuning for ranked in cells})
     sizes = [
         f"{ranking.title} {sampling_error(cell.mean, ranking.test_samples):.2f}"
         for ranking in rankings
@@ -486,30 +487,34 @@ def overview_notes(rankings: Sequence[Ranking], mark: str = "bold") -> list[str]
 _TEST_SETS = "Standard error from the number of test samples alone, in points, of the baseline's error"
 
 
-def render_overview(store: RunStore, form: str, baseline: str = BASELINE) -> str:
-    """Format the overview in one of :data:`tpbench.results.formats.FORMATS`.
+def render_overview(store: RunStore, form: str, baseline: str = BASELINE, tuning: str | None = None) -> str:
+    """Format the overview in one of :data:`tpbench.results.formats.FORMATS`, of one tuning label or all.
 
     Raises:
         UsageError: there is no such format.
         TpbenchError: the store is empty.
     """
-    rankings = rankings_of(store, baseline)
+    rankings = rankings_of(store, baseline, tuning)
     if check_format(form) == "csv":
-        return csv_text(ranking_frame(rankings)[list(OVERVIEW_COLUMNS)], csv_number)
+        return csv_text(overview_rows(rankings), csv_number)
     header, rows = overview_matrix(rankings)
     note = "\n".join(overview_notes(rankings, "*" if form == "text" else "bold"))
     return format_table(f"Methods against {method_title(baseline)}", header, rows, form, note)
 
 
-def rankings_of(store: RunStore, baseline: str) -> list[Ranking]:
+def rankings_of(store: RunStore, baseline: str, tuning: str | None = None) -> list[Ranking]:
     """Return the rankings of all workloads of a store.
+
+    Args:
+        baseline: the method that others are compared with.
+        tuning: only cells with this tuning label, also in the tests; None: all.
 
     Raises:
         UsageError: no run has a validation set.
         TpbenchError: the store is empty.
     """
     require_validated(store.summaries())
-    found = rank_all(choose_cells(store.summaries()), baseline)
+    found = rank_all(choose_cells(store.summaries(), tuning), baseline, tuning)
     if not found:
         raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
     return found
@@ -606,14 +611,14 @@ def epochs_values(row: Mapping[Hashable, Any]) -> list[str]:
     ]
 
 
-def render_epochs(store: RunStore, form: str, baseline: str = BASELINE) -> str:
-    """Format the table of epochs to target in one of :data:`tpbench.results.formats.FORMATS`.
+def render_epochs(store: RunStore, form: str, baseline: str = BASELINE, tuning: str | None = None) -> str:
+    """Format the table of epochs to target in one of :data:`tpbench.results.formats.FORMATS`, of one tuning or all.
 
     Raises:
         UsageError: there is no such format.
         TpbenchError: the store is empty, or has no run of the baseline.
     """
-    rankings = rankings_of(store, baseline)
+    rankings = rankings_of(store, baseline, tuning)
     frame = epochs_rows(rankings, read_curves(store, (ranked.cell for one in rankings for ranked in one.cells)))
     if frame.empty:
         raise TpbenchError(f"{store.folder} holds no run of the baseline {baseline} yet; --baseline names another")
