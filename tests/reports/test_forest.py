@@ -115,6 +115,9 @@ def test_the_title_names_the_tuning_that_was_asked_for(forest_store: RunStore) -
 
     assert drawn("published") == ("MNIST, published: test error of each method", "BP")
     assert drawn(None) == ("MNIST: test error of each method", "BP\npublished")
+    # Also methods of one tuning name it, as the others stand beside them.
+    figure = forest_figure(forest_rows(forest_store, "mnist"), "mnist")
+    assert all("\n" in label.get_text() for label in figure.axes[0].get_yticklabels())
 
 
 def test_the_legend_of_the_forest_names_what_occurs(forest_store: RunStore, tmp_path: Path) -> None:

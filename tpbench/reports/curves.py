@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -84,6 +84,13 @@ def cell_label(cell: Cell) -> str:
     """Format method, tuning, kind of data and number of diverged seeds, which are not in the picture."""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
     return visible(with_label(cell.title, cell.data_label)) + gone
+
+
+def name_tunings(cells: Iterable[Cell]) -> list[Cell]:
+    """Let every cell of a picture name its tuning where several are in it, also of methods that have one."""
+    found = list(cells)
+    several = len({cell.tuning for cell in found}) > 1
+    return [replace(cell, tunings=max(2, cell.tunings)) if several else cell for cell in found]
 
 
 def middle_and_band(values: Values) -> tuple[Values, Values, Values]:
@@ -363,14 +370,17 @@ def _cost_point(
     return fill(name, TITLE_WIDTH), (place_on_axis, cell.mean), shade
 
 
-COST_NOTE = "Point: mean test error; bar: one standard deviation over seeds. Seconds: a run's share of its pack's."
+COST_NOTE = (
+    "Point: mean test error over the seeds of all devices; bar: one standard deviation. Seconds: a run's share of its "
+    "pack's, on one device."
+)
 """The meaning of the points of the cost."""
 
 
 @drawing()
 def cost_plot(cells: Sequence[Cell]) -> Figure:
     """Draw test error against the wall time of a run (its share of its pack's), one point per method and device."""
-    height = max(4.2, 0.3 * len(cells))
+    cells, height = name_tunings(cells), max(4.2, 0.3 * len(cells))
     figure = Figure(figsize=(6.5, height), layout="constrained")
     axes = figure.subplots()
     draw_cost(axes, cells, height - 0.6)

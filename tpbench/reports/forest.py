@@ -9,7 +9,7 @@ from itertools import groupby
 
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
-from tpbench.reports.curves import cell_label, cells_of
+from tpbench.reports.curves import cell_label, cells_of, name_tunings
 from tpbench.reports.style import Annotation, Axes, Figure, MaxNLocator, drawing, log_scale, mark
 from tpbench.results import RunStore
 from tpbench.results.paper import paper_cell
@@ -63,7 +63,8 @@ def forest_figure(rows: Sequence[RankedCell], workload: str = "", tuning: str | 
     axes = figure.subplots()
     several = len({row.cell.data_label for row in rows}) > 1
     # Where all are of one kind of data, the title names it.
-    names = [cell_label(row.cell if several else replace(row.cell, data_label="")) for row in rows]
+    cells = name_tunings(row.cell for row in rows) if workload else [row.cell for row in rows]
+    names = [cell_label(cell if several else replace(cell, data_label="")) for cell in cells]
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         _draw(axes, place, name, row)
     _draw_baselines(axes, rows)
