@@ -447,6 +447,15 @@ def test_a_run_that_the_checkpoint_lacks_begins_anew(tmp_path: Path) -> None:
     assert epochs_of(PackJob(plan, settings)) == [1, 2, 3, 4]
 
 
+def test_no_checkpoint_stays_of_runs_that_others_have_stored(tmp_path: Path) -> None:
+    settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1), epochs=4)
+    interrupted(PackJob(plan, settings), 3)
+    for seed in plan.seeds:
+        PackJob(digits_plan("bp", (seed,), epochs=4), settings).run()
+    assert epochs_of(PackJob(plan, settings)) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_halves_that_were_begun_go_on_though_more_memory_is_free(tmp_path: Path) -> None:
     settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1, 2, 3), epochs=4)
     job = PackJob(plan, settings)

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
@@ -157,9 +157,9 @@ class PackJob:
         content += [stop_rule.name] if stop_rule else []
         return self.store.folder / "checkpoints" / f"{digest(content)[:24]}.pt"
 
-    def has_checkpoints(self) -> bool:
-        """Return whether the store has checkpoints, of any pack."""
-        return bool(file_stamps(self.store.folder / "checkpoints", ".pt"))
+    def checkpoint_names(self) -> Set[str]:
+        """Return the names of all checkpoint files of the store, of any pack."""
+        return file_stamps(self.store.folder / "checkpoints", ".pt").keys()
 
     def run(self, on_epoch: Callable[[EpochReport], None] | None = None) -> list[Outcome]:
         """Train what is missing, and return one outcome per member of the plan, in its order.
@@ -171,6 +171,9 @@ class PackJob:
             TpbenchError: memory does not suffice for a single run, or the store cannot be written.
         """
         trained = self._train_missing(on_epoch) if self.missing else {}
+        if not self.missing and self.checkpoint_path.exists():
+            # Others have stored all of its runs.
+            self.checkpoint_path.unlink(missing_ok=True)
         histories = self._histories(trained)
         stopped = self.stop_rule.stopped(histories, self.plan.epochs) if self.stop_rule else {}
         for member, epoch in stopped.items():
@@ -200,7 +203,8 @@ class PackJob:
         """Return the history of a stored run as if the plan had trained it: pruned where it would have been."""
         history = self.finished[run_id].history
         epochs, error = self.plan.workload.prune
-        pruned = self.plan.prune and history.epochs >= epochs and history.curves["train_error"][epochs - 1] > error
+        errors = history.curves.get("train_error", ())
+        pruned = self.plan.prune and len(errors) >= epochs and errors[epochs - 1] > error
         return _cut(history, epochs, "pruned") if pruned else history
 
     def _by_id(self, histories: Sequence[MemberHistory]) -> dict[str, MemberHistory]:
@@ -231,12 +235,12 @@ class PackJob:
 
     def _parts_begun(self) -> int:
         """Return in how many parts another process has begun to train the members: 1 if not in parts."""
-        count = len(self.definitions)
-        if not self.has_checkpoints() or self.checkpoint_path.exists():
+        count, there = len(self.definitions), self.checkpoint_names()
+        if not there or self.checkpoint_path.name in there:
             return 1
         parts = 2
         while parts < 2 * count:
-            if any(self.part_path(part).exists() for part in self.plan.slices(min(parts, count))):
+            if any(self.part_path(part).name in there for part in self.plan.slices(min(parts, count))):
                 return min(parts, count)
             parts *= 2
         return 1
@@ -286,7 +290,7 @@ class PackJob:
 
     def _remove_checkpoints_of_larger_parts(self) -> None:
         """Remove what was begun with more members at once: it cannot be continued."""
-        if not self.has_checkpoints():
+        if not self.checkpoint_names():
             return
         self.checkpoint_path.unlink(missing_ok=True)
         parts = 2

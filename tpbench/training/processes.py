@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -125,8 +125,8 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
         at_once -= 1
     room = int((free / at_once - overhead(at_once)) / member)
     threads = _threads_of(job, step, at_once)
-    begun = job.has_checkpoints()
-    halves = [half for members in parts for half in _halves(job, members, room, begun=begun)]
+    begun = job.checkpoint_names()
+    halves = [half for members in parts for half in _halves(job, members, room, begun)]
     plans = [job.plan.part(members) for members in halves]
     if at_once == len(parts) and all(_missing(job, members) <= room for members in parts):
         return Packing(plans, at_once, threads)
@@ -176,7 +176,7 @@ def _data_memory(problem: Problem) -> int:
     return sum(t.nbytes for t in (problem.x_train, problem.y_train, problem.x_test, problem.y_test))
 
 
-def _halves(job: PackJob, members: slice, room: int, *, begun: bool) -> Iterator[slice]:
+def _halves(job: PackJob, members: slice, room: int, begun: Set[str]) -> Iterator[slice]:
     """Halve a part until no half has more members to train than there is room; those with none are left out.
 
     What an interrupted command has begun in smaller halves goes on in these: another split could not continue it.
@@ -185,24 +185,24 @@ def _halves(job: PackJob, members: slice, room: int, *, begun: bool) -> Iterator
         job: the plan, and which of its runs are missing.
         members: the part.
         room: members that fit.
-        begun: whether there are checkpoints at all.
+        begun: names of all checkpoints.
     """
-    if _missing(job, members) <= room and not (begun and _begun_in_halves(job, members)):
+    if _missing(job, members) <= room and not (begun and _begun_in_halves(job, members, begun)):
         if _missing(job, members):
             yield members
         return
     middle = (members.start + members.stop) // 2
-    yield from _halves(job, slice(members.start, middle), room, begun=begun)
-    yield from _halves(job, slice(middle, members.stop), room, begun=begun)
+    yield from _halves(job, slice(members.start, middle), room, begun)
+    yield from _halves(job, slice(middle, members.stop), room, begun)
 
 
-def _begun_in_halves(job: PackJob, members: slice) -> bool:
+def _begun_in_halves(job: PackJob, members: slice, begun: Set[str]) -> bool:
     """Return whether there are checkpoints of a part's halves, or of theirs, and none of the part itself."""
-    if members.stop - members.start < 2 or job.part_path(members).exists():
+    if members.stop - members.start < 2 or job.part_path(members).name in begun:
         return False
     middle = (members.start + members.stop) // 2
     halves = slice(members.start, middle), slice(middle, members.stop)
-    return any(job.part_path(half).exists() or _begun_in_halves(job, half) for half in halves)
+    return any(job.part_path(half).name in begun or _begun_in_halves(job, half, begun) for half in halves)
 
 
 def _estimate_step(job: PackJob) -> float:

@@ -99,7 +99,7 @@ def _format_retrained(job: PackJob, ended: PackJob) -> str:
 
 def _has_checkpoint(job: PackJob, plans: Sequence[PackPlan]) -> bool:
     """Return whether one of a job's parts continues from a checkpoint."""
-    return job.has_checkpoints() and any(_job_of(job, plan, plans).checkpoint_path.exists() for plan in plans)
+    return bool(job.checkpoint_names()) and any(_job_of(job, plan, plans).checkpoint_path.exists() for plan in plans)
 
 
 def _job_of(job: PackJob, plan: PackPlan, plans: Sequence[PackPlan]) -> PackJob:
