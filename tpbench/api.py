@@ -458,7 +458,10 @@ def compare(
     baseline: str = "bp",
     tuning: str | None = None,
 ) -> pd.DataFrame:
-    """Two methods of a store on every workload that both were trained on, tested as in its leaderboard.
+    """Two methods of a store on every workload that both were trained on, a row for each tuning that both have.
+
+    The tests are those of the leaderboard of that tuning (``tuning=``). Cells of other tunings are compared, as in the
+    leaderboard of all, only where the two have none in common.
 
     Args:
         results: the store: a folder or a URL.

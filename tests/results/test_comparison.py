@@ -183,6 +183,18 @@ def test_a_tuning_that_both_have_is_compared_within_itself(tmp_path: Path, basel
         assert len(found.attrs["notes"]) == 1
 
 
+def test_labels_of_data_are_those_of_the_whole_store(tmp_path: Path) -> None:
+    """A run on another workload of the same data says what copy it is."""
+    groups = [
+        trained(method, mean, lr=n + 1.0, found=info, label="unverified copy")
+        for method, mean in {"bp": 2.0, "dfa": 2.3}.items()
+        for n, info in enumerate((PUBLISHED, SEARCHED))
+    ]
+    newer = trained("bp", 4.0, [0], workload="mnist-frozen", label="unverified copy 0123abcd")
+    found = compare_methods(store_of(tmp_path, *groups, newer), "dfa", "bp")
+    assert found.first_tuning.tolist() == found.second_tuning.tolist() == ["published", "40 x 100"]
+
+
 def test_without_a_label_in_common_the_baseline_is_the_leaderboards(tmp_path: Path) -> None:
     store = store_of(
         tmp_path,

@@ -363,7 +363,10 @@ def test_a_file_that_an_archive_replaced_goes_aside_too(tmp_path: Path) -> None:
     store = store_of(tmp_path, [old])
     between = replace(record(errors=[0.4, 0.2]), provenance={"torch": "x", "replaces": [old.curves_digest]})
     (tmp_path / "x.zip").write_bytes(archive_of(between))
-    RunStore(tmp_path).replace_run(old, new, None)
+    store.add_predictions(bits(old))
+    RunStore(tmp_path).replace_run(old, new, bits(new))
+    (kept_bits,) = store.replaced.glob("*.bits")
+    assert Predictions.from_json(kept_bits.read_text(), "").belongs(old)
     kept = {RunRecord.from_json(p.read_text(), str(p)).curves_digest for p in store.replaced.glob("*.json")}
     assert kept == {old.curves_digest, between.curves_digest}
 

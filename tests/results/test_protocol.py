@@ -343,6 +343,12 @@ def test_a_trial_of_a_search_says_nothing_beside_other_runs() -> None:
     }
 
 
+def test_a_trial_beside_other_runs_is_no_search_behind_a_configuration() -> None:
+    other = runs(error=0.03, lr=2e-3, found=FROM_FILE)
+    cell = chosen(runs(seeds=[0], found=searched(role="search")), runs(seeds=range(1, 10), found=FROM_FILE), other)
+    assert (cell.tuning, cell.marks) == ("file", ["1 of 2 configurations"])
+
+
 def test_of_two_splits_of_a_seed_todays_counts() -> None:
     def split(by: Literal["", "by class"], error: float) -> list[RunRecord]:
         return [replace(run, definition=replace(run.definition, split=by)) for run in runs(error=error)]

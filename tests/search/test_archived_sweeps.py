@@ -586,3 +586,18 @@ def test_a_search_that_learnt_nothing_says_so_where_it_is_merged(tmp_path: Path)
     [status] = list_sweeps(RunStore(tmp_path / "into"))
     assert (status.state, status.command) == ("failed", "")
     assert not status.reason.startswith(FAILED_ELSEWHERE)
+
+
+def test_a_failed_sweep_of_this_machine_keeps_its_reason(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "results" / "sweeps" / DEFINITION.id)
+    folder.begin(replace(DEFINITION, trials=2), {})
+    journal = Journal.open(folder.journal_path)
+    journal.add_pack([{"lr": 1e-3}, {"lr": 1e-2}])
+    journal.end_pack(0, [])
+    journal.fail("every pack failed: out of memory")
+    [status] = list_sweeps(RunStore(tmp_path / "results"))
+    assert status.reason == "every pack failed: out of memory"
+    merge_sweeps(RunStore(tmp_path / "results"), RunStore(tmp_path / "into"))
+    [merged] = list_sweeps(RunStore(tmp_path / "into"))
+    assert merged.state == "failed"
+    assert "learnt" not in merged.reason

@@ -411,7 +411,7 @@ def test_a_process_that_is_lost_while_runs_are_stored_costs_no_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, publish = PackSettings(str(tmp_path), checkpoint_every=1), RunStore.publish
-    plan = digits_plan("bp", (0, 1, 2), epochs=6)
+    plan, clock = digits_plan("bp", (0, 1, 2), epochs=6), Clock()
 
     def publish_one(store: RunStore, record: RunRecord, predictions: Any = None) -> Path:
         if record.definition.seed:
@@ -421,20 +421,34 @@ def test_a_process_that_is_lost_while_runs_are_stored_costs_no_epochs(
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "publish", publish_one)
         with pytest.raises(InterruptedTrainingError):
-            PackJob(plan, settings).run()
-    assert len(RunStore(tmp_path).ids()) == 1
-    assert epochs_of(PackJob(plan, settings)) == [6]
+            PackJob(plan, settings, clock=clock).run(ticking(clock, 30, 99))
+    (first,) = RunStore(tmp_path).records()
+    done: list[int] = []
+    PackJob(plan, settings, clock=clock).run(lambda report: done.append(report.done))
+    assert done == [6]
+    # Each run has its share of the pack's time, also of the time before.
+    others = [run.wall_time_s for run in RunStore(tmp_path).records() if run.definition.seed]
+    # Each epoch takes 30 s but the last, which the clock does not see.
+    assert others == [pytest.approx(first.wall_time_s, rel=0.21)] * 2
 
 
-@pytest.mark.parametrize("again", [1, 2])
-def test_a_part_continues_once_the_others_are_stored(tmp_path: Path, again: int) -> None:
-    """Also where another process knows nothing of the parts."""
+@pytest.mark.parametrize(("parts", "again"), [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)])
+def test_a_part_continues_once_the_others_are_stored(tmp_path: Path, parts: int, again: int) -> None:
+    """Also where another process knows nothing of the parts, or not of all."""
     settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1, 2, 3), epochs=8)
-    interrupted(PackJob(plan, settings, parts=2), 8 + 6)
-    assert len(RunStore(tmp_path).ids()) == 2
-    # Of two parts; the first is stored and takes no time.
+    interrupted(PackJob(plan, settings, parts=parts), (parts - 1) * 8 + 6)
+    assert len(RunStore(tmp_path).ids()) == 4 - 4 // parts
+    # The other parts are stored and take no time.
     assert epochs_of(PackJob(plan, settings, parts=again)) == [7, 8]
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_run_that_was_begun_by_itself_does_not_part_a_pack(tmp_path: Path) -> None:
+    settings, plan = PackSettings(str(tmp_path), checkpoint_every=1), digits_plan("bp", (0, 1), epochs=4)
+    interrupted(PackJob(digits_plan("bp", (0,), epochs=4), settings), 3)
+    assert [p.seeds for p in pack_into_memory(PackJob(plan, settings), 2**50).plans] == [(0, 1)]
+    assert epochs_of(PackJob(plan, settings)) == [1, 2, 3, 4]
+    assert {record.pack_members for record in RunStore(tmp_path).records()} == {2}
 
 
 def test_a_run_that_the_checkpoint_lacks_begins_anew(tmp_path: Path) -> None:

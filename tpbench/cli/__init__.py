@@ -50,10 +50,11 @@ def main() -> None:
             print_line(f"error: {format_error(error)}", Console(stderr=True), "red")
         sys.exit(error.exit_code)
     except OSError as error:
-        # What a command reads and writes has errors of its own: this is its output, to a full disk.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        # Without a file's name it is the output, to a full disk.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         with suppress(OSError):
+            warn_of_opened()
             print_line(f"error: the output could not be written ({error.strerror})", Console(stderr=True), "red")
         with suppress(OSError):
             sys.stdout.close()  # or Python would try once more

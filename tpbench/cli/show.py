@@ -405,7 +405,7 @@ def compare(
     form: Format = "text",
     results: Results = DEFAULT_STORE,
 ) -> None:
-    """Compare two methods with the leaderboard's tests, or two runs sample by sample (McNemar's test)."""
+    """Compare two methods, each tuning that both have by itself, or two runs sample by sample (McNemar's test)."""
     check_format(form)
     runs = [_is_run(name) for name in (first, second)]
     if any(runs):

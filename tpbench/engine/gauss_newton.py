@@ -98,7 +98,7 @@ def _damped_change(jacobian: Tensor, output_gradient: Tensor, damping: Tensor) -
 def _undamped_change(jacobian: Tensor, output_gradient: Tensor) -> Tensor:
     # pinv() raises for the whole pack if one member's numbers have become non-finite.
     finite = jacobian.isfinite().all(-1).all(-1)
-    inverse = torch.linalg.pinv(jacobian.where(finite[..., None, None], torch.zeros_like(jacobian)))
+    inverse = torch.linalg.pinv(jacobian.masked_fill(~finite[..., None, None], 0))
     change: Tensor = (inverse @ output_gradient.double().unsqueeze(-1)).squeeze(-1)
     return -change.masked_fill(~finite.unsqueeze(-1), torch.nan).to(output_gradient)
 

@@ -145,9 +145,7 @@ class Cell:
         A search's own run says nothing beside others: a trial is the same run whichever search met it first.
         """
         seeds = self.all_seeds & {*PROTOCOL_SEEDS[0], *PROTOCOL_SEEDS[1]} or self.all_seeds
-        infos = [run.search_info for run in self.runs if run.definition.seed in seeds]
-        others = [info for info in infos if not from_search(info, "search")]
-        return weakest_budget(map(tuning_budget, others or infos))
+        return weakest_budget(map(tuning_budget, _origins(run for run in self.runs if run.definition.seed in seeds)))
 
     @property
     def tuning(self) -> str:
@@ -292,6 +290,12 @@ class Cell:
         if others := self.all_seeds.difference(self.counted_seeds, *(PROTOCOL_SEEDS if nine else ())):
             marks.append(f"not counted: {_seed_words(others)}")
         return marks
+
+
+def _origins(runs: Iterable[RunRecord]) -> list[Mapping[str, Any]]:
+    """Return the search infos of runs; those of a search's own runs only where there are no others."""
+    infos = [run.search_info for run in runs]
+    return [info for info in infos if not from_search(info, "search")] or infos
 
 
 def _error(run: RunRecord, curve: str) -> float:
@@ -462,7 +466,7 @@ def _counted(alike: Sequence[Cell]) -> Cell:
 
 def _searches(cells: Iterable[Cell]) -> dict[str, int]:
     """Return the number of trials of the searches behind some cells, by sweep."""
-    infos = [run.search_info for cell in cells for run in cell.runs if run.search_info.get("by") == "search"]
+    infos = [info for cell in cells for info in _origins(cell.runs) if info.get("by") == "search"]
     return {str(info.get("sweep")): tuning_budget(info).trials for info in infos}
 
 

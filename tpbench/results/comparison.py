@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -89,11 +89,16 @@ def compare_methods(
     require_validated(records, workloads)
     rows: list[dict[str, Any]] = []
     together: set[str] = set()
+    of_label: dict[str, list[Ranking]] = {}
     apart = False
     for ranking in rank_all(choose_cells(records, tuning), baseline, tuning):
         if workloads is not None and ranking.workload not in workloads:
             continue
-        by_label = _by_label(ranking, first, second, records) if tuning is None else []
+        labels = _labels_in_common(ranking, first, second) if tuning is None else []
+        for label in labels:
+            if label not in of_label:
+                of_label[label] = rank_all(choose_cells(records, label), baseline, label)
+        by_label = [one for label in labels for one in of_label[label] if one.place == ranking.place]
         for one in by_label or [ranking]:
             pairs = list(_pairs(one, first, second))
             rows += [_row(one, *pair) for pair in pairs]
@@ -107,23 +112,15 @@ def compare_methods(
 _APART = "A tuning that both have is compared within itself, also in the tests, as with --tuning."
 
 
-def _by_label(ranking: Ranking, first: str, second: str, records: Iterable[RunRecord]) -> list[Ranking]:
-    """Return the ranking of each tuning label that two methods have in common; none where there is one label at all."""
+def _labels_in_common(ranking: Ranking, first: str, second: str) -> list[str]:
+    """Return the tuning labels that two methods have in common, the best known first; none where all have one label."""
+    ranks: list[dict[str, int]] = [
+        {ranked.cell.tuning: ranked.cell.budget.rank for ranked in ranking.cells if ranked.cell.method == name}
+        for name in (first, second)
+    ]
     if len({ranked.cell.tuning for ranked in ranking.cells}) < 2:
         return []
-    of_method = {
-        name: {ranked.cell.tuning: ranked.cell.budget.rank for ranked in ranking.cells if ranked.cell.method == name}
-        for name in (first, second)
-    }
-    ranks = of_method[first]
-    common = sorted(ranks.keys() & of_method[second].keys(), key=lambda label: (ranks[label], label))
-    of_workload = [record for record in records if record.definition.workload == ranking.workload]
-    return [
-        one
-        for label in common
-        for one in rank_all(choose_cells(of_workload, label), ranking.baseline, label)
-        if one.data_label == ranking.data_label
-    ]
+    return sorted(ranks[0].keys() & ranks[1].keys(), key=lambda label: (ranks[0][label], label))
 
 
 def _pairs(ranking: Ranking, first: str, second: str) -> Iterator[tuple[RankedCell, RankedCell]]:

@@ -113,6 +113,11 @@ class Ranking:
     """The tuning label that all cells have because only such cells were asked for; None: all were."""
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Workload and kind of data."""
+        return self.workload, self.data_label
+
+    @property
     def title(self) -> str:
         """The workload's title with the label of the data, and that of the tuning where it is one alone."""
         title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload

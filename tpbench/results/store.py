@@ -388,16 +388,18 @@ class RunStore:
             # It knows what it replaced elsewhere, and learns what was replaced here before.
             earlier = [*(digest for digest in old.replaces if digest not in record.replaces), *record.replaces]
         new = replace(record, provenance={**record.provenance, "replaces": earlier})
-        network = self._network(old)
-        # Named by the curves too: a run may be replaced more than once.
-        stem = f"{run_id}-{old.curves_digest[:8]}"
-        self._write_replaced(RUNS, stem, old)
-        # The file may be another training, that an archive's copy replaced.
-        file_here, _ = _inspect(RUNS, self.path(run_id))
-        if file_here and file_here.curves_digest != old.curves_digest:
-            self._write_replaced(RUNS, f"{run_id}-{file_here.curves_digest[:8]}", file_here)
-        self._write_replaced(PREDICTIONS, stem, self.predictions(old))
-        self._write_replaced(NETWORKS, stem, network)
+        there, _ = _inspect(RUNS, self.path(run_id))
+        # The file may be another training, which the copy of an archive replaced.
+        trainings = {each.curves_digest: each for each in (there, old) if each}
+        network = None
+        for digest, each in trainings.items():
+            # Named by the curves too: a run may be replaced more than once.
+            stem = f"{run_id}-{digest[:8]}"
+            self._write_replaced(RUNS, stem, each)
+            self._write_replaced(PREDICTIONS, stem, self.predictions(each))
+            own = self._network(each)
+            self._write_replaced(NETWORKS, stem, own)
+            network = own or network
         if predictions:
             self.add_predictions(predictions)
         with atomic_write(self.path(run_id)) as file:

@@ -737,8 +737,11 @@ def sweep_status(folder: SweepFolder, results: str = "", store: RunStore | None 
     )
     if done or running:
         return status
-    if (folder.archive or journal.failure) and best is None and searched == definition.trials:
-        reason = f"none of its {searched} configurations learnt anything"
+    # The reason of another machine is not known here, but what its journal says of the search.
+    elsewhere = folder.archive or journal.failure == FAILED_ELSEWHERE
+    if elsewhere and best is None and searched == definition.trials:
+        nothing = f"none of its {searched} configurations learnt anything"
+        reason = "every pack of its search failed" if journal.failed_count == searched else nothing
         return replace(status, state="failed", reason=reason)
     if folder.archive:
         merge = shlex.join(["tpbench", "results", "merge", str(folder.archive), results or str(folder.results)])

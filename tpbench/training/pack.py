@@ -141,20 +141,21 @@ class PackJob:
     @property
     def checkpoint_path(self) -> Path:
         """The file of the checkpoint; its name is a hash of the plan, not of the runs that are missing by now."""
-        return self._checkpoint_of(self.definitions, self.stop_rule)
+        return self._checkpoint_of(self.definitions, self.stop_rule, self.plan.part_name)
 
     def part_path(self, part: slice) -> Path:
         """Return the file of the checkpoint of some members that train without the others."""
         nobody = [MemberHistory() for _ in self.definitions]
-        return self._checkpoint_of(
-            self.definitions[part], PartStopRule(self.stop_rule, part, nobody) if self.stop_rule else None
-        )
+        rule = PartStopRule(self.stop_rule, part, nobody) if self.stop_rule else None
+        return self._checkpoint_of(self.definitions[part], rule, self.plan.part(part).part_name)
 
-    def _checkpoint_of(self, definitions: Sequence[RunDefinition], stop_rule: StopRule | None) -> Path:
+    def _checkpoint_of(self, definitions: Sequence[RunDefinition], stop_rule: StopRule | None, part_name: str) -> Path:
         content: list[Any] = [[d.id for d in definitions], self.plan.prune, self.settings.precision]
         # With networks a checkpoint holds more, and one begun without them cannot be continued.
         content += ["networks"] if self.settings.keep_networks else []
         content += [stop_rule.name] if stop_rule else []
+        # Runs that were begun by themselves are no reason to train others in parts.
+        content += [part_name] if part_name else []
         return self.store.folder / "checkpoints" / f"{digest(content)[:24]}.pt"
 
     def checkpoint_names(self) -> Set[str]:
@@ -171,9 +172,7 @@ class PackJob:
             TpbenchError: memory does not suffice for a single run, or the store cannot be written.
         """
         trained = self._train_missing(on_epoch) if self.missing else {}
-        if not self.missing and self.checkpoint_path.exists():
-            # Others have stored all of its runs.
-            self.checkpoint_path.unlink(missing_ok=True)
+        self.remove_checkpoints()
         histories = self._histories(trained)
         stopped = self.stop_rule.stopped(histories, self.plan.epochs) if self.stop_rule else {}
         for member, epoch in stopped.items():
@@ -216,8 +215,7 @@ class PackJob:
     def _train_missing(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train the missing runs at once, or in twice as many parts as long as memory runs out."""
         count = len(self.definitions)
-        if self.parts == 1:
-            self.parts = self._parts_begun()
+        self.parts = max(self.parts, self._parts_begun())
         while True:
             try:
                 return self._train_in_parts(on_epoch) if self.parts > 1 else self._by_id(self._train(on_epoch))
@@ -235,15 +233,11 @@ class PackJob:
 
     def _parts_begun(self) -> int:
         """Return in how many parts another process has begun to train the members: 1 if not in parts."""
-        count, there = len(self.definitions), self.checkpoint_names()
+        there = self.checkpoint_names()
         if not there or self.checkpoint_path.name in there:
             return 1
-        parts = 2
-        while parts < 2 * count:
-            if any(self.part_path(part).name in there for part in self.plan.slices(min(parts, count))):
-                return min(parts, count)
-            parts *= 2
-        return 1
+        begun = (n for n in self._numbers() if any(self.part_path(part).name in there for part in self.plan.slices(n)))
+        return next(begun, 1)
 
     def _train_in_parts(self, on_epoch: Callable[[EpochReport], None] | None) -> dict[str, MemberHistory]:
         """Train the members part by part, with the same results as together.
@@ -254,7 +248,7 @@ class PackJob:
         for k, definition in enumerate(self.definitions):
             if definition.id in self.finished:
                 histories[k] = self._stored_history(definition.id)
-        self._remove_checkpoints_of_larger_parts()
+        self.remove_checkpoints(keep=self.parts)
         # Each part's own epochs, which are reported as epochs of the whole; every part counts as much.
         done: dict[int, int] = {}
 
@@ -288,17 +282,20 @@ class PackJob:
             self.plan.part(part), PartStopRule(self.stop_rule, part, histories, decided) if self.stop_rule else None
         )
 
-    def _remove_checkpoints_of_larger_parts(self) -> None:
-        """Remove what was begun with more members at once: it cannot be continued."""
-        if not self.checkpoint_names():
+    def remove_checkpoints(self, keep: int = 0) -> None:
+        """Remove the checkpoints of the plan and of its parts, but for those of so many parts: none continues them."""
+        if not (there := self.checkpoint_names()):
             return
-        self.checkpoint_path.unlink(missing_ok=True)
-        parts = 2
-        while parts < self.parts:
-            for part in self.plan.slices(parts):
-                if part not in self.plan.slices(self.parts):
-                    self.part_path(part).unlink(missing_ok=True)
-            parts *= 2
+        paths = {self.checkpoint_path, *(self.part_path(part) for n in self._numbers() for part in self.plan.slices(n))}
+        for path in paths - {self.part_path(part) for part in self.plan.slices(keep)}:
+            if path.name in there:
+                path.unlink(missing_ok=True)
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of parts that members are trained in where memory runs out: twice as many each time."""
+        count = len(self.definitions)
+        doubled = [2**k for k in range(1, count.bit_length()) if 2**k < count]
+        return [*doubled, count] if count > 1 else []
 
     # One pack: the loop over its epochs.
 
@@ -383,6 +380,8 @@ class PackJob:
             trainer = self._trainer([of_name[name] for name in names])
             trainer.restore(checkpoint)
             trainer.keep_only([names.index(d.id) for d in self.missing])
+            # A run's time is its share of its pack's.
+            trainer.elapsed *= len(self.missing) / len(names)
         except TpbenchError:
             # A damaged checkpoint costs its epochs, not the sweep.
             self.checkpoint_path.unlink(missing_ok=True)

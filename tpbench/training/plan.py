@@ -50,10 +50,21 @@ class PackPlan:
     """The fingerprint of the data that another process began with; empty: any data will do."""
     method_source: str = ""
     """The source of the rule that another process began with; empty: built in, or any will do."""
+    part_name: str = ""
+    """The place of the members in a larger plan: ``0 to 5 of 10``; empty: it is a whole one."""
 
     def part(self, members: slice) -> PackPlan:
         """Return the plan of some of the members."""
-        return replace(self, seeds=self.seeds[members], configurations=self.configurations[members])
+        start, stop, _ = members.indices(len(self.seeds))
+        if stop - start == len(self.seeds):
+            return self
+        name = f"{start} to {stop} of {len(self.seeds)}"
+        return replace(
+            self,
+            seeds=self.seeds[members],
+            configurations=self.configurations[members],
+            part_name=f"{self.part_name}, {name}" if self.part_name else name,
+        )
 
     def slices(self, parts: int) -> list[slice]:
         """Return the members of each of several parts, which are as equal as can be."""

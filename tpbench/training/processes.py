@@ -128,7 +128,7 @@ def pack_into_memory(job: PackJob, free: int) -> Packing:
     begun = job.checkpoint_names()
     halves = [half for members in parts for half in _halves(job, members, room, begun)]
     plans = [job.plan.part(members) for members in halves]
-    if at_once == len(parts) and all(_missing(job, members) <= room for members in parts):
+    if at_once == len(parts) and all(_held(job, members, begun) <= room for members in parts):
         return Packing(plans, at_once, threads)
     wanted = len(job.missing) * member + len(parts) * overhead(len(parts))
     return Packing(
@@ -187,13 +187,19 @@ def _halves(job: PackJob, members: slice, room: int, begun: Set[str]) -> Iterato
         room: members that fit.
         begun: names of all checkpoints.
     """
-    if _missing(job, members) <= room and not (begun and _begun_in_halves(job, members, begun)):
+    if _held(job, members, begun) <= room and not (begun and _begun_in_halves(job, members, begun)):
         if _missing(job, members):
             yield members
         return
     middle = (members.start + members.stop) // 2
     yield from _halves(job, slice(members.start, middle), room, begun)
     yield from _halves(job, slice(middle, members.stop), room, begun)
+
+
+def _held(job: PackJob, members: slice, begun: Set[str]) -> int:
+    """Return how many members a part has in memory: those to be trained, or all that its checkpoint may hold."""
+    missing = _missing(job, members)
+    return members.stop - members.start if missing and job.part_path(members).name in begun else missing
 
 
 def _begun_in_halves(job: PackJob, members: slice, begun: Set[str]) -> bool:

@@ -69,6 +69,8 @@ def run_seeds(
             with limited_threads():
                 _train(job, epochs, view)
             view.end("epochs")
+        else:
+            job.remove_checkpoints()
         ended = job.with_plan(plan)
         if ended.without_network:
             view.say(format_missing_networks(len(ended.without_network)))
