@@ -174,11 +174,13 @@ def test_a_tuning_that_both_have_is_compared_within_itself(tmp_path: Path, basel
             for n, info in enumerate(labels.values())
         ),
         trained("tp", 9.0, found=PUBLISHED),
+        # One tuning alone, of another workload, is tested together with no other.
+        *(trained(method, mean, workload="digits", found=FROM_FILE) for method, mean in means.items()),
     )
     for names in (("dfa", "bp"), ("bp", "dfa"), ("dfa", "dtp")):
         found = compare_methods(store, *names, baseline=baseline)
-        assert found.first_tuning.tolist() == found.second_tuning.tolist() == list(labels)
-        alone = [compare_methods(store, *names, baseline=baseline, tuning=label) for label in labels]
+        assert found.first_tuning.tolist() == found.second_tuning.tolist() == [*labels, "file"]
+        alone = [compare_methods(store, *names, baseline=baseline, tuning=label) for label in [*labels, "file"]]
         pd.testing.assert_frame_equal(found, pd.concat(alone, ignore_index=True))
         assert len(found.attrs["notes"]) == 1
 

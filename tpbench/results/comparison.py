@@ -102,7 +102,9 @@ def compare_methods(
         for one in by_label or [ranking]:
             pairs = list(_pairs(one, first, second))
             rows += [_row(one, *pair) for pair in pairs]
-            together |= {ranked.cell.tuning for ranked in one.cells if pairs and not by_label}
+            tunings = {ranked.cell.tuning for ranked in one.cells}
+            if pairs and len(tunings) > 1:
+                together |= tunings
         apart |= bool(by_label)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame.attrs["notes"] = [_APART] * apart + tuning_note(tuning, together)
