@@ -373,8 +373,8 @@ def table(results: Place, name: str, baseline: str | None = None, tuning: str | 
             they need, with their cost).
         baseline: the method that the others are compared with, of ``"overview"``, ``"epochs"`` and ``"field"`` alone;
             None is BP.
-        tuning: of the same tables: only configurations with this tuning label, also in the tests, as of
-            :func:`leaderboard`.
+        tuning: only configurations with this tuning label, also in the tests, as :func:`leaderboard` takes it; of the
+            same tables.
 
     Returns:
         Errors are in per cent. ``marks`` says how an entry departs from the protocol, ``tuning`` how its configuration

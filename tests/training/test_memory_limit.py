@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tpbench.engine import Trainer, example_configuration, get_method
-from tpbench.results import RunStore
+from tpbench.results import RunDefinition, RunStore
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.workloads import Workload, get_workload
@@ -88,9 +88,9 @@ def test_a_pack_that_failed_is_gone_when_its_halves_begin(
     made: list[weakref.ref[Trainer]] = []
     make = PackJob._trainer
 
-    def make_and_note(job: PackJob) -> Trainer:
+    def make_and_note(job: PackJob, definitions: Sequence[RunDefinition]) -> Trainer:
         assert [trainer() for trainer in made] == [None] * len(made)
-        trainer = make(job)
+        trainer = make(job, definitions)
         made.append(weakref.ref(trainer))
         return trainer
 
