@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
 import tpbench as package
 from tests.conftest import Ended, Inside
 from tests.results.records import record
 from tpbench.engine import UsageError
+from tpbench.reports.page import make_report
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.comparison import COLUMNS as COMPARED
 from tpbench.results.comparison import RUN_COLUMNS
@@ -295,6 +297,51 @@ def test_the_forest_of_one_tuning_has_its_rows_and_title(
     assert (HALVED in every, HALVED in title) == (False, True)
 
 
+@pytest.mark.parametrize("kind", ["curves", "cost"])
+def test_pictures_of_one_tuning_have_its_cells_and_title(
+    tmp_path: Path, tpbench_inside: Inside, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path / "results")
+    for method, found in (("bp", SEARCH), ("dfa", SEARCH), ("dfa", PUBLISHED), ("ddtp-linear", PUBLISHED)):
+        store.publish(record(method, 0, [0.5, 0.4], epochs=2, found=found, lr=0.1 * len(found)))
+    from tpbench.reports import style
+
+    drawn: list[str] = []
+
+    def save(figure: Any, path: Path) -> None:
+        drawn.append("\n".join(text.get_text() for text in figure.findobj(Text)))
+
+    monkeypatch.setattr(style, "save", save)
+    for options in ((), ("--tuning", "54x27 halved")):
+        result = tpbench_inside("plot", kind, "mnist", *options)
+        assert result.returncode == 0, result.stderr
+    every, one = drawn
+    assert ("DDTP-linear" in every, "DDTP-linear" in one) == (True, False)
+    assert f"MNIST, {HALVED}" in one
+    assert f"MNIST, {HALVED}" not in every
+
+
+def test_the_page_of_one_tuning_is_that_of_a_store_of_it_alone(
+    store: RunStore, tuned: RunStore, tpbench_inside: Inside, tmp_path: Path
+) -> None:
+    result = tpbench_inside("report", "--tuning", "54x27 HALVED", "--baseline", "dtp")
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert f"tpbench plot forest mnist --baseline dtp --tuning &#39;{HALVED}&#39;" in page
+    assert f"tpbench plot cost mnist --tuning &#39;{HALVED}&#39;" in page
+    one = make_report(RunStore(store.folder), "tpbench report", tuning=HALVED).content
+    alone = make_report(RunStore(tuned.folder), "tpbench report").content
+    assert one["matrix"] == alone["matrix"]
+    assert [sentence for _, sentence in one["verdicts"]] == [sentence for _, sentence in alone["verdicts"]]
+    # Of the published configurations, which are not asked for, the cards say nothing.
+    assert [card.statements for card in one["cards"]] == [[]]
+    assert one["warnings"] == []
+    # A watched page may be there before the first run of the tuning.
+    (warning,) = make_report(RunStore(store.folder), "tpbench report", tuning="9 x 9").content["warnings"]
+    assert "'9 x 9'" in warning
+    assert f"'{HALVED}'" in warning
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -307,7 +354,10 @@ def test_the_forest_of_one_tuning_has_its_rows_and_title(
         (("leaderboard", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
         (("compare", "dfa", "dtp", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
         (("plot", "forest", "mnist", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
-        (("plot", "curves", "mnist", "--tuning", "published"), ["forest"]),
+        (("plot", "curves", "digits", "--tuning", HALVED), ["digits", "published"]),
+        (("report", "--tuning", "54 x 72 halved"), [HALVED, "published"]),
+        (("report", "--tuning", HALVED, "--baseline", "ddtp-linear"), [HALVED, "dtp"]),
+        (("plot", "tuning", "mnist", "--tuning", "published"), ["forest", "curves", "cost"]),
         (("leaderboard", "--write", "--tuning", "published"), ["--tuning"]),
     ],
 )

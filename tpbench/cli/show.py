@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -574,7 +575,7 @@ def plot(
         _output("KIND_WHAT.png"),
     ] = None,
     baseline: Annotated[str | None, baseline_option("For a forest")] = None,
-    tuning: Annotated[str | None, tuning_option("For a forest")] = None,
+    tuning: Annotated[str | None, tuning_option("For curves, cost, a forest")] = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Draw the methods of a workload (learning curves, cost, forest, tuning curves) or the trials of a search."""
@@ -582,8 +583,8 @@ def plot(
         raise unknown("plot", kind, PLOTS)
     if baseline is not None and kind != "forest":
         raise UsageError(f"--baseline goes with 'plot forest', not with 'plot {kind}'")
-    if tuning is not None and kind != "forest":
-        raise UsageError(f"--tuning goes with 'plot forest', not with 'plot {kind}'")
+    if tuning is not None and kind in ("search", "tuning"):
+        raise UsageError(f"--tuning goes with 'plot curves', 'plot cost' and 'plot forest', not with 'plot {kind}'")
     if kind != "search":
         what = stored_workload(what, open_store(results))
     from tpbench.reports.curves import cells_of, cost_plot, learning_curves
@@ -606,7 +607,7 @@ def plot(
     else:
         if kind == "cost":
             require_validated(store.summaries(), [what])
-        cells = cells_of(store, what)
+        cells = cells_of(store, what, _chosen_tuning(tuning, store, what))
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)
     say(f"written: {path}")
@@ -631,6 +632,7 @@ def report(
         ),
     ] = None,
     baseline: Baseline = None,
+    tuning: Tuning = None,
     results: Results = DEFAULT_STORE,
 ) -> None:
     """Write everything that the store holds as one self-contained HTML page."""
@@ -647,11 +649,16 @@ def report(
         from tpbench.reports.watching import watch_store
         from tpbench.results.ranking import BASELINE
 
-        # Its runs may come later.
+        # Its runs may come later, and those of the tuning.
         method = stored_method(baseline, store) if baseline else BASELINE
-        watch_store(store, output, command, every or LOOK_EVERY, baseline=method)
+        label = tuning
+        with suppress(UsageError):
+            label = _chosen_tuning(tuning, store)
+        watch_store(store, output, command, every or LOOK_EVERY, method, label)
         return
-    text = make_report(store, command, baseline=_chosen_baseline(baseline, open_store(results))).html()
+    fresh = open_store(results)
+    label = _chosen_tuning(tuning, fresh)
+    text = make_report(store, command, _chosen_baseline(baseline, fresh, tuning=label), label).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")
     warn_damaged(store)

@@ -31,6 +31,7 @@ from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
 from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
+from tpbench.results.tables import PUBLISHED
 from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -127,6 +128,13 @@ def marker(cell: Cell, cells: Sequence[Cell]) -> str:
 def workload_title(name: str) -> str:
     """Return the title of a workload; of one in a file its name."""
     return WORKLOADS[name].title if name in WORKLOADS else visible(name)
+
+
+def _title_of(cells: Sequence[Cell]) -> str:
+    """Return the title of a picture of cells of one workload: with their tuning, unless rows name theirs."""
+    tunings = {cell.tuning for cell in cells}
+    tuned = f", {visible(*tunings)}" if len(tunings) == 1 and tunings != {PUBLISHED} else ""
+    return workload_title(cells[0].workload) + tuned
 
 
 def label_beside(
@@ -266,13 +274,13 @@ def learning_curves(store: RunStore, cells: Sequence[Cell]) -> Figure:
     """
     runs = read_curves(store, cells)
     drawn = {curve: found for curve in reversed(CURVES) if (found := cell_curves(cells, runs, curve))}
-    title = workload_title(cells[0].workload)
     if not drawn:
+        title = workload_title(cells[0].workload)
         raise TpbenchError(f"no run of {title} in {store.folder} came to its end, so there is no curve to draw")
     columns = min(4, max(map(len, drawn.values())))
     heights = [0.35 + 1.25 * -(-len(found) // columns) for found in drawn.values()]
     figure = Figure(figsize=(max(4.2, 0.5 + 2.1 * columns), 0.5 + sum(heights)), layout="constrained")
-    figure.suptitle(fill(f"{title}. {BANDS}", 24 * (columns + 1)), fontsize=8)
+    figure.suptitle(fill(f"{_title_of(cells)}. {BANDS}", 24 * (columns + 1)), fontsize=8)
     parts = figure.subfigures(len(drawn), 1, height_ratios=heights, squeeze=False).flat
     for part, (curve, found) in zip(parts, drawn.items(), strict=True):
         draw_curves(part, cells, found, curve, columns)
@@ -384,7 +392,7 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     figure = Figure(figsize=(6.5, height), layout="constrained")
     axes = figure.subplots()
     draw_cost(axes, cells, height - 0.6)
-    axes.set_title(workload_title(cells[0].workload))
+    axes.set_title(_title_of(cells))
     figure.supxlabel(COST_NOTE, fontsize=7)
     return figure
 

@@ -67,7 +67,14 @@ from tpbench.reports.tuning_plots import (
     tuning_plots,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import provenance_groups, read_curves, seed_ranges, with_label
+from tpbench.results.cells import (
+    CellKey,
+    provenance_groups,
+    read_curves,
+    seed_ranges,
+    tuning_labels,
+    with_label,
+)
 from tpbench.results.formats import Value
 from tpbench.results.opening import DEFAULT_STORE
 from tpbench.results.paper import PAPER_WORKLOADS
@@ -257,7 +264,7 @@ def paper_section(table: ErrorTable, folded: bool, results: str) -> Section:
     return section
 
 
-def loss_section(store: RunStore, cells: Iterable[Cell], glyphs: Glyphs, results: str) -> Section:
+def loss_section(store: RunStore, cells: Iterable[Cell], glyphs: Glyphs, results: str, tuning: str | None) -> Section:
     """Return the section of cells without a validation set: their training losses at the end and over epochs."""
     section, alike = Section("losses", "Trained without a validation set"), sort_by_method(cells)
     frame = loss_rows(store, alike)
@@ -268,7 +275,7 @@ def loss_section(store: RunStore, cells: Iterable[Cell], glyphs: Glyphs, results
         section.tables.append(PageTable(LOSS_TITLE, header, rows, [*loss_notes(frame), *loss_footnotes(frame)]))
     for workload in dict.fromkeys(column.workload for column in columns):
         of_workload = [cell for cell in alike if cell.workload == workload]
-        plots = _plots(read_curves(store, of_workload), workload, of_workload, glyphs, results)
+        plots = _plots(read_curves(store, of_workload), workload, of_workload, glyphs, results, tuning)
         section.groups += [plots] if plots.figures else []
     return section
 
@@ -376,11 +383,13 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
 
 def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
     """Return the card of one workload."""
+    words = ["tpbench", "plot", "forest", ranking.workload]
+    words += ["--baseline", ranking.baseline] * (ranking.baseline != BASELINE) + _tuning_words(ranking.tuning)
     figure = _drawing(
         glyphs,
         forest_figure(ranking.cells),
         f"{ranking.title}: test errors of its methods with intervals",
-        _with_store(shlex.join(["tpbench", "plot", "forest", ranking.workload]), results),
+        _with_store(shlex.join(words), results),
     )
     statements, commands = few_seeds(ranking), missing_runs(ranking, supplied_sweeps())
     if methods := missing_methods(ranking):
@@ -388,6 +397,11 @@ def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
         commands.append(PLAN)
     commands = [_with_store(command, results) for command in commands]
     return Card(ranking.title, statements, warnings_of(ranking), commands, figure)
+
+
+def _tuning_words(tuning: str | None) -> list[str]:
+    """Return the option that restricts a command to the page's tuning label, in words."""
+    return ["--tuning", tuning] if tuning else []
 
 
 @kept
@@ -403,7 +417,7 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
         alike = [ranking for ranking in rankings if ranking.workload == workload]
         cells = sort_by_method(row.cell for ranking in alike for row in ranking.cells)
         runs = read_curves(store, cells)
-        section.groups.append(_plots(runs, workload, cells, glyphs, results))
+        section.groups.append(_plots(runs, workload, cells, glyphs, results, alike[0].tuning))
         frames.append(epochs_rows(alike, runs))
     if epochs := _epochs_table(frames, baseline):
         section.folds.append(Fold(epochs.caption, tables=[epochs]))
@@ -411,10 +425,16 @@ def curve_section(store: RunStore, rankings: Sequence[Ranking], baseline: str, g
 
 
 def _plots(
-    runs: Mapping[str, RunRecord], workload: str, cells: Sequence[Cell], glyphs: Glyphs, results: str
+    runs: Mapping[str, RunRecord],
+    workload: str,
+    cells: Sequence[Cell],
+    glyphs: Glyphs,
+    results: str,
+    tuning: str | None,
 ) -> PlotGroup:
     command, cost = (
-        _with_store(shlex.join(["tpbench", "plot", kind, workload]), results) for kind in ("curves", "cost")
+        _with_store(shlex.join(["tpbench", "plot", kind, workload, *_tuning_words(tuning)]), results)
+        for kind in ("curves", "cost")
     )
     title = workload_title(workload)
     drawn = {curve: curves for curve in CURVES if (curves := cell_curves(cells, runs, curve))}
@@ -537,13 +557,14 @@ def _tuning_group(plot: TuningPlot, glyphs: Glyphs, results: str) -> PlotGroup:
 
 
 @drawing()
-def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Report:
+def make_report(store: RunStore, command: str, baseline: str = BASELINE, tuning: str | None = None) -> Report:
     """Collect the content of a store's page.
 
     Args:
         store: was not read before, so that its messages are those of this reading.
         command: as it was typed.
         baseline: the method that all others are compared with.
+        tuning: label of the cells that are compared; None: all. The paper's table and the searches stay whole.
 
     Raises:
         NoRunError: the store is empty.
@@ -551,9 +572,9 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
     results, runs = str(store.folder), store.summaries()
     if not runs:
         raise NoRunError(_NO_RUN.format(results))
-    cells, glyphs = choose_cells(runs), Glyphs()
-    table = paper_table(store, "s6", cells)
-    rankings = read_test_samples(store, rank_all(cells, baseline))
+    cells, glyphs = choose_cells(runs, tuning), Glyphs()
+    table = paper_table(store, "s6", None if tuning else cells)
+    rankings = read_test_samples(store, rank_all(cells, baseline, tuning))
     rows, exact = matrix(rankings), {ranking.workload for ranking in rankings if not ranking.data_label}
     paper = reproduction(rankings, table)
     searches = search_section(store, results, glyphs)
@@ -570,7 +591,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         Section(searches.id, searches.title, folds=searches.folds),
         paper_section(table, not paper, results),
         leaderboard_section(rankings),
-        loss_section(store, unvalidated, glyphs, results),
+        loss_section(store, unvalidated, glyphs, results, tuning),
         provenance_section(origins),
     ]
     content = _heading(results, command, len(runs)) | {
@@ -582,12 +603,20 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE) -> Repo
         "verdicts": [(ranking.title, verdict_sentence(ranking)) for ranking in rankings],
         "reproduction": paper,
         "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in exact],
-        "warnings": list(dict.fromkeys(store.damaged)),
+        "warnings": [*dict.fromkeys(store.damaged), *_none_tuned(tuning, cells, runs)],
         "cards": [workload_card(ranking, glyphs, results) for ranking in rankings],
         "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
         "sections": [section for section in sections if section.filled],
     }
     return Report(content | {"glyphs": glyphs.svg}, glyphs.colours)
+
+
+def _none_tuned(tuning: str | None, cells: Collection[CellKey], runs: Iterable[RunRecord]) -> list[str]:
+    """Return a sentence where a page of one tuning label has nothing to show, as before the end of its search."""
+    if tuning is None or cells:
+        return []
+    labels = ", ".join(f"'{label}'" for label in sorted(tuning_labels(runs)))
+    return [f"Nothing is tuned as '{tuning}' yet; there is {labels}."]
 
 
 def empty_report(store: RunStore, command: str) -> Report:

@@ -268,8 +268,11 @@ def _configuration_option(cell: Cell, ranking: Ranking, supplied: Collection[str
 
 
 def missing_methods(ranking: Ranking) -> list[str]:
-    """Return the methods of the paper's column that have no run with the published configuration."""
-    if ranking.data_label or ranking.workload not in PAPER_WORKLOADS:
+    """Return the methods of the paper's column that have no run with the published configuration.
+
+    None of a ranking of another tuning alone, which says nothing of them.
+    """
+    if ranking.data_label or ranking.workload not in PAPER_WORKLOADS or ranking.tuning not in (None, PUBLISHED):
         return []
     states = paper_states([ranking], ranking.workload)
     return [method_title(method) for method, state in states.items() if state is State.MISSING]

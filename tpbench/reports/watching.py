@@ -65,6 +65,7 @@ class Watch:
         every: seconds between two looks at the store.
         say: takes a line for the person at the terminal.
         baseline: the method that all others are compared with.
+        tuning: label of the cells that are compared; None: all.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class Watch:
         every: float,
         say: Callable[[str], None],
         baseline: str = BASELINE,
+        tuning: str | None = None,
     ) -> None:
         self.store, self.output, self.command, self.every, self.say = store, output, command, every, say
-        self.baseline = baseline
+        self.baseline, self.tuning = baseline, tuning
         self.feed = output.with_name(f"{output.name}.live.js")
         """The script beside the page."""
         self.report: Report | None = None
@@ -155,7 +157,7 @@ class Watch:
         store = RunStore(self.store.folder)
         try:
             with keeping_sections(self._sections):
-                self.report = make_report(store, self.command, self.baseline)
+                self.report = make_report(store, self.command, self.baseline, self.tuning)
             message = f"written: {self.output} ({count_of(self.report.content['runs'], 'run')})"
         except NoRunError:
             self.report = empty_report(store, self.command)
@@ -215,13 +217,15 @@ class Watch:
                 self.feed.unlink(missing_ok=True)
 
 
-def watch_store(store: RunStore, output: Path, command: str, every: float, baseline: str = BASELINE) -> None:
+def watch_store(
+    store: RunStore, output: Path, command: str, every: float, baseline: str = BASELINE, tuning: str | None = None
+) -> None:
     """Follow a store until Ctrl-C, SIGTERM or SIGHUP; the page that is left reloads itself no more.
 
     Raises:
         TpbenchError: the store cannot be read, or the page not written.
     """
-    watch = Watch(store, output, command, every, say, baseline)
+    watch = Watch(store, output, command, every, say, baseline, tuning)
     with interrupt_on_signals():
         try:
             with suppress(KeyboardInterrupt):
