@@ -277,7 +277,7 @@ def test_a_source_that_has_no_run_of_the_tuning_hides_none(tmp_path: Path, tpben
 
 
 def test_the_forest_of_one_tuning_has_its_rows_and_title(
-    tuned: RunStore, tpbench_inside: Inside, monkeypatch: pytest.MonkeyPatch
+    tuned: RunStore, tpbench_inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tpbench.reports import forest
 
@@ -293,6 +293,8 @@ def test_the_forest_of_one_tuning_has_its_rows_and_title(
     for options in ((), ("--tuning", HALVED)):
         assert tpbench_inside("plot", "forest", "mnist", *options).returncode == 0
     (both, every), (one, title) = drawn
+    # Neither picture takes the other's place.
+    assert {path.name for path in tmp_path.glob("*.png")} == {"forest_mnist.png", "forest_mnist_54-x-27-halved.png"}
     assert (both, one) == ({"published", HALVED}, {HALVED})
     assert (HALVED in every, HALVED in title) == (False, True)
 

@@ -233,11 +233,8 @@ def load_tuning(results: Place, workload: Names | None = None) -> pd.DataFrame:
     """
     from tpbench.search.tuning import tuning_frames
 
-    store, chosen = _store(results), _workloads(results, workload)
-    frame, quantiles, notes = tuning_frames(store)
-    if chosen is not None:
-        frame = frame[frame["workload"].isin(chosen)].reset_index(drop=True)
-        quantiles = quantiles[quantiles["workload"].isin(chosen)]
+    store = _store(results)
+    frame, quantiles, notes = tuning_frames(store, _workloads(results, workload))
     frame.attrs.update(quantiles=quantiles.to_dict("records"), notes=notes)
     _warn(notes)
     return frame

@@ -77,6 +77,19 @@ def test_of_two_rivals_p_is_that_of_all_pairs(store: RunStore) -> None:
     assert near.verdict.startswith("no difference")
 
 
+def test_a_difference_has_the_digits_that_a_leaderboard_against_one_of_the_two_has(tmp_path: Path) -> None:
+    # Half way between two last digits, where the sums of the two ways differ by a rounding.
+    means = {"bp": 2.0, "dfa": 2.005, "dtp": 2.44, "tp": 2.875}
+    store = store_of(tmp_path / "results", *(trained(method, mean) for method, mean in means.items()))
+    cells = choose_cells(store.summaries())
+    for base in ("dtp", "tp"):
+        (ranking,) = rank_all(cells, base)
+        shown = {each.cell.method: each.difference for each in ranking.cells}
+        for method in set(means) - {"bp", base}:
+            found = compare_methods(store, method, base).iloc[0]
+            assert (found.family, found.difference) == ("all pairs", shown[method])
+
+
 def test_another_baseline_changes_the_families(store: RunStore) -> None:
     against = compare_methods(store, "dfa", "tp", baseline="tp").iloc[0]
     assert against.family == "against TP"

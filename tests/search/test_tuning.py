@@ -234,6 +234,9 @@ def test_a_search_by_a_loss_is_left_out_and_named(tmp_path: Path) -> None:
         frame = tpbench.load_tuning(tmp_path)
     assert set(frame.sweep) == {kept}
     assert len(frame.attrs["notes"]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tpbench.load_tuning(tmp_path, "fashion-mnist").empty
 
 
 @pytest.mark.parametrize("changed", [{"validation_error": 0.0, "status": "finished"}, {"status": "stopped"}])
@@ -274,7 +277,7 @@ def test_the_figure_has_both_panels_and_a_line_for_each_kind(tmp_path: Path, tpb
     searched(tmp_path / "results", replace(HALVED, search_seed=1))
     searched(tmp_path / "results", replace(HALVED, method="dfa"))
     store = RunStore(tmp_path / "results")
-    curves, spread, _ = tuning_frames(store, "mnist")
+    curves, spread, _ = tuning_frames(store, ["mnist"])
     plot = TuningPlot("mnist", curves, spread)
     assert len({search.label for search in plot.searches}) == 3
     styles = {(search.style["color"], search.style["marker"]) for search in plot.searches}
@@ -297,7 +300,7 @@ def test_the_committed_search_is_plotted_from_its_archive() -> None:
     store = RunStore(Path(__file__).parents[2] / "results")
     name = "mnist-ddtp-linear-ce3e265d"
     search_figure(store, name)
-    curves, spread, _ = tuning_frames(store, "mnist")
+    curves, spread, _ = tuning_frames(store, ["mnist"])
     [row] = spread[spread.sweep == name].to_dict("records")
     assert (row["random"], row["unfinished"], row["q10"]) == (20, 18, pytest.approx(2.68))
     rows = curves[(curves.sweep == name) & (curves.kind == WITHOUT)]
@@ -310,15 +313,15 @@ def test_searches_without_a_journal_are_named(tmp_path: Path) -> None:
     found = search_info("gone", 40, 100, "d", "final", range(10))
     store = RunStore(tmp_path)
     store.publish(record("bp", found=found))
-    curves, _, notes = tuning_frames(store, "mnist")
+    curves, _, notes = tuning_frames(store, ["mnist"])
     assert curves.empty
     (note,) = notes
     assert "mnist bp (40 x 100)" in note
-    assert tuning_frames(store, "digits")[2] == []
+    assert tuning_frames(store, ["digits"])[2] == []
     # That of a configuration that comes with tpbench is no search of the user's.
     _, supplied = supplied_configuration(WORKLOADS["digits"], "bp")
     store.publish(record("bp", workload="digits", found=supplied))
-    assert tuning_frames(store, "digits")[2] == []
+    assert tuning_frames(store, ["digits"])[2] == []
 
 
 def test_runs_of_a_supplied_configuration_name_no_search_that_is_not_here(tmp_path: Path) -> None:

@@ -572,7 +572,7 @@ def plot(
     ],
     output: Annotated[
         Path | None,
-        _output("KIND_WHAT.png"),
+        _output("KIND_WHAT.png, with baseline and tuning"),
     ] = None,
     baseline: Annotated[str | None, baseline_option("For a forest")] = None,
     tuning: Annotated[str | None, tuning_option("For curves, cost, a forest")] = None,
@@ -593,13 +593,16 @@ def plot(
     from tpbench.reports.tuning_plots import search_figure, tuning_figure
     from tpbench.results.ranking import require_validated
 
-    store, path = read_store(results), check_picture(output or Path(f"{kind}_{what}.png"))
+    store = read_store(results)
+    label = _chosen_tuning(tuning, store, what)
+    # A picture of another baseline or tuning is another file.
+    words = [kind, what, *filter(None, (baseline, label and re.sub(r"\W+", "-", label)))]
+    path = check_picture(output or Path("_".join(words) + ".png"))
     if kind == "search":
         figure = search_figure(store, what)
     elif kind == "tuning":
         figure = tuning_figure(store, what)
     elif kind == "forest":
-        label = _chosen_tuning(tuning, store, what)
         method = _chosen_baseline(baseline, store, what, label)
         rows = forest_rows(store, what, baseline=method, tuning=label)
         _hint_baseline(method, {row.cell.method for row in rows}, label)
@@ -607,7 +610,7 @@ def plot(
     else:
         if kind == "cost":
             require_validated(store.summaries(), [what])
-        cells = cells_of(store, what, _chosen_tuning(tuning, store, what))
+        cells = cells_of(store, what, label)
         figure = learning_curves(store, cells) if kind == "curves" else cost_plot(cells)
     save(figure, path)
     say(f"written: {path}")

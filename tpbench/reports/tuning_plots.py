@@ -489,7 +489,7 @@ def tuning_figure(store: RunStore, workload: str) -> Figure:
     Raises:
         TpbenchError: the store has no search on it with results.
     """
-    curves, spread, notes = tuning_frames(store, workload)
+    curves, spread, notes = tuning_frames(store, [workload])
     if spread.empty:
         also = "".join(f"; {note}" for note in notes)
         raise TpbenchError(

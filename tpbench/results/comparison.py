@@ -192,7 +192,7 @@ def _tested(ranking: Ranking, one: RankedCell, other: RankedCell) -> tuple[float
     keys = first.key, second.key
     if keys not in ranking.rival_p:
         return math.nan, math.nan, math.nan, math.nan, _NONE, f"not tested: {_obstacle(first, second)}"
-    difference = first.mean - second.mean
+    difference = round(first.mean - second.mean, 10)
     p = ranking.rival_p[keys if difference > 0 else keys[::-1]]
     return difference, math.nan, math.nan, p, _PAIRS, f"max-T, {first.seeds} seeds"
 

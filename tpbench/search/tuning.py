@@ -81,7 +81,9 @@ def expected_best(
     return np.asarray((above[:, :-1] - above[:, 1:]) @ ascending)
 
 
-def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def tuning_frames(
+    store: RunStore, workloads: Collection[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Return tuning curves and the spread of the random trials of a store's sweeps, and lines about those left out.
 
     A trial that was not trained to its end (stopped at a rung, pruned, diverged, failed) costs the epochs that it was
@@ -94,7 +96,7 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
 
     Args:
         store: of the sweeps.
-        workload: only sweeps on it.
+        workloads: only sweeps on these; None: all.
 
     Returns:
         The curves: ``sweep``, ``workload``, ``method``, ``search``, ``kind`` (one of :data:`KINDS`), ``trials`` (from
@@ -119,7 +121,7 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
         except TpbenchError as error:
             problems.append(f"{error}; it has no tuning curve")
             continue
-        if workload not in (None, definition.workload) or trials.empty:
+        if trials.empty or not (workloads is None or definition.workload in workloads):
             continue
         if not definition.minimises_error:
             problems.append(f"{name} minimises the {definition.objective.replace('_', ' ')}; it has no tuning curve")
@@ -133,14 +135,14 @@ def tuning_frames(store: RunStore, workload: str | None = None) -> tuple[pd.Data
         made = _curves(trials)
         curves.append(made.assign(**head))
         spread.append(head | _spread(trials))
-    problems += _without_journal(store, workload, names)
+    problems += _without_journal(store, workloads, names)
     frame = pd.concat(curves) if curves else pd.DataFrame(columns=list(_TYPES))
     quantiles = pd.DataFrame(spread, columns=list(_SPREAD_TYPES))
     frame = frame[list(_TYPES)].reset_index(drop=True)
     return frame.astype(_TYPES), quantiles.astype(_SPREAD_TYPES), problems
 
 
-def _without_journal(store: RunStore, workload: str | None, known: Collection[str]) -> list[str]:
+def _without_journal(store: RunStore, workloads: Collection[str] | None, known: Collection[str]) -> list[str]:
     """Return a line about the searches of which the store has runs alone; none where there are no such.
 
     The searches of configurations that come with tpbench are no searches of the user's.
@@ -151,7 +153,7 @@ def _without_journal(store: RunStore, workload: str | None, known: Collection[st
         for run in store.summaries()
         if run.search_info.get("by") == "search"
         and run.search_info.get("sweep") not in others
-        and workload in (None, run.definition.workload)
+        and (workloads is None or run.definition.workload in workloads)
     )
     return [f"without a tuning curve, as the journal is not here: {', '.join(found)}"] if found else []
 
