@@ -10,7 +10,7 @@ import stat
 import tempfile
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from tests.conftest import CONFIGURATION, Inside
 from tests.results.records import record
 from tests.training.test_packs import InterruptedTrainingError
 from tests.training.test_tracking import interrupt_at
-from tpbench.engine import METHODS
+from tpbench.engine import METHODS, MemberHistory
 from tpbench.results import RunRecord, RunStore
 from tpbench.training import tracking
 from tpbench.training.pack import PackJob
 from tpbench.training.plan import PackPlan, PackSettings
-from tpbench.training.tracking import Target, prepare_trackers, resolve_targets, track_store
+from tpbench.training.tracking import Member, Target, open_tracker, prepare_trackers, resolve_targets, track_store
 from tpbench.workloads import WORKLOADS
 
 pytest.importorskip("mlflow")
@@ -147,6 +147,31 @@ def test_results_track_adds_what_is_missing_once(copied: Experiment, tmp_path: P
         ("FINISHED", "pruned"),
     ]
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_run_that_was_trained_again_has_the_numbers_of_one_training(
+    copied: Experiment, trained: Trained, tmp_path: Path
+) -> None:
+    other = replace(
+        trained.record,
+        curves={name: [value + 0.01 for value in values] for name, values in trained.record.curves.items()},
+        digest_of_curves="",
+    )
+    targets = [f"mlflow:sqlite:///{tmp_path}/results/mlflow.db"]
+    RunStore(tmp_path / "again").publish(other)
+    assert track_store(RunStore(tmp_path / "again"), targets) == (1, 0)
+    assert track_store(RunStore(tmp_path / "again"), targets) == (0, 1)
+    run = copied.runs()[trained.finished]
+    for name, values in other.curves.items():
+        assert sorted(copied.points(run, name)) == list(enumerate(values, start=1))
+    assert run.data.metrics["selected_test_error"] == other.test_error
+    # A training that begins anew, as on another device.
+    with closing(open_tracker(Target.from_text(targets[0]))) as tracker:
+        history = trained.record.history
+        tracker.update(
+            Member.from_record(trained.record), MemberHistory({name: v[:1] for name, v in history.curves.items()})
+        )
+    assert copied.steps(copied.runs()[trained.finished], "train_loss") == [1]
 
 
 def test_a_command_continues_what_is_there(copied: Experiment, tmp_path: Path, tpbench_inside: Inside) -> None:

@@ -173,10 +173,10 @@ class MemoryTracker(Tracker):
         self.runs = runs
         self.ends: list[str] = []
 
-    def has(self, member: Member, status: str) -> bool:
+    def has(self, member: Member, history: MemberHistory) -> bool:
         return False
 
-    def begin(self, member: Member) -> int:
+    def begin(self, member: Member, history: MemberHistory) -> int:
         return len(self.runs.setdefault(member.run, []))
 
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
@@ -293,7 +293,7 @@ def test_event_files_hold_what_the_store_does_also_of_a_pack_that_was_killed(tmp
     require_curves(place, store)
 
     assert scalars(second)["validation_error"].keys() == {1, 2}
-    assert ((first / "ended").read_text(), (second / "ended").read_text()) == ("finished", "stopped")
+    assert [(one / "ended").read_text().split()[0] for one in (first, second)] == ["finished", "stopped"]
     expected = {
         "run": first.name,
         "workload": "digits",
@@ -356,6 +356,17 @@ def test_hyperparameters_reach_tensorboards_plugin(tmp_path: Path) -> None:
     assert (found["sweep"], found["role"], found["version"]) == ("digits-bp-1", "final", "0.0.9")
 
 
+def test_a_run_that_was_trained_again_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    targets = [f"tensorboard:{tmp_path}/tb"]
+    for name, errors in (("store", [0.5, 0.02]), ("again", [0.5, 0.4, 0.06])):
+        run = record(errors=errors, epochs=3)
+        RunStore(tmp_path / name).publish(run)
+        assert track_store(RunStore(tmp_path / name), targets) == (1, 0)
+        assert track_store(RunStore(tmp_path / name), targets) == (0, 1)
+        found = scalars(folder_of(tmp_path / "tb", run.definition.id))
+        assert list(found["validation_error"].values()) == pytest.approx(errors)
+
+
 def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
     RunStore(tmp_path / "store").publish(record())
     targets = [f"tensorboard:memory://{tmp_path.name}/tb"]
@@ -366,7 +377,7 @@ def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
     # Continued, interrupted, and ended: one object each time.
     for end in (False, True):
         files = open_tracker(Target("tensorboard", f"memory://{tmp_path.name}/tb"))
-        assert files.begin(member) == 0
+        assert files.begin(member, record().history) == 0
         files.log(member, epochs_after(record().history, 0))
         if end:
             files.end(member, [], record().history)
@@ -375,7 +386,7 @@ def test_event_files_may_lie_in_an_object_store(tmp_path: Path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     found = scalars(tmp_path)
     assert found["validation_error"] == pytest.approx({1: 0.5, 2: 0.02})
-    assert (folder / "ended").read_text() == "finished"
+    assert (folder / "ended").read_text().startswith("finished ")
 
 
 # Failures

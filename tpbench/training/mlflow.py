@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from socket import gaierror
@@ -21,11 +22,13 @@ from sqlalchemy import make_url
 
 from tpbench.engine import CURVES, MemberHistory, UsageError
 from tpbench.training.console import log_level
-from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, selected_metrics
+from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, ending_of, selected_metrics
 
 EXPERIMENT = "tpbench"
 # Whole epochs within the thousand metrics that MLflow takes in one request, so that no epoch is there in part.
 _EPOCHS_PER_BATCH = 900 // len(CURVES)
+# By which a training is told from another: it has more digits than an error.
+_LOSS = "train_loss"
 # Seconds that a server may take to answer at all, and another process to unlock an SQLite file.
 _TIMEOUT = 15.0
 
@@ -76,7 +79,10 @@ def database_uri(target: Target) -> str:
 
 
 class MlflowRuns(Tracker):
-    """The runs of one tracking URI. A run that is there is found by its tag ``tpbench.run`` and continued."""
+    """The runs of one tracking URI. A run that is there is found by its tag ``tpbench.run`` and continued.
+
+    One that has other epochs is of a training that was repeated; MLflow keeps it as a deleted run.
+    """
 
     def __init__(self, uri: str) -> None:
         super().__init__()
@@ -94,7 +100,7 @@ class MlflowRuns(Tracker):
             self.experiment = self._open_experiment(artifacts)
         self.runs: dict[str, Run] = {}
         """MLflow's run of each that has begun, as it was then, by tpbench's id."""
-        self._statuses: dict[str, str] | None = None
+        self._endings: dict[str, str] | None = None
 
     def _open_experiment(self, artifacts: str | None) -> str:
         """Return the experiment's id; it is made or restored if need be."""
@@ -113,45 +119,48 @@ class MlflowRuns(Tracker):
             self.notes.append(f"MLflow's experiment '{EXPERIMENT}' had been deleted; it was restored")
         return str(experiment.experiment_id)
 
-    def has(self, member: Member, status: str) -> bool:
-        """Return whether the run is there to its end, with this status."""
-        if self._statuses is None:
-            self._statuses = self._read_statuses()
-        return self._statuses.get(member.run) == status
+    def has(self, member: Member, history: MemberHistory) -> bool:
+        """Return whether the run is there to its end, of this training."""
+        if self._endings is None:
+            self._endings = self._read_endings()
+        return self._endings.get(member.run) == ending_of(history)
 
-    def _read_statuses(self) -> dict[str, str]:
-        """Return the status of every run of the experiment by tpbench's id."""
-        statuses, page = {}, None
+    def _read_endings(self) -> dict[str, str]:
+        """Return how every run of the experiment ended, by tpbench's id."""
+        endings, page = {}, None
         while page != "":
             runs = self.client.search_runs([self.experiment], page_token=page)
             for run in runs:
-                statuses[run.data.tags.get("tpbench.run", "")] = run.data.tags.get("tpbench.status", "")
+                endings[run.data.tags.get("tpbench.run", "")] = run.data.tags.get("tpbench.ending", "")
             page = runs.token or ""
-        return statuses
+        return endings
 
-    def begin(self, member: Member) -> int:
-        """Begin the run, or continue MLflow's run of it; returns how many epochs are there."""
+    def begin(self, member: Member, history: MemberHistory) -> int:
+        """Begin the run, or continue MLflow's run of this training; returns how many epochs are there."""
         tag = f"tags.`tpbench.run` = '{member.run}'"
-        matching = self.client.search_runs([self.experiment], tag, max_results=1)
-        if matching:
-            run = matching[0]
-            if run.info.status != "RUNNING":
-                self.client.update_run(run.info.run_id, status="RUNNING")
-                self.client.set_tag(run.info.run_id, "tpbench.status", "training")
-        else:
+        run, losses = next(iter(self.client.search_runs([self.experiment], tag, max_results=1)), None), {}
+        if run is not None:
+            losses = self._read_losses(run)
+            if not _same_losses(losses, history):
+                self.client.delete_run(run.info.run_id)
+                run, losses = None, {}
+        if run is None:
             tags = {f"tpbench.{name}": value for name, value in {**member.tags, "status": "training"}.items()}
             run = self.client.create_run(self.experiment, start_time=_now(), tags=tags, run_name=member.name)
+        elif run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            self.client.set_tag(run.info.run_id, "tpbench.status", "training")
         self.runs[member.run] = run
         # Also of a run that is continued: it may have been killed before.
         parameters = [Param(name, _format_number(value)) for name, value in member.hyperparameters.items()]
         self.client.log_batch(run.info.run_id, params=parameters)
-        return self._count_epochs(run)
+        return max(losses, default=0)
 
-    def _count_epochs(self, run: Run) -> int:
-        curve = next((name for name in CURVES if name in run.data.metrics), None)
-        if curve is None:
-            return 0
-        return max(int(metric.step) for metric in self.client.get_metric_history(run.info.run_id, curve))
+    def _read_losses(self, run: Run) -> dict[int, float]:
+        """Return the training losses that are there, by the number of their epoch."""
+        if _LOSS not in run.data.metrics:
+            return {}
+        return {int(point.step): point.value for point in self.client.get_metric_history(run.info.run_id, _LOSS)}
 
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
         """Add epochs of a run that has begun, in as few batches as MLflow takes."""
@@ -167,7 +176,8 @@ class MlflowRuns(Tracker):
             f"selected_{name}": value for name, value in metrics.items() if known.get(f"selected_{name}") != value
         }
         last = [*epochs[-1:], (int(metrics.get("epoch", 0)), selected)]
-        self._log_batch(member, _metrics(last), [RunTag("tpbench.status", history.status)])
+        tags = {"tpbench.status": history.status, "tpbench.ending": ending_of(history)}
+        self._log_batch(member, _metrics(last), [RunTag(*tag) for tag in tags.items()])
         run = self.runs.pop(member.run).info.run_id
         self.client.set_terminated(run, "FAILED" if history.status == "diverged" else "FINISHED")
 
@@ -178,6 +188,16 @@ class MlflowRuns(Tracker):
 
     def _log_batch(self, member: Member, metrics: list[Any], tags: Sequence[RunTag] = ()) -> None:
         self.client.log_batch(self.runs[member.run].info.run_id, metrics, tags=tags, synchronous=True)
+
+
+def _same_losses(losses: Mapping[int, float], history: MemberHistory) -> bool:
+    """Return whether training losses of MLflow are those of a history, as far as both go.
+
+    A repeated training differs in its first epoch, unless it repeats every number.
+    """
+    both = [(loss, history.curves[_LOSS][epoch - 1]) for epoch, loss in losses.items() if epoch <= history.epochs]
+    # Backends have their own ways to keep a number, and numbers that are not finite.
+    return all(math.isclose(there, here, rel_tol=1e-9) or not math.isfinite(here) for there, here in both)
 
 
 def _now() -> int:

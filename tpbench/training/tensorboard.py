@@ -19,13 +19,13 @@ from torch.utils.tensorboard.summary import hparams
 from tpbench.engine import HYPERPARAMETERS, MemberHistory
 from tpbench.engine.files import atomic_write
 from tpbench.results.location import location
-from tpbench.training.tracking import EpochMetrics, Member, Tracker, selected_metrics
+from tpbench.training.tracking import EpochMetrics, Member, Tracker, ending_of, selected_metrics
 
 _METRICS = ("selected/validation_error", "selected/test_error")
 _TAGS = ("workload", "method", "seed", "data", "precision", "sweep", "role")
 """The tags that a table of hyperparameters is sorted and filtered by."""
 _ENDED = "ended"
-"""The file that holds a run's status, once all of its events are written."""
+"""The file that says how a run's training ended, once all of its events are written."""
 # Seconds between two writes of an object, which is written whole each time.
 _OBJECT_INTERVAL = 30.0
 
@@ -118,13 +118,13 @@ class TensorBoardRuns(Tracker):
         if isinstance(self.folder, Path):
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def has(self, member: Member, status: str) -> bool:
-        """Return whether the run is there to its end, with this status."""
+    def has(self, member: Member, history: MemberHistory) -> bool:
+        """Return whether the run is there to its end, of this training."""
         with suppress(FileNotFoundError):
-            return (self.folder / member.name / _ENDED).read_text() == status
+            return (self.folder / member.name / _ENDED).read_text() == ending_of(history)
         return False
 
-    def begin(self, member: Member) -> int:
+    def begin(self, member: Member, history: MemberHistory) -> int:
         """Begin the run's file; none of its epochs are in it."""
         file = self.files[member.run] = EventFile(self.folder / member.name)
         # TensorBoard takes the columns of the first run that it reads for all runs, of whatever method.
@@ -156,7 +156,7 @@ class TensorBoardRuns(Tracker):
         file.replace_others(last=True)
         file.close()
         with atomic_write(file.folder / _ENDED) as marker:
-            marker.write(history.status.encode())
+            marker.write(ending_of(history).encode())
 
     def close(self) -> None:
         """Close the files of interrupted runs; one that goes on later gets a new file."""

@@ -24,6 +24,7 @@ from tpbench.engine import MemberHistory, TpbenchError, UsageError, unknown
 from tpbench.engine.configuration import flatten
 from tpbench.engine.errors import shorten
 from tpbench.engine.files import check_name, user_path
+from tpbench.results.artifacts import digest
 from tpbench.results.location import absolute, file_of_url, is_url, location
 
 if TYPE_CHECKING:
@@ -345,6 +346,12 @@ def epochs_after(history: MemberHistory, known: int) -> list[EpochMetrics]:
     ]
 
 
+def ending_of(history: MemberHistory) -> str:
+    """Return how a training ended: its status and the digest of its curves, by which one that was repeated differs."""
+    # A store's run has no curve that the method does not have.
+    return f"{history.status} {digest({name: values for name, values in history.curves.items() if values})}"
+
+
 def selected_metrics(history: MemberHistory) -> dict[str, float]:
     """Return the selected epoch, from 1, and the errors there; empty before any epoch."""
     if history.selected_epoch is None:
@@ -371,7 +378,7 @@ class Tracker(ABC):
         if member.run in self._ended:
             return
         if member.run not in self._logged:
-            self._logged[member.run] = self.begin(member)
+            self._logged[member.run] = self.begin(member, history)
         epochs = epochs_after(history, self._logged[member.run])
         if history.status != "training":
             self.end(member, epochs, history)
@@ -381,12 +388,17 @@ class Tracker(ABC):
             self._logged[member.run] = history.epochs
 
     @abstractmethod
-    def has(self, member: Member, status: str) -> bool:
-        """Return whether the run is there to its end, with this status."""
+    def has(self, member: Member, history: MemberHistory) -> bool:
+        """Return whether the run is there to its end, of this training."""
 
     @abstractmethod
-    def begin(self, member: Member) -> int:
-        """Begin a run, or continue what is there of it; returns how many epochs are there."""
+    def begin(self, member: Member, history: MemberHistory) -> int:
+        """Begin a run, or continue what is there of this training; returns how many epochs are there.
+
+        Args:
+            member: the run.
+            history: its epochs so far, which may be fewer than those that are there.
+        """
 
     @abstractmethod
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
@@ -600,7 +612,7 @@ def track_store(
                     say(note)
                 for record in store.records():
                     member = Member.from_record(record)
-                    missing = not tracker.has(member, record.status)
+                    missing = not tracker.has(member, record.history)
                     if missing:
                         tracker.update(member, record.history)
                     new[member.run] = new.get(member.run, False) or missing
