@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tpbench.engine import TpbenchError, UsageError, method_source
+from tpbench.engine import TpbenchError, UsageError, get_method, method_source
 from tpbench.engine import plugins as sources
-from tpbench.engine.plugins import plugin_source
+from tpbench.engine.methods import installed_source
+from tpbench.engine.plugins import forget_plugins, plugin_source
 
 RULE = (
     "from dataclasses import replace\nfrom tpbench.engine import METHODS\n"
@@ -59,8 +60,67 @@ def test_an_installed_method_names_distribution_version_and_digest(
     assert re.fullmatch(r"tp-single-rule 2\.1 [0-9a-f]{16}", first)
     write(tmp_path, tp_single_rule=RULE + "# changed\n")
     assert method_source("single-rule") == first  # the process still runs what it has imported
+    forget_plugins()
     sources.source_digest.cache_clear()
     assert method_source("single-rule") != first
+
+
+def installed(site: Path, module: str, record: str = "") -> None:
+    """Let a module of a folder be a method's, as if it were installed there."""
+    information = site / f"{module}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[tpbench.methods]\nedited-rule = {module}:RULE\n")
+    if record:
+        (information / "RECORD").write_text(record)
+
+
+def test_an_edit_after_the_import_leaves_the_digest_of_the_code_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, tp_edited_rule=RULE)
+    installed(tmp_path, "tp_edited_rule")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = sources.read_digest("tp_edited_rule")
+    assert get_method("edited-rule").title == "Single"  # imported, and no one has asked for its source
+    write(tmp_path, tp_edited_rule=RULE + "# changed\n")
+    assert method_source("edited-rule").split()[-1] == before
+
+
+def test_an_edit_before_the_import_has_the_digest_of_the_code_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, tp_later_rule=RULE)
+    installed(tmp_path, "tp_later_rule")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed_source("edited-rule")  # as tables ask for it, without an import
+    write(tmp_path, tp_later_rule=RULE.replace("Single", "Another"))
+    assert get_method("edited-rule").title == "Another"
+    assert method_source("edited-rule").split()[-1] == sources.read_digest("tp_later_rule")
+
+
+@pytest.mark.parametrize("editable", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_modules_beside_a_package_are_named_as_its_digest_lacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], editable: bool, inside: bool
+) -> None:
+    name = f"tp_{'in' * inside}side_{'e' * editable}"
+    helper = f"{name}.helper" if inside else f"{name}_helper"
+    project = tmp_path / ("project" if editable else "site")
+    rule = f"import {helper}\nimport numpy\n{RULE}"
+    if inside:
+        write(project, **{f"{name}__slash____init__": rule, f"{name}__slash__helper": ""})
+    else:
+        write(project, **{name: rule, helper: ""})
+    # Another project in the same folder of packages.
+    write(tmp_path / "site", **{f"{name}_stranger": ""})
+    installed(tmp_path / "site", name, "" if editable else f"{name}.py,,\n{helper}.py,,\n")
+    for folder in {tmp_path / "site", project}:
+        monkeypatch.syspath_prepend(str(folder))
+    get_method("edited-rule")
+    said = capsys.readouterr().err
+    assert (helper in said) == (not inside)
+    assert (said.count("\n"), "numpy" in said) == (int(not inside), False)
 
 
 def test_the_digest_is_of_names_and_contents_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -102,7 +103,8 @@ class Registry(Generic[Kind]):
         for (package, reason), same in together.items():
             names = ", ".join(f"'{problem.name}'" for problem in same)
             warn_once(
-                f"the {self.kind}{'s' * (len(same) > 1)} {names} of the package '{package}' cannot be used{reason}"
+                f"the {self.kind}{'s' * (len(same) > 1)} {names} of the package '{package}' cannot be used{reason}; "
+                "the others can be used"
             )
         return entries
 
@@ -199,6 +201,12 @@ class Registry(Generic[Kind]):
         return self._loaded[entry]
 
     def _import(self, name: str, entry: EntryPoint) -> Kind:
+        package = _top_level(entry)
+        if package not in _IMPORTED:
+            with suppress(TpbenchError):  # the import says what is wrong
+                # Before the import: who edits the package meanwhile runs the older code, or refuses to.
+                _IMPORTED[package] = read_digest(package)
+        before = set(sys.modules)
         try:
             loaded = entry.load()
         except (Exception, SystemExit) as error:  # a module may do anything when it is imported
@@ -206,6 +214,11 @@ class Registry(Generic[Kind]):
             reason = " ".join(f"{type(error).__name__}: {text}".split())
             place = f", {place_of(error)}" if place_of(error) else ""
             raise EntryError(self.kind, entry, f" ({reason}{place})") from error
+        if others := _modules_beside(entry, set(sys.modules) - before):
+            warn_once(
+                f"{_describe(self.kind, entry)} imports {', '.join(others)}, whose changes tpbench does not see: old "
+                f"runs would count as new ones. Put all modules into one package, with '{entry.module}'"
+            )
         try:
             return self._read(name, loaded)
         except ValueError as error:
@@ -251,8 +264,8 @@ def _same_words(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=100)
 def warn_once(problem: str) -> None:
-    """Print a line about a broken package, once per process."""
-    print(visible(f"warning: {problem}; the others can be used"), file=sys.stderr)
+    """Print a line about a package, once per process."""
+    print(visible(f"warning: {problem}"), file=sys.stderr)
 
 
 @lru_cache(maxsize=8)
@@ -267,6 +280,39 @@ def forget_plugins() -> None:
         registry.forget()
     _entry_points.cache_clear()
     warn_once.cache_clear()
+    _IMPORTED.clear()
+
+
+_IMPORTED: dict[str, str] = {}
+"""The digest of each top-level package from just before its import: what a process runs, whatever lies there now."""
+
+
+def _top_level(entry: EntryPoint) -> str:
+    """Return the top-level package or module of an entry point."""
+    return entry.module.partition(".")[0]
+
+
+def _modules_beside(entry: EntryPoint, imported: Iterable[str]) -> list[str]:
+    """Return the top-level modules of an entry's project that are no part of its package, sorted.
+
+    Args:
+        entry: the entry point.
+        imported: names of modules that its import has brought.
+    """
+    package, names = _top_level(entry), {name.partition(".")[0] for name in imported}
+    own = getattr(sys.modules.get(package), "__file__", None)
+    if own is None or entry.dist is None:
+        return []
+    home = Path(own).parent.parent if Path(own).stem == "__init__" else Path(own).parent
+    # Where packages are installed, other projects lie beside it; a folder that one is developed in is its own.
+    installed = Path(str(entry.dist.locate_file(""))).resolve() == home.resolve()
+    listed = {file.parts[0].removesuffix(".py") for file in entry.dist.files or ()}
+    found = []
+    for name in sorted(names - {package}):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and (name in listed if installed else Path(file).resolve().is_relative_to(home.resolve())):
+            found.append(name)
+    return found
 
 
 def plugin_source(entry: EntryPoint) -> str:
@@ -278,17 +324,24 @@ def plugin_source(entry: EntryPoint) -> str:
     Raises:
         TpbenchError: its package cannot be found or read.
     """
-    package = entry.module.partition(".")[0]
-    # A process runs the code that it has imported, so it looks once.
-    source = source_digest(package)
+    package = _top_level(entry)
+    source = _IMPORTED.get(package) or source_digest(package)
     return f"{entry.dist.name} {entry.dist.version} {source}" if entry.dist else f"{package} {source}"
 
 
 @lru_cache(maxsize=256)
 def source_digest(package: str) -> str:
+    """Return what :func:`read_digest` does; a process looks once."""
+    return read_digest(package)
+
+
+def read_digest(package: str) -> str:
     """Return 16 hex digits of the SHA-256 over names and contents of the Python files of a top-level package or module.
 
     A namespace package counts with all its portions: a folder without ``__init__.py`` may belong to several packages.
+
+    Raises:
+        TpbenchError: the package cannot be found or read.
     """
     try:
         spec = find_spec(package)

@@ -89,7 +89,7 @@ def reference_numbers(method: str) -> dict[str, tuple[float, float]]:
     try:
         found = rule_file(method)
     except TpbenchError as error:
-        warn_once(str(error))
+        warn_once(f"{error}; the others can be used")
         return {}
     numbers = found[1].reference if found else {}
     return {workload: (given[0], given[1] if len(given) > 1 else math.nan) for workload, given in numbers.items()}
