@@ -191,6 +191,14 @@ def test_a_workload_may_have_a_space_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"mine\.yaml.*on digits"):
         spaces_for([("mnist", "bp")], [mine])
     assert space_for("bp", mine).path == mine
+    # A workload that is left out, and a name that is none: misspelt. Own workloads of other commands are no mistake.
+    mine.write_text("workloads: [one, tow]\n" + TWO)
+    with pytest.raises(UsageError, match=r"mine\.yaml.*'tow'.*'two'"):
+        spaces_for([("one", "bp"), ("two", "bp")], [mine])
+    assert [space.path.name for space in spaces_for([("one", "bp"), ("one", "dtp")], [mine])] == [
+        "mine.yaml",
+        "dtp.yaml",
+    ]
 
 
 def test_every_method_that_can_train_the_convolutional_network_is_searched_in_its_space() -> None:
@@ -268,6 +276,7 @@ published:
 reference:
   digits: [2.5, 0.1]
   mnist: [1.7]
+  cifar10: 40
 """
 
 
@@ -291,7 +300,7 @@ def test_a_package_brings_space_configurations_and_reference_numbers(mine: Path)
     assert published_configuration(digits, "mine")["gain"] == 1.5
     assert not is_published(WORKLOADS["mnist"], "mine")
     assert paper_cell("digits", "mine") == (2.5, 0.1)
-    assert reference_numbers("mine")["mnist"][0] == 1.7
+    assert [reference_numbers("mine")[name][0] for name in ("mnist", "cifar10")] == [1.7, 40]
     assert reference_numbers("bp") == reference_numbers("no such method") == {}
     cells, _ = choose_all("digits", "mine,kp")
     options = SweepOptions.read({"workloads": "digits", "methods": "mine,kp"})

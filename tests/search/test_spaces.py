@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def test_a_space_of_ones_own(tmp_path: Path) -> None:
         ("{choice: [0.9]}", "{choice: []}", 5, "at least 1"),
         ("{choice: [0.9]}", "0.9", 5, "mapping"),
         ("[bp]", "[bq]", 2, "'bq'"),
+        ("[bp]", "[]", 2, "at least 1"),
         ("[bp]", "[gnt]", 2, "damping"),
         ("table", "tables", 1, "mean 'table'"),
         ("  beta1", "  lr", 5, "'lr' stands"),
@@ -239,13 +241,12 @@ def test_a_range_without_width_is_refused(tmp_path: Path, kind: str, bounds: str
         load_space(written(tmp_path, "{log_uniform: [1e-5, 1.0e-2]}", f"{{{kind}: {bounds}}}"))
 
 
-def test_a_space_that_searches_nothing_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", [["constant: 0.1"], ["choice: [0.1]", "constant: 0.1", "choice: [0.1, 0.1]"]])
+def test_a_space_that_searches_nothing_is_refused(tmp_path: Path, kinds: list[str]) -> None:
     path = tmp_path / "space.yaml"
-    path.write_text(
-        "methods: [bp]\nhyperparameters:\n"
-        + "".join(f"  {name}: {{constant: 0.1}}\n" for name in METHODS["bp"].hyperparameters)
-    )
-    with pytest.raises(UsageError, match=r"space\.yaml:2: .*constant"):
+    ranges = zip(METHODS["bp"].hyperparameters, itertools.cycle(kinds), strict=False)
+    path.write_text("methods: [bp]\nhyperparameters:\n" + "".join(f"  {name}: {{{kind}}}\n" for name, kind in ranges))
+    with pytest.raises(UsageError, match=r"space\.yaml:2: .*nothing to search"):
         load_space(path)
 
 

@@ -24,7 +24,7 @@ from tpbench.engine import (
 from tpbench.engine.configuration import entry_name, is_list
 from tpbench.results.rule_files import package_errors, rule_file
 from tpbench.results.runs import tuning_budget
-from tpbench.workloads import WORKLOADS, Workload
+from tpbench.workloads import WORKLOADS, Workload, workload_names
 from tpbench.workloads.yaml_files import AMBIGUOUS_NUMBER, FileModel, Location, Number, Text, YamlFile, invalid
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class SpaceEntries(FileModel):
 
     table: Any = None
     """The paper's table that the space is from; for readers of the file."""
-    methods: list[Text]
+    methods: Annotated[list[Text], Field(min_length=1)]
     workloads: tuple[Text, ...] = ()
     """Names of the workloads that the space is for; none: all."""
     hyperparameters: dict[str, Range]
@@ -301,8 +301,8 @@ def _check_method(
         raise file.error(place, str(error)) from None
     if missing := [name for name in names if name not in ranges]:
         raise file.error(place, f"{method} also needs {', '.join(missing)}")
-    if all(ranges[name].kind == "constant" for name in names):
-        raise file.error(location, f"every hyperparameter of {method} is constant, there is nothing to search")
+    if all(ranges[name].kind in ("constant", "choice") and len(set(ranges[name].values)) == 1 for name in names):
+        raise file.error(location, f"every hyperparameter of {method} has one value, there is nothing to search")
 
 
 @lru_cache(maxsize=1)
@@ -349,7 +349,8 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
         paths: the files.
 
     Raises:
-        UsageError: a file covers none of them, two cover the same, or there is none for a method.
+        UsageError: a file covers none of them, two cover the same, or there is none for a method; a file leaves out a
+            workload of its method and names one that there is not, as where a name is misspelt.
         TpbenchError: as of :func:`space_for`.
     """
     cells = list(cells)
@@ -363,6 +364,11 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
             raise UsageError(
                 f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}"
             )
+        if any(method in space.methods and (workload, method) not in covered for workload, method in cells):
+            known = {*workload_names(), *(workload for workload, _ in cells)}
+            for name in space.workloads:
+                if name not in known:
+                    raise UsageError(f"{path}: {unknown('workload', name, known)}")
         for workload, method in covered:
             if other := given.get((workload, method)):
                 raise UsageError(f"{path}: a search space of {method}, as {other.path} has; give one of both files")

@@ -283,7 +283,7 @@ def own_dataset(path: Path, test: float) -> Dataset:
 
 
 @lru_cache(maxsize=2)
-def _read_own_once(path: Path, test: float, stamp: tuple[int, int]) -> Dataset:
+def _read_own_once(path: Path, test: float, stamp: tuple[int, int, int]) -> Dataset:
     arrays = read_own(path, test)
     return Dataset(path.stem, arrays, fingerprint(arrays), "", f"file {path.name}")
 

@@ -56,14 +56,14 @@ def own_shape(path: Path, arrays: dict[str, NDArray[Any]]) -> Shape:
     return Shape(str(path), prod(images.shape[1:]), classes, len(images), image_of(images.shape[1:]))
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
-    """Return a file's time and size, which change when it is written anew.
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return a file's times and size, which change when it is written anew, also by a copy that keeps the time.
 
     Raises:
         UsageError: there is no such file, it is no regular file, or no file can have that name.
     """
     status = require_regular_file(path)
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
