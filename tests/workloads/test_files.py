@@ -482,7 +482,17 @@ def test_content_and_data_identify_a_run_and_nothing_else(tmp_path: Path) -> Non
         known.add(run)
     moved = arrays()
     moved["x_test"][0, 0, 0] ^= 1
-    assert identity(get_workload(str(write(tmp_path, data=moved))))[0] not in known
+    before = (tmp_path / "letters.npz").stat()
+    changed = get_workload(str(write(tmp_path, data=moved)))
+    assert identity(changed)[0] not in known
+    # A copy of the same size that keeps the time, as cp -p and rsync -t make it.
+    write(tmp_path)
+    assert (tmp_path / "letters.npz").stat().st_size == before.st_size
+    os.utime(tmp_path / "letters.npz", ns=(before.st_atime_ns, before.st_mtime_ns))
+    run, _ = identity(first)
+    write(tmp_path, data=moved)
+    os.utime(tmp_path / "letters.npz", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert identity(first)[0] != run
 
 
 def test_a_plan_travels_as_text(tmp_path: Path) -> None:
