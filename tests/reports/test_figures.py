@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 
 import tpbench
 from tests.conftest import CONFIGURATION, Inside
@@ -508,6 +509,53 @@ def test_every_method_has_a_panel_of_its_curve_before_those_of_the_others(
     assert list(curves[0].middle) == [30.0, 20.0, 10.0]
     narrow = curve_panel(cells, curves, "validation_error").axes
     assert {axes.get_subplotspec().colspan.start for axes in narrow} == {0, 1}  # type: ignore[union-attr]
+
+
+def _shown(line: Line2D) -> bool:
+    """Return whether a line has a stroke or a point."""
+    known = np.isfinite(np.asarray(line.get_ydata(), dtype=float))
+    return bool((known[1:] & known[:-1]).any()) or line.get_marker() not in ("", "None")
+
+
+def test_a_curve_of_one_epoch_is_a_point(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.publish(record("bp", 0, [0.3, 0.2], epochs=2))
+    store.publish(record("dtp", 0, [0.4], epochs=1))
+    cells = cells_of(store, "mnist")
+    first, second = learning_curves(store, cells).axes
+    assert all(_shown(line) for axes in (first, second) for line in axes.lines)
+    (grey,) = (line for line in first.lines if not line.get_gid())
+    assert [np.asarray(grey.get_ydata())[place] for place in grey.get_markevery()] == [40.0]  # type: ignore[union-attr]
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["BP", "DTP, 1 epoch"]
+
+
+def test_a_search_with_one_finished_trial_is_a_point(tmp_path: Path) -> None:
+    _search_of(tmp_path, "bp", [0.3])
+    panels = tuning_figure(RunStore(tmp_path), "mnist").axes[:2]
+    observed = [[line for line in axes.lines if len(np.asarray(line.get_xdata()))] for axes in panels]
+    assert all(lines and all(map(_shown, lines)) for lines in observed)
+
+
+def test_an_alignment_of_one_measurement_is_a_point(tmp_path: Path) -> None:
+    keep_alignments(tmp_path, alignment_record("fashion-mnist", "bp", [1.0] * 2))
+    (known,) = find_records(RunStore(tmp_path), "fashion-mnist")
+    cut = {name: getattr(known, name)[:1] for name in ("steps", "loss_angles", "target_angles")}
+    one = known.model_copy(update=cut) if hasattr(known, "model_copy") else replace(known, **cut)
+    for axes in alignment_figure([one], "4").axes:
+        (line,) = (line for line in axes.lines if line.get_gid())
+        assert _shown(line)
+
+
+def test_the_cost_is_of_the_runs_that_count_and_did_not_end_early(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    for seed in range(14):
+        status = "diverged" if seed < 2 else "finished"
+        seconds = 1.0 if seed < 2 else 20.0 if seed < 10 else 500.0  # seeds above 9 count nowhere
+        made = {"device_name": "A CPU", "threads": 1 + seed % 2}
+        run = record("bp", seed, [0.2, 0.1], epochs=2, status=status)
+        store.publish(replace(run, wall_time_s=seconds, provenance=made))
+    axes = cost_plot(cells_of(store, "mnist")).axes[0]
+    assert [bars[0].get_xdata()[0] for bars in axes.containers] == [20.0, 20.0]  # type: ignore[index]
 
 
 def test_without_a_curve_there_is_no_picture(tmp_path: Path) -> None:

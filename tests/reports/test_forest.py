@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.results.records import counts, record
 from tpbench.reports.forest import DIFFERENCES, MEANS, describe_row, forest_figure, forest_legend, forest_rows
 from tpbench.results import RunStore, leaderboard
+from tpbench.results.runs import search_info
 
 PUBLISHED = {"by": "published"}
 
@@ -66,6 +68,21 @@ def test_the_forest_shows_what_the_leaderboard_says(forest_store: RunStore) -> N
     half = 2.26216 * 0.14 / math.sqrt(10)
     assert list(thin[0].get_xdata()) == pytest.approx([1.98 - half, 1.98 + half], abs=1e-4)
     assert len(thin) == len(hollow)
+
+
+def test_names_of_rows_do_not_overlap_and_leave_room(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    search = search_info("s", 54, 27, "0" * 64, "final", range(3), halving=3)
+    for method in ("bp", "ddtp-rhl-extra-fb", "ddtp-rhl-rec-extra-fb", "m" * 40):
+        fill(store, method, 0.02, 3)
+        fill(store, method, 0.03, 3, found=search, lr=0.1)
+    figure = forest_figure(forest_rows(store, "mnist"), "mnist")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert axes.get_window_extent().width > 0.33 * figure.bbox.width
+    assert min(box.x0 for box in boxes) >= 0
 
 
 def test_what_could_be_best_is_shaded_and_ticked(forest_store: RunStore) -> None:

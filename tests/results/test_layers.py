@@ -14,6 +14,7 @@ from tpbench.engine import TpbenchError
 from tpbench.results import RunRecord, RunStore
 from tpbench.results.artifacts import NewerFormat, digest, verify_format
 from tpbench.results.cells import candidates
+from tpbench.results.formats import csv_text
 from tpbench.results.frames import export_frame
 from tpbench.training.tracking import Member
 
@@ -72,6 +73,11 @@ def test_exports_and_trackers_have_an_entry_for_each_number() -> None:
     assert frame.loc[0, ["hp_lr_1", "hp_lr_2"]].tolist() == [0.1, 0.2]
     assert frame["hp_lr"].isna().tolist() == [True, False]
     assert Member.from_record(with_rates([0.1, 0.2])).hyperparameters == {"lr_1": 0.1, "lr_2": 0.2, "eta": 1.0}
+
+
+def test_an_epoch_stays_a_whole_number_beside_a_run_without_any() -> None:
+    frame = export_frame([record(), record(seed=1, errors=[], status="diverged")])
+    assert csv_text(frame[["selected_epoch"]]).split() == ["selected_epoch", "1", '""']
 
 
 def test_seeds_of_one_list_are_one_entry_of_a_table() -> None:

@@ -21,7 +21,7 @@ from tests.results.records import alignment_record, keep_alignments, record
 from tests.test_printing import begin_sweep
 from tpbench.engine.errors import visible
 from tpbench.results import RunStore
-from tpbench.results.formats import csv_number, csv_text, latex_table, markdown, markdown_code
+from tpbench.results.formats import csv_number, csv_text, latex, latex_table, markdown, markdown_code
 from tpbench.results.runs import PUBLISHED
 from tpbench.search.journal import Journal
 from tpbench.training.progress import LiveView, NotebookView, PlainView
@@ -188,12 +188,14 @@ def test_markdown_holds_no_html_and_no_link() -> None:
     )
     # The marks of tables stay.
     assert markdown("2.04 ± 0.08 < (0.11)") == "2.04 ± 0.08 < (0.11)"
+    assert markdown("R&D &lt; $x$ *a* `b`") == r"R&D &amp;lt; \$x\$ \*a\* \`b\`"
     assert markdown_code("a`b|<c>\n") == r"`a'b\|<c>\n`"
 
 
 def test_a_name_is_no_command_of_latex() -> None:
     lines = latex_table("a_b", ["a"], ["b"], "note\r\\input{x}\n5 %").splitlines()
     assert r"\caption{a\_b.}" in lines
+    assert latex('--tuning "a|b"') == r"-{}-tuning ''a\textbar{}b''"
     assert lines[-3:-1] == [r"note\textbackslash{}r\textbackslash{}input\{x\}\par", r"5 \%\par"]
 
 

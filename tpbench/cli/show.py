@@ -661,7 +661,8 @@ def report(
         return
     fresh = open_store(results)
     label = _chosen_tuning(tuning, fresh)
-    text = make_report(store, command, _chosen_baseline(baseline, fresh, tuning=label), label).html()
+    method = _chosen_baseline(baseline, fresh, tuning=label)
+    text = make_report(store, command, baseline=method, tuning=label).html()
     write_atomically(output, text)
     say(f"written: {output} ({len(text) / 1e6:.1f} MB)")
     warn_damaged(store)

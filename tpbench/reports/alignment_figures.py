@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,7 +14,7 @@ from tpbench.engine import method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.alignment_tables import best_dampings, describe_records, mean_of
 from tpbench.reports.curves import label_beside, workload_title
-from tpbench.reports.style import Axes, Figure, MaxNLocator, drawing, line_style, mark, method_style
+from tpbench.reports.style import Axes, Figure, MaxNLocator, drawing, line_style, mark, method_style, points_alone
 from tpbench.results.alignments import AlignmentRecord
 
 _WINDOW = 10
@@ -26,8 +27,8 @@ def window(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
 
 ALIGNMENT_NOTE = (
-    f"Line: mean over seeds and {_WINDOW} measurements; band: one standard deviation of these measurements. "
-    "90 degrees: no relation; 0: the same direction."
+    f"Line: mean over seeds and {_WINDOW} measurements, or all if they are fewer; band: one standard deviation of "
+    "these measurements. 90 degrees: no relation; 0: the same direction."
 )
 """The meaning of lines and bands."""
 
@@ -41,7 +42,8 @@ def _curve(axes: Axes, place: str, record: AlignmentRecord, angles: NDArray[np.f
     mean, deviation = window(mean_of(angles, 1))
     epochs = np.array(record.steps[len(record.steps) - len(mean) :]) / record.steps_per_epoch
     style, name = method_style(record.method), visible(method_title(record.method))
-    (line,) = axes.plot(epochs, mean, color=style.light, linewidth=1.3, linestyle=line_style(style.dashes))
+    dashed, alone = line_style(style.dashes), points_alone(mean)
+    (line,) = axes.plot(epochs, mean, color=style.light, linewidth=1.3, linestyle=dashed, **alone)
     mark(line, place, name, f"{name}: {mean[-1]:.0f} degrees at the end")
     band = axes.fill_between(epochs, mean - deviation, mean + deviation, color=style.light, alpha=0.18, linewidth=0)
     mark(band, f"{place}-band", name)
@@ -139,5 +141,5 @@ def alignment_figure(records: Sequence[AlignmentRecord], name: str) -> Figure:
         axes.set_xlabel("epoch")
     title = f"{workload_title(records[0].workload)}: angles of the weight updates ({describe_records(records)})"
     figure.suptitle(visible(title), fontsize="medium")
-    figure.supxlabel(ALIGNMENT_NOTE, fontsize=8)
+    figure.supxlabel(fill(ALIGNMENT_NOTE, 110), fontsize=8)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import multimode
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,12 @@ from tpbench.reports.style import (
     mark,
     method_style,
     plain_number,
+    points_alone,
     save,
 )
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
-from tpbench.results.formats import format_mean
+from tpbench.results.formats import count_of, format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
 from tpbench.results.tables import PUBLISHED
 from tpbench.workloads import WORKLOADS
@@ -81,10 +83,17 @@ def _variant(cell: Cell) -> tuple[str, int, str]:
     return cell.data_label, cell.budget.rank, cell.tuning
 
 
-def cell_label(cell: Cell) -> str:
-    """Format method, tuning, kind of data and number of diverged seeds, which are not in the picture."""
+def cell_label(cell: Cell, cells: Iterable[Cell] = ()) -> str:
+    """Format method, tuning, kind of data and number of diverged seeds, which are not in the picture.
+
+    Args:
+        cell: of a picture.
+        cells: of the picture; the label has the epochs that differ from those of most.
+    """
+    usual = multimode(other.epochs for other in cells)
+    epochs = f", {count_of(cell.epochs, 'epoch')}" if usual and cell.epochs != max(usual) else ""
     gone = f", {cell.diverged} of {cell.seeds} diverged" if cell.diverged else ""
-    return visible(with_label(cell.title, cell.data_label)) + gone
+    return visible(with_label(cell.title, cell.data_label)) + epochs + gone
 
 
 def name_tunings(cells: Iterable[Cell]) -> list[Cell]:
@@ -220,7 +229,7 @@ def draw_curves(
     columns = min(columns, count)
     behind = [_thinned(one.middle) for one in curves]
     first: Axes | None = None
-    for place, (one, panel_title) in enumerate((c, fill(cell_label(c.cell), TITLE_WIDTH)) for c in curves):
+    for place, (one, panel_title) in enumerate((c, fill(cell_label(c.cell, cells), TITLE_WIDTH)) for c in curves):
         axes = parent.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
         first = first or axes
         _draw_panel(axes, one, [pair for other, pair in enumerate(behind) if other != place], cells, curve)
@@ -247,11 +256,14 @@ def _thinned(middle: Values) -> tuple[Values, Values]:
 def _draw_panel(
     axes: Axes, one: CellCurve, others: Sequence[tuple[Values, Values]], cells: Sequence[Cell], curve: str
 ) -> None:
-    shade, name, label = colour(one.cell.method), cell_label(one.cell), CURVES[curve][1]
+    shade, name, label = colour(one.cell.method), cell_label(one.cell, cells), CURVES[curve][1]
     if others:
-        axes.plot(*(np.concatenate(part) for part in zip(*others, strict=True)), color=OTHERS_COLOUR, linewidth=0.7)
+        places, middles = (np.concatenate(part) for part in zip(*others, strict=True))
+        axes.plot(places, middles, color=OTHERS_COLOUR, linewidth=0.7, **points_alone(middles))
     epochs = np.arange(1, len(one.middle) + 1)
-    (line,) = axes.plot(epochs, one.middle, color=shade, label=name, linewidth=1.3, zorder=3)
+    (line,) = axes.plot(
+        epochs, one.middle, color=shade, label=name, linewidth=1.3, zorder=3, **points_alone(one.middle)
+    )
     line.set_linestyle(line_style(dashes(one.cell, cells)))
     end = plain_number(float(f"{one.middle[-1]:.3g}"))
     mark(line, f"{curve}-line", name, f"{name}: {label} {end} at the end ({one.seeds} seed{'s' * (one.seeds > 1)})")
@@ -296,7 +308,10 @@ def panel(height: float = 3.1) -> tuple[Figure, Axes]:
 @drawing()
 def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) -> Figure:
     """Draw :func:`draw_curves` for a page: two panels side by side, which a narrow screen can still show."""
-    columns, lines = min(2, len(curves)), max(fill(cell_label(c.cell), TITLE_WIDTH).count("\n") + 1 for c in curves)
+    columns, lines = (
+        min(2, len(curves)),
+        max(fill(cell_label(c.cell, cells), TITLE_WIDTH).count("\n") + 1 for c in curves),
+    )
     rows, title = -(-len(curves) // columns), 0.05 + 0.13 * lines
     height = 0.45 + (0.95 + title) * rows
     # Margins in inches, set by hand: a layout engine draws every panel once more.
@@ -329,7 +344,7 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
         cells: of one workload.
         height: of the figure in inches.
     """
-    origins = [origin for cell in cells for origin in provenance_groups(cell, ["device_name"])]
+    origins = [origin for cell in cells for origin in _cost_groups(cell)]
     labels = [_cost_point(axes, origin, place, cells) for place, origin in enumerate(origins)]
     hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
@@ -342,6 +357,15 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     label_beside(axes, labels, 72 * (height - 0.7), 7.5)
+
+
+def _cost_groups(cell: Cell) -> list[ProvenanceGroup]:
+    """Return the runs of a cell whose time counts: those of its mean, by device and threads.
+
+    A diverged run ended early, and tells no time unless all have.
+    """
+    counted = [run for run in cell.counted_runs if not run.diverged] or cell.counted_runs
+    return provenance_groups(cell, ["device_name", "threads"], counted)
 
 
 _SHORTEST_S = 1e-3
@@ -358,7 +382,7 @@ def _cost_point(
     """Draw the point of the runs of one device, the ``place``-th of the picture: its name, place and colour."""
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     place_on_axis = max(seconds, _SHORTEST_S)
-    name, shade = cell_label(cell), colour(cell.method)
+    name, shade = cell_label(cell, cells), colour(cell.method)
     point, caps, bars = axes.errorbar(
         place_on_axis,
         cell.mean,
@@ -380,7 +404,7 @@ def _cost_point(
 
 COST_NOTE = (
     "Point: mean test error over the seeds of all devices; bar: one standard deviation. Seconds: a run's share of its "
-    "pack's, on one device."
+    "pack's, on one device; runs that diverged, which ended early, are left out."
 )
 """The meaning of the points of the cost."""
 
@@ -393,7 +417,7 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
     axes = figure.subplots()
     draw_cost(axes, cells, height - 0.6)
     axes.set_title(_title_of(cells))
-    figure.supxlabel(COST_NOTE, fontsize=7)
+    figure.supxlabel(fill(COST_NOTE, 110), fontsize=7)
     return figure
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from textwrap import fill
 
 from tpbench.engine import method_title
 from tpbench.engine.errors import visible
@@ -24,6 +25,8 @@ _TICK = "\N{CHECK MARK}"
 _SHADE = "#e0ecf9"
 # Rows have names, so colours mean nothing here but which row is the baseline, and what is the paper's.
 _BASELINE, _MEASURED, _PAPER = "#000000", "#595959", "#8c8c8c"
+# Characters in a line of a row's name.
+_LABEL_WIDTH = 22
 # Points from the picture to the end of the means, and to the beginning of the differences.
 MEANS, DIFFERENCES = 37, 48
 
@@ -58,18 +61,20 @@ def forest_figure(rows: Sequence[RankedCell], workload: str = "", tuning: str | 
         workload: for the title above the figure, which then has a legend below.
         tuning: label of all rows, for the title, where only such rows were asked for.
     """
-    legend = forest_legend(rows) if workload else []
-    figure = Figure(figsize=(8, 0.95 + 0.34 * len(rows) + 0.17 * len(legend)), layout="constrained")
-    axes = figure.subplots()
     several = len({row.cell.data_label for row in rows}) > 1
     # Where all are of one kind of data, the title names it.
     cells = name_tunings(row.cell for row in rows) if workload else [row.cell for row in rows]
-    names = [cell_label(cell if several else replace(cell, data_label="")) for cell in cells]
+    names = [cell_label(cell if several else replace(cell, data_label=""), cells) for cell in cells]
+    # In several lines, so that long names leave room for the picture.
+    broken = [name.replace(" (", "\n(").replace(", ", "\n", 1).split("\n") for name in names]
+    labels = ["\n".join(fill(part, _LABEL_WIDTH) for part in parts) for parts in broken]
+    legend = forest_legend(rows) if workload else []
+    row_height = max(0.34, 0.05 + 0.145 * max(label.count("\n") + 1 for label in labels))
+    figure = Figure(figsize=(8, 0.95 + row_height * len(rows) + 0.17 * len(legend)), layout="constrained")
+    axes = figure.subplots()
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         _draw(axes, place, name, row)
     _draw_baselines(axes, rows)
-    # In two lines, so that long names leave room for the picture.
-    labels = [name.replace(" (", "\n(").replace(", ", "\n", 1) for name in names]
     ticked = [f"{_TICK} {label}" if _shaded(row) else label for label, row in zip(labels, rows, strict=True)]
     axes.set_yticks(range(len(rows)), ticked, fontsize=10, linespacing=1)
     axes.set(ylim=(len(rows) - 0.4, -0.6))

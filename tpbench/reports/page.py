@@ -455,7 +455,7 @@ def _plots(
         alt = f"{title}: test error against seconds per run"
         figures.append(_drawing(glyphs, cost_panel(cells), alt, cost, f"Cost. {COST_NOTE}"))
     legend = [
-        (cell_label(cell), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none")
+        (cell_label(cell, cells), colour(cell.method), " ".join(map(str, dashes(cell, cells))) or "none")
         for cell in cells
         if cell.key in lines
     ]

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -169,7 +170,20 @@ def method_style(method: str) -> MethodStyle:
     if method in _STYLES:
         return _STYLES[method]
     others = [name for name in method_names() if name not in _STYLES]
-    return _OTHERS[others.index(method) % len(_OTHERS)] if method in others else _OTHERS[-1]
+    # Of a package that is not installed the name alone is known.
+    place = others.index(method) if method in others else zlib.crc32(method.encode(errors="surrogatepass"))
+    return _OTHERS[place % len(_OTHERS)]
+
+
+def points_alone(values: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Return the options of a line that mark its numbers without a neighbour, of which a line shows nothing.
+
+    Args:
+        values: of the line, with gaps where they are not finite.
+    """
+    known = np.isfinite(values)
+    alone = known & ~np.append(False, known[:-1]) & ~np.append(known[1:], False)
+    return {"marker": "o", "markersize": 2.5, "markevery": list(np.flatnonzero(alone))} if alone.any() else {}
 
 
 def colour(method: str) -> str:

@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import OTHERS_COLOUR, TITLE_WIDTH, label_beside, panel, workload_title
-from tpbench.reports.style import Axes, Bbox, Figure, MaxNLocator, colour, drawing, log_scale, mark, plain_number
+from tpbench.reports.style import (
+    Axes,
+    Bbox,
+    Figure,
+    MaxNLocator,
+    colour,
+    drawing,
+    log_scale,
+    mark,
+    plain_number,
+    points_alone,
+)
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import get_sweep, scored_configurations, trials_frame
@@ -410,7 +421,8 @@ def _draw_lines(
         x, y = _points(plot, search, column, kind)
         if not len(x):
             continue
-        (line,) = axes.plot(x, y, markevery=0.2, **style, **_LINES[kind])
+        alone = {} if style.get("marker") else points_alone(y)
+        (line,) = axes.plot(x, y, **{"markevery": 0.2, **style, **alone}, **_LINES[kind])
         ends[kind] = float(x[-1]), float(y[-1])
         end = f"{y[-1]:.2f} % after {plain_number(ends[kind][0])} {'trials' if column == 'trials' else 'epochs'}"
         mark(line, f"{column}-{[*_LINES].index(kind)}", search.label, f"{search.label}, {kind}: {end}")
@@ -441,7 +453,8 @@ def draw_multiples(figure: Figure, plot: TuningPlot, column: str, columns: int) 
         axes = figure.add_subplot(-(-count // columns), columns, place + 1, sharex=first, sharey=first)
         first = first or axes
         others = np.concatenate(behind[:place] + behind[place + 1 :])
-        axes.plot(*others.T, color=OTHERS_COLOUR, linewidth=0.6, drawstyle="steps-post")
+        alone = points_alone(others[:, 1])
+        axes.plot(*others.T, color=OTHERS_COLOUR, linewidth=0.6, drawstyle="steps-post", **alone)
         _draw_lines(axes, plot, search, column, _IN_MULTIPLES, {"color": search.style["color"]})
         if not len(_points(plot, search, "trials", OBSERVED)[0]):
             axes.text(0.5, 0.6, "no finished trial", transform=axes.transAxes, ha="center", fontsize=7.5)

@@ -537,9 +537,11 @@ class ProvenanceGroup:
         return " ".join(str(self.runs[0].provenance.get(name) or "-").split())
 
 
-def provenance_groups(cell: Cell, names: Sequence[str] = _NAMES) -> list[ProvenanceGroup]:
-    """Return the runs of a cell, grouped by these entries of their provenance."""
+def provenance_groups(
+    cell: Cell, names: Sequence[str] = _NAMES, runs: Sequence[RunRecord] | None = None
+) -> list[ProvenanceGroup]:
+    """Return the runs of a cell, all or these, grouped by these entries of their provenance."""
     groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
-    for run in cell.runs:
+    for run in cell.runs if runs is None else runs:
         groups[tuple(str(run.provenance.get(name)) for name in names)].append(run)
     return [ProvenanceGroup(cell, tuple(runs)) for runs in groups.values()]

@@ -122,6 +122,8 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"$<$",
     ">": r"$>$",
+    "|": r"\textbar{}",
+    '"': "''",
     PLUS_MINUS: r"$\pm$",
 }
 
@@ -180,16 +182,20 @@ def latex(text: str) -> str:
     """Return text with the special characters of LaTeX escaped; signs of numbers are mathematics."""
     signs = _SIGN.sub(lambda found: "\0" if found[1] == "-" else "\1", visible(text))
     escaped = "".join(_LATEX.get(character, character) for character in signs)
-    return escaped.replace("\0", "$-$").replace("\1", "$+$")
+    # Two hyphens would be set as a dash.
+    return escaped.replace("--", "-{}-").replace("\0", "$-$").replace("\1", "$+$")
 
 
 # The beginning of a tag, a comment or an address in Markdown; a lone < is a mark of tables.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+_MARKUP = re.compile(r"[|$*`]")
 
 
 def markdown(text: str) -> str:
-    """Return text for a cell or a line of Markdown, in which nothing is HTML or a link."""
-    return _TAG.sub("&lt;", visible(text)).replace("|", "\\|").replace("](", "]\\(")
+    """Return text for a cell or a line of Markdown, in which nothing is HTML, a link, a formula or emphasis."""
+    escaped = _MARKUP.sub(r"\\\g<0>", _ENTITY.sub("&amp;", visible(text)))
+    return _TAG.sub("&lt;", escaped).replace("](", "]\\(")
 
 
 def markdown_code(text: str) -> str:

@@ -75,7 +75,9 @@ def export_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
                 **{f"from_{name}": str(value) for name, value in record.provenance.items()},
             }
         )
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=EXPORT_COLUMNS)
+    # A run without any epoch would turn the others' into decimals.
+    return frame.astype({"selected_epoch": "Int64"})
 
 
 def partial_searches(frame: pd.DataFrame, supplied: Collection[str] = ()) -> str:
