@@ -213,11 +213,6 @@ class Section:
         return bool(self.tables or self.figures or self.groups or any(f.tables or f.figures for f in self.folds))
 
 
-def number(value: float, below: str = "") -> PageEntry:
-    """Return an entry that shows a number without decimals."""
-    return PageEntry(f"{value:.0f}", float(value), below)
-
-
 def leaderboard_section(rankings: Sequence[Ranking]) -> Section:
     """Return a folded table per workload with the tests against the baseline."""
     return Section("leaderboard", "Leaderboards", folds=[Fold(r.title, tables=[_ranking_table(r)]) for r in rankings])
@@ -304,7 +299,7 @@ def _provenance_table(title: str, cells: Sequence[Cell]) -> PageTable:
                     PageEntry(method_title(cell.method)),
                     PageEntry(cell.tuning),
                     PageEntry(seed_ranges(run.definition.seed for run in origin.runs)),
-                    number(origin.seconds),
+                    PageEntry(f"{origin.seconds:.0f}", float(origin.seconds)),
                     PageEntry(origin.entry("command"), below=configuration, long=True),
                     PageEntry(origin.hardware, below=versions, loose=True),
                 ]

@@ -223,9 +223,9 @@ class Cell:
         """Counted runs whose numbers became non-finite."""
         return sum(run.diverged for run in self.counted_runs)
 
-    def errors(self, curve: str = "test_error") -> NDArray[np.floating[Any]]:
-        """Return a curve at each counted run's selected epoch in per cent (seeds,); a diverged seed is at chance."""
-        return np.array([_error(run, curve) for run in self.counted_runs], dtype=float)
+    def errors(self) -> NDArray[np.floating[Any]]:
+        """Return each counted run's test error in per cent (seeds,); a diverged seed is at chance."""
+        return np.array([_error(run, "test_error") for run in self.counted_runs], dtype=float)
 
     def errors_of(self, seeds: Iterable[int]) -> NDArray[np.floating[Any]]:
         """Return test errors in per cent of some of the cell's seeds, in their order."""

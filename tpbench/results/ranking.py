@@ -360,7 +360,7 @@ COLUMNS = (
 """Columns of a leaderboard, and of ``leaderboard.csv``."""
 
 
-def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, baseline: str = BASELINE) -> pd.DataFrame:
+def leaderboard(store: RunStore) -> pd.DataFrame:
     """Return every cell of a store: the baseline of a workload first, then by test error, few seeds last.
 
     Errors are in per cent, differences in percentage points. ``seeds`` are those of mean, interval and test (``0-9``);
@@ -368,14 +368,8 @@ def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, ba
     ``low`` and ``high`` its simultaneous 95 % interval, ``p`` that of max-T (or of the permutation test), ``differs``
     whether p is below 5 % (``yes``, ``no``, ``not tested`` or ``baseline``), ``tested`` the test or why there is none.
     Numbers are empty where ``tested`` names no test that gives them: a permutation test has no interval.
-
-    Args:
-        store: that holds the runs.
-        cells: those of the store, where they are chosen already.
-        baseline: the method that the others are compared with.
     """
-    cells = choose_cells(store.summaries()) if cells is None else cells
-    return ranking_frame(rank_all(cells, baseline))
+    return ranking_frame(rank_all(choose_cells(store.summaries())))
 
 
 def ranking_frame(rankings: Iterable[Ranking]) -> pd.DataFrame:
