@@ -32,18 +32,6 @@ _PANELS = 2
 _STOPPED = {"stopped", "pruned"}
 
 
-def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
-    """Return one row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
-
-    ``error`` is the lowest validation error in per cent, or of another curve that the search minimises.
-
-    Raises:
-        UsageError: there is no such sweep.
-        TpbenchError: its search has no results yet, or is damaged.
-    """
-    return read_search(store, sweep).configurations
-
-
 @dataclass(frozen=True)
 class SearchTrials:
     """The trials of one search that have a score."""
@@ -56,7 +44,7 @@ class SearchTrials:
 
     @property
     def configurations(self) -> pd.DataFrame:
-        """Their hyperparameters and ``error``."""
+        """One row for each: its hyperparameters and ``error``, the lowest of the curve that the search minimises."""
         return scored_configurations(self.trials)
 
     @property

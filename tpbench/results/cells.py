@@ -518,10 +518,6 @@ class ProvenanceGroup:
     runs: tuple[RunRecord, ...]
 
     @property
-    def seeds(self) -> str:
-        return ", ".join(str(run.definition.seed) for run in self.runs)
-
-    @property
     def seconds(self) -> float:
         """Wall time of all runs in seconds: their shares of the time of their packs."""
         return sum(run.wall_time_s for run in self.runs)
