@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ from tpbench.reports.style import (
     mark,
     method_style,
     plain_number,
-    save,
 )
 from tpbench.results import Cell, RunStore, choose_cells
 from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
@@ -398,22 +396,12 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
 
 
 @drawing()
-def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
+def scaling_figure(rows: Sequence[BenchmarkRow]) -> Figure:
     """Draw seconds per member and joint epoch over the pack size, one line per workload, method and precision.
 
     Args:
         rows: of ``tpbench bench`` with several pack sizes.
-        path: the picture; its ending decides the format.
-
-    Raises:
-        TpbenchError: it cannot be written.
     """
-    save(scaling_figure(rows), path)
-
-
-@drawing()
-def scaling_figure(rows: Sequence[BenchmarkRow]) -> Figure:
-    """Draw the picture of :func:`plot_scaling`."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     workloads, precisions = (
