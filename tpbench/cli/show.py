@@ -55,6 +55,7 @@ from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing, say
 from tpbench.results.opening import (
     DEFAULT_STORE,
+    NoRunError,
     find_record,
     stored_baseline,
     stored_method,
@@ -365,8 +366,7 @@ def show_leaderboard(
     ranked = rank_all(cells, method, label)
     rankings = [ranking for ranking in ranked if workload in (None, ranking.workload)]
     if not rankings:
-        where = f"of {workload} " if workload else ""
-        raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(results, workload)
     board = ranking_frame(ranked)
     shown = board[board["workload"] == workload] if workload else board
     if form == "csv":

@@ -40,6 +40,7 @@ from tpbench.results.formats import (
     markdown_rows,
     mean_and_deviation,
 )
+from tpbench.results.opening import NoRunError
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import (
     BASELINE,
@@ -516,7 +517,7 @@ def rankings_of(store: RunStore, baseline: str, tuning: str | None = None) -> li
     require_validated(store.summaries())
     found = rank_all(choose_cells(store.summaries(), tuning), baseline, tuning)
     if not found:
-        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(store.folder)
     return found
 
 
@@ -801,8 +802,7 @@ def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
     cells = choose_cells(store.summaries()).values()
     frame = loss_rows(store, (cell for cell in cells if workload in (None, cell.workload)))
     if frame.empty:
-        where = f"of {workload} " if workload else ""
-        raise TpbenchError(f"{store.folder} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(store.folder, workload)
     if check_format(form) == "csv":
         return csv_text(frame, "%.6g")
     columns = loss_columns(frame)
