@@ -26,11 +26,10 @@ from tpbench.reports.style import (
     plain_number,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
+from tpbench.results.cells import ProvenanceGroup, place_in, provenance_groups, read_curves, title_of, with_label
 from tpbench.results.formats import format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
 from tpbench.results.tables import PUBLISHED
-from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -71,7 +70,7 @@ def cells_of(store: RunStore, workload: str, tuning: str | None = None) -> list[
 def sort_by_method(cells: Iterable[Cell]) -> list[Cell]:
     """Sort cells of one workload by the order of the table of methods, of one method as :func:`_variant` says."""
     order = method_names()
-    return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), _variant(c)))
+    return sorted(cells, key=lambda c: (place_in(order, c.method), _variant(c)))
 
 
 def _variant(cell: Cell) -> tuple[str, int, str]:
@@ -125,7 +124,7 @@ def marker(cell: Cell, cells: Sequence[Cell]) -> str:
 
 def workload_title(name: str) -> str:
     """Return the title of a workload; of one in a file its name."""
-    return WORKLOADS[name].title if name in WORKLOADS else visible(name)
+    return visible(title_of(name))
 
 
 def _title_of(cells: Sequence[Cell]) -> str:

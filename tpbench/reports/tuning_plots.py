@@ -18,6 +18,7 @@ from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.engine.errors import visible
 from tpbench.reports.curves import OTHERS_COLOUR, TITLE_WIDTH, label_beside, panel, workload_title
 from tpbench.reports.style import Axes, Bbox, Figure, MaxNLocator, colour, drawing, log_scale, mark, plain_number
+from tpbench.results.cells import place_in
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import get_sweep, scored_configurations, trials_frame
@@ -313,7 +314,7 @@ class TuningPlot:
         order = method_names()
         rows = sorted(
             self.spread.to_dict("records"),
-            key=lambda row: (order.index(row["method"]) if row["method"] in order else len(order), row["sweep"]),
+            key=lambda row: (place_in(order, row["method"]), row["sweep"]),
         )
         budgets = Counter((row["method"], row["search"]) for row in rows)
         number = Counter[str]()

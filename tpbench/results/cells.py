@@ -44,6 +44,16 @@ def with_label(name: str, data_label: str) -> str:
     return f"{name} ({data_label})" if data_label else name
 
 
+def title_of(workload: str) -> str:
+    """Return the title of a workload; of one in a file its name."""
+    return WORKLOADS[workload].title if workload in WORKLOADS else workload
+
+
+def place_in(order: Sequence[str], name: str) -> int:
+    """Return the place of a name in an order: behind all others where it is not in it."""
+    return order.index(name) if name in order else len(order)
+
+
 def workload_label(row: Mapping[Hashable, Any]) -> str:
     """Return the workload of a row of a leaderboard or comparison with the label of its data."""
     return with_label(row["workload"], "" if row["data"] == "exact" else row["data"])

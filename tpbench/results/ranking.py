@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tpbench.engine import UsageError, method_title
-from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
+from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, title_of, with_label
 from tpbench.results.formats import Value, csv_number, csv_text, format_interval, format_mean, format_table
 from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
 from tpbench.results.runs import RunRecord
@@ -120,8 +120,7 @@ class Ranking:
     @property
     def title(self) -> str:
         """The workload's title with the label of the data, and that of the tuning where it is one alone."""
-        title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return with_label(title, self.data_label) + (f", {self.tuning}" if self.tuning else "")
+        return with_label(title_of(self.workload), self.data_label) + (f", {self.tuning}" if self.tuning else "")
 
     @property
     def baseline_cell(self) -> Cell | None:
