@@ -14,7 +14,7 @@ from tpbench.engine.configuration import unflatten
 from tpbench.results import RunRecord
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.journal import Journal
+from tpbench.search.journal import Journal, format_ends
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
@@ -601,8 +601,9 @@ class SearchedSweep(QueuedSweep):
             )
         if self.journal.best() is None:
             epochs = "--search-epochs" if d.search_epochs else "--epochs"
+            ends = format_ends(self.journal.ends())
             return (
-                f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
+                f"none of the {d.trials} configurations learnt anything ({ends}); start another sweep "
                 f"with more --trials, more than {d.trial_epochs} {epochs} or another --space{self._prune_advice()}"
             )
         return None

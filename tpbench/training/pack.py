@@ -19,7 +19,7 @@ from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.artifacts import digest
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import TrainedNetwork, has_network, save_network
-from tpbench.results.runs import Predictions, can_have_predictions
+from tpbench.results.runs import Predictions
 from tpbench.training.devices import release_memory
 from tpbench.training.plan import (
     Outcome,
@@ -65,7 +65,8 @@ def _cut(history: MemberHistory, epochs: int, status: Status = "stopped") -> Mem
 
 def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
     """Return whether a run could have predictions and the store has none of them."""
-    return can_have_predictions(record) and store.predictions(record) is None
+    # One that diverged in its first epoch has no epoch to take them from.
+    return record.history.selected_epoch is not None and store.predictions(record) is None
 
 
 class PackJob:
