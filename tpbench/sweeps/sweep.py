@@ -163,10 +163,8 @@ class FinalRuns:
     def __init__(self, plan: PackPlan, settings: PackSettings, parts: int) -> None:
         self.plan, self.settings = plan, settings
         self.packs: dict[str, QueuedPack] = {}
-        count = len(plan.seeds)
         known = [record and not settings.missing_networks([record]) for record in self.records()]
-        for part in range(parts):
-            chosen = slice(part * count // parts, (part + 1) * count // parts)
+        for part, chosen in enumerate(plan.slices(parts)):
             if not all(known[chosen]):
                 some = replace(plan, seeds=plan.seeds[chosen], configurations=plan.configurations[chosen])
                 self.packs[f"final-{part}"] = QueuedPack(f"final-{part}", some, settings)
