@@ -72,7 +72,7 @@ def null_space_experiment(samples: int = 100) -> dict[str, tuple[float, float]]:
             index = torch.randint(len(problem.x_train), (networks, _FEEDBACK_BATCH), generator=generator)
             pack.feedback_step(problem.x_train[index], _noise(architecture, networks, _FEEDBACK_BATCH, generator))
         _scale_feedback_rate(pack, 0.0)
-        observer = _Shares(layer=2)
+        observer = _Shares()
         pack.observer = observer
         for _ in range(samples):
             index = torch.randint(len(problem.x_train), (networks, 1), generator=generator)
@@ -89,16 +89,14 @@ def _scale_feedback_rate(pack: PackState, factor: float) -> None:
 
 
 class _Shares:
-    """An observer of the steps that records the null-space share of one layer's update."""
+    """An observer of the steps that records the null-space share of the second layer's update."""
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+    def __init__(self) -> None:
         self.shares: list[Tensor] = []
 
     def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
         jacobians = batch.jacobians()
-        gradient = gradients[f"W{self.layer}"]
-        self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
+        self.shares.append(null_space_share(jacobians[1][:, 0], batch.slopes[2][:, 0], gradients["W2"]))
 
 
 def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:
