@@ -71,7 +71,7 @@ def measure(command: tuple[str, ...], folder: Path, cache: Path) -> tuple[float,
     environment = {**os.environ, "TPBENCH_CACHE": str(cache)}
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run(
-        [sys.executable, "-m", "tpbench.cli", *command, "--results", str(folder / "results")],
+        [sys.executable, "-m", "tpbench", *command, "--results", str(folder / "results")],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,

@@ -234,7 +234,7 @@ def tpbench(tmp_path: Path) -> CommandLine:
 
     def call(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "tpbench.cli", *arguments],
+            [sys.executable, "-m", "tpbench", *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,

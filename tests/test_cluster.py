@@ -241,7 +241,7 @@ def test_a_node_that_is_killed_loses_no_run(host: Host, tmp_path: Path, tpbench:
     # A node that another test has killed counts for a while.
     wait_for(lambda: host.do("count") == 1)
     host.do("start 1")
-    command = [sys.executable, "-m", "tpbench.cli", "sweep", *ARGUMENTS, "--checkpoint-every", "2"]
+    command = [sys.executable, "-m", "tpbench", "sweep", *ARGUMENTS, "--checkpoint-every", "2"]
     with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen([*command, "--address", host.address], cwd=tmp_path, stdout=output, stderr=output)
     checkpoints = tmp_path / "results" / "checkpoints"

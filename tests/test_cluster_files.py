@@ -650,7 +650,7 @@ def test_the_slurm_script_with_the_real_ray_and_a_real_sweep(slurm: dict[str, st
     shutil.rmtree(tmp_path / "bin")
     path = stand_ins(tmp_path / "bin", "srun", "scontrol")
     tpbench = tmp_path / "bin" / "tpbench"
-    tpbench.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m tpbench.cli "$@"\n')
+    tpbench.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m tpbench "$@"\n')
     tpbench.chmod(0o755)
     path = path.replace(os.pathsep, f"{os.pathsep}{Path(sys.executable).parent}{os.pathsep}", 1)
     environment = {

@@ -56,9 +56,7 @@ def store(folder: Path) -> dict[str, Any]:
 def start(folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     with (folder / "output").open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tpbench.cli", *ARGUMENTS], cwd=folder, stdout=output, stderr=output
-        )
+        return subprocess.Popen([sys.executable, "-m", "tpbench", *ARGUMENTS], cwd=folder, stdout=output, stderr=output)
 
 
 def journal(folder: Path) -> str:

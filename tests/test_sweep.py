@@ -97,7 +97,7 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
     arguments = [
         sys.executable,
         "-m",
-        "tpbench.cli",
+        "tpbench",
         "sweep",
         "digits",
         "bp",

@@ -35,6 +35,7 @@ from tpbench.results.paper import (
     DAMPING_TABLE,
     LOSS_TABLE,
     check_table,
+    check_table_options,
 )
 from tpbench.training.choice import (
     choose_all,
@@ -411,10 +412,7 @@ def table(results: Place, name: str, baseline: str | None = None, tuning: str | 
         >>> frame.query("within == 'no'").filter(["workload", "method", "difference", "low", "high"])
     """
     chosen = check_table(str(name))
-    for parameter, value in (("baseline", baseline), ("tuning", tuning)):
-        if value is not None and chosen not in BASELINE_TABLES:
-            tables = ", ".join(f"'{table}'" for table in BASELINE_TABLES)
-            raise UsageError(f"only the tables {tables} have one", parameter=parameter, value=value)
+    check_table_options(chosen, baseline, tuning)
     store = _store(results)
     if chosen == DAMPING_TABLE:
         from tpbench.reports.alignment_tables import DAMPING_TITLE

@@ -62,7 +62,7 @@ def run_without(absent: tuple[str, ...], code: str, folder: Path) -> subprocess.
 
 def call(*arguments: str) -> str:
     """Return code that runs tpbench's command line."""
-    return f"sys.argv[1:] = {arguments!r}; import runpy; runpy.run_module('tpbench.cli', run_name='__main__')"
+    return f"sys.argv[1:] = {arguments!r}; import runpy; runpy.run_module('tpbench', run_name='__main__')"
 
 
 def test_verify_device_runs_where_torch_is_and_little_else(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from tests.results.records import counts, record, runs_with, store_of
 from tpbench.engine import TpbenchError, UsageError
 from tpbench.results import RunRecord, RunStore, choose_cells
-from tpbench.results.comparison import COLUMNS, compare_methods, compare_runs, comparison_notes, render_comparison
+from tpbench.results.comparison import COLUMNS, compare_methods, comparison_notes, render_comparison, runs_comparison
 from tpbench.results.ranking import rank_all
 from tpbench.results.runs import FROM_FILE, PUBLISHED, Predictions, search_info
 from tpbench.results.statistics import max_t, permutation_p
@@ -302,9 +302,9 @@ def test_two_runs_are_compared_by_each_test_sample(tmp_path: Path) -> None:
     first = predicted(store, record("bp", 0, [0.02]), places >= 30)
     second = predicted(store, record("dfa", 0, [0.02]), places < 970)
     third = predicted(store, record("dtp", 0, [0.06]), places >= 70)
-    same = compare_runs(store, first, second)
+    same = runs_comparison(store, first, second).iloc[0]
     assert (same.first_only, same.second_only, same.p) == (30, 30, 1.0)
-    worse = compare_runs(store, first, third)
+    worse = runs_comparison(store, first, third).iloc[0]
     assert (worse.first_only, worse.second_only) == (40, 0)
     assert worse.p == pytest.approx(stats.binomtest(40, 40).pvalue)
 
@@ -317,6 +317,6 @@ def test_runs_without_predictions_or_of_other_data_are_not_compared(tmp_path: Pa
     store.publish(bare)
     for run in (first, other):
         with pytest.raises(UsageError):
-            compare_runs(store, first, run)
+            runs_comparison(store, first, run)
     with pytest.raises(TpbenchError):
-        compare_runs(store, first, bare)
+        runs_comparison(store, first, bare)

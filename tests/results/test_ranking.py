@@ -32,6 +32,7 @@ from tpbench.results.ranking import (
     board_csv,
     format_p,
     rank_all,
+    ranking_frame,
     ranking_header,
     ranking_notes,
     ranking_title,
@@ -84,7 +85,7 @@ def answers(ranking: Ranking) -> dict[str, str]:
 def leaderboard_of(*groups: Iterable[RunRecord], baseline: str = "bp") -> dict[str, dict[Hashable, object]]:
     """The rows of a leaderboard by method."""
     cells = choose_cells(run for group in groups for run in group)
-    board = leaderboard(RunStore(Path("nowhere")), cells, baseline)
+    board = ranking_frame(rank_all(cells, baseline))
     return {row["method"]: row for row in board.to_dict("records")}
 
 

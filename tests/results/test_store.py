@@ -80,7 +80,7 @@ def test_reading_damage_changes_nothing_and_publishing_keeps_it_aside(tmp_path: 
         "older format": text.replace('"format": 1', '"format": 0').encode(),
     }[damage]
     path.write_bytes(damaged)
-    assert original.definition.id not in store
+    assert store.read(original.definition.id) is None
     assert list(store.records()) == []
     assert len(store.damaged) == 1
     assert path.name in store.damaged[0]

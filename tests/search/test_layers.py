@@ -13,7 +13,7 @@ from tests.sweeps.playing import FINGERPRINT, Workers, pretend
 from tpbench.engine import UsageError, get_method
 from tpbench.engine.configuration import unflatten
 from tpbench.options import SweepOptions
-from tpbench.reports.tuning_plots import search_frame
+from tpbench.reports.tuning_plots import read_search
 from tpbench.results import RunStore
 from tpbench.search.configurations import search_inputs
 from tpbench.search.definition import SweepDefinition, SweepFolder
@@ -147,7 +147,7 @@ def test_a_search_of_such_a_space(tmp_path: Path) -> None:
             assert dict(run.definition.configuration) == unflatten({**suggestion, "beta2": 0.99}, entries)
     trials, _ = trials_frame(store)
     assert {f"hp_{name}" for name in ALONE} == set(trials.filter(like="hp_").columns)
-    assert set(search_frame(store, definition.id)) == {*ALONE, "error"}
+    assert set(read_search(store, definition.id).configurations) == {*ALONE, "error"}
 
 
 def test_a_replay_of_the_journal_suggests_the_same_numbers(tmp_path: Path) -> None:

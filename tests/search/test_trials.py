@@ -17,7 +17,7 @@ import tpbench
 from tests.conftest import Inside
 from tests.results.records import record
 from tpbench.engine import TpbenchError
-from tpbench.reports.tuning_plots import search_frame
+from tpbench.reports.tuning_plots import read_search
 from tpbench.results import RunStore
 from tpbench.results.runs import search_info
 from tpbench.search.definition import SweepDefinition, SweepFields, SweepFolder
@@ -101,7 +101,7 @@ def test_a_store_without_sweeps_has_no_trials_and_a_wrong_name_is_a_slip(tmp_pat
 
 def test_pictures_show_the_same_trials(tmp_path: Path) -> None:
     searched(tmp_path)
-    shown = search_frame(RunStore(tmp_path), "mnist-bp-1")
+    shown = read_search(RunStore(tmp_path), "mnist-bp-1").configurations
     assert list(shown.columns) == ["lr", "beta1", "error"]
     assert list(shown.error) == pytest.approx([2.0, 10.0, 90.0, 100.0])
 

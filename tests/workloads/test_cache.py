@@ -569,7 +569,7 @@ def test_commands_that_train_download_once_unless_offline(
 def test_a_download_that_is_asked_to_end_leaves_nothing(tmp_path: Path, mute: str) -> None:
     clear = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
     started = subprocess.Popen(
-        [sys.executable, "-m", "tpbench.cli", "data", "get", "mnist", "--data", str(tmp_path / "data")],
+        [sys.executable, "-m", "tpbench", "data", "get", "mnist", "--data", str(tmp_path / "data")],
         stderr=subprocess.PIPE,
         text=True,
         env={**clear, "https_proxy": mute, "http_proxy": mute},

@@ -96,9 +96,10 @@ def bench(
     print(json.dumps([asdict(row) for row in rows], indent=1) if as_json else _spell_rows(rows).rstrip("\n"))
     # The numbers are there by now, whatever becomes of the picture.
     if plot:
-        from tpbench.reports.curves import plot_scaling
+        from tpbench.reports.curves import scaling_figure
+        from tpbench.reports.style import save
 
-        plot_scaling(rows, plot)
+        save(scaling_figure(rows), plot)
 
 
 def _spell_rows(rows: list[BenchmarkRow]) -> str:

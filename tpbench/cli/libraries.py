@@ -6,16 +6,14 @@ import importlib
 import sys
 from importlib.util import find_spec
 
-PACKAGES = {"yaml": "pyyaml"}
-"""Names for pip of modules that are named otherwise."""
-
 
 def why_missing(module: str) -> str:
     """Return what to do where a module cannot be imported; empty where it can."""
     try:
         importlib.import_module(module)
     except ImportError as error:
-        package = PACKAGES.get(module, module)
+        # The name for pip, where a module is named otherwise.
+        package = "pyyaml" if module == "yaml" else module
         return f"needs {package}, which cannot be imported ({error}); pip install {package}"
     return ""
 

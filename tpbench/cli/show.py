@@ -55,6 +55,7 @@ from tpbench.reports import ALIGNMENT_WORKLOADS, FIGURES, LOOK_EVERY, PLOTS
 from tpbench.results.formats import check_format, listing, say
 from tpbench.results.opening import (
     DEFAULT_STORE,
+    NoRunError,
     find_record,
     stored_baseline,
     stored_method,
@@ -72,6 +73,7 @@ from tpbench.results.paper import (
     OVERVIEW_TABLE,
     TABLES,
     check_table,
+    check_table_options,
 )
 from tpbench.results.store import RunStore
 from tpbench.workloads import Workload, all_workloads, get_workload
@@ -364,8 +366,7 @@ def show_leaderboard(
     ranked = rank_all(cells, method, label)
     rankings = [ranking for ranking in ranked if workload in (None, ranking.workload)]
     if not rankings:
-        where = f"of {workload} " if workload else ""
-        raise TpbenchError(f"{results} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(results, workload)
     board = ranking_frame(ranked)
     shown = board[board["workload"] == workload] if workload else board
     if form == "csv":
@@ -472,10 +473,7 @@ def table(
         if name != LOSS_TABLE:
             raise UsageError(f"a workload goes with 'table {LOSS_TABLE}', not with 'table {name}'")
         workload = stored_workload(workload, open_store(results))
-    for flag, given in (("--baseline", baseline), ("--tuning", tuning)):
-        if given is not None and name not in BASELINE_TABLES:
-            tables = ", ".join(f"'table {with_baseline}'" for with_baseline in BASELINE_TABLES)
-            raise UsageError(f"{flag} goes with {tables}, not with 'table {name}'")
+    check_table_options(name, baseline, tuning)
     store = read_store(results)
     if name in (DAMPING_TABLE, ANGLE_TABLE):
         from tpbench.reports.alignment_tables import angle_table, damping_table

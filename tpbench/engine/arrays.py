@@ -64,7 +64,7 @@ class ArrayArchive:
         self.shown, self._free = shown_path(path), free
         self._size = require_regular_file(path).st_size
         with self._as_one_error():
-            if _begins(path, b"\x93NUMPY"):
+            if _is_bare_array(path):
                 raise ValueError("it holds one bare array, not an .npz archive")
             self._archive = zipfile.ZipFile(path)
         # numpy calls the member 'x.npy' x.
@@ -161,6 +161,6 @@ class ArrayArchive:
             raise TpbenchError(f"{self.shown}: damaged or not an .npz file ({shorten(reason, 200)})") from error
 
 
-def _begins(path: Path, magic: bytes) -> bool:
+def _is_bare_array(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(magic)) == magic
+        return file.read(6) == b"\x93NUMPY"

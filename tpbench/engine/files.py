@@ -284,15 +284,15 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
     return bool(known) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
 
 
-def move_aside(path: Path, suffix: str) -> Path:
-    """Give a file another suffix, with a number before it while that name is taken; returns the name it has now.
+def move_aside(path: Path) -> Path:
+    """Rename a file to ``*.damaged``, with a number before that while the name is taken; returns the name it has now.
 
     Raises:
         OSError: it could not be renamed, or is not there any more; file systems of URLs have errors of their own.
     """
     number = 1
     while True:
-        aside = path.with_name(path.stem + (f"-{number}" if number > 1 else "") + suffix)
+        aside = path.with_name(path.stem + (f"-{number}" if number > 1 else "") + ".damaged")
         if _rename_once(path, aside):
             return aside
         number += 1

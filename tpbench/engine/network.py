@@ -58,10 +58,6 @@ class Parameters:
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
 
-    def member(self, p: int) -> Tensor:
-        """Return all numbers of one member as one vector, a copy."""
-        return torch.cat([view[p].flatten() for view in self._views.values()])
-
     def largest(self) -> Tensor:
         """Return the largest magnitude of every member (P,); not finite if one of its numbers is not."""
         rows = [view.flatten(1) for view in self._views.values()]

@@ -542,9 +542,10 @@ def _check_same_as_cpu(method: Method, precision: str, device: str) -> str:
     return result
 
 
-def _measure_speed(device: str, method: str = "ddtp-linear", seconds: float = 0.5) -> str:
+def _measure_speed(device: str) -> str:
     """Measure the joint steps per second of a pack of 10 in float32, CUDA graphs included."""
-    members, network, batch = 10, Architecture((784, 256, 256, 256, 256, 256, 10)), 128
+    method, members, batch, seconds = "ddtp-linear", 10, 128, 0.5
+    network = Architecture((784, 256, 256, 256, 256, 256, 10))
     trainer = example_trainer(METHODS[method], device, network=network, batch=batch, members=members)
     trainer.train_epoch("joint")
     steps, started, spent = 0, time.perf_counter(), 0.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tpbench.engine import TpbenchError, method_names, method_title
 from tpbench.results.alignments import AlignmentRecord, read_alignments
-from tpbench.results.formats import check_format, csv_text, format_table
+from tpbench.results.formats import check_format, count_of, csv_text, format_table
 from tpbench.results.paper import paper_dampings
 from tpbench.results.store import RunStore
 
@@ -84,7 +84,7 @@ def describe_records(records: Sequence[AlignmentRecord]) -> str:
 
 def _count(numbers: set[int], what: str) -> str:
     few, many = min(numbers), max(numbers)
-    return f"{few} {what}{'s' * (few != 1)}" if few == many else f"{few} to {many} {what}s"
+    return count_of(few, what) if few == many else f"{few} to {many} {what}s"
 
 
 def mean_of(values: NDArray[np.float64], axes: int | tuple[int, ...]) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import multimode
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -27,14 +26,12 @@ from tpbench.reports.style import (
     method_style,
     plain_number,
     points_alone,
-    save,
 )
 from tpbench.results import Cell, RunStore, choose_cells
-from tpbench.results.cells import ProvenanceGroup, provenance_groups, read_curves, with_label
+from tpbench.results.cells import ProvenanceGroup, place_in, provenance_groups, read_curves, title_of, with_label
 from tpbench.results.formats import count_of, format_mean
 from tpbench.results.runs import FULL_SEEDS, RunRecord
 from tpbench.results.tables import PUBLISHED
-from tpbench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -75,7 +72,7 @@ def cells_of(store: RunStore, workload: str, tuning: str | None = None) -> list[
 def sort_by_method(cells: Iterable[Cell]) -> list[Cell]:
     """Sort cells of one workload by the order of the table of methods, of one method as :func:`_variant` says."""
     order = method_names()
-    return sorted(cells, key=lambda c: (order.index(c.method) if c.method in order else len(order), _variant(c)))
+    return sorted(cells, key=lambda c: (place_in(order, c.method), _variant(c)))
 
 
 def _variant(cell: Cell) -> tuple[str, int, str]:
@@ -136,7 +133,7 @@ def marker(cell: Cell, cells: Sequence[Cell]) -> str:
 
 def workload_title(name: str) -> str:
     """Return the title of a workload; of one in a file its name."""
-    return WORKLOADS[name].title if name in WORKLOADS else visible(name)
+    return visible(title_of(name))
 
 
 def _title_of(cells: Sequence[Cell]) -> str:
@@ -422,22 +419,12 @@ def cost_plot(cells: Sequence[Cell]) -> Figure:
 
 
 @drawing()
-def plot_scaling(rows: Sequence[BenchmarkRow], path: Path) -> None:
+def scaling_figure(rows: Sequence[BenchmarkRow]) -> Figure:
     """Draw seconds per member and joint epoch over the pack size, one line per workload, method and precision.
 
     Args:
         rows: of ``tpbench bench`` with several pack sizes.
-        path: the picture; its ending decides the format.
-
-    Raises:
-        TpbenchError: it cannot be written.
     """
-    save(scaling_figure(rows), path)
-
-
-@drawing()
-def scaling_figure(rows: Sequence[BenchmarkRow]) -> Figure:
-    """Draw the picture of :func:`plot_scaling`."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     workloads, precisions = (

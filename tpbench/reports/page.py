@@ -76,7 +76,7 @@ from tpbench.results.cells import (
     with_label,
 )
 from tpbench.results.formats import Value
-from tpbench.results.opening import DEFAULT_STORE
+from tpbench.results.opening import DEFAULT_STORE, NoRunError
 from tpbench.results.paper import PAPER_WORKLOADS
 from tpbench.results.ranking import (
     BASELINE,
@@ -118,7 +118,6 @@ TITLE = "tpbench: is this learning rule really better than that one?"
 # An interval, a p-value and a range of seeds stay on one line.
 _UNBROKEN = re.compile(r"\[[+-]?[\d.]+, [+-]?[\d.]+\]|\(p [^()]*\)|\d+-\d+")
 PLAN = "tpbench reproduce --dry-run"
-_NO_RUN = "{} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'"
 
 
 @dataclass(frozen=True)
@@ -213,11 +212,6 @@ class Section:
         return bool(self.tables or self.figures or self.groups or any(f.tables or f.figures for f in self.folds))
 
 
-def number(value: float, below: str = "") -> PageEntry:
-    """Return an entry that shows a number without decimals."""
-    return PageEntry(f"{value:.0f}", float(value), below)
-
-
 def leaderboard_section(rankings: Sequence[Ranking]) -> Section:
     """Return a folded table per workload with the tests against the baseline."""
     return Section("leaderboard", "Leaderboards", folds=[Fold(r.title, tables=[_ranking_table(r)]) for r in rankings])
@@ -304,17 +298,13 @@ def _provenance_table(title: str, cells: Sequence[Cell]) -> PageTable:
                     PageEntry(method_title(cell.method)),
                     PageEntry(cell.tuning),
                     PageEntry(seed_ranges(run.definition.seed for run in origin.runs)),
-                    number(origin.seconds),
+                    PageEntry(f"{origin.seconds:.0f}", float(origin.seconds)),
                     PageEntry(origin.entry("command"), below=configuration, long=True),
                     PageEntry(origin.hardware, below=versions, loose=True),
                 ]
             )
     columns = ["method", "tuning", "seeds", "seconds", "command and hyperparameters", "machine and versions"]
     return PageTable(f"Origin of the runs: {title}", columns, rows)
-
-
-class NoRunError(TpbenchError):
-    """The store holds no run."""
 
 
 def _with_store(command: str, results: str) -> str:
@@ -571,7 +561,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE, tuning:
     """
     results, runs = str(store.folder), store.summaries()
     if not runs:
-        raise NoRunError(_NO_RUN.format(results))
+        raise NoRunError(results)
     cells, glyphs = choose_cells(runs, tuning), Glyphs()
     table = paper_table(store, "s6", None if tuning else cells)
     rankings = read_test_samples(store, rank_all(cells, baseline, tuning))
@@ -622,7 +612,7 @@ def _none_tuned(tuning: str | None, cells: Collection[CellKey], runs: Iterable[R
 def empty_report(store: RunStore, command: str) -> Report:
     """Return the page of an empty store."""
     results = str(store.folder)
-    return Report(_heading(results, command, 0) | {"empty": _NO_RUN.format(results) + "."})
+    return Report(_heading(results, command, 0) | {"empty": f"{NoRunError(results)}."})
 
 
 def _heading(results: str, command: str, runs: int) -> dict[str, Any]:

@@ -37,22 +37,20 @@ _FEEDBACK = {
     "sigma": 0.05,
     "wd_fb": 0.0,
 }
-_FEEDBACK_BATCH = 32
+# Minibatches that train the feedback, and their samples.
+_FEEDBACK_STEPS, _FEEDBACK_BATCH = 3000, 32
 
 
-def null_space_experiment(
-    networks: int = 10, feedback_steps: int = 3000, samples: int = 100
-) -> dict[str, tuple[float, float]]:
+def null_space_experiment(samples: int = 100) -> dict[str, tuple[float, float]]:
     """Toy experiment 1: 6-6-6-2 students with frozen forward weights; the feedback is trained until it settles.
 
     Args:
-        networks: students, each from its own seed.
-        feedback_steps: minibatches of 32 that train the feedback.
         samples: updates of one sample each that are measured.
 
     Returns:
         Per method the share of ``dW_2`` that cannot change the output: mean and deviation over networks and samples.
     """
+    networks = 10
     architecture = Architecture((6, 6, 6, 2))
     problem = teacher_problem(architecture)
     shares = {}
@@ -68,13 +66,13 @@ def null_space_experiment(
             dtype=torch.float64,
         )
         generator = stream(0, "null space")
-        for step in range(feedback_steps):
-            if step == feedback_steps // 2:
+        for step in range(_FEEDBACK_STEPS):
+            if step == _FEEDBACK_STEPS // 2:
                 _scale_feedback_rate(pack, 0.1)
             index = torch.randint(len(problem.x_train), (networks, _FEEDBACK_BATCH), generator=generator)
             pack.feedback_step(problem.x_train[index], _noise(architecture, networks, _FEEDBACK_BATCH, generator))
         _scale_feedback_rate(pack, 0.0)
-        observer = _Shares(layer=2)
+        observer = _Shares()
         pack.observer = observer
         for _ in range(samples):
             index = torch.randint(len(problem.x_train), (networks, 1), generator=generator)
@@ -91,16 +89,14 @@ def _scale_feedback_rate(pack: PackState, factor: float) -> None:
 
 
 class _Shares:
-    """An observer of the steps that records the null-space share of one layer's update."""
+    """An observer of the steps that records the null-space share of the second layer's update."""
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+    def __init__(self) -> None:
         self.shares: list[Tensor] = []
 
     def __call__(self, batch: Minibatch, gradients: Parameters) -> None:
         jacobians = batch.jacobians()
-        gradient = gradients[f"W{self.layer}"]
-        self.shares.append(null_space_share(jacobians[self.layer - 1][:, 0], batch.slopes[self.layer][:, 0], gradient))
+        self.shares.append(null_space_share(jacobians[1][:, 0], batch.slopes[2][:, 0], gradients["W2"]))
 
 
 def _noise(architecture: Architecture, members: int, batch: int, generator: torch.Generator) -> list[Tensor]:
@@ -123,15 +119,13 @@ class GaussNewtonStep:
     """``dbeta = -J^+ e``, from the engine's Gauss-Newton change."""
 
 
-def gauss_newton_step(beta: float = 0.6, samples: int = 25) -> GaussNewtonStep:
+def gauss_newton_step() -> GaussNewtonStep:
     """Return the toy problem of Fig. S6: a curve with one parameter through noisy points.
 
-    The paper does not say which curve it drew; this one is ``tanh(beta x)`` with points around beta = 1.5.
-
-    Args:
-        beta: the current parameter.
-        samples: data points.
+    The paper does not say which curve it drew; this one is ``tanh(beta x)`` with points around beta = 1.5, seen from
+    beta = 0.6.
     """
+    beta, samples = 0.6, 25
     generator = stream(0, "gauss-newton step")
     x = 4 * torch.rand(samples, generator=generator, dtype=torch.float64) - 2
     labels = torch.tanh(1.5 * x) + 0.1 * torch.randn(samples, generator=generator, dtype=torch.float64)
@@ -158,17 +152,15 @@ class OutputDirections:
         return {name: (d * downhill).sum(1) for name, d in self.directions.items()}
 
 
-def output_space_experiment(samples: int = 12, training_steps: int = 500, step: float = 1e-4) -> OutputDirections:
+def output_space_experiment(samples: int) -> OutputDirections:
     """Toy experiment 2: directions in which updates of GNT and BP move the output of a 4-4-4-2 student.
 
-    The student is trained with GNT first; both methods' updates are then taken at the same parameters, so that only the
-    update differs. The hidden layers alone are moved: the output layer's update is the same for both methods, follows
-    -e_L exactly and would hide what they differ in.
+    The student is trained with 500 steps of GNT first, of one sample each. Both methods' updates are then taken at the
+    same parameters, so that only the update differs. The hidden layers alone are moved: the output layer's update is
+    the same for both methods, follows -e_L exactly and would hide what they differ in.
 
     Args:
         samples: minibatches of one sample that are looked at.
-        training_steps: of one sample each.
-        step: learning rate of the small update.
     """
     architecture = Architecture((4, 4, 4, 2))
     problem = teacher_problem(architecture)
@@ -179,7 +171,7 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
         chosen = {h: configuration[h] for h in method.names}
         packs[name] = PackState(method, architecture, [chosen], [0], loss=squared_error, dtype=torch.float64)
     generator = stream(0, "output space")
-    for _ in range(training_steps):
+    for _ in range(500):
         index = torch.randint(len(problem.x_train), (1, 1), generator=generator)
         packs["gnt"].joint_step(problem.x_train[index], problem.y_train[index], None)
     index = torch.randint(len(problem.x_test), (samples, 1, 1), generator=generator)
@@ -195,7 +187,7 @@ def output_space_experiment(samples: int = 12, training_steps: int = 500, step: 
             pack.forward.flat.copy_(start)
             for i in architecture.hidden:
                 for array in (f"W{i}", f"b{i}"):
-                    pack.forward[array].sub_(pack.forward_gradients[array], alpha=step)
+                    pack.forward[array].sub_(pack.forward_gradients[array], alpha=1e-4)
             moves.append((pack.propagate(x)[-1] - before).flatten())
             if name == "gnt":
                 outputs.append(before.flatten())

@@ -315,9 +315,7 @@ _WIDE = 5.0
 """Least ratio of the largest to the smallest positive number for which an axis with a 0 is logarithmic."""
 
 
-def log_scale(
-    axes: Axes, name: Literal["x", "y"], values: ArrayLike, measured: ArrayLike | None = None, *, all_zero: float = 1.0
-) -> None:
+def log_scale(axes: Axes, name: Literal["x", "y"], values: ArrayLike, measured: ArrayLike | None = None) -> None:
     """Make an axis logarithmic, with few plain numbers (2, 5, 10) as labels.
 
     Where a number is 0, the axis is linear from 0 to the smallest positive number, and 0 has a label. All of it is
@@ -330,7 +328,6 @@ def log_scale(
         values: the numbers that are drawn; those that are not finite do not count.
         measured: those from which the smallest positive number is taken; None: all. Expectations over trials that reach
             0 fall far below everything that can be measured.
-        all_zero: the end of the axis where all numbers are 0.
 
     Example:
         >>> axes = Figure().subplots()
@@ -344,7 +341,7 @@ def log_scale(
         return
     high = float(drawn.max())
     if high == 0:
-        (axes.set_xlim if name == "x" else axes.set_ylim)(-0.05 * all_zero, all_zero)
+        (axes.set_xlim if name == "x" else axes.set_ylim)(-0.05, 1)
         return
     if drawn.min() > 0:
         set_scale("log")

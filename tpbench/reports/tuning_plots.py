@@ -29,6 +29,7 @@ from tpbench.reports.style import (
     plain_number,
     points_alone,
 )
+from tpbench.results.cells import place_in
 from tpbench.results.store import RunStore
 from tpbench.search.definition import SweepDefinition
 from tpbench.search.listing import get_sweep, scored_configurations, trials_frame
@@ -43,18 +44,6 @@ _PANELS = 2
 _STOPPED = {"stopped", "pruned"}
 
 
-def search_frame(store: RunStore, sweep: str) -> pd.DataFrame:
-    """Return one row per configuration of a sweep's search: its hyperparameters and ``error``, in order.
-
-    ``error`` is the lowest validation error in per cent, or of another curve that the search minimises.
-
-    Raises:
-        UsageError: there is no such sweep.
-        TpbenchError: its search has no results yet, or is damaged.
-    """
-    return read_search(store, sweep).configurations
-
-
 @dataclass(frozen=True)
 class SearchTrials:
     """The trials of one search that have a score."""
@@ -67,7 +56,7 @@ class SearchTrials:
 
     @property
     def configurations(self) -> pd.DataFrame:
-        """Their hyperparameters and ``error``."""
+        """One row for each: its hyperparameters and ``error``, the lowest of the curve that the search minimises."""
         return scored_configurations(self.trials)
 
     @property
@@ -336,7 +325,7 @@ class TuningPlot:
         order = method_names()
         rows = sorted(
             self.spread.to_dict("records"),
-            key=lambda row: (order.index(row["method"]) if row["method"] in order else len(order), row["sweep"]),
+            key=lambda row: (place_in(order, row["method"]), row["sweep"]),
         )
         budgets = Counter((row["method"], row["search"]) for row in rows)
         number = Counter[str]()

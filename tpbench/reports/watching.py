@@ -21,10 +21,11 @@ from tpbench.engine import TpbenchError, UsageError
 from tpbench.engine.errors import reason_of
 from tpbench.engine.files import is_regular_file
 from tpbench.reports.live import Live, LiveReader, render_live, script_of
-from tpbench.reports.page import NoRunError, Report, empty_report, make_report
+from tpbench.reports.page import Report, empty_report, make_report
 from tpbench.reports.redrawing import keeping_sections
 from tpbench.results.formats import count_of, say
 from tpbench.results.location import file_stamps
+from tpbench.results.opening import NoRunError
 from tpbench.results.ranking import BASELINE
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders

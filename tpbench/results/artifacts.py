@@ -293,5 +293,5 @@ def quarantine(path: Path, problem: str) -> Path | None:
     failure = f"{problem}; it could not be set aside"
     # Another process may have done it.
     with suppress(FileNotFoundError), io_errors(path, failure, passing=(FileNotFoundError,)):
-        return move_aside(path, ".damaged")
+        return move_aside(path)
     return None

@@ -44,6 +44,16 @@ def with_label(name: str, data_label: str) -> str:
     return f"{name} ({data_label})" if data_label else name
 
 
+def title_of(workload: str) -> str:
+    """Return the title of a workload; of one in a file its name."""
+    return WORKLOADS[workload].title if workload in WORKLOADS else workload
+
+
+def place_in(order: Sequence[str], name: str) -> int:
+    """Return the place of a name in an order: behind all others where it is not in it."""
+    return order.index(name) if name in order else len(order)
+
+
 def workload_label(row: Mapping[Hashable, Any]) -> str:
     """Return the workload of a row of a leaderboard or comparison with the label of its data."""
     return with_label(row["workload"], "" if row["data"] == "exact" else row["data"])
@@ -223,9 +233,9 @@ class Cell:
         """Counted runs whose numbers became non-finite."""
         return sum(run.diverged for run in self.counted_runs)
 
-    def errors(self, curve: str = "test_error") -> NDArray[np.floating[Any]]:
-        """Return a curve at each counted run's selected epoch in per cent (seeds,); a diverged seed is at chance."""
-        return np.array([_error(run, curve) for run in self.counted_runs], dtype=float)
+    def errors(self) -> NDArray[np.floating[Any]]:
+        """Return each counted run's test error in per cent (seeds,); a diverged seed is at chance."""
+        return np.array([_error(run, "test_error") for run in self.counted_runs], dtype=float)
 
     def errors_of(self, seeds: Iterable[int]) -> NDArray[np.floating[Any]]:
         """Return test errors in per cent of some of the cell's seeds, in their order."""
@@ -516,10 +526,6 @@ class ProvenanceGroup:
 
     cell: Cell
     runs: tuple[RunRecord, ...]
-
-    @property
-    def seeds(self) -> str:
-        return ", ".join(str(run.definition.seed) for run in self.runs)
 
     @property
     def seconds(self) -> float:

@@ -26,7 +26,7 @@ from tpbench.results.ranking import (
     tuning_note,
 )
 from tpbench.results.runs import RunRecord, percent
-from tpbench.results.statistics import ALPHA, McNemar, mcnemar
+from tpbench.results.statistics import ALPHA, mcnemar
 from tpbench.results.store import RunStore
 
 COLUMNS = (
@@ -278,16 +278,6 @@ def _difference(row: Mapping[Hashable, Any]) -> str:
 # Two runs
 
 
-def compare_runs(store: RunStore, first: RunRecord, second: RunRecord) -> McNemar:
-    """Compare two runs sample by sample with McNemar's test, from their predictions.
-
-    Raises:
-        UsageError: they are the same run, of other test samples, or without a validation set.
-        TpbenchError: one of them has no predictions.
-    """
-    return mcnemar(*_correct(store, first, second))
-
-
 def _correct(store: RunStore, first: RunRecord, second: RunRecord) -> list[NDArray[np.bool_]]:
     """Return which test samples each of two runs classifies correctly (test samples,)."""
     if first.definition.id == second.definition.id:
@@ -329,12 +319,15 @@ RUN_NOTE = (
 
 
 def runs_comparison(store: RunStore, first: RunRecord, second: RunRecord) -> pd.DataFrame:
-    """Return :func:`compare_runs` as a row: both runs, their test errors in per cent, and the samples they differ in.
+    """Compare two runs sample by sample with McNemar's test, from their predictions.
 
-    ``difference`` is the first error minus the second, in percentage points.
+    Returns:
+        One row: both runs, their test errors in per cent, and the samples that they differ in. ``difference`` is the
+        first error minus the second, in percentage points.
 
     Raises:
-        UsageError, TpbenchError: as :func:`compare_runs`.
+        UsageError: they are the same run, of other test samples, or without a validation set.
+        TpbenchError: one of them has no predictions.
     """
     correct = _correct(store, first, second)
     test = mcnemar(*correct)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from tpbench.engine import UsageError, method_names, unknown
+from tpbench.engine import TpbenchError, UsageError, method_names, unknown
 from tpbench.engine.files import check_name
 from tpbench.results.alignments import read_alignments
 from tpbench.results.archives import ARCHIVED_KINDS, runs_of_archive
@@ -19,6 +19,19 @@ from tpbench.workloads import get_workload, is_file, workload_names
 
 DEFAULT_STORE = "results"
 """Text of the store where the user names none."""
+
+
+class NoRunError(TpbenchError):
+    """A store holds no run, or none of a workload.
+
+    Args:
+        results: the store's place.
+        workload: the workload's name; None: any.
+    """
+
+    def __init__(self, results: object, workload: str | None = None) -> None:
+        where = f" of {workload}" if workload else ""
+        super().__init__(f"{results} holds no run{where} yet; train some with 'tpbench sweep' or 'tpbench run'")
 
 
 def open_store(results: str) -> RunStore:

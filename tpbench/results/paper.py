@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tpbench.engine.errors import TpbenchError, unknown
+from tpbench.engine.errors import TpbenchError, UsageError, unknown
 from tpbench.engine.methods import REGISTRY
 from tpbench.engine.plugins import warn_once
 
@@ -43,6 +43,18 @@ def check_table(name: str) -> str:
     if name.lower() not in TABLES:
         raise unknown("table", name.lower(), TABLES)
     return name.lower()
+
+
+def check_table_options(name: str, baseline: str | None, tuning: str | None) -> None:
+    """Check that a table takes the baseline or tuning that is given with it; None: none is given.
+
+    Raises:
+        UsageError: it takes none.
+    """
+    for parameter, value in (("baseline", baseline), ("tuning", tuning)):
+        if value is not None and name not in BASELINE_TABLES:
+            tables = ", ".join(f"'{table}'" for table in BASELINE_TABLES)
+            raise UsageError(f"only the tables {tables} have one", parameter=parameter, value=value)
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tpbench.engine import UsageError, method_title
-from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, with_label
+from tpbench.results.cells import Cell, CellKey, choose_cells, preferred_cell, seed_ranges, title_of, with_label
 from tpbench.results.formats import Value, csv_number, csv_text, format_interval, format_mean, format_table
 from tpbench.results.paper import PAPER_WORKLOADS, reference_numbers
 from tpbench.results.runs import RunRecord
@@ -120,8 +120,7 @@ class Ranking:
     @property
     def title(self) -> str:
         """The workload's title with the label of the data, and that of the tuning where it is one alone."""
-        title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return with_label(title, self.data_label) + (f", {self.tuning}" if self.tuning else "")
+        return with_label(title_of(self.workload), self.data_label) + (f", {self.tuning}" if self.tuning else "")
 
     @property
     def baseline_cell(self) -> Cell | None:
@@ -360,7 +359,7 @@ COLUMNS = (
 """Columns of a leaderboard, and of ``leaderboard.csv``."""
 
 
-def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, baseline: str = BASELINE) -> pd.DataFrame:
+def leaderboard(store: RunStore) -> pd.DataFrame:
     """Return every cell of a store: the baseline of a workload first, then by test error, few seeds last.
 
     Errors are in per cent, differences in percentage points. ``seeds`` are those of mean, interval and test (``0-9``);
@@ -368,14 +367,8 @@ def leaderboard(store: RunStore, cells: Mapping[CellKey, Cell] | None = None, ba
     ``low`` and ``high`` its simultaneous 95 % interval, ``p`` that of max-T (or of the permutation test), ``differs``
     whether p is below 5 % (``yes``, ``no``, ``not tested`` or ``baseline``), ``tested`` the test or why there is none.
     Numbers are empty where ``tested`` names no test that gives them: a permutation test has no interval.
-
-    Args:
-        store: that holds the runs.
-        cells: those of the store, where they are chosen already.
-        baseline: the method that the others are compared with.
     """
-    cells = choose_cells(store.summaries()) if cells is None else cells
-    return ranking_frame(rank_all(cells, baseline))
+    return ranking_frame(rank_all(choose_cells(store.summaries())))
 
 
 def ranking_frame(rankings: Iterable[Ranking]) -> pd.DataFrame:

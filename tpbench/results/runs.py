@@ -284,11 +284,6 @@ class Predictions(Artifact):
         return cls(body["run"], body["curves"], np.unpackbits(packed, count=samples).astype(bool))
 
 
-def can_have_predictions(record: RunRecord) -> bool:
-    """Return whether a run has an epoch to take predictions from; one that diverged in its first epoch has none."""
-    return record.history.selected_epoch is not None
-
-
 RUNS = ArtifactKind(
     title="run",
     content="curves",

@@ -23,6 +23,8 @@ MIN_SEEDS = 3
 """Smallest number of seeds of a mean that has an interval, and of a cell that is tested."""
 MARGIN = 5.0
 """Per cent of the paper's error within which a cell agrees with it."""
+_PAPER_SEEDS = 10
+"""Number of seeds behind a mean that the paper prints."""
 _MAX_EXACT = 2**18
 """Largest number of flips, or of deals into two groups, that are all tried."""
 _RANDOM_DRAWS = 100_000
@@ -33,8 +35,8 @@ Floats = NDArray[np.floating[Any]]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def mean_interval(errors: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Return Student's confidence interval of a mean, at any number of seeds.
+def mean_interval(errors: ArrayLike) -> tuple[float, float]:
+    """Return Student's 95 % confidence interval of a mean, at any number of seeds.
 
     Returns:
         Lower and upper end in per cent; not a number where there are fewer than three values.
@@ -42,12 +44,12 @@ def mean_interval(errors: ArrayLike, level: float = 0.95) -> tuple[float, float]
     values = np.asarray(errors, dtype=float)
     if len(values) < MIN_SEEDS:
         return math.nan, math.nan
-    return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values), level)
+    return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values))
 
 
-def t_interval(mean: float, deviation: float, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Student's confidence interval of a mean from its sample deviation and the number of values."""
-    half = _t_quantile(count - 1, (1 + level) / 2) * deviation / math.sqrt(count)
+def t_interval(mean: float, deviation: float, count: int) -> tuple[float, float]:
+    """Return Student's 95 % confidence interval of a mean from its sample deviation and the number of values."""
+    half = _t_quantile(count - 1, 1 - ALPHA / 2) * deviation / math.sqrt(count)
     return mean - half, mean + half
 
 
@@ -110,14 +112,13 @@ def max_t(differences: ArrayLike, *, one_sided: bool = False) -> Floats:
     return adjusted
 
 
-def simultaneous_intervals(differences: ArrayLike, level: float = 0.95) -> list[tuple[float, float]]:
-    """Return intervals of mean differences that all hold at once with this probability: mean ± q s / sqrt(n).
+def simultaneous_intervals(differences: ArrayLike) -> list[tuple[float, float]]:
+    """Return intervals of mean differences that all hold at once with 95 %: mean ± q s / sqrt(n).
 
     q is the quantile of the largest |t| over all joint sign flips of the centred differences.
 
     Args:
         differences: (seeds, k).
-        level: of all intervals together.
     """
     values = np.asarray(differences, dtype=float)
     if not values.size:
@@ -126,7 +127,7 @@ def simultaneous_intervals(differences: ArrayLike, level: float = 0.95) -> list[
     values = np.where(np.abs(values) < _SAME, 0.0, values)
     means, count = values.mean(axis=0), len(values)
     largest = np.max(np.abs(_flipped(values - means)), axis=1)
-    cosine = min(float(np.quantile(largest, level)), 1.0)
+    cosine = min(float(np.quantile(largest, 1 - ALPHA)), 1.0)
     quantile = cosine * math.sqrt((count - 1) / (1 - cosine**2)) if cosine < 1 else math.inf
     errors = values.std(axis=0, ddof=1) / math.sqrt(count)
     halves = np.where(errors < _SAME, 0.0, quantile * np.maximum(errors, _SAME))
@@ -187,28 +188,26 @@ class Agreement:
     """``yes``: within ±5 % by two one-sided tests at 5 %; ``no``: the whole interval is outside; ``open``: neither."""
 
 
-def agreement(errors: ArrayLike, printed: tuple[float, float], seeds: int = 10, margin: float = MARGIN) -> Agreement:
+def agreement(errors: ArrayLike, printed: tuple[float, float]) -> Agreement:
     """Compare errors with a mean and sample deviation that the paper prints.
 
     Args:
         errors: one per seed.
         printed: mean and sample standard deviation.
-        seeds: number of seeds behind the printed values.
-        margin: in per cent of the printed mean.
     """
     values, (mean, deviation) = np.asarray(errors, dtype=float), printed
     difference = 100 * (float(values.mean()) - mean) / mean
     if len(values) < MIN_SEEDS:
         return Agreement(difference, math.nan, math.nan, "open")
-    parts = values.var(ddof=1) / len(values), deviation**2 / seeds
+    parts = values.var(ddof=1) / len(values), deviation**2 / _PAPER_SEEDS
     error = 100 * math.sqrt(sum(parts)) / mean
     if error < _SAME:
-        return Agreement(difference, difference, difference, "yes" if abs(difference) < margin else "no")
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (seeds - 1))
+        return Agreement(difference, difference, difference, "yes" if abs(difference) < MARGIN else "no")
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (_PAPER_SEEDS - 1))
     half = _t_quantile(freedom, 1 - ALPHA / 2) * error
     # Two one-sided tests at 5 % reject together where the 90 % interval lies within the margin.
-    inside = abs(difference) + _t_quantile(freedom, 1 - ALPHA) * error < margin
-    within = "yes" if inside else "no" if abs(difference) - half > margin else "open"
+    inside = abs(difference) + _t_quantile(freedom, 1 - ALPHA) * error < MARGIN
+    within = "yes" if inside else "no" if abs(difference) - half > MARGIN else "open"
     return Agreement(difference, difference - half, difference + half, within)
 
 
@@ -222,7 +221,7 @@ class Shift:
     high: float
 
 
-def overall_shift(cells: Sequence[tuple[ArrayLike, tuple[float, float]]], seeds: int = 10) -> Shift | None:
+def overall_shift(cells: Sequence[tuple[ArrayLike, tuple[float, float]]]) -> Shift | None:
     """Return the mean relative difference from the paper over cells, with an interval from 10,000 resamples.
 
     Seeds are drawn with replacement for all cells at once, as runs of one seed share split and order of samples. The
@@ -230,7 +229,6 @@ def overall_shift(cells: Sequence[tuple[ArrayLike, tuple[float, float]]], seeds:
 
     Args:
         cells: for each, the errors of the same seeds in the same order, and the printed mean and deviation.
-        seeds: number of seeds behind the printed values.
     """
     if not cells:
         return None
@@ -239,7 +237,8 @@ def overall_shift(cells: Sequence[tuple[ArrayLike, tuple[float, float]]], seeds:
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, errors.shape[1], size=(10_000, errors.shape[1]))
     ours = errors[:, drawn].mean(axis=2)
-    theirs = printed[:, :1] + printed[:, 1:] / math.sqrt(seeds) * generator.standard_normal((len(cells), len(drawn)))
+    normal = generator.standard_normal((len(cells), len(drawn)))
+    theirs = printed[:, :1] + printed[:, 1:] / math.sqrt(_PAPER_SEEDS) * normal
     low, high = np.quantile(100 * np.mean(ours / theirs - 1, axis=0), [ALPHA / 2, 1 - ALPHA / 2])
     return Shift(len(cells), 100 * float(np.mean(errors.mean(axis=1) / printed[:, 0] - 1)), float(low), float(high))
 

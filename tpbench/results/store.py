@@ -100,9 +100,6 @@ class RunStore:
         places = [store.folder.resolve() if isinstance(store.folder, Path) else store.folder for store in (self, other)]
         return str(places[0]) == str(places[1])
 
-    def __contains__(self, run_id: str) -> bool:
-        return self.read(run_id) is not None
-
     def read(self, run_id: str) -> RunRecord | None:
         """Read a run; None if it is missing. A damaged file counts as missing.
 

@@ -17,11 +17,13 @@ from tpbench.results.cells import (
     Cell,
     CellKey,
     choose_cells,
+    place_in,
     protocol_epochs,
     provenance_groups,
     read_curves,
     seed_ranges,
     share_seeds,
+    title_of,
     with_label,
     workload_label,
 )
@@ -40,6 +42,7 @@ from tpbench.results.formats import (
     markdown_rows,
     mean_and_deviation,
 )
+from tpbench.results.opening import NoRunError
 from tpbench.results.paper import PAPER_WORKLOADS, paper_cell, table_methods
 from tpbench.results.ranking import (
     BASELINE,
@@ -80,8 +83,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        title = WORKLOADS[self.workload].title if self.workload in WORKLOADS else self.workload
-        return with_label(title, self.data_label)
+        return with_label(title_of(self.workload), self.data_label)
 
 
 @dataclass(frozen=True)
@@ -428,7 +430,7 @@ def overview_cells(rankings: Sequence[Ranking]) -> list[OverviewRow]:
     def place(key: tuple[str, str]) -> tuple[int, str, int, str]:
         method, tuning = key
         budget = next(iter(found[key].values())).cell.budget
-        return order.index(method) if method in order else len(order), method, budget.rank, tuning
+        return place_in(order, method), method, budget.rank, tuning
 
     return [
         OverviewRow(
@@ -516,7 +518,7 @@ def rankings_of(store: RunStore, baseline: str, tuning: str | None = None) -> li
     require_validated(store.summaries())
     found = rank_all(choose_cells(store.summaries(), tuning), baseline, tuning)
     if not found:
-        raise TpbenchError(f"{store.folder} holds no run yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(store.folder)
     return found
 
 
@@ -661,7 +663,7 @@ def loss_rows(store: RunStore, cells: Iterable[Cell] | None = None) -> pd.DataFr
     order = table_methods("s6")
 
     def place(cell: Cell) -> tuple[int, str, int, str, str, str]:
-        number = order.index(cell.method) if cell.method in order else len(order)
+        number = place_in(order, cell.method)
         return number, cell.method, cell.budget.rank, cell.tuning, cell.workload, cell.data_label or "exact"
 
     chosen = sorted(choose_cells(store.summaries()).values() if cells is None else cells, key=place)
@@ -801,8 +803,7 @@ def loss_table(store: RunStore, form: str, workload: str | None = None) -> str:
     cells = choose_cells(store.summaries()).values()
     frame = loss_rows(store, (cell for cell in cells if workload in (None, cell.workload)))
     if frame.empty:
-        where = f"of {workload} " if workload else ""
-        raise TpbenchError(f"{store.folder} holds no run {where}yet; train some with 'tpbench sweep' or 'tpbench run'")
+        raise NoRunError(store.folder, workload)
     if check_format(form) == "csv":
         return csv_text(frame, "%.6g")
     columns = loss_columns(frame)

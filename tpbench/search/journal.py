@@ -241,10 +241,6 @@ class Journal:
         """Record that the final runs are in the store."""
         self._write({"event": "final", "outcomes": [asdict(o) for o in outcomes]})
 
-    def tally(self) -> str:
-        """Return the numbers of configurations by their end: ``3 diverged, 1 stopped early``."""
-        return format_ends(self.ends())
-
     def ends(self) -> dict[str, int]:
         """Return the numbers of configurations by their end, those that occur: ``{"diverged": 3, "pruned": 1}``."""
         ends = Counter(outcome.status for pack in self.packs for outcome in pack.outcomes or [])

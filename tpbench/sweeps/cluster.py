@@ -265,7 +265,6 @@ def warn_without_place(
     share: Mapping[str, float],
     say: Callable[[str], None],
     begun: Callable[[], bool],
-    seconds: float = WAITING,
 ) -> None:
     """Wait for the first of several tasks of Ray's, and show a line if none of them has a place after a while.
 
@@ -274,11 +273,10 @@ def warn_without_place(
         share: Ray resources of each.
         say: shows the line.
         begun: tells whether one of them runs.
-        seconds: to wait.
     """
     import ray
 
-    done, _ = ray.wait(list(calls), timeout=seconds)
+    done, _ = ray.wait(list(calls), timeout=WAITING)
     if not done and not begun():
         free = ray.available_resources()
         # Its process may be about to start: only where there is no place it waits.

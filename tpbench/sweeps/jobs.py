@@ -131,7 +131,7 @@ def job_command(arguments: Sequence[str], results: str, data: Path | None = None
     number = count()
     names = [_WORKLOAD.format(next(number)) if is_file(w.strip()) else w for w in arguments[0].split(",")]
     carried = [",".join(names), *_with_carried_files(arguments[1:])]
-    words = ["python", "-m", "tpbench.cli", "sweep", *carried, "--address", "auto"]
+    words = ["python", "-m", "tpbench", "sweep", *carried, "--address", "auto"]
     return shlex.join(words)
 
 

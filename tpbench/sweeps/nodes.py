@@ -259,9 +259,7 @@ class NodeFindings:
     """By node what it lacks, by the name of a sweep or for :data:`ALL_SWEEPS`."""
 
 
-def ask_nodes(
-    results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None], timeout: float = _ANSWER
-) -> NodeFindings:
+def ask_nodes(results: str, needs: Needs, wanted: Mapping[str, str], say: Callable[[str], None]) -> NodeFindings:
     """Ask all nodes at once for the needs that they lack. A late one is left out until a worker starts there.
 
     Args:
@@ -269,7 +267,6 @@ def ask_nodes(
         needs: of the sweeps.
         wanted: the nodes that may train, by id with their names.
         say: shows a line about nodes that are left out.
-        timeout: seconds.
 
     Raises:
         UsageError: no node shares the results folder.
@@ -282,7 +279,7 @@ def ask_nodes(
     lacks: dict[str, dict[str, str]] = {}
     late, unshared = [], 0
     try:
-        for node, answer in call_on_nodes(list(wanted), _state, results, token, needs, timeout=timeout).items():
+        for node, answer in call_on_nodes(list(wanted), _state, results, token, needs, timeout=_ANSWER).items():
             if isinstance(answer, Exception):
                 # One that left meanwhile is asked by its workers, should it return.
                 if isinstance(answer, GetTimeoutError):
@@ -300,7 +297,7 @@ def ask_nodes(
         for path in folder.glob(f"{token}*"):
             path.unlink(missing_ok=True)
     for node in late:
-        say(f"node {wanted[node]} has not answered within {timeout:.0f} s: it gets packs when it does")
+        say(f"node {wanted[node]} has not answered within {_ANSWER:.0f} s: it gets packs when it does")
     if wanted and unshared == len(wanted):
         reason = next(iter(lacks.values()))[ALL_SWEEPS]
         raise UsageError(

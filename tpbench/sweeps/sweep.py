@@ -14,7 +14,7 @@ from tpbench.engine.configuration import unflatten
 from tpbench.results import RunRecord
 from tpbench.search.brackets import Bracket
 from tpbench.search.definition import SweepDefinition, SweepFolder
-from tpbench.search.journal import Journal
+from tpbench.search.journal import Journal, format_ends
 from tpbench.search.packed_tpe import METRIC, RANDOM_FIRST, PackedSearch
 from tpbench.search.spaces import SearchSpace
 from tpbench.training.plan import Outcome, PackPlan, PackSettings, define_runs, find_run, outcome_of, plan_seeds
@@ -163,10 +163,8 @@ class FinalRuns:
     def __init__(self, plan: PackPlan, settings: PackSettings, parts: int) -> None:
         self.plan, self.settings = plan, settings
         self.packs: dict[str, QueuedPack] = {}
-        count = len(plan.seeds)
         known = [record and not settings.missing_networks([record]) for record in self.records()]
-        for part in range(parts):
-            chosen = slice(part * count // parts, (part + 1) * count // parts)
+        for part, chosen in enumerate(plan.slices(parts)):
             if not all(known[chosen]):
                 some = replace(plan, seeds=plan.seeds[chosen], configurations=plan.configurations[chosen])
                 self.packs[f"final-{part}"] = QueuedPack(f"final-{part}", some, settings)
@@ -601,8 +599,9 @@ class SearchedSweep(QueuedSweep):
             )
         if self.journal.best() is None:
             epochs = "--search-epochs" if d.search_epochs else "--epochs"
+            ends = format_ends(self.journal.ends())
             return (
-                f"none of the {d.trials} configurations learnt anything ({self.journal.tally()}); start another sweep "
+                f"none of the {d.trials} configurations learnt anything ({ends}); start another sweep "
                 f"with more --trials, more than {d.trial_epochs} {epochs} or another --space{self._prune_advice()}"
             )
         return None

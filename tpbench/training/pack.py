@@ -19,7 +19,7 @@ from tpbench.results import RunDefinition, RunRecord, RunStore, provenance
 from tpbench.results.artifacts import digest
 from tpbench.results.location import file_stamps
 from tpbench.results.networks import TrainedNetwork, has_network, save_network
-from tpbench.results.runs import Predictions, can_have_predictions
+from tpbench.results.runs import Predictions
 from tpbench.training.devices import release_memory
 from tpbench.training.plan import (
     Outcome,
@@ -65,7 +65,8 @@ def _cut(history: MemberHistory, epochs: int, status: Status = "stopped") -> Mem
 
 def lacks_predictions(store: RunStore, record: RunRecord) -> bool:
     """Return whether a run could have predictions and the store has none of them."""
-    return can_have_predictions(record) and store.predictions(record) is None
+    # One that diverged in its first epoch has no epoch to take them from.
+    return record.history.selected_epoch is not None and store.predictions(record) is None
 
 
 class PackJob:
@@ -141,19 +142,17 @@ class PackJob:
     @property
     def checkpoint_path(self) -> Path:
         """The file of the checkpoint; its name is a hash of the plan, not of the runs that are missing by now."""
-        return self._checkpoint_of(self.definitions, self.stop_rule, self.plan.part_name)
+        return self._checkpoint_of(self.definitions, self.plan.part_name)
 
     def part_path(self, part: slice) -> Path:
         """Return the file of the checkpoint of some members that train without the others."""
-        nobody = [MemberHistory() for _ in self.definitions]
-        rule = PartStopRule(self.stop_rule, part, nobody) if self.stop_rule else None
-        return self._checkpoint_of(self.definitions[part], rule, self.plan.part(part).part_name)
+        return self._checkpoint_of(self.definitions[part], self.plan.part(part).part_name)
 
-    def _checkpoint_of(self, definitions: Sequence[RunDefinition], stop_rule: StopRule | None, part_name: str) -> Path:
+    def _checkpoint_of(self, definitions: Sequence[RunDefinition], part_name: str) -> Path:
         content: list[Any] = [[d.id for d in definitions], self.plan.prune, self.settings.precision]
         # With networks a checkpoint holds more, and one begun without them cannot be continued.
         content += ["networks"] if self.settings.keep_networks else []
-        content += [stop_rule.name] if stop_rule else []
+        content += [self.stop_rule.name] if self.stop_rule else []
         # Runs that were begun by themselves are no reason to train others in parts.
         content += [part_name] if part_name else []
         return self.store.folder / "checkpoints" / f"{digest(content)[:24]}.pt"

@@ -253,8 +253,8 @@ class PartStopRule:
 
     @property
     def name(self) -> str:
-        """Names the rule and the part."""
-        return f"{self.stop_rule.name}, part {self.part.start} to {self.part.stop} of {len(self.histories)}"
+        """Names the rule; the plan names the part."""
+        return self.stop_rule.name
 
     @property
     def rungs(self) -> list[int]:

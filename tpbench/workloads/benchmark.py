@@ -44,8 +44,9 @@ class BenchmarkRow:
     peak_memory: int | None
 
 
-def product_rate(precision: str, device: str, size: int = 2048, seconds: float = 0.5) -> float:
+def product_rate(precision: str, device: str) -> float:
     """Return the operations per second of a square matrix product: the median of several, as for the steps."""
+    size, seconds = 2048, 0.5
     a = torch.randn(size, size, device=device).to(torch.bfloat16 if precision == "bf16" else dtype_of(precision))
     b = torch.randn_like(a)
     times: list[float] = []

@@ -108,16 +108,8 @@ def random_problem(workload: Workload, steps: int) -> Problem:
     )
 
 
-def teacher_problem(
-    student: Architecture,
-    *,
-    seed: int = 0,
-    training: int = 1000,
-    validation: int = 200,
-    test: int = 200,
-    batch_size: int = 1,
-) -> Problem:
-    """Return the regression problem of the toy experiments (section B.3).
+def teacher_problem(student: Architecture) -> Problem:
+    """Return the regression problem of the toy experiments (section B.3), in minibatches of one sample.
 
     The targets are the outputs of a random ReLU network with 4 hidden layers of 1000 units for random inputs. The paper
     names neither the number of samples nor the scale of the teacher's weights; here they are drawn from N(0, 2 /
@@ -125,17 +117,15 @@ def teacher_problem(
 
     Args:
         student: its input and output widths are the teacher's.
-        seed: of the teacher and of the inputs.
-        training, validation, test: samples.
-        batch_size: 1 in the toy experiments.
     """
     import torch
 
     from tpbench.engine import Problem
     from tpbench.engine.network import squared_error, stream
 
-    generator, count = stream(seed, "teacher"), training + validation + test
-    x = torch.randn(count, student.sizes[0], generator=generator, dtype=torch.float64)
+    training, validation, test = 1000, 200, 200
+    generator, seen = stream(0, "teacher"), training + validation
+    x = torch.randn(seen + test, student.sizes[0], generator=generator, dtype=torch.float64)
     h = x
     widths = [*[TEACHER_UNITS] * TEACHER_LAYERS, student.sizes[-1]]
     for k, width in enumerate(widths):
@@ -144,7 +134,6 @@ def teacher_problem(
         if k < TEACHER_LAYERS:
             h = h.relu()
     y = h / h.std(0)
-    seen = training + validation
     return Problem(
         student,
         x[:seen],
@@ -152,6 +141,6 @@ def teacher_problem(
         x[seen:],
         y[seen:],
         validation_size=validation,
-        batch_size=batch_size,
+        batch_size=1,
         loss=squared_error,
     )

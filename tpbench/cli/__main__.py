@@ -1,5 +1,0 @@
-"""``python -m tpbench.cli``."""
-
-from tpbench.cli import main
-
-main()
