@@ -143,7 +143,7 @@ def test_feedback_arrays_take_part_in_their_own_number_of_steps() -> None:
         assert record.reconstruction_losses is not None
 
 
-def test_training_goes_on_from_a_state_with_lists() -> None:
+def test_training_goes_on_from_a_state_with_lists_and_from_one_of_an_older_version() -> None:
     for name in ("bp", "l-drl"):
         method = METHODS[name]
         straight = train(method, [varied(method)], [0])
@@ -155,6 +155,11 @@ def test_training_goes_on_from_a_state_with_lists() -> None:
         for step in range(1, STEPS):
             resumed.joint_step(*data(resumed, step))
         assert torch.equal(straight.forward.flat, resumed.forward.flat)
+    state = train(METHODS["bp"], [example_configuration(METHODS["bp"])], [0]).state()
+    state["forward_adam"]["steps"] = state["forward_adam"]["steps"][:, 0]  # type: ignore[index]
+    older = train(METHODS["bp"], [example_configuration(METHODS["bp"])], [0], range(0))
+    older.restore(state)
+    assert older.forward_adam.steps.tolist() == [[float(STEPS)] * 8]
 
 
 def test_members_that_leave_take_their_lists_along() -> None:

@@ -43,6 +43,12 @@ def test_a_checkpoint_holds_them(small_problem: Problem) -> None:
     other = trainer(small_problem)
     other.restore(state)
     assert all(np.array_equal(other.correct[p], made.correct[p]) for p in range(3))
+    # One of version 0.2.0 has none, and the training goes on.
+    del state["correct"]
+    other = trainer(small_problem)
+    other.restore(state)
+    assert other.correct == {}
+    other.advance()
 
 
 def test_a_loss_that_classifies_nothing_keeps_none(small_problem: Problem) -> None:

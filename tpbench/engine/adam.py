@@ -184,7 +184,9 @@ class Adam:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state of :meth:`state`."""
         for name, mine in self.state().items():
-            mine.copy_(state[name])
+            given = state[name]
+            # Older versions counted the steps of a member alone.
+            mine.copy_(given.unsqueeze(1) if given.dim() < mine.dim() else given)
 
 
 def _run_all(calls: Sequence[Callable[[], None]]) -> None:

@@ -593,10 +593,11 @@ class PackState:
         """Copy a state of :meth:`state`."""
         self.forward.flat.copy_(state["forward"])  # type: ignore[arg-type]
         self.forward_adam.restore(state["forward_adam"])  # type: ignore[arg-type]
-        if self.feedback:
+        # Checkpoints of older versions lack feedback that no loss trains.
+        if self.feedback and "feedback" in state:
             self.feedback.flat.copy_(state["feedback"])  # type: ignore[arg-type]
-            for name, values in state["fixed"].items():  # type: ignore[attr-defined]
-                self.fixed[name].copy_(values)
+        for name, values in state.get("fixed", {}).items():  # type: ignore[attr-defined]
+            self.fixed[name].copy_(values)
         if self.feedback_adam:
             self.feedback_adam.restore(state["feedback_adam"])  # type: ignore[arg-type]
 

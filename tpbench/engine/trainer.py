@@ -222,8 +222,9 @@ class Trainer:
         self.alive = list(range(len(seeds)))
         """Members that train; row r of the pack is member ``alive[r]``."""
         self.correct: dict[int, NDArray[np.bool_]] = {}
-        """By member, which test samples its network classifies correctly after the selected epoch so far, (N,). None
-        has any where the loss classifies nothing."""
+        """By member, which test samples its network classifies correctly after the selected epoch so far, (N,). A
+        member that was restored from a checkpoint of version 0.2.0 has none before its next selected epoch; none has
+        where the loss classifies nothing."""
         self.kept: dict[int, dict[str, Tensor]] = {}
         """By member, its arrays after the selected epoch so far (:meth:`PackState.member`). In the host's memory: a
         GPU's may be all taken by the pack, and an epoch ends with a read anyway."""
@@ -533,7 +534,7 @@ class Trainer:
             if not wanted <= set(kept):
                 raise TpbenchError("the checkpoint lacks the networks that are to be kept")
             self.kept = {p: {name: values.cpu() for name, values in arrays.items()} for p, arrays in kept.items()}
-        self.correct = {p: bits.cpu().numpy() for p, bits in checkpoint["correct"].items()}
+        self.correct = {p: bits.cpu().numpy() for p, bits in checkpoint.get("correct", {}).items()}
         self.position, self.elapsed = checkpoint["position"], checkpoint["elapsed"]
         self.histories = histories
         self.alive = list(checkpoint["alive"])
