@@ -23,8 +23,14 @@ RAY = (
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 
-# Files whose tests share something that takes seconds to build: the site, the wheel, one Chromium.
-BUILT_ONCE = ("tests/test_site.py", "tests/test_wheel.py", "tests/reports/test_page_in_use.py")
+# Files whose tests share something that takes seconds to build: the site, the wheel, one Chromium, MLflow's tables.
+BUILT_ONCE = (
+    "tests/test_site.py",
+    "tests/test_wheel.py",
+    "tests/reports/test_page_in_use.py",
+    "tests/reports/test_live.py",
+    "tests/training/test_mlflow.py",
+)
 
 
 class GroupScheduling(LoadScopeScheduling):
