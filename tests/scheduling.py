@@ -19,7 +19,6 @@ RAY = (
     "tests/test_resume.py",
     "tests/test_sweep.py",
     "tests/sweeps/test_local_ray.py::test_a_local_ray_listens_on_loopback_alone_and_leaves_nothing",
-    "tests/sweeps/test_sizes.py::test_ray_measures_at_the_same_time",
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 
