@@ -14,7 +14,7 @@ import torch
 from tests.conftest import wait_for
 from tests.sweeps import played_gpus, playing
 from tests.sweeps.played_gpus import BUSY, Training, is_free, noted, taken
-from tests.sweeps.playing import no_ray, run_here
+from tests.sweeps.playing import Workers, no_ray, pretend, run_here
 from tests.sweeps.starting import ray_started
 from tests.sweeps.test_queue import journals, stored, sweep
 from tests.sweeps.test_sizes import findings, requests
@@ -194,12 +194,13 @@ def test_the_sizing_process_gives_the_gpu_back_and_the_sweep_is_that_on_a_cpu(
     assert measure_on_ray(1, monkeypatch).pack == 32
     wait_for(lambda: is_free("0") and is_free("1"))
     on_gpu, packs, said = train("gpu", Resources(2, 1))
-    on_cpu, others, others_said = train("cpu", Resources(1))
+    on_cpu = sweep(tmp_path / "cpu")
+    worker = Workers([on_cpu], 1)
+    others = worker.run(pretend)
     assert on_gpu.done
     assert on_cpu.done
     assert {(tuple(note["visible"]), note["device"]) for note in packs} in [{(("0",), "cuda")}, {(("1",), "cuda")}]
-    assert {note["device"] for note in others} == {"cpu"}
-    assert said == others_said
+    assert said == worker.said
     assert stored(tmp_path / "gpu") == stored(tmp_path / "cpu")
     assert journals(tmp_path / "gpu") == journals(tmp_path / "cpu")
     assert len(packs) == len(others)
