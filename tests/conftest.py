@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,15 @@ CONFIGURATION = {
     "wd_fb": 1e-5,
     "damping": 0.1,
 }
+
+
+def heed_interrupts() -> None:
+    """Let a process that a test starts end at SIGINT; for the argument ``preexec_fn`` of ``subprocess.Popen``.
+
+    A shell lets what it starts in the background ignore SIGINT (``nohup make test &``), and so do its children: Python
+    raises no KeyboardInterrupt where the signal is ignored from the start.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(

@@ -19,12 +19,17 @@ RAY = (
     "tests/test_resume.py",
     "tests/test_sweep.py",
     "tests/sweeps/test_local_ray.py::test_a_local_ray_listens_on_loopback_alone_and_leaves_nothing",
-    "tests/sweeps/test_sizes.py::test_ray_measures_at_the_same_time",
     "tests/test_cluster_files.py::test_the_slurm_script_with_the_real_ray_and_a_real_sweep",
 )
 
-# Files whose tests share something that takes seconds to build: the site, the wheel, one Chromium.
-BUILT_ONCE = ("tests/test_site.py", "tests/test_wheel.py", "tests/reports/test_page_in_use.py")
+# Files whose tests share something that takes seconds to build: the site, the wheel, one Chromium, MLflow's tables.
+BUILT_ONCE = (
+    "tests/test_site.py",
+    "tests/test_wheel.py",
+    "tests/reports/test_page_in_use.py",
+    "tests/reports/test_live.py",
+    "tests/training/test_mlflow.py",
+)
 
 
 class GroupScheduling(LoadScopeScheduling):

@@ -80,16 +80,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+NAMES = ("--help", "methods", "run mnist pb", "results check --help")
+"""Commands that read no record."""
 LIGHT = (
-    "--help",
+    *NAMES,
     "sweep --help",
     "swep",
-    "run mnist pb",
     "sweep minst bp",
     "table 9",
     "plot curves minst",
     "figure 9",
-    "methods",
     "workloads",
     "sweeps",
     "data list",
@@ -97,9 +97,24 @@ LIGHT = (
 )
 
 
-def test_help_slips_and_lists_import_nothing_heavy(folder: Path) -> None:
-    answers = called(folder, [(command.split(), {}) for command in LIGHT], TABLES)
-    assert {command: loaded for command, (_, loaded) in zip(LIGHT, answers, strict=True) if loaded} == {}
+MODELS = ("tpbench.results.schemas", "tpbench.search.journal")
+"""The models of records."""
+
+
+@pytest.fixture(scope="module")
+def loaded_by_commands(folder: Path) -> dict[str, set[str]]:
+    """Which of the modules have been loaded after each of LIGHT, one after the other in one process."""
+    answers = called(folder, [(command.split(), {}) for command in LIGHT], (*TABLES, *MODELS))
+    return {command: set(loaded) for command, (_, loaded) in zip(LIGHT, answers, strict=True)}
+
+
+def test_help_slips_and_lists_import_nothing_heavy(loaded_by_commands: dict[str, set[str]]) -> None:
+    heavy = {command: loaded - set(MODELS) for command, loaded in loaded_by_commands.items()}
+    assert {command: loaded for command, loaded in heavy.items() if loaded} == {}
+
+
+def test_help_and_names_do_not_import_the_models_of_records(loaded_by_commands: dict[str, set[str]]) -> None:
+    assert {command: loaded_by_commands[command] for command in NAMES} == {command: set() for command in NAMES}
 
 
 OF_TABLES = (
@@ -121,10 +136,40 @@ def test_tables_need_neither_torch_nor_slow_statistics(folder: Path) -> None:
         assert "bp" in text or "BP" in text, command
 
 
-def test_packages_are_imported_without_torch() -> None:
-    packages = "tpbench.engine, tpbench.results, tpbench.workloads, tpbench.results.store"
-    assert not {"torch", "pandas"} & loaded_by(f"import {packages}")
-    assert "torch" not in loaded_by("import tpbench.reports.page, tpbench.reports.forest")
+CODE = {
+    "package": "import tpbench; assert 'load_runs' in dir(tpbench)",
+    "mailbox": "import tpbench.sweeps.mailbox",
+    "names": "from tpbench import *; run, load_runs, TpbenchError",
+    "packages": "import tpbench.engine, tpbench.results, tpbench.workloads, tpbench.results.store",
+    "digits": "tpbench.workloads.load('digits')",
+    "store": (
+        "tpbench.load_runs(store); tpbench.load_curves(store); "
+        "import warnings; warnings.simplefilter('ignore'); tpbench.load_trials(store); "
+        "tpbench.leaderboard(store); tpbench.table(store, 's6'); tpbench.compare(store, 'bp', 'dtp')"
+    ),
+    "page": "import tpbench.reports.page, tpbench.reports.forest",
+}
+"""Python code that imports ever more, so that one process tells of all."""
+_STEPS = """
+import sys
+before, store = set(sys.modules), sys.argv[1]
+for code in sys.argv[2:]:
+    exec(code)
+    print(*(set(sys.modules) - before))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> dict[str, set[str]]:
+    """The modules that have been loaded after each piece of CODE, one after the other in one process."""
+    command = [sys.executable, "-c", _STEPS, str(folder / "results"), *CODE.values()]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return {name: set(line.split()) for name, line in zip(CODE, lines, strict=True)}
+
+
+def test_packages_are_imported_without_torch(loaded: dict[str, set[str]]) -> None:
+    assert not {"torch", "pandas"} & loaded["packages"]
+    assert "torch" not in loaded["page"]
 
 
 def test_every_public_name_is_there() -> None:
@@ -136,33 +181,14 @@ def test_every_public_name_is_there() -> None:
         assert not hasattr(package, "nothing_of_that_name")
 
 
-def loaded_by(code: str) -> set[str]:
-    """The modules that some code loads."""
-    code = f"import sys; before = set(sys.modules); {code}; print(*(set(sys.modules) - before))"
-    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
-
-
-def test_the_package_is_imported_in_no_time() -> None:
+def test_the_package_is_imported_in_no_time(loaded: dict[str, set[str]]) -> None:
     """Nothing of it is read but its first file; what is heavy waits until a name is used."""
-    assert loaded_by("import tpbench; assert 'load_runs' in dir(tpbench)") <= {"tpbench", "__future__"}
-    assert not {"numpy", *TABLES} & loaded_by("from tpbench import *; run, load_runs, TpbenchError")
+    assert loaded["package"] <= {"tpbench", "__future__"}
+    assert not {"numpy", *TABLES} & loaded["names"]
 
 
-def test_help_and_names_do_not_import_the_models_of_records(folder: Path) -> None:
-    models = ("tpbench.results.schemas", "tpbench.search.journal")
-    commands = (["--help"], ["methods"], ["run", "mnist", "pb"], ["results", "check", "--help"])
-    assert called(folder, [(command, {}) for command in commands], models)[-1][1] == []
-
-
-def test_reading_a_store_from_python_needs_no_torch(folder: Path) -> None:
-    code = (
-        "import sys, tpbench; store = sys.argv[1]; tpbench.load_runs(store); tpbench.load_curves(store); "
-        "import warnings; warnings.simplefilter('ignore'); tpbench.load_trials(store); "
-        "tpbench.leaderboard(store); tpbench.table(store, 's6'); tpbench.compare(store, 'bp', 'dtp'); "
-        "print([name for name in sys.argv[2:] if name in sys.modules])"
-    )
-    command = [sys.executable, "-c", code, str(folder / "results"), *TRAINING]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+def test_reading_a_store_from_python_needs_no_torch(loaded: dict[str, set[str]]) -> None:
+    assert not set(TRAINING) & loaded["store"]
 
 
 def test_a_method_does_not_import_the_packages_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,14 +250,6 @@ def test_completion_can_be_installed(folder: Path) -> None:
     assert "_TPBENCH_COMPLETE" in (folder / ".bash_completions" / "tpbench.sh").read_text()
 
 
-@pytest.mark.parametrize(
-    ("code", "absent"),
-    [
-        ("import tpbench.sweeps.mailbox", ("torch", "ray", "pandas", "pydantic")),
-        ("import tpbench.workloads; tpbench.workloads.load('digits')", ("sklearn", "scipy.stats")),
-    ],
-)
-def test_a_process_of_a_sweep_imports_no_more_than_its_work_needs(code: str, absent: tuple[str, ...]) -> None:
-    shown = f"{code}; import sys; print([name for name in {absent!r} if name in sys.modules])"
-    ended = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
+def test_a_process_of_a_sweep_imports_no_more_than_its_work_needs(loaded: dict[str, set[str]]) -> None:
+    assert not {"torch", "ray", "pandas", "pydantic"} & loaded["mailbox"]
+    assert not {"sklearn", "scipy.stats"} & loaded["digits"]

@@ -120,68 +120,74 @@ def test_every_document_and_every_command_has_its_place(site: Path) -> None:
     assert (site / "files" / "results" / "runs.zip").is_file()
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A documentation of two pages, built by the same hooks with the same rules."""
-    shutil.copytree(ROOT / "docs" / "building", tmp_path / "docs" / "building")
+def write_small(folder: Path, **more: str) -> None:
+    """Write a documentation of few pages, for the same hooks and rules, all but the first page.
+
+    Args:
+        folder: where.
+        more: further pages of the navigation, by their titles.
+    """
+    shutil.copytree(ROOT / "docs" / "building", folder / "docs" / "building")
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    made = {"Home": "index.md", "Notebook": "tour-python.md", "Commands": "commands.md", "API": "api.md"}
+    made = {"Home": "index.md", "Notebook": "tour-python.md", "Commands": "commands.md", "API": "api.md", **more}
     settings.update(plugins=[], nav=[{title: page} for title, page in made.items()])
     del settings["extra_css"]
-    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    (tmp_path / "docs" / "tour.md").write_text("# Tour\n")
-    return tmp_path
+    (folder / "mkdocs.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    (folder / "docs" / "tour.md").write_text("# Tour\n")
 
 
-def test_a_dead_link_a_dead_anchor_and_a_forgotten_page_fail(small: Path) -> None:
-    (small / "README.md").write_text("# Home\n\n[away](docs/nowhere.md), [here](docs/tour.md#no-such-heading)\n")
-    ended = built(small, small / "site")
+def test_a_dead_link_a_dead_anchor_and_a_forgotten_page_fail(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    (tmp_path / "README.md").write_text("# Home\n\n[away](docs/nowhere.md), [here](docs/tour.md#no-such-heading)\n")
+    ended = built(tmp_path, tmp_path / "site")
     assert ended.returncode != 0
     assert "docs/nowhere.md" in ended.stderr
     assert "no-such-heading" in ended.stderr
     assert re.search(r'"nav".*\n.*tour\.md', ended.stderr)
 
 
-def test_a_picture_becomes_a_figure_with_its_caption_and_a_link_to_its_full_size(small: Path) -> None:
-    settings = yaml.safe_load((small / "mkdocs.yml").read_text())
-    settings["nav"][1] = {"Tour": "tour.md"}
-    (small / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+
+
+@pytest.fixture(scope="module")
+def small_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of a documentation with a picture, a notebook and a file of code."""
+    small = tmp_path_factory.mktemp("small")
+    write_small(small, Tour="tour.md")
     (small / "docs" / "dots.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    (small / "README.md").write_text(
-        "# Home\n\n![Dots](docs/dots.svg)\n\n*Ten `dots`.*\n\n*No caption.*\n\nA ![dot](docs/dots.svg).\n"
-    )
-    ended = built(small, small / "site")
-    assert ended.returncode == 0, ended.stderr
-    page = (small / "site" / "index.html").read_text()
-    (figure,) = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
-    assert 'href="dots.svg"' in figure
-    assert "<figcaption>Ten <code>dots</code>.</figcaption>" in figure
-    assert "<em>No caption.</em>" in page
-
-
-def test_a_notebook_is_a_page_with_its_output(small: Path) -> None:
-    settings = yaml.safe_load((small / "mkdocs.yml").read_text())
-    settings["nav"].append({"Tour": "tour.md"})
-    (small / "mkdocs.yml").write_text(yaml.safe_dump(settings))
-    (small / "README.md").write_text("# Home\n\n[the code](tool.py), [the notebook](docs/tour.ipynb)\n")
     (small / "docs" / "notes.txt").write_text("somebody's own\n")
     (small / "tool.py").write_text("print(1)\n")
-    image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["two lines\n", "of text\n"]},
         {"output_type": "execute_result", "data": {"text/html": "<b>7</b>", "text/plain": "seven"}},
-        {"output_type": "display_data", "data": {"image/png": image, "text/plain": "<Figure>"}},
+        {"output_type": "display_data", "data": {"image/png": IMAGE, "text/plain": "<Figure>"}},
     ]
     cells = [
         {"cell_type": "markdown", "source": ["# A tour\n", "in [the tour](tour.md)"]},
         {"cell_type": "code", "source": "print('two lines')", "outputs": outputs},
     ]
     (small / "docs" / "tour.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4}))
+    (small / "README.md").write_text(
+        "# Home\n\n![Dots](docs/dots.svg)\n\n*Ten `dots`.*\n\n*No caption.*\n\nA ![dot](docs/dots.svg).\n\n"
+        "[the code](tool.py), [the notebook](docs/tour.ipynb)\n"
+    )
     ended = built(small, small / "site")
     assert ended.returncode == 0, ended.stderr
-    page = (small / "site" / "tour-python.html").read_text()
-    for words in ("of text", "<b>7</b>", f"data:image/png;base64,{image}", 'href="tour.html"', 'href="tour.ipynb"'):
+    return small / "site"
+
+
+def test_a_picture_becomes_a_figure_with_its_caption_and_a_link_to_its_full_size(small_site: Path) -> None:
+    page = (small_site / "index.html").read_text()
+    (figure,) = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert 'href="dots.svg"' in figure
+    assert "<figcaption>Ten <code>dots</code>.</figcaption>" in figure
+    assert "<em>No caption.</em>" in page
+
+
+def test_a_notebook_is_a_page_with_its_output(small_site: Path) -> None:
+    page = (small_site / "tour-python.html").read_text()
+    for words in ("of text", "<b>7</b>", f"data:image/png;base64,{IMAGE}", 'href="tour.html"', 'href="tour.ipynb"'):
         assert words in page
-    assert 'href="tour-python.html">the notebook' in (small / "site" / "index.html").read_text()
-    assert (small / "site" / "files" / "tool.py.txt").read_text() == "print(1)\n"
-    assert not list((small / "site").rglob("notes.txt"))
+    assert 'href="tour-python.html">the notebook' in (small_site / "index.html").read_text()
+    assert (small_site / "files" / "tool.py.txt").read_text() == "print(1)\n"
+    assert not list(small_site.rglob("notes.txt"))

@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import heed_interrupts, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,14 @@ def test_an_interrupted_sweep_says_how_to_continue(tmp_path: Path) -> None:
         "--checkpoint-every",
         "5",
     ]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     try:
         wait_for(lambda: list(tmp_path.glob("results/checkpoints/*.pt")), process)  # it trains, and will for long
         process.send_signal(signal.SIGINT)

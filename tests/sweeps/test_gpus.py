@@ -14,15 +14,15 @@ import torch
 from tests.conftest import wait_for
 from tests.sweeps import played_gpus, playing
 from tests.sweeps.played_gpus import BUSY, Training, is_free, noted, taken
-from tests.sweeps.playing import no_ray, run_here
+from tests.sweeps.playing import Workers, no_ray, pretend, run_here
 from tests.sweeps.starting import ray_started
 from tests.sweeps.test_queue import journals, stored, sweep
+from tests.sweeps.test_sizes import findings, requests
 from tpbench.engine import TpbenchError
 from tpbench.options import SweepOptions
 from tpbench.search.definition import SweepFolder
 from tpbench.sweeps import campaign, sizes
 from tpbench.sweeps.cluster import Resources
-from tpbench.sweeps.nodes import Needs, NodeFindings
 from tpbench.sweeps.session import ProgressReporter
 from tpbench.sweeps.sizes import SizeRequest, measure_on_nodes
 from tpbench.sweeps.sweep import SearchedSweep
@@ -168,9 +168,21 @@ def measure_on_ray(gpus: int, monkeypatch: pytest.MonkeyPatch) -> Sizing:
     request = SizeRequest(
         "digits", CellChoice.of("digits", "bp"), {**arguments, "device": "cuda", "precision": "float32"}
     )
-    findings = NodeFindings(Needs((), None, "cuda", ""), {})
-    found = measure_on_nodes([request], Resources(2, gpus).share, findings, lambda line: None)
+    found = measure_on_nodes([request], Resources(2, gpus).share, findings(), lambda line: None)
     return found["digits"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ray_measures_at_the_same_time(ray_with_gpus: None, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On cores alone, and with real measurements."""
+    # On a busy machine the processes may take longer to start than is waited for a place.
+    monkeypatch.setattr(sizes, "warn_without_place", lambda *_: None)
+    said: list[str] = []
+    found = measure_on_nodes(requests("one", "other", gpus=0), {"cpu": 1.0}, findings(), said.append)
+    assert set(found) == {"one", "other"}
+    assert all(size.pack >= 1 and size.cost > 0 for size in found.values())
+    assert len(said) == 1
 
 
 @pytest.mark.slow
@@ -182,12 +194,13 @@ def test_the_sizing_process_gives_the_gpu_back_and_the_sweep_is_that_on_a_cpu(
     assert measure_on_ray(1, monkeypatch).pack == 32
     wait_for(lambda: is_free("0") and is_free("1"))
     on_gpu, packs, said = train("gpu", Resources(2, 1))
-    on_cpu, others, others_said = train("cpu", Resources(1))
+    on_cpu = sweep(tmp_path / "cpu")
+    worker = Workers([on_cpu], 1)
+    others = worker.run(pretend)
     assert on_gpu.done
     assert on_cpu.done
     assert {(tuple(note["visible"]), note["device"]) for note in packs} in [{(("0",), "cuda")}, {(("1",), "cuda")}]
-    assert {note["device"] for note in others} == {"cpu"}
-    assert said == others_said
+    assert said == worker.said
     assert stored(tmp_path / "gpu") == stored(tmp_path / "cpu")
     assert journals(tmp_path / "gpu") == journals(tmp_path / "cpu")
     assert len(packs) == len(others)

@@ -1,4 +1,4 @@
-"""How workers are shared by the work, and where sizes are measured. No Ray but in the last test."""
+"""How workers are shared by the work, and where sizes are measured. Without Ray; see test_gpus.py for that."""
 
 from __future__ import annotations
 
@@ -217,19 +217,3 @@ def test_a_kind_that_others_hold_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     assert len(waits) == 5
     assert len(said) == 1
     assert "A100" in said[0]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_ray_measures_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.sweeps.starting import ray_started
-    from tpbench.sweeps.cluster import Resources
-
-    # On a busy machine the processes may take longer to start than is waited for a place.
-    monkeypatch.setattr(sizes, "warn_without_place", lambda *_: None)
-    with ray_started(Resources(2)):
-        said: list[str] = []
-        found = measure_on_nodes(requests("one", "other", gpus=0), {"cpu": 1.0}, findings(), said.append)
-        assert set(found) == {"one", "other"}
-        assert all(size.pack >= 1 and size.cost > 0 for size in found.values())
-        assert len(said) == 1

@@ -11,8 +11,9 @@ import tempfile
 import threading
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,13 +29,14 @@ from tpbench.training.plan import PackPlan, PackSettings
 from tpbench.training.tracking import Member, Target, open_tracker, prepare_trackers, resolve_targets, track_store
 from tpbench.workloads import WORKLOADS
 
-pytest.importorskip("mlflow")
+# Its import takes seconds, also of a worker that runs none of these tests: each test imports it for itself.
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-from mlflow import MlflowClient
-
-from tpbench.training import mlflow as adapter
-
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed: pip install 'tpbench[mlflow]'"),
+]
 
 PARAMETERS = {name: CONFIGURATION[name] for name in METHODS["bp"].hyperparameters}
 
@@ -43,6 +45,8 @@ class Experiment:
     """The runs of a results folder in MLflow."""
 
     def __init__(self, results: Path) -> None:
+        from mlflow import MlflowClient
+
         self.client = MlflowClient(tracking_uri=f"sqlite:///{results}/mlflow.db")
         self.id = self.client.get_experiment_by_name("tpbench").experiment_id
 
@@ -198,6 +202,8 @@ def test_a_locked_database_is_waited_for(copied: Experiment, tmp_path: Path) -> 
 
 
 def test_a_server_that_is_gone_is_noticed_at_once() -> None:
+    from tpbench.training import mlflow as adapter
+
     with socket.socket() as closed:  # bound, but nobody listens
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectionRefusedError):
@@ -208,6 +214,8 @@ def test_a_server_that_is_gone_is_noticed_at_once() -> None:
 def test_an_sqlite_file_that_cannot_be_opened_is_noticed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tpbench.training import mlflow as adapter
+
     monkeypatch.setattr(adapter, "MlflowClient", lambda **_: pytest.fail("MLflow tries for minutes"))
     (tmp_path / "folder.db").mkdir()
     (tmp_path / "text.db").write_text("no database " * 100)
@@ -254,6 +262,8 @@ def test_mlflow_writes_where_it_was_told(here: Path, name: str) -> None:
 
 
 def test_a_deleted_experiment_is_restored_and_said(here: Path) -> None:
+    from mlflow import MlflowClient
+
     store = RunStore(here / "results")
     store.publish(record())
     targets = resolve_targets(["mlflow"], "results")
@@ -285,6 +295,8 @@ def test_mlflows_file_store_works_or_its_remedy_is_told_in_full(here: Path, monk
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_database_that_may_only_be_read_is_told_so() -> None:
+    from tpbench.training import mlflow as adapter
+
     # Not pytest's own folder, which is private.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mlflow.db")

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torchvision
 
 from tests.conftest import Inside
 from tpbench.engine import TpbenchError, UsageError
@@ -180,10 +179,12 @@ def test_nothing_of_a_pickle_is_executed(
 
 
 def test_the_sums_of_cifar10_are_torchvisions() -> None:
-    vision, spec = torchvision.datasets.CIFAR10, get_dataset("cifar10")
-    assert [list(batch) for batch in spec.batches] == [*vision.train_list, *vision.test_list]
-    assert spec.archive == (vision.filename, vision.tgz_md5)
-    assert vision.base_folder == BATCHES
+    from torchvision.datasets import CIFAR10
+
+    spec = get_dataset("cifar10")
+    assert [list(batch) for batch in spec.batches] == [*CIFAR10.train_list, *CIFAR10.test_list]
+    assert spec.archive == (CIFAR10.filename, CIFAR10.tgz_md5)
+    assert CIFAR10.base_folder == BATCHES
 
 
 DAMAGES = {
@@ -250,8 +251,8 @@ def offer_mnist(folder: Path, arrays: Arrays, monkeypatch: pytest.MonkeyPatch, *
     write_mnist(folder, arrays)
     zip_each(folder)
     sums = [(path.name, datasets.md5(path)) for path in sorted(folder.iterdir())]
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", list(mirrors))
+    monkeypatch.setattr("torchvision.datasets.MNIST.resources", sums)
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", list(mirrors))
 
 
 def test_download_ends_in_the_cache(
@@ -290,7 +291,7 @@ def test_the_archive_of_cifar10_is_downloaded(
 ) -> None:
     arrays, (folder, address) = small_arrays((32, 32, 3)), served
     path = archive_cifar(folder, write_cifar(tmp_path, arrays))
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{address}{ARCHIVE}")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.url", f"{address}{ARCHIVE}")
     spec = get_dataset("cifar10")
     monkeypatch.setitem(DATASETS, "cifar10", replace(spec, archive=(ARCHIVE, datasets.md5(path))))
     found = cache.download("cifar10", tmp_path / "cache")
@@ -312,7 +313,7 @@ def refused_download(folder: Path, patience: float = 0.2) -> str:
 
 def test_a_mute_server_ends_with_one_line(tmp_path: Path, mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mute])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [mute])
     assert "0.2 s" in refused_download(tmp_path / "cache")
 
 
@@ -323,7 +324,7 @@ def test_a_mute_proxy_ends_with_one_line(
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(f"{scheme}_proxy", mute)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{scheme}://mirror.invalid/"])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [f"{scheme}://mirror.invalid/"])
     assert "mirror.invalid: " in refused_download(tmp_path / "cache")
 
 
@@ -371,7 +372,7 @@ def test_servers_that_fail_are_told(
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
     address, thread = answering(*parts, stays=stays)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [address])
     assert reason in refused_download(tmp_path / "cache", patience=0.2 if stays else 20)
     thread.join()
 
