@@ -338,6 +338,8 @@ def test_the_page_of_one_tuning_is_that_of_a_store_of_it_alone(
     # Of the published configurations, which are not asked for, the cards say nothing.
     assert [card.statements for card in one["cards"]] == [[]]
     assert one["warnings"] == []
+    # --config best is the best of the whole store.
+    assert [card.commands for card in one["cards"]] == [[]]
     # A watched page may be there before the first run of the tuning.
     (warning,) = make_report(RunStore(store.folder), "tpbench report", tuning="9 x 9").content["warnings"]
     assert "'9 x 9'" in warning

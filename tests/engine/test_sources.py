@@ -106,8 +106,8 @@ def test_modules_beside_a_package_are_named_as_its_digest_lacks_them(
 ) -> None:
     name = f"tp_{'in' * inside}side_{'e' * editable}"
     helper = f"{name}.helper" if inside else f"{name}_helper"
-    project = tmp_path / ("project" if editable else "site")
-    rule = f"import {helper}\nimport numpy\n{RULE}"
+    project = tmp_path if editable else tmp_path / "site"  # an environment may lie in the folder of a project
+    rule = f"import {helper}\nimport {name}_stranger\n{RULE}"
     if inside:
         write(project, **{f"{name}__slash____init__": rule, f"{name}__slash__helper": ""})
     else:
@@ -120,7 +120,19 @@ def test_modules_beside_a_package_are_named_as_its_digest_lacks_them(
     get_method("edited-rule")
     said = capsys.readouterr().err
     assert (helper in said) == (not inside)
-    assert (said.count("\n"), "numpy" in said) == (int(not inside), False)
+    assert (said.count("\n"), "stranger" in said) == (int(not inside), False)
+
+
+def test_a_package_that_was_mended_has_the_digest_of_its_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, tp_mended_rule="import nowhere_at_all\n")
+    installed(tmp_path, "tp_mended_rule")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TpbenchError):
+        get_method("edited-rule")
+    write(tmp_path, tp_mended_rule=RULE)
+    assert method_source("edited-rule").split()[-1] == sources.read_digest("tp_mended_rule")
 
 
 def test_the_digest_is_of_names_and_contents_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

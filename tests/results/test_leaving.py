@@ -188,14 +188,16 @@ def test_markdown_holds_no_html_and_no_link() -> None:
     )
     # The marks of tables stay.
     assert markdown("2.04 ± 0.08 < (0.11)") == "2.04 ± 0.08 < (0.11)"
-    assert markdown("R&D &lt; $x$ *a* `b`") == r"R&D &amp;lt; \$x\$ \*a\* \`b\`"
+    assert markdown(r"R&D &lt; $x$ *a* `b` ~~c~~ _d_ e_f \*") == (
+        r"R&D &amp;lt; \$x\$ \*a\* \`b\` \~\~c\~\~ \_d\_ e_f \\\*"
+    )
     assert markdown_code("a`b|<c>\n") == r"`a'b\|<c>\n`"
 
 
 def test_a_name_is_no_command_of_latex() -> None:
     lines = latex_table("a_b", ["a"], ["b"], "note\r\\input{x}\n5 %").splitlines()
     assert r"\caption{a\_b.}" in lines
-    assert latex('--tuning "a|b"') == r"-{}-tuning ''a\textbar{}b''"
+    assert latex('--tuning "a|b" ---') == r"-{}-tuning ''a\textbar{}b'' -{}-{}-"
     assert lines[-3:-1] == [r"note\textbackslash{}r\textbackslash{}input\{x\}\par", r"5 \%\par"]
 
 

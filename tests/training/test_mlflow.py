@@ -169,13 +169,24 @@ def test_a_run_that_was_trained_again_has_the_numbers_of_one_training(
     for name, values in other.curves.items():
         assert sorted(copied.points(run, name)) == list(enumerate(values, start=1))
     assert run.data.metrics["selected_test_error"] == other.test_error
-    # A training that begins anew, as on another device.
-    with closing(open_tracker(Target.from_text(targets[0]))) as tracker:
-        history = trained.record.history
-        tracker.update(
-            Member.from_record(trained.record), MemberHistory({name: v[:1] for name, v in history.curves.items()})
-        )
+    # A training that begins anew, as on another device, after feedback that is trained first.
+    member, history = Member.from_record(trained.record), trained.record.history
+    for first in (0, 1):
+        with closing(open_tracker(Target.from_text(targets[0]))) as tracker:
+            tracker.update(member, MemberHistory({name: v[:first] for name, v in history.curves.items()}))
     assert copied.steps(copied.runs()[trained.finished], "train_loss") == [1]
+    # One that differs later than what was compared, and one that ends before its first epoch.
+    late = {name: [*values[:-1], values[-1] + 0.01] for name, values in history.curves.items()}
+    for ended in (history, MemberHistory(late, "finished"), MemberHistory({name: [] for name in late}, "diverged")):
+        with closing(open_tracker(Target.from_text(targets[0]))) as tracker:
+            tracker.update(member, MemberHistory({name: v[:1] for name, v in ended.curves.items()}))
+            tracker.update(member, ended)
+            assert not tracker.has(member, other.history)
+            assert open_tracker(Target.from_text(targets[0])).has(member, ended)
+        run = copied.runs()[trained.finished]
+        for name, values in ended.curves.items():
+            assert sorted(copied.points(run, name)) == list(enumerate(values, start=1))
+        assert len(copied.steps(run, "selected_test_error")) == bool(ended.epochs)
 
 
 def test_a_command_continues_what_is_there(copied: Experiment, tmp_path: Path, tpbench_inside: Inside) -> None:

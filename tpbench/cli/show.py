@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -652,10 +651,7 @@ def report(
 
         # Its runs may come later, and those of the tuning.
         method = stored_method(baseline, store) if baseline else BASELINE
-        label = tuning
-        with suppress(UsageError):
-            label = _chosen_tuning(tuning, store)
-        watch_store(store, output, command, every or LOOK_EVERY, method, label)
+        watch_store(store, output, command, every or LOOK_EVERY, method, tuning)
         return
     fresh = open_store(results)
     label = _chosen_tuning(tuning, fresh)

@@ -201,8 +201,8 @@ class Registry(Generic[Kind]):
         return self._loaded[entry]
 
     def _import(self, name: str, entry: EntryPoint) -> Kind:
-        package = _top_level(entry)
-        if package not in _IMPORTED:
+        package, first = _top_level(entry), _top_level(entry) not in _IMPORTED
+        if first:
             with suppress(TpbenchError):  # the import says what is wrong
                 # Before the import: who edits the package meanwhile runs the older code, or refuses to.
                 _IMPORTED[package] = read_digest(package)
@@ -210,6 +210,8 @@ class Registry(Generic[Kind]):
         try:
             loaded = entry.load()
         except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+            if first and package not in sys.modules:
+                _IMPORTED.pop(package, None)  # it may be mended, and imported again
             text = error.msg if isinstance(error, SyntaxError) else str(error)
             reason = " ".join(f"{type(error).__name__}: {text}".split())
             place = f", {place_of(error)}" if place_of(error) else ""
@@ -284,7 +286,7 @@ def forget_plugins() -> None:
 
 
 _IMPORTED: dict[str, str] = {}
-"""The digest of each top-level package from just before its import: what a process runs, whatever lies there now."""
+"""The digest of each top-level package from just before tpbench imported it, for what lies there now may differ."""
 
 
 def _top_level(entry: EntryPoint) -> str:
@@ -304,15 +306,19 @@ def _modules_beside(entry: EntryPoint, imported: Iterable[str]) -> list[str]:
     if own is None or entry.dist is None:
         return []
     home = Path(own).parent.parent if Path(own).stem == "__init__" else Path(own).parent
-    # Where packages are installed, other projects lie beside it; a folder that one is developed in is its own.
-    installed = Path(str(entry.dist.locate_file(""))).resolve() == home.resolve()
+    home, site = home.resolve(), Path(str(entry.dist.locate_file(""))).resolve()
     listed = {file.parts[0].removesuffix(".py") for file in entry.dist.files or ()}
-    found = []
-    for name in sorted(names - {package}):
+
+    def belongs(name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and (name in listed if installed else Path(file).resolve().is_relative_to(home.resolve())):
-            found.append(name)
-    return found
+        if not file or site == home:
+            # Where packages are installed, other projects lie beside it.
+            return bool(file) and name in listed
+        # A folder that one is developed in is its own, but for an environment in it.
+        path = Path(file).resolve()
+        return path.is_relative_to(home) and not path.is_relative_to(site)
+
+    return sorted(filter(belongs, names - {package}))
 
 
 def plugin_source(entry: EntryPoint) -> str:

@@ -139,7 +139,7 @@ def workload_title(name: str) -> str:
 def _title_of(cells: Sequence[Cell]) -> str:
     """Return the title of a picture of cells of one workload: with their tuning, unless rows name theirs."""
     tunings = {cell.tuning for cell in cells}
-    tuned = f", {visible(*tunings)}" if len(tunings) == 1 and tunings != {PUBLISHED} else ""
+    tuned = f", {visible(*tunings)}" if len(tunings) == 1 and not tunings <= {PUBLISHED, "unknown"} else ""
     return workload_title(cells[0].workload) + tuned
 
 
@@ -334,15 +334,22 @@ def cost_panel(cells: Sequence[Cell]) -> Figure:
 
 
 def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
-    """Draw test error (mean and deviation) against the wall time of a run, a named point for each device of a cell.
+    """Draw test error (mean and deviation) against the wall time of a run.
+
+    A cell has a named point for each device, and on a CPU for each number of threads.
 
     Args:
         axes: the panel.
         cells: of one workload.
         height: of the figure in inches.
     """
-    origins = [origin for cell in cells for origin in _cost_groups(cell)]
-    labels = [_cost_point(axes, origin, place, cells) for place, origin in enumerate(origins)]
+    groups = [_cost_groups(cell) for cell in cells]
+    origins = [origin for group in groups for origin in group]
+    several = [len(group) > 1 for group in groups for _ in group]
+    labels = [
+        _cost_point(axes, origin, place, cells, more)
+        for place, (origin, more) in enumerate(zip(origins, several, strict=True))
+    ]
     hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
     axes.set(xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
     seconds = [point[0] for _, point, _ in labels]
@@ -357,12 +364,17 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
 
 
 def _cost_groups(cell: Cell) -> list[ProvenanceGroup]:
-    """Return the runs of a cell whose time counts: those of its mean, by device and threads.
+    """Return the runs of a cell whose time counts, by device, and those of a CPU by threads.
 
-    A diverged run ended early, and tells no time unless all have.
+    They are those of its mean. A diverged run ended early, and counts only where all have.
     """
     counted = [run for run in cell.counted_runs if not run.diverged] or cell.counted_runs
-    return provenance_groups(cell, ["device_name", "threads"], counted)
+    on_gpu = [run for run in counted if str(run.provenance.get("device")).startswith("cuda")]
+    others = [run for run in counted if run not in on_gpu]
+    return [
+        *provenance_groups(cell, ["device_name", "threads"], others),
+        *provenance_groups(cell, ["device_name"], on_gpu),
+    ]
 
 
 _SHORTEST_S = 1e-3
@@ -374,9 +386,17 @@ def _on_gpu(origin: ProvenanceGroup) -> bool:
 
 
 def _cost_point(
-    axes: Axes, origin: ProvenanceGroup, place: int, cells: Sequence[Cell]
+    axes: Axes, origin: ProvenanceGroup, place: int, cells: Sequence[Cell], several: bool
 ) -> tuple[str, tuple[float, float], str]:
-    """Draw the point of the runs of one device, the ``place``-th of the picture: its name, place and colour."""
+    """Draw a point and return its label, place and colour.
+
+    Args:
+        axes: the panel.
+        origin: the runs of the point.
+        place: its number in the picture.
+        cells: of the picture.
+        several: its cell has other points too.
+    """
     cell, seconds = origin.cell, origin.seconds / len(origin.runs)
     place_on_axis = max(seconds, _SHORTEST_S)
     name, shade = cell_label(cell, cells), colour(cell.method)
@@ -392,23 +412,24 @@ def _cost_point(
     label = (
         f"{name}: test error {format_mean(cell.mean, cell.std)} %, {plain_number(float(f'{seconds:.3g}'))} s per run"
     )
-    device = origin.entry("device_name")
-    mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}")
+    device, threads = origin.entry("device_name"), origin.entry("threads")
+    on_threads = "" if _on_gpu(origin) or threads == "-" else f", {threads} thread{'s' * (threads != '1')}"
+    mark(point, f"point-{place}", name, label if device == "-" else f"{label}, {device}{on_threads}")
     for number, part in enumerate((*caps, *bars)):
         mark(part, f"bar-{place}-{number}", name)
-    return fill(name, TITLE_WIDTH), (place_on_axis, cell.mean), shade
+    return fill(name + on_threads * several, TITLE_WIDTH), (place_on_axis, cell.mean), shade
 
 
 COST_NOTE = (
     "Point: mean test error over the seeds of all devices; bar: one standard deviation. Seconds: a run's share of its "
-    "pack's, on one device; runs that diverged, which ended early, are left out."
+    "pack's, on one device; those of runs that diverged count only where all have."
 )
 """The meaning of the points of the cost."""
 
 
 @drawing()
 def cost_plot(cells: Sequence[Cell]) -> Figure:
-    """Draw test error against the wall time of a run (its share of its pack's), one point per method and device."""
+    """Draw test error against the wall time of a run (its share of its pack's), as :func:`draw_cost` does."""
     cells, height = name_tunings(cells), max(4.2, 0.3 * len(cells))
     figure = Figure(figsize=(6.5, height), layout="constrained")
     axes = figure.subplots()

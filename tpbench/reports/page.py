@@ -371,8 +371,8 @@ def _drawing(glyphs: Glyphs, figure: Figure, alt: str, command: str, caption: st
     return PageFigure(inline_svg(to_svg(figure), alt, glyphs), caption, command)
 
 
-def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
-    """Return the card of one workload."""
+def workload_card(ranking: Ranking, glyphs: Glyphs, results: str, everything: Collection[Cell]) -> Card:
+    """Return the card of one workload; its commands are right for a store with all of these cells."""
     words = ["tpbench", "plot", "forest", ranking.workload]
     words += ["--baseline", ranking.baseline] * (ranking.baseline != BASELINE) + _tuning_words(ranking.tuning)
     figure = _drawing(
@@ -381,7 +381,7 @@ def workload_card(ranking: Ranking, glyphs: Glyphs, results: str) -> Card:
         f"{ranking.title}: test errors of its methods with intervals",
         _with_store(shlex.join(words), results),
     )
-    statements, commands = few_seeds(ranking), missing_runs(ranking, supplied_sweeps())
+    statements, commands = few_seeds(ranking), missing_runs(ranking, supplied_sweeps(), everything)
     if methods := missing_methods(ranking):
         statements.append(("Not run with the published configuration", [listed(methods)]))
         commands.append(PLAN)
@@ -563,7 +563,8 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE, tuning:
     if not runs:
         raise NoRunError(results)
     cells, glyphs = choose_cells(runs, tuning), Glyphs()
-    table = paper_table(store, "s6", None if tuning else cells)
+    every_cell = choose_cells(runs) if tuning else cells
+    table = paper_table(store, "s6", every_cell)
     rankings = read_test_samples(store, rank_all(cells, baseline, tuning))
     rows, exact = matrix(rankings), {ranking.workload for ranking in rankings if not ranking.data_label}
     paper = reproduction(rankings, table)
@@ -594,7 +595,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE, tuning:
         "reproduction": paper,
         "nothing": [WORKLOADS[name].title for name in PAPER_WORKLOADS if paper and name not in exact],
         "warnings": [*dict.fromkeys(store.damaged), *_none_tuned(tuning, cells, runs)],
-        "cards": [workload_card(ranking, glyphs, results) for ranking in rankings],
+        "cards": [workload_card(ranking, glyphs, results, every_cell.values()) for ranking in rankings],
         "forest_note": " ".join(forest_legend(row for ranking in rankings for row in ranking.cells)),
         "sections": [section for section in sections if section.filled],
     }

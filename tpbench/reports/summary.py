@@ -230,7 +230,9 @@ def few_seeds(ranking: Ranking) -> list[tuple[str, list[str]]]:
     return [(title, entries) for title, entries in groups if entries]
 
 
-def missing_runs(ranking: Ranking, supplied: Collection[str] = ()) -> list[str]:
+def missing_runs(
+    ranking: Ranking, supplied: Collection[str] = (), everything: Iterable[Cell] | None = None
+) -> list[str]:
     """Return the commands that train the missing seeds of cells, with the configuration that each cell has.
 
     Cells of which no command names the configuration are left out.
@@ -238,10 +240,12 @@ def missing_runs(ranking: Ranking, supplied: Collection[str] = ()) -> list[str]:
     Args:
         ranking: of the workload.
         supplied: sweeps of the configurations that come with tpbench.
+        everything: all cells of the store, where the ranking has one tuning alone.
     """
-    commands = []
-    for cell in (row.cell for row in ranking.cells):
-        option = _configuration_option(cell, ranking, supplied)
+    cells, commands = [row.cell for row in ranking.cells], []
+    rivals = cells if everything is None else list(everything)
+    for cell in cells:
+        option = _configuration_option(cell, rivals, supplied)
         missing = set(PROTOCOL_SEEDS[0]) - cell.all_seeds
         if option is not None and cell.by_protocol and not cell.whole and missing:
             names = shlex.join([cell.workload, cell.method])
@@ -249,7 +253,7 @@ def missing_runs(ranking: Ranking, supplied: Collection[str] = ()) -> list[str]:
     return commands
 
 
-def _configuration_option(cell: Cell, ranking: Ranking, supplied: Collection[str]) -> str | None:
+def _configuration_option(cell: Cell, rivals: Iterable[Cell], supplied: Collection[str]) -> str | None:
     """Return the option of ``tpbench run`` that names a cell's configuration, or None."""
     if cell.tuning == PUBLISHED:
         return ""
@@ -262,9 +266,10 @@ def _configuration_option(cell: Cell, ranking: Ranking, supplied: Collection[str
         # The sweep itself trains the final runs.
         return None
     # ``best`` is the configuration of a method with the lowest validation error.
-    alike = [row.cell for row in ranking.cells if row.cell.method == cell.method]
+    same = (cell.workload, cell.data_label, cell.method)
+    alike = [other for other in rivals if (other.workload, other.data_label, other.method) == same]
     best = min(alike, key=lambda other: (other.diverged > 0, not other.testable, other.validation))
-    return " --config best" if cell is best and cell.configurations == 1 else None
+    return " --config best" if cell.key == best.key and cell.configurations == 1 else None
 
 
 def missing_methods(ranking: Ranking) -> list[str]:

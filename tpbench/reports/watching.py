@@ -25,7 +25,7 @@ from tpbench.reports.page import Report, empty_report, make_report
 from tpbench.reports.redrawing import keeping_sections
 from tpbench.results.formats import count_of, say
 from tpbench.results.location import file_stamps
-from tpbench.results.opening import NoRunError
+from tpbench.results.opening import NoRunError, stored_tuning
 from tpbench.results.ranking import BASELINE
 from tpbench.results.store import RunStore, write_atomically
 from tpbench.search.listing import sweep_folders
@@ -66,7 +66,7 @@ class Watch:
         every: seconds between two looks at the store.
         say: takes a line for the person at the terminal.
         baseline: the method that all others are compared with.
-        tuning: label of the cells that are compared; None: all.
+        tuning: label of the cells that are compared, as it was typed; None: all.
     """
 
     def __init__(
@@ -156,9 +156,13 @@ class Watch:
         begun = time.process_time()
         # Read anew each time, with the messages of this reading alone.
         store = RunStore(self.store.folder)
+        label = self.tuning
+        if label is not None:
+            with suppress(UsageError):  # nothing is tuned so yet
+                label = stored_tuning(label, store)
         try:
             with keeping_sections(self._sections):
-                self.report = make_report(store, self.command, self.baseline, self.tuning)
+                self.report = make_report(store, self.command, self.baseline, label)
             message = f"written: {self.output} ({count_of(self.report.content['runs'], 'run')})"
         except NoRunError:
             self.report = empty_report(store, self.command)

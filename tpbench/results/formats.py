@@ -182,14 +182,14 @@ def latex(text: str) -> str:
     """Return text with the special characters of LaTeX escaped; signs of numbers are mathematics."""
     signs = _SIGN.sub(lambda found: "\0" if found[1] == "-" else "\1", visible(text))
     escaped = "".join(_LATEX.get(character, character) for character in signs)
-    # Two hyphens would be set as a dash.
-    return escaped.replace("--", "-{}-").replace("\0", "$-$").replace("\1", "$+$")
+    # Hyphens in a row would be set as a dash.
+    return re.sub("-(?=-)", "-{}", escaped).replace("\0", "$-$").replace("\1", "$+$")
 
 
 # The beginning of a tag, a comment or an address in Markdown; a lone < is a mark of tables.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-_MARKUP = re.compile(r"[|$*`]")
+_MARKUP = re.compile(r"[\\|$*`~]|(?<!\w)_|_(?!\w)")
 
 
 def markdown(text: str) -> str:

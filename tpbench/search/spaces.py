@@ -22,6 +22,7 @@ from tpbench.engine import (
     unknown,
 )
 from tpbench.engine.configuration import entry_name, is_list
+from tpbench.engine.plugins import warn_once
 from tpbench.results.rule_files import package_errors, rule_file
 from tpbench.results.runs import tuning_budget
 from tpbench.workloads import WORKLOADS, Workload, workload_names
@@ -344,13 +345,14 @@ def space_for(method: str, path: Path | None = None, workload: str = "") -> Sear
 def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> list[SearchSpace]:
     """Return the search space of each cell: of the given file that covers it, otherwise as of :func:`space_for`.
 
+    Prints a line on standard error where a file leaves out a workload, and names one that there is not.
+
     Args:
         cells: names of workload and method.
         paths: the files.
 
     Raises:
-        UsageError: a file covers none of them, two cover the same, or there is none for a method; a file leaves out a
-            workload of its method and names one that there is not, as where a name is misspelt.
+        UsageError: a file covers none of them, two cover the same, or there is none for a method.
         TpbenchError: as of :func:`space_for`.
     """
     cells = list(cells)
@@ -364,11 +366,14 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
             raise UsageError(
                 f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}"
             )
-        if any(method in space.methods and (workload, method) not in covered for workload, method in cells):
-            known = {*workload_names(), *(workload for workload, _ in cells)}
-            for name in space.workloads:
-                if name not in known:
-                    raise UsageError(f"{path}: {unknown('workload', name, known)}")
+        left = list(dict.fromkeys(w for w, method in cells if method in space.methods and (w, method) not in covered))
+        strange = [name for name in space.workloads if name not in {*workload_names(), *(w for w, _ in cells)}]
+        if left and strange:
+            # Misspelt, or an own workload of other commands.
+            warn_once(
+                f"{path} has no space for {', '.join(left)}, and names {', '.join(map(repr, strange))}, "
+                "which this command does not know"
+            )
         for workload, method in covered:
             if other := given.get((workload, method)):
                 raise UsageError(f"{path}: a search space of {method}, as {other.path} has; give one of both files")

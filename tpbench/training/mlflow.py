@@ -22,13 +22,11 @@ from sqlalchemy import make_url
 
 from tpbench.engine import CURVES, MemberHistory, UsageError
 from tpbench.training.console import log_level
-from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, ending_of, selected_metrics
+from tpbench.training.tracking import EpochMetrics, Member, Target, Tracker, ending_of, epochs_after, selected_metrics
 
 EXPERIMENT = "tpbench"
 # Whole epochs within the thousand metrics that MLflow takes in one request, so that no epoch is there in part.
 _EPOCHS_PER_BATCH = 900 // len(CURVES)
-# By which a training is told from another: it has more digits than an error.
-_LOSS = "train_loss"
 # Seconds that a server may take to answer at all, and another process to unlock an SQLite file.
 _TIMEOUT = 15.0
 
@@ -100,6 +98,7 @@ class MlflowRuns(Tracker):
             self.experiment = self._open_experiment(artifacts)
         self.runs: dict[str, Run] = {}
         """MLflow's run of each that has begun, as it was then, by tpbench's id."""
+        self._continued: set[str] = set()
         self._endings: dict[str, str] | None = None
 
     def _open_experiment(self, artifacts: str | None) -> str:
@@ -138,29 +137,40 @@ class MlflowRuns(Tracker):
     def begin(self, member: Member, history: MemberHistory) -> int:
         """Begin the run, or continue MLflow's run of this training; returns how many epochs are there."""
         tag = f"tags.`tpbench.run` = '{member.run}'"
-        run, losses = next(iter(self.client.search_runs([self.experiment], tag, max_results=1)), None), {}
-        if run is not None:
-            losses = self._read_losses(run)
-            if not _same_losses(losses, history):
-                self.client.delete_run(run.info.run_id)
-                run, losses = None, {}
-        if run is None:
-            tags = {f"tpbench.{name}": value for name, value in {**member.tags, "status": "training"}.items()}
-            run = self.client.create_run(self.experiment, start_time=_now(), tags=tags, run_name=member.name)
-        elif run.info.status != "RUNNING":
-            self.client.update_run(run.info.run_id, status="RUNNING")
-            self.client.set_tag(run.info.run_id, "tpbench.status", "training")
+        known = next(iter(self.client.search_runs([self.experiment], tag, max_results=1)), None)
+        if known is None:
+            return self._create(member)
+        points = self._read_points(known)
+        if not _agree(points, history):
+            self.client.delete_run(known.info.run_id)
+            return self._create(member)
+        if known.info.status != "RUNNING":
+            self.client.update_run(known.info.run_id, status="RUNNING")
+            self.client.set_tag(known.info.run_id, "tpbench.status", "training")
+        self._open(member, known)
+        self._continued.add(member.run)
+        return max((max(curve) for curve in points.values()), default=0)
+
+    def _create(self, member: Member) -> int:
+        """Begin a new run, which has no epoch."""
+        tags = {f"tpbench.{name}": value for name, value in {**member.tags, "status": "training"}.items()}
+        self._open(member, self.client.create_run(self.experiment, _now(), tags, member.name))
+        return 0
+
+    def _open(self, member: Member, run: Run) -> None:
         self.runs[member.run] = run
         # Also of a run that is continued: it may have been killed before.
         parameters = [Param(name, _format_number(value)) for name, value in member.hyperparameters.items()]
         self.client.log_batch(run.info.run_id, params=parameters)
-        return max(losses, default=0)
 
-    def _read_losses(self, run: Run) -> dict[int, float]:
-        """Return the training losses that are there, by the number of their epoch."""
-        if _LOSS not in run.data.metrics:
-            return {}
-        return {int(point.step): point.value for point in self.client.get_metric_history(run.info.run_id, _LOSS)}
+    def _read_points(self, run: Run) -> dict[str, dict[int, float]]:
+        """Return the curves that are there, each by the number of the epoch."""
+        found = {}
+        for curve in CURVES:
+            if curve in run.data.metrics:
+                points = self.client.get_metric_history(run.info.run_id, curve)
+                found[curve] = {int(point.step): point.value for point in points}
+        return found
 
     def log(self, member: Member, epochs: Sequence[EpochMetrics]) -> None:
         """Add epochs of a run that has begun, in as few batches as MLflow takes."""
@@ -169,6 +179,14 @@ class MlflowRuns(Tracker):
 
     def end(self, member: Member, epochs: Sequence[EpochMetrics], history: MemberHistory) -> None:
         """Add the last epochs, the selected one, and how the run ended."""
+        if member.run in self._continued:
+            # Epochs that were there already may be of another training than these.
+            run = self.client.get_run(self.runs[member.run].info.run_id)
+            points = self._read_points(run)
+            if any(max(curve) > history.epochs for curve in points.values()) or not _agree(points, history):
+                self.client.delete_run(run.info.run_id)
+                self._create(member)
+                epochs = epochs_after(history, 0)
         self.log(member, epochs[:-1])
         metrics, known = selected_metrics(history), self.runs[member.run].data.metrics
         # A continued run may hold the point already.
@@ -190,12 +208,14 @@ class MlflowRuns(Tracker):
         self.client.log_batch(self.runs[member.run].info.run_id, metrics, tags=tags, synchronous=True)
 
 
-def _same_losses(losses: Mapping[int, float], history: MemberHistory) -> bool:
-    """Return whether training losses of MLflow are those of a history, as far as both go.
-
-    A repeated training differs in its first epoch, unless it repeats every number.
-    """
-    both = [(loss, history.curves[_LOSS][epoch - 1]) for epoch, loss in losses.items() if epoch <= history.epochs]
+def _agree(points: Mapping[str, Mapping[int, float]], history: MemberHistory) -> bool:
+    """Return whether curves of MLflow are those of a history, as far as both go."""
+    both = [
+        (there, history.curves[name][epoch - 1])
+        for name, curve in points.items()
+        for epoch, there in curve.items()
+        if 0 < epoch <= len(history.curves.get(name, ()))
+    ]
     # Backends have their own ways to keep a number, and numbers that are not finite.
     return all(math.isclose(there, here, rel_tol=1e-9) or not math.isfinite(here) for there, here in both)
 

@@ -375,7 +375,8 @@ class Tracker(ABC):
 
     def update(self, member: Member, history: MemberHistory) -> None:
         """Log the epochs of a run that are not there yet, and end the run if its training has ended."""
-        if member.run in self._ended:
+        if member.run in self._ended or (history.status == "training" and not history.epochs):
+            # What is there of a run is told by its epochs, which feedback that is trained first does not have.
             return
         if member.run not in self._logged:
             self._logged[member.run] = self.begin(member, history)
