@@ -72,7 +72,7 @@ def test_the_sentences(every_group: Ranking) -> None:
         f"DFA is better than BP by {unsigned(rows['DFA'])} and DDTP-linear by {unsigned(rows['DDTP-linear'])}; "
         f"DTP (40 x 100) is worse than BP by {unsigned(rows['DTP, 40 x 100'])} and "
         f"DTP by {unsigned(rows['DTP, published'])}. "
-        "DFA and DDTP-linear could be the best, BP apart."
+        "DFA and DDTP-linear could be the best, BP apart. DDTP-control is tested with fewer seeds, below."
     )
     assert few_seeds(every_group) == [
         ("Fewer seeds", [f"DDTP-control {rows['DDTP-control'].difference_text}"]),

@@ -193,6 +193,9 @@ def test_a_workload_may_have_a_space_of_its_own(
     with pytest.raises(UsageError, match=r"mine\.yaml.*on digits"):
         spaces_for([("mnist", "bp")], [mine])
     assert space_for("bp", mine).path == mine
+    mine.write_text("workloads: [mnsit]\n" + TWO)
+    with pytest.raises(UsageError, match="'mnsit' misspelt"):
+        spaces_for([("mnist", "bp")], [mine])
     # A workload that is left out, and a name that is none: misspelt, perhaps.
     mine.write_text("workloads: [one, tow]\n" + TWO)
     capsys.readouterr()

@@ -60,8 +60,8 @@ def main() -> None:
             sys.stdout.close()  # or Python would try once more
         sys.exit(1)
     except SystemExit as end:
-        # Ctrl-C before the work began, as while libraries are imported: typer ends without a word.
+        # Ctrl-C where nothing is continued, as while libraries are imported: typer ends without a word.
         if end.code == InterruptedWork.exit_code:
             with suppress(OSError):
-                print_line("error: interrupted; nothing was begun", Console(stderr=True), "red")
+                print_line("error: interrupted", Console(stderr=True), "red")
         raise

@@ -590,6 +590,7 @@ def make_report(store: RunStore, command: str, baseline: str = BASELINE, tuning:
         "workloads": [ranking.title for ranking in rankings],
         "matrix": rows,
         "legend": legend(rows, baseline),
+        "tuning": tuning,
         "tunings": list(dict.fromkeys(row.cell.tuning for ranking in rankings for row in ranking.cells)),
         "verdicts": [(ranking.title, verdict_sentence(ranking)) for ranking in rankings],
         "reproduction": paper,

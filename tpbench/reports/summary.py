@@ -166,7 +166,8 @@ def _departures(row: RankedCell) -> list[str]:
 def verdict_sentence(ranking: Ranking) -> str:
     """Return the result of a workload's tests against the baseline: those of all seeds, or of fewer where none has all.
 
-    A second sentence names the methods that could be the best, unless they are those that are not shown to differ.
+    A second sentence names the methods that could be the best, unless they are those that are not shown to differ, and
+    a third those whose tests of fewer seeds stand below.
     """
     base = ranking.baseline_cell
     title = method_title(ranking.baseline)
@@ -196,6 +197,9 @@ def verdict_sentence(ranking: Ranking) -> str:
             text += f" Among the others, {listed(best)} could be the best."
         else:
             text += f" {listed(best)} could be the best{f', {title} apart' * bool(base)}."
+    fewer = [_name(row.cell) for row in others if _permuted(row) and row not in tested]
+    if fewer:
+        text += f" {listed(fewer)} {'is' if len(fewer) == 1 else 'are'} tested with fewer seeds, below."
     return text
 
 

@@ -427,7 +427,7 @@ def ranking_title(ranking: Ranking) -> str:
     """Return the title of a workload's table."""
     base = method_title(ranking.baseline)
     if ranking.baseline_cell is None:
-        return f"{ranking.title}: test error; there is no run of {base}"
+        return f"{ranking.title}: test error; there is no run of {base}" + " tuned so" * bool(ranking.tuning)
     return f"{ranking.title}: test error against {ranking.baseline_cell.title}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -363,8 +364,10 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
         if not covered:
             names = ", ".join(dict.fromkeys(method for _, method in cells))
             where = f" on {', '.join(space.workloads)}" if space.workloads else ""
+            near = [found for w, _ in cells[:1] for found in get_close_matches(w, space.workloads, 1)]
+            hint = f" (is '{near[0]}' misspelt?)" if near and near[0] not in workload_names() else ""
             raise UsageError(
-                f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}"
+                f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}{hint}"
             )
         left = list(dict.fromkeys(w for w, method in cells if method in space.methods and (w, method) not in covered))
         strange = [name for name in space.workloads if name not in {*workload_names(), *(w for w, _ in cells)}]
