@@ -842,11 +842,11 @@ def test_the_committed_cells_are_shifted_from_the_papers() -> None:
     assert found.low < found.difference < found.high
 
 
-def test_the_mean_over_minibatches_is_lower_by_one_per_cent_where_it_is_known() -> None:
+def test_the_mean_over_minibatches_is_lower_by_up_to_one_per_cent_where_it_is_known() -> None:
     """The last 16 test samples, which weigh as much as 128 in it, are hardly ever wrong: the notebook has the cells."""
     cells = {key: cell for key, cell in committed().items() if cell.workload in PAPER_WORKLOADS and cell.whole}
     found = minibatch_means(RunStore(ROOT / "results"), cells)
     change = {key: 100 * (mean / cells[key].mean - 1) for key, mean in found.items()}
-    assert len(change) == 9
+    assert len(change) == 10
     assert min(change.values()) == pytest.approx(100 * (10_000 / (79 * 128) - 1))
-    assert max(change.values()) == pytest.approx(-0.70, abs=5e-3)
+    assert max(change.values()) == pytest.approx(-0.36, abs=5e-3)
