@@ -74,7 +74,8 @@ def test_the_sdist_is_what_git_tracks(built: Path) -> None:
     assert there - set(packed) == set()
     # The folder where a user's own runs go.
     assert {name for name in packed if name.startswith("results/")} <= tracked
-    assert sum(packed.values()) < 12e6
+    # Committed results grow with every cell; a data set or a checkpoint would be larger.
+    assert sum(packed.values()) < 15e6
 
 
 def test_the_wheel_holds_what_the_package_reads(built: Path) -> None:

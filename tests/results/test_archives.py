@@ -36,9 +36,9 @@ def clone(tmp_path: Path) -> RunStore:
 def test_a_store_reads_the_archives_in_its_folder(clone: RunStore) -> None:
     ids = [run.definition.id for run in clone.records()]
     assert ids == sorted(record(seed=s).definition.id for s in range(3))
-    assert all(run_id in clone for run_id in ids)
+    assert all(clone.read(run_id) for run_id in ids)
     assert clone.read(record(seed=2).definition.id) == record(seed=2)
-    assert record(seed=3).definition.id not in clone
+    assert clone.read(record(seed=3).definition.id) is None
     assert not clone.damaged
     assert not clone.runs.exists()
 
@@ -63,7 +63,7 @@ def test_files_win_over_archives_and_mix_with_them(clone: RunStore) -> None:
 def test_an_archive_stands_in_for_a_damaged_file(clone: RunStore) -> None:
     path = clone.publish(record(seed=1))
     path.write_text("{")
-    assert record(seed=1).definition.id in clone
+    assert clone.read(record(seed=1).definition.id)
     assert "another copy" in clone.damaged[0]
 
 

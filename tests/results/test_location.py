@@ -83,7 +83,7 @@ def damage_and_archives(store: RunStore) -> None:
     path.unlink()
     (store.folder / "runs.zip").write_bytes(archive_of(record(seed=4)))
     again = RunStore(store.folder)
-    assert record(seed=4).definition.id in again
+    assert again.read(record(seed=4).definition.id)
     assert [r.definition.seed for r in again.records()] == [4]
 
 
