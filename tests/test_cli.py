@@ -134,16 +134,15 @@ def test_every_method_trains_on_the_digits_at_once(tmp_path: Path, method: str) 
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_mnist_with_the_published_configuration(tpbench_inside: Inside, shared_data: Path, tmp_path: Path) -> None:
-    imported = tpbench_inside("data", "import", "mnist", str(shared_data / "mnist.npz"))
+def test_mnist_with_the_published_configuration(tpbench: CommandLine, shared_data: Path, tmp_path: Path) -> None:
+    imported = tpbench("data", "import", "mnist", str(shared_data / "mnist.npz"))
     assert imported.returncode == 0, imported.stderr
-    result = tpbench_inside("run", "mnist", "bp", "--seeds", "0-1", "--epochs", "1")
+    result = tpbench("run", "mnist", "bp", "--seeds", "0-1", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     (body, _) = [json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json")]
     assert body["data_label"] == ""
     assert body["test_error"] < 0.08
-    shown = tpbench_inside("table", "1", "--format", "csv").stdout
-    table = pd.read_csv(io.StringIO(shown)).set_index(["workload", "method"])
+    table = pd.read_csv(io.StringIO(tpbench("table", "1", "--format", "csv").stdout)).set_index(["workload", "method"])
     assert tuple(table.loc[("mnist", "bp"), ["seeds", "epochs", "compared"]]) == ("0-1", 1, "1 epoch")
 
 
