@@ -13,10 +13,12 @@ from tpbench.engine import TpbenchError, all_methods, get_method, method_source,
 pytestmark = pytest.mark.usefixtures("fresh_methods")
 
 
-def install(site: Path, module: str, text: str, entry: str) -> None:
+def install(site: Path, module: str, text: str | None, entry: str) -> None:
+    """Install a module whose RULE is a method; without a text it lies elsewhere."""
     information = site / f"{module}-1.0.dist-info"
     information.mkdir(parents=True)
-    (site / f"{module}.py").write_text(text)
+    if text is not None:
+        (site / f"{module}.py").write_text(text)
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(f"[tpbench.methods]\n{entry} = {module}:RULE\n")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from tests.engine.test_plugins import install
 from tpbench.engine import TpbenchError, UsageError, get_method, method_source
 from tpbench.engine import plugins as sources
 from tpbench.engine.methods import installed_source
@@ -65,22 +66,21 @@ def test_an_installed_method_names_distribution_version_and_digest(
     assert method_source("single-rule") != first
 
 
-def installed(site: Path, module: str, record: str = "") -> None:
-    """Let a module of a folder be a method's, as if it were installed there."""
-    information = site / f"{module}-1.0.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text(f"[tpbench.methods]\nedited-rule = {module}:RULE\n")
-    if record:
-        (information / "RECORD").write_text(record)
+@pytest.fixture
+def install_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a module of that name and text, whose rule is the method edited-rule."""
+
+    def made(module: str, text: str) -> None:
+        install(tmp_path, module, text, "edited-rule")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return made
 
 
 def test_an_edit_after_the_import_leaves_the_digest_of_the_code_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, install_rule: Callable[[str, str], None]
 ) -> None:
-    write(tmp_path, tp_edited_rule=RULE)
-    installed(tmp_path, "tp_edited_rule")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    install_rule("tp_edited_rule", RULE)
     before = sources.read_digest("tp_edited_rule")
     assert get_method("edited-rule").title == "Single"  # imported, and no one has asked for its source
     write(tmp_path, tp_edited_rule=RULE + "# changed\n")
@@ -88,11 +88,9 @@ def test_an_edit_after_the_import_leaves_the_digest_of_the_code_that_runs(
 
 
 def test_an_edit_before_the_import_has_the_digest_of_the_code_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, install_rule: Callable[[str, str], None]
 ) -> None:
-    write(tmp_path, tp_later_rule=RULE)
-    installed(tmp_path, "tp_later_rule")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    install_rule("tp_later_rule", RULE)
     assert installed_source("edited-rule")  # as tables ask for it, without an import
     write(tmp_path, tp_later_rule=RULE.replace("Single", "Another"))
     assert get_method("edited-rule").title == "Another"
@@ -114,7 +112,9 @@ def test_modules_beside_a_package_are_named_as_its_digest_lacks_them(
         write(project, **{name: rule, helper: ""})
     # Another project in the same folder of packages.
     write(tmp_path / "site", **{f"{name}_stranger": ""})
-    installed(tmp_path / "site", name, "" if editable else f"{name}.py,,\n{helper}.py,,\n")
+    install(tmp_path / "site", name, None, "edited-rule")
+    if not editable:
+        (tmp_path / "site" / f"{name}-1.0.dist-info" / "RECORD").write_text(f"{name}.py,,\n{helper}.py,,\n")
     for folder in {tmp_path / "site", project}:
         monkeypatch.syspath_prepend(str(folder))
     get_method("edited-rule")
@@ -124,11 +124,9 @@ def test_modules_beside_a_package_are_named_as_its_digest_lacks_them(
 
 
 def test_a_package_that_was_mended_has_the_digest_of_its_new_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, install_rule: Callable[[str, str], None]
 ) -> None:
-    write(tmp_path, tp_mended_rule="import nowhere_at_all\n")
-    installed(tmp_path, "tp_mended_rule")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    install_rule("tp_mended_rule", "import nowhere_at_all\n")
     with pytest.raises(TpbenchError):
         get_method("edited-rule")
     write(tmp_path, tp_mended_rule=RULE)

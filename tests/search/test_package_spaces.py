@@ -196,6 +196,10 @@ def test_a_workload_may_have_a_space_of_its_own(
     mine.write_text("workloads: [mnsit]\n" + TWO)
     with pytest.raises(UsageError, match="'mnsit' misspelt"):
         spaces_for([("mnist", "bp")], [mine])
+    mine.write_text("workloads: [one]\n" + TWO)
+    with pytest.raises(UsageError, match="no search space for dtp") as caught:
+        spaces_for([("one", "dtp")], [mine])  # an own workload is no slip
+    assert "misspelt" not in str(caught.value)
     # A workload that is left out, and a name that is none: misspelt, perhaps.
     mine.write_text("workloads: [one, tow]\n" + TWO)
     capsys.readouterr()

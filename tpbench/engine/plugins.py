@@ -311,9 +311,11 @@ def _modules_beside(entry: EntryPoint, imported: Iterable[str]) -> list[str]:
 
     def belongs(name: str) -> bool:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if not file or site == home:
+        if not file:
+            return False
+        if site == home:
             # Where packages are installed, other projects lie beside it.
-            return bool(file) and name in listed
+            return name in listed
         # A folder that one is developed in is its own, but for an environment in it.
         path = Path(file).resolve()
         return path.is_relative_to(home) and not path.is_relative_to(site)

@@ -305,10 +305,8 @@ def panel(height: float = 3.1) -> tuple[Figure, Axes]:
 @drawing()
 def curve_panel(cells: Sequence[Cell], curves: Sequence[CellCurve], curve: str) -> Figure:
     """Draw :func:`draw_curves` for a page: two panels side by side, which a narrow screen can still show."""
-    columns, lines = (
-        min(2, len(curves)),
-        max(fill(cell_label(c.cell, cells), TITLE_WIDTH).count("\n") + 1 for c in curves),
-    )
+    columns = min(2, len(curves))
+    lines = max(fill(cell_label(one.cell, cells), TITLE_WIDTH).count("\n") + 1 for one in curves)
     rows, title = -(-len(curves) // columns), 0.05 + 0.13 * lines
     height = 0.45 + (0.95 + title) * rows
     # Margins in inches, set by hand: a layout engine draws every panel once more.
@@ -344,13 +342,9 @@ def draw_cost(axes: Axes, cells: Sequence[Cell], height: float) -> None:
         height: of the figure in inches.
     """
     groups = [_cost_groups(cell) for cell in cells]
-    origins = [origin for group in groups for origin in group]
-    several = [len(group) > 1 for group in groups for _ in group]
-    labels = [
-        _cost_point(axes, origin, place, cells, more)
-        for place, (origin, more) in enumerate(zip(origins, several, strict=True))
-    ]
-    hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin in origins) else ""
+    points = [(origin, len(group) > 1) for group in groups for origin in group]
+    labels = [_cost_point(axes, origin, place, cells, several) for place, (origin, several) in enumerate(points)]
+    hollow = "\nhollow: on a GPU" if any(_on_gpu(origin) for origin, _ in points) else ""
     axes.set(xlabel=f"seconds per run{hollow}", ylabel="test error (%)")
     seconds = [point[0] for _, point, _ in labels]
     log_scale(axes, "x", seconds)
@@ -369,12 +363,9 @@ def _cost_groups(cell: Cell) -> list[ProvenanceGroup]:
     They are those of its mean. A diverged run ended early, and counts only where all have.
     """
     counted = [run for run in cell.counted_runs if not run.diverged] or cell.counted_runs
-    on_gpu = [run for run in counted if str(run.provenance.get("device")).startswith("cuda")]
-    others = [run for run in counted if run not in on_gpu]
-    return [
-        *provenance_groups(cell, ["device_name", "threads"], others),
-        *provenance_groups(cell, ["device_name"], on_gpu),
-    ]
+    devices = provenance_groups(cell, ["device_name"], counted)
+    parts = ([one] if _on_gpu(one) else provenance_groups(cell, ["threads"], one.runs) for one in devices)
+    return [part for group in parts for part in group]
 
 
 _SHORTEST_S = 1e-3

@@ -357,6 +357,7 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
         TpbenchError: as of :func:`space_for`.
     """
     cells = list(cells)
+    known = {*workload_names(), *(workload for workload, _ in cells)}
     given: dict[tuple[str, str], SearchSpace] = {}
     for path in paths:
         space = load_space(path)
@@ -364,13 +365,13 @@ def spaces_for(cells: Iterable[tuple[str, str]], paths: Sequence[Path] = ()) -> 
         if not covered:
             names = ", ".join(dict.fromkeys(method for _, method in cells))
             where = f" on {', '.join(space.workloads)}" if space.workloads else ""
-            near = [found for w, _ in cells[:1] for found in get_close_matches(w, space.workloads, 1)]
-            hint = f" (is '{near[0]}' misspelt?)" if near and near[0] not in workload_names() else ""
+            near = get_close_matches(cells[0][0], space.workloads, 1) if cells else []
+            hint = f" (is '{near[0]}' misspelt?)" if near and near[0] not in known else ""
             raise UsageError(
                 f"{path}: no search space for {names}; this file has one for {', '.join(space.methods)}{where}{hint}"
             )
         left = list(dict.fromkeys(w for w, method in cells if method in space.methods and (w, method) not in covered))
-        strange = [name for name in space.workloads if name not in {*workload_names(), *(w for w, _ in cells)}]
+        strange = [name for name in space.workloads if name not in known]
         if left and strange:
             # Misspelt, or an own workload of other commands.
             warn_once(
